@@ -1,0 +1,35 @@
+# Every target is enough on its own on a machine with make and Python 3.10 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check proto
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv and install the project into it, with its tools
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "$(PYTHON) is too old: install Python 3.10 or newer and say make PYTHON=python3.11"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv || \
+	    { echo "$(PYTHON) cannot make virtual environments: install its venv module (python3-venv on Debian)"; exit 1; }
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install ## run the demonstration (benchmarks/demo.py)
+	$(BIN)/python -m benchmarks.demo
+
+test: install ## run the tests
+	$(BIN)/python -m pytest
+
+check: install ## lint, formatting, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+proto: install ## regenerate workers/stage_pb2.py from proto/dni/v1/stage.proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path=workers=proto/dni/v1 --python_out=. --pyi_out=. workers/stage.proto

@@ -1,0 +1,1 @@
+"""The settings of a run: Hydra finds them as `pkg://workers.conf`."""

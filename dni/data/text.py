@@ -1,0 +1,154 @@
+"""Characters: a text as symbol ids, and lanes of windows over it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dni.errors import ConfigError, DataError
+from dni.types import IGNORED
+
+_PTB_FILES = ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text, split and encoded: every id indexes `symbols`.
+
+    The id tensors are one-dimensional, uint8 where there are at most 256 symbols and int32 otherwise.
+    """
+
+    name: str
+    symbols: tuple[str, ...]  #: sorted over the whole text
+    sha256: str  #: of the whole text (train, valid and test, in this order) in UTF-8
+    train: Tensor
+    valid: Tensor
+    test: Tensor | None = None  #: only where the source has a test split of its own
+
+
+def load_text(path: str | None = None) -> Corpus:
+    """Read the characters of a file, a folder or the built-in default.
+
+    None: the manual pages that come with Python (`pydoc_data.topics`); they depend on Python's version. A
+    folder that holds `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt` is the Penn Treebank and keeps its
+    own split. Any other folder is read recursively, its files (hidden ones left out) sorted by path and
+    joined by a newline. A text without a split of its own is cut into the first 90 % (train) and the rest
+    (valid). Raises DataError if nothing can be read or a file is not UTF-8.
+    """
+    if path is None:
+        return _split_in_two("pydoc-topics", _builtin_text())
+    source = Path(path).expanduser()
+    if source.is_dir():
+        return _load_folder(source)
+    if not source.is_file():
+        raise DataError(f"no such file or folder: {source}; give a UTF-8 text file or a folder of them")
+    return _split_in_two(source.name, _read(source))
+
+
+def _builtin_text() -> str:
+    from pydoc_data.topics import topics  # a large module that few runs need
+
+    return "\n".join(topics[key] for key in sorted(topics))
+
+
+def _load_folder(folder: Path) -> Corpus:
+    missing = [name for name in _PTB_FILES if not (folder / name).is_file()]
+    if not missing:
+        return _encode(folder.name, [_strip_lines(_read(folder / name)) for name in _PTB_FILES])
+    if len(missing) < len(_PTB_FILES):
+        raise DataError(f"the Penn Treebank in {folder} is incomplete: add {' and '.join(missing)}")
+    files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    if not files:
+        raise DataError(f"the folder {folder} holds no files: put UTF-8 text files into it or name another")
+    return _split_in_two(folder.name, "\n".join(_read(folder / file) for file in files))
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not UTF-8 text: {error.reason} at byte {error.start}; convert it or leave it out"
+        ) from None
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _strip_lines(text: str) -> str:
+    return "".join(f"{line.strip()}\n" for line in text.splitlines())
+
+
+def _split_in_two(name: str, text: str) -> Corpus:
+    cut = len(text) * 9 // 10
+    return _encode(name, [text[:cut], text[cut:]])
+
+
+def _encode(name: str, parts: Sequence[str]) -> Corpus:
+    text = "".join(parts)
+    if not text:
+        raise DataError(f"the text {name!r} is empty: name one that holds characters")
+    symbols = tuple(sorted(set(text)))
+    table = np.zeros(ord(symbols[-1]) + 1, dtype=np.uint8 if len(symbols) <= 256 else np.int32)
+    table[[ord(symbol) for symbol in symbols]] = np.arange(len(symbols))
+    ids = [torch.from_numpy(table[np.frombuffer(part.encode("utf-32-le"), dtype="<u4")]) for part in parts]
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return Corpus(name, symbols, digest, *ids)
+
+
+class Window(NamedTuple):
+    """One window of every lane."""
+
+    inputs: Tensor  #: (B, T) int64
+    labels: Tensor  #: (B, T+L) int64: the T next characters, then L more; IGNORED beyond the sequence's end
+    reset: Tensor  #: (B,) bool: the carried state starts anew with this window
+
+
+class Lanes:
+    """A text as B contiguous lanes of equal length, read in windows of T characters: a pure function of n.
+
+    The windows of one pass over the text run through every lane from its start; the next pass begins anew. A
+    pass is one sequence; with `sequence` (in characters, a multiple of T) a new one begins every `sequence`
+    characters, and what is left of a lane after its last whole sequence is not used. Labels after the window
+    that belong to the next sequence are IGNORED, for the state does not reach them. Raises ConfigError if the
+    sizes do not fit each other, DataError if the text is too short.
+    """
+
+    def __init__(self, ids: Tensor, batch: int, window: int, lookahead: int = 0, sequence: int | None = None) -> None:
+        if batch < 1 or window < 1 or lookahead < 0:
+            raise ConfigError(f"need batch {batch} >= 1, window {window} >= 1 and lookahead {lookahead} >= 0")
+        if sequence is not None and (sequence < 1 or sequence % window):
+            nearest = max(window, round(sequence / window) * window)
+            raise ConfigError(f"sequence {sequence} is no multiple of the window {window}: use {nearest}, say")
+        unit = sequence or window
+        self.batch, self.window_size, self.lookahead = batch, window, lookahead
+        lane = len(ids) // batch
+        # One character more than the inputs: the last input's label.
+        usable = (lane - 1) // unit * unit
+        if usable < 1:
+            raise DataError(
+                f"this part of the text is too short: {batch} lanes of {unit} characters and one label "
+                f"need {batch * (unit + 1)} characters, it has {len(ids)}; "
+                f"use a longer text, a smaller batch or a shorter {'sequence' if sequence else 'window'}"
+            )
+        self.windows_per_pass = usable // window
+        self._sequence = sequence or usable
+        self._lanes = ids[: batch * lane].view(batch, lane)
+
+    def window(self, n: int) -> Window:
+        """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
+        start = n % self.windows_per_pass * self.window_size
+        end = start + self.window_size
+        sequence_end = (start // self._sequence + 1) * self._sequence
+        known = self._lanes[:, start + 1 : min(end + self.lookahead, sequence_end) + 1]
+        labels = torch.full((self.batch, self.window_size + self.lookahead), IGNORED)
+        labels[:, : known.shape[1]] = known
+        reset = torch.full((self.batch,), start % self._sequence == 0)
+        return Window(self._lanes[:, start:end].to(torch.int64, copy=True), labels, reset)

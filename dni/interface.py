@@ -1,0 +1,210 @@
+"""Where the gradient at a cut comes from.
+
+A value (an activation in depth, a packed state in time) leaves a stage; a gradient ought to come back. Every interface
+answers two calls: `gradient(step, value, labels)` now, `target(step, gradient)` when the real thing arrives, if ever.
+
+    ZeroInterface        no gradient at all: truncated backpropagation through time
+    TrueInterface        the true gradient, waited for: locked backpropagation
+    LossInterface        the end of the network: the loss itself
+    DecoupledInterface   a predicted gradient now, its target later (Jaderberg et al. 2017)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dni.errors import DivergedError
+from dni.predictor import Predictor
+from dni.types import IGNORED
+
+
+class Interface:
+    """Base class, and the contract of all interfaces."""
+
+    #: True if `gradient` cannot answer before the target of the same step has come.
+    locked = False
+
+    @property
+    def ready(self) -> bool:
+        """False while the stage should not move yet (its predictor is warming up)."""
+        return True
+
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None) -> Tensor | None:
+        """dL/dvalue for the value that left at `step`, L summed over batch and time; None stands for zero."""
+        raise NotImplementedError
+
+    def target(self, step: int, gradient: Tensor) -> None:
+        """Take the target gradient of the value that left at `step`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on exactly here."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+class ZeroInterface(Interface):
+    """Nothing flows back across this cut."""
+
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None) -> Tensor | None:
+        return None
+
+
+class TrueInterface(Interface):
+    """The true gradient: whoever calls `gradient` must have given its target before."""
+
+    locked = True
+
+    def __init__(self) -> None:
+        self._arrived: dict[int, Tensor] = {}
+
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None) -> Tensor:
+        if step not in self._arrived:
+            raise ValueError(f"the true gradient of step {step} was asked for before it had arrived")
+        return self._arrived.pop(step)
+
+    def target(self, step: int, gradient: Tensor) -> None:
+        self._arrived[step] = gradient
+
+
+class LossInterface(Interface):
+    """Softmax cross-entropy of the last stage's output (..., V) and labels (...), summed; IGNORED labels count nothing.
+
+    `loss` holds the last step's mean in nats per label.
+    """
+
+    def __init__(self) -> None:
+        self.loss = math.nan
+
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None) -> Tensor:
+        """The exact dL/dvalue. Raises DivergedError if the loss is not finite, ValueError without labels."""
+        if labels is None:
+            raise ValueError(f"step {step} reached the loss without labels")
+        leaf = value.detach().requires_grad_()
+        total = summed_cross_entropy(leaf, labels)
+        (gradient,) = torch.autograd.grad(total, leaf)
+        self.loss = total.item() / max(1, int((labels != IGNORED).sum()))
+        if not math.isfinite(self.loss):
+            raise DivergedError(f"the loss of step {step} is {self.loss}: lower the learning rates or clip gradients")
+        return gradient
+
+
+def summed_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of output (..., V) and labels (...) in nats, summed over everything."""
+    rows = output.reshape(-1, output.shape[-1])
+    return F.cross_entropy(rows, labels.reshape(-1), ignore_index=IGNORED, reduction="sum")
+
+
+@dataclass
+class FitMeter:
+    """Sums over the predictor updates since it was made."""
+
+    updates: int = 0
+    loss: float = 0.0
+    cosine: float = 0.0
+    staleness: int = 0
+
+    def means(self) -> dict[str, float | None]:
+        """Mean predictor loss, cosine with the target, and staleness in steps; None before the first update."""
+        n = self.updates
+        sums = {"predictor_loss": self.loss, "cosine": self.cosine, "staleness": self.staleness}
+        return {key: value / n if n else None for key, value in sums.items()}
+
+
+@dataclass
+class _Sent:
+    value: Tensor
+    labels: Tensor | None
+
+
+class DecoupledInterface(Interface):
+    """A synthetic gradient now; one regression step of the predictor when its target arrives.
+
+    Args:
+        predictor: the model of the gradient.
+        optimizer: updates the predictor's parameters; default Adam with learning rate 3e-3.
+        warmup: predictor updates before the stage may move (`ready`).
+        memory: how many sent values are remembered; the oldest is given up for a newer one.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        warmup: int = 0,
+        memory: int = 64,
+    ) -> None:
+        self.predictor = predictor
+        self.optimizer = optimizer or torch.optim.Adam(predictor.parameters(), 3e-3)
+        self.warmup, self.memory = warmup, memory
+        self.updates = 0
+        self.total, self.recent = FitMeter(), FitMeter()
+        self._sent: dict[int, _Sent] = {}
+        self._latest = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.updates >= self.warmup
+
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None) -> Tensor:
+        """Remember the value (nobody may write to it any more) and its labels; return the predicted gradient."""
+        kept = _Sent(value.detach(), labels)
+        self._sent[step], self._latest = kept, step
+        while len(self._sent) > self.memory:
+            del self._sent[min(self._sent)]
+        with torch.no_grad():
+            prediction: Tensor = self.predictor(kept.value, labels)
+        return prediction
+
+    def target(self, step: int, gradient: Tensor) -> None:
+        """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored."""
+        sent = self._sent.pop(step, None)
+        if sent is None:
+            return
+        target = gradient.to(sent.value.device)
+        fit = self.predictor.fit(sent.value, sent.labels, target)
+        self.optimizer.zero_grad()
+        fit.loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.updates += 1
+        self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
+
+    def take_recent(self) -> dict[str, float | None]:
+        """Means since the last call."""
+        recent, self.recent = self.recent, FitMeter()
+        return recent.means()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "predictor": self.predictor.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "latest": self._latest,
+            "sent": {str(step): {"value": s.value, "labels": s.labels} for step, s in self._sent.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.predictor.load_state_dict(state["predictor"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates, self._latest = state["updates"], state["latest"]
+        self._sent = {int(step): _Sent(**s) for step, s in state["sent"].items()}
+
+    def _measure(self, step: int, loss: float, prediction: Tensor, target: Tensor) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the predictor's loss for step {step} is {loss}: lower its learning rate, or clip gradients"
+            )
+        similarity = F.cosine_similarity(prediction.flatten(), target.flatten(), dim=0).item()
+        for meter in (self.total, self.recent):
+            meter.updates += 1
+            meter.loss += loss
+            meter.cosine += similarity
+            meter.staleness += self._latest - step

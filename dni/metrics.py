@@ -1,0 +1,53 @@
+"""Numbers that a run reports: bits per character, n-gram baselines, the cosine of two gradients."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def bits(nats: float) -> float:
+    """A cross-entropy in nats, in bits."""
+    return nats / math.log(2)
+
+
+def ngram_bits(train: Tensor, valid: Tensor, order: int, symbols: int, add: float = 0.1) -> float:
+    """Cross-entropy, in bits per character, of an n-gram model counted on `train` and asked about `valid`.
+
+        p(x | c) = (count(c x) + add) / (count(c .) + add V),    c the order - 1 characters before x
+
+    `train` and `valid` are one-dimensional tensors of ids below V = `symbols`; order 1 is the unigram model.
+    The first order - 1 characters of `valid` are context only. Raises ValueError if either text is shorter
+    than `order` or the V^order n-grams cannot be numbered in 63 bits.
+    """
+    if order < 1 or symbols**order >= 2**63:
+        raise ValueError(f"order {order} must be at least 1, and {symbols}^{order} below 2^63")
+    if min(len(train), len(valid)) < order:
+        raise ValueError(f"order {order} needs texts at least as long, not of {len(train)} and {len(valid)}")
+    seen, asked = _ngrams(train, order, symbols), _ngrams(valid, order, symbols)
+    together = _counts(seen, asked)
+    before = _counts(seen // symbols, asked // symbols)
+    return bits(-((together + add) / (before + add * symbols)).log().mean().item())
+
+
+def _ngrams(ids: Tensor, order: int, symbols: int) -> Tensor:
+    """The number of every n-gram of the text, its first character counting most; (len - order + 1,) int64."""
+    runs = ids.long().unfold(0, order, 1)
+    weights = torch.tensor([symbols**power for power in reversed(range(order))])
+    return (runs * weights).sum(dim=1)
+
+
+def _counts(seen: Tensor, asked: Tensor) -> Tensor:
+    """How often each number in `asked` occurs in `seen`, as float64 of the shape of `asked`."""
+    keys, counts = torch.unique(seen, return_counts=True)
+    at = torch.searchsorted(keys, asked).clamp(max=len(keys) - 1)
+    return torch.where(keys[at] == asked, counts[at], 0).double()
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """The cosine of two tensors of equally many elements, flattened; 0.0 if either is zero."""
+    x, y = a.detach().flatten().double(), b.detach().flatten().double()
+    lengths = (x.norm() * y.norm()).item()
+    return (x @ y).item() / lengths if lengths else 0.0

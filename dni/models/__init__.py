@@ -1,0 +1,6 @@
+"""Reference models: chains of named layers, ready to be cut into stages."""
+
+from dni.models.mlp import char_mlp, mlp
+from dni.models.recurrent import GRU, LSTM, language_model
+
+__all__ = ["GRU", "LSTM", "char_mlp", "language_model", "mlp"]

@@ -1,0 +1,103 @@
+"""Cut a model into stages: at named layers, or into parts of about equal size."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from dni.errors import PartitionError
+from dni.recurrent import Chain
+
+Layers = list[tuple[str, nn.Module]]
+
+
+def partition(model: nn.Sequential, *, stages: int | None = None, cut_at: Sequence[str] = ()) -> list[Chain]:
+    """Cut a row of layers into K chains; layers, their names and their state dict keys stay as they are.
+
+    `cut_at` names the layers that begin a new stage. Without it, the model is cut into `stages` contiguous
+    parts so that the largest parameter count is as small as possible (of equally good cuts, the one with the
+    shortest first stage); layers without parameters stay with the one before them. Without either: one stage.
+    Raises PartitionError, with what to type instead, if the cut is impossible or two stages would share a
+    parameter.
+    """
+    layers = _layers(model)
+    if cut_at and stages is not None and stages != len(cut_at) + 1:
+        raise PartitionError(
+            f"cut_at names {len(cut_at)} layers, which makes {len(cut_at) + 1} stages, "
+            f"but stages is {stages}: leave one of the two out"
+        )
+    cuts = _named_cuts(layers, cut_at) if cut_at else _balanced_cuts(layers, 1 if stages is None else stages)
+    chains = [Chain(OrderedDict(layers[start:end])) for start, end in pairwise([0, *cuts, len(layers)])]
+    _refuse_shared_parameters(chains)
+    return chains
+
+
+def _layers(model: nn.Sequential) -> Layers:
+    if not isinstance(model, nn.Sequential):
+        raise PartitionError(f"cannot cut a {type(model).__name__}: put its layers into an nn.Sequential")
+    if not len(model):
+        raise PartitionError("the model has no layers to cut")
+    # Not named_children(): that leaves out a layer used twice.
+    return [(name, layer) for name, layer in model._modules.items() if layer is not None]
+
+
+def _named_cuts(layers: Layers, cut_at: Sequence[str]) -> list[int]:
+    names = [name for name, _ in layers]
+    unknown = [name for name in cut_at if name not in names]
+    if unknown:
+        raise PartitionError(f"cut_at: no layer {', '.join(unknown)}; the layers are {', '.join(names)}")
+    cuts = [names.index(name) for name in cut_at]
+    if 0 in cuts:
+        raise PartitionError(f"cut_at: nothing lies before {names[0]}, the first layer; leave it out")
+    in_order = sorted(set(cuts))
+    if cuts != in_order:
+        wanted = ", ".join(names[cut] for cut in in_order)
+        raise PartitionError(f"cut_at: [{', '.join(cut_at)}] is out of order; use [{wanted}]")
+    return cuts
+
+
+def _balanced_cuts(layers: Layers, stages: int) -> list[int]:
+    starts, sizes = _groups(layers)
+    if not 1 <= stages <= len(starts):
+        movable = ", ".join(layers[start][0] for start in starts)
+        raise PartitionError(
+            f"stages is {stages}, but this model can be cut into 1 to {len(starts)}, beginning at {movable}"
+        )
+    return [starts[cut] for cut in _even_cuts(sizes, stages)]
+
+
+def _groups(layers: Layers) -> tuple[list[int], list[int]]:
+    """Where each layer with parameters begins (the ones without follow it) and how many parameters it has."""
+    sizes = [sum(p.numel() for p in layer.parameters()) for _, layer in layers]
+    # Layers without parameters at the very start have none before them: they go with the first that has some.
+    starts = [0, *[i for i, size in enumerate(sizes) if size][1:]]
+    return starts, [sum(sizes[start:end]) for start, end in pairwise([*starts, len(sizes)])]
+
+
+def _even_cuts(sizes: Sequence[int], parts: int) -> list[int]:
+    """The cuts of `sizes` into `parts` contiguous, non-empty sums whose largest is smallest."""
+    count = len(sizes)
+    # best[i]: (largest sum, cuts) of sizes[i:] in as many parts as rounds so far.
+    best: list[tuple[int, list[int]]] = [(sum(sizes[i:]), []) for i in range(count)]
+    for more in range(2, parts + 1):
+        last = count - more + 1
+        best = [
+            min((max(sum(sizes[i:cut]), best[cut][0]), [cut, *best[cut][1]]) for cut in range(i + 1, last + 1))
+            for i in range(last)
+        ]
+    return best[0][1]
+
+
+def _refuse_shared_parameters(chains: Sequence[Chain]) -> None:
+    owners: dict[int, tuple[int, str]] = {}
+    for stage, chain in enumerate(chains):
+        for name, parameter in chain.named_parameters(remove_duplicate=False):
+            owner, first = owners.setdefault(id(parameter), (stage, name))
+            if owner != stage:
+                raise PartitionError(
+                    f"{first} in stage {owner} and {name} in stage {stage} are one and the same parameter: "
+                    f"give each layer its own, or cut so that both are in one stage"
+                )

@@ -1,0 +1,149 @@
+"""Models that predict the gradient of the loss with respect to a value that has left a stage.
+
+A value is an activation (B, T, D) or (B, D), whose labels are (B, T) or (B,), or a packed state (B, F), whose labels
+are the next L labels (B, L). Every row of a value gets a gradient of its own; a predictor's loss is a mean over rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dni.types import IGNORED
+
+
+class Fit(NamedTuple):
+    """What a predictor is trained on: a scalar loss, and the prediction behind it, in the shape of the value."""
+
+    loss: Tensor
+    prediction: Tensor
+
+
+class Predictor(nn.Module):
+    """Base class. `forward` is the synthetic gradient; `fit` scores it against a target gradient."""
+
+    def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
+        """The synthetic gradient dL/dvalue, in the shape of `value`; L is summed over batch and time."""
+        raise NotImplementedError
+
+    def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
+        """The squared distance to the target gradient, summed over features and averaged over rows
+        (Jaderberg et al. 2017, eq. 4)."""
+        prediction = self(value, labels)
+        return Fit(squared_distance(prediction, target), prediction)
+
+
+class Regressor(Predictor):
+    """g = W2 relu(W1 v + C y) + b, or g = W v + C y + b without a hidden layer (Jaderberg et al. 2017, section 2).
+
+    The last layer starts at zero, weight and bias (as does C where it is added to the last layer), so that an untrained
+    regressor predicts no gradient at all.
+
+    Args:
+        features: D, the size of a row.
+        hidden: units of the hidden layer; 0 for a linear predictor.
+        classes: V with labels as context (the paper's cDNI), 0 without.
+        lookahead: how many labels each row has.
+    """
+
+    def __init__(self, features: int, *, hidden: int = 0, classes: int = 0, lookahead: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Linear(features, hidden) if hidden else None
+        self.last = nn.Linear(hidden or features, features)
+        self.context = LabelContext(classes, lookahead, hidden or features) if classes else None
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        if self.context is not None and not hidden:
+            nn.init.zeros_(self.context.table.weight)
+
+    def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
+        seen = 0 if self.context is None else self.context(label_rows(value, labels))
+        if self.first is None:
+            return self.last(value) + seen  # type: ignore[no-any-return]
+        return self.last(torch.relu(self.first(value) + seen))  # type: ignore[no-any-return]
+
+
+class SoftmaxCritic(Predictor):
+    """A local model of a softmax loss whose gradient is the synthetic gradient.
+
+    With z = v (hidden = 0) or z = tanh(W1 v + b1), and for each of a row's L labels y_l the cross-entropy
+
+        C(v) = sum_l -log softmax(W2 z + b2)[l, y_l]
+
+    the synthetic gradient is dC/dv = J^T W2^T (softmax - onehot), J = dz/dv, written out below. `fit` returns
+    C + match * |dC/dv - target|^2: the loss itself and, as in Sobolev training (Czarnecki et al. 2017), its derivative.
+
+    Args:
+        features: D, the size of a row.
+        classes: V.
+        lookahead: L, labels per row: 1 in depth, the next L labels in time.
+        hidden: units of the tanh layer, 0 for a linear classifier.
+        match: weight of the squared distance to the target gradient.
+    """
+
+    def __init__(self, features: int, *, classes: int, lookahead: int = 1, hidden: int = 0, match: float = 1.0) -> None:
+        super().__init__()
+        self.classes, self.match = classes, match
+        self.first = nn.Linear(features, hidden) if hidden else None
+        self.last = nn.Linear(hidden or features, lookahead * classes)
+        nn.init.normal_(self.last.weight, std=0.01)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
+        return self._loss_and_gradient(value, labels)[1]
+
+    def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
+        loss, prediction = self._loss_and_gradient(value, labels)
+        return Fit(loss + self.match * squared_distance(prediction, target), prediction)
+
+    def _loss_and_gradient(self, value: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        rows = label_rows(value, labels)
+        z = value if self.first is None else torch.tanh(self.first(value))
+        log_p = F.log_softmax(self.last(z).unflatten(-1, (-1, self.classes)), dim=-1)
+        known = (rows != IGNORED).unsqueeze(-1)
+        index = rows.clamp(min=0).unsqueeze(-1)
+        loss = -(log_p.gather(-1, index) * known).sum() / (value.numel() / value.shape[-1])
+        error = log_p.exp().scatter_add(-1, index, -torch.ones_like(log_p[..., :1])) * known
+        back = error.flatten(-2) @ self.last.weight
+        if self.first is not None:
+            back = (back * (1 - z * z)) @ self.first.weight
+        return loss, back
+
+
+class LabelContext(nn.Module):
+    """Labels as context: a linear map of their one-hot codes, (..., L) -> (..., features); IGNORED ones add nothing."""
+
+    def __init__(self, classes: int, lookahead: int, features: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(1 + lookahead * classes, features, padding_idx=0)
+        self.offset: Tensor
+        self.register_buffer("offset", 1 + classes * torch.arange(lookahead), persistent=False)
+        nn.init.uniform_(self.table.weight, -1, 1)
+        with torch.no_grad():
+            self.table.weight[0] = 0
+
+    def forward(self, rows: Tensor) -> Tensor:
+        index = torch.where(rows == IGNORED, 0, rows + self.offset)
+        return self.table(index).sum(-2)  # type: ignore[no-any-return]
+
+
+def label_rows(value: Tensor, labels: Tensor | None) -> Tensor:
+    """Labels as (..., L) beside a value (..., D): an activation has one label per row, a state has L.
+
+    Raises:
+        ValueError: there are no labels, or their shape does not belong to the value's.
+    """
+    if labels is None:
+        raise ValueError("this predictor uses labels as context, but the step came without labels")
+    rows = labels if labels.dim() == value.dim() else labels.unsqueeze(-1)
+    if rows.shape[:-1] != value.shape[:-1]:
+        raise ValueError(f"labels {tuple(labels.shape)} do not match a value of shape {tuple(value.shape)}")
+    return rows
+
+
+def squared_distance(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared Euclidean distance per row, averaged over rows: a scalar."""
+    return (prediction - target).pow(2).sum() / (target.numel() / target.shape[-1])

@@ -1,0 +1,50 @@
+"""A random state per stage, although torch has one per process (and per GPU)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+_PROCESS_STATE = threading.Lock()
+
+
+class OwnRandomness:
+    """While `active`, torch draws from this stage's state; stages in threads of one process take turns."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.device = device
+        self.states: dict[str, Tensor] = {"cpu": torch.Generator().manual_seed(seed).get_state()}
+        if device.type == "cuda":
+            self.states["cuda"] = torch.Generator(device).manual_seed(seed).get_state()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        with _PROCESS_STATE:
+            process = self._get()
+            self._set(self.states)
+            try:
+                yield
+            finally:
+                self.states = self._get()
+                self._set(process)
+
+    def _get(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if "cuda" in self.states:
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def _set(self, states: dict[str, Tensor]) -> None:
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+
+
+def is_stochastic(module: nn.Module) -> bool:
+    """Whether a forward pass in training mode draws random numbers (dropout of any kind)."""
+    return any(isinstance(m, _DropoutNd) or getattr(m, "dropout", 0) for m in module.modules())

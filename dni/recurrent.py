@@ -1,0 +1,66 @@
+"""State carried from window to window: chains of layers, resets per example, states as one matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dni.types import State
+
+
+class Recurrent(nn.Module):
+    """A layer that carries state: subclass it, or use the layers in `dni.models`.
+
+    `forward(x, state)` takes x (B, T, D) and a `State`, and returns the output and the state after the window.
+    """
+
+    def initial_state(self, batch: int) -> State:
+        """The state at the start of a sequence: zeros, on the layer's device, B in dimension -2."""
+        raise NotImplementedError
+
+
+class Chain(nn.Sequential):
+    """Layers in a row, some of them `Recurrent`; their states lie one after another in a single tuple."""
+
+    def initial_state(self, batch: int) -> State:
+        """The concatenated initial states of the recurrent layers; empty if there are none."""
+        return tuple(s for layer in self if isinstance(layer, Recurrent) for s in layer.initial_state(batch))
+
+    def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
+        """Run x through the layers; returns (output, state after the window)."""
+        left, after = state, ()
+        for layer in self:
+            if isinstance(layer, Recurrent):
+                size = len(layer.initial_state(1))
+                x, new = layer(x, left[:size])
+                left, after = left[size:], after + tuple(new)
+            else:
+                x = layer(x)
+        return x, after
+
+
+def reset_lanes(state: State, reset: Tensor | None) -> State:
+    """Zero the lanes whose sequence starts with this window.
+
+    `reset` is a (B,) bool tensor, or None for none. The gradient of a zeroed lane is zero as well: that is the time
+    cut's target at the end of a sequence.
+    """
+    if reset is None or not state:
+        return state
+    return tuple(s.masked_fill(reset.unsqueeze(-1), 0.0) for s in state)
+
+
+def pack(state: State) -> Tensor:
+    """All tensors of a state side by side: (..., B, D_i) each -> (B, F). A predictor sees every part of it."""
+    return torch.cat([s.movedim(-2, 0).flatten(1) for s in state], dim=1)
+
+
+def unpack(flat: Tensor, like: State) -> State:
+    """The inverse of `pack`: (B, F) -> tensors of the shapes in `like`."""
+    parts, start = [], 0
+    for s in like:
+        moved = s.movedim(-2, 0)
+        size = moved[0].numel()
+        parts.append(flat[:, start : start + size].view(moved.shape).movedim(0, -2))
+        start += size
+    return tuple(parts)

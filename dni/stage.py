@@ -1,0 +1,149 @@
+"""One stage of a network that was cut in depth: forward, backward, update."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dni.randomness import OwnRandomness, is_stochastic
+from dni.recurrent import Chain, pack, reset_lanes, unpack
+from dni.types import State
+
+
+class Gradients(NamedTuple):
+    """What goes back: dL/d activation for the previous stage, dL/d entering state (B, F) for the previous window."""
+
+    activation: Tensor | None
+    state: Tensor | None
+
+
+class Stage:
+    """A module with its optimizer, and the state it carries from window to window.
+
+    `forward`, `backward` and `update` are called in this order, once per step. Losses are sums over batch and time;
+    only the parameter gradients are divided, in `update`.
+
+    Args:
+        module: a `Chain`, an `nn.Sequential` (made one), or any module from tensor to tensor.
+        optimizer: updates the module's parameters.
+        clip: largest norm of the stage's parameter gradients; None does not clip.
+        device: where the module lives; what comes in is moved there.
+        seed: of the stage's own random state, used if the module has dropout.
+        first: no gradient of the input is wanted (integer inputs never have one).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip: float | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        first: bool = False,
+    ) -> None:
+        self.module = as_chain(module)
+        self.optimizer, self.clip, self.first = optimizer, clip, first
+        self.device = torch.device(device)
+        self.state: State | None = None
+        self.randomness = OwnRandomness(seed, self.device) if is_stochastic(module) else None
+        self._evaluation_state: State | None = None
+        self._input: Tensor | None = None
+        self._entering: State = ()
+        self._output: Tensor
+        self._leaving: State = ()
+
+    def forward(self, activation: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Run one window.
+
+        `activation` is (B, T, D), (B, D) or integers (B, T); `reset` (B,) bool marks lanes whose sequence starts here.
+        Returns the output and the packed state after the window (B, F), both detached; None for a stateless stage.
+        """
+        x = self._fresh_input(activation.to(self.device))
+        self._entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, len(x)))
+        entered = reset_lanes(self._entering, None if reset is None else reset.to(self.device))
+        with self.randomness.active() if self.randomness else nullcontext():
+            self._output, self._leaving = self.module(x, entered)
+        self.state = tuple(s.detach() for s in self._leaving)
+        return self._output.detach(), pack(self.state) if self.state else None
+
+    def backward(self, output: Tensor | None, state: Tensor | None = None) -> Gradients:
+        """One backward pass from dL/d output and dL/d state (B, F), None standing for zero.
+
+        Adds to the parameter gradients and returns the gradients of what came in.
+        """
+        ends: list[Tensor] = [] if output is None else [self._output]
+        gradients: list[Tensor] = [] if output is None else [output.to(self.device)]
+        if state is not None:
+            ends += self._leaving
+            gradients += unpack(state.to(self.device), self._leaving)
+        if ends:
+            torch.autograd.backward(ends, gradients)
+        entering = tuple(torch.zeros_like(s) if s.grad is None else s.grad for s in self._entering)
+        arrived = None if self._input is None else self._input.grad
+        del self._output  # the graph goes with it
+        self._input, self._entering, self._leaving = None, (), ()
+        return Gradients(arrived, pack(entering) if entering else None)
+
+    def update(self, divisor: float = 1.0, *, move: bool = True) -> None:
+        """Divide the parameter gradients, clip them, take one optimizer step (none if not `move`), clear them."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        if move and gradients:
+            torch._foreach_div_(gradients, divisor)
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def evaluate(self, activation: Tensor, reset: Tensor | None = None) -> Tensor:
+        """Run one validation window in evaluation mode, with a carried state of its own, and return the output."""
+        x = activation.to(self.device)
+        state = self._carried(self._evaluation_state, len(x))
+        self.module.eval()
+        output, after = self.module(x, reset_lanes(state, None if reset is None else reset.to(self.device)))
+        self.module.train()
+        self._evaluation_state = after
+        return output  # type: ignore[no-any-return]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, optimizer, carried state and random state, between two steps."""
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": None if self.state is None else list(self.state),
+            "random": self.randomness.states if self.randomness else {},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.state = None if state["state"] is None else tuple(s.to(self.device) for s in state["state"])
+        if self.randomness:
+            self.randomness.states = state["random"]
+
+    def _fresh_input(self, activation: Tensor) -> Tensor:
+        if self.first or not activation.is_floating_point():
+            return activation.detach()
+        self._input = activation.detach().requires_grad_()
+        return self._input.clone()  # neither a leaf nor the sender's memory: a first layer may work in place
+
+    def _carried(self, state: State | None, batch: int) -> State:
+        fits = state is not None and all(s.shape[-2] == batch for s in state)
+        return state if state is not None and fits else self.module.initial_state(batch)
+
+
+def as_chain(module: nn.Module) -> Chain:
+    """The module as a `Chain`; an `nn.Sequential` keeps the names of its layers."""
+    if isinstance(module, Chain):
+        return module
+    if isinstance(module, nn.Sequential):
+        chain = Chain()
+        for name, layer in module.named_children():
+            chain.add_module(name, layer)
+        return chain
+    return Chain(module)

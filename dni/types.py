@@ -1,0 +1,14 @@
+"""Names and shape letters used everywhere.
+
+Shape letters: B batch, T steps of a window, D features, V vocabulary, K stages, L lookahead (labels after the window).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+#: What a recurrent layer or stage carries from window to window; every tensor has B in dimension -2. Empty: stateless.
+State = tuple[Tensor, ...]
+
+#: A label that counts for nothing: no loss, no gradient (`ignore_index` of the cross-entropy).
+IGNORED = -1

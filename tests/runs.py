@@ -1,0 +1,75 @@
+"""Small runs that the tests start, and plain training to hold them against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from dni.data.text import Lanes
+from dni.interface import summed_cross_entropy
+from dni.recurrent import reset_lanes
+from workers import checkpoint
+from workers.build import build_chains, build_optimizer, resolve
+from workers.config import Config, from_any
+
+TINY: dict[str, Any] = {
+    "steps": 10, "stages": 2, "log_every": 5,
+    "model": {"units": 8, "layers": 3},
+    "data": {"batch": 4, "window": 6, "sequence": 18},
+    "transport": {"kind": "local", "timeout_s": 30},
+    "launch": {"mode": "threads", "torch_threads": 1},
+    "evaluate": {"every": 4, "windows": 2},
+    "checkpoint": {"every": None},
+}  # fmt: skip
+
+
+def tiny(**changes: Any) -> Config:
+    """The tiny run with some settings changed, by section: `tiny(stages=3, depth={"method": "backprop"})`."""
+    return from_any(OmegaConf.to_container(OmegaConf.merge(TINY, changes)))
+
+
+def parameters_of(run_dir: Path, stages: int) -> dict[str, Tensor]:
+    """All parameters in the newest checkpoint of a run, by the names they have in the whole model."""
+    step = checkpoint.complete_steps(run_dir)[-1]
+    found: dict[str, Tensor] = {}
+    for k in range(stages):
+        found |= checkpoint.load(run_dir, step, k)["stage"]["module"]
+    return found
+
+
+def plain_training(config: Config) -> dict[str, Tensor]:
+    """The unsplit model, trained by plain backpropagation; gradients are clipped by the parameters of each stage."""
+    config, corpus = resolve(config)
+    chains = build_chains(config)
+    whole = nn.ModuleList(chains)
+    optimizer = build_optimizer(whole, config.optimizer)
+    data = config.data
+    lanes = Lanes(corpus.train, batch=data.batch, window=config.window, lookahead=0, sequence=data.sequence)
+    states = [chain.initial_state(data.batch) for chain in chains]
+    for n in range(config.steps):
+        window = lanes.window(n)
+        x = window.inputs
+        for k, chain in enumerate(chains):
+            x, after = chain(x, reset_lanes(states[k], window.reset))
+            states[k] = tuple(s.detach() for s in after)
+        optimizer.zero_grad()
+        summed_cross_entropy(x, window.labels).backward()
+        for chain in chains:
+            for parameter in chain.parameters():
+                assert parameter.grad is not None
+                parameter.grad.div_(window.labels.numel())
+            if config.optimizer.clip is not None:
+                nn.utils.clip_grad_norm_(chain.parameters(), config.optimizer.clip)
+        optimizer.step()
+    return {name: value for chain in chains for name, value in chain.state_dict().items()}
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """Equal names, and equal values bit for bit."""
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different, f"different: {different}"

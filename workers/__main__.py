@@ -1,0 +1,100 @@
+"""`dni-train`, the one entry point: settings through Hydra, every refusal as one line and exit code 2."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dni.errors import ConfigError, DniError
+from workers.config import from_any, one_line, register
+from workers.launcher import launch
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(DniError):
+    """The run was stopped from outside and has saved its state."""
+
+
+@hydra.main(version_base="1.3", config_path="pkg://workers.conf", config_name="config")
+def train(settings: DictConfig) -> None:
+    """One run in Hydra's output folder."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    with exit_codes():  # here as well as in main, or Hydra would print its own line first
+        result = launch(from_any(OmegaConf.to_container(settings)), run_dir)
+        done, bits = result.summary["steps"], result.summary["valid"]["bits_per_char"]
+        if result.interrupted:
+            raise Interrupted(f"stopped after step {done}; go on with: dni-train resume={run_dir}")
+        log.info("step %s, validation %.3f bits per character: %s", done, bits or math.nan, run_dir)
+
+
+def main() -> None:
+    """Run `dni-train`. Exit codes: 0 done, 1 failed on the way, 2 settings refused, 130 interrupted."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
+    register()
+    with exit_codes():
+        sys.argv[1:] = with_resumed_overrides(sys.argv[1:])
+        train()
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Every error that was foreseen ends as one line and its exit code."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ConfigError) as error:
+        leave(2, explain(error))
+    except Interrupted as error:
+        leave(130, str(error))
+    except DniError as error:
+        leave(1, f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        leave(130, "stopped at once; nothing was saved after the last checkpoint")
+
+
+def with_resumed_overrides(arguments: list[str]) -> list[str]:
+    """With `resume=RUN_DIR`, the overrides that run was started with come first, unless given anew.
+
+    Raises ConfigError if the folder holds no record of them.
+    """
+    folder = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), None)
+    if folder in (None, "null"):
+        return arguments
+    record = Path(str(folder)) / ".hydra" / "overrides.yaml"
+    if not record.is_file():
+        raise ConfigError(f"resume={folder}: {record} is missing; give the folder of a run of dni-train")
+    given = {a.split("=")[0].lstrip("+") for a in arguments} | {"resume", "resume_step"}
+    before = [str(override) for override in OmegaConf.load(record)]
+    return [o for o in before if o.split("=")[0].lstrip("+") not in given] + arguments
+
+
+def explain(error: BaseException) -> str:
+    """One line: what was refused, why, and what there is instead."""
+    text = str(error).split("Config search path")[0].split("To append to your config")[0]
+    message = " ".join(text.split())
+    if isinstance(error, ConfigCompositionException):
+        cause = "" if error.__cause__ is None else one_line(error.__cause__)
+        return f"{message} {cause} (all settings: dni-train --cfg job)"
+    return message
+
+
+def leave(code: int, message: str) -> NoReturn:
+    """Say one line and exit."""
+    sys.stderr.write(f"dni-train: {message}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

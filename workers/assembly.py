@@ -1,0 +1,77 @@
+"""One worker from the settings, its index, and the ends of its two edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from dni.data.text import Corpus, load_text
+from workers import checkpoint
+from workers.build import build_stage, depth_interface, time_interface
+from workers.config import Config
+from workers.edge import Blocked, Downstream, Upstream
+from workers.feed import Feed
+from workers.frame import PROTOCOL_VERSION, Handshake
+from workers.journal import Journal, Record
+from workers.transports.base import ChannelEnd
+from workers.worker import Worker
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: its settings, its folder, the step it starts after, and where its records go."""
+
+    config: Config
+    run_dir: Path
+    sink: Callable[[Record], None]
+    stop: Event
+    corpus: Corpus | None = None  # the first stage reads the data itself if this is not given
+
+    @property
+    def start(self) -> int:
+        """Steps that are already done."""
+        return self.config.resume_step or 0
+
+    def handshake(self, index: int) -> Handshake:
+        """What stage `index` says of itself to its neighbours."""
+        return Handshake(
+            protocol_version=PROTOCOL_VERSION,
+            run_id=self.run_dir.name,
+            stage=index,
+            stages=self.config.stages,
+            fingerprint=self.config.fingerprint(),
+            incarnation=0,
+            next_step=self.start + 1,
+        )
+
+
+def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: ChannelEnd | None) -> Worker:
+    """Build stage `index` and, in a resumed run, load its checkpoint. Raises ConfigError and CheckpointError."""
+    config = job.config
+    stage = build_stage(config, index)
+    depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage)
+    if config.resume is not None:
+        state = checkpoint.load(Path(config.resume), job.start, index)
+        for part, key in ((stage, "stage"), (depth, "depth"), (time_cut, "time")):
+            part.load_state_dict(state[key])
+    clock, timeout = Blocked(), config.transport.timeout_s
+    before = _feed(job) if upstream is None else Upstream(upstream, stage=index, clock=clock, timeout_s=timeout)
+    after = None
+    if downstream is not None:
+        after = Downstream(downstream, stage=index, window=config.depth.window, clock=clock, timeout_s=timeout)
+    journal = Journal(job.sink, index, depth, time_cut, before, after, clock, every=config.log_every)
+    return Worker(
+        stage, depth, time_cut, before, after,
+        lag=config.depth.lag,
+        first_step=job.start + 1,
+        journal=journal,
+        save=partial(checkpoint.save, job.run_dir, index, config.stages),
+    )  # fmt: skip
+
+
+def _feed(job: Job) -> Feed:
+    corpus = job.corpus or load_text(job.config.data.path)
+    return Feed(job.config, corpus, start=job.start, stop=job.stop)

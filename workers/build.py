@@ -1,0 +1,136 @@
+"""From settings to the parts of one stage. Every worker calls this for itself: no code crosses the wire."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from dni.data.text import Corpus, load_text
+from dni.errors import ConfigError
+from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
+from dni.models import char_mlp, language_model
+from dni.partition import partition
+from dni.predictor import Predictor, Regressor, SoftmaxCritic
+from dni.recurrent import Chain
+from dni.stage import Stage
+from workers.config import (
+    Config,
+    CutPredictorConfig,
+    DepthMethod,
+    ModelKind,
+    OptimizerConfig,
+    OptimizerKind,
+    PredictorKind,
+    TimeMethod,
+)
+
+log = logging.getLogger(__name__)
+
+
+def resolve(config: Config) -> tuple[Config, Corpus]:
+    """Read the data and fill in what the settings leave to it. Raises DataError."""
+    corpus = load_text(config.data.path)
+    return replace(config, model=replace(config.model, symbols=len(corpus.symbols))), corpus
+
+
+def build_chains(config: Config) -> list[Chain]:
+    """The whole model from the seed, cut into stages. Raises PartitionError."""
+    model, symbols = config.model, config.model.symbols
+    if symbols is None:
+        raise ConfigError("model.symbols is not set: resolve the settings with the data first")
+    torch.manual_seed(config.seed)
+    if model.kind is ModelKind.mlp:
+        whole = char_mlp(symbols, model.units, model.layers)
+    else:
+        whole = language_model("lstm" if model.kind is ModelKind.lstm else "gru", symbols, model.units, model.layers)
+    if model.cut_at:
+        return partition(whole, cut_at=model.cut_at)
+    return partition(whole, stages=config.stages)
+
+
+def build_stage(config: Config, index: int) -> Stage:
+    """The stage with the given index: its part of the model, its optimizer, its device and its random state."""
+    chain = build_chains(config)[index]
+    device = device_of(config, index)
+    chain.to(device)
+    return Stage(
+        chain,
+        build_optimizer(chain, config.optimizer),
+        clip=config.optimizer.clip,
+        device=device,
+        seed=config.seed * 1000 + index,
+        first=index == 0,
+    )
+
+
+def build_optimizer(module: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
+    """Adam or SGD over the module's parameters."""
+    if settings.kind is OptimizerKind.adam:
+        return torch.optim.Adam(module.parameters(), settings.learning_rate)
+    return torch.optim.SGD(module.parameters(), settings.learning_rate, momentum=settings.momentum)
+
+
+def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
+    """Where dL/d output comes from at the downstream edge of a stage."""
+    if index == config.stages - 1:
+        return LossInterface()
+    if config.depth.method is DepthMethod.backprop:
+        return TrueInterface()
+    return _decoupled(config, config.predictor.depth, _output_features(stage), 1, stage, salt=index)
+
+
+def time_interface(config: Config, index: int, stage: Stage) -> Interface:
+    """Where dL/d state comes from at the end of a window."""
+    features = sum(s.numel() for s in stage.module.initial_state(1))
+    if config.time.method is not TimeMethod.synthetic or not features:
+        return ZeroInterface()
+    cut = config.predictor.time
+    return _decoupled(config, cut, features, cut.lookahead, stage, salt=config.stages + index)
+
+
+def device_of(config: Config, index: int) -> torch.device:
+    """The stage's device; `auto` spreads stages over the GPUs there are. Raises ConfigError if it is not there."""
+    name = config.devices[index if len(config.devices) > 1 else 0]
+    gpus = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda", index % gpus) if gpus else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"devices: stage {index} asks for {name!r}: use auto, cpu or cuda:N") from error
+    if (device.type == "cuda" and (device.index or 0) >= gpus) or device.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"devices: stage {index} asks for {name!r}, but this machine has {gpus} GPUs: use auto or cpu"
+        )
+    return device
+
+
+def _decoupled(
+    config: Config, cut: CutPredictorConfig, features: int, lookahead: int, stage: Stage, *, salt: int
+) -> DecoupledInterface:
+    torch.manual_seed(config.seed * 1000 + 500 + salt)
+    predictor = _predictor(config, cut, features, lookahead).to(stage.device)
+    optimizer = torch.optim.Adam(predictor.parameters(), cut.learning_rate)
+    return DecoupledInterface(predictor, optimizer, warmup=cut.warmup, memory=config.depth.window + 2)
+
+
+def _predictor(config: Config, cut: CutPredictorConfig, features: int, lookahead: int) -> Predictor:
+    symbols = config.model.symbols or 0
+    if cut.kind is PredictorKind.critic:
+        return SoftmaxCritic(features, classes=symbols, lookahead=lookahead, hidden=cut.hidden, match=cut.match)
+    classes = symbols if cut.labels else 0
+    hidden = cut.hidden if cut.kind is PredictorKind.mlp else 0
+    return Regressor(features, hidden=hidden, classes=classes, lookahead=lookahead)
+
+
+@torch.no_grad()
+def _output_features(stage: Stage) -> int:
+    """D of the stage's output, from a run on one step of zeros."""
+    first = next(stage.module.parameters())
+    probe = torch.zeros(1, 1, dtype=torch.int64, device=stage.device)
+    x = probe if stage.first else torch.zeros(1, 1, first.shape[-1], device=stage.device)
+    output, _ = stage.module(x, stage.module.initial_state(1))
+    return output.shape[-1]  # type: ignore[no-any-return]

@@ -1,0 +1,99 @@
+"""The program of one stage's process: `python -m workers.child RUN_DIR INDEX`, started by the supervisor.
+
+It reads its settings from RUN_DIR and talks to the supervisor in JSON lines: on stdin come `{"peer": address}` and
+`{"stop": true}`, on stdout go `{"event": "listening", "address": ...}`, `{"event": "record", ...}`, and at last
+`{"event": "done"}` or `{"event": "error", ...}`. When stdin ends, the supervisor is gone and so is this process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any
+
+import torch
+
+from dni.errors import ConfigError, DniError, PeerTimeout
+from workers.assembly import Job, assemble
+from workers.config import Config, from_any
+from workers.links import connect, listen
+
+CONFIG = "config.yaml"
+
+
+def main() -> None:
+    """Run one stage and report how it ended; the exit status is 0 or 1."""
+    run_dir, index = Path(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what Ctrl-C means
+    threading.current_thread().name = f"stage-{index}"
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(levelname)s][%(threadName)s] %(message)s")
+    wire = Control()
+    try:
+        run_stage(from_any(run_dir / CONFIG), run_dir, index, wire)
+        wire.say(event="done")
+    except BaseException as error:
+        logging.getLogger(__name__).exception("stage %d ended with an error", index)
+        known = isinstance(error, DniError)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        wire.say(event="error", type=type(error).__name__, config=isinstance(error, ConfigError), message=message)
+        sys.exit(1)
+
+
+def run_stage(config: Config, run_dir: Path, index: int, control: Control) -> None:
+    """Listen, connect, build, and work until the end."""
+    torch.set_num_threads(config.torch_threads)
+    job = Job(config, run_dir, lambda record: control.say(event="record", record=record), control.stop)
+    listener = listen(job, index) if index else None
+    if listener is not None:
+        control.say(event="listening", address=listener.address)
+    downstream = connect(job, index, control.peer(config.transport.timeout_s)) if index < config.stages - 1 else None
+    upstream = None if listener is None else listener.accept(config.transport.timeout_s)
+    try:
+        assemble(job, index, upstream, downstream).run()
+    finally:
+        for end in (downstream, upstream, listener):
+            if end is not None:
+                end.close()
+
+
+class Control:
+    """The two pipes to the supervisor. Anything else that prints goes to the log, not into the pipe."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._peers: SimpleQueue[str] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._out: IO[str] = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        threading.Thread(target=self._listen, name="control", daemon=True).start()
+
+    def say(self, **message: Any) -> None:
+        """Send one line to the supervisor."""
+        with self._lock:
+            self._out.write(json.dumps(message) + "\n")
+
+    def peer(self, timeout_s: float) -> str:
+        """The address of the next stage, once the supervisor has told it. Raises PeerTimeout."""
+        try:
+            return self._peers.get(timeout=timeout_s)
+        except Exception as error:
+            raise PeerTimeout(f"no address of the next stage came within {timeout_s} s") from error
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            message = json.loads(line)
+            if "peer" in message:
+                self._peers.put(message["peer"])
+            if message.get("stop"):
+                self.stop.set()
+        os._exit(1)  # the supervisor is gone: leave no orphan
+
+
+if __name__ == "__main__":
+    main()

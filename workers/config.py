@@ -1,0 +1,191 @@
+"""The typed schema of every setting. The rules between settings are in `workers.rules`."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dni.errors import ConfigError
+
+DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic"])
+TimeMethod = enum.Enum("TimeMethod", ["full", "truncated", "synthetic"])
+PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear"])
+ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mlp"])
+TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
+LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes"])
+OptimizerKind = enum.Enum("OptimizerKind", ["adam", "sgd"])
+
+
+@dataclass
+class ModelConfig:
+    kind: ModelKind = ModelKind.lstm
+    units: int = 128
+    layers: int = 3
+    cut_at: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
+    symbols: int | None = None  # V; filled in from the data
+
+
+@dataclass
+class DataConfig:
+    path: str | None = None  # file, folder, or Penn Treebank folder; null: the embedded text
+    batch: int = 32  # B lanes
+    window: int = 32  # T steps
+    sequence: int | None = 256  # steps between resets, a multiple of T; null: lanes run on to the end of the text
+
+
+@dataclass
+class DepthConfig:
+    method: DepthMethod = DepthMethod.synthetic
+    window: int = 4  # W, most unfinished frames on an edge
+    lag: int | None = None  # train the predictor at step t on exactly the target of step t - lag; null: on what came
+
+
+@dataclass
+class TimeConfig:
+    method: TimeMethod = TimeMethod.truncated
+
+
+@dataclass
+class CutPredictorConfig:
+    kind: PredictorKind = PredictorKind.critic
+    hidden: int = 0  # units of the hidden layer (mlp, critic)
+    labels: bool = True  # labels as context of a regressor; a critic always uses them
+    lookahead: int = 1  # L, labels after the window seen at a time cut
+    match: float = 1.0  # critic: weight of the squared distance to the target gradient
+    learning_rate: float = 3e-3
+    warmup: int = 0  # predictor updates before the stage moves
+
+
+@dataclass
+class PredictorConfig:
+    depth: CutPredictorConfig = field(default_factory=CutPredictorConfig)
+    time: CutPredictorConfig = field(default_factory=CutPredictorConfig)
+
+
+@dataclass
+class OptimizerConfig:
+    kind: OptimizerKind = OptimizerKind.adam
+    learning_rate: float = 2e-3
+    momentum: float = 0.0  # sgd only
+    clip: float | None = 1.0  # largest gradient norm per stage
+
+
+@dataclass
+class TransportConfig:
+    kind: TransportKind = TransportKind.grpc
+    bind: str = "127.0.0.1:0"  # where a stage listens; port 0: any free port
+    delay_ms: float = 0.0  # emulated one-way link delay
+    timeout_s: float = 60.0  # a neighbour silent for longer than this is lost
+    checksum: bool = False  # a checksum over tensors too, not only over headers
+    max_frame_mb: int = 256
+
+
+@dataclass
+class LaunchConfig:
+    mode: LaunchMode = LaunchMode.auto
+    torch_threads: int | None = None  # per stage; null: cores / stages
+
+
+@dataclass
+class EvaluateConfig:
+    every: int | None = 250  # steps between validation passes; null: only at the end
+    windows: int | None = None  # validation windows per pass; null: all
+
+
+@dataclass
+class CheckpointConfig:
+    every: int | None = 500  # steps; null: only at the end
+    keep: int = 2  # older complete checkpoints are removed
+
+
+@dataclass
+class Config:
+    experiment: str = "default"
+    seed: int = 0
+    steps: int = 1000
+    stages: int = 4
+    devices: list[str] = field(default_factory=lambda: ["auto"])  # one for all stages, or one each: auto, cpu, cuda:N
+    log_every: int = 10
+    resume: str | None = None  # run folder to go on from
+    resume_step: int | None = None  # which of its checkpoints; null: the newest complete one
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    time: TimeConfig = field(default_factory=TimeConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    transport: TransportConfig = field(default_factory=TransportConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    @property
+    def window(self) -> int:
+        """T in force: with `time=full` one window is one whole sequence."""
+        if self.time.method is TimeMethod.full and self.data.sequence is not None:
+            return self.data.sequence
+        return self.data.window
+
+    @property
+    def lookahead(self) -> int:
+        """L in force: labels beyond the window travel only where a time cut uses them."""
+        cut = self.predictor.time
+        uses = cut.kind is PredictorKind.critic or cut.labels
+        return cut.lookahead if self.time.method is TimeMethod.synthetic and uses else 0
+
+    @property
+    def threads(self) -> bool:
+        """Whether the stages are threads of one process."""
+        if self.launch.mode is LaunchMode.auto:
+            return self.transport.kind is TransportKind.local
+        return self.launch.mode is LaunchMode.threads
+
+    @property
+    def torch_threads(self) -> int:
+        """Torch threads per stage: an explicit number, or an equal share of this machine's cores."""
+        return self.launch.torch_threads or max(1, (os.cpu_count() or 1) // self.stages)
+
+    def fingerprint(self) -> str:
+        """A digest of what the stages of a run must agree on: seed, model, data, method, predictors, optimizer."""
+        parts = ("seed", "stages", "model", "data", "depth", "time", "predictor", "optimizer")
+        agreed = {key: value for key, value in to_plain(self).items() if key in parts}
+        return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that `conf/config.yaml` starts from."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def from_any(settings: Any) -> Config:
+    """A typed Config from an OmegaConf node, a mapping or YAML path. Raises ConfigError on unknown keys or types."""
+    try:
+        loaded = OmegaConf.load(settings) if isinstance(settings, str | Path) else OmegaConf.create(settings)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """Nested dicts, lists, strings and numbers: the inverse of `from_any`."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config), default=lambda member: member.name))
+    return plain
+
+
+def one_line(error: BaseException) -> str:
+    """The message without OmegaConf's trailing lines; the key it names is kept."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    first = lines[0] if lines else type(error).__name__
+    return f"{keys[0]}: {first}" if keys and keys[0] not in first else first

@@ -1,0 +1,141 @@
+"""The figures of one stage: gathered every step, reported every so often."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from dni.interface import DecoupledInterface, Interface, LossInterface
+from dni.metrics import bits
+from dni.types import IGNORED
+from workers.edge import Blocked, Downstream, Upstream
+from workers.feed import Feed
+from workers.frame import Kind
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """Sends records to a sink: `train` every `every` steps, `valid` per pass, `checkpoint`, and one `end`.
+
+    Busy is 1 - time blocked on queues or credit / time since the first frame. `train_s` is the time that training steps
+    took or were waited for; validation and checkpoints are not in it.
+    """
+
+    def __init__(
+        self,
+        sink: Callable[[Record], None],
+        index: int,
+        depth: Interface,
+        time_cut: Interface,
+        upstream: Upstream | Feed,
+        downstream: Downstream | None,
+        clock: Blocked,
+        *,
+        every: int,
+    ) -> None:
+        self.sink, self.index, self.every = sink, index, every
+        self.depth, self.time_cut, self.clock = depth, time_cut, clock
+        self.upstream, self.downstream = upstream, downstream
+        self.steps = self.characters = 0
+        self.train_s = 0.0
+        self._started: float | None = None
+        self._last_record = self._last_event = 0.0
+        self._recorded_steps = 0
+        self._losses: list[float] = []
+        self._train_loss: float | None = None
+        self._valid_sum, self._valid_count, self._valid_step = 0.0, 0, 0
+
+    def received(self, kind: Kind) -> None:
+        """A frame is here; with the first one the clocks start."""
+        if self._started is None:
+            self._started = self._last_event = self._last_record = time.monotonic()
+            self.clock.seconds = 0.0
+        if kind is not Kind.EVALUATE:
+            self._close_validation()
+
+    def handled(self, kind: Kind) -> None:
+        """Time since the last frame goes into `train_s` if this one was a training step."""
+        now = time.monotonic()
+        if kind is Kind.STEP:
+            self.train_s += now - self._last_event
+        self._last_event = now
+
+    def step(self, step: int, characters: int) -> None:
+        """One training step is done."""
+        self.steps += 1
+        self.characters += characters
+        if isinstance(self.depth, LossInterface):
+            self._losses.append(self.depth.loss)
+        if step % self.every == 0:
+            self._record_training(step)
+
+    def validation(self, step: int, loss: float, labels: Tensor) -> None:
+        """Add one validation window's summed loss in nats (last stage only)."""
+        self._valid_sum += loss
+        self._valid_count += int((labels != IGNORED).sum())
+        self._valid_step = step
+
+    def saved(self, step: int) -> None:
+        """A checkpoint of this stage is on disk."""
+        self._send("checkpoint", step)
+
+    def end(self, step: int) -> None:
+        """The run is over for this stage."""
+        depth, time_cut = _means(self.depth), _means(self.time_cut)
+        self._send(
+            "end", step, busy=self.busy, train_s=self.train_s, characters=self.characters,
+            steps_per_s=self.steps / self.train_s if self.train_s else 0.0,
+            staleness_mean=depth.get("staleness"), predictor_cosine=depth.get("cosine"),
+            time_cosine=time_cut.get("cosine"), train_loss=self._train_loss, peak_rss_mb=peak_rss_mb(),
+        )  # fmt: skip
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the first frame."""
+        return 0.0 if self._started is None else time.monotonic() - self._started
+
+    @property
+    def busy(self) -> float:
+        """Share of the time not spent blocked."""
+        wall = self.wall_s
+        return max(0.0, 1 - self.clock.seconds / wall) if wall else 0.0
+
+    def _record_training(self, step: int) -> None:
+        now = time.monotonic()
+        rate = (self.steps - self._recorded_steps) / max(now - self._last_record, 1e-9)
+        self._last_record, self._recorded_steps = now, self.steps
+        loss = sum(self._losses) / len(self._losses) if self._losses else None
+        self._losses, self._train_loss = [], loss
+        recent = self.depth.take_recent() if isinstance(self.depth, DecoupledInterface) else {}
+        in_time = self.time_cut.take_recent() if isinstance(self.time_cut, DecoupledInterface) else {}
+        self._send(
+            "train", step, steps_per_s=rate, busy=self.busy, queue=self.upstream.pending(),
+            in_flight=self.downstream.in_flight if self.downstream else 0,
+            staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
+            time_cosine=in_time.get("cosine"), loss=loss, bits_per_char=None if loss is None else bits(loss),
+        )  # fmt: skip
+
+    def _close_validation(self) -> None:
+        if self._valid_count:
+            loss = self._valid_sum / self._valid_count
+            self._send("valid", self._valid_step, loss=loss, bits_per_char=bits(loss))
+            self._valid_sum, self._valid_count = 0.0, 0
+
+    def _send(self, kind: str, step: int, **figures: Any) -> None:
+        self.sink({"kind": kind, "stage": self.index, "step": step, "wall_s": self.wall_s, **figures})
+
+
+def _means(interface: Interface) -> dict[str, float | None]:
+    return interface.total.means() if isinstance(interface, DecoupledInterface) else {}
+
+
+def peak_rss_mb() -> float:
+    """The largest resident memory of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,0 +1,161 @@
+"""Start a run: settle the settings, choose threads or processes, keep what the run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dni.data.text import Corpus
+from dni.errors import ResumeError
+from workers import checkpoint
+from workers.assembly import Job
+from workers.build import build_chains, device_of, resolve
+from workers.child import CONFIG
+from workers.config import Config, from_any, to_plain
+from workers.journal import Record
+from workers.monitor import Monitor
+from workers.processes import Supervisor
+from workers.rules import check
+from workers.summary import METRICS, RunFacts, write_summary
+from workers.threads import run_threads
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    summary: dict[str, Any]
+    interrupted: bool
+
+
+def launch(config: Config, run_dir: Path) -> Result:
+    """Run to the end, or to an interrupt. Raises ConfigError before anything starts; WorkerLost if a stage is lost."""
+    check(config)
+    config = settle_resume(config)
+    config, corpus = resolve(config)
+    refuse_early(config)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+    copy_metrics(config, run_dir)
+    with Monitor(run_dir, config.stages, config.steps) as monitor:
+        job = Job(config, run_dir, keep_few_checkpoints(config, run_dir, monitor), Event(), corpus)
+        with terminate_as_interrupt():
+            run_threads(job) if config.threads else Supervisor(job).run()
+        interrupted = job.stop.is_set()
+        summary = write_summary(
+            run_dir, facts(config, corpus), stages=monitor.summary_stages(), valid=monitor.valid_history,
+            interrupted=interrupted,
+        )  # fmt: skip
+    return Result(summary, interrupted)
+
+
+def settle_resume(config: Config) -> Config:
+    """Name the checkpoint to go on from, and refuse a run that is not the same. Raises ResumeError."""
+    if config.resume is None:
+        return config
+    folder = Path(config.resume)
+    if not (folder / CONFIG).is_file():
+        raise ResumeError(f"resume={folder}: no {CONFIG} in it; give the folder of a run")
+    complete = checkpoint.complete_steps(folder)
+    step = complete[-1] if complete and config.resume_step is None else config.resume_step
+    if step not in complete or step is None:
+        raise ResumeError(f"resume={folder}: no complete checkpoint of step {step}; complete are: {complete or 'none'}")
+    before = replace(from_any(folder / CONFIG), resume=None)
+    changed = differences(to_plain(before), to_plain(config))
+    if changed:
+        raise ResumeError(f"resume={folder} was another run: {', '.join(changed)}; leave these settings as they were")
+    if step >= config.steps:
+        raise ResumeError(f"resume={folder} has already taken {step} steps: set steps above that, not {config.steps}")
+    return replace(config, resume=str(folder.absolute()), resume_step=step)
+
+
+#: Sections that may not change when a run goes on.
+AGREED = ("seed", "stages", "model", "data", "depth", "time", "predictor", "optimizer")
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Settings of the agreed sections that differ, as `key: old -> new`."""
+    old, new = _flat(before), _flat(now)
+    keys = [k for k in old if k.split(".")[0] in AGREED and k != "model.symbols"]
+    return [f"{key} was {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
+
+
+def refuse_early(config: Config) -> None:
+    """Build once what every stage will build, so that a bad cut or device is refused before anything starts."""
+    build_chains(config)
+    for index in range(config.stages):
+        device_of(config, index)
+
+
+def copy_metrics(config: Config, run_dir: Path) -> None:
+    """A resumed run's folder begins with the records of the steps it does not repeat."""
+    if config.resume is None or config.resume_step is None:
+        return
+    with (run_dir / METRICS).open("w") as target, (Path(config.resume) / METRICS).open() as source:
+        target.writelines(line for line in source if json.loads(line)["step"] <= config.resume_step)
+
+
+def keep_few_checkpoints(config: Config, run_dir: Path, sink: Callable[[Record], None]) -> Callable[[Record], None]:
+    """A sink that also removes old checkpoints once a newer one is complete."""
+
+    def note(record: Record) -> None:
+        sink(record)
+        if record["kind"] == "checkpoint" and record["stage"] == 0:  # the first stage saves last
+            checkpoint.prune(run_dir, config.checkpoint.keep)
+
+    return note
+
+
+def facts(config: Config, corpus: Corpus) -> RunFacts:
+    """What the summary says of a run's settings."""
+    return RunFacts(
+        depth=config.depth.method.name,
+        time=config.time.method.name,
+        experiment=config.experiment,
+        seed=config.seed,
+        stages=config.stages,
+        transport=config.transport.kind.name,
+        launch="threads" if config.threads else "processes",
+        window=config.depth.window,
+        lag=config.depth.lag,
+        delay_ms=config.transport.delay_ms,
+        data_name=corpus.name,
+        data_sha256=corpus.sha256,
+        devices=[str(device_of(config, k)) for k in range(config.stages)],
+    )
+
+
+@contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM, which cluster engines send, ends a run in the same good order as Ctrl-C."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,161 @@
+"""One process per stage on this machine, and the small supervisor that watches them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from dni.errors import ConfigError, DniError, WorkerLost
+from workers import checkpoint
+from workers.assembly import Job
+
+log = logging.getLogger(__name__)
+
+#: After one stage has failed, how long the others may take to say what they saw.
+GRACE_S = 1.0
+
+Message = dict[str, Any]
+
+
+@dataclass
+class Failure:
+    """How a stage ended that should not have."""
+
+    stage: int
+    reason: str
+    consequence: bool = False  # it only saw another stage go
+    config: bool = False
+
+
+class Supervisor:
+    """Starts the stages, tells each its neighbour's address, passes on their records, and ends them together."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.stages = job, job.config.stages
+        self.children: list[subprocess.Popen[str]] = []
+        self.last_step = [job.start] * self.stages
+        self.failures: list[Failure] = []
+        self._messages: SimpleQueue[tuple[int, Message]] = SimpleQueue()
+        self._running = self.stages
+
+    def run(self) -> None:
+        """Until every stage has ended. Raises WorkerLost, or ConfigError if a stage refused its settings."""
+        self.start()
+        try:
+            for index, message in self._until_ended():
+                self._handle(index, message)
+        finally:
+            self.kill()
+        if self.failures:
+            raise self._error()
+
+    def start(self) -> None:
+        """Start one process per stage, each with its log file."""
+        logs = self.job.run_dir / "logs"
+        logs.mkdir(exist_ok=True)
+        for k in range(self.stages):
+            with (logs / f"stage-{k}.log").open("a") as file:
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "workers.child", str(self.job.run_dir), str(k)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True,
+                    start_new_session=True,  # Ctrl-C reaches the supervisor alone
+                )  # fmt: skip
+            self.children.append(child)
+            threading.Thread(target=self._read, args=(k, child), name=f"read-{k}", daemon=True).start()
+
+    def tell(self, index: int, **message: Any) -> None:
+        """Send one line to a stage; a stage that is gone hears nothing."""
+        stdin = self.children[index].stdin
+        assert stdin is not None
+        try:
+            stdin.write(json.dumps(message) + "\n")
+            stdin.flush()
+        except (BrokenPipeError, ValueError):
+            log.debug("stage %d is gone and was not told %s", index, message)
+
+    def kill(self) -> None:
+        """End whatever still runs, and wait until it has."""
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+        for child in self.children:
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None and pipe is child.stdin:
+                    _close_quietly(pipe)
+
+    def _read(self, index: int, child: subprocess.Popen[str]) -> None:
+        assert child.stdout is not None
+        with child.stdout:
+            for line in child.stdout:
+                self._messages.put((index, json.loads(line)))
+        self._messages.put((index, {"event": "exit", "code": child.wait()}))
+
+    def _until_ended(self) -> Iterator[tuple[int, Message]]:
+        """Messages until all stages have ended, or GRACE_S after the first failure."""
+        while self._running:
+            try:
+                yield self._messages.get(timeout=GRACE_S if self.failures else None)
+            except Empty:
+                return
+            except KeyboardInterrupt:
+                if self.job.stop.is_set():
+                    raise
+                log.warning("stopping after the step under way, then saving; Ctrl-C again to stop without saving")
+                self.job.stop.set()
+                self.tell(0, stop=True)
+
+    def _handle(self, index: int, message: Message) -> None:
+        match message["event"]:
+            case "listening":
+                self.tell(index - 1, peer=message["address"])
+            case "record":
+                self.last_step[index] = max(self.last_step[index], message["record"]["step"])
+                self.job.sink(message["record"])
+            case "error":
+                lost = message["type"] in ("WorkerLost", "PeerTimeout")
+                self.failures.append(Failure(index, message["message"], lost, message["config"]))
+            case "exit":
+                self._running -= 1
+                self._note_exit(index, message["code"])
+
+    def _note_exit(self, index: int, code: int) -> None:
+        if code < 0:
+            name = signal.Signals(-code).name
+            self.failures.append(Failure(index, f"its process was killed by {name}"))
+        elif code and all(failure.stage != index for failure in self.failures):
+            log_file = self.job.run_dir / "logs" / f"stage-{index}.log"
+            self.failures.append(Failure(index, f"its process ended with status {code}: see {log_file}"))
+
+    def _error(self) -> DniError:
+        cause = min(self.failures, key=lambda failure: failure.consequence)
+        if cause.config:
+            return ConfigError(f"stage {cause.stage}: {cause.reason}")
+        done = self.last_step[cause.stage]
+        return WorkerLost(f"stage {cause.stage}, after step {done}: {cause.reason}; {continue_with(self.job.run_dir)}")
+
+
+def continue_with(run_dir: Path) -> str:
+    """What is left of a broken run, and what to type to go on."""
+    steps = checkpoint.complete_steps(run_dir)
+    if not steps:
+        return "no complete checkpoint had been written (checkpoint.every sets how often)"
+    return (
+        f"last complete checkpoint: {checkpoint.folder_of(run_dir, steps[-1])}; go on with: dni-train resume={run_dir}"
+    )
+
+
+def _close_quietly(pipe: Any) -> None:
+    try:
+        pipe.close()
+    except BrokenPipeError:
+        log.debug("a stage was gone before its pipe was closed")

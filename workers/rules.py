@@ -1,0 +1,71 @@
+"""The rules between settings: what the schema's types cannot say."""
+
+from __future__ import annotations
+
+from dni.errors import ConfigError
+from workers.config import Config, ModelKind, TimeMethod, TransportKind
+
+
+def check(config: Config) -> None:
+    """Refuse settings that cannot be run, with one line that says what to type instead. Raises ConfigError."""
+    _check_numbers(config)
+    depth, time, data = config.depth, config.time, config.data
+    if depth.lag is not None and not 0 <= depth.lag < depth.window:
+        raise ConfigError(
+            f"depth.lag={depth.lag} does not fit depth.window={depth.window}: the target of step t - lag must still be "
+            f"in flight; set depth.window={max(depth.lag, 0) + 1} or more (or depth.lag=null)"
+        )
+    if time.method is TimeMethod.full and data.sequence is None:
+        raise ConfigError("time=full backpropagates through whole sequences: set data.sequence to their length")
+    if data.sequence is not None and data.sequence % data.window:
+        raise ConfigError(f"data.sequence={data.sequence} is not a multiple of data.window={data.window}")
+    if time.method is TimeMethod.synthetic and config.model.kind is ModelKind.mlp:
+        raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm or gru")
+    if config.transport.kind is TransportKind.local and not config.threads:
+        raise ConfigError("transport=local joins threads of one process: use launch=threads, or transport=grpc")
+    if len(config.devices) not in (1, config.stages):
+        raise ConfigError(
+            f"devices names {len(config.devices)} devices for {config.stages} stages: name one, or one each"
+        )
+    cuts = len(config.model.cut_at)
+    if cuts and cuts != config.stages - 1:
+        raise ConfigError(
+            f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}: "
+            "change one, or set model.cut_at=[] to cut by balance"
+        )
+
+
+def _check_numbers(config: Config) -> None:
+    one_or_more = {
+        "steps": config.steps, "stages": config.stages, "log_every": config.log_every,
+        "model.units": config.model.units, "model.layers": config.model.layers,
+        "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
+        "depth.window": config.depth.window, "predictor.time.lookahead": config.predictor.time.lookahead,
+        "evaluate.every": config.evaluate.every, "evaluate.windows": config.evaluate.windows,
+        "checkpoint.every": config.checkpoint.every, "checkpoint.keep": config.checkpoint.keep,
+        "launch.torch_threads": config.launch.torch_threads, "transport.max_frame_mb": config.transport.max_frame_mb,
+    }  # fmt: skip
+    zero_or_more = {
+        "seed": config.seed, "transport.delay_ms": config.transport.delay_ms,
+        "optimizer.momentum": config.optimizer.momentum,
+        "predictor.depth.warmup": config.predictor.depth.warmup, "predictor.time.warmup": config.predictor.time.warmup,
+        "predictor.depth.hidden": config.predictor.depth.hidden, "predictor.time.hidden": config.predictor.time.hidden,
+        "predictor.depth.learning_rate": config.predictor.depth.learning_rate,
+        "predictor.time.learning_rate": config.predictor.time.learning_rate,
+        "predictor.depth.match": config.predictor.depth.match, "predictor.time.match": config.predictor.time.match,
+    }  # fmt: skip
+    above_zero = {
+        "optimizer.learning_rate": config.optimizer.learning_rate, "optimizer.clip": config.optimizer.clip,
+        "transport.timeout_s": config.transport.timeout_s,
+    }  # fmt: skip
+    for key, value in one_or_more.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{key}={value} must be 1 or more")
+    for key, number in zero_or_more.items():
+        if not 0 <= number < float("inf"):
+            raise ConfigError(f"{key}={number} must be 0 or more, and finite")
+    for key, size in above_zero.items():
+        if size is not None and not 0 < size < float("inf"):
+            raise ConfigError(f"{key}={size} must be above 0, and finite")
+    if config.transport.timeout_s * 1000 <= 4 * config.transport.delay_ms:
+        raise ConfigError("transport.timeout_s must be well above the round trip that transport.delay_ms makes")

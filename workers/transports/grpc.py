@@ -1,0 +1,224 @@
+"""An edge between two processes: one bidirectional gRPC call as long as the run.
+
+    grpc_connect (stage k-1) ── HANDSHAKE, STEP ... END ──> GrpcListener.accept (stage k)
+                            <── HANDSHAKE, GRADIENT | DONE ──
+
+The upstream stage is the client. Nothing but frames of `workers.wire` is sent or received.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import suppress
+from typing import Any, NoReturn, cast
+
+import grpc
+
+from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
+from workers.frame import Handshake, agree
+from workers.transports.base import ChannelEnd
+from workers.transports.grpc_end import GrpcEnd, LinkSettings
+from workers.wire import FRAME_BYTES
+
+log = logging.getLogger(__name__)
+
+_SERVICE, _METHOD = "dni.v1.Stage", "Link"
+_MOST_CLIENTS = 16  # calls a listener serves at once, strangers included
+
+#: A peer that does not answer a ping within 2 s is gone.
+_BOTH = [
+    ("grpc.keepalive_time_ms", 2000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.http2.ping_timeout_ms", 2000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+_SERVER = [
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),  # a second listener on a port is an error, not a rival
+]
+_CLIENT = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+def grpc_connect(
+    address: str,
+    handshake: Handshake,
+    *,
+    limit: int = 64,
+    max_frame: int = FRAME_BYTES,
+    delay_s: float = 0.0,
+    checksum: bool = False,
+    timeout_s: float = 30.0,
+    insecure: bool = False,
+) -> ChannelEnd:
+    """The upstream end of the link to the stage that listens at `address` ("host:port").
+
+    Args:
+        limit: frames that may wait in each direction; at least the window of the edge.
+        max_frame: bytes of the largest frame sent or received.
+        delay_s: emulated one-way latency in seconds, added to what is received.
+        checksum: whether sent frames carry a checksum of their payload (it is verified whenever present).
+        timeout_s: longest wait for the other side here and, at `close`, for it to take what was sent.
+        insecure: allow plaintext beyond the loopback interface.
+
+    The other side need not listen yet. Raises PeerTimeout if it does not answer in time, HandshakeRefused if
+    the two disagree, ConfigError for an address that is not allowed, WorkerLost if the other side went away.
+    """
+    _check_address(address, insecure)
+    peer = f"stage {handshake.stage + 1} at {address}"
+    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s))
+    end.greet(handshake)
+    channel = grpc.insecure_channel(address, options=[*_BOTH, *_CLIENT, *_sizes(max_frame)])
+    link = channel.stream_stream(f"/{_SERVICE}/{_METHOD}", None, None)
+    call: Any = link(end.outgoing(), wait_for_ready=True)
+    end.start(call, call, channel.close)
+    try:
+        agree(client=handshake, server=end.greeting())
+    except PeerTimeout:
+        end.abandon()
+        raise PeerTimeout(
+            f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there?"
+        ) from None
+    except BaseException:
+        end.abandon()
+        raise
+    return end
+
+
+class GrpcListener:
+    """Where a stage waits for the stage before it.
+
+    `address` is the "host:port" to connect to. Clients that are refused, or no stages at all, change nothing.
+    """
+
+    def __init__(
+        self,
+        bind: str = "127.0.0.1:0",
+        *,
+        handshake: Handshake,
+        limit: int = 64,
+        max_frame: int = FRAME_BYTES,
+        delay_s: float = 0.0,
+        checksum: bool = False,
+        timeout_s: float = 30.0,
+        insecure: bool = False,
+    ) -> None:
+        """Listen at `bind`, port 0 for any; the settings are those of `grpc_connect`.
+
+        Raises ConfigError if `bind` is taken, impossible or not allowed.
+        """
+        host = _check_address(bind, insecure)
+        self._handshake = handshake
+        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s)
+        self._accepted: queue.Queue[GrpcEnd | Exception] = queue.Queue(_MOST_CLIENTS)
+        self._ends: set[GrpcEnd] = set()
+        self._server = grpc.server(
+            cast(futures.ThreadPoolExecutor, _DaemonThreads()),
+            options=[*_BOTH, *_SERVER, *_sizes(max_frame)],
+            maximum_concurrent_rpcs=_MOST_CLIENTS,
+        )
+        handler = grpc.stream_stream_rpc_method_handler(self._link)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
+        try:
+            self.address = f"{host}:{self._server.add_insecure_port(bind)}"
+        except RuntimeError:
+            raise ConfigError(f"stage {handshake.stage}: cannot listen at {bind}; choose a free port") from None
+        self._server.start()
+
+    def accept(self, timeout: float) -> ChannelEnd:
+        """The end of the link to the stage before, once that has connected and agreed.
+
+        Raises PeerTimeout after `timeout` seconds and HandshakeRefused when a stage came and was refused.
+        """
+        stage = self._handshake.stage
+        try:
+            item = self._accepted.get(timeout=timeout)
+        except queue.Empty:
+            raise PeerTimeout(
+                f"stage {stage}: stage {stage - 1} did not connect to {self.address} within {timeout:g} s; "
+                "is it running, and with this address?"
+            ) from None
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""
+        for end in list(self._ends):
+            end.close()
+        self._server.stop(None)
+        with suppress(queue.Full):
+            self._accepted.put_nowait(WorkerLost(f"the listener at {self.address} is closed"))
+
+    def _link(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        end = GrpcEnd(f"the client at {context.peer()}", self._settings)
+        end.start(context, requests, lambda: self._ends.discard(end))
+        try:
+            theirs = end.greeting()
+            agree(client=theirs, server=self._handshake)
+            end.rename(f"stage {theirs.stage} at {context.peer()}")
+            end.greet(self._handshake)
+            self._accepted.put_nowait(end)
+            self._ends.add(end)
+        except (WireError, WorkerLost, queue.Full) as error:
+            self._refuse(error, context)
+        yield from end.outgoing()
+
+    def _refuse(self, error: Exception, context: grpc.ServicerContext) -> NoReturn:
+        log.warning("stage %d refused a client at %s: %s", self._handshake.stage, context.peer(), error)
+        refused = isinstance(error, HandshakeRefused)
+        if refused:
+            with suppress(queue.Full):
+                self._accepted.put_nowait(error)
+        code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INVALID_ARGUMENT
+        context.abort(code, str(error)[:1000])
+        raise AssertionError("abort raises")
+
+
+def _sizes(max_frame: int) -> list[tuple[str, int]]:
+    return [("grpc.max_receive_message_length", max_frame), ("grpc.max_send_message_length", max_frame)]
+
+
+class _DaemonThreads(futures.Executor):
+    """A daemon thread per call: those of a pool would be waited for when the interpreter ends."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
+        future: futures.Future[Any] = futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="dni-call", daemon=True).start()
+        return future
+
+
+def _check_address(address: str, insecure: bool) -> str:
+    """The host of "host:port"; raises ConfigError if plaintext to it is not allowed."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"address {address!r} is not host:port")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = False
+    if not (loopback or insecure):
+        raise ConfigError(
+            f"{address} is not a loopback address and the link is neither encrypted nor authenticated: use "
+            "127.0.0.1, or set insecure=true if everyone on that network may read and change this run"
+        )
+    return host

@@ -1,0 +1,132 @@
+"""One end of a gRPC link: a thread that receives, and a queue of what is to be sent."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from dni.errors import FlowControlError, HandshakeRefused, SizeMismatch, WireError, WorkerLost
+from workers.frame import Frame, Handshake, Kind
+from workers.transports.base import ChannelEnd, Inbox
+from workers.wire import decode, encode
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """The settings that both ends of a link share; see `grpc_connect`."""
+
+    limit: int
+    max_frame: int
+    delay_s: float
+    checksum: bool
+    timeout_s: float
+
+
+class GrpcEnd(ChannelEnd):
+    """One end of a link between processes; made by `grpc_connect` and `GrpcListener`.
+
+    Frames are encoded by the thread that sends them and decoded by the end's own thread.
+    """
+
+    def __init__(self, peer: str, settings: LinkSettings) -> None:
+        self._settings = settings
+        self._inbox = Inbox(settings.limit, settings.delay_s, peer)
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: nothing follows
+        self._closed = False
+        self._over = threading.Event()
+
+    def start(self, rpc: Any, incoming: Iterator[bytes], release: Callable[[], None]) -> None:
+        """Receive what comes in; `release` frees what the call needed once it is over."""
+        self._rpc, self._release = rpc, release
+        if not rpc.add_callback(self._over.set):
+            self._over.set()
+        self._reader = threading.Thread(target=self._read, args=(incoming,), name="dni-reader", daemon=True)
+        self._reader.start()
+
+    def outgoing(self) -> Iterator[bytes]:
+        """Encoded frames to be sent, as they come; ends after `close` or when the link is down."""
+        return iter(self._outgoing.get, None)
+
+    def greet(self, mine: Handshake) -> None:
+        """Send the first frame."""
+        self.send(Frame(Kind.HANDSHAKE, stage=mine.stage, handshake=mine))
+
+    def greeting(self) -> Handshake:
+        """The peer's first frame; raises HandshakeRefused if it is anything but a handshake."""
+        frame = self._inbox.take(self._settings.timeout_s)
+        if frame.handshake is None:
+            raise HandshakeRefused(f"{self._inbox.peer} began with a {frame.kind.name} frame, not with a handshake")
+        return frame.handshake
+
+    def rename(self, peer: str) -> None:
+        """Who the peer is, now that it has said so; for messages."""
+        self._inbox.peer = peer
+
+    def send(self, frame: Frame) -> None:
+        where = f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
+        if self._closed:
+            raise ValueError(f"{where} sent after this end was closed")
+        if self._inbox.failure is not None:
+            raise self._inbox.failure.with_traceback(None)
+        data, limit = encode(frame, checksum=self._settings.checksum), self._settings.max_frame
+        if len(data) > limit:
+            raise SizeMismatch(f"{where} has {len(data)} bytes, the link carries {limit}: raise the limit at both ends")
+        if self._outgoing.qsize() >= self._settings.limit:
+            raise FlowControlError(f"{where}: {self._settings.limit} frames already wait to be sent")
+        self._outgoing.put(data)
+
+    def receive(self, timeout: float | None) -> Frame:
+        return self._inbox.take(timeout)
+
+    def poll(self) -> Frame | None:
+        return self._inbox.poll()
+
+    def pending(self) -> int:
+        return self._inbox.pending()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._outgoing.put(None)
+        # The call is over when the peer has everything, and has ended its half, too.
+        if not self._over.wait(self._settings.timeout_s):
+            self._rpc.cancel()
+        self._reader.join(self._settings.timeout_s)
+        self._release()
+        self._inbox.fail(WorkerLost("this end of the link is closed"))
+
+    def abandon(self) -> None:
+        """End the call at once, sent or not."""
+        self._rpc.cancel()
+        self.close()
+
+    def _read(self, incoming: Iterator[bytes]) -> None:
+        try:
+            for data in incoming:
+                self._inbox.put(self._decode(data))
+            self._inbox.fail(WorkerLost(f"{self._inbox.peer} ended the link"))
+        except Exception as error:
+            self._inbox.fail(self._explain(error))
+            self._rpc.cancel()
+        finally:
+            self._outgoing.put(None)
+
+    def _decode(self, data: bytes) -> Frame | WireError:
+        try:
+            return decode(data, limit=self._settings.max_frame)
+        except WireError as error:
+            return type(error)(f"malformed frame from {self._inbox.peer}: {error}")
+
+    def _explain(self, error: Exception) -> Exception:
+        if not isinstance(error, grpc.Call):  # a server is not told why its call ended
+            why = "connection lost" if isinstance(error, grpc.RpcError) else repr(error)
+            return WorkerLost(f"{self._inbox.peer} is gone ({why})")
+        if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+            return HandshakeRefused(error.details())
+        return WorkerLost(f"{self._inbox.peer} is gone ({error.code().name}: {error.details()})")

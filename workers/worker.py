@@ -1,0 +1,140 @@
+"""The training loop of one stage, the same for every method. The numbers are those of docs/architecture.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from dni.errors import OutOfOrder
+from dni.interface import Interface, summed_cross_entropy
+from dni.stage import Stage
+from workers.edge import Downstream, Upstream
+from workers.feed import Feed
+from workers.frame import Frame, Kind
+from workers.journal import Journal
+
+
+class Worker:
+    """One stage between its two edges.
+
+    Args:
+        stage: the part of the model.
+        depth: where dL/d output comes from.
+        time: where dL/d state comes from.
+        upstream: the edge to the previous stage; the first stage has a feed instead.
+        downstream: the edge to the next stage; the last stage has none.
+        lag: wait for the target of step t - lag after step t; None takes what has come.
+        first_step: the first training step of this run; no earlier target can come.
+        journal: keeps the figures.
+        save: called with (step, state) at a mark.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        depth: Interface,
+        time: Interface,
+        upstream: Upstream | Feed,
+        downstream: Downstream | None,
+        *,
+        journal: Journal,
+        save: Callable[[int, dict[str, Any]], None],
+        lag: int | None = None,
+        first_step: int = 1,
+    ) -> None:
+        self.stage, self.depth, self.time = stage, depth, time
+        self.upstream, self.downstream = upstream, downstream
+        self.lag, self.first_step = lag, first_step
+        self.journal, self.save = journal, save
+
+    def run(self) -> None:
+        """Work until the end of the run has come through and every later stage has finished."""
+        handlers = {
+            Kind.STEP: self.train,
+            Kind.EVALUATE: self.evaluate,
+            Kind.MARK: self.mark,
+            Kind.END: self.end,
+        }
+        kind = None
+        while kind is not Kind.END:
+            frame = self.upstream.receive()  # 1. the activation of this step (the first stage reads a batch)
+            kind = frame.kind
+            if kind not in handlers:
+                raise OutOfOrder(f"step {frame.step}: a {kind.name} frame does not belong on a downstream edge")
+            self.journal.received(kind)
+            handlers[kind](frame)
+            self.journal.handled(kind)
+
+    def train(self, frame: Frame) -> None:
+        """One training step."""
+        step, reset = frame.step, frame.tensors["reset"]
+        value, labels, future = self.split(frame)
+        output, state = self.stage.forward(value, reset)  # 2. forward
+        self.pass_on(frame, output)  # 3. the next stage is no longer waiting
+        if self.depth.locked:
+            self.take_targets(step)
+        output_gradient = self.depth.gradient(step, output, labels)  # 4. ask each cut for its gradient
+        state_gradient = None if state is None else self.time.gradient(step, state, future)
+        gradients = self.stage.backward(output_gradient, state_gradient)  # 5. one backward pass
+        self.upstream.finish(frame, gradients.activation)  # 6. targets to the previous stage and window; update
+        if gradients.state is not None:
+            self.time.target(step - 1, gradients.state)
+        self.stage.update(labels.numel(), move=self.depth.ready and self.time.ready)
+        if self.lag is None or step - self.lag >= self.first_step:
+            self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
+        self.journal.step(step, labels.numel())
+
+    def pass_on(self, frame: Frame, output: Tensor | None = None) -> None:
+        """Send what follows from a frame to the next stage; blocks while W frames are unfinished there."""
+        if self.downstream is not None:
+            value = {} if output is None else {"value": output}
+            self.downstream.send(frame.kind, frame.step, {**frame.tensors, **value})
+
+    def take_targets(self, wait_for: int | None) -> None:
+        """Give the depth cut the targets that have arrived, or all up to and including one step's."""
+        if self.downstream is not None:
+            for step, gradient in self.downstream.targets(wait_for):
+                self.depth.target(step, gradient)
+
+    def evaluate(self, frame: Frame) -> None:
+        """One validation window: forward only."""
+        value, labels, _ = self.split(frame)
+        output = self.stage.evaluate(value, frame.tensors["reset"])
+        self.pass_on(frame, output)
+        self.upstream.finish(frame)
+        if self.downstream is None:
+            loss = summed_cross_entropy(output, labels).item()
+            self.journal.validation(frame.step, loss, labels)
+
+    def mark(self, frame: Frame) -> None:
+        """A checkpoint: saved once every target up to this step has been used or given up."""
+        self.settle(frame)
+        state = {
+            "stage": self.stage.state_dict(),
+            "depth": self.depth.state_dict(),
+            "time": self.time.state_dict(),
+        }
+        self.save(frame.step, state)
+        self.upstream.finish(frame)
+        self.journal.saved(frame.step)
+
+    def end(self, frame: Frame) -> None:
+        """The last frame: wait until every later stage has finished."""
+        self.settle(frame)
+        self.upstream.finish(frame)
+        self.journal.end(frame.step)
+
+    def settle(self, frame: Frame) -> None:
+        """Pass a frame on and wait until all that was sent is finished, using the targets that come."""
+        self.pass_on(frame)
+        if self.downstream is not None:
+            for step, gradient in self.downstream.drain():
+                self.depth.target(step, gradient)
+
+    def split(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+        """The value, the labels of its window (B, T), and the L labels after it (B, L)."""
+        value, labels = frame.tensors["value"], frame.tensors["labels"].to(self.stage.device)
+        steps = value.shape[1]
+        return value, labels[:, :steps], labels[:, steps:]
