@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dni.errors import DivergedError
+from dni.metrics import cosine
 from dni.predictor import Predictor
 from dni.types import IGNORED
 
@@ -143,7 +144,7 @@ class DecoupledInterface(Interface):
         memory: int = 64,
     ) -> None:
         self.predictor = predictor
-        self.optimizer = optimizer or torch.optim.Adam(predictor.parameters(), 3e-3)
+        self.optimizer = optimizer or torch.optim.Adam(predictor.parameters(), 3e-3, fused=True)
         self.warmup, self.memory = warmup, memory
         self.updates = 0
         self.total, self.recent = FitMeter(), FitMeter()
@@ -202,7 +203,7 @@ class DecoupledInterface(Interface):
             raise DivergedError(
                 f"the predictor's loss for step {step} is {loss}: lower its learning rate, or clip gradients"
             )
-        similarity = F.cosine_similarity(prediction.flatten(), target.flatten(), dim=0).item()
+        similarity = cosine(prediction, target)
         for meter in (self.total, self.recent):
             meter.updates += 1
             meter.loss += loss

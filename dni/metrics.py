@@ -48,6 +48,8 @@ def _counts(seen: Tensor, asked: Tensor) -> Tensor:
 
 def cosine(a: Tensor, b: Tensor) -> float:
     """The cosine of two tensors of equally many elements, flattened; 0.0 if either is zero."""
-    x, y = a.detach().flatten().double(), b.detach().flatten().double()
-    lengths = (x.norm() * y.norm()).item()
-    return (x @ y).item() / lengths if lengths else 0.0
+    x, y = a.detach().flatten(), b.detach().flatten()
+    lengths = (torch.linalg.vector_norm(x) * torch.linalg.vector_norm(y)).item()
+    if lengths < 1e-30 and x.dtype != torch.float64:  # squares may have vanished
+        return cosine(a.double(), b.double())
+    return torch.dot(x, y).item() / lengths if lengths else 0.0

@@ -1,5 +1,6 @@
 """Frames as bytes: what is sent is what arrives, or a named error."""
 
+import contextlib
 import struct
 from zlib import crc32
 
@@ -50,7 +51,8 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
 
 
 def bits(tensor: torch.Tensor) -> list[int]:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).tolist()  # type: ignore[no-any-return]
+    dense = tensor.clone(memory_format=torch.contiguous_format).reshape(-1)
+    return [] if not len(dense) else dense.view(torch.uint8).tolist()
 
 
 def same(a: Frame, b: Frame) -> bool:
@@ -171,10 +173,8 @@ def test_garbage_is_a_named_error(data: bytes) -> None:
 @given(st.binary(max_size=60))
 def test_a_garbage_header_with_a_right_checksum_is_a_named_error_or_a_frame(head: bytes) -> None:
     data = b"\x0d" + struct.pack("<I", crc32(head)) + b"\x12" + bytes([len(head)]) + head
-    try:
+    with contextlib.suppress(WireError):
         assert isinstance(decode(data), Frame)
-    except WireError:
-        pass
 
 
 def test_a_changed_payload_is_found_with_a_checksum_only() -> None:

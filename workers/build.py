@@ -69,7 +69,7 @@ def build_stage(config: Config, index: int) -> Stage:
 def build_optimizer(module: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
     """Adam or SGD over the module's parameters."""
     if settings.kind is OptimizerKind.adam:
-        return torch.optim.Adam(module.parameters(), settings.learning_rate)
+        return torch.optim.Adam(module.parameters(), settings.learning_rate, fused=True)
     return torch.optim.SGD(module.parameters(), settings.learning_rate, momentum=settings.momentum)
 
 
@@ -113,7 +113,7 @@ def _decoupled(
 ) -> DecoupledInterface:
     torch.manual_seed(config.seed * 1000 + 500 + salt)
     predictor = _predictor(config, cut, features, lookahead).to(stage.device)
-    optimizer = torch.optim.Adam(predictor.parameters(), cut.learning_rate)
+    optimizer = torch.optim.Adam(predictor.parameters(), cut.learning_rate, fused=True)
     return DecoupledInterface(predictor, optimizer, warmup=cut.warmup, memory=config.depth.window + 2)
 
 

@@ -11,40 +11,20 @@ import json
 import logging
 import queue
 import threading
-import time
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
+from workers.screen import REFRESH_S, Record, Screen
 from workers.summary import METRICS, finite, read_metrics
 
-Record = Mapping[str, Any]
 log = logging.getLogger(__name__)
 
-REFRESH_S = 0.25  #: shortest time between two drawings of the live table
-PLAIN_S = 5.0  #: shortest time between two progress lines where there is no terminal
 QUEUE_LIMIT = 4096  #: records waiting to be shown; further ones are written, but not shown
 CLOSE_S = 10.0  #: longest wait for the display at the end of a run
-
-#: column, key of a train record, format
-COLUMNS = (
-    ("step", "step", "{:.0f}"),
-    ("loss (nats)", "loss", "{:.4f}"),
-    ("bits/char", "bits_per_char", "{:.4f}"),
-    ("steps/s", "steps_per_s", "{:.1f}"),
-    ("busy", "busy", "{:.0%}"),
-    ("queue", "queue", "{:.0f}"),
-    ("in flight", "in_flight", "{:.0f}"),
-    ("staleness", "staleness", "{:.1f}"),
-    ("cosine depth", "cosine", "{:.2f}"),
-    ("cosine time", "time_cosine", "{:.2f}"),
-)
 
 
 class Monitor:
@@ -188,84 +168,6 @@ class Board:
 
     def close(self) -> None:
         self._writer.close()
-
-
-class Screen:
-    """A table with one row per stage, drawn in place; plain lines where there is no terminal."""
-
-    def __init__(self, console: Console, stages: int, steps: int, live: bool | None) -> None:
-        self.console, self.stages, self.steps = console, stages, steps
-        self.rows: dict[int, dict[str, Any]] = {}
-        self.valid: Record = {}
-        self._pending, self._shown_at = False, float("-inf")
-        in_place = console.is_terminal if live is None else live
-        self._live = Live(console=console, auto_refresh=False) if in_place else None
-
-    def show(self, record: Record) -> None:
-        kind = record.get("kind")
-        if kind == "train":
-            self.rows[record["stage"]] = dict(record)
-        elif kind == "end":
-            ended = {key: record[key] for key in ("step", "busy", "steps_per_s") if key in record}
-            self.rows.setdefault(record["stage"], {}).update(ended)
-        elif kind == "valid":
-            self.valid = record
-            if self._live is None:
-                self.console.print(self.validation(), soft_wrap=True, markup=False, highlight=False)
-        self._pending |= kind in ("train", "valid" if self._live else "train", "end")
-        if self._pending and time.monotonic() - self._shown_at >= (REFRESH_S if self._live else PLAIN_S):
-            self._draw()
-
-    def close(self) -> None:
-        try:
-            if self._pending:
-                self._draw()
-        finally:
-            if self._live:
-                self._live.stop()
-
-    def _draw(self) -> None:
-        self._pending, self._shown_at = False, time.monotonic()
-        if self._live is None:
-            self.console.print(self.line(), soft_wrap=True, markup=False, highlight=False)
-            return
-        self._live.start()  # does nothing once started
-        self._live.update(self.table(), refresh=True)
-
-    def table(self) -> Table:
-        """One row per stage; progress, time left and the last validation as caption."""
-        table = Table(caption=self.progress() + (f" | {self.validation()}" if self.valid else ""))
-        table.add_column("stage", justify="right")
-        for heading, _, _ in COLUMNS:
-            table.add_column(heading, justify="right")
-        for stage in range(self.stages):
-            row = self.rows.get(stage, {})
-            table.add_row(str(stage), *(_cell(row.get(key), form) for _, key, form in COLUMNS))
-        return table
-
-    def line(self) -> str:
-        """Progress, then the last stage's loss and every stage's busy fraction."""
-        last = self.rows.get(self.stages - 1, {})
-        busy = " ".join(_cell(self.rows.get(s, {}).get("busy"), "{:.0%}") for s in range(self.stages))
-        loss, bits = (_cell(last.get(key), "{:.4f}") for key in ("loss", "bits_per_char"))
-        pace = _cell(last.get("steps_per_s"), "{:.1f}")
-        return f"{self.progress()} | loss {loss} nats ({bits} bits/char) | {pace} steps/s | busy {busy}"
-
-    def progress(self) -> str:
-        """Step of the stage that is furthest behind, and the time left at its pace."""
-        slowest = min(self.rows.values(), key=lambda row: int(row["step"]), default={"step": 0})
-        step, pace = slowest["step"], slowest.get("steps_per_s")
-        left = str(timedelta(seconds=round(max(0, self.steps - step) / pace))) if pace else "-"
-        return f"step {step} of {self.steps} ({step / max(1, self.steps):.0%}) | {left} left"
-
-    def validation(self) -> str:
-        """The last validation result."""
-        loss, bits = (_cell(self.valid.get(key), "{:.4f}") for key in ("loss", "bits_per_char"))
-        return f"validation at step {self.valid.get('step')}: {bits} bits/char ({loss} nats)"
-
-
-def _cell(value: Any, form: str) -> str:
-    return "-" if value is None else form.format(value)
 
 
 def _earlier_validations(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,4 @@
-"""`dni-report`: any number of run folders as one table, curves and one self-contained page.
-
-Runs that differ only in their seed are one group: a row with mean and standard deviation, one colour.
-"""
+"""`dni-report`: any number of run folders as one table, curves and one self-contained page."""
 
 from __future__ import annotations
 
@@ -10,27 +7,19 @@ import base64
 import csv
 import html
 import io
-import statistics
 import sys
-import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from dni.errors import ConfigError
-from workers.summary import FACTS, Run, find_runs
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
-DASHES, HATCHES = ("-", "--", "-.", ":"), ("", "//", "..", "xx")
+from workers.figures import draw
+from workers.groups import Group, group_runs, spread
+from workers.summary import Run, find_runs
 
 #: heading, place in the summary (of `stage`: the mean over stages), format
 COLUMNS = (
@@ -44,69 +33,6 @@ COLUMNS = (
     ("cosine time", ("stage", "time_cosine"), "{:.3f}"),
     ("peak memory (MB)", ("stage", "peak_rss_mb"), "{:.0f}"),
 )
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ only in seed; `values`: the settings shown, by key; `methods`: "depth + time"."""
-
-    values: dict[str, str]
-    methods: list[str]
-    runs: list[Run]
-
-    @property
-    def label(self) -> str:
-        return ", ".join(v if key == "method" else f"{key}={v}" for key, v in self.values.items())
-
-
-def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
-    """Finished runs with equal settings (all but the seed, or those named by `by`) together.
-
-    Raises ConfigError for a key of `by` that no run has.
-    """
-    settings = [(run.settings(), run) for run in runs if run.summary is not None]
-    known = sorted({key for have, _ in settings for key in have})
-    if settings and (unknown := [key for key in by if key not in known]):
-        raise ConfigError(f"--by {' '.join(unknown)}: no run has it; choose from: {', '.join(known)}")
-    groups: dict[tuple[str, ...], list[tuple[dict[str, str], Run]]] = {}
-    for have, run in settings:
-        groups.setdefault(tuple(have.get(key, "-") for key in by or known), []).append((have, run))
-    shown = list(by) or _telling([members[0][0] for members in groups.values()], known)
-    return [_group(members, shown) for members in groups.values()]
-
-
-def _group(members: list[tuple[dict[str, str], Run]], shown: Sequence[str]) -> Group:
-    values = {key: members[0][0].get(key, "-") for key in shown}
-    methods = list(dict.fromkeys(have["method"] for have, _ in members))
-    return Group(values, methods, [run for _, run in members])
-
-
-def _telling(groups: Sequence[Mapping[str, str]], known: Sequence[str]) -> list[str]:
-    """The method and as few other settings as tell the groups apart."""
-
-    def told(keys: Sequence[str]) -> int:
-        return len({tuple(group.get(key, "-") for key in keys) for group in groups})
-
-    shown = ["method"]
-    while told(shown) < len(groups):
-        shown.append(max([*FACTS, *known], key=lambda key: told([*shown, key])))
-    return shown
-
-
-def spread(group: Group, place: Sequence[str]) -> tuple[float | None, float | None, int]:
-    """Mean, sample standard deviation (None for fewer than two) and number of the group's values."""
-    found = [v for run in group.runs if (v := _value(run.summary, place)) is not None]
-    deviation = statistics.stdev(found) if len(found) > 1 else None
-    return statistics.fmean(found) if found else None, deviation, len(found)
-
-
-def _value(tree: Any, place: Sequence[str]) -> float | None:
-    if isinstance(tree, list):
-        found = [v for entry in tree if (v := _value(entry, place)) is not None]
-        return statistics.fmean(found) if found else None
-    if place:
-        return _value(tree.get(place[0]), place[1:]) if isinstance(tree, dict) else None
-    return float(tree) if isinstance(tree, int | float) else None
 
 
 def table_rows(groups: Sequence[Group]) -> list[list[str]]:
@@ -140,107 +66,6 @@ def _markdown(rows: list[list[str]], unfinished: Sequence[str]) -> str:
     table = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table]
     return "\n".join([*lines, "", *(f"- unfinished: {line}" for line in unfinished), ""])
-
-
-def curve(run: Run, kind: str, x: str, y: str) -> pd.DataFrame:
-    """Columns x, y of the run's records of this kind that have both, by step; of a repeated step the last."""
-    records = [r for r in run.metrics if r.get("kind") == kind and None not in (r.get(x), r.get(y))]
-    frame = pd.DataFrame(records, columns=["step", "wall_s", y]).astype(float)
-    back = frame["wall_s"].diff().clip(upper=0).fillna(0).cumsum()
-    frame["wall_s"] -= back  # a resumed run's clock starts anew: go on where the one before it stopped
-    chosen: pd.DataFrame = frame.drop_duplicates("step", keep="last").sort_values("step")[[x, y]]
-    return chosen
-
-
-def _axes(title: str, groups: Sequence[Group], x_label: str, y_label: str, width: float = 6.4) -> Axes:
-    figure = Figure(figsize=(width, 4.2 + 0.25 * len(groups)), dpi=150, layout="constrained")
-    methods = list(dict.fromkeys(m.replace(" ", "\N{NO-BREAK SPACE}") for group in groups for m in group.methods))
-    named = ", ".join(methods[:4] + ([f"{len(methods) - 4} more"] if len(methods) > 4 else []))
-    axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
-    axes.set_title(_plain(f"{title}\n{textwrap.fill(named, round(11 * width))}"), fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    axes.grid(alpha=0.3)
-    return axes
-
-
-def _look(index: int) -> tuple[str, str]:
-    return COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # no formulas in labels
-
-
-def _validation(groups: Sequence[Group]) -> Axes:
-    axes = _axes("Validation", groups, "step", "validation loss (bits per character)")
-    for index, group in enumerate(groups):
-        points = pd.concat([curve(run, "valid", "step", "bits_per_char") for run in group.runs])
-        by_step, (colour, dash) = points.groupby("step")["bits_per_char"], _look(index)
-        mean, sd = by_step.mean(), by_step.std()
-        if len(mean):
-            axes.plot(mean, color=colour, linestyle=dash, marker="o", markersize=4, label=_plain(group.label))
-            axes.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
-    return axes
-
-
-def _training(groups: Sequence[Group], x: str, x_label: str) -> Axes:
-    axes = _axes("Training", groups, x_label, "training loss (nats per label)")
-    for index, group in enumerate(groups):
-        colour, dash = _look(index)
-        curves = [c for run in group.runs if len(c := curve(run, "train", x, "loss"))]
-        for number, points in enumerate(curves):
-            smooth = points["loss"].rolling(max(5, len(points) // 15), center=True, min_periods=1).mean()
-            label = _plain(group.label) if number == 0 else ""
-            axes.plot(points[x], points["loss"], color=colour, alpha=0.25, linewidth=0.7)
-            axes.plot(points[x], smooth, color=colour, linestyle=dash, label=label)
-    return axes
-
-
-def _utilisation(groups: Sequence[Group]) -> Axes:
-    busy = [pd.DataFrame([_busy(run) for run in group.runs]).astype(float) * 100 for group in groups]
-    stages = sorted({stage for frame in busy for stage in frame.columns})
-    width = max(6.4, 0.16 * len(stages) * len(groups))
-    axes = _axes("Utilisation", groups, "stage", "time not spent waiting (%)", width)
-    for index, (group, frame) in enumerate(zip(groups, busy, strict=True)):
-        at = [stage + 0.8 * (index + 0.5) / len(groups) - 0.4 for stage in frame.columns]
-        hatch = HATCHES[index // len(COLOURS) % len(HATCHES)]
-        axes.bar(
-            at,
-            frame.mean(),
-            0.76 / len(groups),
-            color=_look(index)[0],
-            hatch=hatch,
-            label=_plain(group.label),
-        )
-        axes.errorbar(at, frame.mean(), frame.std(), fmt="none", ecolor="#444444", capsize=2)
-    axes.set(xticks=stages, ylim=(0, 105))
-    return axes
-
-
-def _busy(run: Run) -> dict[int, float | None]:
-    return {entry["index"]: _value(entry, ["busy"]) for entry in (run.summary or {}).get("stage", [])}
-
-
-def draw(groups: Sequence[Group], out: Path) -> dict[str, str]:
-    """Write the figures that have data into `out`; captions by file name."""
-    thin = "Thin: as recorded; thick: centred running mean; one line per run."
-    drawn = {
-        "valid.png": (_validation(groups), "Validation: mean over the runs, band of one standard deviation."),
-        "train_step.png": (_training(groups, "step", "step"), f"Training loss by step. {thin}"),
-        "train_seconds.png": (_training(groups, "wall_s", "time (s)"), f"Training loss by time. {thin}"),
-        "utilisation.png": (
-            _utilisation(groups),
-            "Busy share of each stage: mean and one standard deviation.",
-        ),
-    }
-    filled = {name: pair for name, pair in drawn.items() if pair[0].has_data()}
-    for name, (axes, _) in filled.items():
-        figure = axes.get_figure(root=True)
-        assert figure is not None
-        figure.legend(loc="outside lower center", frameon=False, fontsize=9)  # below the axes, never on them
-        figure.savefig(out / name, metadata={"Software": None})
-    return {name: caption for name, (_, caption) in filled.items()}
 
 
 STYLE = """

@@ -130,9 +130,9 @@ def decode(data: bytes, *, limit: int = FRAME_BYTES) -> Frame:
 
 def _read_frame(header: stage_pb2.Header, data: bytes, position: int, limit: int) -> Frame:
     _check_header(header)
-    offset = _read_payload(header, data, position)
+    offset = _find_payload(data, position)
     specs = [(spec.name, *_read_spec(spec, limit)) for spec in header.tensors]
-    _check_size(sum(nbytes for *_, nbytes in specs), len(data) - offset, offset == position)
+    _check_payload(header, memoryview(data)[offset:], sum(nbytes for *_, nbytes in specs), offset == position)
     frame = Frame(
         kind=_KINDS[header.kind],
         step=header.step,
@@ -180,19 +180,15 @@ def _check_header(header: stage_pb2.Header) -> None:
         raise CorruptHeader(f"tensor names {names} are not unique")
 
 
-def _read_payload(header: stage_pb2.Header, data: bytes, position: int) -> int:
-    """Where the payload's bytes start (`position` itself if it is absent); checks its length and checksum."""
-    start = position
-    if position < len(data):
-        length, start = _read_field(data, position, _PAYLOAD_TAG)
-        if length > len(data) - start:
-            raise TruncatedFrame(f"{len(data) - start} of {length} payload bytes")
-        if length < len(data) - start:
-            raise SizeMismatch(f"{len(data) - start - length} bytes follow a payload of {length}")
-    if header.HasField("payload_crc32"):
-        found, expected = crc32(memoryview(data)[start:]), header.payload_crc32
-        if found != expected:
-            raise CorruptPayload(f"the payload's checksum is {found:#010x}, announced was {expected:#010x}")
+def _find_payload(data: bytes, position: int) -> int:
+    """Where the payload's bytes start: `position` itself if it is absent. They end with the data."""
+    if position == len(data):
+        return position
+    length, start = _read_field(data, position, _PAYLOAD_TAG)
+    if length > len(data) - start:
+        raise TruncatedFrame(f"{len(data) - start} of {length} payload bytes")
+    if length < len(data) - start:
+        raise SizeMismatch(f"{len(data) - start - length} bytes follow a payload of {length}")
     return start
 
 
@@ -208,11 +204,14 @@ def _read_spec(spec: stage_pb2.TensorSpec, limit: int) -> tuple[torch.dtype, tup
     return dtype, shape, nbytes
 
 
-def _check_size(expected: int, found: int, absent: bool) -> None:
+def _check_payload(header: stage_pb2.Header, payload: memoryview, expected: int, absent: bool) -> None:
     if absent and expected:
         raise TruncatedFrame(f"no payload where the shapes say {expected} bytes")
-    if expected != found:
-        raise SizeMismatch(f"a payload of {found} bytes where the shapes say {expected}")
+    if len(payload) != expected:
+        raise SizeMismatch(f"a payload of {len(payload)} bytes where the shapes say {expected}")
+    if header.HasField("payload_crc32") and crc32(payload) != header.payload_crc32:
+        announced = header.payload_crc32
+        raise CorruptPayload(f"the payload's checksum is {crc32(payload):#010x}, announced was {announced:#010x}")
 
 
 def _where(header: stage_pb2.Header) -> str:
@@ -221,7 +220,9 @@ def _where(header: stage_pb2.Header) -> str:
 
 def _memory(tensor: Tensor) -> Any:
     """A tensor's bytes as a flat array of uint8: its own memory if it is contiguous and on the CPU."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    dense = tensor.detach().cpu().contiguous()
+    flat = dense.as_strided((dense.numel(),), (1,))  # with 0 or 1 elements any stride counts as contiguous
+    return flat.view(torch.uint8).numpy()
 
 
 def _field(tag: int, length: int) -> bytes:

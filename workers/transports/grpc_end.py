@@ -110,7 +110,7 @@ class GrpcEnd(ChannelEnd):
         try:
             for data in incoming:
                 self._inbox.put(self._decode(data))
-            self._inbox.fail(WorkerLost(f"{self._inbox.peer} ended the link"))
+            self._inbox.fail(WorkerLost(f"{self._inbox.peer} ended the link or is gone"))
         except Exception as error:
             self._inbox.fail(self._explain(error))
             self._rpc.cancel()

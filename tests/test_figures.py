@@ -1,0 +1,32 @@
+"""The curves of the report: the points they are made of, and which pictures a set of runs has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.run_folders import metrics, write_run
+from workers.figures import curve, draw
+from workers.groups import group_runs
+from workers.summary import Run, find_runs
+
+
+def test_a_resumed_run_is_one_curve() -> None:
+    points = [
+        (10, 5.0, 3.0),
+        (20, 10.0, 2.0),
+        (20, 1.0, 2.5),
+        (30, 6.0, 1.0),
+    ]  # the clock starts anew at step 20
+    records = [{"kind": "train", "stage": 0, "step": s, "wall_s": w, "loss": v} for s, w, v in points]
+    found = curve(Run(Path("x"), None, records), "train", "wall_s", "loss")
+    assert found.to_numpy().tolist() == [[5.0, 3.0], [10.0, 2.5], [15.0, 1.0]]
+
+
+def test_only_figures_with_data_are_drawn(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    without_validation = [record for record in metrics(2.0) if record["kind"] == "train"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in without_validation))
+    captions = draw(group_runs(find_runs([run])), tmp_path)
+    assert list(captions) == ["train_step.png", "train_seconds.png", "utilisation.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == sorted(captions)

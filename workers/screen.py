@@ -1,0 +1,181 @@
+"""What a run shows while it goes on: a table drawn in place, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+Record = Mapping[str, Any]
+
+REFRESH_S = 0.25  #: shortest time between two drawings of the live table
+PLAIN_S = 5.0  #: shortest time between two progress lines where there is no terminal
+
+#: heading, key of a train record, format; the widths add up to less than 80 characters
+COLUMNS = (
+    ("step", "step", "{:.0f}"),
+    ("loss\n(nats)", "loss", "{:.4f}"),
+    ("bits/\nchar", "bits_per_char", "{:.4f}"),
+    ("steps/s", "steps_per_s", "{:.1f}"),
+    ("busy", "busy", "{:.0%}"),
+    ("queue", "queue", "{:.0f}"),
+    ("in\nflight", "in_flight", "{:.0f}"),
+    ("staleness", "staleness", "{:.1f}"),
+    ("cosine\ndepth", "cosine", "{:.2f}"),
+    ("cosine\ntime", "time_cosine", "{:.2f}"),
+)
+#: the same of a plain line, by stage; the first is always there, the others where a stage has them
+PER_STAGE = (
+    ("busy", "busy", "{:.0%}"),
+    ("staleness", "staleness", "{:.1f}"),
+    ("cosine depth", "cosine", "{:.2f}"),
+    ("cosine time", "time_cosine", "{:.2f}"),
+)
+#: key of an "end" record (means over the run) by the figure it stands for if there was no "train" record
+MEANS = {"staleness": "staleness_mean", "cosine": "predictor_cosine", "time_cosine": "time_cosine"}
+
+
+class Screen:
+    """Shows records; a figure that a stage's newest record lacks keeps its last value.
+
+    `live`: the table (None: on a terminal). While it stands, log lines appear above it.
+    """
+
+    def __init__(self, console: Console, stages: int, steps: int, live: bool | None) -> None:
+        self.console, self.stages, self.steps = console, stages, steps
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.valid: Record = {}
+        self._pending, self._shown_at = False, float("-inf")
+        in_place = console.is_terminal if live is None else live
+        self._live = LiveTable(console) if in_place else None
+
+    def show(self, record: Record) -> None:
+        """Take one record; draw if it is time to."""
+        kind = record.get("kind")
+        if kind == "train":
+            self._row(record).update(_known(record))
+        elif kind == "end":
+            self._end(record)
+        elif kind == "valid":
+            self.valid = record
+            if self._live is None:
+                self._print(self.validation())
+        self._pending |= kind in ("train", "valid" if self._live else "train", "end")
+        if self._pending and time.monotonic() - self._shown_at >= (REFRESH_S if self._live else PLAIN_S):
+            self._draw()
+
+    def close(self) -> None:
+        """Draw what is new, and leave the table as it stands."""
+        try:
+            if self._pending:
+                self._draw()
+        finally:
+            if self._live:
+                self._live.stop()
+
+    def _row(self, record: Record) -> dict[str, Any]:
+        return self.rows.setdefault(record["stage"], {})
+
+    def _end(self, record: Record) -> None:
+        row = self._row(record)
+        means = _known({key: record.get(mean) for key, mean in MEANS.items()})
+        ended = _known({key: record.get(key) for key in ("step", "busy", "steps_per_s")})
+        row.update(means | row | ended)
+
+    def _draw(self) -> None:
+        self._pending, self._shown_at = False, time.monotonic()
+        if self._live is None:
+            self._print(self.line())
+        else:
+            self._live.draw(self.table())
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def table(self) -> Table:
+        """One row per stage; below, progress, time left and the last validation."""
+        caption = Text("\n".join([self.progress(), *([self.validation()] if self.valid else [])]))
+        table = Table(caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+        table.add_column("stage", justify="right")
+        shown = [column for column in COLUMNS if column[1] != "time_cosine" or self._any(column[1])]
+        for heading, _, _ in shown:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for stage in range(self.stages):
+            row = self.rows.get(stage, {})
+            table.add_row(str(stage), *(_cell(row.get(key), form) for _, key, form in shown))
+        return table
+
+    def line(self) -> str:
+        """Progress, then the last stage's loss and the figures of every stage, first to last."""
+        last = self.rows.get(self.stages - 1, {})
+        loss, bits = (_cell(last.get(key), "{:.4f}") for key in ("loss", "bits_per_char"))
+        pace = _cell(last.get("steps_per_s"), "{:.1f}")
+        parts = [self.progress(), f"loss {loss} nats ({bits} bits/char)", f"{pace} steps/s"]
+        for name, key, form in PER_STAGE:
+            if key == "busy" or self._any(key):
+                parts.append(" ".join([name, *(_cell(row.get(key), form) for row in self._by_stage())]))
+        return " | ".join(parts)
+
+    def progress(self) -> str:
+        """Step of the stage that is furthest behind, and the time left at its pace."""
+        slowest = min(self.rows.values(), key=lambda row: int(row["step"]), default={"step": 0})
+        step, pace = slowest["step"], slowest.get("steps_per_s")
+        left = str(timedelta(seconds=round(max(0, self.steps - step) / pace))) if pace else "-"
+        return f"step {step} of {self.steps} ({step / max(1, self.steps):.0%}) | {left} left"
+
+    def validation(self) -> str:
+        """The last validation result."""
+        loss, bits = (_cell(self.valid.get(key), "{:.4f}") for key in ("loss", "bits_per_char"))
+        return f"validation at step {self.valid.get('step')}: {bits} bits/char ({loss} nats)"
+
+    def _by_stage(self) -> list[dict[str, Any]]:
+        return [self.rows.get(stage, {}) for stage in range(self.stages)]
+
+    def _any(self, key: str) -> bool:
+        return any(row.get(key) is not None for row in self._by_stage())
+
+
+class LiveTable:
+    """A table drawn in place. Log handlers that write to the terminal write above it meanwhile."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False)
+        self._moved: list[tuple[logging.StreamHandler[TextIO], TextIO]] = []
+
+    def draw(self, table: Table) -> None:
+        """Draw; the first call takes the terminal."""
+        if not self._live.is_started:
+            before = sys.stdout, sys.stderr
+            self._live.start()
+            self._move_logs(dict(zip(before, (sys.stdout, sys.stderr), strict=True)))
+        self._live.update(table, refresh=True)
+
+    def stop(self) -> None:
+        """Give the terminal back; the last table stays."""
+        self._live.stop()
+        for handler, stream in self._moved:
+            handler.setStream(stream)
+        self._moved = []
+
+    def _move_logs(self, replaced: Mapping[TextIO, TextIO]) -> None:
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream in replaced:
+                self._moved.append((handler, handler.stream))
+                handler.setStream(replaced[handler.stream])
+
+
+def _known(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def _cell(value: Any, form: str) -> str:
+    return "-" if value is None else form.format(value)
