@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check proto
+.PHONY: help install demo bench-machinery bench-lag test check proto
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv and install the project into it, with its tools
 
@@ -21,6 +21,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install ## run the demonstration (benchmarks/demo.py)
 	$(BIN)/python -m benchmarks.demo
+
+bench-machinery: install ## measure what splitting costs: stages against a plain loop, the frame codec (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.machinery
+
+bench-lag: install ## measure what late targets cost, by predictor (about 15 minutes; QUICK=1: fast)
+	$(BIN)/python -m benchmarks.lag
 
 test: install ## run the tests
 	$(BIN)/python -m pytest

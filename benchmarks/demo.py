@@ -113,9 +113,11 @@ def show(results: dict[str, Any], out: Path) -> None:
     for name, value in results["ngrams"].items():
         table.add_row(f"{name}, counted", f"{value:.3f}")
     console.print(table)
+    at = results["environment"]
+    digest = results["rows"][0]["sha256"][:16]
     console.print(
-        f"Text: Python {results['environment']['python']}'s own manual, sha256 {results['rows'][0]['sha256'][:16]}…; "
-        f"{results['environment']['machine']}; all in {results['wall_s']:.0f} s.\nPictures and report: {out}/report.html",
+        f"Text: Python {at['python']}'s own manual, sha256 {digest}…; {at['machine']}; {results['wall_s']:.0f} s.\n"
+        f"Pictures and report: {out}/report.html",
         soft_wrap=True,
     )
 
@@ -130,7 +132,9 @@ def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     locked, *synthetic = rows
     found = []
     for line in rows:
-        found.append(bar(f"{line['method']}: validation bits/char", line["valid_bits"], 2.25, line["valid_bits"] <= 2.25))
+        found.append(
+            bar(f"{line['method']}: validation bits/char", line["valid_bits"], 2.25, line["valid_bits"] <= 2.25)
+        )
     for line in synthetic:
         ratio = line["valid_bits"] / locked["valid_bits"]
         found.append(bar(f"{line['method']}: bits over backprop's", ratio, 1.03, ratio <= 1.03))

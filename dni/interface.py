@@ -196,7 +196,11 @@ class DecoupledInterface(Interface):
         self.predictor.load_state_dict(state["predictor"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates, self._latest = state["updates"], state["latest"]
-        self._sent = {int(step): _Sent(**s) for step, s in state["sent"].items()}
+        device = next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
+        moved = {
+            int(step): {k: v if v is None else v.to(device) for k, v in s.items()} for step, s in state["sent"].items()
+        }
+        self._sent = {step: _Sent(**s) for step, s in moved.items()}
 
     def _measure(self, step: int, loss: float, prediction: Tensor, target: Tensor) -> None:
         if not math.isfinite(loss):

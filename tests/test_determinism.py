@@ -52,16 +52,23 @@ def test_different_lags_give_different_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["synthetic", "backprop"])
-def test_a_resumed_run_equals_an_uninterrupted_one(method: str, tmp_path: Path) -> None:
-    def config(**more: Any) -> Config:
+def test_a_resumed_run_equals_one_that_never_saved_on_its_way(method: str, tmp_path: Path) -> None:
+    def config(every: int | None, **more: Any) -> Config:
         depth = {"method": method, "window": 4, "lag": 2 if method == "synthetic" else None}
         return tiny(
-            stages=3, steps=16, depth=depth, time={"method": "synthetic"}, predictor=CRITICS,
-            model={"layers": 3}, checkpoint={"every": 8}, **more,
-        )  # fmt: skip
+            stages=3,
+            steps=16,
+            depth=depth,
+            time={"method": "synthetic"},
+            predictor=CRITICS,
+            checkpoint={"every": every, "keep": 9},
+            **more,
+        )
 
-    whole = run(config(), tmp_path / "whole")
-    part = run(config(resume=str(whole), resume_step=8), tmp_path / "part")
+    whole = run(config(None), tmp_path / "whole")
+    saved = run(config(7), tmp_path / "saved")
+    part = run(config(7, resume=str(saved), resume_step=7), tmp_path / "part")
+    assert_same(parameters_of(whole, 3), parameters_of(saved, 3))
     assert_same(parameters_of(whole, 3), parameters_of(part, 3))
 
 

@@ -296,12 +296,12 @@ def test_a_malformed_gradient_is_an_error_in_its_place_when_waited_for() -> None
     edge.send(1, 2)
     edge.answer()
     edge.damage()
-    edge.send(3)  # takes the target of step 1
-    edge.answer(2)
+    edge.answer()
+    edge.send(3, 4)  # receives all three on the way
     assert edge.targets(1) == [1]
     with pytest.raises(TruncatedFrame):
-        edge.targets(3)
-    assert edge.targets(3) == [2, 3]
+        edge.targets(2)
+    assert edge.targets(2) == [2]
 
 
 def test_a_malformed_gradient_is_an_error_at_once_though_nothing_follows() -> None:
@@ -350,6 +350,47 @@ def test_a_forward_frame_out_of_order_is_named(action: str, said: str) -> None:
         up.receive()
     if action == "duplicate":
         assert up.receive().step == 3
+
+
+def test_a_forward_frame_that_was_overtaken_is_named_and_the_edge_lives_on() -> None:
+    a, b = local_channel(64)
+    faulty = FaultyEnd(a, [Fault(Kind.STEP, 1, "delay", sends=2)])
+    down = Downstream(faulty, stage=1, window=4, clock=Blocked(), timeout_s=SHORT)
+    up = Upstream(b, stage=2, clock=Blocked(), timeout_s=SHORT)
+    for step in (1, 2, 3, 4):  # arrive as 2, 3, 1, 4
+        down.send(Kind.STEP, step, {})
+    with pytest.raises(OutOfOrder, match="STEP of step 2 from stage 1 has sequence 2, expected was 1"):
+        up.receive()
+    assert up.receive().step == 3
+    with pytest.raises(OutOfOrder, match="STEP of step 1 from stage 1 has sequence 1, expected was 4"):
+        up.receive()
+    assert up.receive().step == 4
+
+
+def test_what_is_finished_stays_finished() -> None:
+    edge = Edge()
+    edge.send(1, 2)
+    first, second = edge.up.receive(), edge.up.receive()
+    edge.up.finish(second)
+    edge.up.finish(first)
+    answers = [edge.a.receive(1) for _ in range(2)]
+    assert [(f.sequence, f.step, f.done_through, f.stage) for f in answers] == [(1, 2, 2, 2), (2, 1, 2, 2)]
+
+
+@pytest.mark.parametrize("wait_for", [None, 1])
+def test_a_peer_without_restraint_ends_the_link_by_name(wait_for: int | None) -> None:
+    edge = Edge()
+    edge.send(1)
+    done = Frame(Kind.DONE, done_through=0)
+    with pytest.raises(FlowControlError):
+        flood(edge.b, done)
+    with pytest.raises(FlowControlError, match="exceeds its credit"):
+        edge.targets(wait_for)
+
+
+def flood(end: ChannelEnd, frame: Frame) -> None:
+    for _ in range(65):
+        end.send(frame)
 
 
 def test_frames_in_the_wrong_direction_are_named() -> None:

@@ -125,9 +125,13 @@ def test_receive_gives_up_after_its_timeout(connect: Connect) -> None:
 
 def test_more_frames_than_the_limit_is_a_named_error(connect: Connect) -> None:
     a, b = connect(limit=4)
-    with pytest.raises(FlowControlError, match="4 frames"):
+    with pytest.raises((FlowControlError, WorkerLost)) as sender:
         send_all(a, 1000)
     assert b.pending() <= 4
+    if isinstance(sender.value, WorkerLost):  # the receiver was faster: it has the reason
+        received(b, 4)
+        with pytest.raises(FlowControlError, match="4 frames"):
+            b.receive(10)
 
 
 def send_all(end: ChannelEnd, count: int) -> None:
@@ -197,12 +201,11 @@ def test_both_ends_may_close_first(connect: Connect) -> None:
     assert received(a, 1) == [2]
 
 
-def test_a_loss_is_delayed_like_the_frames_before_it(connect: Connect) -> None:
+def test_a_loss_is_delayed_like_a_frame(connect: Connect) -> None:
     a, b = connect(delay_s=0.1)
     start = time.monotonic()
-    a.send(step(1))
     a.close()
-    assert received(b, 1) == [1]
+    assert b.poll() is None
     with pytest.raises(WorkerLost):
         b.receive(10)
     assert time.monotonic() - start >= 0.1

@@ -53,23 +53,21 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     config = job.config
     stage = build_stage(config, index)
     depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage)
-    if config.resume is not None:
-        state = checkpoint.load(Path(config.resume), job.start, index)
-        for part, key in ((stage, "stage"), (depth, "depth"), (time_cut, "time")):
-            part.load_state_dict(state[key])
     clock, timeout = Blocked(), config.transport.timeout_s
     before = _feed(job) if upstream is None else Upstream(upstream, stage=index, clock=clock, timeout_s=timeout)
     after = None
     if downstream is not None:
         after = Downstream(downstream, stage=index, window=config.depth.window, clock=clock, timeout_s=timeout)
     journal = Journal(job.sink, index, depth, time_cut, before, after, clock, every=config.log_every)
-    return Worker(
+    worker = Worker(
         stage, depth, time_cut, before, after,
         lag=config.depth.lag,
-        first_step=job.start + 1,
         journal=journal,
         save=partial(checkpoint.save, job.run_dir, index, config.stages),
     )  # fmt: skip
+    if config.resume is not None:
+        worker.load_state_dict(checkpoint.load(Path(config.resume), job.start, index))
+    return worker
 
 
 def _feed(job: Job) -> Feed:

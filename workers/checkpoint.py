@@ -45,7 +45,7 @@ def load(run_dir: Path, step: int, stage: int) -> dict[str, Any]:
         if plain["format"] != FORMAT:
             raise CheckpointError(f"stage {stage}, step {step}: {path} has format {plain['format']}, not {FORMAT}")
         state: dict[str, Any] = _unflatten(plain["state"], tensors)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"stage {stage}, step {step}: {path} cannot be read: {error}") from error
     return state
 
@@ -54,9 +54,10 @@ def complete_steps(run_dir: Path) -> list[int]:
     """Steps of the complete checkpoints in a run folder, ascending."""
     found = []
     for folder in sorted((run_dir / "checkpoints").glob("step-*")):
-        parts = list(folder.glob("stage-*.json"))
-        if parts and len(parts) == json.loads(parts[0].read_text())["stages"]:
-            found.append(int(folder.name.removeprefix("step-")))
+        number = folder.name.removeprefix("step-")
+        parts = [part for part in folder.glob("stage-*.json") if part.with_suffix(".safetensors").is_file()]
+        if number.isdecimal() and parts and len(parts) == _stages(parts[0]):
+            found.append(int(number))
     return found
 
 
@@ -69,6 +70,13 @@ def prune(run_dir: Path, keep: int) -> None:
 def folder_of(run_dir: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return run_dir / "checkpoints" / f"step-{step:08d}"
+
+
+def _stages(part: Path) -> int | None:
+    try:
+        return int(json.loads(part.read_text())["stages"])
+    except (ValueError, KeyError, TypeError):
+        return None  # damaged: never offered
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import torch
 
-from dni.errors import ConfigError, DniError, PeerTimeout
+from dni.errors import DniError, PeerTimeout
 from workers.assembly import Job, assemble
 from workers.config import Config, from_any
 from workers.links import connect, listen
@@ -41,7 +41,7 @@ def main() -> None:
         logging.getLogger(__name__).exception("stage %d ended with an error", index)
         known = isinstance(error, DniError)
         message = str(error) if known else f"{type(error).__name__}: {error}"
-        wire.say(event="error", type=type(error).__name__, config=isinstance(error, ConfigError), message=message)
+        wire.say(event="error", type=type(error).__name__, message=message)
         sys.exit(1)
 
 

@@ -74,7 +74,7 @@ class PredictorConfig:
 @dataclass
 class OptimizerConfig:
     kind: OptimizerKind = OptimizerKind.adam
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     momentum: float = 0.0  # sgd only
     clip: float | None = 1.0  # largest gradient norm per stage
 
@@ -172,7 +172,7 @@ def from_any(settings: Any) -> Config:
         loaded = OmegaConf.load(settings) if isinstance(settings, str | Path) else OmegaConf.create(settings)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))
     except OmegaConfBaseException as error:
-        raise ConfigError(one_line(error)) from error
+        raise ConfigError(f"{one_line(error)} (all settings: dni-train --cfg job)") from error
     assert isinstance(config, Config)
     return config
 

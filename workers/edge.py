@@ -96,12 +96,12 @@ class Downstream:
         if wait_for is None:
             return self._collect(math.inf, self._gather_all)
         what = f"the target of step {wait_for}"
-        return self._collect(wait_for, lambda: self._gather(wait_for, lambda: wait_for not in self._flying, what))
+        return self._collect(wait_for, lambda: self._gather(lambda: wait_for not in self._flying, what))
 
     def drain(self) -> Iterator[tuple[int, Tensor]]:
         """Wait until all that was sent is done; yields the targets left. Errors: as the last `targets`."""
         what = "the end of all that was sent"
-        return self._collect(math.inf, lambda: self._gather(math.inf, lambda: not self.in_flight, what))
+        return self._collect(math.inf, lambda: self._gather(lambda: not self.in_flight, what))
 
     def _collect(self, last: float, gather: Callable[[], None]) -> Iterator[tuple[int, Tensor]]:
         """Gather, hand out the targets of steps up to `last`, then raise what went wrong while gathering."""
@@ -121,17 +121,17 @@ class Downstream:
         if failure is not None:
             raise failure
 
-    def _gather(self, last: float, complete: Callable[[], bool], what: str) -> None:
-        """Receive until `complete`, or until an error that must be raised stands in line."""
-        while not complete() and not (self._strict and self._malformed(last)):
+    def _gather(self, complete: Callable[[], bool], what: str) -> None:
+        """Receive until `complete`, or until a malformed frame that must be raised has arrived."""
+        while not complete() and not (self._strict and self._malformed()):
             self._receive(what)
 
     def _gather_all(self) -> None:
         while self._poll():
             pass
 
-    def _malformed(self, last: float) -> bool:
-        return any(isinstance(item, WireError) for step, item in self._arrived if step <= last)
+    def _malformed(self) -> bool:
+        return any(isinstance(item, WireError) for _, item in self._arrived)
 
     def _receive(self, what: str) -> None:
         """Wait for one frame from the next stage."""

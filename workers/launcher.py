@@ -22,11 +22,12 @@ from workers.assembly import Job
 from workers.build import build_chains, device_of, resolve
 from workers.child import CONFIG
 from workers.config import Config, from_any, to_plain
+from workers.feed import Feed
 from workers.journal import Record
 from workers.monitor import Monitor
 from workers.processes import Supervisor
 from workers.rules import check
-from workers.summary import METRICS, RunFacts, write_summary
+from workers.summary import METRICS, RunFacts, read_metrics, write_summary
 from workers.threads import run_threads
 
 log = logging.getLogger(__name__)
@@ -45,20 +46,30 @@ def launch(config: Config, run_dir: Path) -> Result:
     check(config)
     config = settle_resume(config)
     config, corpus = resolve(config)
-    refuse_early(config)
+    refuse_early(config, corpus)
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
     copy_metrics(config, run_dir)
     with Monitor(run_dir, config.stages, config.steps) as monitor:
         job = Job(config, run_dir, keep_few_checkpoints(config, run_dir, monitor), Event(), corpus)
-        with terminate_as_interrupt():
-            run_threads(job) if config.threads else Supervisor(job).run()
+        run_stages(job)
         interrupted = job.stop.is_set()
         summary = write_summary(
             run_dir, facts(config, corpus), stages=monitor.summary_stages(), valid=monitor.valid_history,
             interrupted=interrupted,
         )  # fmt: skip
     return Result(summary, interrupted)
+
+
+def run_stages(job: Job) -> None:
+    """In threads or processes, as the settings say, until all stages have ended."""
+    if job.config.threads:
+        with stop_on_signals(job.stop, lambda: None):
+            return run_threads(job)
+    supervisor = Supervisor(job)
+    with stop_on_signals(job.stop, supervisor.wake):
+        supervisor.run()
+    return None
 
 
 def settle_resume(config: Config) -> Config:
@@ -92,9 +103,10 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{key} was {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
 
 
-def refuse_early(config: Config) -> None:
-    """Build once what every stage will build, so that a bad cut or device is refused before anything starts."""
+def refuse_early(config: Config, corpus: Corpus) -> None:
+    """Build what the stages will build, so that a bad cut, text or device is refused before anything starts."""
     build_chains(config)
+    Feed(config, corpus, start=0, stop=Event())
     for index in range(config.stages):
         device_of(config, index)
 
@@ -103,8 +115,10 @@ def copy_metrics(config: Config, run_dir: Path) -> None:
     """A resumed run's folder begins with the records of the steps it does not repeat."""
     if config.resume is None or config.resume_step is None:
         return
-    with (run_dir / METRICS).open("w") as target, (Path(config.resume) / METRICS).open() as source:
-        target.writelines(line for line in source if json.loads(line)["step"] <= config.resume_step)
+    source = Path(config.resume) / METRICS
+    before = read_metrics(source) if source.is_file() else []  # wholly, for it may be the file written to
+    kept = [json.dumps(record) + "\n" for record in before if record["step"] <= config.resume_step]
+    (run_dir / METRICS).write_text("".join(kept))
 
 
 def keep_few_checkpoints(config: Config, run_dir: Path, sink: Callable[[Record], None]) -> Callable[[Record], None]:
@@ -138,20 +152,26 @@ def facts(config: Config, corpus: Corpus) -> RunFacts:
 
 
 @contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM, which cluster engines send, ends a run in the same good order as Ctrl-C."""
+def stop_on_signals(stop: Event, wake: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C, or the SIGTERM that cluster engines send, ends a run in good order; the second one ends it at once."""
 
     def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        log.warning("stopping after the step under way, then saving; Ctrl-C again to stop without saving")
+        wake()
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

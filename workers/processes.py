@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from dni import errors
 from dni.errors import ConfigError, DniError, WorkerLost
 from workers import checkpoint
 from workers.assembly import Job
@@ -32,8 +33,8 @@ class Failure:
 
     stage: int
     reason: str
+    kind: type[DniError] = WorkerLost
     consequence: bool = False  # it only saw another stage go
-    config: bool = False
 
 
 class Supervisor:
@@ -48,7 +49,7 @@ class Supervisor:
         self._running = self.stages
 
     def run(self) -> None:
-        """Until every stage has ended. Raises WorkerLost, or ConfigError if a stage refused its settings."""
+        """Until every stage has ended. Raises the error of the stage that failed first, WorkerLost if it was killed."""
         self.start()
         try:
             for index, message in self._until_ended():
@@ -71,6 +72,10 @@ class Supervisor:
                 )  # fmt: skip
             self.children.append(child)
             threading.Thread(target=self._read, args=(k, child), name=f"read-{k}", daemon=True).start()
+
+    def wake(self) -> None:
+        """After the job's stop has been set: have the first stage told. Safe in a signal handler."""
+        self._messages.put((0, {"event": "stop"}))
 
     def tell(self, index: int, **message: Any) -> None:
         """Send one line to a stage; a stage that is gone hears nothing."""
@@ -97,7 +102,8 @@ class Supervisor:
         assert child.stdout is not None
         with child.stdout:
             for line in child.stdout:
-                self._messages.put((index, json.loads(line)))
+                if line.endswith("\n"):  # a stage that is killed may leave half a line
+                    self._messages.put((index, json.loads(line)))
         self._messages.put((index, {"event": "exit", "code": child.wait()}))
 
     def _until_ended(self) -> Iterator[tuple[int, Message]]:
@@ -107,23 +113,19 @@ class Supervisor:
                 yield self._messages.get(timeout=GRACE_S if self.failures else None)
             except Empty:
                 return
-            except KeyboardInterrupt:
-                if self.job.stop.is_set():
-                    raise
-                log.warning("stopping after the step under way, then saving; Ctrl-C again to stop without saving")
-                self.job.stop.set()
-                self.tell(0, stop=True)
 
     def _handle(self, index: int, message: Message) -> None:
         match message["event"]:
+            case "stop":
+                self.tell(index, stop=True)
             case "listening":
                 self.tell(index - 1, peer=message["address"])
             case "record":
                 self.last_step[index] = max(self.last_step[index], message["record"]["step"])
                 self.job.sink(message["record"])
             case "error":
-                lost = message["type"] in ("WorkerLost", "PeerTimeout")
-                self.failures.append(Failure(index, message["message"], lost, message["config"]))
+                kind = kind_of(message["type"])
+                self.failures.append(Failure(index, message["message"], kind, issubclass(kind, WorkerLost)))
             case "exit":
                 self._running -= 1
                 self._note_exit(index, message["code"])
@@ -138,10 +140,16 @@ class Supervisor:
 
     def _error(self) -> DniError:
         cause = min(self.failures, key=lambda failure: failure.consequence)
-        if cause.config:
-            return ConfigError(f"stage {cause.stage}: {cause.reason}")
+        if issubclass(cause.kind, ConfigError):
+            return cause.kind(f"stage {cause.stage}: {cause.reason}")
         done = self.last_step[cause.stage]
-        return WorkerLost(f"stage {cause.stage}, after step {done}: {cause.reason}; {continue_with(self.job.run_dir)}")
+        return cause.kind(f"stage {cause.stage}, after step {done}: {cause.reason}; {continue_with(self.job.run_dir)}")
+
+
+def kind_of(name: str) -> type[DniError]:
+    """The class of an error that a stage reported by name; DniError for one that was not foreseen."""
+    found = getattr(errors, name, None)
+    return found if isinstance(found, type) and issubclass(found, DniError) else DniError
 
 
 def continue_with(run_dir: Path) -> str:

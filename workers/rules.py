@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from dni.errors import ConfigError
 from workers.config import Config, ModelKind, TimeMethod, TransportKind
+
+#: A thousand random states are made from every seed, and torch counts them in 64 bits.
+LARGEST_SEED = 10**15
+
+#: Where a stage may listen without encryption.
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def check(config: Config) -> None:
@@ -16,13 +24,26 @@ def check(config: Config) -> None:
             f"in flight; set depth.window={max(depth.lag, 0) + 1} or more (or depth.lag=null)"
         )
     if time.method is TimeMethod.full and data.sequence is None:
-        raise ConfigError("time=full backpropagates through whole sequences: set data.sequence to their length")
+        raise ConfigError(
+            "time=full backpropagates through whole sequences: set data.sequence to their length, "
+            f"data.sequence={8 * data.window} say (or time=truncated)"
+        )
     if data.sequence is not None and data.sequence % data.window:
-        raise ConfigError(f"data.sequence={data.sequence} is not a multiple of data.window={data.window}")
+        nearest = max(1, round(data.sequence / data.window)) * data.window
+        raise ConfigError(
+            f"data.sequence={data.sequence} is not a multiple of data.window={data.window}: "
+            f"set data.sequence={nearest}, say (or data.sequence=null)"
+        )
     if time.method is TimeMethod.synthetic and config.model.kind is ModelKind.mlp:
         raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm or gru")
     if config.transport.kind is TransportKind.local and not config.threads:
         raise ConfigError("transport=local joins threads of one process: use launch=threads, or transport=grpc")
+    if config.resume_step is not None and config.resume is None:
+        raise ConfigError(
+            f"resume_step={config.resume_step} needs the folder of the run to go on from: add resume=FOLDER"
+        )
+    if config.transport.kind is TransportKind.grpc:
+        _check_bind(config)
     if len(config.devices) not in (1, config.stages):
         raise ConfigError(
             f"devices names {len(config.devices)} devices for {config.stages} stages: name one, or one each"
@@ -32,6 +53,21 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}: "
             "change one, or set model.cut_at=[] to cut by balance"
+        )
+
+
+def _check_bind(config: Config) -> None:
+    bind = config.transport.bind
+    host, _, port = bind.rpartition(":")
+    if host not in LOOPBACK or not port.isdecimal():
+        raise ConfigError(
+            f"transport.bind={bind} is not a loopback address with a port, and links are neither encrypted nor "
+            "authenticated: use transport.bind=127.0.0.1:0"
+        )
+    if int(port) and config.stages > 2:
+        raise ConfigError(
+            f"transport.bind={bind}: {config.stages - 1} of the {config.stages} stages listen and cannot share a port: "
+            f"use transport.bind={host}:0"
         )
 
 
@@ -61,6 +97,8 @@ def _check_numbers(config: Config) -> None:
     for key, value in one_or_more.items():
         if value is not None and value < 1:
             raise ConfigError(f"{key}={value} must be 1 or more")
+    if config.seed >= LARGEST_SEED:
+        raise ConfigError(f"seed={config.seed} must be below {LARGEST_SEED}")
     for key, number in zero_or_more.items():
         if not 0 <= number < float("inf"):
             raise ConfigError(f"{key}={number} must be 0 or more, and finite")
@@ -68,4 +106,8 @@ def _check_numbers(config: Config) -> None:
         if size is not None and not 0 < size < float("inf"):
             raise ConfigError(f"{key}={size} must be above 0, and finite")
     if config.transport.timeout_s * 1000 <= 4 * config.transport.delay_ms:
-        raise ConfigError("transport.timeout_s must be well above the round trip that transport.delay_ms makes")
+        enough = math.ceil(config.transport.delay_ms / 100)
+        raise ConfigError(
+            f"transport.timeout_s={config.transport.timeout_s:g} is too short for the round trip that "
+            f"transport.delay_ms={config.transport.delay_ms:g} makes: set transport.timeout_s={enough} or more"
+        )

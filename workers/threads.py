@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from queue import SimpleQueue
 
@@ -14,8 +13,6 @@ from workers.config import TransportKind
 from workers.links import grpc_edge, local_edge
 from workers.transports.base import ChannelEnd
 from workers.worker import Worker
-
-log = logging.getLogger(__name__)
 
 Outcome = tuple[int, BaseException | None]
 
@@ -59,7 +56,7 @@ def _work(index: int, worker: Worker, outcomes: SimpleQueue[Outcome]) -> None:
 def _supervise(job: Job, outcomes: SimpleQueue[Outcome], edges: list[tuple[ChannelEnd, ChannelEnd]]) -> None:
     failures: list[tuple[int, BaseException]] = []
     for _ in range(job.config.stages):
-        index, error = _next_outcome(job, outcomes)
+        index, error = outcomes.get()
         if error is not None:
             failures.append((index, error))
             _close(edges)  # wakes every other stage
@@ -68,17 +65,6 @@ def _supervise(job: Job, outcomes: SimpleQueue[Outcome], edges: list[tuple[Chann
         if isinstance(error, DniError):
             raise type(error)(f"stage {index}: {error}") from error
         raise error
-
-
-def _next_outcome(job: Job, outcomes: SimpleQueue[Outcome]) -> Outcome:
-    while True:
-        try:
-            return outcomes.get()
-        except KeyboardInterrupt:
-            if job.stop.is_set():
-                raise
-            log.warning("stopping after the step under way, then saving; Ctrl-C again to stop without saving")
-            job.stop.set()
 
 
 def _close(edges: list[tuple[ChannelEnd, ChannelEnd]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -26,7 +27,6 @@ class Worker:
         upstream: the edge to the previous stage; the first stage has a feed instead.
         downstream: the edge to the next stage; the last stage has none.
         lag: wait for the target of step t - lag after step t; None takes what has come.
-        first_step: the first training step of this run; no earlier target can come.
         journal: keeps the figures.
         save: called with (step, state) at a mark.
     """
@@ -42,12 +42,11 @@ class Worker:
         journal: Journal,
         save: Callable[[int, dict[str, Any]], None],
         lag: int | None = None,
-        first_step: int = 1,
     ) -> None:
         self.stage, self.depth, self.time = stage, depth, time
         self.upstream, self.downstream = upstream, downstream
-        self.lag, self.first_step = lag, first_step
-        self.journal, self.save = journal, save
+        self.lag, self.journal, self.save = lag, journal, save
+        self.early: list[tuple[int, Tensor]] = []  # targets that a mark brought in before their time
 
     def run(self) -> None:
         """Work until the end of the run has come through and every later stage has finished."""
@@ -82,8 +81,7 @@ class Worker:
         if gradients.state is not None:
             self.time.target(step - 1, gradients.state)
         self.stage.update(labels.numel(), move=self.depth.ready and self.time.ready)
-        if self.lag is None or step - self.lag >= self.first_step:
-            self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
+        self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
         self.journal.step(step, labels.numel())
 
     def pass_on(self, frame: Frame, output: Tensor | None = None) -> None:
@@ -94,9 +92,14 @@ class Worker:
 
     def take_targets(self, wait_for: int | None) -> None:
         """Give the depth cut the targets that have arrived, or all up to and including one step's."""
-        if self.downstream is not None:
-            for step, gradient in self.downstream.targets(wait_for):
+        if self.downstream is None:
+            return
+        early, self.early = self.early, []
+        for step, gradient in chain(early, self.downstream.targets(wait_for)):
+            if wait_for is None or step <= wait_for:
                 self.depth.target(step, gradient)
+            else:
+                self.early.append((step, gradient))
 
     def evaluate(self, frame: Frame) -> None:
         """One validation window: forward only."""
@@ -109,14 +112,9 @@ class Worker:
             self.journal.validation(frame.step, loss, labels)
 
     def mark(self, frame: Frame) -> None:
-        """A checkpoint: saved once every target up to this step has been used or given up."""
+        """A checkpoint: saved once every target up to this step has come, or is known not to."""
         self.settle(frame)
-        state = {
-            "stage": self.stage.state_dict(),
-            "depth": self.depth.state_dict(),
-            "time": self.time.state_dict(),
-        }
-        self.save(frame.step, state)
+        self.save(frame.step, self.state_dict())
         self.upstream.finish(frame)
         self.journal.saved(frame.step)
 
@@ -127,11 +125,24 @@ class Worker:
         self.journal.end(frame.step)
 
     def settle(self, frame: Frame) -> None:
-        """Pass a frame on and wait until all that was sent is finished, using the targets that come."""
+        """Pass a frame on and wait until all that was sent is finished; with a lag, targets keep for their step."""
         self.pass_on(frame)
         if self.downstream is not None:
-            for step, gradient in self.downstream.drain():
-                self.depth.target(step, gradient)
+            self.early += self.downstream.drain()
+            if self.lag is None:
+                self.take_targets(None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a checkpoint of this stage holds."""
+        stage, depth, time = self.stage.state_dict(), self.depth.state_dict(), self.time.state_dict()
+        return {"stage": stage, "depth": depth, "time": time, "early": self.early}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.stage.load_state_dict(state["stage"])
+        self.depth.load_state_dict(state["depth"])
+        self.time.load_state_dict(state["time"])
+        self.early = [(step, gradient) for step, gradient in state["early"]]
 
     def split(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """The value, the labels of its window (B, T), and the L labels after it (B, L)."""

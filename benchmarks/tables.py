@@ -1,0 +1,81 @@
+"""Write the tables of README.md from benchmarks/results/*.json: `make tables`. `--check` only compares."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def demo(results: dict[str, Any]) -> str:
+    """The demonstration's table."""
+    delay = results["delay_ms"]
+    heads = ["depth + time", "validation bits/char", "char/s, 0 ms", f"char/s, {delay} ms", "busy per stage, 0 ms",
+             f"busy per stage, {delay} ms", "staleness, steps"]  # fmt: skip
+    rows = [
+        [
+            line["method"], f"{line['valid_bits']:.3f}", f"{line['characters_per_s']:,.0f}",
+            f"{line['characters_per_s_slow']:,.0f}", percents(line["busy"]), percents(line["busy_slow"]),
+            " / ".join("-" if s is None else f"{s:.1f}" for s in line["staleness"]),
+        ]
+        for line in results["rows"]
+    ]  # fmt: skip
+    rows += [[f"{name}, counted", f"{bits:.3f}", "", "", "", "", ""] for name, bits in results["ngrams"].items()]
+    note = (
+        f"4-stage character LSTM (128 units), 4 processes over gRPC, W = 8, {results['steps']} steps, seed "
+        f"{results['seed']}; at {delay} ms one-way delay {results['slow_steps']} steps. {source(results)} "
+        f"Text sha256 `{results['rows'][0]['sha256'][:16]}…`."
+    )
+    return f"{markdown(heads, rows)}\n\n{note}"
+
+
+def percents(shares: list[float]) -> str:
+    """Busy fractions, in percent."""
+    return " / ".join(f"{share:.0%}" for share in shares)
+
+
+def source(results: dict[str, Any]) -> str:
+    """Where figures were made."""
+    at = results["environment"]
+    return f"{at['machine']}; Python {at['python']}, torch {at['torch']}; `{at['command']}`."
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"demo": demo}
+
+
+def filled(text: str) -> str:
+    """The text with every table between its marks made anew; a table without results stays as it is."""
+    for name, table in TABLES.items():
+        file = RESULTS / f"{name}.json"
+        if file.is_file():
+            before, rest = text.split(f"<!-- {name} -->")
+            _, after = rest.split(f"<!-- /{name} -->")
+            block = table(json.loads(file.read_text(encoding="utf-8")))
+            text = f"{before}<!-- {name} -->\n{block}\n<!-- /{name} -->{after}"
+    return text
+
+
+def main() -> int:
+    """Exit code 1 if `--check` finds a table that is not current."""
+    text = README.read_text(encoding="utf-8")
+    new = filled(text)
+    if "--check" in sys.argv[1:]:
+        return int(new != text)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

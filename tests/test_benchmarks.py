@@ -1,0 +1,84 @@
+"""The benchmarks' quick versions end well and leave what they promise; the plain loop is the stages' arithmetic."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.lag import cells
+from benchmarks.machinery import rates
+from benchmarks.plain import plain_loop
+from tests.runs import tiny
+from workers.launcher import launch
+
+ROOT = Path(__file__).parent.parent
+
+
+def quick(name: str, folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Run a benchmark with QUICK=1 in `folder`: its bars and all it printed."""
+    environment = {**os.environ, "QUICK": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", f"benchmarks.{name}"]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    bars = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"bar"')]
+    assert json.loads(ended.stdout.splitlines()[-1]) == bars[-1]
+    assert all(bar.keys() == {"bar", "value", "goal", "holds"} for bar in bars)
+    return bars, ended.stdout
+
+
+@pytest.mark.timeout(120)
+def test_machinery(tmp_path: Path) -> None:
+    bars, _ = quick("machinery", tmp_path)
+    results = json.loads((tmp_path / "outputs/bench-machinery/machinery.json").read_text())
+    assert results["bars"] == bars
+    names = [row["name"] for row in results["rows"]]
+    assert names == [
+        "plain loop, 1 torch thread", "plain loop, 2 torch threads", "backprop, 4 threads, local",
+        "synthetic, 4 threads, local", "synthetic, 4 processes, gRPC",
+    ]  # fmt: skip
+    assert results["rows"][0]["ratio"] == 1.0
+    assert [row["name"] for row in results["codec"]] == ["4 KB", "1 MB", "16 MB"]
+    assert bars[-1]["holds"], "backprop in threads is not the plain loop"
+    assert {"machine", "torch", "command"} <= results["environment"].keys()
+
+
+@pytest.mark.timeout(120)
+def test_lag_runs_only_what_is_not_finished(tmp_path: Path) -> None:
+    plan = cells(20, (0, 1), windows=4)
+    assert [cell.name for cell in plan] == ["backprop", "critic, lag 0", "critic, lag 1", "mlp, lag 0", "mlp, lag 1"]
+    before = {"bits": {"10": 5.0, "20": 4.0}, "cosine": [0.5, 0.5, 0.5]}
+    rows = {cell.name: {"key": cell.key(), **before} for cell in plan}
+    rows["mlp, lag 1"]["key"] = "of other settings"
+    record = tmp_path / "outputs/bench-lag/quick/lag.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"rows": rows}))
+    bars, shown = quick("lag", tmp_path)
+    assert shown.count("finished before") == 4
+    assert [bar["value"] for bar in bars[:4]] == [4.0] * 4
+    new = json.loads(record.read_text())["rows"]["mlp, lag 1"]
+    assert new["key"] == plan[4].key()
+    assert [*new["bits"]] == ["10", "20"]
+    assert 3 < new["bits"]["20"] < 8  # 20 steps from log2(V) = 6.6
+    assert new["staleness"] == [1.0, 1.0, 1.0]
+    assert len({cell.key() for cell in plan}) == 5
+
+
+def test_the_plain_loop_is_the_arithmetic_of_the_stages(tmp_path: Path) -> None:
+    config = tiny(steps=5, stages=3, depth={"method": "backprop"}, optimizer={"learning_rate": 1e-2, "clip": 0.05})
+    found = launch(config, tmp_path).summary["train"]["loss"]
+    losses = plain_loop(config, 1).losses
+    assert found == sum(losses) / 5  # log_every is 5: the record is the mean of the last five
+
+
+def test_ratios_are_those_of_one_repeat() -> None:
+    plain = "plain loop, 1 torch thread"
+    repeats = [{plain: 100.0, "split": 50.0}, {plain: 10.0, "split": 20.0}, {plain: 40.0, "split": 30.0}]
+    first, second = rates(repeats)
+    assert (first["characters_per_s"], first["ratio"]) == (40.0, 1.0)
+    assert (second["characters_per_s"], second["ratio"]) == (30.0, 0.75)  # of 0.5, 2.0 and 0.75
