@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-lag test check proto
+.PHONY: help install demo bench-machinery bench-lag tables test check proto
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +25,11 @@ demo: install ## run the demonstration (benchmarks/demo.py)
 bench-machinery: install ## measure what splitting costs: stages against a plain loop, the frame codec (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.machinery
 
-bench-lag: install ## measure what late targets cost, by predictor (about 15 minutes; QUICK=1: fast)
+bench-lag: install ## measure what late targets cost, by predictor; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.lag
+
+tables: install ## write the README's tables from benchmarks/results
+	$(BIN)/python -m benchmarks.tables
 
 test: install ## run the tests
 	$(BIN)/python -m pytest

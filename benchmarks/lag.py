@@ -50,9 +50,11 @@ def cells(steps: int, lags: tuple[int, ...], windows: int | None = None) -> list
         f"evaluate.windows={'null' if windows is None else windows}", "checkpoint.every=null",
     )  # fmt: skip
     found = [Cell("backprop", (*common, "depth=backprop"))]
-    for predictor in ("critic", "mlp"):
+    for predictor, rate in (("critic", "4e-3"), ("mlp", "1e-3")):  # regressors do not survive the higher one
         for lag in lags:
-            overrides = ("depth=synthetic", f"predictor={predictor}", f"depth.lag={lag}")
+            overrides = (
+                "depth=synthetic", f"predictor={predictor}", f"optimizer.learning_rate={rate}", f"depth.lag={lag}",
+            )  # fmt: skip
             found.append(Cell(f"{predictor}, lag {lag}", (*common, *overrides)))
     return found
 

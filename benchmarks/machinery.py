@@ -45,8 +45,8 @@ LOCKED = "backprop, 4 threads, local"
 SPLIT = {
     LOCKED: ("depth=backprop", *THREADS),
     "synthetic, 4 threads, local": ("depth=synthetic", *THREADS),
-    "synthetic, 4 processes, gRPC": ("depth=synthetic", *PROCESSES),
     "backprop, 4 processes, gRPC": ("depth=backprop", *PROCESSES),
+    "synthetic, 4 processes, gRPC": ("depth=synthetic", *PROCESSES),
 }
 WAYS = dict([*SPLIT.items()][: 3 if QUICK else None])
 #: name, bytes of a float32 tensor, how often it is timed

@@ -35,6 +35,36 @@ def demo(results: dict[str, Any]) -> str:
     return f"{markdown(heads, rows)}\n\n{note}"
 
 
+def machinery(results: dict[str, Any]) -> str:
+    """The cost of splitting, and of the codec."""
+    rows = [[row["name"], f"{row['characters_per_s']:,.0f}", f"{row['ratio']:.2f}"] for row in results["rows"]]
+    codec = [
+        [row["name"], f"{row['ours_s'] * 1e6:,.0f} µs", f"{row['protobuf_s'] * 1e6:,.0f} µs", f"{row['ratio']:.2f}"]
+        for row in results["codec"]
+    ]
+    note = (
+        f"The demonstration's model, {results['steps']} steps, medians of {results['repeats']} interleaved repeats, seed "
+        f"{results['seed']}, one torch thread per worker. {source(results)}"
+    )
+    frames = markdown(["frame, encode + decode", "here", "protobuf `bytes` field", "ratio"], codec)
+    return f"{markdown(['way', 'char/s', 'over the plain loop'], rows)}\n\n{frames}\n\n{note}"
+
+
+def lag(results: dict[str, Any]) -> str:
+    """Bits against the age of targets, by predictor."""
+    points = sorted({int(step) for row in results["rows"].values() for step in row["bits"]})
+    rows = [
+        [
+            name, *(f"{row['bits'][str(p)]:.3f}" if str(p) in row["bits"] else "diverged" for p in points),
+            " / ".join("-" if c is None else f"{c:.2f}" for c in row["cosine"]),
+        ]
+        for name, row in results["rows"].items()
+    ]  # fmt: skip
+    heads = ["depth", *(f"{p} steps" for p in points), "cosine with the target, by stage"]
+    note = f"One seed ({results['seed']}), `time=truncated`, W = {results['window']}. {source(results)}"
+    return f"{markdown(heads, rows)}\n\n{note}"
+
+
 def percents(shares: list[float]) -> str:
     """Busy fractions, in percent."""
     return " / ".join(f"{share:.0%}" for share in shares)
@@ -52,7 +82,7 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"demo": demo}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"demo": demo, "lag": lag, "machinery": machinery}
 
 
 def filled(text: str) -> str:

@@ -124,6 +124,9 @@ class _Sent:
     value: Tensor
     labels: Tensor | None
 
+    def to(self, device: torch.device) -> _Sent:
+        return _Sent(self.value.to(device), None if self.labels is None else self.labels.to(device))
+
 
 class DecoupledInterface(Interface):
     """A synthetic gradient now; one regression step of the predictor when its target arrives.
@@ -197,10 +200,7 @@ class DecoupledInterface(Interface):
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates, self._latest = state["updates"], state["latest"]
         device = next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
-        moved = {
-            int(step): {k: v if v is None else v.to(device) for k, v in s.items()} for step, s in state["sent"].items()
-        }
-        self._sent = {step: _Sent(**s) for step, s in moved.items()}
+        self._sent = {int(step): _Sent(s["value"], s["labels"]).to(device) for step, s in state["sent"].items()}
 
     def _measure(self, step: int, loss: float, prediction: Tensor, target: Tensor) -> None:
         if not math.isfinite(loss):

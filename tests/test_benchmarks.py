@@ -40,7 +40,7 @@ def test_machinery(tmp_path: Path) -> None:
     names = [row["name"] for row in results["rows"]]
     assert names == [
         "plain loop, 1 torch thread", "plain loop, 2 torch threads", "backprop, 4 threads, local",
-        "synthetic, 4 threads, local", "synthetic, 4 processes, gRPC",
+        "synthetic, 4 threads, local", "backprop, 4 processes, gRPC",
     ]  # fmt: skip
     assert results["rows"][0]["ratio"] == 1.0
     assert [row["name"] for row in results["codec"]] == ["4 KB", "1 MB", "16 MB"]

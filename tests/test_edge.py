@@ -246,6 +246,17 @@ def test_drain_needs_no_peer_when_everything_is_done() -> None:
     assert list(edge.down.drain()) == []
 
 
+def test_a_next_stage_that_ended_after_its_work_is_no_loss_until_something_is_sent() -> None:
+    edge = Edge()
+    edge.send(1)
+    edge.answer()
+    edge.b.close()
+    assert edge.targets() == [1]
+    assert edge.targets() == []
+    with pytest.raises(WorkerLost, match="stage 1, sending STEP of step 2 to stage 2"):
+        edge.send(2)
+
+
 def test_a_dead_peer_is_reported_after_its_last_targets() -> None:
     edge = Edge()
     edge.send(1, 2)

@@ -127,8 +127,12 @@ class Downstream:
             self._receive(what)
 
     def _gather_all(self) -> None:
-        while self._poll():
-            pass
+        try:
+            while self._poll():
+                pass
+        except WorkerLost:
+            if self.in_flight:  # otherwise no target is missing: the next stage may have ended
+                raise
 
     def _malformed(self) -> bool:
         return any(isinstance(item, WireError) for _, item in self._arrived)

@@ -81,7 +81,9 @@ def settle_resume(config: Config) -> Config:
         raise ResumeError(f"resume={folder}: no {CONFIG} in it; give the folder of a run")
     complete = checkpoint.complete_steps(folder)
     step = complete[-1] if complete and config.resume_step is None else config.resume_step
-    if step not in complete or step is None:
+    if step is None:
+        raise ResumeError(f"resume={folder}: no checkpoint in it is complete; start the run anew, without resume")
+    if step not in complete:
         raise ResumeError(f"resume={folder}: no complete checkpoint of step {step}; complete are: {complete or 'none'}")
     before = replace(from_any(folder / CONFIG), resume=None)
     changed = differences(to_plain(before), to_plain(config))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from workers.assembly import Job
+from workers.config import TransportKind
 from workers.transports.base import ChannelEnd
 from workers.transports.grpc import GrpcListener, grpc_connect
 from workers.transports.local import local_channel
@@ -11,16 +14,28 @@ from workers.transports.local import local_channel
 SLACK = 8
 
 
-def local_edge(job: Job) -> tuple[ChannelEnd, ChannelEnd]:
-    """Both ends of an edge between two threads."""
-    return local_channel(_limit(job), delay_s=_delay(job))
+@dataclass(frozen=True)
+class Edge:
+    """Both ends of the edge between two stages of one process."""
+
+    downstream: ChannelEnd  #: held by stage k
+    upstream: ChannelEnd  #: held by stage k+1
+    listener: GrpcListener | None = None
+
+    def close(self) -> None:
+        """Deliver what was sent, then end the link."""
+        for end in (self.downstream, self.upstream, self.listener):
+            if end is not None:
+                end.close()
 
 
-def grpc_edge(job: Job, k: int) -> tuple[ChannelEnd, ChannelEnd]:
-    """Both ends of the edge between stages k and k+1, over a loopback socket."""
+def edge_in_process(job: Job, k: int) -> Edge:
+    """The edge between stages k and k+1: queues, or a loopback socket."""
+    if job.config.transport.kind is TransportKind.local:
+        return Edge(*local_channel(_limit(job), delay_s=_delay(job)))
     listener = listen(job, k + 1)
     downstream = connect(job, k, listener.address)
-    return downstream, listener.accept(job.config.transport.timeout_s)
+    return Edge(downstream, listener.accept(job.config.transport.timeout_s), listener)
 
 
 def listen(job: Job, index: int) -> GrpcListener:

@@ -18,10 +18,10 @@ def check(config: Config) -> None:
     """Refuse settings that cannot be run, with one line that says what to type instead. Raises ConfigError."""
     _check_numbers(config)
     depth, time, data = config.depth, config.time, config.data
-    if depth.lag is not None and not 0 <= depth.lag < depth.window:
+    if depth.lag is not None and depth.lag >= depth.window:
         raise ConfigError(
             f"depth.lag={depth.lag} does not fit depth.window={depth.window}: the target of step t - lag must still be "
-            f"in flight; set depth.window={max(depth.lag, 0) + 1} or more (or depth.lag=null)"
+            f"in flight; set depth.window={depth.lag + 1} or more (or depth.lag=null)"
         )
     if time.method is TimeMethod.full and data.sequence is None:
         raise ConfigError(
@@ -82,7 +82,7 @@ def _check_numbers(config: Config) -> None:
         "launch.torch_threads": config.launch.torch_threads, "transport.max_frame_mb": config.transport.max_frame_mb,
     }  # fmt: skip
     zero_or_more = {
-        "seed": config.seed, "transport.delay_ms": config.transport.delay_ms,
+        "seed": config.seed, "depth.lag": config.depth.lag or 0, "transport.delay_ms": config.transport.delay_ms,
         "optimizer.momentum": config.optimizer.momentum,
         "predictor.depth.warmup": config.predictor.depth.warmup, "predictor.time.warmup": config.predictor.time.warmup,
         "predictor.depth.hidden": config.predictor.depth.hidden, "predictor.time.hidden": config.predictor.time.hidden,

@@ -7,25 +7,23 @@ from queue import SimpleQueue
 
 import torch
 
-from dni.errors import DniError, WorkerLost
+from dni.errors import DniError
 from workers.assembly import Job, assemble
-from workers.config import TransportKind
-from workers.links import grpc_edge, local_edge
-from workers.transports.base import ChannelEnd
+from workers.links import Edge, edge_in_process
 from workers.worker import Worker
 
 Outcome = tuple[int, BaseException | None]
 
 
 def run_threads(job: Job) -> None:
-    """Run every stage in a thread until all have ended. Raises the first stage's error that is not a consequence."""
+    """Run every stage in a thread until all have ended. Raises the error of the stage that failed first."""
     stages = job.config.stages
     torch.set_num_threads(job.config.torch_threads)
-    edges = [_edge(job, k) for k in range(stages - 1)]
+    edges = [edge_in_process(job, k) for k in range(stages - 1)]
     outcomes: SimpleQueue[Outcome] = SimpleQueue()
     try:
         workers = [
-            assemble(job, k, edges[k - 1][1] if k else None, edges[k][0] if k < stages - 1 else None)
+            assemble(job, k, edges[k - 1].upstream if k else None, edges[k].downstream if k < stages - 1 else None)
             for k in range(stages)
         ]
         threads = [
@@ -34,15 +32,11 @@ def run_threads(job: Job) -> None:
         ]
         for thread in threads:
             thread.start()
-        _supervise(job, outcomes, edges)
+        _wait(outcomes, edges, stages)
         for thread in threads:
             thread.join()
     finally:
         _close(edges)
-
-
-def _edge(job: Job, k: int) -> tuple[ChannelEnd, ChannelEnd]:
-    return local_edge(job) if job.config.transport.kind is TransportKind.local else grpc_edge(job, k)
 
 
 def _work(index: int, worker: Worker, outcomes: SimpleQueue[Outcome]) -> None:
@@ -53,21 +47,20 @@ def _work(index: int, worker: Worker, outcomes: SimpleQueue[Outcome]) -> None:
         outcomes.put((index, error))
 
 
-def _supervise(job: Job, outcomes: SimpleQueue[Outcome], edges: list[tuple[ChannelEnd, ChannelEnd]]) -> None:
-    failures: list[tuple[int, BaseException]] = []
-    for _ in range(job.config.stages):
+def _wait(outcomes: SimpleQueue[Outcome], edges: list[Edge], stages: int) -> None:
+    first: tuple[int, BaseException] | None = None
+    for _ in range(stages):
         index, error = outcomes.get()
-        if error is not None:
-            failures.append((index, error))
-            _close(edges)  # wakes every other stage
-    if failures:
-        index, error = min(failures, key=lambda failure: isinstance(failure[1], WorkerLost))
+        if error is not None and first is None:
+            first = index, error
+            _close(edges)  # wakes every other stage, which then fails as a consequence
+    if first is not None:
+        index, error = first
         if isinstance(error, DniError):
             raise type(error)(f"stage {index}: {error}") from error
         raise error
 
 
-def _close(edges: list[tuple[ChannelEnd, ChannelEnd]]) -> None:
+def _close(edges: list[Edge]) -> None:
     for edge in edges:
-        for end in edge:
-            end.close()
+        edge.close()

@@ -1,0 +1,231 @@
+"""Settings: all that is offered composes, and what cannot be run is refused in one line before anything starts."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+import workers.conf
+from dni.errors import ConfigError
+from tests.commands import SMALL, run, settings
+from workers import rules
+from workers.__main__ import exit_codes, with_resumed_overrides
+from workers.config import from_any, to_plain
+from workers.launcher import launch
+from workers.rules import check
+
+CONF = Path(workers.conf.__path__[0])
+OPTIONS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
+OPTIONS = {group: names for group, names in OPTIONS.items() if names}
+ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name in names]
+METHODS = ("depth", "time", "transport", "predictor")
+LOCAL = ("transport=local", "launch=threads")
+
+
+def test_the_groups_are_those_of_the_documentation() -> None:
+    assert OPTIONS.keys() == {
+        "data", "depth", "experiment", "launch", "model", "optimizer", "predictor", "time", "transport",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["seed=0", *ALONE])
+def test_every_option_composes_and_can_be_run(option: str) -> None:
+    config = settings(option)
+    check(config)
+    assert from_any(to_plain(config)) == config
+
+
+@pytest.mark.parametrize("depth", OPTIONS["depth"])
+def test_every_combination_of_methods_composes_and_can_be_run(depth: str) -> None:
+    for names in itertools.product([depth], *(OPTIONS[group] for group in METHODS[1:])):
+        config = settings(*(f"{group}={name}" for group, name in zip(METHODS, names, strict=True)))
+        check(config)
+        chosen = (config.depth.method.name, config.time.method.name, config.transport.kind.name)
+        assert chosen == names[:3]
+
+
+@pytest.mark.parametrize("option", [option for option in ALONE if not option.startswith(("experiment", "data"))])
+def test_every_option_can_be_chosen_beside_an_experiment(option: str) -> None:
+    config = settings("experiment=smoke", option, *(["launch=threads"] if option == "transport=local" else []))
+    group, name = option.split("=")
+    kinds = {"model": "kind", "optimizer": "kind", "transport": "kind", "depth": "method", "time": "method"}
+    if group in kinds:
+        assert getattr(getattr(config, group), kinds[group]).name == name
+
+
+#: For every rule: settings that break it, and the whole of its message, which names what to type.
+REFUSED = {
+    "depth.lag=4": "depth.lag=4 does not fit depth.window=4: the target of step t - lag must still be in flight; "
+    "set depth.window=5 or more (or depth.lag=null)",
+    "time.method=full data.sequence=null": "time=full backpropagates through whole sequences: set data.sequence to their "
+    "length, data.sequence=256 say (or time=truncated)",
+    "data.sequence=40": "data.sequence=40 is not a multiple of data.window=32: set data.sequence=32, say "
+    "(or data.sequence=null)",
+    "data.sequence=8": "data.sequence=8 is not a multiple of data.window=32: set data.sequence=32, say "
+    "(or data.sequence=null)",
+    "time.method=synthetic model.kind=mlp": "time=synthetic needs a recurrent model: model=mlp carries no state; "
+    "use model=lstm or gru",
+    "transport.kind=local launch.mode=processes": "transport=local joins threads of one process: use launch=threads, "
+    "or transport=grpc",
+    "devices=[cpu,cpu]": "devices names 2 devices for 4 stages: name one, or one each",
+    "devices=[]": "devices names 0 devices for 4 stages: name one, or one each",
+    "model.cut_at=[lstm2,softmax]": "model.cut_at names 2 cuts, which makes 3 stages, but stages=4: change one, or set "
+    "model.cut_at=[] to cut by balance",
+    "resume_step=3": "resume_step=3 needs the folder of the run to go on from: add resume=FOLDER",
+    "transport.bind=0.0.0.0:0": "transport.bind=0.0.0.0:0 is not a loopback address with a port, and links are neither "
+    "encrypted nor authenticated: use transport.bind=127.0.0.1:0",
+    "transport.bind=localhost": "transport.bind=localhost is not a loopback address with a port, and links are neither "
+    "encrypted nor authenticated: use transport.bind=127.0.0.1:0",
+    "transport.bind=127.0.0.1:5000": "transport.bind=127.0.0.1:5000: 3 of the 4 stages listen and cannot share a port: "
+    "use transport.bind=127.0.0.1:0",
+    "transport.delay_ms=15000": "transport.timeout_s=60 is too short for the round trip that transport.delay_ms=15000 "
+    "makes: set transport.timeout_s=150 or more",
+    "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
+    **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
+        "steps", "stages", "log_every", "model.units", "model.layers", "data.batch", "data.window", "data.sequence",
+        "depth.window", "predictor.time.lookahead", "evaluate.every", "evaluate.windows", "checkpoint.every",
+        "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb",
+    )},
+    **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
+        "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden", "predictor.time.hidden",
+    )},
+    **{f"{key}=nan": f"{key}=nan must be 0 or more, and finite" for key in (
+        "transport.delay_ms", "optimizer.momentum", "predictor.depth.learning_rate", "predictor.time.learning_rate",
+        "predictor.depth.match", "predictor.time.match",
+    )},
+    **{f"{key}={value}": f"{key}={float(value)} must be above 0, and finite" for key, value in (
+        ("optimizer.learning_rate", "0"), ("optimizer.clip", "inf"), ("transport.timeout_s", "-2"),
+    )},
+}  # fmt: skip
+
+
+def refused(overrides: str) -> pytest.ExceptionInfo[ConfigError]:
+    with pytest.raises(ConfigError) as info:
+        check(from_any(OmegaConf.from_dotlist(overrides.split())))
+    return info
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_a_broken_rule_says_what_to_type(overrides: str) -> None:
+    assert str(refused(overrides).value) == REFUSED[overrides]
+
+
+def test_every_rule_was_broken() -> None:
+    tree = ast.parse(Path(rules.__file__).read_text())
+    all_rules = {node.lineno for node in ast.walk(tree) if isinstance(node, ast.Raise)}
+    broken = {refused(overrides).traceback[-1].lineno + 1 for overrides in REFUSED}
+    assert broken == all_rules
+
+
+def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) -> str:
+    """The line that `dni-train OVERRIDES` ends with, its exit code being 2 and nothing having been written."""
+    before = sorted(run_dir.rglob("*"))
+    with pytest.raises(SystemExit) as left, exit_codes():
+        launch(settings(*with_resumed_overrides([*overrides])), run_dir)
+    assert left.value.code == 2
+    assert sorted(run_dir.rglob("*")) == before
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("dni-train: ")
+    return line.removeprefix("dni-train: ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("nosuch=1", r"Could not override 'nosuch'.*dni-train --cfg job"),
+        ("+nosuch=1", r"Key 'nosuch' not in 'Config'.*dni-train --cfg job"),
+        ("depth.nosuch=1", r"depth\.nosuch: Key 'nosuch' not in 'DepthConfig'.*dni-train --cfg job"),
+        ("depth=nosuch", r"Could not find 'depth/nosuch' Available options in 'depth': backprop synthetic"),
+        ("experiment=nosuch", r"Available options in 'experiment': demo smoke"),
+        ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("steps=1.5", r"steps: Value '1.5' of type 'float' could not be converted to Integer"),
+        ("steps=null", r"steps=null.*not Optional"),
+        ("model.kind=rnn", r"model\.kind: Invalid value 'rnn', expected one of \[lstm, gru, mlp\]"),
+        ("model.cut_at=softmax", r"model\.cut_at: .*not a ListConfig"),
+        ("optimizer.clip=yes", r"optimizer\.clip: Value 'yes' of type 'str' could not be converted to Float"),
+        ("steps", r"Error parsing override 'steps' missing EQUAL"),
+        ("data.path=${nosuch}", r"data\.path: Interpolation key 'nosuch' not found"),
+        ("depth.lag=9", r"set depth\.window=10 or more"),
+        ("stages=6", r"stages is 6, but this model can be cut into 1 to 5, beginning at embedding, lstm1"),
+        ("stages=2 model.cut_at=[lstm9]", r"no layer lstm9; the layers are embedding, lstm1, lstm2, lstm3, softmax"),
+        ("devices=[tpu]", r"stage 0 asks for 'tpu': use auto, cpu or cuda:N"),
+        ("devices=[cuda:99]", r"stage 0 asks for 'cuda:99', but this machine has \d+ GPUs: use auto or cpu"),
+        ("data.path=/no/such/file", r"no such file or folder: /no/such/file; give a UTF-8 text file or a folder"),
+        ("data.batch=100000", r"need 25700000 characters, it has \d+; use a longer text, a smaller batch or a shorter"),
+        ("resume=/no/such/run", r"overrides\.yaml is missing; give the folder of a run of dni-train"),
+    ],
+)
+def test_a_refusal_is_one_line_and_starts_nothing(
+    overrides: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.search(message, refusal(capsys, tmp_path / "run", *overrides.split()))
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
+    """A run of ten steps with checkpoints at 5 and 10, and how it was started."""
+    started = (*SMALL, *LOCAL, "steps=10", "checkpoint.every=5")
+    folder = tmp_path_factory.mktemp("earlier") / "run"
+    launch(settings(*started), folder)
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in started))
+    return folder, started
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], r"has already taken 10 steps: set steps above that, not 10"),
+        (["steps=20", "resume_step=7"], r"no complete checkpoint of step 7; complete are: \[5, 10\]"),
+        (["steps=20", "seed=1"], r"was another run: seed was 0, now 1; leave these settings as they were"),
+        (["steps=20", "model.units=9", "depth.lag=1"], r"model\.units was 8, now 9, depth\.lag was None, now 1"),
+    ],
+)
+def test_a_run_that_cannot_go_on_as_asked_is_refused(
+    more: list[str], message: str, earlier: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = earlier
+    line = refusal(capsys, tmp_path / "run", f"resume={folder}", *more)
+    assert line.startswith(f"resume={folder}")
+    assert re.search(message, line)
+
+
+def test_a_run_without_a_complete_checkpoint_cannot_go_on(
+    earlier: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, started = earlier
+    (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in started))
+    line = refusal(capsys, tmp_path / "run", f"resume={tmp_path}", "steps=20")
+    assert line == f"resume={tmp_path}: no checkpoint in it is complete; start the run anew, without resume"
+
+
+def test_resuming_repeats_the_settings_of_the_run_and_new_ones_win(earlier: Any) -> None:
+    folder, started = earlier
+    again = with_resumed_overrides([f"resume={folder}", "steps=20"])
+    assert again == [*(o for o in started if o != "steps=10"), f"resume={folder}", "steps=20"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["depth.nosuch=1"], "Could not override 'depth.nosuch'"),
+        (["time=synthetic", "model=mlp"], "time=synthetic needs a recurrent model"),
+    ],
+)
+def test_the_command_itself_refuses_with_one_line(overrides: list[str], message: str, tmp_path: Path) -> None:
+    done = run(tmp_path, *overrides)
+    assert (done.code, done.out) == (2, [])
+    (line,) = done.err
+    assert line.startswith(f"dni-train: {message}")
+    written = {p.name for p in tmp_path.glob("outputs/*/*/*")}
+    assert written <= {".hydra", "dni.log"}
