@@ -43,8 +43,8 @@ def machinery(results: dict[str, Any]) -> str:
         for row in results["codec"]
     ]
     note = (
-        f"The demonstration's model, {results['steps']} steps, medians of {results['repeats']} interleaved repeats, seed "
-        f"{results['seed']}, one torch thread per worker. {source(results)}"
+        f"The demonstration's model, {results['steps']} steps, medians of {results['repeats']} interleaved repeats, "
+        f"seed {results['seed']}, one torch thread per worker. {source(results)}"
     )
     frames = markdown(["frame, encode + decode", "here", "protobuf `bytes` field", "ratio"], codec)
     return f"{markdown(['way', 'char/s', 'over the plain loop'], rows)}\n\n{frames}\n\n{note}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -22,6 +24,8 @@ SMALL = (
     "stages=2", "log_every=5", "model.units=8", "model.layers=1", "data.batch=4", "data.window=6", "data.sequence=18",
     "evaluate.every=null", "evaluate.windows=1", "launch.torch_threads=1", "predictor.depth.warmup=0",
 )  # fmt: skip
+
+LOCAL = ("transport=local", "launch=threads")
 
 
 def settings(*overrides: str) -> Config:
@@ -100,6 +104,17 @@ def run(folder: Path, *overrides: str, within: float = 45) -> Finished:
     """Run `dni-train OVERRIDES` in a folder to its end."""
     with Command(folder, overrides) as command:
         return command.finish(within)
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return found
+
+
+def trained_steps(run_dir: Path, stage: int) -> list[int]:
+    """The steps of a stage's training records, in the order of the file."""
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [r["step"] for r in records if r["kind"] == "train" and r["stage"] == stage]
 
 
 def last_step(folder: Path) -> int:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.commands import SMALL, Command, alive, children, run, settings, wait_for
-from tests.runs import assert_same, parameters_of
+from tests.commands import LOCAL, SMALL, Command, alive, children, run, settings, summary_of, trained_steps, wait_for
 from workers import checkpoint
-from workers.__main__ import exit_codes, with_resumed_overrides
+from workers.__main__ import exit_codes
 from workers.launcher import launch
 
-LOCAL = ("transport=local", "launch=threads")
 #: Every step takes at least 40 ms, so that a run can be met in its middle.
 SLOW = (*SMALL, "depth=backprop", "transport.delay_ms=20", "launch=processes")
 
@@ -27,17 +23,6 @@ SUMMARY_KEYS = {
     "stage", "restarts", "versions",
 }  # fmt: skip
 STAGE_KEYS = {"index", "busy", "steps_per_s", "staleness_mean", "predictor_cosine", "peak_rss_mb"}
-
-
-def summary_of(run_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
-    return found
-
-
-def trained_steps(run_dir: Path, stage: int) -> list[int]:
-    """The steps of a stage's training records, in the order of the file."""
-    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [r["step"] for r in records if r["kind"] == "train" and r["stage"] == stage]
 
 
 def test_the_smoke_experiment_leaves_a_whole_run_behind(tmp_path: Path) -> None:
@@ -61,7 +46,7 @@ def test_the_smoke_experiment_leaves_a_whole_run_behind(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(90)
 def test_a_killed_stage_ends_the_run_with_the_command_that_goes_on(tmp_path: Path) -> None:
-    with Command(tmp_path, (*SLOW, "steps=50", "checkpoint.every=10")) as command:
+    with Command(tmp_path, (*SLOW, "steps=40", "checkpoint.every=10")) as command:
         command.until_saved()
         stages = command.stages()
         os.kill(stages[1], signal.SIGKILL)
@@ -79,17 +64,17 @@ def test_a_killed_stage_ends_the_run_with_the_command_that_goes_on(tmp_path: Pat
     again = tmp_path / "again"
     again.mkdir()
     with Command(again, tuple(say)) as command:
-        assert (command.finish().code, last < 50) == (0, True)
+        assert (command.finish().code, last < 40) == (0, True)
         resumed = command.run_dir()
-    assert summary_of(resumed)["steps"] == 50
-    assert [trained_steps(resumed, k) for k in (0, 1)] == [list(range(5, 51, 5))] * 2
+    assert summary_of(resumed)["steps"] == 40
+    assert [trained_steps(resumed, k) for k in (0, 1)] == [list(range(5, 41, 5))] * 2
 
 
 def test_no_stage_outlives_a_killed_supervisor(tmp_path: Path) -> None:
-    with Command(tmp_path, (*SLOW, "steps=100000")) as command:
+    with Command(tmp_path, (*SLOW, "stages=1", "steps=100000")) as command:
         command.until_trained(5)
         stages = command.stages()
-        assert stages.keys() == {0, 1}
+        assert stages.keys() == {0}
         command.process.send_signal(signal.SIGKILL)
         wait_for(lambda: not any(alive(pid) for pid in stages.values()), "the end of all stages", within=5)
 
@@ -104,52 +89,6 @@ def test_a_frozen_stage_ends_the_run_with_its_name(tmp_path: Path) -> None:
     (line,) = done.err
     assert re.match(r"dni-train: WorkerLost: stage 0, after step \d+: .*from stage 1.* is gone", line), line
     assert not any(alive(pid) for pid in stages.values())
-
-
-def resumed(folder: Path, target: Path, *more: str) -> Path:
-    """What `dni-train resume=FOLDER MORE` does, with its run folder named."""
-    launch(settings(*with_resumed_overrides([f"resume={folder}", *more])), target)
-    return target
-
-
-def test_ctrl_c_stops_in_good_order_and_the_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """An interruption saves, and to save means to wait for all targets that are under way.
-
-    With a lag these are kept until their step, so that where a run was stopped does not show in its result.
-    """
-    method = (*SMALL, "depth.lag=2", "transport.delay_ms=5", "steps=100000")
-    with Command(tmp_path, (*method, "launch=processes")) as command:
-        command.until_trained(10)
-        command.process.send_signal(signal.SIGINT)
-        done = command.finish()
-        folder = command.run_dir()
-    summary = summary_of(folder)
-    m = summary["steps"]
-    assert done.code == 130
-    assert done.err == [f"dni-train: stopped after step {m}; go on with: dni-train resume={folder}"]
-    assert (summary["interrupted"], checkpoint.complete_steps(folder)) == (True, [m])
-
-    again = (f"steps={m + 15}", *LOCAL)
-    part = resumed(folder, tmp_path / "part", *again)
-    launch(settings(*method, *again), tmp_path / "whole")
-    assert_same(parameters_of(part, 2), parameters_of(tmp_path / "whole", 2))
-    for k in (0, 1):
-        assert trained_steps(part, k) == list(range(5, m + 16, 5))
-    assert summary_of(part)["interrupted"] is False
-
-
-@pytest.mark.parametrize("lag", [0, 2])
-def test_saving_does_not_show_in_the_result(lag: int, tmp_path: Path) -> None:
-    for every in ("3", "null"):
-        launch(settings(*SMALL, *LOCAL, f"depth.lag={lag}", "steps=10", f"checkpoint.every={every}"), tmp_path / every)
-    assert_same(parameters_of(tmp_path / "3", 2), parameters_of(tmp_path / "null", 2))
-
-
-def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
-    start = (*SMALL, *LOCAL, "checkpoint.every=10")
-    launch(settings(*start, "steps=10"), tmp_path)
-    launch(settings(*start, "steps=20", f"resume={tmp_path}"), tmp_path)
-    assert trained_steps(tmp_path, 0) == [5, 10, 15, 20]
 
 
 def test_a_file_of_the_users_own_in_threads(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_free_run_ends_and_uses_every_target_that_comes(
 
 
 def test_a_target_that_comes_after_its_value_was_given_up_is_not_used(tmp_path: Path) -> None:
-    """Steps 3 to 5 come back behind step 6, which says that they are done: with lag 3 nothing is received up to step 10.
+    """Steps 3 to 5 come back behind step 6, which says that they are done: up to step 10 nothing is waited for.
 
     At step 9 the values of 3 to 9 are waiting: seven, one more than are remembered, so step 3 is given up. Of the
     twelve steps the last three are too new at the end.

@@ -92,7 +92,7 @@ def explain(error: BaseException) -> str:
 
 def leave(code: int, message: str) -> NoReturn:
     """Say one line and exit."""
-    sys.stderr.write(f"dni-train: {message}\n")
+    sys.stderr.write(f"dni-train: {' '.join(message.splitlines())}\n")
     sys.exit(code)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 
 from dni.data.text import Corpus, load_text
+from dni.errors import CheckpointError
 from workers import checkpoint
 from workers.build import build_stage, depth_interface, time_interface
 from workers.config import Config
@@ -66,8 +67,19 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         save=partial(checkpoint.save, job.run_dir, index, config.stages),
     )  # fmt: skip
     if config.resume is not None:
-        worker.load_state_dict(checkpoint.load(Path(config.resume), job.start, index))
+        _go_on(worker, job, Path(config.resume), index)
     return worker
+
+
+def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
+    state = checkpoint.load(folder, job.start, index)
+    try:
+        worker.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"stage {index}, step {job.start}: the checkpoint in {folder} does not fit this model, as if it had been "
+            f"made from another text: {error}"
+        ) from error
 
 
 def _feed(job: Job) -> Feed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -32,8 +33,10 @@ log = logging.getLogger(__name__)
 
 def resolve(config: Config) -> tuple[Config, Corpus]:
     """Read the data and fill in what the settings leave to it. Raises DataError."""
-    corpus = load_text(config.data.path)
-    return replace(config, model=replace(config.model, symbols=len(corpus.symbols))), corpus
+    path = config.data.path and str(Path(config.data.path).expanduser().absolute())
+    corpus = load_text(path)
+    model = replace(config.model, symbols=len(corpus.symbols))
+    return replace(config, model=model, data=replace(config.data, path=path, sha256=corpus.sha256)), corpus
 
 
 def build_chains(config: Config) -> list[Chain]:

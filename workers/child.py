@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import ExitStack, closing
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
@@ -30,36 +31,37 @@ CONFIG = "config.yaml"
 def main() -> None:
     """Run one stage and report how it ended; the exit status is 0 or 1."""
     run_dir, index = Path(sys.argv[1]), int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what Ctrl-C means
+    for number in (signal.SIGINT, signal.SIGTERM):  # the supervisor decides what they mean; an engine may tell us all
+        signal.signal(number, signal.SIG_IGN)
     threading.current_thread().name = f"stage-{index}"
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(levelname)s][%(threadName)s] %(message)s")
-    wire = Control()
-    try:
-        run_stage(from_any(run_dir / CONFIG), run_dir, index, wire)
-        wire.say(event="done")
-    except BaseException as error:
-        logging.getLogger(__name__).exception("stage %d ended with an error", index)
-        known = isinstance(error, DniError)
-        message = str(error) if known else f"{type(error).__name__}: {error}"
-        wire.say(event="error", type=type(error).__name__, message=message)
-        sys.exit(1)
+    control, failed = Control(), False
+    with ExitStack() as links:  # closed after the report: the other stages then fail, too, and the cause must be first
+        try:
+            run_stage(from_any(run_dir / CONFIG), run_dir, index, control, links)
+            control.say(event="done")
+        except BaseException as error:
+            failed = True
+            logging.getLogger(__name__).exception("stage %d ended with an error", index)
+            message = str(error) if isinstance(error, DniError) else f"{type(error).__name__}: {error}"
+            control.say(event="error", type=type(error).__name__, message=message)
+    sys.exit(failed)
 
 
-def run_stage(config: Config, run_dir: Path, index: int, control: Control) -> None:
-    """Listen, connect, build, and work until the end."""
+def run_stage(config: Config, run_dir: Path, index: int, control: Control, links: ExitStack) -> None:
+    """Listen, connect, build, and work until the end; whoever calls closes the links."""
     torch.set_num_threads(config.torch_threads)
     job = Job(config, run_dir, lambda record: control.say(event="record", record=record), control.stop)
-    listener = listen(job, index) if index else None
-    if listener is not None:
+    timeout_s = config.transport.timeout_s
+    upstream = downstream = None
+    if index:
+        listener = links.enter_context(closing(listen(job, index)))
         control.say(event="listening", address=listener.address)
-    downstream = connect(job, index, control.peer(config.transport.timeout_s)) if index < config.stages - 1 else None
-    upstream = None if listener is None else listener.accept(config.transport.timeout_s)
-    try:
-        assemble(job, index, upstream, downstream).run()
-    finally:
-        for end in (downstream, upstream, listener):
-            if end is not None:
-                end.close()
+    if index < config.stages - 1:
+        downstream = links.enter_context(closing(connect(job, index, control.peer(timeout_s))))
+    if index:
+        upstream = links.enter_context(closing(listener.accept(timeout_s)))
+    assemble(job, index, upstream, downstream).run()
 
 
 class Control:

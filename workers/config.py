@@ -37,6 +37,7 @@ class ModelConfig:
 @dataclass
 class DataConfig:
     path: str | None = None  # file, folder, or Penn Treebank folder; null: the embedded text
+    sha256: str | None = None  # of the text; filled in from it
     batch: int = 32  # B lanes
     window: int = 32  # T steps
     sequence: int | None = 256  # steps between resets, a multiple of T; null: lanes run on to the end of the text

@@ -44,8 +44,8 @@ class Result:
 def launch(config: Config, run_dir: Path) -> Result:
     """Run to the end, or to an interrupt. Raises ConfigError before anything starts; WorkerLost if a stage is lost."""
     check(config)
-    config = settle_resume(config)
     config, corpus = resolve(config)
+    config = settle_resume(config)
     refuse_early(config, corpus)
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
@@ -99,9 +99,9 @@ AGREED = ("seed", "stages", "model", "data", "depth", "time", "predictor", "opti
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings of the agreed sections that differ, as `key: old -> new`."""
+    """Settings of the agreed sections that differ, as `key was old, now new`."""
     old, new = _flat(before), _flat(now)
-    keys = [k for k in old if k.split(".")[0] in AGREED and k != "model.symbols"]
+    keys = [key for key in old if key.split(".")[0] in AGREED]
     return [f"{key} was {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
 
 

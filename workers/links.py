@@ -43,7 +43,7 @@ def listen(job: Job, index: int) -> GrpcListener:
     transport = job.config.transport
     return GrpcListener(
         transport.bind, handshake=job.handshake(index), limit=_limit(job), delay_s=_delay(job),
-        checksum=transport.checksum, max_frame=transport.max_frame_mb << 20,
+        checksum=transport.checksum, max_frame=transport.max_frame_mb << 20, timeout_s=transport.timeout_s,
     )  # fmt: skip
 
 

@@ -61,10 +61,9 @@ class Supervisor:
 
     def start(self) -> None:
         """Start one process per stage, each with its log file."""
-        logs = self.job.run_dir / "logs"
-        logs.mkdir(exist_ok=True)
+        self._log(0).parent.mkdir(exist_ok=True)
         for k in range(self.stages):
-            with (logs / f"stage-{k}.log").open("a") as file:
+            with self._log(k).open("a") as file:
                 child = subprocess.Popen(
                     [sys.executable, "-m", "workers.child", str(self.job.run_dir), str(k)],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True,
@@ -125,7 +124,10 @@ class Supervisor:
                 self.job.sink(message["record"])
             case "error":
                 kind = kind_of(message["type"])
-                self.failures.append(Failure(index, message["message"], kind, issubclass(kind, WorkerLost)))
+                reason = (
+                    message["message"] if kind is not DniError else f"{message['message']} (see {self._log(index)})"
+                )
+                self.failures.append(Failure(index, reason, kind, issubclass(kind, WorkerLost)))
             case "exit":
                 self._running -= 1
                 self._note_exit(index, message["code"])
@@ -135,8 +137,10 @@ class Supervisor:
             name = signal.Signals(-code).name
             self.failures.append(Failure(index, f"its process was killed by {name}"))
         elif code and all(failure.stage != index for failure in self.failures):
-            log_file = self.job.run_dir / "logs" / f"stage-{index}.log"
-            self.failures.append(Failure(index, f"its process ended with status {code}: see {log_file}"))
+            self.failures.append(Failure(index, f"its process ended with status {code} (see {self._log(index)})"))
+
+    def _log(self, index: int) -> Path:
+        return self.job.run_dir / "logs" / f"stage-{index}.log"
 
     def _error(self) -> DniError:
         cause = min(self.failures, key=lambda failure: failure.consequence)
