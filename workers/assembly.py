@@ -77,8 +77,7 @@ def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
         worker.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"stage {index}, step {job.start}: the checkpoint in {folder} does not fit this model, as if it had been "
-            f"made from another text: {error}"
+            f"stage {index}, step {job.start}: the checkpoint in {folder} does not fit this model: {error}"
         ) from error
 
 
