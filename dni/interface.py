@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dni.errors import DivergedError
 from dni.metrics import cosine
-from dni.predictor import Predictor
+from dni.predictor import Predictor, summed_cross_entropy
 from dni.types import IGNORED
 
 
@@ -95,12 +94,6 @@ class LossInterface(Interface):
         if not math.isfinite(self.loss):
             raise DivergedError(f"the loss of step {step} is {self.loss}: lower the learning rates or clip gradients")
         return gradient
-
-
-def summed_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of output (..., V) and labels (...) in nats, summed over everything."""
-    rows = output.reshape(-1, output.shape[-1])
-    return F.cross_entropy(rows, labels.reshape(-1), ignore_index=IGNORED, reduction="sum")
 
 
 @dataclass

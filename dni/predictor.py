@@ -93,24 +93,31 @@ class SoftmaxCritic(Predictor):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
-        return self._loss_and_gradient(value, labels)[1]
+        z = self._hidden(value)
+        return self._gradient(z, self._scores(z), label_rows(value, labels))
 
     def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
-        loss, prediction = self._loss_and_gradient(value, labels)
+        z, rows = self._hidden(value), label_rows(value, labels)
+        scores = self._scores(z)
+        loss = summed_cross_entropy(scores, rows) / (value.numel() / value.shape[-1])
+        prediction = self._gradient(z, scores, rows)
         return Fit(loss + self.match * squared_distance(prediction, target), prediction)
 
-    def _loss_and_gradient(self, value: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        rows = label_rows(value, labels)
-        z = value if self.first is None else torch.tanh(self.first(value))
-        log_p = F.log_softmax(self.last(z).unflatten(-1, (-1, self.classes)), dim=-1)
-        known = (rows != IGNORED).unsqueeze(-1)
-        index = rows.clamp(min=0).unsqueeze(-1)
-        loss = -(log_p.gather(-1, index) * known).sum() / (value.numel() / value.shape[-1])
-        error = log_p.exp().scatter_add(-1, index, -torch.ones_like(log_p[..., :1])) * known
+    def _hidden(self, value: Tensor) -> Tensor:
+        return value if self.first is None else torch.tanh(self.first(value))
+
+    def _scores(self, z: Tensor) -> Tensor:
+        return self.last(z).unflatten(-1, (-1, self.classes))  # type: ignore[no-any-return]
+
+    def _gradient(self, z: Tensor, scores: Tensor, rows: Tensor) -> Tensor:
+        index = rows.unsqueeze(-1)
+        minus_one = scores.new_full(index.shape, -1.0)
+        error = torch.softmax(scores, -1).scatter_add(-1, index.clamp(min=0), minus_one)
+        unknown = index == IGNORED
+        if unknown.any():  # worth the question: masking is a pass over all classes
+            error = error.masked_fill(unknown, 0.0)
         back = error.flatten(-2) @ self.last.weight
-        if self.first is not None:
-            back = (back * (1 - z * z)) @ self.first.weight
-        return loss, back
+        return back if self.first is None else (back * (1 - z * z)) @ self.first.weight
 
 
 class LabelContext(nn.Module):
@@ -147,3 +154,9 @@ def label_rows(value: Tensor, labels: Tensor | None) -> Tensor:
 def squared_distance(prediction: Tensor, target: Tensor) -> Tensor:
     """Squared Euclidean distance per row, averaged over rows: a scalar."""
     return (prediction - target).pow(2).sum() / (target.numel() / target.shape[-1])
+
+
+def summed_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of output (..., V) and labels (...) in nats, summed; IGNORED labels count nothing."""
+    rows = output.reshape(-1, output.shape[-1])
+    return F.cross_entropy(rows, labels.reshape(-1), ignore_index=IGNORED, reduction="sum")

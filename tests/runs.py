@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dni.data.text import Lanes
-from dni.interface import summed_cross_entropy
+from dni.predictor import summed_cross_entropy
 from dni.recurrent import reset_lanes
 from workers import checkpoint
 from workers.build import build_chains, build_optimizer, resolve

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni.interface import DecoupledInterface, Interface, LossInterface, ZeroInterface, summed_cross_entropy
+from dni.interface import DecoupledInterface, Interface, LossInterface, ZeroInterface
 from dni.models import LSTM
 from dni.oracle import Oracle
-from dni.predictor import Regressor
+from dni.predictor import Regressor, summed_cross_entropy
 from dni.recurrent import Chain, unpack
 from dni.stage import Stage, as_chain
 

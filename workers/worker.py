@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from dni.errors import OutOfOrder
-from dni.interface import Interface, summed_cross_entropy
+from dni.interface import Interface
+from dni.predictor import summed_cross_entropy
 from dni.stage import Stage
 from workers.edge import Downstream, Upstream
 from workers.feed import Feed
