@@ -30,6 +30,9 @@ class Interface:
     #: True if `gradient` cannot answer before the target of the same step has come.
     locked = False
 
+    #: Summed loss in nats and counted labels of the last step, where the interface measures it.
+    measured: tuple[float, int] | None = None
+
     @property
     def ready(self) -> bool:
         """False while the stage should not move yet (its predictor is warming up)."""
@@ -90,7 +93,8 @@ class LossInterface(Interface):
         leaf = value.detach().requires_grad_()
         total = summed_cross_entropy(leaf, labels)
         (gradient,) = torch.autograd.grad(total, leaf)
-        self.loss = total.item() / max(1, int((labels != IGNORED).sum()))
+        self.measured = total.item(), int((labels != IGNORED).sum())
+        self.loss = self.measured[0] / max(1, self.measured[1])
         if not math.isfinite(self.loss):
             raise DivergedError(f"the loss of step {step} is {self.loss}: lower the learning rates or clip gradients")
         return gradient
