@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dni.errors import DivergedError
 from dni.randomness import OwnRandomness, is_stochastic
 from dni.recurrent import Chain, pack, reset_lanes, unpack
 from dni.types import State
@@ -89,13 +91,18 @@ class Stage:
         return Gradients(arrived, pack(entering) if entering else None)
 
     def update(self, divisor: float = 1.0, *, move: bool = True) -> None:
-        """Divide the parameter gradients, clip them, take one optimizer step (none if not `move`), clear them."""
+        """Divide the parameter gradients, clip them, take one optimizer step (none if not `move`), clear them.
+
+        Raises DivergedError if their norm is not finite.
+        """
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         if move and gradients:
             torch._foreach_div_(gradients, divisor)
-            if self.clip is not None:
-                nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
-            self.optimizer.step()
+            norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.clip or math.inf).item()
+            if not math.isfinite(norm):
+                raise DivergedError(f"the gradient norm is {norm}: lower the learning rates, or clip gradients")
+            if norm:  # a window without gradient is no reason to move: momentum would
+                self.optimizer.step()
         self.optimizer.zero_grad()
 
     @torch.no_grad()

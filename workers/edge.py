@@ -40,7 +40,7 @@ class Loss(NamedTuple):
 
     step: int
     nats: float  #: summed over the window
-    count: int  #: labels that counted
+    labels: int  #: how many counted
 
 
 class Target(NamedTuple):
@@ -224,6 +224,10 @@ class Upstream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+
+    def figures(self) -> dict[str, Any]:
+        """An edge has nothing to say of the data."""
+        return {}
 
     def receive(self) -> Frame:
         """The next frame, waited for at most `timeout_s`.

@@ -79,7 +79,7 @@ class Worker:
         output_gradient = self.depth.gradient(step, output, labels)  # 4. ask each cut for its gradient
         state_gradient = None if state is None else self.time.gradient(step, state, future)
         gradients = self.stage.backward(output_gradient, state_gradient)  # 5. one backward pass
-        self.upstream.finish(frame, gradients.activation, self.news(step))  # 6. targets upstream and back in time; update
+        self.upstream.finish(frame, gradients.activation, self.news(step))  # 6. send targets back; update
         if gradients.state is not None:
             self.time.target(step - 1, gradients.state)
         self.stage.update(labels.numel(), move=self.depth.ready and self.time.ready)

@@ -50,7 +50,7 @@ class CopySource:
     or in repeat copy N and R in turn, N first (lengths 5, 7, 9, 12, 15, 19, ...).
 
     Args:
-        batch, window, lookahead: B, T and L of the windows.
+        batch, window, lookahead: B, T and L of the windows; no T: one window is one whole sequence.
         seed: not negative.
         repeat: repeat copy.
         length: of every sequence, in steps; None: the curriculum.
@@ -65,7 +65,7 @@ class CopySource:
     def __init__(
         self,
         batch: int,
-        window: int,
+        window: int | None,
         lookahead: int = 0,
         *,
         seed: int,
@@ -74,17 +74,17 @@ class CopySource:
         threshold_bits: float = 0.15,
         streaming: bool = False,
     ) -> None:
-        if batch < 1 or window < 1 or lookahead < 0 or seed < 0:
+        if batch < 1 or (window is not None and window < 1) or lookahead < 0 or seed < 0:
             raise ConfigError(f"need batch {batch} >= 1, window {window} >= 1, lookahead {lookahead}, seed {seed} >= 0")
         refuse_lookahead(streaming, lookahead)
-        self.batch, self.window_size, self.lookahead = batch, window, lookahead
+        self.batch, self.lookahead, self._fixed_window = batch, lookahead, window
         self.seed, self.threshold_bits, self.streaming = seed, threshold_bits, streaming
         self._most_repeats = MOST_REPEATS if repeat else 1
         self.input_symbols = 4 + self._most_repeats
         self._fixed = None if length is None else self._level_of(length)
         self._solved = 0  # the highest level that was solved
         self._window, self._sequences = 0, 0  # how many were given out, how many were begun
-        self._first, self._running = 0, 0  # of the sequence under way: its first window, its level
+        self._first, self._running = 0, 1  # of the sequence under way: its first window, its level
         self._inputs, self._labels = torch.empty(batch, 0), torch.empty(batch, 0)
         self._unreported: list[_Unreported] = []  # of the present level, oldest first
 
@@ -102,6 +102,16 @@ class CopySource:
     def solved_length(self) -> int:
         """Steps of the longest sequences that were solved; 0: none yet."""
         return self._length(self._solved) if self._solved else 0
+
+    @property
+    def window_size(self) -> int:
+        """T of the sequence under way."""
+        return self._fixed_window or self._length(self._running)
+
+    @property
+    def windows_per_sequence(self) -> int:
+        """Of the present level."""
+        return math.ceil(self.length / (self._fixed_window or self.length))
 
     def next(self) -> Window:
         """The next window of all lanes."""

@@ -55,7 +55,7 @@ class PixelSource:
         *,
         part: Part = "train",
         seed: int = 0,
-        side: Literal[28, 14, 7] = 28,
+        side: int = 28,
         levels: int = 16,
         streaming: bool = False,
     ) -> None:
