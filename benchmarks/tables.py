@@ -16,20 +16,25 @@ README = Path(__file__).parent.parent / "README.md"
 def demo(results: dict[str, Any]) -> str:
     """The demonstration's table."""
     delay = results["delay_ms"]
-    heads = ["depth + time", "validation bits/char", "char/s, 0 ms", f"char/s, {delay} ms", "busy per stage, 0 ms",
-             f"busy per stage, {delay} ms", "staleness, steps"]  # fmt: skip
+    heads = [
+        "depth + time", "bits/char, 0 ms", f"bits/char, {delay} ms", "char/s, 0 ms", f"char/s, {delay} ms",
+        "busy per stage, 0 ms", f"busy per stage, {delay} ms", "staleness, 0 ms", f"staleness, {delay} ms",
+    ]  # fmt: skip
     rows = [
         [
-            line["method"], f"{line['valid_bits']:.3f}", f"{line['characters_per_s']:,.0f}",
-            f"{line['characters_per_s_slow']:,.0f}", percents(line["busy"]), percents(line["busy_slow"]),
-            " / ".join("-" if s is None else f"{s:.1f}" for s in line["staleness"]),
+            line["method"], f"{line['valid_bits']:.3f}", f"{line['valid_bits_slow']:.3f}",
+            f"{line['characters_per_s']:,.0f}", f"{line['characters_per_s_slow']:,.0f}",
+            percents(line["busy"]), percents(line["busy_slow"]), ages(line["staleness"]), ages(line["staleness_slow"]),
         ]
         for line in results["rows"]
     ]  # fmt: skip
-    rows += [[f"{name}, counted", f"{bits:.3f}", "", "", "", "", ""] for name, bits in results["ngrams"].items()]
+    rows += [
+        [f"{name}, counted", f"{bits:.3f}", "", "", "", "", "", "", ""] for name, bits in results["ngrams"].items()
+    ]
     note = (
         f"4-stage character LSTM (128 units), 4 processes over gRPC, W = 8, {results['steps']} steps, seed "
-        f"{results['seed']}; at {delay} ms one-way delay {results['slow_steps']} steps. {source(results)} "
+        f"{results['seed']}; rates at {delay} ms one-way delay over {results['slow_steps']} steps without warm-up. "
+        f"{source(results)} "
         f"Text sha256 `{results['rows'][0]['sha256'][:16]}…`."
     )
     return f"{markdown(heads, rows)}\n\n{note}"
@@ -63,6 +68,11 @@ def lag(results: dict[str, Any]) -> str:
     heads = ["depth", *(f"{p} steps" for p in points), "cosine with the target, by stage"]
     note = f"One seed ({results['seed']}), `time=truncated`, W = {results['window']}. {source(results)}"
     return f"{markdown(heads, rows)}\n\n{note}"
+
+
+def ages(staleness: list[float | None]) -> str:
+    """Mean staleness of the stages, in steps."""
+    return " / ".join("-" if age is None else f"{age:.1f}" for age in staleness)
 
 
 def percents(shares: list[float]) -> str:

@@ -144,7 +144,8 @@ class DecoupledInterface(Interface):
         memory: int = 64,
     ) -> None:
         self.predictor = predictor
-        self.optimizer = optimizer or torch.optim.Adam(predictor.parameters(), 3e-3, fused=True)
+        parameters = list(predictor.parameters())  # an oracle has none, and is not trained
+        self.optimizer = optimizer or (torch.optim.Adam(parameters, 3e-3, fused=True) if parameters else None)
         self.warmup, self.memory = warmup, memory
         self.updates = 0
         self.total, self.recent = FitMeter(), FitMeter()
@@ -172,9 +173,10 @@ class DecoupledInterface(Interface):
             return
         target = gradient.to(sent.value.device)
         fit = self.predictor.fit(sent.value, sent.labels, target)
-        self.optimizer.zero_grad()
-        fit.loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+            fit.loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
         self.updates += 1
         self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
 
@@ -186,7 +188,7 @@ class DecoupledInterface(Interface):
     def state_dict(self) -> dict[str, Any]:
         return {
             "predictor": self.predictor.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "updates": self.updates,
             "latest": self._latest,
             "sent": {str(step): {"value": s.value, "labels": s.labels} for step, s in self._sent.items()},
@@ -194,7 +196,8 @@ class DecoupledInterface(Interface):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.predictor.load_state_dict(state["predictor"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.updates, self._latest = state["updates"], state["latest"]
         device = next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
         self._sent = {int(step): _Sent(s["value"], s["labels"]).to(device) for step, s in state["sent"].items()}

@@ -31,6 +31,7 @@ def partition(model: nn.Sequential, *, stages: int | None = None, cut_at: Sequen
         )
     cuts = _named_cuts(layers, cut_at) if cut_at else _balanced_cuts(layers, 1 if stages is None else stages)
     chains = [Chain(OrderedDict(layers[start:end])) for start, end in pairwise([0, *cuts, len(layers)])]
+    _refuse_stages_without_parameters(chains)
     _refuse_shared_parameters(chains)
     return chains
 
@@ -89,6 +90,15 @@ def _even_cuts(sizes: Sequence[int], parts: int) -> list[int]:
             for i in range(last)
         ]
     return best[0][1]
+
+
+def _refuse_stages_without_parameters(chains: Sequence[Chain]) -> None:
+    for stage, chain in enumerate(chains):
+        if not any(True for _ in chain.parameters()):
+            layers = ", ".join(name for name, _ in chain.named_children())
+            raise PartitionError(
+                f"stage {stage} ({layers}) has no parameters to train: let a later layer begin the next"
+            )
 
 
 def _refuse_shared_parameters(chains: Sequence[Chain]) -> None:

@@ -75,6 +75,7 @@ class SoftmaxCritic(Predictor):
 
     the synthetic gradient is dC/dv = J^T W2^T (softmax - onehot), J = dz/dv, written out below. `fit` returns
     C + match * |dC/dv - target|^2: the loss itself and, as in Sobolev training (Czarnecki et al. 2017), its derivative.
+    Output weights start small, not at zero: through zeros the layer below would never hear of the loss.
 
     Args:
         features: D, the size of a row.

@@ -142,3 +142,9 @@ def test_only_a_row_of_layers_can_be_cut() -> None:
         partition(nn.Linear(2, 2), stages=1)  # type: ignore[arg-type]
     with pytest.raises(PartitionError, match="no layers to cut"):
         partition(nn.Sequential(), stages=1)
+
+
+def test_a_stage_without_parameters_is_refused() -> None:
+    model = nn.Sequential(OrderedDict(first=nn.Linear(2, 2), relu=nn.ReLU(), last=nn.Linear(2, 2)))
+    with pytest.raises(PartitionError, match=r"stage 1 \(relu\) has no parameters"):
+        partition(model, cut_at=["relu", "last"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dni.errors import ResumeError
+from dni.errors import ConfigError, ResumeError
 from workers import checkpoint
 from workers.assembly import Job
 from workers.build import build_chains, device_of
@@ -46,7 +47,7 @@ def launch(config: Config, run_dir: Path) -> Result:
     config, data = resolve(config)
     config = settle_resume(config)
     refuse_early(config)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    claim(run_dir, config)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
     copy_metrics(config, run_dir)
     with Monitor(run_dir, config.stages, config.steps) as monitor:
@@ -109,6 +110,18 @@ def refuse_early(config: Config) -> None:
     build_chains(config)
     for index in range(config.stages):
         device_of(config, index)
+
+
+def claim(run_dir: Path, config: Config) -> None:
+    """Make the run's folder. Raises ConfigError if another run is in it; one that goes on drops what came later."""
+    used = (run_dir / METRICS).exists() or (run_dir / "checkpoints").exists()
+    own = config.resume is not None and Path(config.resume).resolve() == run_dir.resolve()
+    if used and not own:
+        raise ConfigError(f"{run_dir} already holds a run: name another hydra.run.dir, or go on with it (resume=)")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for step in checkpoint.complete_steps(run_dir):
+        if step > (config.resume_step or 0):
+            shutil.rmtree(checkpoint.folder_of(run_dir, step))
 
 
 def copy_metrics(config: Config, run_dir: Path) -> None:

@@ -50,8 +50,8 @@ class Supervisor:
 
     def run(self) -> None:
         """Until every stage has ended. Raises the error of the stage that failed first, WorkerLost if it was killed."""
-        self.start()
         try:
+            self.start()
             for index, message in self._until_ended():
                 self._handle(index, message)
         finally:

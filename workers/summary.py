@@ -83,8 +83,9 @@ def write_summary(
     """Write `run_dir/summary.json` in one piece (temporary file, then rename) and return what it holds.
 
     `stages` and `valid` are the monitor's `summary_stages()` and `valid_history`. `steps` and `wall_s` are
-    the fewest steps and the most seconds of any stage's end, None if none ended; `tokens_per_s`: the last
-    stage's characters over its training time (`train_s`, else `wall_s`). Losses: the last, in nats per label.
+    the fewest steps and the most seconds of any stage's end, None if none ended; `tokens_per_s`:
+    characters over the longest training time of any stage (`train_s`, else `wall_s`). Losses: the last, in nats
+    per label.
     """
     summary = _summary(facts, [finite(s) for s in stages], [finite(v) for v in valid])
     summary["restarts"], summary["interrupted"] = restarts, interrupted
@@ -100,7 +101,8 @@ def write_summary(
 def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, Any]]) -> dict[str, Any]:
     wall_s = max((e["wall_s"] for e in ends if e.get("wall_s")), default=None)
     last = next((e for e in ends if e["index"] == facts.stages - 1), {})
-    loss, characters, train_s = last.get("train_loss"), last.get("characters"), last.get("train_s") or wall_s
+    loss, characters = last.get("train_loss"), last.get("characters")
+    train_s = max((e["train_s"] for e in ends if e.get("train_s")), default=wall_s)
     measured = valid[-1] if valid else {}
     return {
         "method": {"depth": facts.depth, "time": facts.time},

@@ -19,9 +19,10 @@ def run_threads(job: Job) -> None:
     """Run every stage in a thread until all have ended. Raises the error of the stage that failed first."""
     stages = job.config.stages
     torch.set_num_threads(job.config.torch_threads)
-    edges = [edge_in_process(job, k) for k in range(stages - 1)]
+    edges: list[Edge] = []
     outcomes: SimpleQueue[Outcome] = SimpleQueue()
     try:
+        edges += (edge_in_process(job, k) for k in range(stages - 1))
         workers = [
             assemble(job, k, edges[k - 1].upstream if k else None, edges[k].downstream if k < stages - 1 else None)
             for k in range(stages)
