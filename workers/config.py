@@ -69,6 +69,7 @@ class CutPredictorConfig:
     lookahead: int = 1  # L, labels after the window seen at a time cut
     match: float = 1.0  # critic: weight of the squared distance to the target gradient
     learning_rate: float = 3e-3
+    fits: int = 1  # predictor steps per target
     warmup: int = 0  # predictor updates before the stage moves
 
 
@@ -139,9 +140,10 @@ class Config:
     @property
     def window(self) -> int:
         """T in force: with `time=full` one window is one whole sequence."""
-        if self.time.method is TimeMethod.full and self.data.sequence is not None:
-            return self.data.sequence
-        return self.data.window
+        data = self.data
+        if self.time.method is not TimeMethod.full:
+            return data.window
+        return data.side**2 if data.kind is DataKind.seqmnist else data.sequence or data.window
 
     @property
     def lookahead(self) -> int:

@@ -95,5 +95,5 @@ class Feed:
 
 
 def _frame(kind: Kind, step: int, window: Window) -> Frame:
-    tensors = {"value": window.inputs, "labels": window.labels, "reset": window.reset}
+    tensors = {"value": window.inputs, "labels": window.labels, "reset": window.reset, "ends": window.ends}
     return Frame(kind, step, tensors=tensors)

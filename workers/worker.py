@@ -68,13 +68,14 @@ class Worker:
     def train(self, frame: Frame) -> None:
         """One training step."""
         step, reset = frame.step, frame.tensors["reset"]
+        ends = frame.tensors["ends"].to(self.stage.device)
         value, labels, future = self.split(frame)
         output, state = self.stage.forward(value, reset)  # 2. forward
         self.pass_on(frame, output)  # 3. the next stage is no longer waiting
         if self.depth.locked:
             self.take_targets(step)
         output_gradient = self.depth.gradient(step, output, labels)  # 4. ask each cut for its gradient
-        state_gradient = None if state is None else self.time.gradient(step, state, future)
+        state_gradient = None if state is None else self.time.gradient(step, state, future, ends)
         gradients = self.stage.backward(output_gradient, state_gradient)  # 5. one backward pass
         self.upstream.finish(frame, gradients.activation, self.news(step))  # 6. send targets back; update
         if gradients.state is not None:

@@ -122,7 +122,8 @@ class CopySource:
         self._window += 1
         end = start + self.window_size
         labels = self._labels[:, start : end + self.lookahead].clone()
-        return Window(self._inputs[:, start:end].clone(), labels, torch.full((self.batch,), start == 0))
+        reset, ends = (torch.full((self.batch,), here) for here in (start == 0, end == self._inputs.shape[1]))
+        return Window(self._inputs[:, start:end].clone(), labels, reset, ends)
 
     def report(self, window: int, loss: float, count: int) -> None:
         """Take the summed nats and the number of counted labels of a window; it counts once, and at its own level."""

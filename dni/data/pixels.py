@@ -94,7 +94,8 @@ class PixelSource:
         last = self.length - 1 - start
         if last < labels.shape[1]:
             labels[:, last] = self._labels[rows].long()
-        return Window(inputs, labels, torch.full((self.batch,), position == 0))
+        reset, ends = (torch.full((self.batch,), here) for here in (position == 0, position == self._windows - 1))
+        return Window(inputs, labels, reset, ends)
 
     def report(self, window: int, loss: float, count: int) -> None:
         """Ignored: the order of the images is fixed."""
