@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dni.data.text import Lanes
 from dni.predictor import summed_cross_entropy
 from dni.recurrent import reset_lanes
-from workers.build import build_chains, build_optimizer, resolve
+from workers.build import build_chains, build_optimizer
 from workers.config import Config
+from workers.sources import resolve
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,15 @@ def plain_loop(config: Config, threads: int) -> Trained:
     and data loading are not timed.
     """
     torch.set_num_threads(threads)
-    config, corpus = resolve(config)
-    chains, data = build_chains(config), config.data
+    config, data = resolve(config)
+    chains = build_chains(config)
     whole = nn.ModuleList(chains)
     optimizer = build_optimizer(whole, config.optimizer)
     parameters = [list(chain.parameters()) for chain in chains]
-    lanes = Lanes(corpus.train, batch=data.batch, window=config.window, sequence=data.sequence)
-    states = [chain.initial_state(data.batch) for chain in chains]
+    states = [chain.initial_state(config.data.batch) for chain in chains]
     losses, characters, started = [], 0, time.perf_counter()
-    for n in range(config.steps):
-        inputs, labels, reset = lanes.window(n)
+    for _ in range(config.steps):
+        inputs, labels, reset, _ = data.train.next()
         x = inputs
         for k, chain in enumerate(chains):
             x, after = chain(x, reset_lanes(states[k], reset))

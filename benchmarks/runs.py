@@ -26,14 +26,15 @@ def composed(*overrides: str) -> Config:
         return from_any(OmegaConf.to_container(compose("config", overrides=list(overrides))))
 
 
-def train(folder: Path, *overrides: str) -> dict[str, Any]:
+def train(folder: Path, *overrides: str, quiet: bool = False) -> dict[str, Any]:
     """`dni-train OVERRIDES` as a process of its own, in `folder`, which is emptied first; its summary.
 
     Raises Failed, or SystemExit if the run was interrupted.
     """
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "workers", *overrides, f"hydra.run.dir={folder}"]
-    ended = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+    shown = subprocess.DEVNULL if quiet else None
+    ended = subprocess.run(command, check=False, stdout=shown, stderr=subprocess.PIPE, text=True)
     if ended.returncode == 130:
         sys.exit(f"interrupted; finished runs are kept, this one is in {folder}")
     if ended.returncode:

@@ -30,13 +30,19 @@ class Interface:
     #: True if `gradient` cannot answer before the target of the same step has come.
     locked = False
 
+    #: Summed loss in nats and counted labels of the last step, where the interface measures it.
+    measured: tuple[float, int] | None = None
+
     @property
     def ready(self) -> bool:
         """False while the stage should not move yet (its predictor is warming up)."""
         return True
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None) -> Tensor | None:
-        """dL/dvalue for the value that left at `step`, L summed over batch and time; None stands for zero."""
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
+        """dL/dvalue for the value that left at `step`, L summed over batch and time; None stands for zero.
+
+        `over` (B,) bool marks rows of a state whose sequence ends here: their gradient is known to be zero.
+        """
         raise NotImplementedError
 
     def target(self, step: int, gradient: Tensor) -> None:
@@ -53,7 +59,7 @@ class Interface:
 class ZeroInterface(Interface):
     """Nothing flows back across this cut."""
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None) -> Tensor | None:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
         return None
 
 
@@ -65,7 +71,7 @@ class TrueInterface(Interface):
     def __init__(self) -> None:
         self._arrived: dict[int, Tensor] = {}
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None) -> Tensor:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
         if step not in self._arrived:
             raise ValueError(f"the true gradient of step {step} was asked for before it had arrived")
         return self._arrived.pop(step)
@@ -83,14 +89,15 @@ class LossInterface(Interface):
     def __init__(self) -> None:
         self.loss = math.nan
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None) -> Tensor:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
         """The exact dL/dvalue. Raises DivergedError if the loss is not finite, ValueError without labels."""
         if labels is None:
             raise ValueError(f"step {step} reached the loss without labels")
         leaf = value.detach().requires_grad_()
         total = summed_cross_entropy(leaf, labels)
         (gradient,) = torch.autograd.grad(total, leaf)
-        self.loss = total.item() / max(1, int((labels != IGNORED).sum()))
+        self.measured = total.item(), int((labels != IGNORED).sum())
+        self.loss = self.measured[0] / max(1, self.measured[1])
         if not math.isfinite(self.loss):
             raise DivergedError(f"the loss of step {step} is {self.loss}: lower the learning rates or clip gradients")
         return gradient
@@ -116,9 +123,18 @@ class FitMeter:
 class _Sent:
     value: Tensor
     labels: Tensor | None
+    rows: Tensor | None  # of the batch that these are; None: all
+
+    def alive(self) -> _Sent:
+        """Only the rows there are."""
+        if self.rows is None:
+            return self
+        return _Sent(self.value[self.rows], None if self.labels is None else self.labels[self.rows], self.rows)
 
     def to(self, device: torch.device) -> _Sent:
-        return _Sent(self.value.to(device), None if self.labels is None else self.labels.to(device))
+        value, labels, rows = (None if x is None else x.to(device) for x in (self.value, self.labels, self.rows))
+        assert value is not None
+        return _Sent(value, labels, rows)
 
 
 class DecoupledInterface(Interface):
@@ -128,6 +144,7 @@ class DecoupledInterface(Interface):
         predictor: the model of the gradient.
         optimizer: updates the predictor's parameters; default Adam with learning rate 3e-3.
         warmup: predictor updates before the stage may move (`ready`).
+        fits: optimizer steps of the predictor per target.
         memory: how many sent values are remembered; the oldest is given up for a newer one.
     """
 
@@ -138,11 +155,12 @@ class DecoupledInterface(Interface):
         *,
         warmup: int = 0,
         memory: int = 64,
+        fits: int = 1,
     ) -> None:
         self.predictor = predictor
         parameters = list(predictor.parameters())  # an oracle has none, and is not trained
         self.optimizer = optimizer or (torch.optim.Adam(parameters, 3e-3, fused=True) if parameters else None)
-        self.warmup, self.memory = warmup, memory
+        self.warmup, self.memory, self.fits = warmup, memory, fits
         self.updates = 0
         self.total, self.recent = FitMeter(), FitMeter()
         self._sent: dict[int, _Sent] = {}
@@ -152,15 +170,25 @@ class DecoupledInterface(Interface):
     def ready(self) -> bool:
         return self.updates >= self.warmup
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None) -> Tensor:
-        """Remember the value (nobody may write to it any more) and its labels; return the predicted gradient."""
-        kept = _Sent(value.detach(), labels)
-        self._sent[step], self._latest = kept, step
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        """Remember the value (nobody may write to it any more) and its labels; return the predicted gradient.
+
+        Rows that are `over` get exactly zero, and teach the predictor nothing.
+        """
+        rows = None if over is None or not over.any() else ~over
+        sent = _Sent(value.detach(), labels, rows).alive()
+        self._latest = step
+        if len(sent.value):
+            self._sent[step] = sent
         while len(self._sent) > self.memory:
             del self._sent[min(self._sent)]
         with torch.no_grad():
-            prediction: Tensor = self.predictor(kept.value, labels)
-        return prediction
+            prediction: Tensor = self.predictor(sent.value, sent.labels)
+        if rows is None:
+            return prediction
+        whole = torch.zeros_like(value)
+        whole[rows] = prediction
+        return whole
 
     def target(self, step: int, gradient: Tensor) -> None:
         """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored."""
@@ -168,13 +196,16 @@ class DecoupledInterface(Interface):
         if sent is None:
             return
         target = gradient.to(sent.value.device)
-        fit = self.predictor.fit(sent.value, sent.labels, target)
-        if self.optimizer is not None:
-            self.optimizer.zero_grad()
-            fit.loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+        target = target if sent.rows is None else target[sent.rows]
+        for n in range(self.fits):
+            fit = self.predictor.fit(sent.value, sent.labels, target)
+            if self.optimizer is not None:
+                self.optimizer.zero_grad()
+                fit.loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+            if n == 0:
+                self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
         self.updates += 1
-        self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
 
     def take_recent(self) -> dict[str, float | None]:
         """Means since the last call."""
@@ -187,7 +218,7 @@ class DecoupledInterface(Interface):
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "updates": self.updates,
             "latest": self._latest,
-            "sent": {str(step): {"value": s.value, "labels": s.labels} for step, s in self._sent.items()},
+            "sent": {str(step): vars(s) for step, s in self._sent.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -196,7 +227,7 @@ class DecoupledInterface(Interface):
             self.optimizer.load_state_dict(state["optimizer"])
         self.updates, self._latest = state["updates"], state["latest"]
         device = next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
-        self._sent = {int(step): _Sent(s["value"], s["labels"]).to(device) for step, s in state["sent"].items()}
+        self._sent = {int(step): _Sent(**s).to(device) for step, s in state["sent"].items()}
 
     def _measure(self, step: int, loss: float, prediction: Tensor, target: Tensor) -> None:
         if not math.isfinite(loss):

@@ -9,12 +9,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from dni.data.text import Lanes
 from dni.predictor import summed_cross_entropy
 from dni.recurrent import reset_lanes
 from workers import checkpoint
-from workers.build import build_chains, build_optimizer, resolve
+from workers.build import build_chains, build_optimizer
 from workers.config import Config, from_any
+from workers.sources import resolve
 
 TINY: dict[str, Any] = {
     "steps": 10, "stages": 2, "log_every": 5,
@@ -43,15 +43,13 @@ def parameters_of(run_dir: Path, stages: int) -> dict[str, Tensor]:
 
 def plain_training(config: Config) -> dict[str, Tensor]:
     """The unsplit model, trained by plain backpropagation; gradients are clipped by the parameters of each stage."""
-    config, corpus = resolve(config)
+    config, opened = resolve(config)
     chains = build_chains(config)
     whole = nn.ModuleList(chains)
     optimizer = build_optimizer(whole, config.optimizer)
-    data = config.data
-    lanes = Lanes(corpus.train, batch=data.batch, window=config.window, lookahead=0, sequence=data.sequence)
-    states = [chain.initial_state(data.batch) for chain in chains]
-    for n in range(config.steps):
-        window = lanes.window(n)
+    states = [chain.initial_state(config.data.batch) for chain in chains]
+    for _ in range(config.steps):
+        window = opened.train.next()
         x = window.inputs
         for k, chain in enumerate(chains):
             x, after = chain(x, reset_lanes(states[k], window.reset))

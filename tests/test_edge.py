@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dni.errors import FlowControlError, OutOfOrder, PeerTimeout, TruncatedFrame, WorkerLost
-from workers.edge import Blocked, Downstream, Upstream
+from workers.edge import Blocked, Downstream, Target, Upstream
 from workers.frame import Frame, Kind
 from workers.transports.base import ChannelEnd
 from workers.transports.faulty import Fault, FaultyEnd
@@ -45,11 +45,11 @@ class Edge:
         return checked(self.down.targets(wait_for))
 
 
-def checked(targets: Iterable[tuple[int, torch.Tensor]]) -> list[int]:
+def checked(targets: Iterable[Target]) -> list[int]:
     """The steps, each with its own gradient."""
     found = list(targets)
-    assert [gradient.item() for _, gradient in found] == [10.0 * step for step, _ in found]
-    return [step for step, _ in found]
+    assert [target.gradient.item() for target in found] == [10.0 * target.step for target in found]
+    return [target.step for target in found]
 
 
 def test_frames_are_numbered_from_one_whatever_their_kind() -> None:

@@ -13,6 +13,7 @@ from dni.errors import DataError
 from tests.runs import tiny
 from workers.feed import Feed
 from workers.frame import Frame, Kind
+from workers.sources import text_data
 
 #: 4 lanes of 25 characters: 4 windows of 6 in training; 4 lanes of 13: 2 windows in validation.
 CORPUS = Corpus("ab", ("a", "b"), "0" * 64, torch.arange(100) % 2, torch.arange(52) % 2)
@@ -21,7 +22,7 @@ LETTERS = {Kind.STEP: "S", Kind.EVALUATE: "V", Kind.MARK: "M", Kind.END: "E"}
 
 def feed(*, start: int = 0, stop: Event | None = None, corpus: Corpus = CORPUS, **changes: Any) -> Feed:
     config = tiny(**{"steps": 6, "data": {"sequence": None}, **changes})
-    return Feed(config, corpus, start=start, stop=stop or Event())
+    return Feed(config, text_data(corpus, config), start=start, stop=stop or Event())
 
 
 def frames(source: Feed) -> list[Frame]:
@@ -54,7 +55,9 @@ def test_without_a_number_there_is_one_validation_and_one_mark_at_the_end() -> N
 @pytest.mark.parametrize("start", range(6))
 def test_a_resumed_schedule_is_the_rest_of_the_whole_one(start: int) -> None:
     def source(start: int) -> Feed:
-        return feed(start=start, evaluate={"every": 2, "windows": 1}, checkpoint={"every": 3})
+        found = feed(start=start, evaluate={"every": 2, "windows": 1}, checkpoint={"every": 3})
+        found.load_state_dict({"train": {"window": start}, "lane_steps": 6 * start})
+        return found
 
     whole = frames(source(0))
     rest = [f for f in whole if f.step > start]
@@ -99,5 +102,6 @@ def test_a_text_without_room_for_validation_is_refused() -> None:
 
 def test_the_text_that_comes_with_python_is_enough_for_the_default_settings() -> None:
     corpus = load_text()
-    source = Feed(tiny(data={"batch": 32, "window": 32, "sequence": 256}), corpus, start=0, stop=Event())
+    config = tiny(data={"batch": 32, "window": 32, "sequence": 256})
+    source = Feed(config, text_data(corpus, config), start=0, stop=Event())
     assert source.receive().tensors["value"].shape == (32, 32)

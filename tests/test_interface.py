@@ -142,3 +142,31 @@ def test_true_interface_hands_out_the_gradient_it_was_given() -> None:
 
 def test_zero_interface_is_no_gradient() -> None:
     assert ZeroInterface().gradient(0, row(1.0), None) is None
+
+
+def test_rows_whose_sequence_ends_get_no_gradient_and_teach_nothing() -> None:
+    some, alone = linear_interface(0.1), linear_interface(0.1)
+    for interface in (some, alone):
+        torch.nn.init.ones_(interface.predictor.last.weight)
+    over = torch.tensor([False, True, False])
+    answer = some.gradient(0, torch.tensor([[1.0], [2.0], [3.0]]), None, over)
+    assert answer is not None
+    assert answer.flatten().tolist() == [1.0, 0.0, 3.0]
+    some.target(0, torch.tensor([[5.0], [0.0], [7.0]]))
+    alone.gradient(0, torch.tensor([[1.0], [3.0]]), None)
+    alone.target(0, torch.tensor([[5.0], [7.0]]))
+    assert torch.equal(some.predictor.last.weight, alone.predictor.last.weight)
+    assert torch.equal(some.gradient(1, torch.ones(2, 1), None, torch.ones(2).bool()), torch.zeros(2, 1))
+    some.target(1, torch.zeros(2, 1))
+    assert some.updates == 1
+
+
+def test_several_fits_per_target_are_several_steps() -> None:
+    twice, once = linear_interface(0.01, fits=2), linear_interface(0.01)
+    for interface in (twice, once):
+        interface.gradient(0, row(2.0), None)
+        interface.target(0, row(1.0))
+    once.gradient(0, row(2.0), None)
+    once.target(0, row(1.0))
+    assert torch.equal(twice.predictor.last.weight, once.predictor.last.weight)
+    assert twice.updates == 1

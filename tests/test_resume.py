@@ -18,10 +18,10 @@ from tests.runs import assert_same, parameters_of
 from workers import checkpoint, launcher
 from workers.__main__ import exit_codes, with_resumed_overrides
 from workers.assembly import Job
-from workers.build import resolve
 from workers.config import to_plain
 from workers.launcher import launch
 from workers.monitor import Monitor
+from workers.sources import resolve
 from workers.threads import run_threads
 
 
@@ -126,10 +126,10 @@ def test_a_run_on_a_text_that_has_changed_since_cannot_go_on(
 
 def test_a_run_that_was_stopped_before_its_first_step_can_go_on(tmp_path: Path) -> None:
     start = (*SMALL, *LOCAL, "steps=10", "depth.lag=1")
-    config, corpus = resolve(settings(*start))
+    config, data = resolve(settings(*start))
     stop = Event()
     stop.set()
-    run_threads(Job(config, tmp_path / "stopped", lambda record: None, stop, corpus))
+    run_threads(Job(config, tmp_path / "stopped", lambda record: None, stop, data))
     assert checkpoint.complete_steps(tmp_path / "stopped") == [0]
     OmegaConf.save(OmegaConf.create(to_plain(config)), tmp_path / "stopped" / "config.yaml")
     launch(settings(*start, f"resume={tmp_path / 'stopped'}"), tmp_path / "part")

@@ -135,7 +135,7 @@ def test_every_window_follows_its_definition(
     pass_length = lanes.windows_per_pass * window
     assert pass_length % unit == 0
     assert pass_length <= length // batch - 1 < pass_length + unit
-    inputs, labels, reset = lanes.window(n)
+    inputs, labels, reset, _ = lanes.window(n)
     at = n * window % pass_length
     end = (at // sequence + 1) * sequence if sequence else pass_length
     for b in range(batch):

@@ -13,11 +13,11 @@ import pytest
 from dni.interface import DecoupledInterface
 from tests.runs import assert_same, parameters_of, tiny
 from workers.assembly import Job, assemble
-from workers.build import resolve
 from workers.config import Config
 from workers.edge import Downstream
 from workers.frame import Frame, Kind
 from workers.launcher import launch
+from workers.sources import resolve
 from workers.transports.base import ChannelEnd
 from workers.transports.faulty import Fault, FaultyEnd
 from workers.transports.local import local_channel
@@ -44,9 +44,9 @@ class Line:
     def __init__(self, run_dir: Path, faults: Sequence[Fault] = (), lag: int | None = None, **changes: Any) -> None:
         depth = {"method": "synthetic", "window": 4, "lag": lag}
         last = {"every": None, "windows": 1}  # validation at the end only
-        config, corpus = resolve(tiny(**{"stages": 3, "steps": STEPS, "depth": depth, "evaluate": last, **changes}))
+        config, data = resolve(tiny(**{"stages": 3, "steps": STEPS, "depth": depth, "evaluate": last, **changes}))
         self.records: list[dict[str, Any]] = []
-        job = Job(config, run_dir, self.records.append, Event(), corpus)
+        job = Job(config, run_dir, self.records.append, Event(), data)
         edges = [local_channel(64) for _ in range(2)]
         self.downward = [Watched(a) for a, _ in edges]
         self.upward = [Watched(b, faults) for _, b in edges]

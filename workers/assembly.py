@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from dni.data.text import Corpus, load_text
 from dni.errors import CheckpointError
 from workers import checkpoint
 from workers.build import build_stage, depth_interface, time_interface
@@ -17,6 +16,7 @@ from workers.edge import Blocked, Downstream, Upstream
 from workers.feed import Feed
 from workers.frame import PROTOCOL_VERSION, Handshake
 from workers.journal import Journal, Record
+from workers.sources import Data, open_data
 from workers.transports.base import ChannelEnd
 from workers.worker import Worker
 
@@ -29,7 +29,7 @@ class Job:
     run_dir: Path
     sink: Callable[[Record], None]
     stop: Event
-    corpus: Corpus | None = None  # the first stage reads the data itself if this is not given
+    data: Data | None = None  # the first stage opens the data itself if this is not given
 
     @property
     def start(self) -> int:
@@ -82,5 +82,4 @@ def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
 
 
 def _feed(job: Job) -> Feed:
-    corpus = job.corpus or load_text(job.config.data.path)
-    return Feed(job.config, corpus, start=job.start, stop=job.stop)
+    return Feed(job.config, job.data or open_data(job.config), start=job.start, stop=job.stop)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
-from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
-from dni.data.text import Corpus, load_text
 from dni.errors import ConfigError
 from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
 from dni.models import char_mlp, language_model
@@ -31,24 +29,17 @@ from workers.config import (
 log = logging.getLogger(__name__)
 
 
-def resolve(config: Config) -> tuple[Config, Corpus]:
-    """Read the data and fill in what the settings leave to it. Raises DataError."""
-    path = config.data.path and str(Path(config.data.path).expanduser().absolute())
-    corpus = load_text(path)
-    model = replace(config.model, symbols=len(corpus.symbols))
-    return replace(config, model=model, data=replace(config.data, path=path, sha256=corpus.sha256)), corpus
-
-
 def build_chains(config: Config) -> list[Chain]:
     """The whole model from the seed, cut into stages. Raises PartitionError."""
     model, symbols = config.model, config.model.symbols
-    if symbols is None:
-        raise ConfigError("model.symbols is not set: resolve the settings with the data first")
+    if symbols is None or model.input_symbols is None:
+        raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")
     torch.manual_seed(config.seed)
     if model.kind is ModelKind.mlp:
-        whole = char_mlp(symbols, model.units, model.layers)
+        whole = char_mlp(symbols, model.units, model.layers, inputs=model.input_symbols)
     else:
-        whole = language_model("lstm" if model.kind is ModelKind.lstm else "gru", symbols, model.units, model.layers)
+        kind: Literal["lstm", "gru"] = "lstm" if model.kind is ModelKind.lstm else "gru"
+        whole = language_model(kind, symbols, model.units, model.layers, inputs=model.input_symbols)
     if model.cut_at:
         return partition(whole, cut_at=model.cut_at)
     return partition(whole, stages=config.stages)
@@ -117,7 +108,7 @@ def _decoupled(
     torch.manual_seed(config.seed * 1000 + 500 + salt)
     predictor = _predictor(config, cut, features, lookahead).to(stage.device)
     optimizer = torch.optim.Adam(predictor.parameters(), cut.learning_rate, fused=True)
-    return DecoupledInterface(predictor, optimizer, warmup=cut.warmup, memory=config.depth.window + 2)
+    return DecoupledInterface(predictor, optimizer, warmup=cut.warmup, fits=cut.fits, memory=config.depth.window + 2)
 
 
 def _predictor(config: Config, cut: CutPredictorConfig, features: int, lookahead: int) -> Predictor:

@@ -22,6 +22,7 @@ PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear"])
 ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mlp"])
 TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes"])
+DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist"])
 OptimizerKind = enum.Enum("OptimizerKind", ["adam", "sgd"])
 
 
@@ -32,11 +33,16 @@ class ModelConfig:
     layers: int = 3
     cut_at: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
     symbols: int | None = None  # V; filled in from the data
+    input_symbols: int | None = None  # rows of the embedding; filled in from the data
 
 
 @dataclass
 class DataConfig:
-    path: str | None = None  # file, folder, or Penn Treebank folder; null: the embedded text
+    kind: DataKind = DataKind.text
+    path: str | None = None  # text: file, folder, or Penn Treebank folder, null: the embedded text; MNIST's folder
+    length: int | None = None  # copy tasks: steps of every sequence; null: the curriculum
+    side: int = 28  # seqmnist: pixels a side, 28, 14 or 7
+    streaming: bool = False  # labels after a window are not known yet: no lookahead
     sha256: str | None = None  # of the text; filled in from it
     batch: int = 32  # B lanes
     window: int = 32  # T steps
@@ -63,6 +69,7 @@ class CutPredictorConfig:
     lookahead: int = 1  # L, labels after the window seen at a time cut
     match: float = 1.0  # critic: weight of the squared distance to the target gradient
     learning_rate: float = 3e-3
+    fits: int = 1  # predictor steps per target
     warmup: int = 0  # predictor updates before the stage moves
 
 
@@ -113,6 +120,7 @@ class Config:
     experiment: str = "default"
     seed: int = 0
     steps: int = 1000
+    lane_steps: int | None = None  # stop once every lane has run through this many time steps, whatever T
     stages: int = 4
     devices: list[str] = field(default_factory=lambda: ["auto"])  # one for all stages, or one each: auto, cpu, cuda:N
     log_every: int = 10
@@ -132,9 +140,10 @@ class Config:
     @property
     def window(self) -> int:
         """T in force: with `time=full` one window is one whole sequence."""
-        if self.time.method is TimeMethod.full and self.data.sequence is not None:
-            return self.data.sequence
-        return self.data.window
+        data = self.data
+        if self.time.method is not TimeMethod.full:
+            return data.window
+        return data.side**2 if data.kind is DataKind.seqmnist else data.sequence or data.window
 
     @property
     def lookahead(self) -> int:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from dni.errors import (
@@ -31,6 +33,22 @@ log = logging.getLogger(__name__)
 
 _FORWARD = (Kind.STEP, Kind.EVALUATE, Kind.MARK, Kind.END)
 _LINK_FAILED = (FlowControlError, HandshakeRefused)  # wire errors after which nothing follows
+
+
+class Loss(NamedTuple):
+    """What the last stage measured at a step; travels upstream with the targets, to the source of the data."""
+
+    step: int
+    nats: float  #: summed over the window
+    labels: int  #: how many counted
+
+
+class Target(NamedTuple):
+    """The target gradient of a step's output, and the news that came with it."""
+
+    step: int
+    gradient: Tensor
+    losses: tuple[Loss, ...] = ()
 
 
 class Blocked:
@@ -59,7 +77,7 @@ class Downstream:
         self._done = 0
         self._flying: dict[int, int] = {}  # step -> sequence, of STEP frames that are not done
         self._last_done = -1  # newest step whose STEP frame is done
-        self._arrived: list[tuple[int, Tensor | WireError]] = []  # not yet handed out, in order of arrival
+        self._arrived: list[tuple[int, Target | WireError]] = []  # not yet handed out, in order of arrival
         self._strict = False  # whether a malformed frame is an error or a missing target
 
     @property
@@ -85,8 +103,8 @@ class Downstream:
         if kind is Kind.STEP:
             self._flying[step] = self._sent
 
-    def targets(self, wait_for: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Targets (step, gradient) in order of arrival.
+    def targets(self, wait_for: int | None = None) -> Iterator[Target]:
+        """Targets in order of arrival.
 
         None: those that are here. A step: waits until its target, or news that there will be none, is here;
         yields the targets of steps up to and including it. A malformed frame is an error then, otherwise its
@@ -98,12 +116,12 @@ class Downstream:
         what = f"the target of step {wait_for}"
         return self._collect(wait_for, lambda: self._gather(lambda: wait_for not in self._flying, what))
 
-    def drain(self) -> Iterator[tuple[int, Tensor]]:
+    def drain(self) -> Iterator[Target]:
         """Wait until all that was sent is done; yields the targets left. Errors: as the last `targets`."""
         what = "the end of all that was sent"
         return self._collect(math.inf, lambda: self._gather(lambda: not self.in_flight, what))
 
-    def _collect(self, last: float, gather: Callable[[], None]) -> Iterator[tuple[int, Tensor]]:
+    def _collect(self, last: float, gather: Callable[[], None]) -> Iterator[Target]:
         """Gather, hand out the targets of steps up to `last`, then raise what went wrong while gathering."""
         failure: DniError | None = None
         try:
@@ -113,7 +131,7 @@ class Downstream:
         while due := [place for place, (step, _) in enumerate(self._arrived) if step <= last]:
             step, item = self._arrived.pop(due[0])
             if not isinstance(item, WireError):
-                yield step, item
+                yield item
             elif self._strict:
                 raise item
             else:
@@ -172,13 +190,12 @@ class Downstream:
             raise OutOfOrder(f"{where} is done through frame {frame.done_through}; only {self._sent} were sent")
         self._done = max(self._done, frame.done_through)
         if frame.kind is Kind.GRADIENT:
-            missing = CorruptHeader(f"{where} has tensors {[*frame.tensors]} and none called 'gradient'")
-            self._keep(frame.step, frame.tensors.get("gradient", missing))
+            self._keep(frame.step, _target(frame, where))
         for over in [step for step, sequence in self._flying.items() if sequence <= self._done]:
             del self._flying[over]
             self._last_done = max(self._last_done, over)
 
-    def _keep(self, step: int, item: Tensor | WireError) -> None:
+    def _keep(self, step: int, item: Target | WireError) -> None:
         if len(self._arrived) >= 4 * self._window:  # in flight, waited for with a lag, each of them twice
             raise FlowControlError(
                 f"stage {self._stage}, step {step}: {len(self._arrived)} targets arrived and were not taken; "
@@ -200,6 +217,17 @@ class Upstream:
     def pending(self) -> int:
         """Frames received and not yet taken."""
         return self._end.pending()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: at a mark an edge is empty."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+    def figures(self) -> dict[str, Any]:
+        """An edge has nothing to say of the data."""
+        return {}
 
     def receive(self) -> Frame:
         """The next frame, waited for at most `timeout_s`.
@@ -228,15 +256,25 @@ class Upstream:
             raise OutOfOrder(f"{where} does not go downstream; is that stage connected the right way round?")
         return frame
 
-    def finish(self, frame: Frame, gradient: Tensor | None = None) -> None:
-        """Tell stage k-1 that `frame` and all before it are done, with its activation's gradient if any."""
+    def finish(self, frame: Frame, gradient: Tensor | None = None, losses: Sequence[Loss] = ()) -> None:
+        """Tell stage k-1 that `frame` and all before it are done, with its activation's gradient and news if any."""
         kind = Kind.DONE if gradient is None else Kind.GRADIENT
         self._finished = max(self._finished, frame.sequence)
         tensors = {} if gradient is None else {"gradient": gradient}
+        if losses:
+            tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         answer = Frame(kind, frame.step, self._sent + 1, self._finished, self._stage, tensors)
         with _naming(f"stage {self._stage}, sending {kind.name} of step {frame.step} to stage {self._stage - 1}"):
             self._end.send(answer)
         self._sent += 1
+
+
+def _target(frame: Frame, where: str) -> Target | WireError:
+    if "gradient" not in frame.tensors:
+        return CorruptHeader(f"{where} has tensors {[*frame.tensors]} and none called 'gradient'")
+    losses = frame.tensors["losses"].tolist() if "losses" in frame.tensors else []
+    news = tuple(Loss(int(step), nats, int(count)) for step, nats, count in losses)
+    return Target(frame.step, frame.tensors["gradient"], news)
 
 
 @contextmanager

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from threading import Event
+from typing import Any
 
 from torch import Tensor
 
-from dni.data.text import Corpus, Lanes, Window
+from dni.data.copying import CopySource
+from dni.data.text import Window
 from workers.config import Config
+from workers.edge import Loss
 from workers.frame import Frame, Kind
+from workers.sources import Data
 
 
 class Feed:
@@ -18,26 +22,41 @@ class Feed:
     Has the calls of an upstream edge, so that the loop is the same for every stage.
 
     Args:
-        config: batch, window, steps and how often to validate and to save.
-        corpus: the text.
+        config: steps, and how often to validate and to save.
+        data: the sources.
         start: steps that are already done (a resumed run).
         stop: once set, the run ends in good order after the step under way.
     """
 
-    def __init__(self, config: Config, corpus: Corpus, *, start: int, stop: Event) -> None:
-        data = config.data
-        shape = {"batch": data.batch, "window": config.window, "lookahead": config.lookahead}
-        self.train = Lanes(corpus.train, **shape, sequence=data.sequence)
-        self.valid = Lanes(corpus.valid, **shape, sequence=data.sequence)
-        self.config, self.start, self.stop = config, start, stop
+    def __init__(self, config: Config, data: Data, *, start: int, stop: Event) -> None:
+        self.config, self.data, self.start, self.stop = config, data, start, stop
+        self.lane_steps = 0  # time steps given out, per lane
         self._frames = self._schedule()
 
     def receive(self) -> Frame:
         """The next frame."""
         return next(self._frames)
 
-    def finish(self, frame: Frame, gradient: Tensor | None = None) -> None:
-        """Nobody is waiting for news of the first stage."""
+    def finish(self, frame: Frame, gradient: Tensor | None = None, losses: Sequence[Loss] = ()) -> None:
+        """Nobody waits for the first stage; the source hears what training reached."""
+        for loss in losses:
+            self.data.train.report(loss.step - 1, loss.nats, loss.labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training source is."""
+        return {"train": self.data.train.state_dict(), "lane_steps": self.lane_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.data.train.load_state_dict(state["train"])
+        self.lane_steps = state["lane_steps"]
+
+    def figures(self) -> dict[str, Any]:
+        """What the journal says of the data: of a curriculum, the longest sequences that were solved."""
+        train = self.data.train
+        if not isinstance(train, CopySource):
+            return {}
+        return {"solved_length": train.solved_length, "lane_steps": self.lane_steps}
 
     def pending(self) -> int:
         """The data never queues."""
@@ -48,26 +67,33 @@ class Feed:
 
     def _schedule(self) -> Iterator[Frame]:
         step, every = self.start, self.config.checkpoint.every
-        while step < self.config.steps and not self.stop.is_set():
-            yield _frame(Kind.STEP, step + 1, self.train.window(step))
+        while self._goes_on(step):
+            window = self.data.train.next()
+            self.lane_steps += window.inputs.shape[1]
+            yield _frame(Kind.STEP, step + 1, window)
             step += 1
             if self._validates(step):
                 yield from self._validation(step)
-            if every and step % every == 0 and step < self.config.steps:
+            if every and step % every == 0 and self._goes_on(step):
                 yield Frame(Kind.MARK, step)
         yield Frame(Kind.MARK, step)
         yield Frame(Kind.END, step)
 
+    def _goes_on(self, step: int) -> bool:
+        limit = self.config.lane_steps
+        return step < self.config.steps and (limit is None or self.lane_steps < limit) and not self.stop.is_set()
+
     def _validates(self, step: int) -> bool:
         every = self.config.evaluate.every
-        return step == self.config.steps or bool(every and step % every == 0)
+        at_the_end = not self._goes_on(step) and not self.stop.is_set()
+        return at_the_end or bool(every and step % every == 0)
 
     def _validation(self, step: int) -> Iterator[Frame]:
-        whole = self.valid.windows_per_pass
-        for n in range(min(whole, self.config.evaluate.windows or whole)):
-            yield _frame(Kind.EVALUATE, step, self.valid.window(n))
+        whole, source = self.data.valid_windows, self.data.valid()
+        for _ in range(min(whole, self.config.evaluate.windows or whole)):
+            yield _frame(Kind.EVALUATE, step, source.next())
 
 
 def _frame(kind: Kind, step: int, window: Window) -> Frame:
-    tensors = {"value": window.inputs, "labels": window.labels, "reset": window.reset}
+    tensors = {"value": window.inputs, "labels": window.labels, "reset": window.reset, "ends": window.ends}
     return Frame(kind, step, tensors=tensors)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dni.interface import DecoupledInterface, Interface, LossInterface
+from dni.interface import DecoupledInterface, Interface
 from dni.metrics import bits
 from dni.types import IGNORED
 from workers.edge import Blocked, Downstream, Upstream
@@ -47,7 +47,7 @@ class Journal:
         self._started: float | None = None
         self._last_record = self._last_event = 0.0
         self._recorded_steps = 0
-        self._losses: list[float] = []
+        self._nats, self._labels = 0.0, 0
         self._train_loss: float | None = None
         self._valid_sum, self._valid_count, self._valid_step = 0.0, 0, 0
 
@@ -70,8 +70,9 @@ class Journal:
         """One training step is done."""
         self.steps += 1
         self.characters += characters
-        if isinstance(self.depth, LossInterface):
-            self._losses.append(self.depth.loss)
+        if self.depth.measured is not None:
+            self._nats += self.depth.measured[0]
+            self._labels += self.depth.measured[1]
         if step % self.every == 0:
             self._record_training(step)
 
@@ -93,6 +94,7 @@ class Journal:
             steps_per_s=self.steps / self.train_s if self.train_s else 0.0,
             staleness_mean=depth.get("staleness"), predictor_cosine=depth.get("cosine"),
             time_cosine=time_cut.get("cosine"), train_loss=self._train_loss, peak_rss_mb=peak_rss_mb(),
+            **self.upstream.figures(),
         )  # fmt: skip
 
     @property
@@ -110,8 +112,8 @@ class Journal:
         now = time.monotonic()
         rate = (self.steps - self._recorded_steps) / max(now - self._last_record, 1e-9)
         self._last_record, self._recorded_steps = now, self.steps
-        loss = sum(self._losses) / len(self._losses) if self._losses else None
-        self._losses, self._train_loss = [], loss
+        loss = self._nats / self._labels if self._labels else None
+        self._nats, self._labels, self._train_loss = 0.0, 0, loss
         recent = self.depth.take_recent() if isinstance(self.depth, DecoupledInterface) else {}
         in_time = self.time_cut.take_recent() if isinstance(self.time_cut, DecoupledInterface) else {}
         self._send(
@@ -119,6 +121,7 @@ class Journal:
             in_flight=self.downstream.in_flight if self.downstream else 0,
             staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
             time_cosine=in_time.get("cosine"), loss=loss, bits_per_char=None if loss is None else bits(loss),
+            **self.upstream.figures(),
         )  # fmt: skip
 
     def _close_validation(self) -> None:

@@ -16,18 +16,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dni.data.text import Corpus
 from dni.errors import ConfigError, ResumeError
 from workers import checkpoint
 from workers.assembly import Job
-from workers.build import build_chains, device_of, resolve
+from workers.build import build_chains, device_of
 from workers.child import CONFIG
 from workers.config import Config, from_any, to_plain
-from workers.feed import Feed
 from workers.journal import Record
 from workers.monitor import Monitor
 from workers.processes import Supervisor
 from workers.rules import check
+from workers.sources import Data, resolve
 from workers.summary import METRICS, RunFacts, read_metrics, write_summary
 from workers.threads import run_threads
 
@@ -45,18 +44,18 @@ class Result:
 def launch(config: Config, run_dir: Path) -> Result:
     """Run to the end, or to an interrupt. Raises ConfigError before anything starts; WorkerLost if a stage is lost."""
     check(config)
-    config, corpus = resolve(config)
+    config, data = resolve(config)
     config = settle_resume(config)
-    refuse_early(config, corpus)
+    refuse_early(config)
     claim(run_dir, config)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
     copy_metrics(config, run_dir)
     with Monitor(run_dir, config.stages, config.steps) as monitor:
-        job = Job(config, run_dir, keep_few_checkpoints(config, run_dir, monitor), Event(), corpus)
+        job = Job(config, run_dir, keep_few_checkpoints(config, run_dir, monitor), Event(), data)
         run_stages(job)
         interrupted = job.stop.is_set()
         summary = write_summary(
-            run_dir, facts(config, corpus), stages=monitor.summary_stages(), valid=monitor.valid_history,
+            run_dir, facts(config, data), stages=monitor.summary_stages(), valid=monitor.valid_history,
             interrupted=interrupted,
         )  # fmt: skip
     return Result(summary, interrupted)
@@ -106,10 +105,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{key} was {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
 
 
-def refuse_early(config: Config, corpus: Corpus) -> None:
-    """Build what the stages will build, so that a bad cut, text or device is refused before anything starts."""
+def refuse_early(config: Config) -> None:
+    """Build what the stages will build, so that a bad cut or device is refused before anything starts."""
     build_chains(config)
-    Feed(config, corpus, start=0, stop=Event())
     for index in range(config.stages):
         device_of(config, index)
 
@@ -147,7 +145,7 @@ def keep_few_checkpoints(config: Config, run_dir: Path, sink: Callable[[Record],
     return note
 
 
-def facts(config: Config, corpus: Corpus) -> RunFacts:
+def facts(config: Config, data: Data) -> RunFacts:
     """What the summary says of a run's settings."""
     return RunFacts(
         depth=config.depth.method.name,
@@ -160,8 +158,8 @@ def facts(config: Config, corpus: Corpus) -> RunFacts:
         window=config.depth.window,
         lag=config.depth.lag,
         delay_ms=config.transport.delay_ms,
-        data_name=corpus.name,
-        data_sha256=corpus.sha256,
+        data_name=data.name,
+        data_sha256=data.sha256,
         devices=[str(device_of(config, k)) for k in range(config.stages)],
     )
 

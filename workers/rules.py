@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dni.errors import ConfigError
-from workers.config import Config, ModelKind, TimeMethod, TransportKind
+from workers.config import Config, DataKind, ModelKind, TimeMethod, TransportKind
 
 #: A thousand random states are made from every seed, and torch counts them in 64 bits.
 LARGEST_SEED = 10**15
@@ -23,7 +23,7 @@ def check(config: Config) -> None:
             f"depth.lag={depth.lag} does not fit depth.window={depth.window}: the target of step t - lag must still be "
             f"in flight; set depth.window={depth.lag + 1} or more (or depth.lag=null)"
         )
-    if time.method is TimeMethod.full and data.sequence is None:
+    if time.method is TimeMethod.full and data.sequence is None and data.kind is DataKind.text:
         raise ConfigError(
             "time=full backpropagates through whole sequences: set data.sequence to their length, "
             f"data.sequence={8 * data.window} say (or time=truncated)"
@@ -74,6 +74,8 @@ def _check_bind(config: Config) -> None:
 def _check_numbers(config: Config) -> None:
     one_or_more = {
         "steps": config.steps, "stages": config.stages, "log_every": config.log_every,
+        "lane_steps": config.lane_steps, "data.length": config.data.length,
+        "predictor.depth.fits": config.predictor.depth.fits, "predictor.time.fits": config.predictor.time.fits,
         "model.units": config.model.units, "model.layers": config.model.layers,
         "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
         "depth.window": config.depth.window, "predictor.time.lookahead": config.predictor.time.lookahead,

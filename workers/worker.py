@@ -11,7 +11,7 @@ from torch import Tensor
 from dni.interface import Interface
 from dni.predictor import summed_cross_entropy
 from dni.stage import Stage
-from workers.edge import Downstream, Upstream
+from workers.edge import Downstream, Loss, Target, Upstream
 from workers.feed import Feed
 from workers.frame import Frame, Kind
 from workers.journal import Journal
@@ -46,7 +46,8 @@ class Worker:
         self.stage, self.depth, self.time = stage, depth, time
         self.upstream, self.downstream = upstream, downstream
         self.lag, self.journal, self.save = lag, journal, save
-        self.early: list[tuple[int, Tensor]] = []  # targets that a mark brought in before their time
+        self.losses: list[Loss] = []  # news on its way to the source of the data
+        self.early: list[Target] = []  # targets that a mark brought in before their time
 
     def run(self) -> None:
         """Work until the end of the run has come through and every later stage has finished."""
@@ -67,15 +68,16 @@ class Worker:
     def train(self, frame: Frame) -> None:
         """One training step."""
         step, reset = frame.step, frame.tensors["reset"]
+        ends = frame.tensors["ends"].to(self.stage.device)
         value, labels, future = self.split(frame)
         output, state = self.stage.forward(value, reset)  # 2. forward
         self.pass_on(frame, output)  # 3. the next stage is no longer waiting
         if self.depth.locked:
             self.take_targets(step)
         output_gradient = self.depth.gradient(step, output, labels)  # 4. ask each cut for its gradient
-        state_gradient = None if state is None else self.time.gradient(step, state, future)
+        state_gradient = None if state is None else self.time.gradient(step, state, future, ends)
         gradients = self.stage.backward(output_gradient, state_gradient)  # 5. one backward pass
-        self.upstream.finish(frame, gradients.activation)  # 6. targets to the previous stage and window; update
+        self.upstream.finish(frame, gradients.activation, self.news(step))  # 6. send targets back; update
         if gradients.state is not None:
             self.time.target(step - 1, gradients.state)
         self.stage.update(labels.numel(), move=self.depth.ready and self.time.ready)
@@ -93,11 +95,19 @@ class Worker:
         if self.downstream is None:
             return
         early, self.early = self.early, []
-        for step, gradient in chain(early, self.downstream.targets(wait_for)):
-            if wait_for is None or step <= wait_for:
-                self.depth.target(step, gradient)
+        for target in chain(early, self.downstream.targets(wait_for)):
+            if wait_for is None or target.step <= wait_for:
+                self.depth.target(target.step, target.gradient)
+                self.losses += target.losses
             else:
-                self.early.append((step, gradient))
+                self.early.append(target)
+
+    def news(self, step: int) -> list[Loss]:
+        """The losses this stage has measured or heard of since it last told."""
+        if self.depth.measured is not None:
+            self.losses.append(Loss(step, *self.depth.measured))
+        news, self.losses = self.losses, []
+        return news
 
     def evaluate(self, frame: Frame) -> None:
         """One validation window: forward only."""
@@ -133,14 +143,17 @@ class Worker:
     def state_dict(self) -> dict[str, Any]:
         """Everything a checkpoint of this stage holds."""
         stage, depth, time = self.stage.state_dict(), self.depth.state_dict(), self.time.state_dict()
-        return {"stage": stage, "depth": depth, "time": time, "early": self.early}
+        news = {"early": self.early, "losses": self.losses, "upstream": self.upstream.state_dict()}
+        return {"stage": stage, "depth": depth, "time": time, **news}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.stage.load_state_dict(state["stage"])
         self.depth.load_state_dict(state["depth"])
         self.time.load_state_dict(state["time"])
-        self.early = [(step, gradient) for step, gradient in state["early"]]
+        self.early = [Target(step, g, tuple(Loss(*loss) for loss in losses)) for step, g, losses in state["early"]]
+        self.losses = [Loss(*loss) for loss in state["losses"]]
+        self.upstream.load_state_dict(state["upstream"])
 
     def split(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """The value, the labels of its window (B, T), and the L labels after it (B, L)."""

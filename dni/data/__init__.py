@@ -1,5 +1,8 @@
 """Deterministic sources of training windows."""
 
+from dni.data.copying import CopySource
+from dni.data.pixels import PixelSource
+from dni.data.source import LanesSource, Source
 from dni.data.text import Corpus, Lanes, Window, load_text
 
-__all__ = ["Corpus", "Lanes", "Window", "load_text"]
+__all__ = ["CopySource", "Corpus", "Lanes", "LanesSource", "PixelSource", "Source", "Window", "load_text"]

@@ -109,6 +109,7 @@ class Window(NamedTuple):
     inputs: Tensor  #: (B, T) int64
     labels: Tensor  #: (B, T+L) int64: the T next characters, then L more; IGNORED beyond the sequence's end
     reset: Tensor  #: (B,) bool: the carried state starts anew with this window
+    ends: Tensor  #: (B,) bool: the sequence ends with this window; nothing that follows depends on the state
 
 
 class Lanes:
@@ -151,4 +152,5 @@ class Lanes:
         labels = torch.full((self.batch, self.window_size + self.lookahead), IGNORED)
         labels[:, : known.shape[1]] = known
         reset = torch.full((self.batch,), start % self._sequence == 0)
-        return Window(self._lanes[:, start:end].to(torch.int64, copy=True), labels, reset)
+        ends = torch.full((self.batch,), end == sequence_end)
+        return Window(self._lanes[:, start:end].to(torch.int64, copy=True), labels, reset, ends)

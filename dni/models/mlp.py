@@ -19,13 +19,13 @@ def mlp(inputs: int, units: int, layers: int, outputs: int) -> Chain:
     return Chain(OrderedDict(named))
 
 
-def char_mlp(symbols: int, units: int, layers: int) -> Chain:
-    """Symbols (B, T) int64 -> scores of the next symbol (B, T, V), V = `symbols`.
+def char_mlp(symbols: int, units: int, layers: int, *, inputs: int | None = None) -> Chain:
+    """Symbols (B, T) int64, below `inputs` (default V) -> scores of the next symbol (B, T, V), V = `symbols`.
 
     Stateless: it sees one symbol at a time. Its layers are named embedding, layer1, relu1, ..., layerN, reluN
     and softmax (a linear layer).
     """
-    named: dict[str, nn.Module] = {"embedding": nn.Embedding(symbols, units)}
+    named: dict[str, nn.Module] = {"embedding": nn.Embedding(inputs or symbols, units)}
     named |= _hidden(units, units, layers)
     named["softmax"] = nn.Linear(units, symbols)
     return Chain(OrderedDict(named))

@@ -56,8 +56,10 @@ def _zeros(rnn: nn.RNNBase, batch: int) -> Tensor:
 _LAYERS: dict[str, type[LSTM] | type[GRU]] = {"lstm": LSTM, "gru": GRU}
 
 
-def language_model(kind: Literal["lstm", "gru"], symbols: int, units: int, layers: int) -> Chain:
-    """Symbols (B, T) int64 -> scores of the next symbol (B, T, V), V = `symbols`.
+def language_model(
+    kind: Literal["lstm", "gru"], symbols: int, units: int, layers: int, *, inputs: int | None = None
+) -> Chain:
+    """Symbols (B, T) int64, below `inputs` (default V) -> scores of the next symbol (B, T, V), V = `symbols`.
 
     Its layers are named embedding, lstm1 ... lstmN (or gru1 ... gruN) and softmax (a linear layer: the
     scores, before the softmax itself). Raises ConfigError for another kind or less than one layer.
@@ -66,7 +68,7 @@ def language_model(kind: Literal["lstm", "gru"], symbols: int, units: int, layer
         raise ConfigError(f"no recurrent layer named {kind!r}: use {' or '.join(_LAYERS)}")
     if layers < 1:
         raise ConfigError(f"a language model needs at least one recurrent layer, not {layers}")
-    named: dict[str, nn.Module] = {"embedding": nn.Embedding(symbols, units)}
+    named: dict[str, nn.Module] = {"embedding": nn.Embedding(inputs or symbols, units)}
     named |= {f"{kind}{i}": _LAYERS[kind](units, units) for i in range(1, layers + 1)}
     named["softmax"] = nn.Linear(units, symbols)
     return Chain(OrderedDict(named))

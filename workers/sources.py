@@ -1,0 +1,86 @@
+"""The data that the settings name: sources of windows for training, and for every validation pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dni.data.copying import CopySource
+from dni.data.pixels import Part, PixelSource
+from dni.data.source import LanesSource, Source
+from dni.data.text import Corpus, Lanes, load_text
+from workers.config import Config, DataKind, TimeMethod
+
+#: Sequences in a validation pass over a generated task of fixed length.
+VALIDATION_SEQUENCES = 16
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads."""
+
+    name: str
+    sha256: str | None  #: of a text
+    symbols: int  #: V
+    input_symbols: int
+    train: Source
+    valid: Callable[[], Source]  #: made anew for every pass
+    valid_windows: int  #: of a pass; 0: there is no validation
+
+
+def open_data(config: Config) -> Data:
+    """Raises DataError for what cannot be read, ConfigError for sizes that do not fit."""
+    if config.data.kind is DataKind.text:
+        return text_data(load_text(config.data.path), config)
+    return _pixels(config) if config.data.kind is DataKind.seqmnist else _copying(config)
+
+
+def resolve(config: Config) -> tuple[Config, Data]:
+    """Open the data, and fill in what the settings leave to it. Raises as `open_data`."""
+    path = config.data.path and str(Path(config.data.path).expanduser().absolute())
+    config = replace(config, data=replace(config.data, path=path))
+    data = open_data(config)
+    model = replace(config.model, symbols=data.symbols, input_symbols=data.input_symbols)
+    return replace(config, model=model, data=replace(config.data, sha256=data.sha256)), data
+
+
+def text_data(corpus: Corpus, config: Config) -> Data:
+    """Windows of a text. Raises DataError if it is too short."""
+    data = config.data
+    shape = {"batch": data.batch, "window": config.window, "lookahead": config.lookahead}
+    train, valid = (Lanes(ids, **shape, sequence=data.sequence) for ids in (corpus.train, corpus.valid))
+    symbols, length = len(corpus.symbols), valid.windows_per_pass
+    source = LanesSource(train, symbols, streaming=data.streaming)
+    return Data(corpus.name, corpus.sha256, symbols, symbols, source, lambda: LanesSource(valid, symbols), length)
+
+
+def _copying(config: Config) -> Data:
+    data = config.data
+
+    def source(seed: int) -> CopySource:
+        window = None if config.time.method is TimeMethod.full else data.window
+        repeat = data.kind is DataKind.repeat_copy
+        return CopySource(
+            data.batch, window, config.lookahead, seed=seed, repeat=repeat, length=data.length, streaming=data.streaming
+        )
+
+    train = source(config.seed)
+    per_sequence = 0 if data.length is None else train.windows_per_sequence
+    windows = VALIDATION_SEQUENCES * per_sequence
+    return Data(
+        data.kind.name, None, train.symbols, train.input_symbols, train, lambda: source(config.seed + 10**9), windows
+    )
+
+
+def _pixels(config: Config) -> Data:
+    data = config.data
+    shape = {"batch": data.batch, "window": config.window, "lookahead": config.lookahead}
+
+    def source(part: Part) -> PixelSource:
+        folder = data.path or "mnist"
+        return PixelSource(folder, **shape, part=part, seed=config.seed, side=data.side, streaming=data.streaming)
+
+    train, valid = source("train"), source("valid")
+    length = valid.windows_per_pass
+    return Data("seqmnist", None, train.symbols, train.input_symbols, train, lambda: source("valid"), length)
