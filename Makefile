@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-lag tables test check proto
+.PHONY: help install demo bench-machinery bench-lag bench-copy tables test check proto
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ bench-machinery: install ## measure what splitting costs: stages against a plain
 
 bench-lag: install ## measure what late targets cost, by predictor; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.lag
+
+bench-copy: install ## how long a sequence is learned, by method and window; goes on where it stopped (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.copying
 
 tables: install ## write the README's tables from benchmarks/results
 	$(BIN)/python -m benchmarks.tables
