@@ -106,10 +106,12 @@ def main() -> None:
 
 def measure(cell: Cell) -> dict[str, Any]:
     """Run one cell: every length when it was solved, in time steps per lane and in seconds."""
-    folder = OUT / cell.name.replace(", ", "-").replace(" ", "")
+    folder = OUT / cell.name.replace(", ", "-").replace(" ", "").replace("=", "")
     try:
         summary = train(folder, *cell.overrides, quiet=True)
     except Failed as error:
+        if "DivergedError" not in str(error):
+            raise SystemExit(f"{cell.name}: {error}; what it left is in {folder}") from error
         return {"solved": 0, "curve": [], "error": str(error), "wall_s": 0.0}
     curve: list[list[float]] = []
     for record in read_metrics(folder / METRICS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -37,7 +36,8 @@ def train(settings: DictConfig) -> None:
         done, bits = result.summary["steps"], result.summary["valid"]["bits_per_char"]
         if result.interrupted:
             raise Interrupted(f"stopped after step {done}; go on with: dni-train resume={run_dir}")
-        log.info("step %s, validation %.3f bits per character: %s", done, bits or math.nan, run_dir)
+        reached = "" if bits is None else f", validation {bits:.3f} bits per character"
+        log.info("step %s%s: %s", done, reached, run_dir)
 
 
 def main() -> None:
