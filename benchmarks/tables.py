@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.copying import HEADS, Cell, spread, table_rows
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -70,6 +71,36 @@ def lag(results: dict[str, Any]) -> str:
     return f"{markdown(heads, rows)}\n\n{note}"
 
 
+def copying(results: dict[str, Any]) -> str:
+    """The copy tasks."""
+    cells = [Cell(*parts) for parts in map(cell_of, results["rows"])]
+    note = (
+        f"Longest length solved in {results['lane_steps']:,} time steps per lane, mean ± standard deviation over seeds. "
+        f"{source(results)}"
+    )
+    return f"{markdown(HEADS, table_rows(cells, results['rows']))}\n\n{note}"
+
+
+def cell_of(name: str) -> tuple[str, int, str, int]:
+    """The parts of a cell's name."""
+    task, window, *method, seed = name.split(", ")
+    return task, int(window.removeprefix("T=")), ", ".join(method), int(seed.removeprefix("seed "))
+
+
+def flagship(results: dict[str, Any]) -> str:
+    """Both cuts at once."""
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for name, row in results["rows"].items():
+        by_method.setdefault(name.rpartition(", seed ")[0], []).append(row)
+    rows = [
+        [method, spread([r["solved"] for r in found]), " ".join(f"{r['solved']:.0f}" for r in found),
+         spread([r["wall_s"] for r in found])]
+        for method, found in by_method.items()
+    ]  # fmt: skip
+    note = f"{results['lane_steps']:,} time steps per lane. {source(results)}"
+    return f"{markdown(['depth + time', 'length', 'by seed', 'seconds'], rows)}\n\n{note}"
+
+
 def ages(staleness: list[float | None]) -> str:
     """Mean staleness of the stages, in steps."""
     return " / ".join("-" if age is None else f"{age:.1f}" for age in staleness)
@@ -92,7 +123,9 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"demo": demo, "lag": lag, "machinery": machinery}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "demo": demo, "lag": lag, "machinery": machinery, "copying": copying, "flagship": flagship,
+}  # fmt: skip
 
 
 def filled(text: str) -> str:
