@@ -118,7 +118,7 @@ def main() -> None:
 
 def measure(cell: Run, out: Path) -> dict[str, Any]:
     """Run one cell: every length when it was solved, in time steps per lane and in seconds."""
-    folder = out / cell.name.replace(", ", "-").replace(" ", "").replace("=", "")
+    folder = out / folder_name(cell)
     try:
         summary = train(folder, *cell.overrides, quiet=True)
     except Failed as error:
@@ -136,6 +136,11 @@ def measure(cell: Run, out: Path) -> dict[str, Any]:
         "updates": summary["steps"],
         "cosine": summary["stage"][0]["time_cosine"],
     }
+
+
+def folder_name(cell: Run) -> str:
+    """Where a cell's run lies: its name without what shells and Hydra mind."""
+    return cell.name.replace(", ", "-").replace(" ", "").replace("=", "")
 
 
 def solved_within(row: dict[str, Any], seconds: float) -> float:

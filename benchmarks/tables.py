@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import alignment
 from benchmarks.copying import HEADS, Cell, spread, table_rows
 from benchmarks.record import RESULTS
 
@@ -75,10 +76,18 @@ def copying(results: dict[str, Any]) -> str:
     """The copy tasks."""
     cells = [Cell(*parts) for parts in map(cell_of, results["rows"])]
     note = (
-        f"Longest length solved in {results['lane_steps']:,} time steps per lane, mean ± standard deviation over seeds. "
+        f"Longest length solved in {results['lane_steps']:,} time steps per lane, mean ± standard deviation. "
         f"{source(results)}"
     )
     return f"{markdown(HEADS, table_rows(cells, results['rows']))}\n\n{note}"
+
+
+def aligned(results: dict[str, Any]) -> str:
+    """Synthetic against exact gradients."""
+    cuts, whole = ["cosine at the cuts", "R² at the cuts", "norm ratio"], ["cosine on the parameters", "truncation's"]
+    heads = ["task, method", "length", *cuts, *whole]
+    note = f"Means over seeds, on fresh sequences of the length solved. {source(results)}"
+    return f"{markdown(heads, alignment.table(results))}\n\n{note}"
 
 
 def cell_of(name: str) -> tuple[str, int, str, int]:
@@ -125,6 +134,7 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo, "lag": lag, "machinery": machinery, "copying": copying, "flagship": flagship,
+    "alignment": aligned,
 }  # fmt: skip
 
 
