@@ -55,6 +55,8 @@ REFUSED = {
     "set depth.window=5 or more (or depth.lag=null)",
     "time.method=full data.sequence=null": "time=full backpropagates through whole sequences: set data.sequence to "
     "their length, data.sequence=256 say (or time=truncated)",
+    "time.method=checkpointed data.sequence=null": "time=checkpointed backpropagates through whole sequences: set "
+    "data.sequence to their length, data.sequence=256 say (or time=truncated)",
     "data.sequence=40": "data.sequence=40 is not a multiple of data.window=32: set data.sequence=32, say "
     "(or data.sequence=null)",
     "data.sequence=8": "data.sequence=8 is not a multiple of data.window=32: set data.sequence=32, say "
@@ -135,7 +137,7 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("+nosuch=1", r"Key 'nosuch' not in 'Config'.*dni-train --cfg job"),
         ("depth.nosuch=1", r"depth\.nosuch: Key 'nosuch' not in 'DepthConfig'.*dni-train --cfg job"),
         ("depth=nosuch", r"Could not find 'depth/nosuch' Available options in 'depth': backprop synthetic"),
-        ("experiment=nosuch", r"Available options in 'experiment': demo smoke"),
+        ("experiment=nosuch", r"Available options in 'experiment': copy demo smoke"),
         ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),
         ("steps=1.5", r"steps: Value '1.5' of type 'float' could not be converted to Integer"),
         ("steps=null", r"steps=null.*not Optional"),

@@ -63,8 +63,9 @@ def test_a_run_may_be_limited_by_time_steps_whatever_the_window(tmp_path: Path) 
         assert summary["valid"]["bits_per_char"] > 0  # sequences of a fixed length are validated on
 
 
-def test_full_backpropagation_takes_whole_sequences_as_they_grow(tmp_path: Path) -> None:
-    launch(copying(lag=None, depth={"method": "backprop"}, time={"method": "full"}, steps=150), tmp_path)
+@pytest.mark.parametrize("time", ["full", "checkpointed"])
+def test_full_backpropagation_takes_whole_sequences_as_they_grow(time: str, tmp_path: Path) -> None:
+    launch(copying(lag=None, depth={"method": "backprop"}, time={"method": time}, steps=150), tmp_path)
     assert solved(tmp_path)[-1] >= 5
 
 
