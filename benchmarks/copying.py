@@ -13,7 +13,7 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -41,6 +41,18 @@ METHODS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 console = Console(width=max(Console().width, 100))
+
+
+class Run(Protocol):
+    """What can be measured."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in the results."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """As they are typed."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ def main() -> None:
     missing = [cell for cell in cells if rows.get(cell.name, {}).get("key") != keys[cell]]
     console.print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished", highlight=False)
     with ThreadPoolExecutor(1 if QUICK else 2) as pool:
-        running = {pool.submit(measure, cell): cell for cell in missing}
+        running = {pool.submit(measure, cell, OUT): cell for cell in missing}
         for number, future in enumerate(as_completed(running), 1):
             cell = running[future]
             rows[cell.name] = {"key": keys[cell], **future.result()}
@@ -104,9 +116,9 @@ def main() -> None:
     keep(found, bars(cells, found))
 
 
-def measure(cell: Cell) -> dict[str, Any]:
+def measure(cell: Run, out: Path) -> dict[str, Any]:
     """Run one cell: every length when it was solved, in time steps per lane and in seconds."""
-    folder = OUT / cell.name.replace(", ", "-").replace(" ", "").replace("=", "")
+    folder = out / folder_name(cell)
     try:
         summary = train(folder, *cell.overrides, quiet=True)
     except Failed as error:
@@ -124,6 +136,11 @@ def measure(cell: Cell) -> dict[str, Any]:
         "updates": summary["steps"],
         "cosine": summary["stage"][0]["time_cosine"],
     }
+
+
+def folder_name(cell: Run) -> str:
+    """Where a cell's run lies: its name without what shells and Hydra mind."""
+    return cell.name.replace(", ", "-").replace(" ", "").replace("=", "")
 
 
 def solved_within(row: dict[str, Any], seconds: float) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import RESULTS, bar, environment, write
+from benchmarks.runs import run_to_the_end
 from dni.data.text import load_text
 from dni.metrics import ngram_bits
 from workers.report import report
@@ -83,10 +83,7 @@ def run(folder: Path, *settings: str) -> dict[str, Any]:
     overrides = ["experiment=demo", f"depth={depth}", f"time={time_method}", *rest]
     console.rule(" ".join(overrides))
     command = [sys.executable, "-m", "workers", *overrides, f"hydra.run.dir={folder}"]
-    try:
-        ended = subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        ended = 130
+    ended, _ = run_to_the_end(command)
     if ended:
         console.print(f"stopped: {' '.join(overrides)} ended with exit code {ended}; what it left is in {folder}")
         sys.exit(ended)

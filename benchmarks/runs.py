@@ -33,11 +33,20 @@ def train(folder: Path, *overrides: str, quiet: bool = False) -> dict[str, Any]:
     """
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "workers", *overrides, f"hydra.run.dir={folder}"]
-    shown = subprocess.DEVNULL if quiet else None
-    ended = subprocess.run(command, check=False, stdout=shown, stderr=subprocess.PIPE, text=True)
-    if ended.returncode == 130:
+    code, said = run_to_the_end(command, stdout=subprocess.DEVNULL if quiet else None, stderr=subprocess.PIPE)
+    if code == 130:
         sys.exit(f"interrupted; finished runs are kept, this one is in {folder}")
-    if ended.returncode:
-        raise Failed((ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1])
+    if code:
+        raise Failed((said.strip().splitlines() or [f"exit code {code}"])[-1])
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return summary
+
+
+def run_to_the_end(command: list[str], *, stdout: int | None = None, stderr: int | None = None) -> tuple[int, str]:
+    """The exit code, and what came on a piped stderr. Ctrl-C reaches the run itself, which then has time to save."""
+    with subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True) as process:
+        try:
+            said = process.communicate()[1]
+        except KeyboardInterrupt:
+            said = process.communicate()[1]  # a second Ctrl-C ends both
+    return process.returncode, said or ""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import alignment
+from benchmarks.copying import HEADS, Cell, spread, table_rows
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -70,6 +72,44 @@ def lag(results: dict[str, Any]) -> str:
     return f"{markdown(heads, rows)}\n\n{note}"
 
 
+def copying(results: dict[str, Any]) -> str:
+    """The copy tasks."""
+    cells = [Cell(*parts) for parts in map(cell_of, results["rows"])]
+    note = (
+        f"Longest length solved in {results['lane_steps']:,} time steps per lane, mean ± standard deviation. "
+        f"{source(results)}"
+    )
+    return f"{markdown(HEADS, table_rows(cells, results['rows']))}\n\n{note}"
+
+
+def aligned(results: dict[str, Any]) -> str:
+    """Synthetic against exact gradients."""
+    cuts, whole = ["cosine at the cuts", "R² at the cuts", "norm ratio"], ["cosine on the parameters", "truncation's"]
+    heads = ["task, method", "length", *cuts, *whole]
+    note = f"Means over seeds, on fresh sequences of the length solved. {source(results)}"
+    return f"{markdown(heads, alignment.table(results))}\n\n{note}"
+
+
+def cell_of(name: str) -> tuple[str, int, str, int]:
+    """The parts of a cell's name."""
+    task, window, *method, seed = name.split(", ")
+    return task, int(window.removeprefix("T=")), ", ".join(method), int(seed.removeprefix("seed "))
+
+
+def flagship(results: dict[str, Any]) -> str:
+    """Both cuts at once."""
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for name, row in results["rows"].items():
+        by_method.setdefault(name.rpartition(", seed ")[0], []).append(row)
+    rows = [
+        [method, spread([r["solved"] for r in found]), " ".join(f"{r['solved']:.0f}" for r in found),
+         spread([r["wall_s"] for r in found])]
+        for method, found in by_method.items()
+    ]  # fmt: skip
+    note = f"{results['lane_steps']:,} time steps per lane. {source(results)}"
+    return f"{markdown(['depth + time', 'length', 'by seed', 'seconds'], rows)}\n\n{note}"
+
+
 def memory(results: dict[str, Any]) -> str:
     """What is held beyond the start, by method in time and length."""
     lengths = [point["steps"] for point in results["rows"][0]["points"]]
@@ -130,7 +170,8 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "demo": demo, "lag": lag, "machinery": machinery, "memory": memory, "step_cost": step_cost,
+    "demo": demo, "lag": lag, "machinery": machinery, "copying": copying, "flagship": flagship,
+    "alignment": aligned, "memory": memory, "step_cost": step_cost,
 }  # fmt: skip
 
 
