@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-lag bench-copy bench-flagship tables test check proto
+.PHONY: help install demo bench-machinery bench-lag bench-copy bench-flagship bench-memory bench-step-cost tables test check proto
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ bench-copy: install ## how long a sequence is learned, by method and window; goe
 
 bench-flagship: install ## copy in two processes, both cuts synthetic, against backprop + truncated (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.flagship
+
+bench-memory: install ## measure memory against the length of a sequence, by method in time (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.memory
+
+bench-step-cost: install ## measure what a synthetic step costs over a truncated one (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.step_cost
 
 tables: install ## write the README's tables from benchmarks/results
 	$(BIN)/python -m benchmarks.tables

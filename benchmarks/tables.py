@@ -110,6 +110,43 @@ def flagship(results: dict[str, Any]) -> str:
     return f"{markdown(['depth + time', 'length', 'by seed', 'seconds'], rows)}\n\n{note}"
 
 
+def memory(results: dict[str, Any]) -> str:
+    """What is held beyond the start, by method in time and length."""
+    lengths = [point["steps"] for point in results["rows"][0]["points"]]
+    rows = [
+        [
+            f"`time={row['method']}`",
+            *("not run" if p["extra_mb"] is None else f"{p['extra_mb']:,.1f}" for p in row["points"]),
+        ]
+        for row in results["rows"]
+    ]
+    note = (
+        f"MB beyond the start. One LSTM layer of {results['units']} units, {results['symbols']} symbols, B = "
+        f"{results['batch']}, T (and chunk) = {results['window']}; a fresh process each, stopped where more than "
+        f"{results['limit_mb'] / 1000:g} GB would be held. {source(results)}"
+    )
+    return f"{markdown(['steps of the sequence', *(f'{n:,}' for n in lengths)], rows)}\n\n{note}"
+
+
+def step_cost(results: dict[str, Any]) -> str:
+    """The cost of a synthetic step over a truncated one."""
+    synthetic = [name for name in results["rows"][0]["ratio"] if name != "truncated"]
+    rows = [
+        [
+            str(row["window"]), f"{row['ms']['truncated']:.1f} ms",
+            *(f"{row['ms'][name]:.1f} ms ({row['ratio'][name]:.2f})" for name in synthetic),
+        ]
+        for row in results["rows"]
+    ]  # fmt: skip
+    note = (
+        f"In brackets: over truncation. One LSTM layer of {results['units']} units, {results['symbols']} symbols, B = "
+        f"{results['batch']}; regressor and critic with {results['hidden']} hidden units, critic of the next "
+        f"{results['lookahead']} labels; medians of {results['turns']} turns of {results['steps']} steps, one torch "
+        f"thread. {source(results)}"
+    )
+    return f"{markdown(['T', 'truncated', *synthetic], rows)}\n\n{note}"
+
+
 def ages(staleness: list[float | None]) -> str:
     """Mean staleness of the stages, in steps."""
     return " / ".join("-" if age is None else f"{age:.1f}" for age in staleness)
@@ -134,7 +171,7 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo, "lag": lag, "machinery": machinery, "copying": copying, "flagship": flagship,
-    "alignment": aligned,
+    "alignment": aligned, "memory": memory, "step_cost": step_cost,
 }  # fmt: skip
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dni.errors import DivergedError
 from dni.randomness import OwnRandomness, is_stochastic
@@ -35,6 +36,9 @@ class Stage:
         device: where the module lives; what comes in is moved there.
         seed: of the stage's own random state, used if the module has dropout.
         first: no gradient of the input is wanted (integer inputs never have one).
+        chunk: steps; the windows, then (B, T, D) or integers (B, T), are run in chunks of so many steps, whose
+            activations are not kept but computed again in `backward` (Chen et al. 2016). The module must not mind
+            where a window is cut. None keeps all activations.
     """
 
     def __init__(
@@ -46,9 +50,10 @@ class Stage:
         device: torch.device | str = "cpu",
         seed: int = 0,
         first: bool = False,
+        chunk: int | None = None,
     ) -> None:
         self.module = as_chain(module)
-        self.optimizer, self.clip, self.first = optimizer, clip, first
+        self.optimizer, self.clip, self.first, self.chunk = optimizer, clip, first, chunk
         self.device = torch.device(device)
         self.state: State | None = None
         self.randomness = OwnRandomness(seed, self.device) if is_stochastic(module) else None
@@ -68,7 +73,7 @@ class Stage:
         self._entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, len(x)))
         entered = reset_lanes(self._entering, None if reset is None else reset.to(self.device))
         with self.randomness.active() if self.randomness else nullcontext():
-            self._output, self._leaving = self.module(x, entered)
+            self._output, self._leaving = self._run(x, entered)
         self.state = tuple(s.detach() for s in self._leaving)
         return self._output.detach(), pack(self.state) if self.state else None
 
@@ -83,7 +88,8 @@ class Stage:
             ends += self._leaving
             gradients += unpack(state.to(self.device), self._leaving)
         if ends:
-            torch.autograd.backward(ends, gradients)
+            with self._recomputing():
+                torch.autograd.backward(ends, gradients)
         entering = tuple(torch.zeros_like(s) if s.grad is None else s.grad for s in self._entering)
         arrived = None if self._input is None else self._input.grad
         del self._output  # the graph goes with it
@@ -138,6 +144,21 @@ class Stage:
             return activation.detach()
         self._input = activation.detach().requires_grad_()
         return self._input.clone()  # neither a leaf nor the sender's memory: a first layer may work in place
+
+    def _run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.chunk is None:
+            return self.module(x, state)  # type: ignore[no-any-return]
+        outputs = []
+        for part in torch.split(x, self.chunk, dim=1):
+            output, state = checkpoint(
+                self.module, part, state, use_reentrant=False, preserve_rng_state=self.randomness is not None
+            )
+            outputs.append(output)
+        return torch.cat(outputs, dim=1), state
+
+    def _recomputing(self) -> AbstractContextManager[None]:
+        """Chunks that are computed again draw as they drew, from the process's random state: others must wait."""
+        return self.randomness.active() if self.randomness and self.chunk else nullcontext()
 
     def _carried(self, state: State | None, batch: int) -> State:
         fits = state is not None and all(s.shape[-2] == batch for s in state)

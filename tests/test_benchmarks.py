@@ -14,6 +14,7 @@ import pytest
 from benchmarks.lag import cells
 from benchmarks.machinery import rates
 from benchmarks.plain import plain_loop
+from benchmarks.tables import step_cost
 from tests.runs import tiny
 from workers.launcher import launch
 
@@ -67,6 +68,18 @@ def test_lag_runs_only_what_is_not_finished(tmp_path: Path) -> None:
     assert 3 < new["bits"]["20"] < 8  # 20 steps from log2(V) = 6.6
     assert new["staleness"] == [1.0, 1.0, 1.0]
     assert len({cell.key() for cell in plan}) == 5
+
+
+def test_step_cost(tmp_path: Path) -> None:
+    bars, _ = quick("step_cost", tmp_path)
+    results = json.loads((tmp_path / "outputs/bench-step-cost/step_cost.json").read_text())
+    assert results["bars"] == bars
+    assert [bar["goal"] for bar in bars] == [None, None, None, 1.35, None, 1.15]
+    assert [row["window"] for row in results["rows"]] == [4, 8, 32]
+    assert "0.5 ms (1.50)" in step_cost({**results, "rows": [SYNTHETIC_ROW]})
+
+
+SYNTHETIC_ROW = {"window": 4, "ms": {"truncated": 0.33, "plain regressor": 0.5}, "ratio": {"plain regressor": 1.5}}
 
 
 def test_the_plain_loop_is_the_arithmetic_of_the_stages(tmp_path: Path) -> None:

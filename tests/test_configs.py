@@ -55,6 +55,8 @@ REFUSED = {
     "set depth.window=5 or more (or depth.lag=null)",
     "time.method=full data.sequence=null": "time=full backpropagates through whole sequences: set data.sequence to "
     "their length, data.sequence=256 say (or time=truncated)",
+    "time.method=checkpointed data.sequence=null": "time=checkpointed backpropagates through whole sequences: set "
+    "data.sequence to their length, data.sequence=256 say (or time=truncated)",
     "data.sequence=40": "data.sequence=40 is not a multiple of data.window=32: set data.sequence=32, say "
     "(or data.sequence=null)",
     "data.sequence=8": "data.sequence=8 is not a multiple of data.window=32: set data.sequence=32, say "

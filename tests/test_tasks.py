@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dni.errors import ConfigError
+from tests.commands import run, settings, summary_of
 from tests.runs import assert_same, parameters_of, tiny
 from workers.config import Config
 from workers.launcher import launch
@@ -63,8 +64,9 @@ def test_a_run_may_be_limited_by_time_steps_whatever_the_window(tmp_path: Path) 
         assert summary["valid"]["bits_per_char"] > 0  # sequences of a fixed length are validated on
 
 
-def test_full_backpropagation_takes_whole_sequences_as_they_grow(tmp_path: Path) -> None:
-    launch(copying(lag=None, depth={"method": "backprop"}, time={"method": "full"}, steps=150), tmp_path)
+@pytest.mark.parametrize("time", ["full", "checkpointed"])
+def test_full_backpropagation_takes_whole_sequences_as_they_grow(time: str, tmp_path: Path) -> None:
+    launch(copying(lag=None, depth={"method": "backprop"}, time={"method": time}, steps=150), tmp_path)
     assert solved(tmp_path)[-1] >= 5
 
 
@@ -83,3 +85,28 @@ def test_sequential_mnist_runs(time: str, tmp_path: Path) -> None:
     data = {"kind": "seqmnist", "path": str(folder), "side": 7, "batch": 8, "window": 7, "sequence": None}
     summary = launch(copying(data=data, time={"method": time}, steps=14), tmp_path).summary
     assert summary["valid"]["bits_per_char"] > 0
+
+
+#: A narrow version of experiment=stream.
+STREAM = (
+    "experiment=stream", "data.batch=4", "model.units=8", "predictor.time.hidden=8", "launch.torch_threads=1",
+    "checkpoint.every=7",
+)  # fmt: skip
+
+
+def test_a_stream_holds_no_more_as_it_goes_on(tmp_path: Path) -> None:
+    held = {}
+    for steps in (100, 1500):
+        folder = tmp_path / str(steps)
+        assert run(tmp_path, *STREAM, f"lane_steps={32 * steps}", f"hydra.run.dir={folder}").code == 0
+        assert summary_of(folder)["steps"] == steps
+        held[steps] = summary_of(folder)["stage"][0]["peak_rss_mb"]
+    assert held[1500] - held[100] < 8  # megabytes; activations of every window would be 50
+
+
+def test_a_stream_that_is_resumed_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    launch(settings(*STREAM, "lane_steps=640"), tmp_path / "whole")
+    launch(settings(*STREAM, "lane_steps=320"), tmp_path / "part")
+    part = launch(settings(*STREAM, "lane_steps=640", f"resume={tmp_path / 'part'}", "resume_step=7"), tmp_path / "on")
+    assert part.summary["steps"] == 20
+    assert_same(parameters_of(tmp_path / "whole", 1), parameters_of(tmp_path / "on", 1))

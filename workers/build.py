@@ -57,6 +57,7 @@ def build_stage(config: Config, index: int) -> Stage:
         device=device,
         seed=config.seed * 1000 + index,
         first=index == 0,
+        chunk=config.chunk,
     )
 
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dni.errors import ConfigError
 
 DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic"])
-TimeMethod = enum.Enum("TimeMethod", ["full", "truncated", "synthetic"])
+TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear"])
 ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mlp"])
 TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
@@ -45,7 +45,7 @@ class DataConfig:
     streaming: bool = False  # labels after a window are not known yet: no lookahead
     sha256: str | None = None  # of the text; filled in from it
     batch: int = 32  # B lanes
-    window: int = 32  # T steps
+    window: int = 32  # T steps; time=checkpointed: of a chunk that is computed again
     sequence: int | None = 256  # steps between resets, a multiple of T; null: lanes run on to the end of the text
 
 
@@ -139,11 +139,21 @@ class Config:
 
     @property
     def window(self) -> int:
-        """T in force: with `time=full` one window is one whole sequence."""
+        """T in force: with `time=full` or `checkpointed` one window is one whole sequence."""
         data = self.data
-        if self.time.method is not TimeMethod.full:
+        if not self.whole_sequences:
             return data.window
         return data.side**2 if data.kind is DataKind.seqmnist else data.sequence or data.window
+
+    @property
+    def whole_sequences(self) -> bool:
+        """Whether gradients flow back through whole sequences."""
+        return self.time.method in (TimeMethod.full, TimeMethod.checkpointed)
+
+    @property
+    def chunk(self) -> int | None:
+        """Steps of a chunk whose activations are computed again rather than kept; None: all are kept."""
+        return self.data.window if self.time.method is TimeMethod.checkpointed else None
 
     @property
     def lookahead(self) -> int:

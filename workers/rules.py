@@ -23,9 +23,9 @@ def check(config: Config) -> None:
             f"depth.lag={depth.lag} does not fit depth.window={depth.window}: the target of step t - lag must still be "
             f"in flight; set depth.window={depth.lag + 1} or more (or depth.lag=null)"
         )
-    if time.method is TimeMethod.full and data.sequence is None and data.kind is DataKind.text:
+    if config.whole_sequences and data.sequence is None and data.kind is DataKind.text:
         raise ConfigError(
-            "time=full backpropagates through whole sequences: set data.sequence to their length, "
+            f"time={time.method.name} backpropagates through whole sequences: set data.sequence to their length, "
             f"data.sequence={8 * data.window} say (or time=truncated)"
         )
     if data.sequence is not None and data.sequence % data.window:

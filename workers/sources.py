@@ -10,7 +10,7 @@ from dni.data.copying import CopySource
 from dni.data.pixels import Part, PixelSource
 from dni.data.source import LanesSource, Source
 from dni.data.text import Corpus, Lanes, load_text
-from workers.config import Config, DataKind, TimeMethod
+from workers.config import Config, DataKind
 
 #: Sequences in a validation pass over a generated task of fixed length.
 VALIDATION_SEQUENCES = 16
@@ -59,7 +59,7 @@ def _copying(config: Config) -> Data:
     data = config.data
 
     def source(seed: int) -> CopySource:
-        window = None if config.time.method is TimeMethod.full else data.window
+        window = None if config.whole_sequences else data.window
         repeat = data.kind is DataKind.repeat_copy
         return CopySource(
             data.batch, window, config.lookahead, seed=seed, repeat=repeat, length=data.length, streaming=data.streaming
