@@ -146,6 +146,11 @@ class Config:
         return data.side**2 if data.kind is DataKind.seqmnist else data.sequence or data.window
 
     @property
+    def planned_steps(self) -> int:
+        """At most so many steps will be taken, for whoever shows progress."""
+        return self.steps if self.lane_steps is None else min(self.steps, -(-self.lane_steps // self.window))
+
+    @property
     def whole_sequences(self) -> bool:
         """Whether gradients flow back through whole sequences."""
         return self.time.method in (TimeMethod.full, TimeMethod.checkpointed)

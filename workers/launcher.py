@@ -50,7 +50,7 @@ def launch(config: Config, run_dir: Path) -> Result:
     claim(run_dir, config)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
     copy_metrics(config, run_dir)
-    with Monitor(run_dir, config.stages, config.steps) as monitor:
+    with Monitor(run_dir, config.stages, config.planned_steps) as monitor:
         job = Job(config, run_dir, keep_few_checkpoints(config, run_dir, monitor), Event(), data)
         run_stages(job)
         interrupted = job.stop.is_set()
