@@ -51,12 +51,25 @@ def train(stage: Stage, cut: Interface, windows: int, window: int) -> None:
     loss = LossInterface()
     for step in range(windows):
         inputs, labels = drawn(step, window)
-        output, state = stage.forward(inputs)
-        assert state is not None
-        gradients = stage.backward(loss.gradient(step, output, labels), cut.gradient(step, state, None))
-        assert gradients.state is not None
-        cut.target(step - 1, gradients.state)
-        stage.update(labels.numel())
+        take_step(stage, cut, loss, step, inputs, labels)
+
+
+def take_step(
+    stage: Stage,
+    cut: Interface,
+    loss: Interface,
+    step: int,
+    inputs: Tensor,
+    labels: Tensor,
+    future: Tensor | None = None,
+) -> None:
+    """One training step of a whole recurrent model in one process."""
+    output, state = stage.forward(inputs)
+    assert state is not None
+    gradients = stage.backward(loss.gradient(step, output, labels), cut.gradient(step, state, future))
+    assert gradients.state is not None
+    cut.target(step - 1, gradients.state)
+    stage.update(labels.numel())
 
 
 def drawn(step: int, window: int) -> tuple[Tensor, Tensor]:

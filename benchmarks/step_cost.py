@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.held import take_step
 from benchmarks.record import RESULTS, bar, environment, write
 from dni.interface import DecoupledInterface, Interface, LossInterface, ZeroInterface
 from dni.models import language_model
@@ -71,12 +72,7 @@ def way(window: int, predictor: str | None) -> Callable[[], None]:
         nonlocal step
         step += 1
         inputs, labels, future = data[step % len(data)]
-        output, state = stage.forward(inputs)
-        assert state is not None
-        gradients = stage.backward(loss.gradient(step, output, labels), cut.gradient(step, state, future))
-        assert gradients.state is not None
-        cut.target(step - 1, gradients.state)
-        stage.update(labels.numel())
+        take_step(stage, cut, loss, step, inputs, labels, future)
 
     return take
 

@@ -62,9 +62,6 @@ class Feed:
         """The data never queues."""
         return 0
 
-    def close(self) -> None:
-        """Nothing to close."""
-
     def _schedule(self) -> Iterator[Frame]:
         step, every = self.start, self.config.checkpoint.every
         while self._goes_on(step):

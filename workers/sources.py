@@ -25,7 +25,7 @@ class Data:
     symbols: int  #: V
     input_symbols: int
     train: Source
-    valid: Callable[[], Source]  #: made anew for every pass
+    valid: Callable[[], Source]  #: from its start, for every pass
     valid_windows: int  #: of a pass; 0: there is no validation
 
 
@@ -81,6 +81,10 @@ def _pixels(config: Config) -> Data:
         folder = data.path or "mnist"
         return PixelSource(folder, **shape, part=part, seed=config.seed, side=data.side, streaming=data.streaming)
 
+    def from_the_start() -> PixelSource:
+        valid.load_state_dict({"window": 0})  # the images are read once, not once a pass
+        return valid
+
     train, valid = source("train"), source("valid")
     length = valid.windows_per_pass
-    return Data("seqmnist", None, train.symbols, train.input_symbols, train, lambda: source("valid"), length)
+    return Data("seqmnist", None, train.symbols, train.input_symbols, train, from_the_start, length)
