@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,30 @@ class Gradients(NamedTuple):
     state: Tensor | None
 
 
+@dataclass
+class Gathered:
+    """Parameter gradients, by the parameter's name, summed over the windows since the last optimizer step."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    divisor: float = 0
+    windows: int = 0
+
+    def add(self, module: nn.Module, divisor: float) -> None:
+        """Take one window's gradients; whoever set them must not write to them any more."""
+        for name, parameter in module.named_parameters():
+            if parameter.grad is not None:
+                earlier = self.sums.get(name)
+                self.sums[name] = parameter.grad if earlier is None else earlier.add_(parameter.grad)
+        self.divisor += divisor
+        self.windows += 1
+
+    def hand_over(self, module: nn.Module) -> list[Tensor]:
+        """Make the sums the gradients of the module's parameters, and return them."""
+        for name, parameter in module.named_parameters():
+            parameter.grad = self.sums.get(name)
+        return list(self.sums.values())
+
+
 class Stage:
     """A module with its optimizer, and the state it carries from window to window.
 
@@ -33,6 +58,7 @@ class Stage:
         module: a `Chain`, an `nn.Sequential` (made one), or any module from tensor to tensor.
         optimizer: updates the module's parameters.
         clip: largest norm of the stage's parameter gradients; None does not clip.
+        accumulate: windows whose parameter gradients make one optimizer step.
         device: where the module lives; what comes in is moved there.
         seed: of the stage's own random state, used if the module has dropout.
         first: no gradient of the input is wanted (integer inputs never have one).
@@ -47,6 +73,7 @@ class Stage:
         optimizer: torch.optim.Optimizer,
         *,
         clip: float | None = None,
+        accumulate: int = 1,
         device: torch.device | str = "cpu",
         seed: int = 0,
         first: bool = False,
@@ -54,6 +81,7 @@ class Stage:
     ) -> None:
         self.module = as_chain(module)
         self.optimizer, self.clip, self.first, self.chunk = optimizer, clip, first, chunk
+        self.accumulate = accumulate
         self.device = torch.device(device)
         self.state: State | None = None
         self.randomness = OwnRandomness(seed, self.device) if is_stochastic(module) else None
@@ -62,6 +90,7 @@ class Stage:
         self._entering: State = ()
         self._output: Tensor
         self._leaving: State = ()
+        self._gathered = Gathered()
 
     def forward(self, activation: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Run one window.
@@ -97,18 +126,15 @@ class Stage:
         return Gradients(arrived, pack(entering) if entering else None)
 
     def update(self, divisor: float = 1.0, *, move: bool = True) -> None:
-        """Divide the parameter gradients, clip them, take one optimizer step (none if not `move`), clear them.
+        """Gather the window's parameter gradients; once there are `accumulate` windows of them, divide their sums by
+        the sum of their divisors, clip, and take one optimizer step. A window that may not `move` counts for nothing.
 
-        Raises DivergedError if their norm is not finite.
+        Raises DivergedError if the norm of what was gathered is not finite.
         """
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        if move and gradients:
-            torch._foreach_div_(gradients, divisor)
-            norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.clip or math.inf).item()
-            if not math.isfinite(norm):
-                raise DivergedError(f"the gradient norm is {norm}: lower the learning rates, or clip gradients")
-            if norm:  # a window without gradient is no reason to move: momentum would
-                self.optimizer.step()
+        if move:
+            self._gathered.add(self.module, divisor)
+        if self._gathered.windows == self.accumulate:
+            self._step()
         self.optimizer.zero_grad()
 
     @torch.no_grad()
@@ -123,12 +149,13 @@ class Stage:
         return output  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, optimizer, carried state and random state, between two steps."""
+        """Parameters, optimizer, carried state, random state and gathered gradients, between two windows."""
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": None if self.state is None else list(self.state),
             "random": self.randomness.states if self.randomness else {},
+            "gathered": vars(self._gathered),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -138,6 +165,20 @@ class Stage:
         self.state = None if state["state"] is None else tuple(s.to(self.device) for s in state["state"])
         if self.randomness:
             self.randomness.states = state["random"]
+        self._gathered = Gathered(**state["gathered"])
+        sums = {name: total.to(self.device, copy=True) for name, total in self._gathered.sums.items()}
+        self._gathered.sums = sums
+
+    def _step(self) -> None:
+        gathered, self._gathered = self._gathered, Gathered()
+        gradients = gathered.hand_over(self.module)
+        if gradients:
+            torch._foreach_div_(gradients, gathered.divisor)
+            norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.clip or math.inf).item()
+            if not math.isfinite(norm):
+                raise DivergedError(f"the gradient norm is {norm}: lower the learning rates, or clip gradients")
+            if norm:  # windows without gradient are no reason to move: momentum would
+                self.optimizer.step()
 
     def _fresh_input(self, activation: Tensor) -> Tensor:
         if self.first or not activation.is_floating_point():

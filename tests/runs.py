@@ -48,21 +48,23 @@ def plain_training(config: Config) -> dict[str, Tensor]:
     whole = nn.ModuleList(chains)
     optimizer = build_optimizer(whole, config.optimizer)
     states = [chain.initial_state(config.data.batch) for chain in chains]
-    for _ in range(config.steps):
+    for step in range(1, config.steps + 1):
         window = opened.train.next()
         x = window.inputs
         for k, chain in enumerate(chains):
             x, after = chain(x, reset_lanes(states[k], window.reset))
             states[k] = tuple(s.detach() for s in after)
-        optimizer.zero_grad()
         summed_cross_entropy(x, window.labels).backward()
+        if step % config.optimizer.accumulate:
+            continue
         for chain in chains:
             for parameter in chain.parameters():
                 assert parameter.grad is not None
-                parameter.grad.div_(window.labels.numel())
+                parameter.grad.div_(config.optimizer.accumulate * window.labels.numel())
             if config.optimizer.clip is not None:
                 nn.utils.clip_grad_norm_(chain.parameters(), config.optimizer.clip)
         optimizer.step()
+        optimizer.zero_grad()
     return {name: value for chain in chains for name, value in chain.state_dict().items()}
 
 

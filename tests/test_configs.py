@@ -82,7 +82,7 @@ REFUSED = {
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
         "steps", "stages", "log_every", "model.units", "model.layers", "data.batch", "data.window", "data.sequence",
         "depth.window", "predictor.time.lookahead", "evaluate.every", "evaluate.windows", "checkpoint.every",
-        "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb",
+        "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
         "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden",

@@ -46,6 +46,15 @@ def test_stages_in_processes_equal_the_unsplit_model(tmp_path: Path) -> None:
     assert_same(parameters_of(tmp_path, 3), plain_training(config))
 
 
+@pytest.mark.parametrize("stages", [1, 2])
+def test_accumulated_windows_are_one_step_of_the_unsplit_model(stages: int, tmp_path: Path) -> None:
+    """Ten windows are three steps; the tenth's gradients are left over."""
+    config = locked(stages, "lstm", "adam", "local")
+    config.optimizer.accumulate = 3
+    launch(config, tmp_path)
+    assert_same(parameters_of(tmp_path, stages), plain_training(config))
+
+
 @pytest.mark.parametrize("model", ["lstm", "gru"])
 def test_full_backpropagation_through_time_is_one_window_per_sequence(model: str, tmp_path: Path) -> None:
     config = tiny(model={"kind": model}, depth={"method": "backprop"}, time={"method": "full"})

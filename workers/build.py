@@ -54,6 +54,7 @@ def build_stage(config: Config, index: int) -> Stage:
         chain,
         build_optimizer(chain, config.optimizer),
         clip=config.optimizer.clip,
+        accumulate=config.optimizer.accumulate,
         device=device,
         seed=config.seed * 1000 + index,
         first=index == 0,

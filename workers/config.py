@@ -85,6 +85,7 @@ class OptimizerConfig:
     learning_rate: float = 4e-3
     momentum: float = 0.0  # sgd only
     clip: float | None = 1.0  # largest gradient norm per stage
+    accumulate: int = 1  # windows whose gradients are summed for one optimizer step
 
 
 @dataclass

@@ -74,7 +74,8 @@ def _check_bind(config: Config) -> None:
 def _check_numbers(config: Config) -> None:
     one_or_more = {
         "steps": config.steps, "stages": config.stages, "log_every": config.log_every,
-        "lane_steps": config.lane_steps, "data.length": config.data.length,
+        "optimizer.accumulate": config.optimizer.accumulate, "lane_steps": config.lane_steps,
+        "data.length": config.data.length,
         "predictor.depth.fits": config.predictor.depth.fits, "predictor.time.fits": config.predictor.time.fits,
         "model.units": config.model.units, "model.layers": config.model.layers,
         "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
