@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dni.errors import DivergedError
-from dni.metrics import cosine
+from dni.metrics import FitMeter, cosine
 from dni.predictor import Predictor, summed_cross_entropy
 from dni.types import IGNORED
 
@@ -104,32 +104,18 @@ class LossInterface(Interface):
 
 
 @dataclass
-class FitMeter:
-    """Sums over the predictor updates since it was made."""
-
-    updates: int = 0
-    loss: float = 0.0
-    cosine: float = 0.0
-    staleness: int = 0
-
-    def means(self) -> dict[str, float | None]:
-        """Mean predictor loss, cosine with the target, and staleness in steps; None before the first update."""
-        n = self.updates
-        sums = {"predictor_loss": self.loss, "cosine": self.cosine, "staleness": self.staleness}
-        return {key: value / n if n else None for key, value in sums.items()}
-
-
-@dataclass
 class _Sent:
     value: Tensor
     labels: Tensor | None
     rows: Tensor | None  # of the batch that these are; None: all
 
-    def alive(self) -> _Sent:
-        """Only the rows there are."""
-        if self.rows is None:
-            return self
-        return _Sent(self.value[self.rows], None if self.labels is None else self.labels[self.rows], self.rows)
+    @staticmethod
+    def of(value: Tensor, labels: Tensor | None, over: Tensor | None) -> _Sent:
+        """Only the rows that are not over."""
+        value = value.detach()
+        if over is None or not over.any():
+            return _Sent(value, labels, None)
+        return _Sent(value[~over], None if labels is None else labels[~over], ~over)
 
     def to(self, device: torch.device) -> _Sent:
         value, labels, rows = (None if x is None else x.to(device) for x in (self.value, self.labels, self.rows))
@@ -145,6 +131,8 @@ class DecoupledInterface(Interface):
         optimizer: updates the predictor's parameters; default Adam with learning rate 3e-3.
         warmup: predictor updates before the stage may move (`ready`).
         fits: optimizer steps of the predictor per target.
+        scale: factor on the predicted gradient that the network receives; the predictor is fitted without it.
+        clip: largest norm of the predictor's parameter gradients; None does not clip.
         memory: how many sent values are remembered; the oldest is given up for a newer one.
     """
 
@@ -156,11 +144,14 @@ class DecoupledInterface(Interface):
         warmup: int = 0,
         memory: int = 64,
         fits: int = 1,
+        scale: float = 1.0,
+        clip: float | None = None,
     ) -> None:
         self.predictor = predictor
         parameters = list(predictor.parameters())  # an oracle has none, and is not trained
         self.optimizer = optimizer or (torch.optim.Adam(parameters, 3e-3, fused=True) if parameters else None)
         self.warmup, self.memory, self.fits = warmup, memory, fits
+        self.scale, self.clip = scale, clip
         self.updates = 0
         self.total, self.recent = FitMeter(), FitMeter()
         self._sent: dict[int, _Sent] = {}
@@ -175,20 +166,17 @@ class DecoupledInterface(Interface):
 
         Rows that are `over` get exactly zero, and teach the predictor nothing.
         """
-        rows = None if over is None or not over.any() else ~over
-        sent = _Sent(value.detach(), labels, rows).alive()
+        sent = _Sent.of(value, labels, over)
         self._latest = step
         if len(sent.value):
             self._sent[step] = sent
         while len(self._sent) > self.memory:
             del self._sent[min(self._sent)]
-        with torch.no_grad():
-            prediction: Tensor = self.predictor(sent.value, sent.labels)
-        if rows is None:
-            return prediction
-        whole = torch.zeros_like(value)
-        whole[rows] = prediction
-        return whole
+        return self._answer(sent, value)
+
+    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        """What `gradient` would return, but nothing is remembered."""
+        return self._answer(_Sent.of(value, labels, over), value)
 
     def target(self, step: int, gradient: Tensor) -> None:
         """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored."""
@@ -202,6 +190,8 @@ class DecoupledInterface(Interface):
             if self.optimizer is not None:
                 self.optimizer.zero_grad()
                 fit.loss.backward()  # type: ignore[no-untyped-call]
+                if self.clip is not None:
+                    torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), self.clip)
                 self.optimizer.step()
             if n == 0:
                 self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
@@ -228,6 +218,17 @@ class DecoupledInterface(Interface):
         self.updates, self._latest = state["updates"], state["latest"]
         device = next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
         self._sent = {int(step): _Sent(**s).to(device) for step, s in state["sent"].items()}
+
+    @torch.no_grad()
+    def _answer(self, sent: _Sent, value: Tensor) -> Tensor:
+        prediction: Tensor = self.predictor(sent.value, sent.labels)
+        if self.scale != 1:
+            prediction = prediction * self.scale
+        if sent.rows is None:
+            return prediction
+        whole = torch.zeros_like(value)
+        whole[sent.rows] = prediction
+        return whole
 
     def _measure(self, step: int, loss: float, prediction: Tensor, target: Tensor) -> None:
         if not math.isfinite(loss):

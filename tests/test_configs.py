@@ -90,10 +90,11 @@ REFUSED = {
     )},
     **{f"{key}=nan": f"{key}=nan must be 0 or more, and finite" for key in (
         "transport.delay_ms", "optimizer.momentum", "predictor.depth.learning_rate", "predictor.time.learning_rate",
-        "predictor.depth.match", "predictor.time.match",
+        "predictor.depth.match", "predictor.time.match", "predictor.depth.scale", "predictor.time.scale",
     )},
     **{f"{key}={value}": f"{key}={float(value)} must be above 0, and finite" for key, value in (
         ("optimizer.learning_rate", "0"), ("optimizer.clip", "inf"), ("transport.timeout_s", "-2"),
+        ("predictor.depth.clip", "0"), ("predictor.time.clip", "-1"),
     )},
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from dni.predictor import Regressor, SoftmaxCritic
 from dni.types import IGNORED
 
 
-def linear_interface(rate: float = 0.1, **settings: int) -> DecoupledInterface:
+def linear_interface(rate: float = 0.1, **settings: Any) -> DecoupledInterface:
     predictor = Regressor(1)
     return DecoupledInterface(predictor, torch.optim.SGD(predictor.parameters(), rate), **settings)
 
@@ -170,3 +171,32 @@ def test_several_fits_per_target_are_several_steps() -> None:
     once.target(0, row(1.0))
     assert torch.equal(twice.predictor.last.weight, once.predictor.last.weight)
     assert twice.updates == 1
+
+
+def test_the_scale_is_on_the_answer_alone() -> None:
+    """The predictor still learns the target itself: from w = 1, b = 0, value 2, target 5, error 3 without the scale."""
+    interface = linear_interface(0.01, scale=0.1)
+    torch.nn.init.ones_(interface.predictor.last.weight)
+    over = torch.tensor([False, True])
+    answer = interface.gradient(0, torch.tensor([[2.0], [4.0]]), None, over)
+    assert answer.flatten().tolist() == pytest.approx([0.2, 0.0])
+    assert torch.equal(interface.predict(torch.tensor([[2.0], [4.0]]), None, over), answer)
+    interface.target(0, torch.tensor([[5.0], [0.0]]))
+    assert interface.total.loss == pytest.approx(9)
+    assert interface.predictor.last.weight.item() == pytest.approx(1 + 2 * 0.01 * 3 * 2)
+
+
+def test_a_question_is_not_remembered() -> None:
+    interface = linear_interface()
+    interface.predict(row(1.0), None)
+    interface.target(0, row(1.0))
+    assert (interface.updates, interface.state_dict()["sent"]) == (0, {})
+
+
+def test_each_fit_of_a_predictor_is_clipped() -> None:
+    """Its gradient at w = b = 0 is -2 g (v, 1) = -(24, 8): of norm 25.3, cut to 1, so the step is rate * direction."""
+    interface = linear_interface(0.5, clip=1.0)
+    interface.gradient(0, row(3.0), None)
+    interface.target(0, row(4.0))
+    found = interface.predictor.last.weight.item(), interface.predictor.last.bias.item()
+    assert found == pytest.approx((0.5 * 3 / math.sqrt(10), 0.5 / math.sqrt(10)), rel=1e-5)

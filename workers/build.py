@@ -110,7 +110,15 @@ def _decoupled(
     torch.manual_seed(config.seed * 1000 + 500 + salt)
     predictor = _predictor(config, cut, features, lookahead).to(stage.device)
     optimizer = torch.optim.Adam(predictor.parameters(), cut.learning_rate, fused=True)
-    return DecoupledInterface(predictor, optimizer, warmup=cut.warmup, fits=cut.fits, memory=config.depth.window + 2)
+    return DecoupledInterface(
+        predictor,
+        optimizer,
+        warmup=cut.warmup,
+        fits=cut.fits,
+        scale=cut.scale,
+        clip=cut.clip,
+        memory=config.depth.window + 2,
+    )
 
 
 def _predictor(config: Config, cut: CutPredictorConfig, features: int, lookahead: int) -> Predictor:

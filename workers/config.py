@@ -71,6 +71,8 @@ class CutPredictorConfig:
     learning_rate: float = 3e-3
     fits: int = 1  # predictor steps per target
     warmup: int = 0  # predictor updates before the stage moves
+    scale: float = 1.0  # factor on the synthetic gradient that the network receives
+    clip: float | None = None  # largest norm of the predictor's own gradient; null: not clipped
 
 
 @dataclass

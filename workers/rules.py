@@ -92,9 +92,11 @@ def _check_numbers(config: Config) -> None:
         "predictor.depth.learning_rate": config.predictor.depth.learning_rate,
         "predictor.time.learning_rate": config.predictor.time.learning_rate,
         "predictor.depth.match": config.predictor.depth.match, "predictor.time.match": config.predictor.time.match,
+        "predictor.depth.scale": config.predictor.depth.scale, "predictor.time.scale": config.predictor.time.scale,
     }  # fmt: skip
     above_zero = {
         "optimizer.learning_rate": config.optimizer.learning_rate, "optimizer.clip": config.optimizer.clip,
+        "predictor.depth.clip": config.predictor.depth.clip, "predictor.time.clip": config.predictor.time.clip,
         "transport.timeout_s": config.transport.timeout_s,
     }  # fmt: skip
     for key, value in one_or_more.items():
