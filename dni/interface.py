@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dni.errors import DivergedError
 from dni.metrics import FitMeter, cosine
-from dni.predictor import Predictor, summed_cross_entropy
+from dni.predictor import Predictor, cross_entropy_gradient
 from dni.types import IGNORED
 
 
@@ -44,6 +44,10 @@ class Interface:
         `over` (B,) bool marks rows of a state whose sequence ends here: their gradient is known to be zero.
         """
         raise NotImplementedError
+
+    def again(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor | None:
+        """dL/dvalue of a window that is run again; `answer` is what `gradient` answered at its step."""
+        return answer
 
     def target(self, step: int, gradient: Tensor) -> None:
         """Take the target gradient of the value that left at `step`."""
@@ -93,14 +97,15 @@ class LossInterface(Interface):
         """The exact dL/dvalue. Raises DivergedError if the loss is not finite, ValueError without labels."""
         if labels is None:
             raise ValueError(f"step {step} reached the loss without labels")
-        leaf = value.detach().requires_grad_()
-        total = summed_cross_entropy(leaf, labels)
-        (gradient,) = torch.autograd.grad(total, leaf)
+        total, gradient = cross_entropy_gradient(value, labels)
         self.measured = total.item(), int((labels != IGNORED).sum())
         self.loss = self.measured[0] / max(1, self.measured[1])
         if not math.isfinite(self.loss):
             raise DivergedError(f"the loss of step {step} is {self.loss}: lower the learning rates or clip gradients")
         return gradient
+
+    def again(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
+        return cross_entropy_gradient(value, labels)[1]
 
 
 @dataclass

@@ -161,3 +161,11 @@ def summed_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of output (..., V) and labels (...) in nats, summed; IGNORED labels count nothing."""
     rows = output.reshape(-1, output.shape[-1])
     return F.cross_entropy(rows, labels.reshape(-1), ignore_index=IGNORED, reduction="sum")
+
+
+def cross_entropy_gradient(output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed cross-entropy, and its gradient with respect to the output."""
+    leaf = output.detach().requires_grad_()
+    total = summed_cross_entropy(leaf, labels)
+    (gradient,) = torch.autograd.grad(total, leaf)
+    return total, gradient

@@ -125,6 +125,15 @@ class Stage:
         self._input, self._entering, self._leaving = None, (), ()
         return Gradients(arrived, pack(entering) if entering else None)
 
+    def again(self, activation: Tensor, entering: State, reset: Tensor) -> tuple[Tensor, State]:
+        """Run a window again with today's parameters, from given leaves. Returns output and leaving state, with graph.
+
+        Nothing is carried on, and no gradient of the input is wanted. Dropout draws anew.
+        """
+        x = activation.detach().to(self.device, copy=True)  # a first layer may work in place
+        with self.randomness.active() if self.randomness else nullcontext():
+            return self.module(x, reset_lanes(entering, reset.to(self.device)))  # type: ignore[no-any-return]
+
     def update(self, divisor: float = 1.0, *, move: bool = True) -> None:
         """Gather the window's parameter gradients; once there are `accumulate` windows of them, divide their sums by
         the sum of their divisors, clip, and take one optimizer step. A window that may not `move` counts for nothing.

@@ -69,6 +69,13 @@ REFUSED = {
     "devices=[]": "devices names 0 devices for 4 stages: name one, or one each",
     "model.cut_at=[lstm2,softmax]": "model.cut_at names 2 cuts, which makes 3 stages, but stages=4: change one, or set "
     "model.cut_at=[] to cut by balance",
+    "predictor.time.horizon=2 predictor.time.lambda_=1.5": "predictor.time.lambda_=1.5 must be at most 1: from 0, "
+    "where every target starts from the next prediction, to 1, where it starts from the last one of a horizon",
+    "predictor.time.lambda_=0.5": "predictor.time.lambda_=0.5 mixes the targets of several windows: set "
+    "predictor.time.horizon=4, say (or predictor.time.lambda_=0)",
+    "predictor.time.auxiliary=0.1 predictor.time.horizon=2": "predictor.time.auxiliary=0.1 needs the target of every "
+    "window at once, and predictor.time.horizon=2 makes them together: set predictor.time.horizon=1 (or "
+    "predictor.time.auxiliary=0)",
     "resume_step=3": "resume_step=3 needs the folder of the run to go on from: add resume=FOLDER",
     "transport.bind=0.0.0.0:0": "transport.bind=0.0.0.0:0 is not a loopback address with a port, and links are neither "
     "encrypted nor authenticated: use transport.bind=127.0.0.1:0",
@@ -83,6 +90,7 @@ REFUSED = {
         "steps", "stages", "log_every", "model.units", "model.layers", "data.batch", "data.window", "data.sequence",
         "depth.window", "predictor.time.lookahead", "evaluate.every", "evaluate.windows", "checkpoint.every",
         "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
+        "predictor.time.horizon",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
         "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden",
@@ -91,6 +99,7 @@ REFUSED = {
     **{f"{key}=nan": f"{key}=nan must be 0 or more, and finite" for key in (
         "transport.delay_ms", "optimizer.momentum", "predictor.depth.learning_rate", "predictor.time.learning_rate",
         "predictor.depth.match", "predictor.time.match", "predictor.depth.scale", "predictor.time.scale",
+        "predictor.time.lambda_", "predictor.time.auxiliary",
     )},
     **{f"{key}={value}": f"{key}={float(value)} must be above 0, and finite" for key, value in (
         ("optimizer.learning_rate", "0"), ("optimizer.clip", "inf"), ("transport.timeout_s", "-2"),

@@ -10,7 +10,7 @@ from threading import Event
 
 from dni.errors import CheckpointError
 from workers import checkpoint
-from workers.build import build_stage, depth_interface, time_interface
+from workers.build import bootstrap, build_stage, depth_interface, time_interface
 from workers.config import Config
 from workers.edge import Blocked, Downstream, Upstream
 from workers.feed import Feed
@@ -61,7 +61,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         after = Downstream(downstream, stage=index, window=config.depth.window, clock=clock, timeout_s=timeout)
     journal = Journal(job.sink, index, depth, time_cut, before, after, clock, every=config.log_every)
     worker = Worker(
-        stage, depth, time_cut, before, after,
+        stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,
         lag=config.depth.lag,
         journal=journal,
         save=partial(checkpoint.save, job.run_dir, index, config.stages),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import nn
 
+from dni.auxiliary import Auxiliary
+from dni.bootstrap import Bootstrap
 from dni.errors import ConfigError
+from dni.horizon import Horizon
 from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
 from dni.models import char_mlp, language_model
 from dni.partition import partition
@@ -75,16 +79,30 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
         return LossInterface()
     if config.depth.method is DepthMethod.backprop:
         return TrueInterface()
-    return _decoupled(config, config.predictor.depth, _output_features(stage), 1, stage, salt=index)
+    features, memory = _output_features(stage), config.depth.window + 2
+    return _decoupled(config, config.predictor.depth, features, 1, stage, salt=index, memory=memory)
 
 
 def time_interface(config: Config, index: int, stage: Stage) -> Interface:
     """Where dL/d state comes from at the end of a window."""
-    features = sum(s.numel() for s in stage.module.initial_state(1))
+    features = _state_features(stage)
     if config.time.method is not TimeMethod.synthetic or not features:
         return ZeroInterface()
     cut = config.predictor.time
-    return _decoupled(config, cut, features, cut.lookahead, stage, salt=config.stages + index)
+    salt, memory = config.stages + index, cut.horizon + 1
+    return _decoupled(config, cut, features, cut.lookahead, stage, salt=salt, memory=memory)
+
+
+def bootstrap(config: Config, index: int, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
+    """What makes the targets of the time cut."""
+    cut = config.predictor.time
+    if not isinstance(time, DecoupledInterface):
+        return Bootstrap()
+    if cut.horizon > 1:
+        return Horizon(stage, depth, time, windows=cut.horizon, mix=cut.lambda_)
+    if cut.auxiliary:
+        return Auxiliary(_auxiliary_head(config, stage, salt=2 * config.stages + index), cut.auxiliary)
+    return Bootstrap()
 
 
 def device_of(config: Config, index: int) -> torch.device:
@@ -105,7 +123,7 @@ def device_of(config: Config, index: int) -> torch.device:
 
 
 def _decoupled(
-    config: Config, cut: CutPredictorConfig, features: int, lookahead: int, stage: Stage, *, salt: int
+    config: Config, cut: CutPredictorConfig, features: int, lookahead: int, stage: Stage, *, salt: int, memory: int
 ) -> DecoupledInterface:
     torch.manual_seed(config.seed * 1000 + 500 + salt)
     predictor = _predictor(config, cut, features, lookahead).to(stage.device)
@@ -117,8 +135,16 @@ def _decoupled(
         fits=cut.fits,
         scale=cut.scale,
         clip=cut.clip,
-        memory=config.depth.window + 2,
+        memory=memory,
     )
+
+
+def _auxiliary_head(config: Config, stage: Stage, *, salt: int) -> DecoupledInterface:
+    """A regressor of its own from the state alone, of the size and with the optimizer of the time cut's predictor."""
+    cut = replace(config.predictor.time, labels=False, scale=1.0)
+    if cut.kind is PredictorKind.critic:
+        cut.kind = PredictorKind.mlp if cut.hidden else PredictorKind.linear
+    return _decoupled(config, cut, _state_features(stage), 0, stage, salt=salt, memory=1)
 
 
 def _predictor(config: Config, cut: CutPredictorConfig, features: int, lookahead: int) -> Predictor:
@@ -128,6 +154,11 @@ def _predictor(config: Config, cut: CutPredictorConfig, features: int, lookahead
     classes = symbols if cut.labels else 0
     hidden = cut.hidden if cut.kind is PredictorKind.mlp else 0
     return Regressor(features, hidden=hidden, classes=classes, lookahead=lookahead)
+
+
+def _state_features(stage: Stage) -> int:
+    """F of the stage's packed state."""
+    return sum(s.numel() for s in stage.module.initial_state(1))
 
 
 @torch.no_grad()

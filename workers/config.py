@@ -76,9 +76,16 @@ class CutPredictorConfig:
 
 
 @dataclass
+class TimePredictorConfig(CutPredictorConfig):
+    horizon: int = 1  # M, windows that are run again together for M targets of the time cut; 1: none is
+    lambda_: float = 0.0  # share of a horizon's later targets, against the prediction; named so as lambda is Python's
+    auxiliary: float = 0.0  # weight of the auxiliary task, to foretell the prediction at the next window's end
+
+
+@dataclass
 class PredictorConfig:
     depth: CutPredictorConfig = field(default_factory=CutPredictorConfig)
-    time: CutPredictorConfig = field(default_factory=CutPredictorConfig)
+    time: TimePredictorConfig = field(default_factory=TimePredictorConfig)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dni.errors import ConfigError
-from workers.config import Config, DataKind, ModelKind, TimeMethod, TransportKind
+from workers.config import Config, DataKind, ModelKind, TimeMethod, TimePredictorConfig, TransportKind
 
 #: A thousand random states are made from every seed, and torch counts them in 64 bits.
 LARGEST_SEED = 10**15
@@ -36,6 +36,7 @@ def check(config: Config) -> None:
         )
     if time.method is TimeMethod.synthetic and config.model.kind is ModelKind.mlp:
         raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm or gru")
+    _check_time_targets(config.predictor.time)
     if config.transport.kind is TransportKind.local and not config.threads:
         raise ConfigError("transport=local joins threads of one process: use launch=threads, or transport=grpc")
     if config.resume_step is not None and config.resume is None:
@@ -53,6 +54,25 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}: "
             "change one, or set model.cut_at=[] to cut by balance"
+        )
+
+
+def _check_time_targets(cut: TimePredictorConfig) -> None:
+    if cut.lambda_ > 1:
+        raise ConfigError(
+            f"predictor.time.lambda_={cut.lambda_} must be at most 1: from 0, where every target starts from the next "
+            "prediction, to 1, where it starts from the last one of a horizon"
+        )
+    if cut.lambda_ and cut.horizon == 1:
+        raise ConfigError(
+            f"predictor.time.lambda_={cut.lambda_} mixes the targets of several windows: set predictor.time.horizon=4, "
+            "say (or predictor.time.lambda_=0)"
+        )
+    if cut.auxiliary and cut.horizon > 1:
+        raise ConfigError(
+            f"predictor.time.auxiliary={cut.auxiliary} needs the target of every window at once, and "
+            f"predictor.time.horizon={cut.horizon} makes them together: set predictor.time.horizon=1 (or "
+            "predictor.time.auxiliary=0)"
         )
 
 
@@ -80,6 +100,7 @@ def _check_numbers(config: Config) -> None:
         "model.units": config.model.units, "model.layers": config.model.layers,
         "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
         "depth.window": config.depth.window, "predictor.time.lookahead": config.predictor.time.lookahead,
+        "predictor.time.horizon": config.predictor.time.horizon,
         "evaluate.every": config.evaluate.every, "evaluate.windows": config.evaluate.windows,
         "checkpoint.every": config.checkpoint.every, "checkpoint.keep": config.checkpoint.keep,
         "launch.torch_threads": config.launch.torch_threads, "transport.max_frame_mb": config.transport.max_frame_mb,
@@ -93,6 +114,8 @@ def _check_numbers(config: Config) -> None:
         "predictor.time.learning_rate": config.predictor.time.learning_rate,
         "predictor.depth.match": config.predictor.depth.match, "predictor.time.match": config.predictor.time.match,
         "predictor.depth.scale": config.predictor.depth.scale, "predictor.time.scale": config.predictor.time.scale,
+        "predictor.time.lambda_": config.predictor.time.lambda_,
+        "predictor.time.auxiliary": config.predictor.time.auxiliary,
     }  # fmt: skip
     above_zero = {
         "optimizer.learning_rate": config.optimizer.learning_rate, "optimizer.clip": config.optimizer.clip,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dni.bootstrap import Bootstrap, PastWindow
 from dni.interface import Interface
 from dni.predictor import summed_cross_entropy
 from dni.stage import Stage
@@ -24,6 +25,7 @@ class Worker:
         stage: the part of the model.
         depth: where dL/d output comes from.
         time: where dL/d state comes from.
+        bootstrap: makes the targets of the time cut.
         upstream: the edge to the previous stage; the first stage has a feed instead.
         downstream: the edge to the next stage; the last stage has none.
         lag: wait for the target of step t - lag after step t; None takes what has come.
@@ -36,6 +38,7 @@ class Worker:
         stage: Stage,
         depth: Interface,
         time: Interface,
+        bootstrap: Bootstrap,
         upstream: Upstream | Feed,
         downstream: Downstream | None,
         *,
@@ -43,7 +46,7 @@ class Worker:
         save: Callable[[int, dict[str, Any]], None],
         lag: int | None = None,
     ) -> None:
-        self.stage, self.depth, self.time = stage, depth, time
+        self.stage, self.depth, self.time, self.bootstrap = stage, depth, time, bootstrap
         self.upstream, self.downstream = upstream, downstream
         self.lag, self.journal, self.save = lag, journal, save
         self.losses: list[Loss] = []  # news on its way to the source of the data
@@ -78,8 +81,9 @@ class Worker:
         state_gradient = None if state is None else self.time.gradient(step, state, future, ends)
         gradients = self.stage.backward(output_gradient, state_gradient)  # 5. one backward pass
         self.upstream.finish(frame, gradients.activation, self.news(step))  # 6. send targets back; update
-        if gradients.state is not None:
-            self.time.target(step - 1, gradients.state)
+        past = PastWindow(step, value, labels, future, reset, ends, output_gradient, state, state_gradient)
+        for earlier, target in self.bootstrap.targets(past, gradients.state):
+            self.time.target(earlier, target)
         self.stage.update(labels.numel(), move=self.depth.ready and self.time.ready)
         self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
         self.journal.step(step, labels.numel())
@@ -144,13 +148,14 @@ class Worker:
         """Everything a checkpoint of this stage holds."""
         stage, depth, time = self.stage.state_dict(), self.depth.state_dict(), self.time.state_dict()
         news = {"early": self.early, "losses": self.losses, "upstream": self.upstream.state_dict()}
-        return {"stage": stage, "depth": depth, "time": time, **news}
+        return {"stage": stage, "depth": depth, "time": time, "bootstrap": self.bootstrap.state_dict(), **news}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.stage.load_state_dict(state["stage"])
         self.depth.load_state_dict(state["depth"])
         self.time.load_state_dict(state["time"])
+        self.bootstrap.load_state_dict(state["bootstrap"])
         self.early = [Target(step, g, tuple(Loss(*loss) for loss in losses)) for step, g, losses in state["early"]]
         self.losses = [Loss(*loss) for loss in state["losses"]]
         self.upstream.load_state_dict(state["upstream"])

@@ -1,0 +1,52 @@
+"""What the predictor of the time cut is taught, window by window. `dni.targets` holds the mathematics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class PastWindow:
+    """A window that a stage has run, and the gradients it was given. Nobody may write to its tensors any more."""
+
+    step: int
+    value: Tensor  #: what came in: (B, T, D) or integers (B, T)
+    labels: Tensor  #: (B, T)
+    future: Tensor  #: the labels after it, (B, L)
+    reset: Tensor  #: (B,) bool: a sequence starts with this window
+    ends: Tensor  #: (B,) bool: a sequence ends with this window
+    output_gradient: Tensor | None  #: dL/d output that was used
+    state: Tensor | None  #: (B, F), as it left; None: the stage carries none
+    state_gradient: Tensor | None  #: dL/d state that was used
+
+    def to(self, device: torch.device) -> PastWindow:
+        """The same window, all its tensors on one device."""
+        tensors: dict[str, Any] = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **tensors)
+
+
+class Bootstrap:
+    """The gradient of the state that enters a window is the target of the cut before it (Jaderberg et al. 2017).
+
+        G_{t-1} = dL_t/ds_{t-1} + J_t^T g_t
+
+    It is what one backward pass from the window's ends has found already. Base class of every other way.
+    """
+
+    def targets(self, window: PastWindow, gradient: Tensor | None) -> list[tuple[int, Tensor]]:
+        """Steps and target gradients (B, F) of the states that left then, once a window is done.
+
+        `gradient` is what the backward pass found for the state that entered the window; None: there is no state.
+        """
+        return [] if gradient is None else [(window.step - 1, gradient)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on exactly here."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
