@@ -8,9 +8,12 @@ from typing import Literal
 import torch
 from torch import nn
 
+from dni.data.copying import CopySource
+from dni.data.source import Source
 from dni.errors import ConfigError
 from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
 from dni.models import char_mlp, language_model
+from dni.oracle import OracleInterface
 from dni.partition import partition
 from dni.predictor import Predictor, Regressor, SoftmaxCritic
 from dni.recurrent import Chain
@@ -77,12 +80,15 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
     return _decoupled(config, config.predictor.depth, _output_features(stage), 1, stage, salt=index)
 
 
-def time_interface(config: Config, index: int, stage: Stage) -> Interface:
-    """Where dL/d state comes from at the end of a window."""
+def time_interface(config: Config, index: int, stage: Stage, source: Source | None = None) -> Interface:
+    """Where dL/d state comes from at the end of a window. `source`: of the training windows, for an oracle."""
     features = sum(s.numel() for s in stage.module.initial_state(1))
     if config.time.method is not TimeMethod.synthetic or not features:
         return ZeroInterface()
     cut = config.predictor.time
+    if cut.kind is PredictorKind.oracle:
+        assert isinstance(source, CopySource), "the rules between settings see to it"
+        return OracleInterface(stage.module, source.rest)
     return _decoupled(config, cut, features, cut.lookahead, stage, salt=config.stages + index)
 
 
