@@ -17,7 +17,8 @@ from benchmarks.runs import composed
 from dni.data.copying import CopySource
 from dni.diagnostics import Alignment, alignment
 from workers import checkpoint
-from workers.build import build_stage, time_interface
+from workers.build import build_stage
+from workers.cuts import time_interface
 from workers.sources import resolve
 
 METHODS = ("truncated", "plain synthetic", "critic, loss alone", "critic")

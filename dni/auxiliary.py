@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dni.bootstrap import Bootstrap, PastWindow
+from dni.bootstrap import Bootstrap, PastWindow, StateTarget
 from dni.interface import DecoupledInterface
 from dni.targets import auxiliary_gradient
 
@@ -29,7 +29,7 @@ class Auxiliary(Bootstrap):
         self.head, self.weight = head, weight
         self._entering: Tensor | None = None
 
-    def targets(self, window: PastWindow, gradient: Tensor | None) -> list[tuple[int, Tensor]]:
+    def targets(self, window: PastWindow, gradient: Tensor | None) -> list[StateTarget]:
         """The target of the cut before the window; the head is fitted after it was asked."""
         entering, self._entering = self._entering, window.state
         future = window.state_gradient

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ class PastWindow:
     step: int
     value: Tensor  #: what came in: (B, T, D) or integers (B, T)
     labels: Tensor  #: (B, T)
-    future: Tensor  #: the labels after it, (B, L)
+    context: Tensor  #: what the time cut sees beside the state: (B, L) labels after it, or (B, H) input symbols before
     reset: Tensor  #: (B,) bool: a sequence starts with this window
     ends: Tensor  #: (B,) bool: a sequence ends with this window
     output_gradient: Tensor | None  #: dL/d output that was used
@@ -29,6 +29,14 @@ class PastWindow:
         return replace(self, **tensors)
 
 
+class StateTarget(NamedTuple):
+    """What the predictor of the time cut is taught of one state."""
+
+    step: int  #: at which it left
+    gradient: Tensor  #: (B, F)
+    labels: Tensor | None = None  #: (B, L), where they were not known at that step
+
+
 class Bootstrap:
     """The gradient of the state that enters a window is the target of the cut before it (Jaderberg et al. 2017).
 
@@ -37,12 +45,12 @@ class Bootstrap:
     It is what one backward pass from the window's ends has found already. Base class of every other way.
     """
 
-    def targets(self, window: PastWindow, gradient: Tensor | None) -> list[tuple[int, Tensor]]:
-        """Steps and target gradients (B, F) of the states that left then, once a window is done.
+    def targets(self, window: PastWindow, gradient: Tensor | None) -> list[StateTarget]:
+        """The targets of states that left earlier, once a window is done.
 
         `gradient` is what the backward pass found for the state that entered the window; None: there is no state.
         """
-        return [] if gradient is None else [(window.step - 1, gradient)]
+        return [] if gradient is None else [StateTarget(window.step - 1, gradient)]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly here."""

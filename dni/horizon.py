@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dni.bootstrap import Bootstrap, PastWindow
+from dni.bootstrap import Bootstrap, PastWindow, StateTarget
 from dni.interface import DecoupledInterface, Interface
 from dni.recurrent import pack, unpack
 from dni.stage import Stage
@@ -38,7 +38,7 @@ class Horizon(Bootstrap):
         self._entering: Tensor | None = None  # (B, F); None: a fresh state
         self._windows: list[PastWindow] = []
 
-    def targets(self, window: PastWindow, gradient: Tensor | None) -> list[tuple[int, Tensor]]:
+    def targets(self, window: PastWindow, gradient: Tensor | None) -> list[StateTarget]:
         """Nothing for M - 1 windows, then the targets of the states that entered them, oldest first."""
         self._windows.append(window)
         if len(self._windows) < self.size:
@@ -46,7 +46,7 @@ class Horizon(Bootstrap):
         found = mixed_targets(self._run_again(), self.mix)
         steps = [passed.step - 1 for passed in self._windows]
         self._entering, self._windows = window.state, []
-        return list(zip(steps, found, strict=True))
+        return [StateTarget(step, target) for step, target in zip(steps, found, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"entering": self._entering, "windows": [vars(window) for window in self._windows]}
@@ -69,5 +69,5 @@ class Horizon(Bootstrap):
     def _passage(self, window: PastWindow, entering: State) -> Passage:
         output, leaving = self.stage.again(window.value, entering, window.reset)
         back = self.depth.again(output.detach(), window.labels, window.output_gradient)
-        synthetic = self.time.predict(pack(leaving), window.future, window.ends)
+        synthetic = self.time.predict(pack(leaving), window.context, window.ends)
         return Passage(entering, output, leaving, None if back is None else back.to(self.stage.device), synthetic)

@@ -49,8 +49,8 @@ class Interface:
         """dL/dvalue of a window that is run again; `answer` is what `gradient` answered at its step."""
         return answer
 
-    def target(self, step: int, gradient: Tensor) -> None:
-        """Take the target gradient of the value that left at `step`."""
+    def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
+        """Take the target gradient of the value that left at `step`; `labels` (B, L) if they were not known then."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly here."""
@@ -80,7 +80,7 @@ class TrueInterface(Interface):
             raise ValueError(f"the true gradient of step {step} was asked for before it had arrived")
         return self._arrived.pop(step)
 
-    def target(self, step: int, gradient: Tensor) -> None:
+    def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         self._arrived[step] = gradient
 
 
@@ -121,6 +121,14 @@ class _Sent:
         if over is None or not over.any():
             return _Sent(value, labels, None)
         return _Sent(value[~over], None if labels is None else labels[~over], ~over)
+
+    def mine(self, whole: Tensor) -> Tensor:
+        """The rows that this holds."""
+        return (whole if self.rows is None else whole[self.rows.to(whole.device)]).to(self.value.device)
+
+    def known(self, more: Tensor | None) -> Tensor | None:
+        """The labels there were, then more of the whole batch's."""
+        return self.labels if more is None or self.labels is None else torch.cat([self.labels, self.mine(more)], 1)
 
     def to(self, device: torch.device) -> _Sent:
         value, labels, rows = (None if x is None else x.to(device) for x in (self.value, self.labels, self.rows))
@@ -183,15 +191,17 @@ class DecoupledInterface(Interface):
         """What `gradient` would return, but nothing is remembered."""
         return self._answer(_Sent.of(value, labels, over), value)
 
-    def target(self, step: int, gradient: Tensor) -> None:
-        """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored."""
+    def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
+        """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored.
+
+        `labels` are put after those that were given with the value.
+        """
         sent = self._sent.pop(step, None)
         if sent is None:
             return
-        target = gradient.to(sent.value.device)
-        target = target if sent.rows is None else target[sent.rows]
+        target, labels = sent.mine(gradient), sent.known(labels)
         for n in range(self.fits):
-            fit = self.predictor.fit(sent.value, sent.labels, target)
+            fit = self.predictor.fit(sent.value, labels, target)
             if self.optimizer is not None:
                 self.optimizer.zero_grad()
                 fit.loss.backward()  # type: ignore[no-untyped-call]

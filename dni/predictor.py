@@ -117,6 +117,10 @@ class SoftmaxCritic(Predictor):
         unknown = index == IGNORED
         if unknown.any():  # worth the question: masking is a pass over all classes
             error = error.masked_fill(unknown, 0.0)
+        return self._pull_back(z, error)
+
+    def _pull_back(self, z: Tensor, error: Tensor) -> Tensor:
+        """dC/dv from dC/d scores (..., L, V)."""
         back = error.flatten(-2) @ self.last.weight
         return back if self.first is None else (back * (1 - z * z)) @ self.first.weight
 

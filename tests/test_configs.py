@@ -83,6 +83,12 @@ REFUSED = {
     "encrypted nor authenticated: use transport.bind=127.0.0.1:0",
     "transport.bind=127.0.0.1:5000": "transport.bind=127.0.0.1:5000: 3 of the 4 stages listen and cannot share a port: "
     "use transport.bind=127.0.0.1:0",
+    "predictor.time.context=none": "predictor.time.kind=critic models the losses of labels: set "
+    "predictor.time.context=lookahead (or window, where the labels after a window are not known yet)",
+    "predictor.time.context=window predictor.time.horizon=2": "predictor.time.context=window makes a critic learn when "
+    "the labels have come, from the plain target: set predictor.time.horizon=1 and predictor.time.auxiliary=0",
+    "data.streaming=true time.method=synthetic": "data.streaming=true: the labels after a window are not known yet: set "
+    "predictor.time.context=window",
     "predictor.depth.kind=oracle": "predictor.depth.kind=oracle: there is no oracle in depth; use depth=backprop",
     "predictor.time.kind=oracle": "predictor.time.kind=oracle runs the rest of a sequence through the whole model: it "
     "needs stages=1 and data=copy or repeat_copy, not stages=4 data=text",

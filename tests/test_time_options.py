@@ -19,7 +19,7 @@ from workers.launcher import launch
 CUTS = pytest.mark.parametrize(("stages", "depth"), [(1, "backprop"), (2, "backprop"), (2, "synthetic")])
 
 CRITIC: dict[str, Any] = {"kind": "critic", "hidden": 8, "lookahead": 2}
-REGRESSOR: dict[str, Any] = {"kind": "mlp", "hidden": 8, "labels": False}
+REGRESSOR: dict[str, Any] = {"kind": "mlp", "hidden": 8, "context": "none"}
 
 
 def run(folder: Path, stages: int, depth: str, accumulate: int = 1, **more: Any) -> Config:

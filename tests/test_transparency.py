@@ -64,7 +64,7 @@ def test_full_backpropagation_through_time_is_one_window_per_sequence(model: str
 
 
 def test_an_untrained_regressor_in_time_is_truncated_bit_for_bit_across_workers(tmp_path: Path) -> None:
-    untrained = {"time": {"kind": "mlp", "hidden": 8, "labels": False, "learning_rate": 0.0}}
+    untrained = {"time": {"kind": "mlp", "hidden": 8, "context": "none", "learning_rate": 0.0}}
     synthetic = tiny(depth={"method": "backprop"}, time={"method": "synthetic"}, predictor=untrained)
     truncated = tiny(depth={"method": "backprop"})
     launch(synthetic, tmp_path / "synthetic")

@@ -10,8 +10,9 @@ from threading import Event
 
 from dni.errors import CheckpointError
 from workers import checkpoint
-from workers.build import bootstrap, build_stage, depth_interface, time_interface
+from workers.build import build_stage
 from workers.config import Config
+from workers.cuts import bootstrap, depth_interface, time_interface
 from workers.edge import Blocked, Downstream, Upstream
 from workers.feed import Feed
 from workers.frame import PROTOCOL_VERSION, Handshake

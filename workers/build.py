@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import nn
 
-from dni.auxiliary import Auxiliary
-from dni.bootstrap import Bootstrap
-from dni.data.copying import CopySource
-from dni.data.source import Source
 from dni.errors import ConfigError
-from dni.horizon import Horizon
-from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
 from dni.models import char_mlp, language_model
-from dni.oracle import OracleInterface
 from dni.partition import partition
-from dni.predictor import Predictor, Regressor, SoftmaxCritic
 from dni.recurrent import Chain
 from dni.stage import Stage
-from workers.config import (
-    Config,
-    CutPredictorConfig,
-    DepthMethod,
-    ModelKind,
-    OptimizerConfig,
-    OptimizerKind,
-    PredictorKind,
-    TimeMethod,
-)
+from workers.config import Config, ModelKind, OptimizerConfig, OptimizerKind
 
 log = logging.getLogger(__name__)
 
@@ -76,41 +58,6 @@ def build_optimizer(module: nn.Module, settings: OptimizerConfig) -> torch.optim
     return torch.optim.SGD(module.parameters(), settings.learning_rate, momentum=settings.momentum)
 
 
-def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
-    """Where dL/d output comes from at the downstream edge of a stage."""
-    if index == config.stages - 1:
-        return LossInterface()
-    if config.depth.method is DepthMethod.backprop:
-        return TrueInterface()
-    features, memory = _output_features(stage), config.depth.window + 2
-    return _decoupled(config, config.predictor.depth, features, 1, stage, salt=index, memory=memory)
-
-
-def time_interface(config: Config, index: int, stage: Stage, source: Source | None = None) -> Interface:
-    """Where dL/d state comes from at the end of a window. `source`: of the training windows, for an oracle."""
-    features = _state_features(stage)
-    if config.time.method is not TimeMethod.synthetic or not features:
-        return ZeroInterface()
-    cut = config.predictor.time
-    if cut.kind is PredictorKind.oracle:
-        assert isinstance(source, CopySource), "the rules between settings see to it"
-        return OracleInterface(stage.module, source.rest)
-    salt, memory = config.stages + index, cut.horizon + 1
-    return _decoupled(config, cut, features, cut.lookahead, stage, salt=salt, memory=memory)
-
-
-def bootstrap(config: Config, index: int, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
-    """What makes the targets of the time cut."""
-    cut = config.predictor.time
-    if not isinstance(time, DecoupledInterface):
-        return Bootstrap()
-    if cut.horizon > 1:
-        return Horizon(stage, depth, time, windows=cut.horizon, mix=cut.lambda_)
-    if cut.auxiliary:
-        return Auxiliary(_auxiliary_head(config, stage, salt=2 * config.stages + index), cut.auxiliary)
-    return Bootstrap()
-
-
 def device_of(config: Config, index: int) -> torch.device:
     """The stage's device; `auto` spreads stages over the GPUs there are. Raises ConfigError if it is not there."""
     name = config.devices[index if len(config.devices) > 1 else 0]
@@ -126,52 +73,3 @@ def device_of(config: Config, index: int) -> torch.device:
             f"devices: stage {index} asks for {name!r}, but this machine has {gpus} GPUs: use auto or cpu"
         )
     return device
-
-
-def _decoupled(
-    config: Config, cut: CutPredictorConfig, features: int, lookahead: int, stage: Stage, *, salt: int, memory: int
-) -> DecoupledInterface:
-    torch.manual_seed(config.seed * 1000 + 500 + salt)
-    predictor = _predictor(config, cut, features, lookahead).to(stage.device)
-    optimizer = torch.optim.Adam(predictor.parameters(), cut.learning_rate, fused=True)
-    return DecoupledInterface(
-        predictor,
-        optimizer,
-        warmup=cut.warmup,
-        fits=cut.fits,
-        scale=cut.scale,
-        clip=cut.clip,
-        memory=memory,
-    )
-
-
-def _auxiliary_head(config: Config, stage: Stage, *, salt: int) -> DecoupledInterface:
-    """A regressor of its own from the state alone, of the size and with the optimizer of the time cut's predictor."""
-    cut = replace(config.predictor.time, labels=False, scale=1.0)
-    if cut.kind is PredictorKind.critic:
-        cut.kind = PredictorKind.mlp if cut.hidden else PredictorKind.linear
-    return _decoupled(config, cut, _state_features(stage), 0, stage, salt=salt, memory=1)
-
-
-def _predictor(config: Config, cut: CutPredictorConfig, features: int, lookahead: int) -> Predictor:
-    symbols = config.model.symbols or 0
-    if cut.kind is PredictorKind.critic:
-        return SoftmaxCritic(features, classes=symbols, lookahead=lookahead, hidden=cut.hidden, match=cut.match)
-    classes = symbols if cut.labels else 0
-    hidden = cut.hidden if cut.kind is PredictorKind.mlp else 0
-    return Regressor(features, hidden=hidden, classes=classes, lookahead=lookahead)
-
-
-def _state_features(stage: Stage) -> int:
-    """F of the stage's packed state."""
-    return sum(s.numel() for s in stage.module.initial_state(1))
-
-
-@torch.no_grad()
-def _output_features(stage: Stage) -> int:
-    """D of the stage's output, from a run on one step of zeros."""
-    first = next(stage.module.parameters())
-    probe = torch.zeros(1, 1, dtype=torch.int64, device=stage.device)
-    x = probe if stage.first else torch.zeros(1, 1, first.shape[-1], device=stage.device)
-    output, _ = stage.module(x, stage.module.initial_state(1))
-    return output.shape[-1]  # type: ignore[no-any-return]

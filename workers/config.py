@@ -19,6 +19,7 @@ from dni.errors import ConfigError
 DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "oracle"])
+Context = enum.Enum("Context", ["none", "window", "lookahead"])
 ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mlp"])
 TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes"])
@@ -65,8 +66,6 @@ class TimeConfig:
 class CutPredictorConfig:
     kind: PredictorKind = PredictorKind.critic
     hidden: int = 0  # units of the hidden layer (mlp, critic)
-    labels: bool = True  # labels as context of a regressor; a critic always uses them
-    lookahead: int = 1  # L, labels after the window seen at a time cut
     match: float = 1.0  # critic: weight of the squared distance to the target gradient
     learning_rate: float = 3e-3
     fits: int = 1  # predictor steps per target
@@ -76,7 +75,15 @@ class CutPredictorConfig:
 
 
 @dataclass
+class DepthPredictorConfig(CutPredictorConfig):
+    labels: bool = True  # labels as context of a regressor; a critic always uses them
+
+
+@dataclass
 class TimePredictorConfig(CutPredictorConfig):
+    context: Context = Context.lookahead  # beside the state: nothing, the last `history` inputs, the next labels
+    lookahead: int = 1  # L, labels after the window; a critic with context=window guesses them, and learns L steps late
+    history: int = 32  # H, input symbols up to the end of the window that context=window sees
     horizon: int = 1  # M, windows that are run again together for M targets of the time cut; 1: none is
     lambda_: float = 0.0  # share of a horizon's later targets, against the prediction; named so as lambda is Python's
     auxiliary: float = 0.0  # weight of the auxiliary task, to foretell the prediction at the next window's end
@@ -84,7 +91,7 @@ class TimePredictorConfig(CutPredictorConfig):
 
 @dataclass
 class PredictorConfig:
-    depth: CutPredictorConfig = field(default_factory=CutPredictorConfig)
+    depth: DepthPredictorConfig = field(default_factory=DepthPredictorConfig)
     time: TimePredictorConfig = field(default_factory=TimePredictorConfig)
 
 
@@ -173,9 +180,18 @@ class Config:
     @property
     def lookahead(self) -> int:
         """L in force: labels beyond the window travel only where a time cut uses them."""
+        return self.predictor.time.lookahead if self._context is Context.lookahead else 0
+
+    @property
+    def history(self) -> int:
+        """H in force: input symbols travel only where a time cut uses them."""
+        return self.predictor.time.history if self._context is Context.window else 0
+
+    @property
+    def _context(self) -> Context:
         cut = self.predictor.time
-        uses = cut.kind is not PredictorKind.oracle and (cut.kind is PredictorKind.critic or cut.labels)
-        return cut.lookahead if self.time.method is TimeMethod.synthetic and uses else 0
+        used = self.time.method is TimeMethod.synthetic and cut.kind is not PredictorKind.oracle
+        return cut.context if used else Context.none
 
     @property
     def threads(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dni.data.copying import CopySource
+from dni.data.history import History
 from dni.data.text import Window
 from workers.config import Config
 from workers.edge import Loss
@@ -31,6 +32,7 @@ class Feed:
     def __init__(self, config: Config, data: Data, *, start: int, stop: Event) -> None:
         self.config, self.data, self.start, self.stop = config, data, start, stop
         self.lane_steps = 0  # time steps given out, per lane
+        self._history = History(config.history)
         self._frames = self._schedule()
 
     def receive(self) -> Frame:
@@ -44,12 +46,13 @@ class Feed:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training source is."""
-        return {"train": self.data.train.state_dict(), "lane_steps": self.lane_steps}
+        history = self._history.symbols
+        return {"train": self.data.train.state_dict(), "lane_steps": self.lane_steps, "history": history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.data.train.load_state_dict(state["train"])
-        self.lane_steps = state["lane_steps"]
+        self.lane_steps, self._history.symbols = state["lane_steps"], state["history"]
 
     def figures(self) -> dict[str, Any]:
         """What the journal says of the data: of a curriculum, the longest sequences that were solved."""
@@ -67,7 +70,7 @@ class Feed:
         while self._goes_on(step):
             window = self.data.train.next()
             self.lane_steps += window.inputs.shape[1]
-            yield _frame(Kind.STEP, step + 1, window)
+            yield _frame(Kind.STEP, step + 1, self._history.beside(window))
             step += 1
             if self._validates(step):
                 yield from self._validation(step)

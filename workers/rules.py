@@ -7,6 +7,7 @@ import math
 from dni.errors import ConfigError
 from workers.config import (
     Config,
+    Context,
     DataKind,
     ModelKind,
     PredictorKind,
@@ -45,6 +46,7 @@ def check(config: Config) -> None:
     if time.method is TimeMethod.synthetic and config.model.kind is ModelKind.mlp:
         raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm or gru")
     _check_time_targets(config.predictor.time)
+    _check_context(config)
     if PredictorKind.oracle in (config.predictor.depth.kind, config.predictor.time.kind):
         _check_oracle(config)
     if config.transport.kind is TransportKind.local and not config.threads:
@@ -86,6 +88,25 @@ def _check_time_targets(cut: TimePredictorConfig) -> None:
         )
 
 
+def _check_context(config: Config) -> None:
+    """What a predictor of the time cut sees beside the state."""
+    cut = config.predictor.time
+    if cut.kind is PredictorKind.critic and cut.context is Context.none:
+        raise ConfigError(
+            "predictor.time.kind=critic models the losses of labels: set predictor.time.context=lookahead (or window, "
+            "where the labels after a window are not known yet)"
+        )
+    if cut.kind is PredictorKind.critic and cut.context is Context.window and (cut.horizon > 1 or cut.auxiliary):
+        raise ConfigError(
+            "predictor.time.context=window makes a critic learn when the labels have come, from the plain target: set "
+            "predictor.time.horizon=1 and predictor.time.auxiliary=0"
+        )
+    if config.data.streaming and config.lookahead:
+        raise ConfigError(
+            "data.streaming=true: the labels after a window are not known yet: set predictor.time.context=window"
+        )
+
+
 def _check_oracle(config: Config) -> None:
     """It needs the whole model and the rest of the sequence at hand."""
     if config.predictor.depth.kind is PredictorKind.oracle:
@@ -122,6 +143,7 @@ def _check_numbers(config: Config) -> None:
         "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
         "depth.window": config.depth.window, "predictor.time.lookahead": config.predictor.time.lookahead,
         "predictor.time.horizon": config.predictor.time.horizon,
+        "predictor.time.history": config.predictor.time.history,
         "evaluate.every": config.evaluate.every, "evaluate.windows": config.evaluate.windows,
         "checkpoint.every": config.checkpoint.every, "checkpoint.keep": config.checkpoint.keep,
         "launch.torch_threads": config.launch.torch_threads, "transport.max_frame_mb": config.transport.max_frame_mb,

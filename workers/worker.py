@@ -72,18 +72,18 @@ class Worker:
         """One training step."""
         step, reset = frame.step, frame.tensors["reset"]
         ends = frame.tensors["ends"].to(self.stage.device)
-        value, labels, future = self.split(frame)
+        value, labels, context = self.split(frame)
         output, state = self.stage.forward(value, reset)  # 2. forward
         self.pass_on(frame, output)  # 3. the next stage is no longer waiting
         if self.depth.locked:
             self.take_targets(step)
         output_gradient = self.depth.gradient(step, output, labels)  # 4. ask each cut for its gradient
-        state_gradient = None if state is None else self.time.gradient(step, state, future, ends)
+        state_gradient = None if state is None else self.time.gradient(step, state, context, ends)
         gradients = self.stage.backward(output_gradient, state_gradient)  # 5. one backward pass
         self.upstream.finish(frame, gradients.activation, self.news(step))  # 6. send targets back; update
-        past = PastWindow(step, value, labels, future, reset, ends, output_gradient, state, state_gradient)
-        for earlier, target in self.bootstrap.targets(past, gradients.state):
-            self.time.target(earlier, target)
+        past = PastWindow(step, value, labels, context, reset, ends, output_gradient, state, state_gradient)
+        for target in self.bootstrap.targets(past, gradients.state):
+            self.time.target(*target)
         self.stage.update(labels.numel(), move=self.depth.ready and self.time.ready)
         self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
         self.journal.step(step, labels.numel())
@@ -161,7 +161,7 @@ class Worker:
         self.upstream.load_state_dict(state["upstream"])
 
     def split(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
-        """The value, the labels of its window (B, T), and the L labels after it (B, L)."""
+        """The value, the labels of its window (B, T), and the context of the time cut (`PastWindow`)."""
         value, labels = frame.tensors["value"], frame.tensors["labels"].to(self.stage.device)
         steps = value.shape[1]
         return value, labels[:, :steps], labels[:, steps:]

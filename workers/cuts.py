@@ -1,0 +1,131 @@
+"""From settings to the cuts of one stage: where its gradients come from, and what its predictors are taught."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from dni.auxiliary import Auxiliary
+from dni.bootstrap import Bootstrap
+from dni.data.copying import CopySource
+from dni.data.source import Source
+from dni.guessing import GuessingCritic
+from dni.hindsight import Hindsight
+from dni.horizon import Horizon
+from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
+from dni.oracle import OracleInterface
+from dni.predictor import Predictor, Regressor, SoftmaxCritic
+from dni.stage import Stage
+from workers.config import (
+    Config,
+    Context,
+    CutPredictorConfig,
+    DepthMethod,
+    DepthPredictorConfig,
+    PredictorKind,
+    TimeMethod,
+    TimePredictorConfig,
+)
+
+
+def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
+    """Where dL/d output comes from at the downstream edge of a stage."""
+    if index == config.stages - 1:
+        return LossInterface()
+    if config.depth.method is DepthMethod.backprop:
+        return TrueInterface()
+    cut, features = config.predictor.depth, _output_features(stage)
+    torch.manual_seed(_seed(config, index))
+    return _decoupled(_depth_predictor(config, cut, features), cut, stage, memory=config.depth.window + 2)
+
+
+def time_interface(config: Config, index: int, stage: Stage, source: Source | None = None) -> Interface:
+    """Where dL/d state comes from at the end of a window. `source`: of the training windows, for an oracle."""
+    features = _state_features(stage)
+    if config.time.method is not TimeMethod.synthetic or not features:
+        return ZeroInterface()
+    cut = config.predictor.time
+    if cut.kind is PredictorKind.oracle:
+        assert isinstance(source, CopySource), "the rules between settings see to it"
+        return OracleInterface(stage.module, source.rest)
+    waiting = -(-cut.lookahead // config.window) if _learns_late(cut) else cut.horizon
+    torch.manual_seed(_seed(config, config.stages + index))
+    return _decoupled(_time_predictor(config, cut, features), cut, stage, memory=waiting + 1)
+
+
+def bootstrap(config: Config, index: int, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
+    """What makes the targets of the time cut."""
+    cut = config.predictor.time
+    if not isinstance(time, DecoupledInterface):
+        return Bootstrap()
+    if _learns_late(cut):
+        return Hindsight(cut.lookahead)
+    if cut.horizon > 1:
+        return Horizon(stage, depth, time, windows=cut.horizon, mix=cut.lambda_)
+    if cut.auxiliary:
+        return Auxiliary(_auxiliary_head(config, index, stage), cut.auxiliary)
+    return Bootstrap()
+
+
+def _learns_late(cut: TimePredictorConfig) -> bool:
+    """Whether the predictor learns from labels that come after it was asked."""
+    return cut.kind is PredictorKind.critic and cut.context is Context.window
+
+
+def _decoupled(predictor: Predictor, cut: CutPredictorConfig, stage: Stage, *, memory: int) -> DecoupledInterface:
+    predictor.to(stage.device)
+    optimizer = torch.optim.Adam(predictor.parameters(), cut.learning_rate, fused=True)
+    return DecoupledInterface(
+        predictor, optimizer, warmup=cut.warmup, fits=cut.fits, scale=cut.scale, clip=cut.clip, memory=memory
+    )
+
+
+def _seed(config: Config, salt: int) -> int:
+    return config.seed * 1000 + 500 + salt
+
+
+def _depth_predictor(config: Config, cut: DepthPredictorConfig, features: int) -> Predictor:
+    symbols = config.model.symbols or 0
+    if cut.kind is PredictorKind.critic:
+        return SoftmaxCritic(features, classes=symbols, hidden=cut.hidden, match=cut.match)
+    return Regressor(features, hidden=_hidden(cut), classes=symbols if cut.labels else 0)
+
+
+def _time_predictor(config: Config, cut: TimePredictorConfig, features: int) -> Predictor:
+    symbols, inputs = config.model.symbols or 0, config.model.input_symbols or 0
+    if cut.kind is PredictorKind.critic:
+        shape = {"classes": symbols, "lookahead": cut.lookahead, "hidden": cut.hidden}
+        if cut.context is Context.window:
+            return GuessingCritic(features, **shape, inputs=inputs, history=cut.history, match=cut.match)
+        return SoftmaxCritic(features, **shape, match=cut.match)
+    seen = {Context.none: (0, 1), Context.window: (inputs, cut.history), Context.lookahead: (symbols, cut.lookahead)}
+    classes, length = seen[cut.context]
+    return Regressor(features, hidden=_hidden(cut), classes=classes, lookahead=length)
+
+
+def _auxiliary_head(config: Config, index: int, stage: Stage) -> DecoupledInterface:
+    """A regressor of its own from the state alone, of the size and with the optimizer of the time cut's predictor."""
+    cut = replace(config.predictor.time, scale=1.0)
+    torch.manual_seed(_seed(config, 2 * config.stages + index))
+    hidden = 0 if cut.kind is PredictorKind.linear else cut.hidden
+    return _decoupled(Regressor(_state_features(stage), hidden=hidden), cut, stage, memory=1)
+
+
+def _hidden(cut: CutPredictorConfig) -> int:
+    return cut.hidden if cut.kind is PredictorKind.mlp else 0
+
+
+def _state_features(stage: Stage) -> int:
+    """F of the stage's packed state."""
+    return sum(s.numel() for s in stage.module.initial_state(1))
+
+
+@torch.no_grad()
+def _output_features(stage: Stage) -> int:
+    """D of the stage's output, from a run on one step of zeros."""
+    first = next(stage.module.parameters())
+    probe = torch.zeros(1, 1, dtype=torch.int64, device=stage.device)
+    x = probe if stage.first else torch.zeros(1, 1, first.shape[-1], device=stage.device)
+    output, _ = stage.module(x, stage.module.initial_state(1))
+    return output.shape[-1]  # type: ignore[no-any-return]
