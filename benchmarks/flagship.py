@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.copying import LOOKAHEAD, measure, spread
 from benchmarks.record import RESULTS, bar, environment, write
-from benchmarks.runs import composed
+from benchmarks.runs import recipe
 
 QUICK = os.environ.get("QUICK") == "1"
 OUT = Path("outputs/bench-flagship") / ("quick" if QUICK else "full")
@@ -51,8 +51,7 @@ class Cell:
 
     def key(self) -> str:
         """Changes with any setting that changes the result."""
-        config = composed(*self.overrides)
-        return f"{config.fingerprint()}, {config.lane_steps} lane steps"
+        return recipe(*self.overrides)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import RESULTS, bar, environment, write
-from benchmarks.runs import Failed, composed, train
+from benchmarks.runs import Failed, recipe, train
 from workers.summary import METRICS, read_metrics
 
 QUICK = os.environ.get("QUICK") == "1"
@@ -38,8 +38,7 @@ class Cell:
 
     def key(self) -> str:
         """Changes with any setting that changes the result."""
-        config = composed(*self.overrides)
-        return f"{config.fingerprint()}, {config.steps} steps, {config.evaluate.windows or 'all'} windows"
+        return recipe(*self.overrides)
 
 
 def cells(steps: int, lags: tuple[int, ...], windows: int | None = None) -> list[Cell]:

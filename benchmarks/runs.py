@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from workers.config import Config, from_any, register
+from workers.config import Config, from_any, register, to_plain
 
 
 class Failed(Exception):
@@ -24,6 +25,29 @@ def composed(*overrides: str) -> Config:
     register()
     with initialize_config_module("workers.conf", version_base="1.3"):
         return from_any(OmegaConf.to_container(compose("config", overrides=list(overrides))))
+
+
+def recipe(*overrides: str) -> str:
+    """A digest of all settings that differ from the defaults, but for those that only say how a run is watched.
+
+    It changes with what is asked for and not with settings that are new and off, so that finished results keep.
+    """
+    settings = _different(to_plain(composed(*overrides)), to_plain(Config()))
+    watched = ("log_every", "checkpoint")
+    asked = {key: value for key, value in settings.items() if key not in watched}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _different(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            value = _different(value, defaults[key])
+            if value:
+                found[key] = value
+        elif value != defaults[key]:
+            found[key] = value
+    return found
 
 
 def train(folder: Path, *overrides: str, quiet: bool = False) -> dict[str, Any]:

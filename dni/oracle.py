@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dni.predictor import Predictor
+from dni.interface import Interface
+from dni.predictor import Predictor, summed_cross_entropy
+from dni.recurrent import Chain, unpack
 
 
 class Oracle(Predictor):
@@ -27,3 +29,31 @@ class Oracle(Predictor):
             leaf = value.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.remaining_loss(leaf, labels), leaf)
         return gradient
+
+
+class OracleInterface(Interface):
+    """A time cut that answers with the exact gradient of the rest of the sequence; there is nothing to learn.
+
+    With parameters that stand still over a sequence this is full backpropagation through time. Every answer runs the
+    rest of the sequence forward and back: a sequence costs the square of its windows.
+
+    Args:
+        module: the whole model, its output the scores of the labels.
+        rest: the inputs (B, N) and labels (B, N) after the window under way; N = 0 at the end.
+    """
+
+    def __init__(self, module: Chain, rest: Callable[[], tuple[Tensor, Tensor]]) -> None:
+        self.module, self.rest = module, rest
+
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
+        inputs, wanted = self.rest()
+        if not inputs.shape[1]:
+            return None
+
+        def remaining_loss(state: Tensor, _: Tensor | None) -> Tensor:
+            entered = unpack(state, self.module.initial_state(len(state)))
+            output, _after = self.module(inputs.to(state.device), entered)
+            return summed_cross_entropy(output, wanted.to(state.device))
+
+        exact: Tensor = Oracle(remaining_loss)(value, None)
+        return exact if over is None else exact.masked_fill(over.unsqueeze(-1), 0.0)

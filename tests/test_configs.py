@@ -83,6 +83,9 @@ REFUSED = {
     "encrypted nor authenticated: use transport.bind=127.0.0.1:0",
     "transport.bind=127.0.0.1:5000": "transport.bind=127.0.0.1:5000: 3 of the 4 stages listen and cannot share a port: "
     "use transport.bind=127.0.0.1:0",
+    "predictor.depth.kind=oracle": "predictor.depth.kind=oracle: there is no oracle in depth; use depth=backprop",
+    "predictor.time.kind=oracle": "predictor.time.kind=oracle runs the rest of a sequence through the whole model: it "
+    "needs stages=1 and data=copy or repeat_copy, not stages=4 data=text",
     "transport.delay_ms=15000": "transport.timeout_s=60 is too short for the round trip that transport.delay_ms=15000 "
     "makes: set transport.timeout_s=150 or more",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",

@@ -53,9 +53,10 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     """Build stage `index` and, in a resumed run, load its checkpoint. Raises ConfigError and CheckpointError."""
     config = job.config
     stage = build_stage(config, index)
-    depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage)
     clock, timeout = Blocked(), config.transport.timeout_s
     before = _feed(job) if upstream is None else Upstream(upstream, stage=index, clock=clock, timeout_s=timeout)
+    source = before.data.train if isinstance(before, Feed) else None
+    depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage, source)
     after = None
     if downstream is not None:
         after = Downstream(downstream, stage=index, window=config.depth.window, clock=clock, timeout_s=timeout)

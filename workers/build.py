@@ -11,10 +11,13 @@ from torch import nn
 
 from dni.auxiliary import Auxiliary
 from dni.bootstrap import Bootstrap
+from dni.data.copying import CopySource
+from dni.data.source import Source
 from dni.errors import ConfigError
 from dni.horizon import Horizon
 from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
 from dni.models import char_mlp, language_model
+from dni.oracle import OracleInterface
 from dni.partition import partition
 from dni.predictor import Predictor, Regressor, SoftmaxCritic
 from dni.recurrent import Chain
@@ -83,12 +86,15 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
     return _decoupled(config, config.predictor.depth, features, 1, stage, salt=index, memory=memory)
 
 
-def time_interface(config: Config, index: int, stage: Stage) -> Interface:
-    """Where dL/d state comes from at the end of a window."""
+def time_interface(config: Config, index: int, stage: Stage, source: Source | None = None) -> Interface:
+    """Where dL/d state comes from at the end of a window. `source`: of the training windows, for an oracle."""
     features = _state_features(stage)
     if config.time.method is not TimeMethod.synthetic or not features:
         return ZeroInterface()
     cut = config.predictor.time
+    if cut.kind is PredictorKind.oracle:
+        assert isinstance(source, CopySource), "the rules between settings see to it"
+        return OracleInterface(stage.module, source.rest)
     salt, memory = config.stages + index, cut.horizon + 1
     return _decoupled(config, cut, features, cut.lookahead, stage, salt=salt, memory=memory)
 

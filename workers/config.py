@@ -18,7 +18,7 @@ from dni.errors import ConfigError
 
 DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
-PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear"])
+PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "oracle"])
 ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mlp"])
 TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes"])
@@ -174,7 +174,7 @@ class Config:
     def lookahead(self) -> int:
         """L in force: labels beyond the window travel only where a time cut uses them."""
         cut = self.predictor.time
-        uses = cut.kind is PredictorKind.critic or cut.labels
+        uses = cut.kind is not PredictorKind.oracle and (cut.kind is PredictorKind.critic or cut.labels)
         return cut.lookahead if self.time.method is TimeMethod.synthetic and uses else 0
 
     @property

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 
 from dni.errors import ConfigError
-from workers.config import Config, DataKind, ModelKind, TimeMethod, TimePredictorConfig, TransportKind
+from workers.config import (
+    Config,
+    DataKind,
+    ModelKind,
+    PredictorKind,
+    TimeMethod,
+    TimePredictorConfig,
+    TransportKind,
+)
 
 #: A thousand random states are made from every seed, and torch counts them in 64 bits.
 LARGEST_SEED = 10**15
@@ -37,6 +45,8 @@ def check(config: Config) -> None:
     if time.method is TimeMethod.synthetic and config.model.kind is ModelKind.mlp:
         raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm or gru")
     _check_time_targets(config.predictor.time)
+    if PredictorKind.oracle in (config.predictor.depth.kind, config.predictor.time.kind):
+        _check_oracle(config)
     if config.transport.kind is TransportKind.local and not config.threads:
         raise ConfigError("transport=local joins threads of one process: use launch=threads, or transport=grpc")
     if config.resume_step is not None and config.resume is None:
@@ -73,6 +83,17 @@ def _check_time_targets(cut: TimePredictorConfig) -> None:
             f"predictor.time.auxiliary={cut.auxiliary} needs the target of every window at once, and "
             f"predictor.time.horizon={cut.horizon} makes them together: set predictor.time.horizon=1 (or "
             "predictor.time.auxiliary=0)"
+        )
+
+
+def _check_oracle(config: Config) -> None:
+    """It needs the whole model and the rest of the sequence at hand."""
+    if config.predictor.depth.kind is PredictorKind.oracle:
+        raise ConfigError("predictor.depth.kind=oracle: there is no oracle in depth; use depth=backprop")
+    if config.stages > 1 or config.data.kind not in (DataKind.copy, DataKind.repeat_copy):
+        raise ConfigError(
+            f"predictor.time.kind=oracle runs the rest of a sequence through the whole model: it needs stages=1 and "
+            f"data=copy or repeat_copy, not stages={config.stages} data={config.data.kind.name}"
         )
 
 

@@ -125,6 +125,11 @@ class CopySource:
         reset, ends = (torch.full((self.batch,), here) for here in (start == 0, end == self._inputs.shape[1]))
         return Window(self._inputs[:, start:end].clone(), labels, reset, ends)
 
+    def rest(self) -> tuple[Tensor, Tensor]:
+        """Inputs and labels (B, N) of the sequence under way after the newest window; N = 0 at its end."""
+        end = (self._window - self._first) * self.window_size
+        return self._inputs[:, end:], self._labels[:, end : self._inputs.shape[1]]
+
     def report(self, window: int, loss: float, count: int) -> None:
         """Take the summed nats and the number of counted labels of a window; it counts once, and at its own level."""
         for sequence in self._unreported:

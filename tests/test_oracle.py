@@ -1,0 +1,49 @@
+"""The exact gradient as an answer at every cut in time: with parameters that stand still it is full backpropagation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dni.data.copying import CopySource
+from dni.models import language_model
+from dni.oracle import OracleInterface
+from dni.predictor import summed_cross_entropy
+from dni.stage import Stage
+from tests.runs import tiny
+from workers.launcher import launch
+
+
+def test_with_parameters_that_stand_still_it_is_full_backpropagation() -> None:
+    torch.manual_seed(0)
+    model = language_model("lstm", CopySource.symbols, 6, 1, inputs=5).double()
+    parts, whole = (CopySource(3, window, seed=0, length=15) for window in (4, None))
+
+    stage = Stage(model, torch.optim.SGD(model.parameters()), first=True)
+    cut = OracleInterface(stage.module, parts.rest)
+    for step in range(parts.windows_per_sequence):
+        window = parts.next()
+        output, state = stage.forward(window.inputs, window.reset)
+        assert state is not None
+        leaf = output.requires_grad_()
+        (gradient,) = torch.autograd.grad(summed_cross_entropy(leaf, window.labels), leaf)
+        stage.backward(gradient, cut.gradient(step, state, None, window.ends))
+    in_windows = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    model.zero_grad()
+    window = whole.next()
+    output, _ = model(window.inputs, model.initial_state(3))
+    summed_cross_entropy(output, window.labels).backward()
+    at_once = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(at_once) == len(in_windows) == len(list(model.parameters()))
+    for a, b in zip(in_windows, at_once, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_run_takes_its_gradients_from_an_oracle(tmp_path: Path) -> None:
+    config = tiny(
+        steps=6, stages=1, model={"layers": 1, "cut_at": []}, data={"kind": "copy", "batch": 4, "window": 3},
+        time={"method": "synthetic"}, predictor={"time": {"kind": "oracle"}}, evaluate={"every": None},
+    )  # fmt: skip
+    assert launch(config, tmp_path).summary["steps"] == 6
