@@ -3,6 +3,9 @@
 This package is the mathematics of one stage: no network, no configuration files, no processes (those are `workers`).
 """
 
+from dni.auxiliary import Auxiliary
+from dni.bootstrap import Bootstrap, PastWindow
+from dni.horizon import Horizon
 from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
 from dni.oracle import Oracle
 from dni.partition import partition
@@ -11,12 +14,16 @@ from dni.recurrent import Chain, Recurrent
 from dni.stage import Gradients, Stage
 
 __all__ = [
+    "Auxiliary",
+    "Bootstrap",
     "Chain",
     "DecoupledInterface",
     "Gradients",
+    "Horizon",
     "Interface",
     "LossInterface",
     "Oracle",
+    "PastWindow",
     "Predictor",
     "Recurrent",
     "Regressor",
