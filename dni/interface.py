@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from dni.errors import DivergedError
-from dni.metrics import cosine
+from dni.metrics import FitMeter, cosine
 from dni.predictor import Predictor, summed_cross_entropy
+from dni.randomness import without_dropout
 from dni.types import IGNORED
 
 
@@ -44,6 +45,10 @@ class Interface:
         `over` (B,) bool marks rows of a state whose sequence ends here: their gradient is known to be zero.
         """
         raise NotImplementedError
+
+    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
+        """What `gradient` would answer out of itself, with nothing remembered or changed; None: it predicts nothing."""
+        return None
 
     def target(self, step: int, gradient: Tensor) -> None:
         """Take the target gradient of the value that left at `step`."""
@@ -104,22 +109,6 @@ class LossInterface(Interface):
 
 
 @dataclass
-class FitMeter:
-    """Sums over the predictor updates since it was made."""
-
-    updates: int = 0
-    loss: float = 0.0
-    cosine: float = 0.0
-    staleness: int = 0
-
-    def means(self) -> dict[str, float | None]:
-        """Mean predictor loss, cosine with the target, and staleness in steps; None before the first update."""
-        n = self.updates
-        sums = {"predictor_loss": self.loss, "cosine": self.cosine, "staleness": self.staleness}
-        return {key: value / n if n else None for key, value in sums.items()}
-
-
-@dataclass
 class _Sent:
     value: Tensor
     labels: Tensor | None
@@ -135,6 +124,11 @@ class _Sent:
         value, labels, rows = (None if x is None else x.to(device) for x in (self.value, self.labels, self.rows))
         assert value is not None
         return _Sent(value, labels, rows)
+
+
+def _sent(value: Tensor, labels: Tensor | None, over: Tensor | None) -> _Sent:
+    rows = None if over is None or not over.any() else ~over
+    return _Sent(value.detach(), labels, rows).alive()
 
 
 class DecoupledInterface(Interface):
@@ -175,20 +169,17 @@ class DecoupledInterface(Interface):
 
         Rows that are `over` get exactly zero, and teach the predictor nothing.
         """
-        rows = None if over is None or not over.any() else ~over
-        sent = _Sent(value.detach(), labels, rows).alive()
+        sent = _sent(value, labels, over)
         self._latest = step
         if len(sent.value):
             self._sent[step] = sent
         while len(self._sent) > self.memory:
             del self._sent[min(self._sent)]
-        with torch.no_grad():
-            prediction: Tensor = self.predictor(sent.value, sent.labels)
-        if rows is None:
-            return prediction
-        whole = torch.zeros_like(value)
-        whole[rows] = prediction
-        return whole
+        return self._answer(sent, value)
+
+    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        with without_dropout(self.predictor):
+            return self._answer(_sent(value, labels, over), value)
 
     def target(self, step: int, gradient: Tensor) -> None:
         """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored."""
@@ -228,6 +219,15 @@ class DecoupledInterface(Interface):
         self.updates, self._latest = state["updates"], state["latest"]
         device = next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
         self._sent = {int(step): _Sent(**s).to(device) for step, s in state["sent"].items()}
+
+    def _answer(self, sent: _Sent, value: Tensor) -> Tensor:
+        with torch.no_grad():
+            prediction: Tensor = self.predictor(sent.value, sent.labels)
+        if sent.rows is None:
+            return prediction
+        whole = torch.zeros_like(value)
+        whole[sent.rows] = prediction
+        return whole
 
     def _measure(self, step: int, loss: float, prediction: Tensor, target: Tensor) -> None:
         if not math.isfinite(loss):

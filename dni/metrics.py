@@ -1,8 +1,9 @@
-"""Numbers that a run reports: bits per character, n-gram baselines, the cosine of two gradients."""
+"""Numbers that a run reports: bits per character, n-gram baselines, cosines, how well predictors fit."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -53,3 +54,24 @@ def cosine(a: Tensor, b: Tensor) -> float:
     if lengths < 1e-30 and x.dtype != torch.float64:  # squares may have vanished
         return cosine(a.double(), b.double())
     return torch.dot(x, y).item() / lengths if lengths else 0.0
+
+
+@dataclass
+class FitMeter:
+    """Sums over the predictor updates since it was made."""
+
+    updates: int = 0
+    loss: float = 0.0
+    cosine: float = 0.0
+    staleness: int = 0
+
+    def means(self) -> dict[str, float | None]:
+        """Mean predictor loss, cosine with the target, and staleness in steps; None before the first update."""
+        n = self.updates
+        sums = {"predictor_loss": self.loss, "cosine": self.cosine, "staleness": self.staleness}
+        return {key: value / n if n else None for key, value in sums.items()}
+
+    def loss_since(self, before: FitMeter) -> float | None:
+        """Mean predictor loss since this meter was as `before`; None without an update."""
+        n = self.updates - before.updates
+        return (self.loss - before.loss) / n if n else None
