@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dni.errors import ConfigError
-from workers.config import Config, DataKind, ModelKind, TimeMethod, TransportKind
+from workers.config import Config, DataKind, DepthMethod, ModelKind, TimeMethod, TransportKind
 
 #: A thousand random states are made from every seed, and torch counts them in 64 bits.
 LARGEST_SEED = 10**15
@@ -42,6 +42,8 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"resume_step={config.resume_step} needs the folder of the run to go on from: add resume=FOLDER"
         )
+    if config.evaluate.probe is not None:
+        _check_probe(config)
     if config.transport.kind is TransportKind.grpc:
         _check_bind(config)
     if len(config.devices) not in (1, config.stages):
@@ -53,6 +55,29 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}: "
             "change one, or set model.cut_at=[] to cut by balance"
+        )
+
+
+def _check_probe(config: Config) -> None:
+    data, asked = config.data, f"evaluate.probe={config.evaluate.probe}"
+    if config.time.method is TimeMethod.checkpointed:
+        raise ConfigError(
+            f"{asked} keeps all activations of a sequence, which time=checkpointed is there to avoid: "
+            "set evaluate.probe=null (or time=full)"
+        )
+    locked = config.stages == 1 or config.depth.method is DepthMethod.backprop
+    if locked and (config.whole_sequences or config.model.kind is ModelKind.mlp):
+        raise ConfigError(
+            f"{asked} has nothing to measure, for no gradient is cut in time or predicted in depth: "
+            "set evaluate.probe=null"
+        )
+    late = {DataKind.seqmnist: data.side**2, DataKind.copy: data.length, DataKind.repeat_copy: data.length}
+    steps = late.get(data.kind) or 0
+    windows = 1 if config.whole_sequences else math.ceil(steps / config.window)
+    if windows > config.evaluate.probe_windows:
+        raise ConfigError(
+            f"evaluate.probe_windows={config.evaluate.probe_windows} is less than a sequence, whose labels come last: "
+            f"set evaluate.probe_windows={windows}"
         )
 
 
@@ -80,6 +105,7 @@ def _check_numbers(config: Config) -> None:
         "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
         "depth.window": config.depth.window, "predictor.time.lookahead": config.predictor.time.lookahead,
         "evaluate.every": config.evaluate.every, "evaluate.windows": config.evaluate.windows,
+        "evaluate.probe": config.evaluate.probe, "evaluate.probe_windows": config.evaluate.probe_windows,
         "checkpoint.every": config.checkpoint.every, "checkpoint.keep": config.checkpoint.keep,
         "launch.torch_threads": config.launch.torch_threads, "transport.max_frame_mb": config.transport.max_frame_mb,
     }  # fmt: skip
