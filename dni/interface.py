@@ -21,6 +21,7 @@ from torch import Tensor
 from dni.errors import DivergedError
 from dni.metrics import FitMeter, cosine
 from dni.predictor import Predictor, cross_entropy_gradient
+from dni.randomness import without_dropout
 from dni.types import IGNORED
 
 
@@ -48,6 +49,10 @@ class Interface:
     def again(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor | None:
         """dL/dvalue of a window that is run again; `answer` is what `gradient` answered at its step."""
         return answer
+
+    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
+        """What `gradient` would answer out of itself, with nothing remembered or changed; None: it predicts nothing."""
+        return None
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         """Take the target gradient of the value that left at `step`; `labels` (B, L) if they were not known then."""
@@ -188,8 +193,8 @@ class DecoupledInterface(Interface):
         return self._answer(sent, value)
 
     def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
-        """What `gradient` would return, but nothing is remembered."""
-        return self._answer(_Sent.of(value, labels, over), value)
+        with without_dropout(self.predictor):
+            return self._answer(_Sent.of(value, labels, over), value)
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored.

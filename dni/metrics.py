@@ -1,4 +1,4 @@
-"""Numbers that a run reports: bits per character, n-gram baselines, the cosine of two gradients, a predictor's fit."""
+"""Numbers that a run reports: bits per character, n-gram baselines, cosines, how well predictors fit."""
 
 from __future__ import annotations
 
@@ -70,3 +70,8 @@ class FitMeter:
         n = self.updates
         sums = {"predictor_loss": self.loss, "cosine": self.cosine, "staleness": self.staleness}
         return {key: value / n if n else None for key, value in sums.items()}
+
+    def loss_since(self, before: FitMeter) -> float | None:
+        """Mean predictor loss since this meter was as `before`; None without an update."""
+        n = self.updates - before.updates
+        return (self.loss - before.loss) / n if n else None

@@ -45,6 +45,27 @@ class OwnRandomness:
             torch.cuda.set_rng_state(states["cuda"], self.device)
 
 
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, in which nothing is drawn, with a way back for gradients; afterwards all is as it was.
+
+    torch's recurrent layers stay in training mode with their dropout at zero: cuDNN keeps what their backward pass
+    needs in no other mode.
+    """
+    modes = [(m, m.training) for m in module.modules()]
+    rates = [(m, m.dropout) for m in module.modules() if isinstance(m, nn.RNNBase)]
+    module.eval()
+    for rnn, _ in rates:
+        rnn.training, rnn.dropout = True, 0.0
+    try:
+        yield
+    finally:
+        for each, mode in modes:
+            each.training = mode
+        for rnn, rate in rates:
+            rnn.dropout = rate
+
+
 def is_stochastic(module: nn.Module) -> bool:
     """Whether a forward pass in training mode draws random numbers (dropout of any kind)."""
     return any(isinstance(m, _DropoutNd) or getattr(m, "dropout", 0) for m in module.modules())

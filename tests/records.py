@@ -41,6 +41,11 @@ def valid(step: int, loss: float) -> dict[str, Any]:
     }
 
 
+def probe(stage: int, step: int, **figures: Any) -> dict[str, Any]:
+    base = {"kind": "probe", "stage": stage, "step": step, "wall_s": 2.0, "parameters": 0.75, "truncated": 0.5}
+    return base | {"time_cosine": 0.25, "depth_cosine": None} | figures
+
+
 def end(stage: int, **figures: Any) -> dict[str, Any]:
     base = {"kind": "end", "stage": stage, "step": 40, "wall_s": 4.0, "busy": 0.25, "steps_per_s": 10.0}
     means = {"staleness_mean": 2.5, "predictor_cosine": 0.5, "time_cosine": None, "peak_rss_mb": 100.0}

@@ -31,9 +31,9 @@ def test_the_auxiliary_gradient_is_added_to_the_target_of_the_cut_before() -> No
     """a = 2 s, so the gradient is 2 c * 2 (2 s - g); rows that begin or end with the window have none."""
     auxiliary = Auxiliary(linear_head(2.0), 0.5)
     s, g, plain = torch.randn(3, B, F)
-    assert auxiliary.targets(past(1, s, torch.randn(B, F)), plain) == [(0, plain)]
+    assert auxiliary.targets(past(1, s, torch.randn(B, F)), plain) == [(0, plain, None)]
     reset, ends = torch.tensor([True, False, False]), torch.tensor([False, True, False])
-    ((step, target),) = auxiliary.targets(past(2, torch.randn(B, F), g, reset, ends), plain)
+    ((step, target, _),) = auxiliary.targets(past(2, torch.randn(B, F), g, reset, ends), plain)
     assert step == 1
     assert torch.equal(target[:2], plain[:2])
     torch.testing.assert_close(target[2], plain[2] + 2 * (2 * s - g)[2])
@@ -57,7 +57,7 @@ def test_a_weight_of_zero_leaves_the_target_alone_bit_for_bit() -> None:
     auxiliary = Auxiliary(linear_head(1.0), 0.0)
     s, g = torch.randn(2, B, F)
     auxiliary.targets(past(1, s, g), g)
-    ((_, target),) = auxiliary.targets(past(2, s, g), g)
+    ((_, target, _),) = auxiliary.targets(past(2, s, g), g)
     assert torch.equal(target, g)
 
 
@@ -73,7 +73,7 @@ def test_state_survives_a_round_trip() -> None:
     one.targets(past(1, s, g), g)
     one.targets(past(2, g, s), g)
     two.load_state_dict(one.state_dict())
-    ((_, a),), ((_, b),) = (auxiliary.targets(past(3, s, s), g) for auxiliary in (one, two))
+    ((_, a, _),), ((_, b, _),) = (auxiliary.targets(past(3, s, s), g) for auxiliary in (one, two))
     assert torch.equal(a, b)
     assert not torch.equal(a, g)
     assert a.abs().sum().item() == pytest.approx(b.abs().sum().item())

@@ -87,19 +87,29 @@ REFUSED = {
     "predictor.time.context=lookahead (or window, where the labels after a window are not known yet)",
     "predictor.time.context=window predictor.time.horizon=2": "predictor.time.context=window makes a critic learn when "
     "the labels have come, from the plain target: set predictor.time.horizon=1 and predictor.time.auxiliary=0",
-    "data.streaming=true time.method=synthetic": "data.streaming=true: the labels after a window are not known yet: set "
-    "predictor.time.context=window",
+    "data.streaming=true time.method=synthetic": "data.streaming=true: the labels after a window are not known yet: "
+    "set predictor.time.context=window",
     "predictor.depth.kind=oracle": "predictor.depth.kind=oracle: there is no oracle in depth; use depth=backprop",
     "predictor.time.kind=oracle": "predictor.time.kind=oracle runs the rest of a sequence through the whole model: it "
     "needs stages=1 and data=copy or repeat_copy, not stages=4 data=text",
     "transport.delay_ms=15000": "transport.timeout_s=60 is too short for the round trip that transport.delay_ms=15000 "
     "makes: set transport.timeout_s=150 or more",
+    "evaluate.probe=9 time.method=checkpointed": "evaluate.probe=9 keeps all activations of a sequence, which "
+    "time=checkpointed is there to avoid: set evaluate.probe=null (or time=full)",
+    "evaluate.probe=9 time.method=full stages=1": "evaluate.probe=9 has nothing to measure, for no gradient is cut in "
+    "time or predicted in depth: set evaluate.probe=null",
+    "evaluate.probe=9 model.kind=mlp depth.method=backprop": "evaluate.probe=9 has nothing to measure, for no gradient "
+    "is cut in time or predicted in depth: set evaluate.probe=null",
+    "evaluate.probe=9 data.kind=seqmnist": "evaluate.probe_windows=8 is less than a sequence, whose labels come last: "
+    "set evaluate.probe_windows=25",
+    "evaluate.probe=9 data.kind=copy data.length=35 data.window=4": "evaluate.probe_windows=8 is less than a sequence, "
+    "whose labels come last: set evaluate.probe_windows=9",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
         "steps", "stages", "log_every", "model.units", "model.layers", "data.batch", "data.window", "data.sequence",
         "depth.window", "predictor.time.lookahead", "evaluate.every", "evaluate.windows", "checkpoint.every",
-        "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
-        "predictor.time.horizon",
+        "evaluate.probe", "evaluate.probe_windows", "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb",
+        "optimizer.accumulate", "predictor.time.horizon", "predictor.time.history",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
         "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden",
@@ -126,6 +136,21 @@ def refused(overrides: str) -> pytest.ExceptionInfo[ConfigError]:
 @pytest.mark.parametrize("overrides", REFUSED)
 def test_a_broken_rule_says_what_to_type(overrides: str) -> None:
     assert str(refused(overrides).value) == REFUSED[overrides]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "evaluate.probe=9",
+        "evaluate.probe=9 time.method=full",
+        "evaluate.probe=9 model.kind=mlp",
+        "evaluate.probe=9 stages=1 time.method=truncated",
+        "evaluate.probe=9 data.kind=seqmnist time.method=full",
+        "evaluate.probe=9 data.kind=repeat_copy data.length=32 data.window=4",
+    ],
+)
+def test_a_probe_of_either_cut_can_be_run(overrides: str) -> None:
+    check(from_any(OmegaConf.from_dotlist(overrides.split())))
 
 
 def test_every_rule_was_broken() -> None:

@@ -12,6 +12,7 @@ from dni.interface import DecoupledInterface, ZeroInterface
 from dni.models import LSTM
 from dni.oracle import Oracle
 from dni.predictor import Regressor, summed_cross_entropy
+from dni.randomness import without_dropout
 from dni.recurrent import Chain, unpack
 
 B, T, D, V, WINDOWS = 3, 4, 5, 6, 3
@@ -32,12 +33,14 @@ class Exact(ZeroInterface):
     """Answers with the true gradient of the windows that follow."""
 
     def __init__(self, module: Chain, windows: list[Window]) -> None:
-        self.module, self.windows = module, windows
+        self.module, self.windows, self.asked = module, windows, 0
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        self.asked += 1  # the cuts are asked in order
+
         def rest(flat: Tensor, _: Tensor | None) -> Tensor:
             total, state = torch.zeros(()), unpack(flat, self.module.initial_state(B))
-            for window in self.windows[step + 1 :]:
+            for window in self.windows[self.asked :]:
                 output, state = self.module(window.inputs, state)
                 total = total + summed_cross_entropy(output, window.labels)
             return total
@@ -60,3 +63,16 @@ def test_an_untrained_regressor_is_truncation() -> None:
     found = alignment(module, DecoupledInterface(Regressor(2 * D).double()), sequence())
     assert found.parameters == pytest.approx(found.truncated)
     assert (found.cut_cosine, found.cut_r2, found.cut_norm) == (0, 0, 0)
+
+
+def test_without_dropout_leaves_every_mode_and_rate_as_it_was() -> None:
+    """torch's own recurrent layer stays in training mode: what its backward pass on a GPU needs."""
+    module = nn.Sequential(nn.LSTM(2, 2, 2, dropout=0.5), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5)).eval())
+    rnn, dropout, inner = module
+    with without_dropout(module):
+        assert (rnn.training, rnn.dropout, dropout.training) == (True, 0.0, False)
+        x = torch.ones(3, 1, 2)
+        assert torch.equal(rnn(x)[0], rnn(x)[0])
+    assert (rnn.training, rnn.dropout, dropout.training) == (True, 0.5, True)
+    assert not inner.training
+    assert not inner[0].training

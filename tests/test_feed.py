@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from threading import Event
 from typing import Any
 
@@ -10,14 +11,16 @@ import torch
 
 from dni.data.text import Corpus, load_text
 from dni.errors import DataError
+from dni.types import IGNORED
 from tests.runs import tiny
+from workers.config import Config
 from workers.feed import Feed
 from workers.frame import Frame, Kind
-from workers.sources import text_data
+from workers.sources import Data, open_data, text_data
 
 #: 4 lanes of 25 characters: 4 windows of 6 in training; 4 lanes of 13: 2 windows in validation.
 CORPUS = Corpus("ab", ("a", "b"), "0" * 64, torch.arange(100) % 2, torch.arange(52) % 2)
-LETTERS = {Kind.STEP: "S", Kind.EVALUATE: "V", Kind.MARK: "M", Kind.END: "E"}
+LETTERS = {Kind.STEP: "S", Kind.EVALUATE: "V", Kind.PROBE: "P", Kind.MARK: "M", Kind.END: "E"}
 
 
 def feed(*, start: int = 0, stop: Event | None = None, corpus: Corpus = CORPUS, **changes: Any) -> Feed:
@@ -47,6 +50,78 @@ def test_a_mark_comes_after_the_validation_of_the_same_step() -> None:
     assert schedule(source) == "S1 S2 V2 M2 S3 S4 V4 M4 E4"
 
 
+def test_a_probe_comes_after_the_validation_and_before_the_mark_of_the_same_step() -> None:
+    source = feed(evaluate={"every": 4, "windows": 1, "probe": 2}, checkpoint={"every": 2})
+    assert schedule(source) == "S1 S2 P2 M2 S3 S4 V4 P4 M4 S5 S6 V6 P6 M6 E6"
+
+
+def probed(config: Config, data: Data) -> Frame:
+    """The probe after the first step."""
+    source = Feed(config, data, start=0, stop=Event())
+    frame = source.receive()
+    while frame.kind is not Kind.PROBE:
+        frame = source.receive()
+    return frame
+
+
+@pytest.mark.parametrize(("sequence", "most", "windows"), [(18, 8, 3), (18, 2, 2), (None, 3, 3)])
+def test_a_probe_is_a_sequence_of_the_validation_text_or_its_first_windows(
+    sequence: int | None, most: int, windows: int
+) -> None:
+    config = tiny(
+        data={"sequence": sequence}, time={"method": "synthetic"}, predictor={"time": {"lookahead": 2}},
+        evaluate={"every": None, "probe": 1, "probe_windows": most},
+    )  # fmt: skip
+    corpus = Corpus("ab", ("a", "b"), "0" * 64, torch.arange(200) % 2, torch.arange(160) % 2)
+    frame = probed(config, text_data(corpus, config))
+    steps = 6 * windows
+    lane = [n % 2 for n in range(40)]
+    assert frame.tensors["windows"].tolist() == [6] * windows
+    assert frame.tensors["value"][0].tolist() == lane[:steps]
+    assert frame.tensors["labels"][0].tolist() == lane[1 : steps + 1]
+    future = [[IGNORED] * 2 if end == sequence else lane[end + 1 : end + 3] for end in range(6, steps + 1, 6)]
+    assert frame.tensors["context"][:, 0].tolist() == future
+
+
+def test_a_probe_says_what_was_read_up_to_the_end_of_each_window() -> None:
+    config = tiny(
+        data={"kind": "copy", "batch": 2, "window": 3, "length": 7}, time={"method": "synthetic"},
+        predictor={"time": {"context": "window", "history": 4}}, evaluate={"probe": 1, "probe_windows": 3},
+    )  # fmt: skip
+    frame = probed(config, open_data(config))
+    read = frame.tensors["value"][0].tolist()
+    assert frame.tensors["context"][:, 0].tolist() == [[IGNORED, *read[:3]], read[2:6], read[5:9]]
+
+
+def copying(**data: Any) -> tuple[Config, Data]:
+    config = tiny(
+        data={"kind": "copy", "batch": 2, "window": 3, **data}, evaluate={"probe": 1, "probe_windows": 3}, steps=9
+    )
+    return config, open_data(config)
+
+
+@pytest.mark.parametrize(("solved", "length"), [(0, 5), (1, 7), (2, 9), (3, 9), (30, 9)])
+def test_a_curriculum_is_probed_where_it_is_as_far_as_the_probe_holds_a_sequence(solved: int, length: int) -> None:
+    config, data = copying()
+    data.train.load_state_dict(data.train.state_dict() | {"solved": solved})
+    before = data.train.state_dict()
+    first, again = (data.probe().next() for _ in range(2))
+    assert data.train.state_dict() == before
+    assert torch.equal(first.inputs, again.inputs)  # every probe at one level is of the same sequences
+    frame = probed(config, data)
+    assert frame.tensors["windows"].tolist() == [3] * math.ceil(length / 3)
+    labels = frame.tensors["labels"][0].tolist()
+    assert (labels.index(2) + 1, sum(label != IGNORED for label in labels)) == (length, (length - 1) // 2)
+
+
+def test_a_fixed_length_is_probed_with_a_sequence_of_the_validation() -> None:
+    config, data = copying(length=9)
+    sequence = data.valid()
+    assert torch.equal(
+        probed(config, data).tensors["value"], torch.cat([sequence.next().inputs for _ in range(3)], dim=1)
+    )
+
+
 def test_without_a_number_there_is_one_validation_and_one_mark_at_the_end() -> None:
     source = feed(steps=3, evaluate={"every": None, "windows": 5}, checkpoint={"every": None})
     assert schedule(source) == "S1 S2 S3 V3 V3 M3 E3"
@@ -56,7 +131,7 @@ def test_without_a_number_there_is_one_validation_and_one_mark_at_the_end() -> N
 def test_a_resumed_schedule_is_the_rest_of_the_whole_one(start: int) -> None:
     def source(start: int) -> Feed:
         found = feed(start=start, evaluate={"every": 2, "windows": 1}, checkpoint={"every": 3})
-        found.load_state_dict({"train": {"window": start}, "lane_steps": 6 * start})
+        found.load_state_dict({"train": {"window": start}, "lane_steps": 6 * start, "history": None})
         return found
 
     whole = frames(source(0))

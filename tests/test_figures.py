@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.run_folders import metrics, write_run
-from workers.figures import curve, draw
+from workers.figures import _probes, curve, draw
 from workers.groups import group_runs
 from workers.summary import Run, find_runs
 
@@ -21,6 +21,17 @@ def test_a_resumed_run_is_one_curve() -> None:
     records = [{"kind": "train", "stage": 0, "step": s, "wall_s": w, "loss": v} for s, w, v in points]
     found = curve(Run(Path("x"), None, records), "train", "wall_s", "loss")
     assert found.to_numpy().tolist() == [[5.0, 3.0], [10.0, 2.5], [15.0, 1.0]]
+
+
+def test_probes_are_a_curve_where_there_are_some(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    with (run / "metrics.jsonl").open("a") as file:
+        for stage, step, parameters in ((0, 5, 0.5), (1, 5, 1.0), (0, 10, 0.25), (1, 10, None)):
+            file.write(json.dumps({"kind": "probe", "stage": stage, "step": step, "parameters": parameters}) + "\n")
+    groups = group_runs(find_runs([run]))
+    (line,) = _probes(groups).lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([5, 10], [0.75, 0.25])
+    assert "probe.png" in draw(groups, tmp_path)
 
 
 def test_only_figures_with_data_are_drawn(tmp_path: Path) -> None:

@@ -246,9 +246,9 @@ def test_a_port_in_use_is_refused(listener: GrpcListener) -> None:
 CHILD = """
 import sys
 from dataclasses import replace
-from workers.frame import Handshake
+from workers.frame import PROTOCOL_VERSION, Handshake
 from workers.transports.grpc import GrpcListener, grpc_connect
-mine = Handshake(1, "run", 2, 4, "fingerprint", 0, 10)
+mine = Handshake(PROTOCOL_VERSION, "run", 2, 4, "fingerprint", 0, 10)
 if sys.argv[1] == "alone":  # both ends, neither closed
     listener = GrpcListener(handshake=mine)
     client = grpc_connect(listener.address, replace(mine, stage=1))

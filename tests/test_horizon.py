@@ -59,7 +59,7 @@ class Run:
         """The windows, with the targets that were made after each."""
         for _ in range(windows):
             past, gradient = self.window()
-            for step, target in bootstrap.targets(past, gradient):
+            for step, target, _ in bootstrap.targets(past, gradient):
                 yield past, step, target
             self.stage.update(move=move)
 

@@ -48,6 +48,33 @@ def test_late_and_in_bursts_each_target_is_used_once_in_its_order() -> None:
     assert prompt.total.means()["staleness"] == 0
 
 
+class Forgetful(Regressor):
+    """Draws random numbers while it is in training mode."""
+
+    def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.nn.functional.dropout(super().forward(value, labels), 0.5, self.training)
+
+
+def test_to_predict_is_to_answer_without_a_trace() -> None:
+    interface = linear_interface()
+    interface.gradient(1, row(1.0), None)
+    interface.target(1, row(3.0))  # weight and bias are 0.6 now
+    before = interface.state_dict()
+    value, over = torch.tensor([[1.0], [2.0]]), torch.tensor([False, True])
+    assert interface.predict(value, None).tolist() == [[pytest.approx(1.2)], [pytest.approx(1.8)]]
+    assert interface.predict(value, None, over).tolist() == [[pytest.approx(1.2)], [0.0]]
+    assert (interface.state_dict()["sent"], interface.state_dict()["latest"]) == (before["sent"], before["latest"])
+    assert torch.equal(interface.predict(value, None), interface.gradient(2, value, None))
+    forgetful = DecoupledInterface(Forgetful(1))
+    torch.nn.init.ones_(forgetful.predictor.last.bias)
+    drawn = torch.get_rng_state()
+    assert forgetful.predict(value, None).tolist() == [[1.0], [1.0]]
+    assert forgetful.predictor.training
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for silent in (ZeroInterface(), TrueInterface(), LossInterface()):
+        assert silent.predict(value, None) is None
+
+
 def test_a_target_that_comes_twice_or_for_an_unknown_step_changes_nothing() -> None:
     interface = linear_interface()
     interface.gradient(1, row(1.0), None)

@@ -13,10 +13,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dni.errors import ConfigError
-from tests.records import end, plain, train, valid
+from tests.records import end, plain, probe, train, valid
 from workers import monitor as monitor_module
 from workers.monitor import Monitor
 from workers.screen import Screen
+from workers.summary import RunFacts, write_summary
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -32,6 +33,21 @@ def test_train_and_valid_records_are_lines_as_they_come(tmp_path: Path) -> None:
         monitor(end(0))
         assert lines(tmp_path) == [train(0, 10), valid(10, 1.0)]
     assert monitor.valid_history == [valid(10, 1.0)]
+
+
+def test_the_last_probe_of_every_stage_goes_with_its_end(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(probe(0, 5)) + "\n" + json.dumps(probe(1, 5)) + "\n")
+    with Monitor(tmp_path, 2, 40, console=plain()[0]) as monitor:
+        monitor(probe(1, 10, parameters=math.nan))
+        monitor(end(0))
+        monitor(end(1))
+    assert lines(tmp_path) == [probe(0, 5), probe(1, 5), probe(1, 10, parameters=None)]
+    first, second = (stage["probe"] for stage in monitor.summary_stages())
+    assert (first["step"], first["parameters"]) == (5, 0.75)
+    assert (second["step"], second["parameters"], second["truncated"]) == (10, None, 0.5)
+    facts = RunFacts("synthetic", "synthetic", "x", 0, 2, "local", "threads", 4, None, 0.0, "tiny", None)
+    summary = write_summary(tmp_path, facts, stages=monitor.summary_stages(), valid=[])
+    assert [stage["probe"] for stage in summary["stage"]] == [first, second]
 
 
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
@@ -85,10 +101,12 @@ def test_tensorboard_has_a_curve_per_stage_and_number(tmp_path: Path) -> None:
         monitor(train(1, 10, loss=2.0))
         monitor(train(1, 20, loss=1.0))
         monitor(valid(20, 1.5))
+        monitor(probe(1, 20))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("stage1/loss")] == [(10, 2.0), (20, 1.0)]
     assert [(e.step, e.value) for e in events.Scalars("stage1/valid_loss")] == [(20, 1.5)]
+    assert [(e.step, e.value) for e in events.Scalars("stage1/probe_time_cosine")] == [(20, 0.25)]
     assert "stage1/time_cosine" not in events.Tags()["scalars"]
 
 

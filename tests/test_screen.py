@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.records import LN2, end, plain, train, valid
+from tests.records import LN2, end, plain, probe, train, valid
 from workers.monitor import Monitor
 from workers.screen import Screen
 
@@ -67,6 +67,29 @@ def test_time_left_is_that_of_the_slowest_stage() -> None:
     screen.show(train(1, 40, steps_per_s=0.5))
     assert screen.progress() == "step 40 of 100 (40%) | 0:02:00 left"  # 60 steps at 0.5 a second
     screen.close()
+
+
+def test_a_probe_is_one_line_once_all_stages_have_told(tmp_path: Path) -> None:
+    console, text = plain()
+    with Monitor(tmp_path, 2, 100, console=console) as monitor:
+        for step in (10, 20):
+            monitor(probe(1, step, parameters=step / 40, time_cosine=None))
+            monitor(probe(0, step, depth_cosine=-0.5))
+        monitor(probe(1, 30))
+    assert text.getvalue().splitlines() == [
+        "probe at step 10: cosine parameters 0.75 0.25, time 0.25 -, depth -0.50 -",
+        "probe at step 20: cosine parameters 0.75 0.50, time 0.25 -, depth -0.50 -",
+    ]
+
+
+def test_the_table_has_the_newest_probe_below_it() -> None:
+    text = io.StringIO()
+    screen = Screen(Console(file=text, width=160, force_terminal=True), 2, 100, live=True)
+    screen.show(probe(0, 20))
+    screen.show(probe(1, 20))
+    screen.show(probe(0, 30))
+    screen.close()
+    assert "probe at step 30: cosine parameters 0.75 -, time 0.25 -" in text.getvalue()
 
 
 def test_a_terminal_gets_the_table(tmp_path: Path) -> None:

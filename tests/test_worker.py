@@ -148,6 +148,19 @@ def test_a_target_that_comes_after_its_value_was_given_up_is_not_used(tmp_path: 
     assert line.in_flight() == [0, 0]
 
 
+def test_a_probe_waits_for_what_is_under_way_and_takes_no_target_from_training(tmp_path: Path) -> None:
+    """The target of step 4 comes behind the answer to the probe after step 5."""
+    line = Line(tmp_path, [late(4, 2)], lag=2, evaluate={"every": None, "windows": 1, "probe": 5})
+    line.run()
+    assert line.updates() == [STEPS - 2] * 2
+    assert line.in_flight() == [0, 0]
+    for below, above in zip(line.downward, line.upward, strict=True):
+        assert [step for kind, step in below.sent if kind is Kind.PROBE] == [5, 10]
+        assert above.sent.count((Kind.GRADIENT, 5)) == above.sent.count((Kind.GRADIENT, 10)) == 2
+    probed = [(r["step"], r["stage"]) for r in line.records if r["kind"] == "probe"]
+    assert sorted(probed) == [(step, stage) for step in (5, 10) for stage in range(3)]
+
+
 def test_locked_training_uses_every_gradient_and_sends_as_many_frames_as_it_got(tmp_path: Path) -> None:
     line = Line(tmp_path, depth={"method": "backprop", "window": 1}, evaluate={"every": 6, "windows": 1})
     line.run()

@@ -124,6 +124,8 @@ class LaunchConfig:
 class EvaluateConfig:
     every: int | None = 250  # steps between validation passes; null: only at the end
     windows: int | None = None  # validation windows per pass; null: all
+    probe: int | None = None  # steps between probes: synthetic against exact gradients on one sequence; null: none
+    probe_windows: int = 8  # most windows of that sequence, all of whose activations are kept
 
 
 @dataclass

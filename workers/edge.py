@@ -31,7 +31,7 @@ from workers.transports.base import ChannelEnd
 
 log = logging.getLogger(__name__)
 
-_FORWARD = (Kind.STEP, Kind.EVALUATE, Kind.MARK, Kind.END)
+_FORWARD = (Kind.STEP, Kind.EVALUATE, Kind.PROBE, Kind.MARK, Kind.END)
 _LINK_FAILED = (FlowControlError, HandshakeRefused)  # wire errors after which nothing follows
 
 
@@ -78,6 +78,8 @@ class Downstream:
         self._flying: dict[int, int] = {}  # step -> sequence, of STEP frames that are not done
         self._last_done = -1  # newest step whose STEP frame is done
         self._arrived: list[tuple[int, Target | WireError]] = []  # not yet handed out, in order of arrival
+        self._asked: int | None = None  # sequence of the last frame that was exchanged
+        self._answer: Target | WireError | None = None  # the gradient of that frame
         self._strict = False  # whether a malformed frame is an error or a missing target
 
     @property
@@ -120,6 +122,22 @@ class Downstream:
         """Wait until all that was sent is done; yields the targets left. Errors: as the last `targets`."""
         what = "the end of all that was sent"
         return self._collect(math.inf, lambda: self._gather(lambda: not self.in_flight, what))
+
+    def exchange(self, kind: Kind, step: int, tensors: dict[str, Tensor]) -> Tensor:
+        """Send a frame whose gradient is nobody's target, and wait for that gradient.
+
+        Errors: as `send`, and that of a malformed frame; OutOfOrder if the answer is no gradient.
+        """
+        self.send(kind, step, tensors)
+        self._asked, self._answer, self._strict = self._sent, None, True
+        self._gather(lambda: not self.in_flight, f"the answer to {kind.name} of step {step}")
+        malformed = [item for _, item in self._arrived if isinstance(item, WireError)]
+        answer = malformed[0] if malformed else self._answer
+        if isinstance(answer, WireError):
+            raise answer
+        if answer is None:
+            raise OutOfOrder(f"stage {self._stage}: {kind.name} of step {step} was answered without a gradient")
+        return answer.gradient
 
     def _collect(self, last: float, gather: Callable[[], None]) -> Iterator[Target]:
         """Gather, hand out the targets of steps up to `last`, then raise what went wrong while gathering."""
@@ -190,10 +208,16 @@ class Downstream:
             raise OutOfOrder(f"{where} is done through frame {frame.done_through}; only {self._sent} were sent")
         self._done = max(self._done, frame.done_through)
         if frame.kind is Kind.GRADIENT:
-            self._keep(frame.step, _target(frame, where))
+            self._take(frame, _target(frame, where))
         for over in [step for step, sequence in self._flying.items() if sequence <= self._done]:
             del self._flying[over]
             self._last_done = max(self._last_done, over)
+
+    def _take(self, frame: Frame, item: Target | WireError) -> None:
+        if frame.done_through == self._asked:
+            self._answer = item
+        else:
+            self._keep(frame.step, item)
 
     def _keep(self, step: int, item: Target | WireError) -> None:
         if len(self._arrived) >= 4 * self._window:  # in flight, waited for with a lag, each of them twice

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from threading import Event
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dni.data.copying import CopySource
@@ -18,12 +19,12 @@ from workers.sources import Data
 
 
 class Feed:
-    """Training windows in order, with validation passes, checkpoint marks and the end in their places.
+    """Training windows in order, with validation passes, probes, checkpoint marks and the end in their places.
 
     Has the calls of an upstream edge, so that the loop is the same for every stage.
 
     Args:
-        config: steps, and how often to validate and to save.
+        config: steps, and how often to validate, to probe and to save.
         data: the sources.
         start: steps that are already done (a resumed run).
         stop: once set, the run ends in good order after the step under way.
@@ -66,7 +67,7 @@ class Feed:
         return 0
 
     def _schedule(self) -> Iterator[Frame]:
-        step, every = self.start, self.config.checkpoint.every
+        step, every, probe = self.start, self.config.checkpoint.every, self.config.evaluate.probe
         while self._goes_on(step):
             window = self.data.train.next()
             self.lane_steps += window.inputs.shape[1]
@@ -74,6 +75,8 @@ class Feed:
             step += 1
             if self._validates(step):
                 yield from self._validation(step)
+            if probe and step % probe == 0:
+                yield self._probe(step)
             if every and step % every == 0 and self._goes_on(step):
                 yield Frame(Kind.MARK, step)
         yield Frame(Kind.MARK, step)
@@ -92,6 +95,22 @@ class Feed:
         whole, source = self.data.valid_windows, self.data.valid()
         for _ in range(min(whole, self.config.evaluate.windows or whole)):
             yield _frame(Kind.EVALUATE, step, source.next())
+
+    def _probe(self, step: int) -> Frame:
+        """One sequence, or its first windows, as one long window."""
+        source, history, most = self.data.probe(), History(self.config.history), self.config.evaluate.probe_windows
+        windows = [history.beside(source.next())]
+        while len(windows) < most and not windows[-1].ends.any():
+            windows.append(history.beside(source.next()))
+        sizes = [w.inputs.shape[1] for w in windows]
+        split = [w.labels.tensor_split([size], dim=1) for w, size in zip(windows, sizes, strict=True)]
+        tensors = {
+            "value": torch.cat([w.inputs for w in windows], dim=1),
+            "labels": torch.cat([labels for labels, _ in split], dim=1),
+            "context": torch.stack([context for _, context in split]),
+            "windows": torch.tensor(sizes),
+        }
+        return Frame(Kind.PROBE, step, tensors=tensors)
 
 
 def _frame(kind: Kind, step: int, window: Window) -> Frame:

@@ -1,4 +1,4 @@
-"""The curves of the report: loss by step and by seconds, validation, utilisation. One colour per group of runs."""
+"""The curves of the report: losses, validation, probes, utilisation. One colour per group of runs."""
 
 from __future__ import annotations
 
@@ -72,6 +72,17 @@ def _training(groups: Sequence[Group], x: str, x_label: str) -> Axes:
     return axes
 
 
+def _probes(groups: Sequence[Group]) -> Axes:
+    axes = _axes("Probes", groups, "step", "cosine of the parameters' gradient with the exact one")
+    for index, group in enumerate(groups):
+        records = [r for run in group.runs for r in run.metrics if r.get("kind") == "probe"]
+        found = pd.DataFrame(records, columns=["step", "parameters"]).astype(float).dropna()
+        mean, (colour, dash) = found.groupby("step")["parameters"].mean(), _look(index)
+        if len(mean):
+            axes.plot(mean, color=colour, linestyle=dash, marker="o", markersize=4, label=_plain(group.label))
+    return axes
+
+
 def _utilisation(groups: Sequence[Group]) -> Axes:
     busy = [pd.DataFrame([_busy(run) for run in group.runs]).astype(float) * 100 for group in groups]
     stages = sorted({stage for frame in busy for stage in frame.columns})
@@ -104,6 +115,10 @@ def draw(groups: Sequence[Group], out: Path) -> dict[str, str]:
         "valid.png": (_validation(groups), "Validation: mean over the runs, band of one standard deviation."),
         "train_step.png": (_training(groups, "step", "step"), f"Training loss by step. {thin}"),
         "train_seconds.png": (_training(groups, "wall_s", "time (s)"), f"Training loss by time. {thin}"),
+        "probe.png": (
+            _probes(groups),
+            "Gradient of the parameters, as the time cut makes it, against the exact one.",
+        ),
         "utilisation.png": (
             _utilisation(groups),
             "Busy share of each stage: mean and one standard deviation.",

@@ -20,10 +20,11 @@ class Kind(enum.IntEnum):
     END = 5  #: downstream: nothing follows
     GRADIENT = 6  #: upstream: the target gradient of the step named
     DONE = 7  #: upstream: finished without a gradient
+    PROBE = 8  #: downstream: a whole sequence, to measure with; its exact gradient comes back, and is no target
 
 
 #: Version of the meaning of frames; both ends of an edge must have the same.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,6 @@ class Frame:
     sequence: int = 0
     done_through: int = 0
     stage: int = 0  #: the sender's index
-    #: by role: "value", "labels", "reset" go downstream, "gradient" upstream
+    #: by role: "value", "labels", "reset", "windows" go downstream, "gradient" upstream
     tensors: dict[str, Tensor] = field(default_factory=dict)
     handshake: Handshake | None = None  #: set if and only if `kind` is HANDSHAKE

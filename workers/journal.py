@@ -5,13 +5,14 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from dni.interface import DecoupledInterface, Interface
-from dni.metrics import bits
+from dni.metrics import FitMeter, bits
 from dni.types import IGNORED
 from workers.edge import Blocked, Downstream, Upstream
 from workers.feed import Feed
@@ -21,7 +22,7 @@ Record = dict[str, Any]
 
 
 class Journal:
-    """Sends records to a sink: `train` every `every` steps, `valid` per pass, `checkpoint`, and one `end`.
+    """Sends records to a sink: `train` every `every` steps, `valid` per pass, `probe`, `checkpoint`, and one `end`.
 
     Busy is 1 - time blocked on queues or credit / time since the first frame. `train_s` is the time that training steps
     took or were waited for; validation and checkpoints are not in it.
@@ -50,6 +51,7 @@ class Journal:
         self._nats, self._labels = 0.0, 0
         self._train_loss: float | None = None
         self._valid_sum, self._valid_count, self._valid_step = 0.0, 0, 0
+        self._probed: dict[str, FitMeter] = {}
 
     def received(self, kind: Kind) -> None:
         """A frame is here; with the first one the clocks start."""
@@ -81,6 +83,11 @@ class Journal:
         self._valid_sum += loss
         self._valid_count += int((labels != IGNORED).sum())
         self._valid_step = step
+
+    def probe(self, step: int, figures: Mapping[str, float | None]) -> None:
+        """A probe was measured; with its figures goes the mean predictor loss of each cut since the last one."""
+        losses = {f"{name}_loss": self._loss_since(name) for name in ("time", "depth")}
+        self._send("probe", step, **figures, **losses)
 
     def saved(self, step: int) -> None:
         """A checkpoint of this stage is on disk."""
@@ -123,6 +130,13 @@ class Journal:
             time_cosine=in_time.get("cosine"), loss=loss, bits_per_char=None if loss is None else bits(loss),
             **self.upstream.figures(),
         )  # fmt: skip
+
+    def _loss_since(self, name: str) -> float | None:
+        cut = self.time_cut if name == "time" else self.depth
+        if not isinstance(cut, DecoupledInterface):
+            return None
+        before, self._probed[name] = self._probed.get(name, FitMeter()), replace(cut.total)
+        return cut.total.loss_since(before)
 
     def _close_validation(self) -> None:
         if self._valid_count:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from rich.console import Console
 
@@ -31,8 +31,8 @@ class Monitor:
     """Sink of the records of all stages; a context manager, and safe to call from any thread inside it.
 
     `steps`: the last step of the run. `live`: a table in place, not plain lines (default: on a terminal).
-    Lines that a resumed run finds in `metrics.jsonl` stay; their validations open `valid_history`. Entering
-    raises ConfigError if one of them is damaged.
+    Lines that a resumed run finds in `metrics.jsonl` stay, and count as its own. Entering raises ConfigError if one of
+    them is damaged.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Monitor:
         self.run_dir = Path(run_dir)
         self.valid_history: list[dict[str, Any]] = []
         self._ends: dict[int, dict[str, Any]] = {}
+        self._probes: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
         self._file: IO[str] | None = None
         self._queue: queue.Queue[Record | None] = queue.Queue(QUEUE_LIMIT)
@@ -56,7 +57,9 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.valid_history = _earlier_validations(self.run_dir / METRICS)
+        earlier = _earlier_records(self.run_dir / METRICS)
+        self.valid_history = [record for record in earlier if record.get("kind") == "valid"]
+        self._probes = {record["stage"]: record for record in earlier if record.get("kind") == "probe"}
         self._file = (self.run_dir / METRICS).open("a", encoding="utf-8")
         self._thread.start()
         return self
@@ -84,18 +87,21 @@ class Monitor:
             self._offer(kept)
 
     def summary_stages(self) -> list[dict[str, Any]]:
-        """The "end" record of each stage that reached its end, in order, its number as `index`."""
+        """The "end" record of each stage that reached its end, in order, its number as `index`; its last `probe`."""
         with self._lock:
-            return [{"index": stage, **self._ends[stage]} for stage in sorted(self._ends)]
+            probes = {stage: {"probe": _figures(record)} for stage, record in self._probes.items()}
+            return [{"index": stage, **end, **probes.get(stage, {})} for stage, end in sorted(self._ends.items())]
 
     def _keep(self, record: dict[str, Any], file: IO[str]) -> None:
-        if record["kind"] in ("train", "valid"):
+        if record["kind"] in ("train", "valid", "probe"):
             file.write(json.dumps(record) + "\n")
             file.flush()
         if record["kind"] == "valid":
             self.valid_history.append(record)
+        elif record["kind"] == "probe":
+            self._probes[record["stage"]] = record
         elif record["kind"] == "end":
-            self._ends[record["stage"]] = {k: v for k, v in record.items() if k not in ("kind", "stage")}
+            self._ends[record["stage"]] = _figures(record)
 
     def _offer(self, record: dict[str, Any]) -> None:
         try:
@@ -153,15 +159,17 @@ class Guarded:
 class Board:
     """TensorBoard events: a scalar per number of a record, `stage1/loss` or `stage3/valid_loss`, by step."""
 
+    PREFIX: ClassVar = {"train": "", "valid": "valid_", "probe": "probe_"}
+
     def __init__(self, run_dir: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import: only when needed
 
         self._writer: Any = SummaryWriter(str(run_dir / "tensorboard"), flush_secs=10)
 
     def show(self, record: Record) -> None:
-        if record.get("kind") not in ("train", "valid"):
+        if record.get("kind") not in self.PREFIX:
             return
-        prefix = f"stage{record['stage']}/" + ("valid_" if record["kind"] == "valid" else "")
+        prefix = f"stage{record['stage']}/{self.PREFIX[record['kind']]}"
         for name, value in record.items():
             if name not in ("kind", "stage", "step") and isinstance(value, int | float):
                 self._writer.add_scalar(prefix + name, value, record["step"])
@@ -170,12 +178,16 @@ class Board:
         self._writer.close()
 
 
-def _earlier_validations(path: Path) -> list[dict[str, Any]]:
-    """Validations of the lines already there; a last line that a killed run left half-written is cut off."""
+def _figures(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in ("kind", "stage")}
+
+
+def _earlier_records(path: Path) -> list[dict[str, Any]]:
+    """The lines already there; a last line that a killed run left half-written is cut off."""
     if not path.exists():
         return []
     _end_last_line(path)
-    return [record for record in read_metrics(path) if record.get("kind") == "valid"]
+    return read_metrics(path)
 
 
 def _end_last_line(path: Path) -> None:

@@ -9,6 +9,7 @@ from workers.config import (
     Config,
     Context,
     DataKind,
+    DepthMethod,
     ModelKind,
     PredictorKind,
     TimeMethod,
@@ -55,6 +56,8 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"resume_step={config.resume_step} needs the folder of the run to go on from: add resume=FOLDER"
         )
+    if config.evaluate.probe is not None:
+        _check_probe(config)
     if config.transport.kind is TransportKind.grpc:
         _check_bind(config)
     if len(config.devices) not in (1, config.stages):
@@ -118,6 +121,29 @@ def _check_oracle(config: Config) -> None:
         )
 
 
+def _check_probe(config: Config) -> None:
+    data, asked = config.data, f"evaluate.probe={config.evaluate.probe}"
+    if config.time.method is TimeMethod.checkpointed:
+        raise ConfigError(
+            f"{asked} keeps all activations of a sequence, which time=checkpointed is there to avoid: "
+            "set evaluate.probe=null (or time=full)"
+        )
+    locked = config.stages == 1 or config.depth.method is DepthMethod.backprop
+    if locked and (config.whole_sequences or config.model.kind is ModelKind.mlp):
+        raise ConfigError(
+            f"{asked} has nothing to measure, for no gradient is cut in time or predicted in depth: "
+            "set evaluate.probe=null"
+        )
+    late = {DataKind.seqmnist: data.side**2, DataKind.copy: data.length, DataKind.repeat_copy: data.length}
+    steps = late.get(data.kind) or 0
+    windows = 1 if config.whole_sequences else math.ceil(steps / config.window)
+    if windows > config.evaluate.probe_windows:
+        raise ConfigError(
+            f"evaluate.probe_windows={config.evaluate.probe_windows} is less than a sequence, whose labels come last: "
+            f"set evaluate.probe_windows={windows}"
+        )
+
+
 def _check_bind(config: Config) -> None:
     bind = config.transport.bind
     host, _, port = bind.rpartition(":")
@@ -145,6 +171,7 @@ def _check_numbers(config: Config) -> None:
         "predictor.time.horizon": config.predictor.time.horizon,
         "predictor.time.history": config.predictor.time.history,
         "evaluate.every": config.evaluate.every, "evaluate.windows": config.evaluate.windows,
+        "evaluate.probe": config.evaluate.probe, "evaluate.probe_windows": config.evaluate.probe_windows,
         "checkpoint.every": config.checkpoint.every, "checkpoint.keep": config.checkpoint.keep,
         "launch.torch_threads": config.launch.torch_threads, "transport.max_frame_mb": config.transport.max_frame_mb,
     }  # fmt: skip

@@ -40,6 +40,8 @@ PER_STAGE = (
     ("cosine depth", "cosine", "{:.2f}"),
     ("cosine time", "time_cosine", "{:.2f}"),
 )
+#: of the line on the newest probe: name, key of a probe record
+PROBED = (("parameters", "parameters"), ("time", "time_cosine"), ("depth", "depth_cosine"))
 #: key of an "end" record (means over the run) by the figure it stands for if there was no "train" record
 MEANS = {"staleness": "staleness_mean", "cosine": "predictor_cosine", "time_cosine": "time_cosine"}
 
@@ -54,6 +56,7 @@ class Screen:
         self.console, self.stages, self.steps = console, stages, steps
         self.rows: dict[int, dict[str, Any]] = {}
         self.valid: Record = {}
+        self.probed: dict[int, Record] = {}  # by stage
         self._pending, self._shown_at = False, float("-inf")
         in_place = console.is_terminal if live is None else live
         self._live = LiveTable(console) if in_place else None
@@ -69,7 +72,11 @@ class Screen:
             self.valid = record
             if self._live is None:
                 self._print(self.validation())
-        self._pending |= kind in ("train", "valid" if self._live else "train", "end")
+        elif kind == "probe":
+            self.probed[record["stage"]] = record
+            if self._live is None and len(self._newest_probe()) == self.stages:
+                self._print(self.probe())
+        self._pending |= kind in ("train", "end") or (self._live is not None and kind in ("valid", "probe"))
         if self._pending and time.monotonic() - self._shown_at >= (REFRESH_S if self._live else PLAIN_S):
             self._draw()
 
@@ -102,8 +109,9 @@ class Screen:
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def table(self) -> Table:
-        """One row per stage; below, progress, time left and the last validation."""
-        caption = Text("\n".join([self.progress(), *([self.validation()] if self.valid else [])]))
+        """One row per stage; below, progress, time left, the last validation and the newest probe."""
+        validation, probe = [self.validation()] if self.valid else [], [self.probe()] if self.probed else []
+        caption = Text("\n".join([self.progress(), *validation, *probe]))
         table = Table(caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
         table.add_column("stage", justify="right")
         shown = [column for column in COLUMNS if column[1] != "time_cosine" or self._any(column[1])]
@@ -136,6 +144,21 @@ class Screen:
         """The last validation result."""
         loss, bits = (_cell(self.valid.get(key), "{:.4f}") for key in ("loss", "bits_per_char"))
         return f"validation at step {self.valid.get('step')}: {bits} bits/char ({loss} nats)"
+
+    def probe(self) -> str:
+        """Cosines of synthetic with exact gradients in the newest probe, by stage."""
+        newest = self._newest_probe()
+        step = next(iter(newest.values()))["step"]
+        parts = []
+        for name, key in PROBED:
+            found = [newest.get(stage, {}).get(key) for stage in range(self.stages)]
+            if any(value is not None for value in found):
+                parts.append(" ".join([name, *(_cell(value, "{:.2f}") for value in found)]))
+        return f"probe at step {step}: cosine {', '.join(parts) or '-'}"
+
+    def _newest_probe(self) -> dict[int, Record]:
+        step = max(record["step"] for record in self.probed.values())
+        return {stage: record for stage, record in self.probed.items() if record["step"] == step}
 
     def _by_stage(self) -> list[dict[str, Any]]:
         return [self.rows.get(stage, {}) for stage in range(self.stages)]

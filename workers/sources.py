@@ -27,6 +27,7 @@ class Data:
     train: Source
     valid: Callable[[], Source]  #: from its start, for every pass
     valid_windows: int  #: of a pass; 0: there is no validation
+    probe: Callable[[], Source]  #: begins with the sequence to probe with
 
 
 def open_data(config: Config) -> Data:
@@ -52,25 +53,37 @@ def text_data(corpus: Corpus, config: Config) -> Data:
     train, valid = (Lanes(ids, **shape, sequence=data.sequence) for ids in (corpus.train, corpus.valid))
     symbols, length = len(corpus.symbols), valid.windows_per_pass
     source = LanesSource(train, symbols, streaming=data.streaming)
-    return Data(corpus.name, corpus.sha256, symbols, symbols, source, lambda: LanesSource(valid, symbols), length)
+
+    def from_the_start() -> LanesSource:
+        return LanesSource(valid, symbols)
+
+    return Data(corpus.name, corpus.sha256, symbols, symbols, source, from_the_start, length, from_the_start)
 
 
 def _copying(config: Config) -> Data:
     data = config.data
 
-    def source(seed: int) -> CopySource:
+    def source(seed: int, length: int | None = data.length) -> CopySource:
         window = None if config.whole_sequences else data.window
         repeat = data.kind is DataKind.repeat_copy
         return CopySource(
-            data.batch, window, config.lookahead, seed=seed, repeat=repeat, length=data.length, streaming=data.streaming
+            data.batch, window, config.lookahead, seed=seed, repeat=repeat, length=length, streaming=data.streaming
         )
+
+    def valid() -> CopySource:
+        return source(config.seed + 10**9)
+
+    def probe() -> CopySource:
+        """Sequences as long as the curriculum's present ones, if the probe can hold them: their labels come late."""
+        most = config.evaluate.probe_windows * config.window
+        length = train.length if config.whole_sequences else train.longest_within(most)
+        return source(config.seed + 2 * 10**9, length)
 
     train = source(config.seed)
     per_sequence = 0 if data.length is None else train.windows_per_sequence
     windows = VALIDATION_SEQUENCES * per_sequence
-    return Data(
-        data.kind.name, None, train.symbols, train.input_symbols, train, lambda: source(config.seed + 10**9), windows
-    )
+    name, sizes = data.kind.name, (train.symbols, train.input_symbols)
+    return Data(name, None, *sizes, train, valid, windows, probe if data.length is None else valid)
 
 
 def _pixels(config: Config) -> Data:
@@ -87,4 +100,5 @@ def _pixels(config: Config) -> Data:
 
     train, valid = source("train"), source("valid")
     length = valid.windows_per_pass
-    return Data("seqmnist", None, train.symbols, train.input_symbols, train, from_the_start, length)
+    sizes = train.symbols, train.input_symbols
+    return Data("seqmnist", None, *sizes, train, from_the_start, length, from_the_start)

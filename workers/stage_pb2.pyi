@@ -17,6 +17,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_END: _ClassVar[Kind]
     KIND_GRADIENT: _ClassVar[Kind]
     KIND_DONE: _ClassVar[Kind]
+    KIND_PROBE: _ClassVar[Kind]
 
 class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -39,6 +40,7 @@ KIND_MARK: Kind
 KIND_END: Kind
 KIND_GRADIENT: Kind
 KIND_DONE: Kind
+KIND_PROBE: Kind
 DTYPE_UNSPECIFIED: DType
 DTYPE_FLOAT32: DType
 DTYPE_FLOAT64: DType

@@ -16,6 +16,7 @@ from workers.edge import Downstream, Loss, Target, Upstream
 from workers.feed import Feed
 from workers.frame import Frame, Kind
 from workers.journal import Journal
+from workers.probe import Probe
 
 
 class Worker:
@@ -57,6 +58,7 @@ class Worker:
         handlers = {
             Kind.STEP: self.train,
             Kind.EVALUATE: self.evaluate,
+            Kind.PROBE: self.probe,
             Kind.MARK: self.mark,
             Kind.END: self.end,
         }
@@ -123,22 +125,34 @@ class Worker:
             loss = summed_cross_entropy(output, labels).item()
             self.journal.validation(frame.step, loss, labels)
 
+    def probe(self, frame: Frame) -> None:
+        """A whole sequence, to hold synthetic gradients against exact ones; nothing of training changes."""
+        self.settle()
+        probe = Probe(self.stage, frame)
+        if self.downstream is None:
+            gradient = probe.loss_gradient()
+        else:
+            gradient = self.downstream.exchange(frame.kind, frame.step, {**frame.tensors, "value": probe.output})
+        self.upstream.finish(frame, probe.backward(gradient))
+        self.journal.probe(frame.step, probe.figures(self.depth, self.time))
+
     def mark(self, frame: Frame) -> None:
         """A checkpoint: saved once every target up to this step has come, or is known not to."""
-        self.settle(frame)
+        self.pass_on(frame)
+        self.settle()
         self.save(frame.step, self.state_dict())
         self.upstream.finish(frame)
         self.journal.saved(frame.step)
 
     def end(self, frame: Frame) -> None:
         """The last frame: wait until every later stage has finished."""
-        self.settle(frame)
+        self.pass_on(frame)
+        self.settle()
         self.upstream.finish(frame)
         self.journal.end(frame.step)
 
-    def settle(self, frame: Frame) -> None:
-        """Pass a frame on and wait until all that was sent is finished; with a lag, targets keep for their step."""
-        self.pass_on(frame)
+    def settle(self) -> None:
+        """Wait until all that was sent is finished; with a lag, targets keep for their step."""
         if self.downstream is not None:
             self.early += self.downstream.drain()
             if self.lag is None:

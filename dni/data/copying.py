@@ -113,6 +113,11 @@ class CopySource:
         """Of the present level."""
         return math.ceil(self.length / (self._fixed_window or self.length))
 
+    def longest_within(self, steps: int) -> int:
+        """Steps of the longest sequences, up to the present level, that have at most so many; else of level 1."""
+        lengths = [self._length(level) for level in range(1, self.level + 1)]
+        return max((n for n in lengths if n <= steps), default=lengths[0])
+
     def next(self) -> Window:
         """The next window of all lanes."""
         start = (self._window - self._first) * self.window_size
