@@ -62,7 +62,9 @@ REFUSED = {
     "data.sequence=8": "data.sequence=8 is not a multiple of data.window=32: set data.sequence=32, say "
     "(or data.sequence=null)",
     "time.method=synthetic model.kind=mlp": "time=synthetic needs a recurrent model: model=mlp carries no state; "
-    "use model=lstm or gru",
+    "use model=lstm, say",
+    "model.kind=transformer model.units=10 model.heads=4": "model.heads=4 does not divide model.units=10: set "
+    "model.units=12, say",
     "transport.kind=local launch.mode=processes": "transport=local joins threads of one process: use launch=threads, "
     "or transport=grpc",
     "devices=[cpu,cpu]": "devices names 2 devices for 4 stages: name one, or one each",
@@ -80,8 +82,9 @@ REFUSED = {
     "makes: set transport.timeout_s=150 or more",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
-        "steps", "stages", "log_every", "model.units", "model.layers", "data.batch", "data.window", "data.sequence",
-        "depth.window", "predictor.time.lookahead", "evaluate.every", "evaluate.windows", "checkpoint.every",
+        "steps", "stages", "log_every", "model.units", "model.layers", "model.heads", "model.memory", "data.batch",
+        "data.window", "data.sequence", "depth.window", "predictor.time.lookahead", "evaluate.every",
+        "evaluate.windows", "checkpoint.every",
         "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
@@ -141,7 +144,10 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),
         ("steps=1.5", r"steps: Value '1.5' of type 'float' could not be converted to Integer"),
         ("steps=null", r"steps=null.*not Optional"),
-        ("model.kind=rnn", r"model\.kind: Invalid value 'rnn', expected one of \[lstm, gru, mlp\]"),
+        (
+            "model.kind=rnn",
+            r"model\.kind: Invalid value 'rnn', expected one of \[lstm, gru, mingru, transformer, mlp\]",
+        ),
         ("model.cut_at=softmax", r"model\.cut_at: .*not a ListConfig"),
         ("optimizer.clip=yes", r"optimizer\.clip: Value 'yes' of type 'str' could not be converted to Float"),
         ("steps", r"Error parsing override 'steps' missing EQUAL"),

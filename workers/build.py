@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
 
 import torch
 from torch import nn
@@ -38,8 +37,10 @@ def build_chains(config: Config) -> list[Chain]:
     if model.kind is ModelKind.mlp:
         whole = char_mlp(symbols, model.units, model.layers, inputs=model.input_symbols)
     else:
-        kind: Literal["lstm", "gru"] = "lstm" if model.kind is ModelKind.lstm else "gru"
-        whole = language_model(kind, symbols, model.units, model.layers, inputs=model.input_symbols)
+        whole = language_model(
+            model.kind.name, symbols, model.units, model.layers,
+            inputs=model.input_symbols, heads=model.heads, memory=model.memory,
+        )  # fmt: skip
     if model.cut_at:
         return partition(whole, cut_at=model.cut_at)
     return partition(whole, stages=config.stages)
@@ -74,7 +75,8 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
         return LossInterface()
     if config.depth.method is DepthMethod.backprop:
         return TrueInterface()
-    return _decoupled(config, config.predictor.depth, _output_features(stage), 1, stage, salt=index)
+    features = config.model.units  # what runs between any two layers of these models
+    return _decoupled(config, config.predictor.depth, features, 1, stage, salt=index)
 
 
 def time_interface(config: Config, index: int, stage: Stage) -> Interface:
@@ -119,13 +121,3 @@ def _predictor(config: Config, cut: CutPredictorConfig, features: int, lookahead
     classes = symbols if cut.labels else 0
     hidden = cut.hidden if cut.kind is PredictorKind.mlp else 0
     return Regressor(features, hidden=hidden, classes=classes, lookahead=lookahead)
-
-
-@torch.no_grad()
-def _output_features(stage: Stage) -> int:
-    """D of the stage's output, from a run on one step of zeros."""
-    first = next(stage.module.parameters())
-    probe = torch.zeros(1, 1, dtype=torch.int64, device=stage.device)
-    x = probe if stage.first else torch.zeros(1, 1, first.shape[-1], device=stage.device)
-    output, _ = stage.module(x, stage.module.initial_state(1))
-    return output.shape[-1]  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ from dni.errors import ConfigError
 DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear"])
-ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mlp"])
+ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp"])
 TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes"])
 DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist"])
@@ -31,6 +31,8 @@ class ModelConfig:
     kind: ModelKind = ModelKind.lstm
     units: int = 128
     layers: int = 3
+    heads: int = 4  # transformer: of attention; divide the units
+    memory: int = 32  # transformer: inputs of earlier windows that a layer remembers and attends to
     cut_at: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
     symbols: int | None = None  # V; filled in from the data
     input_symbols: int | None = None  # rows of the embedding; filled in from the data

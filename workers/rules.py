@@ -35,7 +35,13 @@ def check(config: Config) -> None:
             f"set data.sequence={nearest}, say (or data.sequence=null)"
         )
     if time.method is TimeMethod.synthetic and config.model.kind is ModelKind.mlp:
-        raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm or gru")
+        raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm, say")
+    if config.model.kind is ModelKind.transformer and config.model.units % config.model.heads:
+        units, heads = config.model.units, config.model.heads
+        raise ConfigError(
+            f"model.heads={heads} does not divide model.units={units}: "
+            f"set model.units={math.ceil(units / heads) * heads}, say"
+        )
     if config.transport.kind is TransportKind.local and not config.threads:
         raise ConfigError("transport=local joins threads of one process: use launch=threads, or transport=grpc")
     if config.resume_step is not None and config.resume is None:
@@ -77,6 +83,7 @@ def _check_numbers(config: Config) -> None:
         "lane_steps": config.lane_steps, "data.length": config.data.length,
         "predictor.depth.fits": config.predictor.depth.fits, "predictor.time.fits": config.predictor.time.fits,
         "model.units": config.model.units, "model.layers": config.model.layers,
+        "model.heads": config.model.heads, "model.memory": config.model.memory,
         "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
         "depth.window": config.depth.window, "predictor.time.lookahead": config.predictor.time.lookahead,
         "evaluate.every": config.evaluate.every, "evaluate.windows": config.evaluate.windows,
