@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dni.interface import Interface
+from dni.metrics import hits
 from dni.predictor import summed_cross_entropy
 from dni.stage import Stage
 from workers.edge import Downstream, Loss, Target, Upstream
@@ -117,7 +118,7 @@ class Worker:
         self.upstream.finish(frame)
         if self.downstream is None:
             loss = summed_cross_entropy(output, labels).item()
-            self.journal.validation(frame.step, loss, labels)
+            self.journal.validation(frame.step, loss, hits(output, labels), labels)
 
     def mark(self, frame: Frame) -> None:
         """A checkpoint: saved once every target up to this step has come, or is known not to."""
