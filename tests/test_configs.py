@@ -72,6 +72,10 @@ REFUSED = {
     "model.cut_at=[lstm2,softmax]": "model.cut_at names 2 cuts, which makes 3 stages, but stages=4: change one, or set "
     "model.cut_at=[] to cut by balance",
     "resume_step=3": "resume_step=3 needs the folder of the run to go on from: add resume=FOLDER",
+    "evaluate.patience=3 evaluate.every=null": "evaluate.patience=3 counts validation passes, and with "
+    "evaluate.every=null there is one, at the end: set evaluate.every=250, say (or evaluate.patience=null)",
+    "evaluate.patience=3 data.kind=repeat_copy data.sequence=null": "evaluate.patience=3 needs validation, and the "
+    "curriculum of data=repeat_copy has none: set data.length (or evaluate.patience=null)",
     "transport.bind=0.0.0.0:0": "transport.bind=0.0.0.0:0 is not a loopback address with a port, and links are neither "
     "encrypted nor authenticated: use transport.bind=127.0.0.1:0",
     "transport.bind=localhost": "transport.bind=localhost is not a loopback address with a port, and links are neither "
@@ -84,7 +88,7 @@ REFUSED = {
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
         "steps", "stages", "log_every", "model.units", "model.layers", "model.heads", "model.memory", "data.batch",
         "data.window", "data.sequence", "depth.window", "predictor.time.lookahead", "evaluate.every",
-        "evaluate.windows", "checkpoint.every",
+        "evaluate.windows", "evaluate.patience", "checkpoint.every",
         "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
@@ -183,6 +187,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, 
     ("more", "message"),
     [
         ([], r"has already taken 10 steps: set steps above that, not 10"),
+        (["steps=20", "lane_steps=60"], r"has already run through 60 time steps: set lane_steps above that, not 60"),
         (["steps=20", "resume_step=7"], r"no complete checkpoint of step 7; complete are: \[5, 10\]"),
         (["steps=20", "seed=1"], r"was another run: seed was 0, now 1; leave these settings as they were"),
         (["steps=20", "model.units=9", "depth.lag=1"], r"model\.units was 8, now 9, depth\.lag was None, now 1"),

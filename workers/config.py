@@ -109,6 +109,7 @@ class LaunchConfig:
 class EvaluateConfig:
     every: int | None = 250  # steps between validation passes; null: only at the end
     windows: int | None = None  # validation windows per pass; null: all
+    patience: int | None = None  # stop after so many passes that were no better than the best; each is then saved
 
 
 @dataclass

@@ -63,7 +63,7 @@ class Feed:
         return 0
 
     def _schedule(self) -> Iterator[Frame]:
-        step, every = self.start, self.config.checkpoint.every
+        step, saved = self.start, None
         while self._goes_on(step):
             window = self.data.train.next()
             self.lane_steps += window.inputs.shape[1]
@@ -71,9 +71,11 @@ class Feed:
             step += 1
             if self._validates(step):
                 yield from self._validation(step)
-            if every and step % every == 0 and self._goes_on(step):
+            if self._saves(step) and self._goes_on(step):
                 yield Frame(Kind.MARK, step)
-        yield Frame(Kind.MARK, step)
+                saved = step
+        if saved != step:
+            yield Frame(Kind.MARK, step)
         yield Frame(Kind.END, step)
 
     def _goes_on(self, step: int) -> bool:
@@ -84,6 +86,10 @@ class Feed:
         every = self.config.evaluate.every
         at_the_end = not self._goes_on(step) and not self.stop.is_set()
         return at_the_end or bool(every and step % every == 0)
+
+    def _saves(self, step: int) -> bool:
+        every, patience = self.config.checkpoint.every, self.config.evaluate.patience
+        return bool(every and step % every == 0) or (patience is not None and self._validates(step))
 
     def _validation(self, step: int) -> Iterator[Frame]:
         whole, source = self.data.valid_windows, self.data.valid()

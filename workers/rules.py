@@ -50,6 +50,8 @@ def check(config: Config) -> None:
         )
     if config.transport.kind is TransportKind.grpc:
         _check_bind(config)
+    if config.evaluate.patience is not None:
+        _check_patience(config)
     if len(config.devices) not in (1, config.stages):
         raise ConfigError(
             f"devices names {len(config.devices)} devices for {config.stages} stages: name one, or one each"
@@ -59,6 +61,20 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}: "
             "change one, or set model.cut_at=[] to cut by balance"
+        )
+
+
+def _check_patience(config: Config) -> None:
+    asked, kind = f"evaluate.patience={config.evaluate.patience}", config.data.kind
+    if config.evaluate.every is None:
+        raise ConfigError(
+            f"{asked} counts validation passes, and with evaluate.every=null there is one, at the end: "
+            "set evaluate.every=250, say (or evaluate.patience=null)"
+        )
+    if kind in (DataKind.copy, DataKind.repeat_copy) and config.data.length is None:
+        raise ConfigError(
+            f"{asked} needs validation, and the curriculum of data={kind.name} has none: set data.length "
+            "(or evaluate.patience=null)"
         )
 
 
@@ -87,6 +103,7 @@ def _check_numbers(config: Config) -> None:
         "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
         "depth.window": config.depth.window, "predictor.time.lookahead": config.predictor.time.lookahead,
         "evaluate.every": config.evaluate.every, "evaluate.windows": config.evaluate.windows,
+        "evaluate.patience": config.evaluate.patience,
         "checkpoint.every": config.checkpoint.every, "checkpoint.keep": config.checkpoint.keep,
         "launch.torch_threads": config.launch.torch_threads, "transport.max_frame_mb": config.transport.max_frame_mb,
     }  # fmt: skip
