@@ -48,6 +48,7 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     not, CheckpointError for what cannot be read.
     """
     config, data = read_settings(run_dir)
+    torch.set_num_threads(config.torch_threads)  # as in training: with other numbers, last digits differ
     split = split or ("valid" if data.test is None else "test")
     source, windows = open_split(data, split)
     choice = choose(run_dir, step)
