@@ -1,4 +1,4 @@
-"""Numbers that a run reports: bits per character, n-gram baselines, cosines, how well predictors fit."""
+"""Numbers that a run reports: bits per character, hits, n-gram baselines, cosines, how well predictors fit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from torch import Tensor
 def bits(nats: float) -> float:
     """A cross-entropy in nats, in bits."""
     return nats / math.log(2)
+
+
+def hits(scores: Tensor, labels: Tensor) -> int:
+    """How many labels (...) have the largest of their scores (..., V); an IGNORED label has none."""
+    return int((scores.argmax(dim=-1) == labels).sum())
 
 
 def ngram_bits(train: Tensor, valid: Tensor, order: int, symbols: int, add: float = 0.1) -> float:

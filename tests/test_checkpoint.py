@@ -125,6 +125,22 @@ def test_old_checkpoints_go_and_the_newest_stay(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_the_best_checkpoint_is_spared_however_old(tmp_path: Path) -> None:
+    for step in (5, 10, 20, 30):
+        save(tmp_path, step, 0, 1)
+    checkpoint.prune(tmp_path, 1, spare=10)
+    assert checkpoint.complete_steps(tmp_path) == [10, 30]
+
+
+def test_a_checkpoint_is_copied_whole_and_once(tmp_path: Path) -> None:
+    save(tmp_path / "a", 5, 0, 1)
+    (tmp_path / "b" / "checkpoints" / "step-00000007").mkdir(parents=True)
+    for _ in range(2):
+        checkpoint.copy(tmp_path / "a", tmp_path / "b", 5)
+    assert checkpoint.complete_steps(tmp_path / "b") == [5]
+    assert same(TREE, checkpoint.load(tmp_path / "b", 5, 1))
+
+
 def test_the_json_comes_last_and_every_file_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every moment but after the last step the checkpoint is not complete, and no file is seen half-written."""
     moves: list[tuple[str, bool]] = []

@@ -62,7 +62,9 @@ REFUSED = {
     "data.sequence=8": "data.sequence=8 is not a multiple of data.window=32: set data.sequence=32, say "
     "(or data.sequence=null)",
     "time.method=synthetic model.kind=mlp": "time=synthetic needs a recurrent model: model=mlp carries no state; "
-    "use model=lstm or gru",
+    "use model=lstm, say",
+    "model.kind=transformer model.units=10 model.heads=4": "model.heads=4 does not divide model.units=10: set "
+    "model.units=12, say",
     "transport.kind=local launch.mode=processes": "transport=local joins threads of one process: use launch=threads, "
     "or transport=grpc",
     "devices=[cpu,cpu]": "devices names 2 devices for 4 stages: name one, or one each",
@@ -77,6 +79,10 @@ REFUSED = {
     "window at once, and predictor.time.horizon=2 makes them together: set predictor.time.horizon=1 (or "
     "predictor.time.auxiliary=0)",
     "resume_step=3": "resume_step=3 needs the folder of the run to go on from: add resume=FOLDER",
+    "evaluate.patience=3 evaluate.every=null": "evaluate.patience=3 counts validation passes, and with "
+    "evaluate.every=null there is one, at the end: set evaluate.every=250, say (or evaluate.patience=null)",
+    "evaluate.patience=3 data.kind=repeat_copy data.sequence=null": "evaluate.patience=3 needs validation, and the "
+    "curriculum of data=repeat_copy has none: set data.length (or evaluate.patience=null)",
     "transport.bind=0.0.0.0:0": "transport.bind=0.0.0.0:0 is not a loopback address with a port, and links are neither "
     "encrypted nor authenticated: use transport.bind=127.0.0.1:0",
     "transport.bind=localhost": "transport.bind=localhost is not a loopback address with a port, and links are neither "
@@ -106,10 +112,11 @@ REFUSED = {
     "whose labels come last: set evaluate.probe_windows=9",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
-        "steps", "stages", "log_every", "model.units", "model.layers", "data.batch", "data.window", "data.sequence",
-        "depth.window", "predictor.time.lookahead", "evaluate.every", "evaluate.windows", "checkpoint.every",
-        "evaluate.probe", "evaluate.probe_windows", "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb",
-        "optimizer.accumulate", "predictor.time.horizon", "predictor.time.history",
+        "steps", "stages", "log_every", "model.units", "model.layers", "model.heads", "model.memory", "data.batch",
+        "data.window", "data.sequence", "depth.window", "predictor.time.lookahead", "evaluate.every",
+        "evaluate.windows", "evaluate.patience", "evaluate.probe", "evaluate.probe_windows", "checkpoint.every",
+        "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
+        "predictor.time.horizon", "predictor.time.history",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
         "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden",
@@ -185,7 +192,10 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),
         ("steps=1.5", r"steps: Value '1.5' of type 'float' could not be converted to Integer"),
         ("steps=null", r"steps=null.*not Optional"),
-        ("model.kind=rnn", r"model\.kind: Invalid value 'rnn', expected one of \[lstm, gru, mlp\]"),
+        (
+            "model.kind=rnn",
+            r"model\.kind: Invalid value 'rnn', expected one of \[lstm, gru, mingru, transformer, mlp\]",
+        ),
         ("model.cut_at=softmax", r"model\.cut_at: .*not a ListConfig"),
         ("optimizer.clip=yes", r"optimizer\.clip: Value 'yes' of type 'str' could not be converted to Float"),
         ("steps", r"Error parsing override 'steps' missing EQUAL"),
@@ -221,6 +231,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, 
     ("more", "message"),
     [
         ([], r"has already taken 10 steps: set steps above that, not 10"),
+        (["steps=20", "lane_steps=60"], r"has already run through 60 time steps: set lane_steps above that, not 60"),
         (["steps=20", "resume_step=7"], r"no complete checkpoint of step 7; complete are: \[5, 10\]"),
         (["steps=20", "seed=1"], r"was another run: seed was 0, now 1; leave these settings as they were"),
         (["steps=20", "model.units=9", "depth.lag=1"], r"model\.units was 8, now 9, depth\.lag was None, now 1"),

@@ -163,6 +163,19 @@ def test_a_run_that_is_stopped_saves_and_ends_after_the_step_under_way() -> None
     assert schedule(source) == "V2 M2 E2"  # the validation pass under way is finished, or its mean would be wrong
 
 
+def test_with_patience_every_validation_is_saved() -> None:
+    source = feed(evaluate={"every": 2, "windows": 1, "patience": 9}, checkpoint={"every": 3})
+    assert schedule(source) == "S1 S2 V2 M2 S3 M3 S4 V4 M4 S5 S6 V6 M6 E6"
+
+
+def test_a_run_that_is_stopped_once_it_has_saved_does_not_save_again() -> None:
+    stop = Event()
+    source = feed(stop=stop, checkpoint={"every": 2})
+    assert [source.receive().kind for _ in range(3)] == [Kind.STEP, Kind.STEP, Kind.MARK]
+    stop.set()
+    assert schedule(source) == "E2"
+
+
 def test_a_run_that_is_stopped_before_it_began_saves_what_it_started_from() -> None:
     stop = Event()
     stop.set()

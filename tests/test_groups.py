@@ -36,6 +36,16 @@ def test_settings_of_the_configuration_split_groups_too(tmp_path: Path) -> None:
     assert (both.label, len(both.runs)) == ("stages=2", 3)
 
 
+def test_where_patience_ended_a_run_is_no_setting(tmp_path: Path) -> None:
+    for seed, steps in ((0, 20), (1, 30)):
+        write_run(tmp_path / str(seed), seed, config="steps: 90", steps=steps, ended="patience")
+    write_run(tmp_path / "whole", 2, config="steps: 90", steps=90, ended="steps")
+    (group,) = group_runs(find_runs([tmp_path]))
+    assert len(group.runs) == 3
+    write_run(tmp_path / "short", 0, config="steps: 20", steps=20, ended="steps")
+    assert [len(group.runs) for group in group_runs(find_runs([tmp_path]))] == [3, 1]
+
+
 def test_only_telling_settings_are_shown(tmp_path: Path) -> None:
     write_run(tmp_path / "a", window=4, config="depth: {window: 4}")
     write_run(tmp_path / "b", window=8, config="depth: {window: 8}")

@@ -6,11 +6,18 @@ import pytest
 import torch
 
 from dni.data import load_text
-from dni.metrics import bits, cosine, ngram_bits
+from dni.metrics import bits, cosine, hits, ngram_bits
+from dni.types import IGNORED
 
 
 def test_bits() -> None:
     assert bits(math.log(8)) == pytest.approx(3.0)
+
+
+def test_hits_are_counted_labels_with_the_largest_score() -> None:
+    scores = torch.tensor([[[0.1, 0.9], [2.0, -1.0]], [[5.0, 4.0], [0.0, 1.0]]])  # largest: 1 0 / 0 1
+    assert hits(scores, torch.tensor([[1, 1], [IGNORED, 1]])) == 2
+    assert hits(scores, torch.full((2, 2), IGNORED)) == 0
 
 
 def test_unigram_by_hand() -> None:

@@ -1,13 +1,11 @@
 """dni/models: names, shapes, state, and equality with torch's own layers."""
 
-from typing import Literal
-
 import pytest
 import torch
 from torch import nn
 
 from dni.errors import ConfigError
-from dni.models import GRU, LSTM, char_mlp, language_model, mlp
+from dni.models import GRU, LSTM, MinGRU, SegmentTransformer, char_mlp, language_model, mlp
 
 
 def names(model: nn.Module) -> list[str]:
@@ -49,7 +47,7 @@ def test_the_initial_state_has_the_layers_type() -> None:
 
 
 @pytest.mark.parametrize(("kind", "tensors"), [("lstm", 2), ("gru", 1)])
-def test_language_model(kind: Literal["lstm", "gru"], tensors: int) -> None:
+def test_language_model(kind: str, tensors: int) -> None:
     model = language_model(kind, symbols=7, units=4, layers=3)
     assert names(model) == ["embedding", f"{kind}1", f"{kind}2", f"{kind}3", "softmax"]
     symbols = torch.randint(7, (2, 6))
@@ -59,10 +57,24 @@ def test_language_model(kind: Literal["lstm", "gru"], tensors: int) -> None:
 
 
 def test_language_model_refuses_what_it_cannot_build() -> None:
-    with pytest.raises(ConfigError, match="no recurrent layer named 'rnn': use lstm or gru"):
-        language_model("rnn", 7, 4, 1)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no recurrent layer named 'rnn': use lstm, gru, mingru, transformer"):
+        language_model("rnn", 7, 4, 1)
     with pytest.raises(ConfigError, match="at least one recurrent layer, not 0"):
         language_model("lstm", 7, 4, 0)
+    with pytest.raises(ConfigError, match="units 4 divisible by heads 3"):
+        language_model("transformer", 7, 4, 1, heads=3)
+
+
+@pytest.mark.parametrize(("kind", "layer", "state"), [
+    ("mingru", MinGRU, [(1, 2, 4)]), ("transformer", SegmentTransformer, [(5, 2, 4), (1, 2, 1)]),
+])  # fmt: skip
+def test_language_model_of_other_layers(kind: str, layer: type[nn.Module], state: list[tuple[int, ...]]) -> None:
+    model = language_model(kind, symbols=7, units=4, layers=2, inputs=9, heads=2, memory=5)
+    assert names(model) == ["embedding", f"{kind}1", f"{kind}2", "softmax"]
+    assert all(isinstance(model.get_submodule(f"{kind}{n}"), layer) for n in (1, 2))
+    scores, after = model(torch.randint(9, (2, 6)), model.initial_state(2))
+    assert scores.shape == (2, 6, 7)
+    assert [tuple(s.shape) for s in after] == state * 2
 
 
 def test_mlp() -> None:

@@ -23,13 +23,15 @@ def test_plain_lines_are_few_and_every_validation_has_one(tmp_path: Path) -> Non
             monitor(train(1, step, loss=LN2, bits_per_char=1.0))
         monitor(valid(50, LN2))
         monitor(valid(100, 2 * LN2))
+        monitor(valid(150, LN2) | {"accuracy": 0.256})
     shown = text.getvalue().splitlines()
     assert [line for line in shown if line.startswith("validation")] == [
         "validation at step 50: 1.0000 bits/char (0.6931 nats)",
         "validation at step 100: 2.0000 bits/char (1.3863 nats)",
+        "validation at step 150: 1.0000 bits/char (0.6931 nats), 25.6% right",
     ]
     progress = [line for line in shown if line.startswith("step ")]
-    assert len(progress) == len(shown) - 2 == 2  # at once, and at the end
+    assert len(progress) == len(shown) - 3 == 2  # at once, and at the end
     loss = "loss 0.6931 nats (1.0000 bits/char)"
     stages = "busy 50% 50% | staleness 2.5 2.5 | cosine depth 0.70 0.70"
     assert progress[-1] == f"step 100 of 100 (100%) | 0:00:00 left | {loss} | 10.0 steps/s | {stages}"

@@ -21,7 +21,8 @@ FACTS = RunFacts(
 def test_summary_has_the_agreed_layout(tmp_path: Path) -> None:
     with Monitor(tmp_path, 2, 40, console=plain()[0]) as monitor:
         monitor(valid(20, 3 * LN2))
-        monitor(valid(40, 2 * LN2))
+        monitor(valid(40, 2 * LN2) | {"accuracy": 0.25})
+        monitor(valid(60, 2.5 * LN2) | {"accuracy": 0.5})
         monitor(end(1, wall_s=5.0, train_loss=1.5 * LN2, staleness_mean=None, predictor_cosine=None))
         monitor(end(0))
     summary = write_summary(tmp_path, FACTS, stages=monitor.summary_stages(), valid=monitor.valid_history)
@@ -34,12 +35,13 @@ def test_summary_has_the_agreed_layout(tmp_path: Path) -> None:
         "experiment": "chars", "seed": 3, "stages": 2, "transport": "local", "launch": "threads",
         "steps": 40, "wall_s": 5.0, "tokens_per_s": 1600.0,  # 8000 characters in 5 s
         "train": {"loss": pytest.approx(1.5 * LN2), "bits_per_char": pytest.approx(1.5)},
-        "valid": {"loss": 2 * LN2, "bits_per_char": pytest.approx(2.0)},
+        "valid": {"loss": 2.5 * LN2, "bits_per_char": pytest.approx(2.5), "accuracy": 0.5},
+        "best": {"step": 40, "bits_per_char": pytest.approx(2.0)},
         "stage": [
             {"index": 0, "staleness_mean": 2.5, "predictor_cosine": 0.5, **common},
             {"index": 1, "staleness_mean": None, "predictor_cosine": None, **common},
         ],
-        "restarts": 0, "interrupted": False, "data": {"name": "tiny", "sha256": "ab"},
+        "restarts": 0, "interrupted": False, "ended": "steps", "data": {"name": "tiny", "sha256": "ab"},
         "window": 4, "lag": None, "delay_ms": 1.5,
     }  # fmt: skip
 
@@ -52,8 +54,9 @@ def test_throughput_leaves_validation_time_out_where_it_is_known(tmp_path: Path)
 
 
 def test_an_interrupted_run_without_ends_has_a_summary(tmp_path: Path) -> None:
-    write_summary(tmp_path, FACTS, stages=[], valid=[], restarts=2, interrupted=True)
+    write_summary(tmp_path, FACTS, stages=[], valid=[], restarts=2, ended="interrupted")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["steps"], summary["wall_s"], summary["stage"]) == (None, None, [])
-    assert (summary["restarts"], summary["interrupted"]) == (2, True)
+    assert (summary["restarts"], summary["interrupted"], summary["ended"]) == (2, True, "interrupted")
+    assert summary["best"] is None
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]

@@ -33,11 +33,14 @@ def train(settings: DictConfig) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     with exit_codes():  # here as well as in main, or Hydra would print its own line first
         result = launch(from_any(OmegaConf.to_container(settings)), run_dir)
-        done, bits = result.summary["steps"], result.summary["valid"]["bits_per_char"]
+        done, valid = result.summary["steps"], result.summary["valid"]
+        bits, right = valid["bits_per_char"], valid["accuracy"]
         if result.interrupted:
             raise Interrupted(f"stopped after step {done}; go on with: dni-train resume={run_dir}")
         reached = "" if bits is None else f", validation {bits:.3f} bits per character"
-        log.info("step %s%s: %s", done, reached, run_dir)
+        reached += "" if right is None else f", {right:.1%} right"
+        why = ", out of patience" if result.summary["ended"] == "patience" else ""
+        log.info("step %s%s%s: %s", done, reached, why, run_dir)
 
 
 def main() -> None:

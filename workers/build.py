@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
 
 import torch
 from torch import nn
@@ -27,8 +26,10 @@ def build_chains(config: Config) -> list[Chain]:
     if model.kind is ModelKind.mlp:
         whole = char_mlp(symbols, model.units, model.layers, inputs=model.input_symbols)
     else:
-        kind: Literal["lstm", "gru"] = "lstm" if model.kind is ModelKind.lstm else "gru"
-        whole = language_model(kind, symbols, model.units, model.layers, inputs=model.input_symbols)
+        whole = language_model(
+            model.kind.name, symbols, model.units, model.layers,
+            inputs=model.input_symbols, heads=model.heads, memory=model.memory,
+        )  # fmt: skip
     if model.cut_at:
         return partition(whole, cut_at=model.cut_at)
     return partition(whole, stages=config.stages)

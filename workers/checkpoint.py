@@ -61,10 +61,21 @@ def complete_steps(run_dir: Path) -> list[int]:
     return found
 
 
-def prune(run_dir: Path, keep: int) -> None:
-    """Remove all complete checkpoints but the newest `keep`."""
+def prune(run_dir: Path, keep: int, spare: int | None = None) -> None:
+    """Remove all complete checkpoints but the newest `keep`, and the one of the step `spare`."""
     for step in complete_steps(run_dir)[:-keep]:
+        if step == spare:
+            continue
         shutil.rmtree(folder_of(run_dir, step), ignore_errors=True)
+
+
+def copy(source: Path, run_dir: Path, step: int) -> None:
+    """Copy a complete checkpoint from one run folder to another, unless it is there."""
+    target = folder_of(run_dir, step)
+    if not target.exists():
+        partly = target.with_name(f"{target.name}.partly")  # not offered before all of it is there
+        shutil.copytree(folder_of(source, step), partly)
+        partly.rename(target)
 
 
 def folder_of(run_dir: Path, step: int) -> Path:

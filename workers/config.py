@@ -20,7 +20,7 @@ DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "oracle"])
 Context = enum.Enum("Context", ["none", "window", "lookahead"])
-ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mlp"])
+ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp"])
 TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes"])
 DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist"])
@@ -32,6 +32,8 @@ class ModelConfig:
     kind: ModelKind = ModelKind.lstm
     units: int = 128
     layers: int = 3
+    heads: int = 4  # transformer: of attention; divide the units
+    memory: int = 32  # transformer: inputs of earlier windows that a layer remembers and attends to
     cut_at: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
     symbols: int | None = None  # V; filled in from the data
     input_symbols: int | None = None  # rows of the embedding; filled in from the data
@@ -126,6 +128,7 @@ class EvaluateConfig:
     windows: int | None = None  # validation windows per pass; null: all
     probe: int | None = None  # steps between probes: synthetic against exact gradients on one sequence; null: none
     probe_windows: int = 8  # most windows of that sequence, all of whose activations are kept
+    patience: int | None = None  # stop after so many passes that were no better than the best; each is then saved
 
 
 @dataclass

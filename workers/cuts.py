@@ -35,7 +35,7 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
         return LossInterface()
     if config.depth.method is DepthMethod.backprop:
         return TrueInterface()
-    cut, features = config.predictor.depth, _output_features(stage)
+    cut, features = config.predictor.depth, config.model.units  # what runs between any two layers
     torch.manual_seed(_seed(config, index))
     return _decoupled(_depth_predictor(config, cut, features), cut, stage, memory=config.depth.window + 2)
 
@@ -119,13 +119,3 @@ def _hidden(cut: CutPredictorConfig) -> int:
 def _state_features(stage: Stage) -> int:
     """F of the stage's packed state."""
     return sum(s.numel() for s in stage.module.initial_state(1))
-
-
-@torch.no_grad()
-def _output_features(stage: Stage) -> int:
-    """D of the stage's output, from a run on one step of zeros."""
-    first = next(stage.module.parameters())
-    probe = torch.zeros(1, 1, dtype=torch.int64, device=stage.device)
-    x = probe if stage.first else torch.zeros(1, 1, first.shape[-1], device=stage.device)
-    output, _ = stage.module(x, stage.module.initial_state(1))
-    return output.shape[-1]  # type: ignore[no-any-return]

@@ -67,7 +67,7 @@ class Feed:
         return 0
 
     def _schedule(self) -> Iterator[Frame]:
-        step, every, probe = self.start, self.config.checkpoint.every, self.config.evaluate.probe
+        step, saved, probe = self.start, None, self.config.evaluate.probe
         while self._goes_on(step):
             window = self.data.train.next()
             self.lane_steps += window.inputs.shape[1]
@@ -77,9 +77,11 @@ class Feed:
                 yield from self._validation(step)
             if probe and step % probe == 0:
                 yield self._probe(step)
-            if every and step % every == 0 and self._goes_on(step):
+            if self._saves(step) and self._goes_on(step):
                 yield Frame(Kind.MARK, step)
-        yield Frame(Kind.MARK, step)
+                saved = step
+        if saved != step:
+            yield Frame(Kind.MARK, step)
         yield Frame(Kind.END, step)
 
     def _goes_on(self, step: int) -> bool:
@@ -90,6 +92,10 @@ class Feed:
         every = self.config.evaluate.every
         at_the_end = not self._goes_on(step) and not self.stop.is_set()
         return at_the_end or bool(every and step % every == 0)
+
+    def _saves(self, step: int) -> bool:
+        every, patience = self.config.checkpoint.every, self.config.evaluate.patience
+        return bool(every and step % every == 0) or (patience is not None and self._validates(step))
 
     def _validation(self, step: int) -> Iterator[Frame]:
         whole, source = self.data.valid_windows, self.data.valid()

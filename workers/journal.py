@@ -50,7 +50,7 @@ class Journal:
         self._recorded_steps = 0
         self._nats, self._labels = 0.0, 0
         self._train_loss: float | None = None
-        self._valid_sum, self._valid_count, self._valid_step = 0.0, 0, 0
+        self._valid_sum, self._valid_right, self._valid_count, self._valid_step = 0.0, 0, 0, 0
         self._probed: dict[str, FitMeter] = {}
 
     def received(self, kind: Kind) -> None:
@@ -78,9 +78,10 @@ class Journal:
         if step % self.every == 0:
             self._record_training(step)
 
-    def validation(self, step: int, loss: float, labels: Tensor) -> None:
-        """Add one validation window's summed loss in nats (last stage only)."""
+    def validation(self, step: int, loss: float, right: int, labels: Tensor) -> None:
+        """Add one validation window's summed loss in nats and the number of labels hit (last stage only)."""
         self._valid_sum += loss
+        self._valid_right += right
         self._valid_count += int((labels != IGNORED).sum())
         self._valid_step = step
 
@@ -141,8 +142,9 @@ class Journal:
     def _close_validation(self) -> None:
         if self._valid_count:
             loss = self._valid_sum / self._valid_count
-            self._send("valid", self._valid_step, loss=loss, bits_per_char=bits(loss))
-            self._valid_sum, self._valid_count = 0.0, 0
+            accuracy = self._valid_right / self._valid_count
+            self._send("valid", self._valid_step, loss=loss, bits_per_char=bits(loss), accuracy=accuracy)
+            self._valid_sum, self._valid_right, self._valid_count = 0.0, 0, 0
 
     def _send(self, kind: str, step: int, **figures: Any) -> None:
         self.sink({"kind": kind, "stage": self.index, "step": step, "wall_s": self.wall_s, **figures})

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from dni.errors import ConfigError, ResumeError
+from dni.errors import ConfigError
 from workers import checkpoint
 from workers.assembly import Job
 from workers.build import build_chains, device_of
 from workers.child import CONFIG
-from workers.config import Config, from_any, to_plain
+from workers.config import Config, to_plain
 from workers.journal import Record
 from workers.monitor import Monitor
 from workers.processes import Supervisor
+from workers.resume import best_saved, hand_on, settle_resume
 from workers.rules import check
 from workers.sources import Data, resolve
-from workers.summary import METRICS, RunFacts, read_metrics, write_summary
+from workers.stopping import Stop, stop_when_no_better
+from workers.summary import METRICS, RunFacts, write_summary
 from workers.threads import run_threads
 
 log = logging.getLogger(__name__)
@@ -49,60 +49,33 @@ def launch(config: Config, run_dir: Path) -> Result:
     refuse_early(config)
     claim(run_dir, config)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
-    copy_metrics(config, run_dir)
+    hand_on(config, run_dir)
     with Monitor(run_dir, config.stages, config.planned_steps) as monitor:
-        job = Job(config, run_dir, keep_few_checkpoints(config, run_dir, monitor), Event(), data)
-        run_stages(job)
-        interrupted = job.stop.is_set()
+        stop = Stop()
+        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, data)
+        run_stages(job, stop)
+        ends = monitor.summary_stages()
         summary = write_summary(
-            run_dir, facts(config, data), stages=monitor.summary_stages(), valid=monitor.valid_history,
-            interrupted=interrupted,
+            run_dir, facts(config, data), stages=ends, valid=monitor.valid_history,
+            ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
         )  # fmt: skip
-    return Result(summary, interrupted)
+    return Result(summary, summary["interrupted"])
 
 
-def run_stages(job: Job) -> None:
+def run_stages(job: Job, stop: Stop) -> None:
     """In threads or processes, as the settings say, until all stages have ended."""
     if job.config.threads:
-        with stop_on_signals(job.stop, lambda: None):
+        with stop_on_signals(stop, lambda: None):
             return run_threads(job)
     supervisor = Supervisor(job)
-    with stop_on_signals(job.stop, supervisor.wake):
+    with stop_on_signals(stop, supervisor.wake):
         supervisor.run()
     return None
 
 
-def settle_resume(config: Config) -> Config:
-    """Name the checkpoint to go on from, and refuse a run that is not the same. Raises ResumeError."""
-    if config.resume is None:
-        return config
-    folder = Path(config.resume)
-    if not (folder / CONFIG).is_file():
-        raise ResumeError(f"resume={folder}: no {CONFIG} in it; give the folder of a run")
-    complete = checkpoint.complete_steps(folder)
-    step = complete[-1] if complete and config.resume_step is None else config.resume_step
-    if step is None:
-        raise ResumeError(f"resume={folder}: no checkpoint in it is complete; start the run anew, without resume")
-    if step not in complete:
-        raise ResumeError(f"resume={folder}: no complete checkpoint of step {step}; complete are: {complete or 'none'}")
-    before = replace(from_any(folder / CONFIG), resume=None)
-    changed = differences(to_plain(before), to_plain(config))
-    if changed:
-        raise ResumeError(f"resume={folder} was another run: {', '.join(changed)}; leave these settings as they were")
-    if step >= config.steps:
-        raise ResumeError(f"resume={folder} has already taken {step} steps: set steps above that, not {config.steps}")
-    return replace(config, resume=str(folder.absolute()), resume_step=step)
-
-
-#: Sections that may not change when a run goes on.
-AGREED = ("seed", "stages", "model", "data", "depth", "time", "predictor", "optimizer")
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings of the agreed sections that differ, as `key was old, now new`."""
-    old, new = _flat(before), _flat(now)
-    keys = [key for key in old if key.split(".")[0] in AGREED]
-    return [f"{key} was {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
+def why_ended(config: Config, stop: Stop, done: int) -> str:
+    """The setting that ended the run, or "interrupted"."""
+    return stop.reason or ("steps" if done >= config.steps else "lane_steps")
 
 
 def refuse_early(config: Config) -> None:
@@ -124,23 +97,24 @@ def claim(run_dir: Path, config: Config) -> None:
             shutil.rmtree(checkpoint.folder_of(run_dir, step))
 
 
-def copy_metrics(config: Config, run_dir: Path) -> None:
-    """A resumed run's folder begins with the records of the steps it does not repeat."""
-    if config.resume is None or config.resume_step is None:
-        return
-    source = Path(config.resume) / METRICS
-    before = read_metrics(source) if source.is_file() else []  # wholly, for it may be the file written to
-    kept = [json.dumps(record) + "\n" for record in before if record["step"] <= config.resume_step]
-    (run_dir / METRICS).write_text("".join(kept))
+def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:
+    """Where the records of all stages go: to the monitor, and to what acts upon them."""
+    keep_few = keep_few_checkpoints(config, run_dir, monitor)
+    patience = config.evaluate.patience
+    if patience is None:
+        return keep_few
+    return stop_when_no_better(keep_few, monitor.valid_history, stop, patience, config.planned_steps)
 
 
-def keep_few_checkpoints(config: Config, run_dir: Path, sink: Callable[[Record], None]) -> Callable[[Record], None]:
-    """A sink that also removes old checkpoints once a newer one is complete."""
+def keep_few_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callable[[Record], None]:
+    """A sink that also removes old checkpoints once a newer one is complete; with patience the best one stays."""
 
     def note(record: Record) -> None:
-        sink(record)
+        monitor(record)
         if record["kind"] == "checkpoint" and record["stage"] == 0:  # the first stage saves last
-            checkpoint.prune(run_dir, config.checkpoint.keep)
+            waits = config.evaluate.patience is not None
+            spare = best_saved(run_dir, monitor.valid_history) if waits else None
+            checkpoint.prune(run_dir, config.checkpoint.keep, spare)
 
     return note
 
@@ -165,13 +139,17 @@ def facts(config: Config, data: Data) -> RunFacts:
 
 
 @contextmanager
-def stop_on_signals(stop: Event, wake: Callable[[], None]) -> Iterator[None]:
+def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C, or the SIGTERM that cluster engines send, ends a run in good order; the second one ends it at once."""
 
+    heard_one = False
+
     def interrupt(signum: int, frame: object) -> None:
-        if stop.is_set():
+        nonlocal heard_one
+        if heard_one:
             raise KeyboardInterrupt
-        stop.set()
+        heard_one = True
+        stop.because("interrupted")
         log.warning("stopping after the step under way, then saving; Ctrl-C again to stop without saving")
         wake()
 
@@ -185,10 +163,3 @@ def stop_on_signals(stop: Event, wake: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -47,6 +47,7 @@ class Supervisor:
         self.failures: list[Failure] = []
         self._messages: SimpleQueue[tuple[int, Message]] = SimpleQueue()
         self._running = self.stages
+        self._told = False
 
     def run(self) -> None:
         """Until every stage has ended. Raises the error of the stage that failed first, WorkerLost if it was killed."""
@@ -75,6 +76,11 @@ class Supervisor:
     def wake(self) -> None:
         """After the job's stop has been set: have the first stage told. Safe in a signal handler."""
         self._messages.put((0, {"event": "stop"}))
+
+    def _tell_stop(self) -> None:
+        if self.job.stop.is_set() and not self._told:
+            self._told = True
+            self.tell(0, stop=True)
 
     def tell(self, index: int, **message: Any) -> None:
         """Send one line to a stage; a stage that is gone hears nothing."""
@@ -116,12 +122,13 @@ class Supervisor:
     def _handle(self, index: int, message: Message) -> None:
         match message["event"]:
             case "stop":
-                self.tell(index, stop=True)
+                self._tell_stop()
             case "listening":
                 self.tell(index - 1, peer=message["address"])
             case "record":
                 self.last_step[index] = max(self.last_step[index], message["record"]["step"])
                 self.job.sink(message["record"])
+                self._tell_stop()  # what the record says may have ended the run
             case "error":
                 kind = kind_of(message["type"])
                 reason = (

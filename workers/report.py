@@ -24,6 +24,7 @@ from workers.summary import Run, find_runs
 #: heading, place in the summary (of `stage`: the mean over stages), format
 COLUMNS = (
     ("valid (bits/char)", ("valid", "bits_per_char"), "{:.3f}"),
+    ("valid accuracy", ("valid", "accuracy"), "{:.3f}"),
     ("train (bits/char)", ("train", "bits_per_char"), "{:.3f}"),
     ("time (s)", ("wall_s",), "{:.1f}"),
     ("tokens/s", ("tokens_per_s",), "{:.0f}"),

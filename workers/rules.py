@@ -45,11 +45,17 @@ def check(config: Config) -> None:
             f"set data.sequence={nearest}, say (or data.sequence=null)"
         )
     if time.method is TimeMethod.synthetic and config.model.kind is ModelKind.mlp:
-        raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm or gru")
+        raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm, say")
     _check_time_targets(config.predictor.time)
     _check_context(config)
     if PredictorKind.oracle in (config.predictor.depth.kind, config.predictor.time.kind):
         _check_oracle(config)
+    if config.model.kind is ModelKind.transformer and config.model.units % config.model.heads:
+        units, heads = config.model.units, config.model.heads
+        raise ConfigError(
+            f"model.heads={heads} does not divide model.units={units}: "
+            f"set model.units={math.ceil(units / heads) * heads}, say"
+        )
     if config.transport.kind is TransportKind.local and not config.threads:
         raise ConfigError("transport=local joins threads of one process: use launch=threads, or transport=grpc")
     if config.resume_step is not None and config.resume is None:
@@ -60,6 +66,8 @@ def check(config: Config) -> None:
         _check_probe(config)
     if config.transport.kind is TransportKind.grpc:
         _check_bind(config)
+    if config.evaluate.patience is not None:
+        _check_patience(config)
     if len(config.devices) not in (1, config.stages):
         raise ConfigError(
             f"devices names {len(config.devices)} devices for {config.stages} stages: name one, or one each"
@@ -144,6 +152,20 @@ def _check_probe(config: Config) -> None:
         )
 
 
+def _check_patience(config: Config) -> None:
+    asked, kind = f"evaluate.patience={config.evaluate.patience}", config.data.kind
+    if config.evaluate.every is None:
+        raise ConfigError(
+            f"{asked} counts validation passes, and with evaluate.every=null there is one, at the end: "
+            "set evaluate.every=250, say (or evaluate.patience=null)"
+        )
+    if kind in (DataKind.copy, DataKind.repeat_copy) and config.data.length is None:
+        raise ConfigError(
+            f"{asked} needs validation, and the curriculum of data={kind.name} has none: set data.length "
+            "(or evaluate.patience=null)"
+        )
+
+
 def _check_bind(config: Config) -> None:
     bind = config.transport.bind
     host, _, port = bind.rpartition(":")
@@ -166,12 +188,14 @@ def _check_numbers(config: Config) -> None:
         "data.length": config.data.length,
         "predictor.depth.fits": config.predictor.depth.fits, "predictor.time.fits": config.predictor.time.fits,
         "model.units": config.model.units, "model.layers": config.model.layers,
+        "model.heads": config.model.heads, "model.memory": config.model.memory,
         "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
         "depth.window": config.depth.window, "predictor.time.lookahead": config.predictor.time.lookahead,
         "predictor.time.horizon": config.predictor.time.horizon,
         "predictor.time.history": config.predictor.time.history,
         "evaluate.every": config.evaluate.every, "evaluate.windows": config.evaluate.windows,
         "evaluate.probe": config.evaluate.probe, "evaluate.probe_windows": config.evaluate.probe_windows,
+        "evaluate.patience": config.evaluate.patience,
         "checkpoint.every": config.checkpoint.every, "checkpoint.keep": config.checkpoint.keep,
         "launch.torch_threads": config.launch.torch_threads, "transport.max_frame_mb": config.transport.max_frame_mb,
     }  # fmt: skip

@@ -143,7 +143,9 @@ class Screen:
     def validation(self) -> str:
         """The last validation result."""
         loss, bits = (_cell(self.valid.get(key), "{:.4f}") for key in ("loss", "bits_per_char"))
-        return f"validation at step {self.valid.get('step')}: {bits} bits/char ({loss} nats)"
+        right = self.valid.get("accuracy")
+        accuracy = "" if right is None else f", {right:.1%} right"
+        return f"validation at step {self.valid.get('step')}: {bits} bits/char ({loss} nats){accuracy}"
 
     def probe(self) -> str:
         """Cosines of synthetic with exact gradients in the newest probe, by stage."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+
+from torch import Tensor
 
 from dni.data.copying import CopySource
 from dni.data.pixels import Part, PixelSource
@@ -28,6 +31,7 @@ class Data:
     valid: Callable[[], Source]  #: from its start, for every pass
     valid_windows: int  #: of a pass; 0: there is no validation
     probe: Callable[[], Source]  #: begins with the sequence to probe with
+    test: Callable[[], LanesSource | PixelSource] | None = None  #: its own test split; nothing is read before the call
 
 
 def open_data(config: Config) -> Data:
@@ -50,14 +54,19 @@ def text_data(corpus: Corpus, config: Config) -> Data:
     """Windows of a text. Raises DataError if it is too short."""
     data = config.data
     shape = {"batch": data.batch, "window": config.window, "lookahead": config.lookahead}
-    train, valid = (Lanes(ids, **shape, sequence=data.sequence) for ids in (corpus.train, corpus.valid))
+
+    def lanes(ids: Tensor) -> Lanes:
+        return Lanes(ids, **shape, sequence=data.sequence)
+
+    train, valid, held_out = lanes(corpus.train), lanes(corpus.valid), corpus.test
     symbols, length = len(corpus.symbols), valid.windows_per_pass
     source = LanesSource(train, symbols, streaming=data.streaming)
 
     def from_the_start() -> LanesSource:
         return LanesSource(valid, symbols)
 
-    return Data(corpus.name, corpus.sha256, symbols, symbols, source, from_the_start, length, from_the_start)
+    test = None if held_out is None else lambda: LanesSource(lanes(held_out), symbols)
+    return Data(corpus.name, corpus.sha256, symbols, symbols, source, from_the_start, length, from_the_start, test)
 
 
 def _copying(config: Config) -> Data:
@@ -100,5 +109,5 @@ def _pixels(config: Config) -> Data:
 
     train, valid = source("train"), source("valid")
     length = valid.windows_per_pass
-    sizes = train.symbols, train.input_symbols
-    return Data("seqmnist", None, *sizes, train, from_the_start, length, from_the_start)
+    sizes, test = (train.symbols, train.input_symbols), partial(source, "test")
+    return Data("seqmnist", None, *sizes, train, from_the_start, length, from_the_start, test)

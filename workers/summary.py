@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dni.errors import ConfigError
+from workers.stopping import best
 
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
@@ -78,17 +79,18 @@ def write_summary(
     stages: Sequence[Mapping[str, Any]],
     valid: Sequence[Mapping[str, Any]],
     restarts: int = 0,
-    interrupted: bool = False,
+    ended: str = "steps",
 ) -> dict[str, Any]:
     """Write `run_dir/summary.json` in one piece (temporary file, then rename) and return what it holds.
 
     `stages` and `valid` are the monitor's `summary_stages()` and `valid_history`. `steps` and `wall_s` are
     the fewest steps and the most seconds of any stage's end, None if none ended; `tokens_per_s`:
     characters over the longest training time of any stage (`train_s`, else `wall_s`). Losses: the last, in nats
-    per label.
+    per label. `best`: the validation pass with the fewest bits, None without validation. `ended`: what ended the run,
+    "interrupted" or the setting that did: "steps", "lane_steps" or "patience".
     """
     summary = _summary(facts, [finite(s) for s in stages], [finite(v) for v in valid])
-    summary["restarts"], summary["interrupted"] = restarts, interrupted
+    summary |= {"restarts": restarts, "interrupted": ended == "interrupted", "ended": ended}
     temporary = Path(run_dir) / f".{SUMMARY}.{os.getpid()}"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(summary, indent=2) + "\n")
@@ -103,7 +105,7 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
     last = next((e for e in ends if e["index"] == facts.stages - 1), {})
     loss, characters = last.get("train_loss"), last.get("characters")
     train_s = max((e["train_s"] for e in ends if e.get("train_s")), default=wall_s)
-    measured = valid[-1] if valid else {}
+    measured, chosen = valid[-1] if valid else {}, best(valid)
     return {
         "method": {"depth": facts.depth, "time": facts.time},
         "experiment": facts.experiment,
@@ -115,7 +117,8 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
         "wall_s": wall_s,
         "tokens_per_s": characters / train_s if characters is not None and train_s else None,
         "train": {"loss": loss, "bits_per_char": None if loss is None else loss / math.log(2)},
-        "valid": {"loss": measured.get("loss"), "bits_per_char": measured.get("bits_per_char")},
+        "valid": {key: measured.get(key) for key in ("loss", "bits_per_char", "accuracy")},
+        "best": None if chosen is None else {key: chosen[key] for key in ("step", "bits_per_char")},
         "stage": [_stage(facts, end) for end in ends],
         "versions": _versions(),
         "data": {"name": facts.data_name, "sha256": facts.data_sha256},
@@ -155,7 +158,9 @@ class Run:
 
     def settings(self) -> dict[str, str]:
         """What the run was asked to do, by dotted key, from configuration and summary; no seed, no folder."""
-        facts = {key: self.summary.get(key) for key in ("method", *FACTS)} if self.summary else {}
+        summary = self.summary or {}
+        result = {"steps"} if summary.get("ended") == "patience" else set()  # asked for was what the configuration says
+        facts = {key: summary.get(key) for key in ("method", *FACTS) if summary and key not in result}
         flat = dict(_flatten(self.config)) | dict(_flatten(facts))
         flat["method"] = f"{flat.get('method.depth')} + {flat.get('method.time')}"
         return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in OF_ONE_RUN}
@@ -227,7 +232,7 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise _damaged(path, f"line {number}: {error}") from error
     if not isinstance(record, dict) or not all(isinstance(record.get(key), int) for key in ("stage", "step")):
         raise _damaged(path, f"line {number}: not a record with a stage and a step")
-    for key in ("wall_s", "loss", "bits_per_char"):
+    for key in ("wall_s", "loss", "bits_per_char", "accuracy"):
         if not isinstance(record.get(key), int | float | None):
             raise _damaged(path, f"line {number}: {key} is not a number")
     return record

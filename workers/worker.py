@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dni.bootstrap import Bootstrap, PastWindow
 from dni.interface import Interface
+from dni.metrics import hits
 from dni.predictor import summed_cross_entropy
 from dni.stage import Stage
 from workers.edge import Downstream, Loss, Target, Upstream
@@ -123,7 +124,7 @@ class Worker:
         self.upstream.finish(frame)
         if self.downstream is None:
             loss = summed_cross_entropy(output, labels).item()
-            self.journal.validation(frame.step, loss, labels)
+            self.journal.validation(frame.step, loss, hits(output, labels), labels)
 
     def probe(self, frame: Frame) -> None:
         """A whole sequence, to hold synthetic gradients against exact ones; nothing of training changes."""

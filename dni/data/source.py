@@ -54,6 +54,11 @@ class LanesSource:
         self.symbols = self.input_symbols = symbols
         self._window = 0
 
+    @property
+    def windows_per_pass(self) -> int:
+        """Windows from the start of the text to its end."""
+        return self.lanes.windows_per_pass
+
     def next(self) -> Window:
         """The next window; after the last one of a pass, the first of the next pass."""
         self._window += 1

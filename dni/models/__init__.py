@@ -1,8 +1,9 @@
 """Reference models: chains of named layers, ready to be cut into stages."""
 
+from dni.models.language import language_model
 from dni.models.linear_recurrence import MinGRU
 from dni.models.memory_transformer import SegmentTransformer
 from dni.models.mlp import char_mlp, mlp
-from dni.models.recurrent import GRU, LSTM, language_model
+from dni.models.recurrent import GRU, LSTM
 
 __all__ = ["GRU", "LSTM", "MinGRU", "SegmentTransformer", "char_mlp", "language_model", "mlp"]

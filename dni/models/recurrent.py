@@ -1,15 +1,11 @@
-"""Recurrent layers, and the character language model made of them."""
+"""Recurrent layers: LSTM and GRU."""
 
 from __future__ import annotations
-
-from collections import OrderedDict
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dni.errors import ConfigError
-from dni.recurrent import Chain, Recurrent
+from dni.recurrent import Recurrent
 from dni.types import State
 
 
@@ -51,24 +47,3 @@ def _zeros(rnn: nn.RNNBase, batch: int) -> Tensor:
     weight = rnn.weight_hh_l0
     assert isinstance(weight, Tensor)
     return torch.zeros(1, batch, rnn.hidden_size, device=weight.device, dtype=weight.dtype)
-
-
-_LAYERS: dict[str, type[LSTM] | type[GRU]] = {"lstm": LSTM, "gru": GRU}
-
-
-def language_model(
-    kind: Literal["lstm", "gru"], symbols: int, units: int, layers: int, *, inputs: int | None = None
-) -> Chain:
-    """Symbols (B, T) int64, below `inputs` (default V) -> scores of the next symbol (B, T, V), V = `symbols`.
-
-    Its layers are named embedding, lstm1 ... lstmN (or gru1 ... gruN) and softmax (a linear layer: the
-    scores, before the softmax itself). Raises ConfigError for another kind or less than one layer.
-    """
-    if kind not in _LAYERS:
-        raise ConfigError(f"no recurrent layer named {kind!r}: use {' or '.join(_LAYERS)}")
-    if layers < 1:
-        raise ConfigError(f"a language model needs at least one recurrent layer, not {layers}")
-    named: dict[str, nn.Module] = {"embedding": nn.Embedding(inputs or symbols, units)}
-    named |= {f"{kind}{i}": _LAYERS[kind](units, units) for i in range(1, layers + 1)}
-    named["softmax"] = nn.Linear(units, symbols)
-    return Chain(OrderedDict(named))

@@ -1,0 +1,167 @@
+"""`dni-evaluate`: what a run has learned, measured once on its test or validation split, in one process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni.data.source import Source
+from dni.errors import CheckpointError, ConfigError, DniError
+from dni.metrics import bits, hits
+from dni.predictor import summed_cross_entropy
+from dni.recurrent import Chain
+from dni.stage import Stage
+from dni.types import IGNORED
+from workers import checkpoint
+from workers.build import build_chains, device_of
+from workers.child import CONFIG
+from workers.config import Config, from_any, to_plain
+from workers.resume import differences
+from workers.sources import Data, resolve
+from workers.stopping import best
+from workers.summary import METRICS, finite, read_metrics
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A checkpoint, and which one it is: "best", "last" or "chosen"."""
+
+    step: int
+    which: str
+
+
+def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -> dict[str, Any]:
+    """Measure one checkpoint of a run and write `evaluation-SPLIT.json` into its folder; returns what that holds.
+
+    `split`: valid or test; default: test where the data has one. `step`: a number, best or last; default: best where
+    it is known and saved. The split is read once, whole batches only, its state carried across windows as in training's
+    validation passes; `accuracy` is the share of labels with the largest score. Raises ConfigError for what there is
+    not, CheckpointError for what cannot be read.
+    """
+    config, data = read_settings(run_dir)
+    torch.set_num_threads(config.torch_threads)  # as in training: with other numbers, last digits differ
+    split = split or ("valid" if data.test is None else "test")
+    source, windows = open_split(data, split)
+    choice = choose(run_dir, step)
+    device = device_of(replace(config, devices=["auto"]), 0)
+    whole = load_whole(config, run_dir, choice.step).to(device)
+    loss, right, labels = measure(whole, source, windows, device)
+    found = {
+        "split": split, "step": choice.step, "which": choice.which, "bits_per_label": bits(loss / labels),
+        "accuracy": right / labels, "labels": labels, "data": {"name": data.name, "sha256": data.sha256},
+    }  # fmt: skip
+    (run_dir / f"evaluation-{split}.json").write_text(json.dumps(finite(found), indent=2) + "\n")
+    return found
+
+
+def read_settings(run_dir: Path) -> tuple[Config, Data]:
+    """The settings of a run, and its data opened again. Raises ConfigError if the data is not the same any more."""
+    if not run_dir.is_dir():
+        raise ConfigError(f"{run_dir}: no such folder; give the folder of a run")
+    if not (run_dir / CONFIG).is_file():
+        raise ConfigError(f"{run_dir}: no {CONFIG} in it; give the folder of a run, which dni-train wrote")
+    trained = from_any(run_dir / CONFIG)
+    config, data = resolve(trained)
+    changed = differences(to_plain(trained), to_plain(config))
+    if changed:
+        raise ConfigError(f"{run_dir}: the data has changed since it was trained on: {', '.join(changed)}")
+    return config, data
+
+
+def open_split(data: Data, split: str) -> tuple[Source, int]:
+    """A source at the start of the split, and how many windows it has. Raises ConfigError if there is no such split."""
+    if split == "test":
+        if data.test is None:
+            raise ConfigError(f"{data.name} has no test split (data=ptb and data=seqmnist do): use --split valid")
+        test = data.test()
+        return test, test.windows_per_pass
+    if not data.valid_windows:
+        raise ConfigError(f"{data.name} has no validation split, for its sequences grow: train with data.length set")
+    return data.valid(), data.valid_windows
+
+
+def choose(run_dir: Path, asked: str | None) -> Choice:
+    """The checkpoint that is asked for. Raises ConfigError if it is not there, or not complete."""
+    complete = checkpoint.complete_steps(run_dir)
+    if not complete:
+        raise ConfigError(f"{run_dir}: no complete checkpoint in it (checkpoint.every sets how often one is written)")
+    best_known = best_step(run_dir)
+    if asked in (None, "best") and best_known in complete:
+        return Choice(int(best_known or 0), "best")
+    if asked in (None, "last"):
+        return Choice(complete[-1], "last")
+    if asked == "best":
+        why = (
+            "it was never validated" if best_known is None else f"step {best_known} was not kept (with patience it is)"
+        )
+        raise ConfigError(f"{run_dir}: no checkpoint of the best validation pass: {why}; use --step last")
+    if not asked.isdecimal():
+        raise ConfigError(f"--step {asked}: give a number of steps, best or last")
+    if int(asked) not in complete:
+        raise ConfigError(f"{run_dir}: no complete checkpoint of step {asked}; complete are: {complete}")
+    return Choice(int(asked), "chosen")
+
+
+def best_step(run_dir: Path) -> int | None:
+    """The step of the run's best validation pass."""
+    records = read_metrics(run_dir / METRICS) if (run_dir / METRICS).is_file() else []
+    chosen = best([record for record in records if record["kind"] == "valid"])
+    return None if chosen is None else int(chosen["step"])
+
+
+def load_whole(config: Config, run_dir: Path, step: int) -> Chain:
+    """The stages of a run as one model, with the parameters of a checkpoint. Raises CheckpointError."""
+    chains = build_chains(config)
+    whole = Chain(OrderedDict(layer for chain in chains for layer in chain.named_children()))
+    states = [checkpoint.load(run_dir, step, index)["stage"]["module"] for index in range(len(chains))]
+    try:
+        whole.load_state_dict({name: value for state in states for name, value in state.items()})
+    except RuntimeError as error:
+        raise CheckpointError(f"step {step}: the checkpoint in {run_dir} does not fit its settings: {error}") from error
+    return whole
+
+
+def measure(whole: Chain, source: Source, windows: int, device: torch.device) -> tuple[float, int, int]:
+    """Nats, hits and number of the counted labels in the next windows of a source."""
+    stage = Stage(whole, torch.optim.SGD(whole.parameters(), lr=0.0), device=device)  # evaluates as in training
+    loss, right, count = 0.0, 0, 0
+    for _ in range(windows):
+        window = source.next()
+        labels: Tensor = window.labels[:, : window.inputs.shape[1]].to(device)
+        output = stage.evaluate(window.inputs, window.reset)
+        loss += summed_cross_entropy(output, labels).item()
+        right += hits(output, labels)
+        count += int((labels != IGNORED).sum())
+    return loss, right, count
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `dni-evaluate`. Returns 0, or 2 after one line on stderr that says what to change."""
+    parser = argparse.ArgumentParser("dni-evaluate", description="Measure a trained run on its test split.")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
+    parser.add_argument("--split", choices=("valid", "test"), help="default: test where the data has one")
+    parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
+    asked = parser.parse_args(argv)
+    try:
+        found = evaluate(asked.run_dir, asked.split, asked.step)
+    except (DniError, OSError) as error:
+        print(f"dni-evaluate: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(
+        f"{found['data']['name']}, {found['split']} split, step {found['step']} ({found['which']}): "
+        f"{found['bits_per_label']:.4f} bits per label, {found['accuracy']:.2%} right, {found['labels']} labels"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
