@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-lag bench-copy bench-flagship bench-memory bench-step-cost tables test check proto
+.PHONY: help install demo bench-machinery bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost tables test check proto
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ bench-lag: install ## measure what late targets cost, by predictor; goes on wher
 
 bench-copy: install ## how long a sequence is learned, by method and window; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.copying
+
+bench-ptb: install ## Penn Treebank and sequential MNIST, by method and window; goes on where it stopped (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.ptb
 
 bench-flagship: install ## copy in two processes, both cuts synthetic, against backprop + truncated (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.flagship

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import alignment
-from benchmarks.copying import HEADS, Cell, spread, table_rows
+from benchmarks import copying as copies
+from benchmarks import ptb as reading
+from benchmarks.grid import by_seed, spread
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -74,37 +75,40 @@ def lag(results: dict[str, Any]) -> str:
 
 def copying(results: dict[str, Any]) -> str:
     """The copy tasks."""
-    cells = [Cell(*parts) for parts in map(cell_of, results["rows"])]
     note = (
         f"Longest length solved in {results['lane_steps']:,} time steps per lane, mean ± standard deviation. "
         f"{source(results)}"
     )
-    return f"{markdown(HEADS, table_rows(cells, results['rows']))}\n\n{note}"
+    return f"{markdown(copies.HEADS, copies.lengths(results['rows']))}\n\n{note}"
 
 
-def aligned(results: dict[str, Any]) -> str:
+def alignment(results: dict[str, Any]) -> str:
     """Synthetic against exact gradients."""
-    cuts, whole = ["cosine at the cuts", "R² at the cuts", "norm ratio"], ["cosine on the parameters", "truncation's"]
-    heads = ["task, method", "length", *cuts, *whole]
-    note = f"Means over seeds, on fresh sequences of the length solved. {source(results)}"
-    return f"{markdown(heads, alignment.table(results))}\n\n{note}"
+    note = f"Copy, T = 4: medians over a probe every 500 updates and all seeds. {source(results)}"
+    return f"{markdown(copies.ALIGNED, copies.alignment(results['rows']))}\n\n{note}"
 
 
-def cell_of(name: str) -> tuple[str, int, str, int]:
-    """The parts of a cell's name."""
-    task, window, *method, seed = name.split(", ")
-    return task, int(window.removeprefix("T=")), ", ".join(method), int(seed.removeprefix("seed "))
+def fixed(results: dict[str, Any]) -> str:
+    """Sequences of one length."""
+    note = (
+        f"Copy, T = 4, sequences of {results['fixed']} steps from the first update on, {results['lane_steps']:,} time "
+        f"steps per lane; on fresh sequences. Chance is 1, but for the closing mark. {source(results)}"
+    )
+    return f"{markdown(copies.FIXED_HEADS, copies.fixed(results['rows']))}\n\n{note}"
+
+
+def ptb(results: dict[str, Any]) -> str:
+    """Real sequences."""
+    note = f"{results['symbols']:,} symbols per update, mean ± standard deviation over seeds. {source(results)}"
+    return f"{markdown(reading.HEADS, reading.lines(results['rows']))}\n\n{note}"
 
 
 def flagship(results: dict[str, Any]) -> str:
     """Both cuts at once."""
-    by_method: dict[str, list[dict[str, Any]]] = {}
-    for name, row in results["rows"].items():
-        by_method.setdefault(name.rpartition(", seed ")[0], []).append(row)
     rows = [
         [method, spread([r["solved"] for r in found]), " ".join(f"{r['solved']:.0f}" for r in found),
          spread([r["wall_s"] for r in found])]
-        for method, found in by_method.items()
+        for method, found in by_seed(results["rows"]).items()
     ]  # fmt: skip
     note = f"{results['lane_steps']:,} time steps per lane. {source(results)}"
     return f"{markdown(['depth + time', 'length', 'by seed', 'seconds'], rows)}\n\n{note}"
@@ -169,21 +173,23 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "demo": demo, "lag": lag, "machinery": machinery, "copying": copying, "flagship": flagship,
-    "alignment": aligned, "memory": memory, "step_cost": step_cost,
+#: By the mark in README: the results it is made from, and how.
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "demo": ("demo", demo), "lag": ("lag", lag), "machinery": ("machinery", machinery), "copying": ("copying", copying),
+    "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),
+    "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
 }  # fmt: skip
 
 
 def filled(text: str) -> str:
     """The text with every table between its marks made anew; a table without results stays as it is."""
-    for name, table in TABLES.items():
+    for mark, (name, table) in TABLES.items():
         file = RESULTS / f"{name}.json"
         if file.is_file():
-            before, rest = text.split(f"<!-- {name} -->")
-            _, after = rest.split(f"<!-- /{name} -->")
+            before, rest = text.split(f"<!-- {mark} -->")
+            _, after = rest.split(f"<!-- /{mark} -->")
             block = table(json.loads(file.read_text(encoding="utf-8")))
-            text = f"{before}<!-- {name} -->\n{block}\n<!-- /{name} -->{after}"
+            text = f"{before}<!-- {mark} -->\n{block}\n<!-- /{mark} -->{after}"
     return text
 
 

@@ -20,6 +20,7 @@ CUTS = pytest.mark.parametrize(("stages", "depth"), [(1, "backprop"), (2, "backp
 
 CRITIC: dict[str, Any] = {"kind": "critic", "hidden": 8, "lookahead": 2}
 REGRESSOR: dict[str, Any] = {"kind": "mlp", "hidden": 8, "context": "none"}
+GUESSING: dict[str, Any] = {"context": "window", "history": 5, "lookahead": 9}  # 9 labels are one and a half windows
 
 
 def run(folder: Path, stages: int, depth: str, accumulate: int = 1, **more: Any) -> Config:
@@ -54,6 +55,9 @@ def test_every_option_runs_and_changes_what_is_learned(stages: int, depth: str, 
         "auxiliary": {"predictor": {"auxiliary": 0.5, "learning_rate": 0.05}},
         "horizon": {"predictor": {"horizon": 3}},
         "lambda": {"predictor": {"horizon": 3, "lambda_": 0.9}},
+        "guessing": {"predictor": GUESSING, "data": {"streaming": True}},
+        "regressor": {"time": REGRESSOR},
+        "regressor with context": {"time": REGRESSOR, "predictor": {"context": "window", "history": 5}},
     }
     found = {}
     for name, settings in options.items():
@@ -78,5 +82,20 @@ def test_a_run_saved_among_accumulated_windows_goes_on_bit_for_bit(
     assert any("/gathered/sums/" in name for name in saved)
     assert any("/bootstrap/" in name for name in saved)
     run(tmp_path / "part", stages, depth, **same, resume=str(tmp_path / "saved"), resume_step=4)
+    for folder in ("saved", "part"):
+        assert_same(state_of(tmp_path / folder, 8, stages), state_of(tmp_path / "whole", 8, stages))
+
+
+@CUTS
+def test_a_run_saved_while_targets_wait_for_their_labels_goes_on_bit_for_bit(
+    stages: int, depth: str, tmp_path: Path
+) -> None:
+    same: dict[str, Any] = {"predictor": GUESSING, "steps": 8}
+    run(tmp_path / "whole", stages, depth, **same)
+    run(tmp_path / "saved", stages, depth, **same, checkpoint={"every": 5, "keep": 9})
+    saved = state_of(tmp_path / "saved", 5, stages)
+    assert any("/bootstrap/waiting/" in name for name in saved)
+    assert "0/upstream/history" in saved
+    run(tmp_path / "part", stages, depth, **same, resume=str(tmp_path / "saved"), resume_step=5)
     for folder in ("saved", "part"):
         assert_same(state_of(tmp_path / folder, 8, stages), state_of(tmp_path / "whole", 8, stages))
