@@ -1,4 +1,4 @@
-"""A benchmark as a grid of cells: finished ones are read from its record, the others run two at a time."""
+"""A benchmark as a grid of cells: finished ones are read from its record, the others run two at a time (JOBS=n)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmarks.record import RESULTS, environment, write
 from benchmarks.runs import recipe
 
 QUICK = os.environ.get("QUICK") == "1"
+JOBS = int(os.environ.get("JOBS", "1" if QUICK else "2"))  # cells at once
 
 Row = dict[str, Any]
 
@@ -67,13 +68,13 @@ class Grid:
         return dict(json.loads(self.path.read_text(encoding="utf-8"))["rows"]) if self.path.is_file() else {}
 
     def fill(
-        self, cells: Sequence[C], measure: Callable[[C], Row], show: Callable[[Row], str], at_once: int = 2
+        self, cells: Sequence[C], measure: Callable[[C], Row], show: Callable[[Row], str], at_once: int = JOBS
     ) -> dict[str, Row]:
         """The rows of all cells, in their order. Every row is kept as soon as it is there."""
         rows, keys = self.finished(), {cell.name: recipe(*cell.overrides) for cell in cells}
         missing = [cell for cell in cells if rows.get(cell.name, {}).get("key") != keys[cell.name]]
         print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished", flush=True)
-        with ThreadPoolExecutor(1 if QUICK else at_once) as pool:
+        with ThreadPoolExecutor(at_once) as pool:
             running = {pool.submit(measure, cell): cell for cell in missing}
             for number, future in enumerate(as_completed(running), 1):
                 name = running[future].name

@@ -47,12 +47,12 @@ class Task:
 
 TASKS = {
     "ptb": Task(
-        ("data=ptb", f"data.path={os.environ.get('DNI_PTB', '../shared/data/ptb')}"), 7800, 100,
+        ("data=ptb", f"data.path={os.environ.get('DNI_PTB', '../shared/data/ptb')}"), 5850, 100,
         ("predictor.time.lookahead=16", "predictor.time.scale=0.1"), ("predictor.time.scale=0.1",), "4e-3",
     ),
     "seqmnist": Task(
         ("data=seqmnist", f"data.path={os.environ.get('DNI_MNIST', '../shared/data/mnist')}", "data.side=14"),
-        9200, 250,
+        6900, 250,
         ("predictor.time.lookahead=200",), (), "2e-3",
     ),
 }  # fmt: skip

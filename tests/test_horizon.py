@@ -94,9 +94,9 @@ def test_full_mixing_is_backpropagation_through_the_horizon_with_the_parameters_
         found = horizon.targets(past, gradient)
         if past.step < 2 * M:
             run.stage.update()
-    assert [step for step, _ in found] == [M, M + 1, M + 2]
+    assert [step for step, *_ in found] == [M, M + 1, M + 2]
     expected = whole_gradients(run, seen[M - 1 :])
-    for (_, target), whole in zip(found, expected, strict=True):
+    for (_, target, _), whole in zip(found, expected, strict=True):
         torch.testing.assert_close(target, whole, rtol=1e-10, atol=1e-12)
     assert expected[0][1].abs().sum() > 0  # the second lane begins anew with window 5 only
     assert expected[1][1].abs().sum() == 0
@@ -119,7 +119,7 @@ def whole_gradients(run: Run, windows: list[PastWindow]) -> list[Tensor]:
             assert past.output_gradient is not None
             total = total + (output * past.output_gradient).sum()
     last = rest[-1]
-    answer = SCALE * run.time.predictor(pack(state).detach(), last.future).detach() * ~last.ends.unsqueeze(-1)
+    answer = SCALE * run.time.predictor(pack(state).detach(), last.context).detach() * ~last.ends.unsqueeze(-1)
     total = total + (pack(state) * answer).sum()
     parts = [part for cut in cuts[:-1] for part in cut]
     found = torch.autograd.grad(total, parts)
