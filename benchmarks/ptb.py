@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,31 +34,38 @@ GRID = Grid("ptb", "ptb", {"symbols": SYMBOLS})
 
 @dataclass(frozen=True)
 class Task:
-    """What is read, and for how long at most."""
+    """What is read, for how long at most, and what each method was tuned to (on seed 100, by validation)."""
 
     overrides: tuple[str, ...]
     steps: int
     valid_windows: int
-    critic: tuple[str, ...]
-    plain: tuple[str, ...]
-    rate: str  # of all methods' networks
+    tuned: dict[str, tuple[str, ...]]
 
 
 TASKS = {
     "ptb": Task(
-        ("data=ptb", f"data.path={os.environ.get('DNI_PTB', '../shared/data/ptb')}"), 5850, 100,
-        ("predictor.time.lookahead=16", "predictor.time.scale=0.1"), ("predictor.time.scale=0.1",), "4e-3",
+        ("data=ptb", f"data.path={os.environ.get('DNI_PTB', '../shared/data/ptb')}"),
+        5850, 100,
+        {
+            "truncated": ("optimizer.learning_rate=4e-3",),
+            "critic": ("optimizer.learning_rate=4e-3", "predictor.time.lookahead=16", "predictor.time.scale=0.1"),
+            "plain": ("optimizer.learning_rate=4e-3", "predictor.time.scale=0.1"),
+        },
     ),
     "seqmnist": Task(
         ("data=seqmnist", f"data.path={os.environ.get('DNI_MNIST', '../shared/data/mnist')}", "data.side=14"),
         6900, 250,
-        ("predictor.time.lookahead=200",), (), "2e-3",
+        {
+            "truncated": ("optimizer.learning_rate=1e-3",),
+            "critic": ("optimizer.learning_rate=2e-3", "predictor.time.lookahead=200"),
+            "plain": ("optimizer.learning_rate=2e-3",),
+        },
     ),
 }  # fmt: skip
-METHODS: dict[str, Callable[[Task], tuple[str, ...]]] = {
-    "truncated": lambda task: ("time=truncated",),
-    "critic": lambda task: ("time=synthetic", "predictor=critic", "predictor.time.hidden=256", *task.critic),
-    "plain": lambda task: ("time=synthetic", "predictor=mlp", "predictor.time.hidden=256", *task.plain),
+METHODS = {
+    "truncated": ("time=truncated",),
+    "critic": ("time=synthetic", "predictor=critic", "predictor.time.hidden=256"),
+    "plain": ("time=synthetic", "predictor=mlp", "predictor.time.hidden=256"),
 }
 
 
@@ -83,9 +89,9 @@ class Cell:
         task = TASKS[self.task]
         steps = 16 if QUICK else task.steps
         return (
-            *task.overrides, *METHODS[self.method](task), "experiment=null", "stages=1", "transport=local",
+            *task.overrides, *METHODS[self.method], *task.tuned[self.method], "stages=1", "transport=local",
             "model.layers=1", "model.units=128", f"data.window={self.window}", f"data.batch={SYMBOLS // self.window}",
-            f"optimizer.learning_rate={task.rate}", f"steps={steps}", f"evaluate.every={steps // 8}",
+            f"steps={steps}", f"evaluate.every={steps // 8}",
             f"evaluate.windows={50 if QUICK else task.valid_windows}", "evaluate.patience=3", "log_every=50",
             "checkpoint.every=null", "launch.torch_threads=1", f"seed={self.seed}",
         )  # fmt: skip
