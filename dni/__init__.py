@@ -4,10 +4,12 @@ This package is the mathematics of one stage: no network, no configuration files
 """
 
 from dni.auxiliary import Auxiliary
-from dni.bootstrap import Bootstrap, PastWindow
+from dni.bootstrap import Bootstrap, PastWindow, StateTarget
+from dni.guessing import GuessingCritic
+from dni.hindsight import Hindsight
 from dni.horizon import Horizon
 from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
-from dni.oracle import Oracle
+from dni.oracle import Oracle, OracleInterface
 from dni.partition import partition
 from dni.predictor import Predictor, Regressor, SoftmaxCritic
 from dni.recurrent import Chain, Recurrent
@@ -19,16 +21,20 @@ __all__ = [
     "Chain",
     "DecoupledInterface",
     "Gradients",
+    "GuessingCritic",
+    "Hindsight",
     "Horizon",
     "Interface",
     "LossInterface",
     "Oracle",
+    "OracleInterface",
     "PastWindow",
     "Predictor",
     "Recurrent",
     "Regressor",
     "SoftmaxCritic",
     "Stage",
+    "StateTarget",
     "TrueInterface",
     "ZeroInterface",
     "partition",
