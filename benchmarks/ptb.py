@@ -47,9 +47,9 @@ TASKS = {
         ("data=ptb", f"data.path={os.environ.get('DNI_PTB', '../shared/data/ptb')}"),
         5850, 100,
         {
-            "truncated": ("optimizer.learning_rate=4e-3",),
-            "critic": ("optimizer.learning_rate=4e-3", "predictor.time.lookahead=16", "predictor.time.scale=0.1"),
-            "plain": ("optimizer.learning_rate=4e-3", "predictor.time.scale=0.1"),
+            "truncated": ("optimizer.learning_rate=8e-3",),
+            "critic": ("optimizer.learning_rate=8e-3", "predictor.time.lookahead=16", "predictor.time.scale=0.1"),
+            "plain": ("optimizer.learning_rate=8e-3", "predictor.time.scale=0.1"),
         },
     ),
     "seqmnist": Task(
