@@ -45,7 +45,7 @@ class Task:
 TASKS = {
     "ptb": Task(
         ("data=ptb", f"data.path={os.environ.get('DNI_PTB', '../shared/data/ptb')}"),
-        5850, 100,
+        3900, 100,
         {
             "truncated": ("optimizer.learning_rate=8e-3",),
             "critic": ("optimizer.learning_rate=8e-3", "predictor.time.lookahead=16", "predictor.time.scale=0.1"),
