@@ -76,11 +76,15 @@ class Grid:
         print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished", flush=True)
         with ThreadPoolExecutor(at_once) as pool:
             running = {pool.submit(measure, cell): cell for cell in missing}
-            for number, future in enumerate(as_completed(running), 1):
-                name = running[future].name
-                rows[name] = {"key": keys[name], **future.result()}
-                self.keep(rows, [])
-                print(f"{number}/{len(missing)} {name}: {show(rows[name])}", flush=True)
+            try:
+                for number, future in enumerate(as_completed(running), 1):
+                    name = running[future].name
+                    rows[name] = {"key": keys[name], **future.result()}
+                    self.keep(rows, [])
+                    print(f"{number}/{len(missing)} {name}: {show(rows[name])}", flush=True)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # what runs has ended or been told to; nothing more is begun
+                raise
         return {cell.name: rows[cell.name] for cell in cells}
 
     def keep(self, rows: dict[str, Row], bars: list[dict[str, Any]]) -> None:

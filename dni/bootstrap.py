@@ -16,7 +16,7 @@ class PastWindow:
     step: int
     value: Tensor  #: what came in: (B, T, D) or integers (B, T)
     labels: Tensor  #: (B, T)
-    context: Tensor  #: what the time cut sees beside the state: (B, L) labels after it, or (B, H) input symbols before
+    context: Tensor  #: what the time cut sees beside the state: (B, L) labels after it, or (B, H) inputs up to its end
     reset: Tensor  #: (B,) bool: a sequence starts with this window
     ends: Tensor  #: (B,) bool: a sequence ends with this window
     output_gradient: Tensor | None  #: dL/d output that was used

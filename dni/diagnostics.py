@@ -13,7 +13,7 @@ from torch import Tensor
 from dni.data.text import Window
 from dni.interface import Interface
 from dni.metrics import cosine
-from dni.predictor import summed_cross_entropy
+from dni.predictor import cross_entropy_gradient
 from dni.randomness import without_dropout
 from dni.recurrent import Chain, pack, unpack
 from dni.types import State
@@ -131,7 +131,7 @@ def alignment(module: Chain, cut: Interface, windows: Sequence[Window]) -> Align
     """
     passage, sizes = Passage(module, [w.inputs for w in windows]), [w.inputs.shape[1] for w in windows]
     labels = [w.labels[:, :size] for w, size in zip(windows, sizes, strict=True)]
-    exact = passage.exact([loss_gradient(*pair) for pair in zip(passage.outputs, labels, strict=True)])
+    exact = passage.exact([cross_entropy_gradient(*pair)[1] for pair in zip(passage.outputs, labels, strict=True)])
     return in_time(passage, exact, cut, [w.labels[:, size:] for w, size in zip(windows, sizes, strict=True)])
 
 
@@ -167,13 +167,6 @@ def agreement(predicted: Sequence[Tensor], exact: Sequence[Tensor]) -> Agreement
     cosines = [cosine(p, e) for p, e in pairs if e.any()]
     error, size = sum(_square(p.double() - e) for p, e in pairs), sum(_square(p) for p, _ in pairs)
     return Agreement(sum(cosines) / len(cosines), 1 - error / norm, math.sqrt(size / norm))
-
-
-def loss_gradient(output: Tensor, labels: Tensor) -> Tensor:
-    """d/d output (..., V) of the cross-entropy with labels (...), summed; IGNORED labels count nothing."""
-    leaf = output.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(summed_cross_entropy(leaf, labels), leaf)
-    return gradient
 
 
 def _square(x: Tensor) -> float:

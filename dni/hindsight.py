@@ -39,9 +39,9 @@ class Hindsight(Bootstrap):
         for step, target, _ in super().targets(window, gradient):
             self._waiting.append(_Waiting(step, target, window.labels[:, :0], torch.zeros_like(reset)))
         for waiting in self._waiting:
-            over = waiting.over | reset
+            over = waiting.over.to(reset.device) | reset
             known = window.labels.masked_fill(over.unsqueeze(-1), IGNORED)
-            waiting.labels = torch.cat([waiting.labels, known], dim=1)[:, : self.lookahead]
+            waiting.labels = torch.cat([waiting.labels.to(known.device), known], dim=1)[:, : self.lookahead]
             waiting.over = over | ends
         done = [w for w in self._waiting if w.labels.shape[1] == self.lookahead or w.over.all()]
         self._waiting = [w for w in self._waiting if not any(w is other for other in done)]
@@ -51,7 +51,7 @@ class Hindsight(Bootstrap):
         return {"waiting": [vars(waiting) for waiting in self._waiting]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._waiting = [_Waiting(**waiting) for waiting in state["waiting"]]
+        self._waiting = [_Waiting(**waiting) for waiting in state["waiting"]]  # moved when they are used
 
     def _padded(self, labels: Tensor) -> Tensor:
         return torch.nn.functional.pad(labels, (0, self.lookahead - labels.shape[1]), value=IGNORED)

@@ -1,7 +1,8 @@
 """Models that predict the gradient of the loss with respect to a value that has left a stage.
 
-A value is an activation (B, T, D) or (B, D), whose labels are (B, T) or (B,), or a packed state (B, F), whose labels
-are the next L labels (B, L). Every row of a value gets a gradient of its own; a predictor's loss is a mean over rows.
+A value is an activation (B, T, D) or (B, D), whose labels are (B, T) or (B,), or a packed state (B, F), whose "labels"
+are what the time cut sees beside it: the next L labels (B, L), or the last H inputs (B, H). Every row of a value gets a
+gradient of its own; a predictor's loss is a mean over rows.
 """
 
 from __future__ import annotations

@@ -71,11 +71,14 @@ REFUSED = {
     "devices=[]": "devices names 0 devices for 4 stages: name one, or one each",
     "model.cut_at=[lstm2,softmax]": "model.cut_at names 2 cuts, which makes 3 stages, but stages=4: change one, or set "
     "model.cut_at=[] to cut by balance",
-    "predictor.time.horizon=2 predictor.time.lambda_=1.5": "predictor.time.lambda_=1.5 must be at most 1: from 0, "
+    "time.method=synthetic predictor.time.horizon=2 predictor.time.lambda_=1.5": ""
+    "predictor.time.lambda_=1.5 must be at most 1: from 0, "
     "where every target starts from the next prediction, to 1, where it starts from the last one of a horizon",
-    "predictor.time.lambda_=0.5": "predictor.time.lambda_=0.5 mixes the targets of several windows: set "
+    "time.method=synthetic predictor.time.lambda_=0.5": ""
+    "predictor.time.lambda_=0.5 mixes the targets of several windows: set "
     "predictor.time.horizon=4, say (or predictor.time.lambda_=0)",
-    "predictor.time.auxiliary=0.1 predictor.time.horizon=2": "predictor.time.auxiliary=0.1 needs the target of every "
+    "time.method=synthetic predictor.time.auxiliary=0.1 predictor.time.horizon=2": ""
+    "predictor.time.auxiliary=0.1 needs the target of every "
     "window at once, and predictor.time.horizon=2 makes them together: set predictor.time.horizon=1 (or "
     "predictor.time.auxiliary=0)",
     "resume_step=3": "resume_step=3 needs the folder of the run to go on from: add resume=FOLDER",
@@ -89,15 +92,25 @@ REFUSED = {
     "encrypted nor authenticated: use transport.bind=127.0.0.1:0",
     "transport.bind=127.0.0.1:5000": "transport.bind=127.0.0.1:5000: 3 of the 4 stages listen and cannot share a port: "
     "use transport.bind=127.0.0.1:0",
-    "predictor.time.context=none": "predictor.time.kind=critic models the losses of labels: set "
+    "time.method=synthetic predictor.time.context=none": "predictor.time.kind=critic models the losses of labels: set "
     "predictor.time.context=lookahead (or window, where the labels after a window are not known yet)",
-    "predictor.time.context=window predictor.time.horizon=2": "predictor.time.context=window makes a critic learn when "
+    "time.method=synthetic predictor.time.context=window predictor.time.horizon=2": ""
+    "predictor.time.context=window makes a critic learn when "
     "the labels have come, from the plain target: set predictor.time.horizon=1 and predictor.time.auxiliary=0",
     "data.streaming=true time.method=synthetic": "data.streaming=true: the labels after a window are not known yet: "
     "set predictor.time.context=window",
-    "predictor.depth.kind=oracle": "predictor.depth.kind=oracle: there is no oracle in depth; use depth=backprop",
-    "predictor.time.kind=oracle": "predictor.time.kind=oracle runs the rest of a sequence through the whole model: it "
-    "needs stages=1 and data=copy or repeat_copy, not stages=4 data=text",
+    "predictor.depth.kind=oracle": "predictor.depth.kind=oracle: there is no oracle in depth; set "
+    "predictor.depth.kind=critic",
+    "time.method=synthetic predictor.time.kind=oracle": ""
+    "predictor.time.kind=oracle runs the rest of a sequence through "
+    "the whole model: it needs stages=1, data=copy or repeat_copy and data.streaming=false, not stages=4 data=text "
+    "data.streaming=false",
+    "time.method=synthetic predictor.time.kind=oracle stages=1 data.kind=copy data.sequence=null "
+    "predictor.time.horizon=3": "predictor.time.kind=oracle is taught nothing: set predictor.time.horizon=1 and "
+    "predictor.time.auxiliary=0",
+    "time.method=synthetic predictor.time.kind=oracle stages=1 data.kind=copy data.sequence=null evaluate.probe=5": (
+        "evaluate.probe=5 would compare an oracle with itself: set evaluate.probe=null"
+    ),
     "transport.delay_ms=15000": "transport.timeout_s=60 is too short for the round trip that transport.delay_ms=15000 "
     "makes: set transport.timeout_s=150 or more",
     "evaluate.probe=9 time.method=checkpointed": "evaluate.probe=9 keeps all activations of a sequence, which "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -42,6 +44,33 @@ def test_only_what_is_missing_or_was_asked_for_otherwise_is_run(
     assert keys["a, seed 0"] == keys["b, seed 0"]  # how often it is logged changes no result
 
 
+def test_after_a_failure_nothing_more_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    monkeypatch.setattr(grid, "QUICK", False)
+    ran, cancelled, shutdown = [], Event(), ThreadPoolExecutor.shutdown
+
+    def measure(cell: Cell) -> dict[str, Any]:
+        ran.append(cell.name)
+        if cell.name == "b":
+            raise SystemExit("b failed")
+        if cell.name > "b":
+            cancelled.wait(30)
+        return {}
+
+    def cancelling(pool: ThreadPoolExecutor, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        shutdown(pool, wait=False, cancel_futures=cancel_futures)
+        cancelled.set()
+        shutdown(pool, wait=wait)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", cancelling)
+
+    cells = [Cell(name, ()) for name in "abcdefgh"]
+    with pytest.raises(SystemExit, match="b failed"):
+        Grid("some", "some").fill(cells, measure, str, at_once=1)
+    assert ran in (["a", "b"], ["a", "b", "c"])  # one may have begun before the failure was heard of
+    assert "a" in Grid("some", "some").finished()
+
+
 def test_seeds_belong_together() -> None:
     rows: dict[str, Any] = {"a, T=4, seed 0": {"n": 1}, "b, seed 0": {"n": 2}, "a, T=4, seed 1": {"n": 3}}
     assert by_seed(rows) == {"a, T=4": [{"n": 1}, {"n": 3}], "b": [{"n": 2}]}
@@ -69,8 +98,10 @@ def read(bits: float, *curve: tuple[float, float]) -> dict[str, Any]:
 
 
 def test_the_share_of_the_distance_is_asked_for_only_where_the_window_matters() -> None:
-    bits = {"seqmnist": {"T=8, truncated": (3.0, 3.2), "T=40, truncated": (2.0, 2.2), "T=8, critic": (1.6, 1.6)},
-            "ptb": {"T=8, truncated": (2.0, 2.2), "T=40, truncated": (2.0, 2.1), "T=8, critic": (1.9, 1.9)}}  # fmt: skip
+    bits = {
+        "seqmnist": {"T=8, truncated": (3.0, 3.2), "T=40, truncated": (2.0, 2.2), "T=8, critic": (1.6, 1.6)},
+        "ptb": {"T=8, truncated": (2.0, 2.2), "T=40, truncated": (2.0, 2.1), "T=8, critic": (1.9, 1.9)},
+    }
     rows = {
         f"{task}, {method}, seed {seed}": read(value, (1.0, 3.0))
         for task, groups in bits.items() for method, values in groups.items() for seed, value in enumerate(values)

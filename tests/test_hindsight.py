@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -60,3 +61,14 @@ def test_it_goes_on_where_it_was() -> None:
     assert a.labels is not None
     assert b.labels is not None
     assert torch.equal(a.labels, b.labels)
+
+
+def test_what_was_saved_is_moved_to_where_the_windows_are() -> None:
+    """Tensors are loaded on the CPU; `meta` stands for a GPU, with which they cannot be mixed either."""
+    one, two = Hindsight(4), Hindsight(4)
+    one.targets(window(2, numbered(2)), torch.zeros(B, F))
+    two.load_state_dict(one.state_dict())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "__bool__", lambda self: False)  # nobody knows what `meta` holds
+        found = two.targets(window(3, numbered(3)).to(torch.device("meta")), torch.zeros(B, F, device="meta"))
+    assert [target.labels.device.type for target in found if target.labels is not None] == ["meta"]

@@ -18,13 +18,5 @@ def window(inputs: list[list[int]], reset: list[bool]) -> Window:
 
 def test_it_holds_the_newest_symbols_of_a_sequence() -> None:
     history = History(3)
-    first = history.beside(window([[1, 2], [6, 7]], [True, True]))
-    assert first.labels.tolist() == [[51, 52, X, 1, 2], [56, 57, X, 6, 7]]
-    second = history.beside(window([[3, 4], [8, 9]], [False, True]))
-    assert second.labels[:, 2:].tolist() == [[2, 3, 4], [X, 8, 9]]
-    assert second.inputs.tolist() == [[3, 4], [8, 9]]
-
-
-def test_of_no_length_it_changes_nothing() -> None:
-    given = window([[1], [2]], [True, True])
-    assert History(0).beside(given) is given
+    assert history.read(window([[1, 2], [6, 7]], [True, True])).tolist() == [[X, 1, 2], [X, 6, 7]]
+    assert history.read(window([[3, 4], [8, 9]], [False, True])).tolist() == [[2, 3, 4], [X, 8, 9]]

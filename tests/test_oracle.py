@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from dni.data.copying import CopySource
 from dni.models import language_model
 from dni.oracle import OracleInterface
 from dni.predictor import summed_cross_entropy
 from dni.stage import Stage
-from tests.runs import tiny
+from tests.runs import parameters_of, tiny
 from workers.launcher import launch
 
 
@@ -41,9 +43,22 @@ def test_with_parameters_that_stand_still_it_is_full_backpropagation() -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_a_run_takes_its_gradients_from_an_oracle(tmp_path: Path) -> None:
-    config = tiny(
-        steps=6, stages=1, model={"layers": 1, "cut_at": []}, data={"kind": "copy", "batch": 4, "window": 3},
-        time={"method": "synthetic"}, predictor={"time": {"kind": "oracle"}}, evaluate={"every": None},
-    )  # fmt: skip
-    assert launch(config, tmp_path).summary["steps"] == 6
+def test_a_run_with_an_oracle_and_one_update_per_sequence_is_full_backpropagation(tmp_path: Path) -> None:
+    """Sequences of 9 steps are three windows; SGD adds up, and no clipping stands between."""
+
+    def trained(name: str, steps: int, **more: Any) -> dict[str, Tensor]:
+        config = tiny(
+            steps=steps, stages=1, model={"layers": 1, "cut_at": []}, evaluate={"every": None},
+            data={"kind": "copy", "batch": 4, "window": 3, "length": 9}, **more,
+        )  # fmt: skip
+        launch(config, tmp_path / name)
+        return parameters_of(tmp_path / name, 1)
+
+    sgd = {"kind": "sgd", "learning_rate": 0.5, "clip": None}
+    oracle = {"time": {"method": "synthetic"}, "predictor": {"time": {"kind": "oracle"}}}
+    by_windows = trained("oracle", 12, **oracle, optimizer={**sgd, "accumulate": 3})
+    at_once = trained("full", 4, time={"method": "full"}, optimizer=sgd)
+    truncated = trained("truncated", 12, time={"method": "truncated"}, optimizer={**sgd, "accumulate": 3})
+    for name, parameter in by_windows.items():
+        torch.testing.assert_close(parameter, at_once[name], rtol=1e-5, atol=1e-6)
+    assert not all(torch.allclose(truncated[name], at_once[name], rtol=1e-3, atol=1e-4) for name in at_once)

@@ -118,7 +118,8 @@ def ids() -> Tensor:
 
 def training(step: int) -> Frame:
     text, no = ids().flip(1), torch.zeros(B).bool()
-    tensors = {"value": text[:, :T], "labels": text[:, 1 : T + L + 1], "reset": no, "ends": no}
+    tensors = {"value": text[:, :T], "labels": text[:, 1 : T + 1], "reset": no, "ends": no}
+    tensors["context"] = text[:, T + 1 : T + L + 1]
     return Frame(Kind.STEP, step, tensors=tensors)
 
 

@@ -27,6 +27,10 @@ DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist"])
 OptimizerKind = enum.Enum("OptimizerKind", ["adam", "sgd"])
 
 
+#: Steps of the shortest sequence that is copied, where a curriculum begins.
+SHORTEST = 5
+
+
 @dataclass
 class ModelConfig:
     kind: ModelKind = ModelKind.lstm
@@ -84,7 +88,9 @@ class DepthPredictorConfig(CutPredictorConfig):
 @dataclass
 class TimePredictorConfig(CutPredictorConfig):
     context: Context = Context.lookahead  # beside the state: nothing, the last `history` inputs, the next labels
-    lookahead: int = 1  # L, labels after the window; a critic with context=window guesses them, and learns L steps late
+    lookahead: int = (
+        1  # L, labels after the window; a critic with context=window guesses them, and learns when they have come
+    )
     history: int = 32  # H, input symbols up to the end of the window that context=window sees
     horizon: int = 1  # M, windows that are run again together for M targets of the time cut; 1: none is
     lambda_: float = 0.0  # share of a horizon's later targets, against the prediction; named so as lambda is Python's
@@ -161,11 +167,13 @@ class Config:
 
     @property
     def window(self) -> int:
-        """T in force: with `time=full` or `checkpointed` one window is one whole sequence."""
+        """T in force: with `time=full` or `checkpointed` one whole sequence, of a curriculum the first."""
         data = self.data
         if not self.whole_sequences:
             return data.window
-        return data.side**2 if data.kind is DataKind.seqmnist else data.sequence or data.window
+        if data.kind is DataKind.text:
+            return data.sequence or data.window
+        return data.side**2 if data.kind is DataKind.seqmnist else data.length or SHORTEST
 
     @property
     def planned_steps(self) -> int:

@@ -33,7 +33,7 @@ class Feed:
     def __init__(self, config: Config, data: Data, *, start: int, stop: Event) -> None:
         self.config, self.data, self.start, self.stop = config, data, start, stop
         self.lane_steps = 0  # time steps given out, per lane
-        self._history = History(config.history)
+        self._history = self._new_history()
         self._frames = self._schedule()
 
     def receive(self) -> Frame:
@@ -47,13 +47,15 @@ class Feed:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training source is."""
-        history = self._history.symbols
+        history = self._history and self._history.symbols
         return {"train": self.data.train.state_dict(), "lane_steps": self.lane_steps, "history": history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.data.train.load_state_dict(state["train"])
-        self.lane_steps, self._history.symbols = state["lane_steps"], state["history"]
+        self.lane_steps = state["lane_steps"]
+        if self._history is not None:
+            self._history.symbols = state["history"]
 
     def figures(self) -> dict[str, Any]:
         """What the journal says of the data: of a curriculum, the longest sequences that were solved."""
@@ -71,7 +73,7 @@ class Feed:
         while self._goes_on(step):
             window = self.data.train.next()
             self.lane_steps += window.inputs.shape[1]
-            yield _frame(Kind.STEP, step + 1, self._history.beside(window))
+            yield _frame(Kind.STEP, step + 1, window, _context(window, self._history))
             step += 1
             if self._validates(step):
                 yield from self._validation(step)
@@ -104,21 +106,34 @@ class Feed:
 
     def _probe(self, step: int) -> Frame:
         """One sequence, or its first windows, as one long window."""
-        source, history, most = self.data.probe(), History(self.config.history), self.config.evaluate.probe_windows
-        windows = [history.beside(source.next())]
+        source, history, most = self.data.probe(), self._new_history(), self.config.evaluate.probe_windows
+        windows = [source.next()]
         while len(windows) < most and not windows[-1].ends.any():
-            windows.append(history.beside(source.next()))
-        sizes = [w.inputs.shape[1] for w in windows]
-        split = [w.labels.tensor_split([size], dim=1) for w, size in zip(windows, sizes, strict=True)]
+            windows.append(source.next())
         tensors = {
             "value": torch.cat([w.inputs for w in windows], dim=1),
-            "labels": torch.cat([labels for labels, _ in split], dim=1),
-            "context": torch.stack([context for _, context in split]),
-            "windows": torch.tensor(sizes),
+            "labels": torch.cat([_labels(w) for w in windows], dim=1),
+            "context": torch.stack([_context(w, history) for w in windows]),
+            "windows": torch.tensor([w.inputs.shape[1] for w in windows]),
         }
         return Frame(Kind.PROBE, step, tensors=tensors)
 
+    def _new_history(self) -> History | None:
+        return History(self.config.history) if self.config.history else None
 
-def _frame(kind: Kind, step: int, window: Window) -> Frame:
-    tensors = {"value": window.inputs, "labels": window.labels, "reset": window.reset, "ends": window.ends}
+
+def _frame(kind: Kind, step: int, window: Window, context: Tensor | None = None) -> Frame:
+    tensors = {"value": window.inputs, "labels": _labels(window), "reset": window.reset, "ends": window.ends}
+    if context is not None and context.shape[1]:
+        tensors["context"] = context
     return Frame(kind, step, tensors=tensors)
+
+
+def _labels(window: Window) -> Tensor:
+    """Of its T steps."""
+    return window.labels[:, : window.inputs.shape[1]]
+
+
+def _context(window: Window, history: History | None) -> Tensor:
+    """What the time cut sees beside the state: (B, H) inputs up to the window's end, or (B, L) labels after it."""
+    return window.labels[:, window.inputs.shape[1] :] if history is None else history.read(window)

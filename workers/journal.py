@@ -25,7 +25,7 @@ class Journal:
     """Sends records to a sink: `train` every `every` steps, `valid` per pass, `probe`, `checkpoint`, and one `end`.
 
     Busy is 1 - time blocked on queues or credit / time since the first frame. `train_s` is the time that training steps
-    took or were waited for; validation and checkpoints are not in it.
+    took or were waited for; validation, probes and checkpoints are not in it.
     """
 
     def __init__(

@@ -103,7 +103,7 @@ def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callabl
     patience = config.evaluate.patience
     if patience is None:
         return keep_few
-    return stop_when_no_better(keep_few, monitor.valid_history, stop, patience, config.planned_steps)
+    return stop_when_no_better(keep_few, monitor.valid_history, stop, patience, config.steps)
 
 
 def keep_few_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callable[[Record], None]:

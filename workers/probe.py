@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dni.diagnostics import Exact, Passage, in_depth, in_time, loss_gradient
+from dni.diagnostics import Exact, Passage, in_depth, in_time
 from dni.interface import DecoupledInterface, Interface
+from dni.predictor import cross_entropy_gradient
 from dni.stage import Stage
 from workers.frame import Frame
 
@@ -34,7 +35,7 @@ class Probe:
 
     def loss_gradient(self) -> Tensor:
         """The exact dL/d output of the last stage."""
-        return loss_gradient(self.output, self.labels)
+        return cross_entropy_gradient(self.output, self.labels)[1]
 
     def backward(self, output: Tensor) -> Tensor | None:
         """Exactly through the whole sequence, from dL/d output to dL/d value; None for a value of integers."""

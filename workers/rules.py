@@ -46,10 +46,11 @@ def check(config: Config) -> None:
         )
     if time.method is TimeMethod.synthetic and config.model.kind is ModelKind.mlp:
         raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm, say")
-    _check_time_targets(config.predictor.time)
-    _check_context(config)
-    if PredictorKind.oracle in (config.predictor.depth.kind, config.predictor.time.kind):
-        _check_oracle(config)
+    if config.predictor.depth.kind is PredictorKind.oracle:
+        raise ConfigError("predictor.depth.kind=oracle: there is no oracle in depth; set predictor.depth.kind=critic")
+    if time.method is TimeMethod.synthetic:
+        _check_time_targets(config.predictor.time)
+        _check_context(config)
     if config.model.kind is ModelKind.transformer and config.model.units % config.model.heads:
         units, heads = config.model.units, config.model.heads
         raise ConfigError(
@@ -102,6 +103,8 @@ def _check_time_targets(cut: TimePredictorConfig) -> None:
 def _check_context(config: Config) -> None:
     """What a predictor of the time cut sees beside the state."""
     cut = config.predictor.time
+    if cut.kind is PredictorKind.oracle:
+        _check_oracle(config)
     if cut.kind is PredictorKind.critic and cut.context is Context.none:
         raise ConfigError(
             "predictor.time.kind=critic models the losses of labels: set predictor.time.context=lookahead (or window, "
@@ -119,13 +122,17 @@ def _check_context(config: Config) -> None:
 
 
 def _check_oracle(config: Config) -> None:
-    """It needs the whole model and the rest of the sequence at hand."""
-    if config.predictor.depth.kind is PredictorKind.oracle:
-        raise ConfigError("predictor.depth.kind=oracle: there is no oracle in depth; use depth=backprop")
-    if config.stages > 1 or config.data.kind not in (DataKind.copy, DataKind.repeat_copy):
+    """It needs the whole model and the rest of the sequence at hand, and learns nothing."""
+    data, cut = config.data, config.predictor.time
+    if config.stages > 1 or data.kind not in (DataKind.copy, DataKind.repeat_copy) or data.streaming:
         raise ConfigError(
-            f"predictor.time.kind=oracle runs the rest of a sequence through the whole model: it needs stages=1 and "
-            f"data=copy or repeat_copy, not stages={config.stages} data={config.data.kind.name}"
+            f"predictor.time.kind=oracle runs the rest of a sequence through the whole model: it needs stages=1, "
+            f"data=copy or repeat_copy and data.streaming=false, not stages={config.stages} data={data.kind.name} "
+            f"data.streaming={str(data.streaming).lower()}"
+        )
+    if cut.horizon > 1 or cut.auxiliary:
+        raise ConfigError(
+            "predictor.time.kind=oracle is taught nothing: set predictor.time.horizon=1 and predictor.time.auxiliary=0"
         )
 
 
@@ -142,6 +149,8 @@ def _check_probe(config: Config) -> None:
             f"{asked} has nothing to measure, for no gradient is cut in time or predicted in depth: "
             "set evaluate.probe=null"
         )
+    if config.predictor.time.kind is PredictorKind.oracle:
+        raise ConfigError(f"{asked} would compare an oracle with itself: set evaluate.probe=null")
     late = {DataKind.seqmnist: data.side**2, DataKind.copy: data.length, DataKind.repeat_copy: data.length}
     steps = late.get(data.kind) or 0
     windows = 1 if config.whole_sequences else math.ceil(steps / config.window)

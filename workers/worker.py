@@ -87,7 +87,8 @@ class Worker:
         past = PastWindow(step, value, labels, context, reset, ends, output_gradient, state, state_gradient)
         for target in self.bootstrap.targets(past, gradients.state):
             self.time.target(*target)
-        self.stage.update(labels.numel(), move=self.depth.ready and self.time.ready)
+        ready = self.time.ready or bool(ends.all())  # where all sequences end nothing was predicted
+        self.stage.update(labels.numel(), move=self.depth.ready and ready)
         self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
         self.journal.step(step, labels.numel())
 
@@ -176,7 +177,7 @@ class Worker:
         self.upstream.load_state_dict(state["upstream"])
 
     def split(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
-        """The value, the labels of its window (B, T), and the context of the time cut (`PastWindow`)."""
-        value, labels = frame.tensors["value"], frame.tensors["labels"].to(self.stage.device)
-        steps = value.shape[1]
-        return value, labels[:, :steps], labels[:, steps:]
+        """The value, the labels of its window (B, T), and the context of the time cut (`PastWindow`), maybe empty."""
+        labels = frame.tensors["labels"].to(self.stage.device)
+        context = frame.tensors["context"].to(self.stage.device) if "context" in frame.tensors else labels[:, :0]
+        return frame.tensors["value"], labels, context
