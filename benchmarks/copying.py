@@ -40,7 +40,7 @@ PLAIN = (
 METHODS: dict[str, tuple[str, ...]] = {
     "truncated": ("time=truncated",),
     "critic": CRITIC,
-    "critic, streaming": (*CRITIC, "predictor.time.context=window"),
+    "critic, streaming": (*CRITIC, "predictor.time.context=window", f"predictor.time.history={LOOKAHEAD}"),
     "plain": PLAIN,
     "plain + auxiliary": (*PLAIN, "predictor.time.auxiliary=0.1"),
     "plain, lambda": (*PLAIN, f"predictor.time.horizon={HORIZON}", "predictor.time.lambda_=0.9"),
@@ -76,7 +76,7 @@ class Cell:
         return (
             "experiment=copy", f"data={self.task}", *method, f"predictor.time.lookahead={LOOKAHEAD}",
             f"data.window={self.window}", f"seed={self.seed}", f"lane_steps={LANE_STEPS}", "launch.torch_threads=1",
-            "checkpoint.every=null", *fixed,
+            "checkpoint.every=null", f"log_every={max(1, 400 // self.window)}", *fixed,
             *(("evaluate.probe=500", "evaluate.probe_windows=16") if probed else ()),
         )  # fmt: skip
 
@@ -113,20 +113,21 @@ def main() -> None:
 def measure(cell: Any, grid: Grid = GRID) -> Row:
     """Run one cell: every length when it was solved, in time steps per lane and in seconds; what probes found."""
     folder = grid.folder(cell)
+    summary: dict[str, Any] = {}
     try:
         summary = train(folder, *cell.overrides, quiet=True)
     except Failed as error:
         if "DivergedError" not in str(error):
             raise SystemExit(f"{cell.name}: {error}; what it left is in {folder}") from error
-        return {"solved": 0, "curve": [], "error": str(error), "wall_s": 0.0}
     records = read_metrics(folder / METRICS)
     curve = solved(records)
     return {
         "solved": curve[-1][0] if curve else 0,
         "curve": curve,
-        "wall_s": summary["wall_s"],
-        "updates": summary["steps"],
-        "cosine": summary["stage"][0]["time_cosine"],
+        "diverged": not summary,
+        "wall_s": records[-1]["wall_s"],
+        "windows": records[-1]["step"],
+        "cosine": summary["stage"][0]["time_cosine"] if summary else None,
         "bits": (summary.get("valid") or {}).get("bits_per_char"),
         "probes": [{key: r[key] for key in PROBED} for r in records if r["kind"] == "probe"],
     }
@@ -154,9 +155,7 @@ def parts(group: str) -> tuple[str, int, str]:
 
 def held(window: int, method: str) -> str:
     """Time steps whose activations, and symbols that, a method holds at once."""
-    if method == "full":
-        return "N / N"
-    if method == "oracle":
+    if method in ("full", "oracle"):
         return "N / N"
     steps = HORIZON * window if "lambda" in method else window
     return (
@@ -177,12 +176,12 @@ def lengths(rows: dict[str, Row]) -> list[list[str]]:
         task, window, method = parts(group)
         if " of " in task:
             continue
-        references = [rows.get(f"{task}, T={window}, truncated, seed {seed}") for seed in SEEDS]
-        in_time = [solved_within(row, at["wall_s"]) for row, at in zip(members, references, strict=False) if at]
+        clocks = [(row, rows.get(f"{task}, T={window}, truncated, seed {row['seed']}")) for row in members]
+        in_time = [solved_within(row, truncated["wall_s"]) for row, truncated in clocks if truncated]
         cosines = [row["cosine"] for row in members if row.get("cosine") is not None]
         lines.append([
             task, str(window), method, spread([row["solved"] for row in members]),
-            " ".join(f"{row['solved']:.0f}" for row in members), spread(in_time),
+            " ".join(f"{row['solved']:.0f}{'*' * row.get('diverged', False)}" for row in members), spread(in_time),
             f"{statistics.mean(row['wall_s'] for row in members):.0f}",
             f"{statistics.mean(cosines):.2f}" if cosines else "-", held(window, method),
         ])  # fmt: skip
@@ -194,7 +193,7 @@ ALIGNED = ["method", "cosine at the cuts", "R² at the cuts", "norm ratio", "cos
 
 
 def alignment(rows: dict[str, Row]) -> list[list[str]]:
-    """Means over all probes and seeds."""
+    """Medians over all probes and seeds."""
     lines = []
     for group, members in by_seed(rows).items():
         probes = [probe for row in members for probe in row.get("probes", [])]
@@ -211,7 +210,8 @@ FIXED_HEADS = ["method", "bits per symbol at the end", "by seed", "seconds"]
 def fixed(rows: dict[str, Row]) -> list[list[str]]:
     """Bits on fresh sequences at the end of training; 1 is chance but for the closing mark."""
     return [
-        [parts(group)[2], spread(bits := [row["bits"] for row in members], 3), " ".join(f"{b:.3f}" for b in bits),
+        [parts(group)[2], spread(bits := [row["bits"] for row in members if row["bits"] is not None], 3),
+         " ".join(f"{b:.3f}" for b in bits),
          f"{statistics.mean(row['wall_s'] for row in members):.0f}"]
         for group, members in by_seed(rows).items() if " of " in parts(group)[0]
     ]  # fmt: skip

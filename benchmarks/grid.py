@@ -93,10 +93,11 @@ class Grid:
 
 
 def by_seed(rows: dict[str, Row]) -> dict[str, list[Row]]:
-    """The rows of cells that differ only in their seed, by what stands before it in their names."""
+    """The rows of cells that differ only in their seed, which is put in, by what stands before it in their names."""
     found: dict[str, list[Row]] = {}
     for name, row in rows.items():
-        found.setdefault(name.rpartition(", seed ")[0], []).append(row)
+        group, _, seed = name.rpartition(", seed ")
+        found.setdefault(group, []).append({**row, "seed": int(seed)})
     return found
 
 

@@ -76,15 +76,15 @@ def lag(results: dict[str, Any]) -> str:
 def copying(results: dict[str, Any]) -> str:
     """The copy tasks."""
     note = (
-        f"Longest length solved in {results['lane_steps']:,} time steps per lane, mean ± standard deviation. "
-        f"{source(results)}"
+        f"Longest length solved in {results['lane_steps']:,} time steps per lane, mean ± standard deviation (*: "
+        f"diverged later). {source(results)}"
     )
     return f"{markdown(copies.HEADS, copies.lengths(results['rows']))}\n\n{note}"
 
 
 def alignment(results: dict[str, Any]) -> str:
     """Synthetic against exact gradients."""
-    note = f"Copy, T = 4: medians over a probe every 500 updates and all seeds. {source(results)}"
+    note = f"Copy, T = 4: medians over a probe every 500 windows and all seeds. {source(results)}"
     return f"{markdown(copies.ALIGNED, copies.alignment(results['rows']))}\n\n{note}"
 
 

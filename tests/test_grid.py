@@ -73,7 +73,7 @@ def test_after_a_failure_nothing_more_is_begun(tmp_path: Path, monkeypatch: pyte
 
 def test_seeds_belong_together() -> None:
     rows: dict[str, Any] = {"a, T=4, seed 0": {"n": 1}, "b, seed 0": {"n": 2}, "a, T=4, seed 1": {"n": 3}}
-    assert by_seed(rows) == {"a, T=4": [{"n": 1}, {"n": 3}], "b": [{"n": 2}]}
+    assert by_seed(rows) == {"a, T=4": [{"n": 1, "seed": 0}, {"n": 3, "seed": 1}], "b": [{"n": 2, "seed": 0}]}
     assert (spread([1.0, 3.0]), spread([2.5], 2), spread([])) == ("2.0 ± 1.4", "2.50 ± 0.00", "-")
 
 
