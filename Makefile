@@ -47,7 +47,7 @@ tables: install ## write the README's tables from benchmarks/results
 	$(BIN)/python -m benchmarks.tables
 
 test: install ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: install ## lint, formatting, types, import rules
 	$(BIN)/ruff check .
