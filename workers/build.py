@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dni.errors import ConfigError
-from dni.models import char_mlp, language_model
+from dni.models import char_mlp, image_model, language_model
 from dni.partition import partition
 from dni.recurrent import Chain
 from dni.stage import Stage
@@ -23,7 +23,9 @@ def build_chains(config: Config) -> list[Chain]:
     if symbols is None or model.input_symbols is None:
         raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")
     torch.manual_seed(config.seed)
-    if model.kind is ModelKind.mlp:
+    if model.image is not None:
+        whole = image_model(model.kind.name, model.image, symbols, model.units, model.layers)
+    elif model.kind is ModelKind.mlp:
         whole = char_mlp(symbols, model.units, model.layers, inputs=model.input_symbols)
     else:
         whole = language_model(

@@ -70,7 +70,7 @@ class Feed:
         step, saved, probe = self.start, None, self.config.evaluate.probe
         while self._goes_on(step):
             window = self.data.train.next()
-            self.lane_steps += window.inputs.shape[1]
+            self.lane_steps += window.steps
             yield _frame(Kind.STEP, step + 1, self._history.beside(window))
             step += 1
             if self._validates(step):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dni.bootstrap import Bootstrap, PastWindow
+from dni.data.text import split_labels
 from dni.interface import Interface
 from dni.metrics import hits
 from dni.predictor import summed_cross_entropy
@@ -176,7 +177,6 @@ class Worker:
         self.upstream.load_state_dict(state["upstream"])
 
     def split(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
-        """The value, the labels of its window (B, T), and the context of the time cut (`PastWindow`)."""
+        """The value, the labels that belong to it (B, T) or (B,), and the context of the time cut (`PastWindow`)."""
         value, labels = frame.tensors["value"], frame.tensors["labels"].to(self.stage.device)
-        steps = value.shape[1]
-        return value, labels[:, :steps], labels[:, steps:]
+        return value, *split_labels(value, labels)
