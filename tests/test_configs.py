@@ -33,6 +33,7 @@ NEEDS = {
     "model=mlp_bn": ["data=mnist"],
     "model=cnn": ["data=cifar10"],
     "model=resnet": ["data=cifar10"],
+    "predictor=conv": ["data=cifar10", "model=cnn"],
 }
 
 
@@ -52,6 +53,8 @@ def test_every_option_composes_and_can_be_run(option: str) -> None:
 @pytest.mark.parametrize("depth", OPTIONS["depth"])
 def test_every_combination_of_methods_composes_and_can_be_run(depth: str) -> None:
     for names in itertools.product([depth], *(OPTIONS[group] for group in METHODS[1:])):
+        if names[-1] == "conv":  # of images, which have no cut in time
+            continue
         config = settings(*(f"{group}={name}" for group, name in zip(METHODS, names, strict=True)))
         check(config)
         chosen = (config.depth.method.name, config.time.method.name, config.transport.kind.name)
@@ -130,13 +133,19 @@ REFUSED = {
     "through a sequence, and data=mnist has none: set evaluate.probe=null",
     "data.kind=mnist model.kind=mlp_bn data.window=1 data.sequence=null data.batch=1": "data.batch=1: model=mlp_bn has "
     "batch norm, which needs a batch: set data.batch=64, say",
+    "predictor.time.kind=conv": "predictor.time.kind=conv: a state has no height and width; use "
+    "predictor.time.kind=mlp, say",
+    "predictor.depth.kind=conv": "predictor.depth.kind=conv needs feature maps, and between the layers of model=lstm "
+    "there are none: use predictor=critic, say (or model=cnn or model=resnet)",
+    "predictor.depth.kind=conv model.kind=cnn": "predictor.depth.kind=conv needs channels: set "
+    "predictor.depth.hidden=32, say",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
         "steps", "stages", "log_every", "model.units", "model.layers", "model.heads", "model.memory", "data.batch",
         "data.window", "data.sequence", "depth.window", "predictor.time.lookahead", "evaluate.every",
         "evaluate.windows", "evaluate.patience", "evaluate.probe", "evaluate.probe_windows", "checkpoint.every",
         "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
-        "predictor.time.horizon", "predictor.time.history",
+        "predictor.time.horizon", "predictor.time.history", "predictor.depth.cells",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
         "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden",

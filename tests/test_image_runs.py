@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from dni.errors import ConfigError
 from dni.predictor import summed_cross_entropy
 from tests.pictures import digits, pictures
 from tests.runs import assert_same, parameters_of, plain_training, tiny
 from workers import evaluate
-from workers.build import build_chains
+from workers.build import activation_shape, build_chains
 from workers.config import Config
 from workers.launcher import launch
 from workers.sources import resolve
@@ -116,3 +117,61 @@ def test_the_summary_says_what_the_images_are_called(folders: dict[str, Path], t
 
 def test_a_lane_of_images_runs_through_one_time_step_a_batch(folders: dict[str, Path], tmp_path: Path) -> None:
     assert launch(images(folders, "cnn", "cifar10", steps=9, lane_steps=3), tmp_path).summary["steps"] == 3
+
+
+SYNTHETIC = [
+    *[("mlp_bn", kind) for kind in ("critic", "mlp", "linear")],
+    *[(model, kind) for model in ("cnn", "resnet") for kind in ("critic", "mlp", "linear", "conv")],
+]
+
+
+def synthetic(folders: dict[str, Path], model: str, kind: str, **more: Any) -> Config:
+    predictor = {"depth": {"kind": kind, "hidden": 0 if kind == "linear" else 5, "warmup": 2, "learning_rate": 1e-3}}
+    depth = {"method": "synthetic", "lag": 1}
+    return images(folders, model, predictor=predictor, depth=depth, stages=3, **more)
+
+
+@pytest.mark.parametrize(("model", "kind"), SYNTHETIC)
+def test_every_predictor_answers_for_every_model_the_same_in_threads_and_over_grpc(
+    model: str, kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    for transport in ("local", "grpc"):
+        config = synthetic(folders, model, kind, steps=6, transport={"kind": transport})
+        summary = launch(config, tmp_path / transport).summary
+        assert all(stage["predictor_cosine"] is not None for stage in summary["stage"][:-1])
+    assert_same(parameters_of(tmp_path / "local", 3), parameters_of(tmp_path / "grpc", 3))
+
+
+@pytest.mark.parametrize("kind", ["critic", "conv"])
+def test_a_resumed_run_with_late_targets_equals_one_that_never_stopped(
+    kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    launch(synthetic(folders, "cnn", kind, steps=9), tmp_path / "whole")
+    launch(synthetic(folders, "cnn", kind, steps=4), tmp_path / "part")
+    launch(synthetic(folders, "cnn", kind, steps=9, resume=str(tmp_path / "part")), tmp_path / "on")
+    assert_same(parameters_of(tmp_path / "whole", 3), parameters_of(tmp_path / "on", 3))
+
+
+def test_the_shapes_between_stages_are_those_of_the_activations(folders: dict[str, Path]) -> None:
+    config, _ = resolve(images(folders, "resnet", "cifar10", stages=4))
+    x = torch.randn(2, 3, 32, 32)
+    for index, chain in enumerate(build_chains(config)):
+        x, _ = chain(x)
+        assert activation_shape(config, index) == tuple(x.shape[1:])
+
+
+def test_a_predictor_of_too_many_weights_is_refused_before_anything_starts(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """A linear map from 32 x 14 x 14 features to as many, a bias each, and 10 columns of labels (and one for none)."""
+    config = synthetic(folders, "cnn", "linear")
+    config.model.cut_at = ["conv2", "softmax"]
+    config.model.units, features = 32, 32 * 14 * 14
+    with pytest.raises(ConfigError) as refused:
+        launch(config, tmp_path / "run")
+    weights = f"{features * (features + 1 + 11):,}"
+    assert str(refused.value) == (
+        f"predictor.depth.kind=linear would have {weights} weights for the (32, 14, 14) feature maps of stage 0, more "
+        "than 16,777,216: use predictor=conv, or predictor=critic"
+    )
+    assert not (tmp_path / "run").exists()

@@ -37,6 +37,17 @@ def build_chains(config: Config) -> list[Chain]:
     return partition(whole, stages=config.stages)
 
 
+def activation_shape(config: Config, index: int) -> tuple[int, ...]:
+    """What one example, or one time step of it, is at the output of a stage: (D,), or (C, H, W) of feature maps."""
+    if config.model.image is None:
+        return (config.model.units,)  # between any two layers
+    with torch.device("meta"):  # shapes alone
+        x = torch.empty(1, *config.model.image)
+        for chain in build_chains(config)[: index + 1]:
+            x, _ = chain.eval()(x)
+    return tuple(x.shape[1:])
+
+
 def build_stage(config: Config, index: int) -> Stage:
     """The stage with the given index: its part of the model, its optimizer, its device and its random state."""
     chain = build_chains(config)[index]

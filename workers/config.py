@@ -18,7 +18,7 @@ from dni.errors import ConfigError
 
 DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
-PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "oracle"])
+PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "conv", "oracle"])
 Context = enum.Enum("Context", ["none", "window", "lookahead"])
 ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet"])
 TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
@@ -69,7 +69,7 @@ class TimeConfig:
 @dataclass
 class CutPredictorConfig:
     kind: PredictorKind = PredictorKind.critic
-    hidden: int = 0  # units of the hidden layer (mlp, critic)
+    hidden: int = 0  # units of the hidden layer (mlp, critic), channels (conv)
     match: float = 1.0  # critic: weight of the squared distance to the target gradient
     learning_rate: float = 3e-3
     fits: int = 1  # predictor steps per target
@@ -81,6 +81,7 @@ class CutPredictorConfig:
 @dataclass
 class DepthPredictorConfig(CutPredictorConfig):
     labels: bool = True  # labels as context of a regressor; a critic always uses them
+    cells: int = 4  # critic of feature maps: it sees the means in a grid of so many cells a side
 
 
 @dataclass

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dni.errors import ConfigError
-from workers.config import Config, DataKind, ModelKind, TimeMethod
+from workers.config import Config, DataKind, ModelKind, PredictorKind, TimeMethod
 
 IMAGE_DATA = (DataKind.mnist, DataKind.cifar10)
 IMAGE_MODELS = (ModelKind.mlp_bn, ModelKind.cnn, ModelKind.resnet)
+MAP_MODELS = (ModelKind.cnn, ModelKind.resnet)  #: between whose layers there are feature maps
 
 
 def check_images(config: Config) -> None:
     """Refuse what does not go with images, or only with them. Raises ConfigError."""
+    _check_convolutions(config)
     data, model = f"data={config.data.kind.name}", f"model={config.model.kind.name}"
     if config.data.kind not in IMAGE_DATA:
         if config.model.kind in IMAGE_MODELS:
@@ -34,3 +36,19 @@ def _check_no_time(config: Config, data: str) -> None:
             f"evaluate.probe={config.evaluate.probe} goes through a sequence, and {data} has none: "
             "set evaluate.probe=null"
         )
+
+
+def _check_convolutions(config: Config) -> None:
+    """A predictor that convolves needs height and width."""
+    depth, time, model = config.predictor.depth, config.predictor.time, config.model.kind
+    if time.kind is PredictorKind.conv:
+        raise ConfigError("predictor.time.kind=conv: a state has no height and width; use predictor.time.kind=mlp, say")
+    if depth.kind is not PredictorKind.conv:
+        return
+    if model not in MAP_MODELS:
+        raise ConfigError(
+            f"predictor.depth.kind=conv needs feature maps, and between the layers of model={model.name} there are "
+            "none: use predictor=critic, say (or model=cnn or model=resnet)"
+        )
+    if not depth.hidden:
+        raise ConfigError("predictor.depth.kind=conv needs channels: set predictor.depth.hidden=32, say")

@@ -188,6 +188,7 @@ def _check_numbers(config: Config) -> None:
         "steps": config.steps, "stages": config.stages, "log_every": config.log_every,
         "optimizer.accumulate": config.optimizer.accumulate, "lane_steps": config.lane_steps,
         "data.length": config.data.length,
+        "predictor.depth.cells": config.predictor.depth.cells,
         "predictor.depth.fits": config.predictor.depth.fits, "predictor.time.fits": config.predictor.time.fits,
         "model.units": config.model.units, "model.layers": config.model.layers,
         "model.heads": config.model.heads, "model.memory": config.model.memory,
