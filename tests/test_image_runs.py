@@ -105,7 +105,7 @@ def test_digits_are_learned_and_every_test_image_is_measured(folders: dict[str, 
     found = evaluate.evaluate(tmp_path)
     assert (found["split"], found["labels"]) == ("test", 20)
     assert found["accuracy"] >= 0.8
-    assert found["accuracy"] + found["error"] == 1
+    assert found["accuracy"] + found["error"] == pytest.approx(1)
 
 
 def test_the_summary_says_what_the_images_are_called(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -121,7 +121,9 @@ def test_a_lane_of_images_runs_through_one_time_step_a_batch(folders: dict[str, 
 
 SYNTHETIC = [
     *[("mlp_bn", kind) for kind in ("critic", "mlp", "linear")],
-    *[(model, kind) for model in ("cnn", "resnet") for kind in ("critic", "mlp", "linear", "conv")],
+    *[("cnn", kind) for kind in ("critic", "mlp", "linear", "conv")],
+    ("resnet", "critic"),
+    ("resnet", "conv"),
 ]
 
 
@@ -132,13 +134,20 @@ def synthetic(folders: dict[str, Path], model: str, kind: str, **more: Any) -> C
 
 
 @pytest.mark.parametrize(("model", "kind"), SYNTHETIC)
-def test_every_predictor_answers_for_every_model_the_same_in_threads_and_over_grpc(
+def test_every_predictor_answers_for_every_model(
+    model: str, kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    summary = launch(synthetic(folders, model, kind, evaluate={"every": None}), tmp_path).summary
+    assert all(stage["predictor_cosine"] is not None for stage in summary["stage"][:-1])
+    assert 0 <= summary["valid"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize(("model", "kind"), [("mlp_bn", "critic"), ("cnn", "conv")])
+def test_with_a_lag_a_run_is_the_same_in_threads_and_over_grpc(
     model: str, kind: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     for transport in ("local", "grpc"):
-        config = synthetic(folders, model, kind, steps=6, transport={"kind": transport})
-        summary = launch(config, tmp_path / transport).summary
-        assert all(stage["predictor_cosine"] is not None for stage in summary["stage"][:-1])
+        launch(synthetic(folders, model, kind, transport={"kind": transport}), tmp_path / transport)
     assert_same(parameters_of(tmp_path / "local", 3), parameters_of(tmp_path / "grpc", 3))
 
 

@@ -109,17 +109,23 @@ def _seed(config: Config, salt: int) -> int:
 
 
 def _depth_predictor(config: Config, cut: DepthPredictorConfig, shape: tuple[int, ...]) -> Predictor:
-    symbols, features = config.model.symbols or 0, math.prod(shape)
-    classes, maps = symbols if cut.labels else 0, len(shape) == 3
-    if cut.kind is PredictorKind.conv:
-        return ConvRegressor(shape[0], hidden=cut.hidden, classes=classes)
-    if cut.kind is PredictorKind.critic and maps:
-        critic = PooledCritic(shape, cells=cut.cells, classes=symbols, hidden=cut.hidden, match=cut.match)
-        return Flattened(critic)
+    symbols = config.model.symbols or 0
+    if len(shape) == 3:
+        return _maps_predictor(cut, shape, symbols)
+    (features,) = shape
     if cut.kind is PredictorKind.critic:
         return SoftmaxCritic(features, classes=symbols, hidden=cut.hidden, match=cut.match)
-    regressor = Regressor(features, hidden=_hidden(cut), classes=classes)
-    return Flattened(regressor) if maps else regressor
+    return Regressor(features, hidden=_hidden(cut), classes=symbols if cut.labels else 0)
+
+
+def _maps_predictor(cut: DepthPredictorConfig, shape: tuple[int, ...], symbols: int) -> Predictor:
+    classes = symbols if cut.labels else 0
+    if cut.kind is PredictorKind.conv:
+        return ConvRegressor(shape[0], hidden=cut.hidden, classes=classes)
+    if cut.kind is PredictorKind.critic:
+        critic = PooledCritic(shape, cells=cut.cells, classes=symbols, hidden=cut.hidden, match=cut.match)
+        return Flattened(critic)
+    return Flattened(Regressor(math.prod(shape), hidden=_hidden(cut), classes=classes))
 
 
 def _time_predictor(config: Config, cut: TimePredictorConfig, features: int) -> Predictor:

@@ -57,7 +57,7 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     loss, right, labels = measure(whole, source, windows, device)
     found = {
         "split": split, "step": choice.step, "which": choice.which, "bits_per_label": bits(loss / labels),
-        "accuracy": right / labels, "error": 1 - right / labels, "labels": labels,
+        "accuracy": right / labels, "error": (labels - right) / labels, "labels": labels,
         "data": {"name": data.name, "sha256": data.sha256},
     }  # fmt: skip
     (run_dir / f"evaluation-{split}.json").write_text(json.dumps(finite(found), indent=2) + "\n")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dni.errors import ConfigError
-from workers.config import Config, DataKind, ModelKind, PredictorKind, TimeMethod
+from workers.config import Config, ModelKind, PredictorKind, TimeMethod
+from workers.sources import IMAGES
 
-IMAGE_DATA = (DataKind.mnist, DataKind.cifar10)
 IMAGE_MODELS = (ModelKind.mlp_bn, ModelKind.cnn, ModelKind.resnet)
 MAP_MODELS = (ModelKind.cnn, ModelKind.resnet)  #: between whose layers there are feature maps
 
@@ -14,7 +14,7 @@ def check_images(config: Config) -> None:
     """Refuse what does not go with images, or only with them. Raises ConfigError."""
     _check_convolutions(config)
     data, model = f"data={config.data.kind.name}", f"model={config.model.kind.name}"
-    if config.data.kind not in IMAGE_DATA:
+    if config.data.kind not in IMAGES:
         if config.model.kind in IMAGE_MODELS:
             raise ConfigError(f"{model} reads images, and {data} has none: use data=mnist or data=cifar10")
         return
