@@ -5,6 +5,7 @@ This package is the mathematics of one stage: no network, no configuration files
 
 from dni.auxiliary import Auxiliary
 from dni.bootstrap import Bootstrap, PastWindow, StateTarget
+from dni.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
@@ -19,7 +20,9 @@ __all__ = [
     "Auxiliary",
     "Bootstrap",
     "Chain",
+    "ConvRegressor",
     "DecoupledInterface",
+    "Flattened",
     "Gradients",
     "GuessingCritic",
     "Hindsight",
@@ -29,6 +32,7 @@ __all__ = [
     "Oracle",
     "OracleInterface",
     "PastWindow",
+    "PooledCritic",
     "Predictor",
     "Recurrent",
     "Regressor",

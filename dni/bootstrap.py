@@ -15,7 +15,7 @@ class PastWindow:
 
     step: int
     value: Tensor  #: what came in: (B, T, D) or integers (B, T)
-    labels: Tensor  #: (B, T)
+    labels: Tensor  #: (B, T); (B,) of examples that are no sequence
     context: Tensor  #: what the time cut sees beside the state: (B, L) labels after it, or (B, H) inputs up to its end
     reset: Tensor  #: (B,) bool: a sequence starts with this window
     ends: Tensor  #: (B,) bool: a sequence ends with this window

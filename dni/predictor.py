@@ -3,6 +3,7 @@
 A value is an activation (B, T, D) or (B, D), whose labels are (B, T) or (B,), or a packed state (B, F), whose "labels"
 are what the time cut sees beside it: the next L labels (B, L), or the last H inputs (B, H). Every row of a value gets a
 gradient of its own; a predictor's loss is a mean over rows.
+Of feature maps (B, C, H, W), which `dni.convolutional` is about, every example is one row.
 """
 
 from __future__ import annotations

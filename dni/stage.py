@@ -95,8 +95,9 @@ class Stage:
     def forward(self, activation: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Run one window.
 
-        `activation` is (B, T, D), (B, D) or integers (B, T); `reset` (B,) bool marks lanes whose sequence starts here.
-        Returns the output and the packed state after the window (B, F), both detached; None for a stateless stage.
+        `activation` is (B, T, D), (B, D), (B, C, H, W) or integers (B, T); `reset` (B,) bool marks lanes whose sequence
+        starts here. Returns the output and the packed state after the window (B, F), both detached; None for a
+        stateless stage.
         """
         x = self._fresh_input(activation.to(self.device))
         self._entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, len(x)))

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from dni.errors import ConfigError
 from tests.commands import LOCAL, SMALL, run, settings
-from workers import rules
+from workers import image_rules, rules
 from workers.__main__ import exit_codes, with_resumed_overrides
 from workers.config import from_any, to_plain
 from workers.launcher import launch
@@ -26,6 +26,16 @@ OPTIONS = {group: names for group, names in OPTIONS.items() if names}
 ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name in names]
 METHODS = ("depth", "time", "transport", "predictor")
 
+#: Options that do not go with the defaults, and what they need.
+NEEDS = {
+    "data=mnist": ["model=mlp_bn"],
+    "data=cifar10": ["model=cnn"],
+    "model=mlp_bn": ["data=mnist"],
+    "model=cnn": ["data=cifar10"],
+    "model=resnet": ["data=cifar10"],
+    "predictor=conv": ["data=cifar10", "model=cnn"],
+}
+
 
 def test_the_groups_are_those_of_the_documentation() -> None:
     assert OPTIONS.keys() == {
@@ -35,7 +45,7 @@ def test_the_groups_are_those_of_the_documentation() -> None:
 
 @pytest.mark.parametrize("option", ["seed=0", *ALONE])
 def test_every_option_composes_and_can_be_run(option: str) -> None:
-    config = settings(option)
+    config = settings(option, *NEEDS.get(option, []))
     check(config)
     assert from_any(to_plain(config)) == config
 
@@ -43,6 +53,8 @@ def test_every_option_composes_and_can_be_run(option: str) -> None:
 @pytest.mark.parametrize("depth", OPTIONS["depth"])
 def test_every_combination_of_methods_composes_and_can_be_run(depth: str) -> None:
     for names in itertools.product([depth], *(OPTIONS[group] for group in METHODS[1:])):
+        if names[-1] == "conv":  # of images, which have no cut in time
+            continue
         config = settings(*(f"{group}={name}" for group, name in zip(METHODS, names, strict=True)))
         check(config)
         chosen = (config.depth.method.name, config.time.method.name, config.transport.kind.name)
@@ -123,13 +135,30 @@ REFUSED = {
     "set evaluate.probe_windows=25",
     "evaluate.probe=9 data.kind=copy data.length=35 data.window=4": "evaluate.probe_windows=8 is less than a sequence, "
     "whose labels come last: set evaluate.probe_windows=9",
+    "model.kind=cnn": "model=cnn reads images, and data=text has none: use data=mnist or data=cifar10",
+    "data.kind=mnist": "data=mnist has images, and model=lstm reads symbols: use model=mlp_bn, model=cnn or "
+    "model=resnet",
+    "data.kind=cifar10 model.kind=cnn time.method=full": "time=full has nothing to cut, for data=cifar10 has no time: "
+    "use time=truncated",
+    "data.kind=mnist model.kind=mlp_bn data.sequence=null": "data=mnist has no sequences: set data.window=1 and "
+    "data.sequence=null",
+    "data.kind=mnist model.kind=resnet data.window=1 data.sequence=null evaluate.probe=9": "evaluate.probe=9 goes "
+    "through a sequence, and data=mnist has none: set evaluate.probe=null",
+    "data.kind=mnist model.kind=mlp_bn data.window=1 data.sequence=null data.batch=1": "data.batch=1: model=mlp_bn has "
+    "batch norm, which needs a batch: set data.batch=64, say",
+    "predictor.time.kind=conv": "predictor.time.kind=conv: a state has no height and width; use "
+    "predictor.time.kind=mlp, say",
+    "predictor.depth.kind=conv": "predictor.depth.kind=conv needs feature maps, and between the layers of model=lstm "
+    "there are none: use predictor=critic, say (or model=cnn or model=resnet)",
+    "predictor.depth.kind=conv model.kind=cnn": "predictor.depth.kind=conv needs channels: set "
+    "predictor.depth.hidden=32, say",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
         "steps", "stages", "log_every", "model.units", "model.layers", "model.heads", "model.memory", "data.batch",
         "data.window", "data.sequence", "depth.window", "predictor.time.lookahead", "evaluate.every",
         "evaluate.windows", "evaluate.patience", "evaluate.probe", "evaluate.probe_windows", "checkpoint.every",
         "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
-        "predictor.time.horizon", "predictor.time.history",
+        "predictor.time.horizon", "predictor.time.history", "predictor.depth.cells",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
         "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden",
@@ -174,10 +203,14 @@ def test_a_probe_of_either_cut_can_be_run(overrides: str) -> None:
 
 
 def test_every_rule_was_broken() -> None:
-    tree = ast.parse(Path(rules.__file__).read_text())
-    all_rules = {node.lineno for node in ast.walk(tree) if isinstance(node, ast.Raise)}
-    broken = {refused(overrides).traceback[-1].lineno + 1 for overrides in REFUSED}
-    assert broken == all_rules
+    all_rules = {
+        (Path(module.__file__), node.lineno)
+        for module in (rules, image_rules)
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
+        if isinstance(node, ast.Raise)
+    }
+    ends = [refused(overrides).traceback[-1] for overrides in REFUSED]
+    assert {(Path(end.path), end.lineno + 1) for end in ends} == all_rules
 
 
 def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) -> str:
@@ -201,13 +234,13 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("+nosuch=1", r"Key 'nosuch' not in 'Config'.*dni-train --cfg job"),
         ("depth.nosuch=1", r"depth\.nosuch: Key 'nosuch' not in 'DepthConfig'.*dni-train --cfg job"),
         ("depth=nosuch", r"Could not find 'depth/nosuch' Available options in 'depth': backprop synthetic"),
-        ("experiment=nosuch", r"Available options in 'experiment': .*demo smoke"),
+        ("experiment=nosuch", r"Available options in 'experiment': .*demo mnist smoke"),
         ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),
         ("steps=1.5", r"steps: Value '1.5' of type 'float' could not be converted to Integer"),
         ("steps=null", r"steps=null.*not Optional"),
         (
             "model.kind=rnn",
-            r"model\.kind: Invalid value 'rnn', expected one of \[lstm, gru, mingru, transformer, mlp\]",
+            r"model\.kind: Invalid value 'rnn', expected one of \[lstm, gru, mingru, transformer, mlp, mlp_bn, cnn, ",
         ),
         ("model.cut_at=softmax", r"model\.cut_at: .*not a ListConfig"),
         ("optimizer.clip=yes", r"optimizer\.clip: Value 'yes' of type 'str' could not be converted to Float"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dni.errors import ConfigError
-from dni.models import char_mlp, language_model
+from dni.models import char_mlp, image_model, language_model
 from dni.partition import partition
 from dni.recurrent import Chain
 from dni.stage import Stage
@@ -23,7 +23,9 @@ def build_chains(config: Config) -> list[Chain]:
     if symbols is None or model.input_symbols is None:
         raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")
     torch.manual_seed(config.seed)
-    if model.kind is ModelKind.mlp:
+    if model.image is not None:
+        whole = image_model(model.kind.name, model.image, symbols, model.units, model.layers)
+    elif model.kind is ModelKind.mlp:
         whole = char_mlp(symbols, model.units, model.layers, inputs=model.input_symbols)
     else:
         whole = language_model(
@@ -33,6 +35,17 @@ def build_chains(config: Config) -> list[Chain]:
     if model.cut_at:
         return partition(whole, cut_at=model.cut_at)
     return partition(whole, stages=config.stages)
+
+
+def activation_shape(config: Config, index: int) -> tuple[int, ...]:
+    """What one example, or one time step of it, is at the output of a stage: (D,), or (C, H, W) of feature maps."""
+    if config.model.image is None:
+        return (config.model.units,)  # between any two layers
+    with torch.device("meta"):  # shapes alone
+        x = torch.empty(1, *config.model.image)
+        for chain in build_chains(config)[: index + 1]:
+            x, _ = chain.eval()(x)
+    return tuple(x.shape[1:])
 
 
 def build_stage(config: Config, index: int) -> Stage:

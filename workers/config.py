@@ -18,12 +18,12 @@ from dni.errors import ConfigError
 
 DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
-PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "oracle"])
+PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "conv", "oracle"])
 Context = enum.Enum("Context", ["none", "window", "lookahead"])
-ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp"])
+ModelKind = enum.Enum("ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet"])
 TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes"])
-DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist"])
+DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist", "mnist", "cifar10"])
 OptimizerKind = enum.Enum("OptimizerKind", ["adam", "sgd"])
 
 
@@ -35,21 +35,23 @@ SHORTEST = 5
 class ModelConfig:
     kind: ModelKind = ModelKind.lstm
     units: int = 128
-    layers: int = 3
+    layers: int = 3  # resnet: blocks of each of its three widths
     heads: int = 4  # transformer: of attention; divide the units
     memory: int = 32  # transformer: inputs of earlier windows that a layer remembers and attends to
     cut_at: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
     symbols: int | None = None  # V; filled in from the data
     input_symbols: int | None = None  # rows of the embedding; filled in from the data
+    image: list[int] | None = None  # channels, height, width; filled in from the data
 
 
 @dataclass
 class DataConfig:
     kind: DataKind = DataKind.text
-    path: str | None = None  # text: file, folder, or Penn Treebank folder, null: the embedded text; MNIST's folder
+    path: str | None = None  # text: file, folder, or Penn Treebank folder, null: the embedded text; images' folder
     length: int | None = None  # copy tasks: steps of every sequence; null: the curriculum
     side: int = 28  # seqmnist: pixels a side, 28, 14 or 7
     streaming: bool = False  # labels after a window are not known yet: no lookahead
+    label: str | None = None  # images: what to call them; null: what a label.txt beside them says, else their kind
     sha256: str | None = None  # of the text; filled in from it
     batch: int = 32  # B lanes
     window: int = 32  # T steps; time=checkpointed: of a chunk that is computed again
@@ -71,7 +73,7 @@ class TimeConfig:
 @dataclass
 class CutPredictorConfig:
     kind: PredictorKind = PredictorKind.critic
-    hidden: int = 0  # units of the hidden layer (mlp, critic)
+    hidden: int = 0  # units of the hidden layer (mlp, critic), channels (conv)
     match: float = 1.0  # critic: weight of the squared distance to the target gradient
     learning_rate: float = 3e-3
     fits: int = 1  # predictor steps per target
@@ -83,6 +85,7 @@ class CutPredictorConfig:
 @dataclass
 class DepthPredictorConfig(CutPredictorConfig):
     labels: bool = True  # labels as context of a regressor; a critic always uses them
+    cells: int = 4  # critic of feature maps: it sees the means in a grid of so many cells a side
 
 
 @dataclass

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 
 from dni.auxiliary import Auxiliary
 from dni.bootstrap import Bootstrap
+from dni.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.data.copying import CopySource
 from dni.data.source import Source
+from dni.errors import ConfigError
 from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
@@ -17,6 +20,7 @@ from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInte
 from dni.oracle import OracleInterface
 from dni.predictor import Predictor, Regressor, SoftmaxCritic
 from dni.stage import Stage
+from workers.build import activation_shape
 from workers.config import (
     Config,
     Context,
@@ -28,6 +32,9 @@ from workers.config import (
     TimePredictorConfig,
 )
 
+#: Of one predictor of feature maps; with what Adam keeps, 16 bytes each.
+MOST_WEIGHTS = 2**24
+
 
 def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
     """Where dL/d output comes from at the downstream edge of a stage."""
@@ -35,9 +42,25 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
         return LossInterface()
     if config.depth.method is DepthMethod.backprop:
         return TrueInterface()
-    cut, features = config.predictor.depth, config.model.units  # what runs between any two layers
+    cut, shape = config.predictor.depth, activation_shape(config, index)
     torch.manual_seed(_seed(config, index))
-    return _decoupled(_depth_predictor(config, cut, features), cut, stage, memory=config.depth.window + 2)
+    return _decoupled(_depth_predictor(config, cut, shape), cut, stage, memory=config.depth.window + 2)
+
+
+def refuse_large(config: Config) -> None:
+    """Raise ConfigError if the predictor of some stage's feature maps would have too many weights."""
+    cut = config.predictor.depth
+    for index in range(config.stages - 1 if config.depth.method is DepthMethod.synthetic else 0):
+        shape = activation_shape(config, index)
+        if len(shape) < 3:
+            continue
+        with torch.device("meta"):  # counted, not made
+            weights = sum(p.numel() for p in _depth_predictor(config, cut, shape).parameters())
+        if weights > MOST_WEIGHTS:
+            raise ConfigError(
+                f"predictor.depth.kind={cut.kind.name} would have {weights:,} weights for the {shape} feature maps of "
+                f"stage {index}, more than {MOST_WEIGHTS:,}: use predictor=conv, or predictor=critic"
+            )
 
 
 def time_interface(config: Config, index: int, stage: Stage, source: Source | None = None) -> Interface:
@@ -85,11 +108,24 @@ def _seed(config: Config, salt: int) -> int:
     return config.seed * 1000 + 500 + salt
 
 
-def _depth_predictor(config: Config, cut: DepthPredictorConfig, features: int) -> Predictor:
+def _depth_predictor(config: Config, cut: DepthPredictorConfig, shape: tuple[int, ...]) -> Predictor:
     symbols = config.model.symbols or 0
+    if len(shape) == 3:
+        return _maps_predictor(cut, shape, symbols)
+    (features,) = shape
     if cut.kind is PredictorKind.critic:
         return SoftmaxCritic(features, classes=symbols, hidden=cut.hidden, match=cut.match)
     return Regressor(features, hidden=_hidden(cut), classes=symbols if cut.labels else 0)
+
+
+def _maps_predictor(cut: DepthPredictorConfig, shape: tuple[int, ...], symbols: int) -> Predictor:
+    classes = symbols if cut.labels else 0
+    if cut.kind is PredictorKind.conv:
+        return ConvRegressor(shape[0], hidden=cut.hidden, classes=classes)
+    if cut.kind is PredictorKind.critic:
+        critic = PooledCritic(shape, cells=cut.cells, classes=symbols, hidden=cut.hidden, match=cut.match)
+        return Flattened(critic)
+    return Flattened(Regressor(math.prod(shape), hidden=_hidden(cut), classes=classes))
 
 
 def _time_predictor(config: Config, cut: TimePredictorConfig, features: int) -> Predictor:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dni.data.source import Source
+from dni.data.text import split_labels
 from dni.errors import CheckpointError, ConfigError, DniError
 from dni.metrics import bits, hits
 from dni.predictor import summed_cross_entropy
@@ -43,9 +43,9 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     """Measure one checkpoint of a run and write `evaluation-SPLIT.json` into its folder; returns what that holds.
 
     `split`: valid or test; default: test where the data has one. `step`: a number, best or last; default: best where
-    it is known and saved. The split is read once, whole batches only, its state carried across windows as in training's
-    validation passes; `accuracy` is the share of labels with the largest score. Raises ConfigError for what there is
-    not, CheckpointError for what cannot be read.
+    it is known and saved. The split is read once, sequences in whole batches only, its state carried across windows as
+    in training's validation passes; `accuracy` is the share of labels with the largest score, `error` the rest. Raises
+    ConfigError for what there is not, CheckpointError for what cannot be read.
     """
     config, data = read_settings(run_dir)
     torch.set_num_threads(config.torch_threads)  # as in training: with other numbers, last digits differ
@@ -57,7 +57,8 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     loss, right, labels = measure(whole, source, windows, device)
     found = {
         "split": split, "step": choice.step, "which": choice.which, "bits_per_label": bits(loss / labels),
-        "accuracy": right / labels, "labels": labels, "data": {"name": data.name, "sha256": data.sha256},
+        "accuracy": right / labels, "error": (labels - right) / labels, "labels": labels,
+        "data": {"name": data.name, "sha256": data.sha256},
     }  # fmt: skip
     (run_dir / f"evaluation-{split}.json").write_text(json.dumps(finite(found), indent=2) + "\n")
     return found
@@ -81,7 +82,8 @@ def open_split(data: Data, split: str) -> tuple[Source, int]:
     """A source at the start of the split, and how many windows it has. Raises ConfigError if there is no such split."""
     if split == "test":
         if data.test is None:
-            raise ConfigError(f"{data.name} has no test split (data=ptb and data=seqmnist do): use --split valid")
+            others = "data=ptb, seqmnist, mnist and cifar10 do"
+            raise ConfigError(f"{data.name} has no test split ({others}): use --split valid")
         test = data.test()
         return test, test.windows_per_pass
     if not data.valid_windows:
@@ -136,7 +138,7 @@ def measure(whole: Chain, source: Source, windows: int, device: torch.device) ->
     loss, right, count = 0.0, 0, 0
     for _ in range(windows):
         window = source.next()
-        labels: Tensor = window.labels[:, : window.inputs.shape[1]].to(device)
+        labels = split_labels(window.inputs, window.labels)[0].to(device)
         output = stage.evaluate(window.inputs, window.reset)
         loss += summed_cross_entropy(output, labels).item()
         right += hits(output, labels)

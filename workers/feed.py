@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dni.data.copying import CopySource
 from dni.data.history import History
-from dni.data.text import Window
+from dni.data.text import Window, split_labels
 from workers.config import Config
 from workers.edge import Loss
 from workers.frame import Frame, Kind
@@ -72,7 +72,7 @@ class Feed:
         step, saved, probe = self.start, None, self.config.evaluate.probe
         while self._goes_on(step):
             window = self.data.train.next()
-            self.lane_steps += window.inputs.shape[1]
+            self.lane_steps += window.steps
             yield _frame(Kind.STEP, step + 1, window, _context(window, self._history))
             step += 1
             if self._validates(step):
@@ -112,7 +112,7 @@ class Feed:
             windows.append(source.next())
         tensors = {
             "value": torch.cat([w.inputs for w in windows], dim=1),
-            "labels": torch.cat([_labels(w) for w in windows], dim=1),
+            "labels": torch.cat([split_labels(w.inputs, w.labels)[0] for w in windows], dim=1),
             "context": torch.stack([_context(w, history) for w in windows]),
             "windows": torch.tensor([w.inputs.shape[1] for w in windows]),
         }
@@ -123,17 +123,17 @@ class Feed:
 
 
 def _frame(kind: Kind, step: int, window: Window, context: Tensor | None = None) -> Frame:
-    tensors = {"value": window.inputs, "labels": _labels(window), "reset": window.reset, "ends": window.ends}
+    tensors = {
+        "value": window.inputs,
+        "labels": split_labels(window.inputs, window.labels)[0],
+        "reset": window.reset,
+        "ends": window.ends,
+    }
     if context is not None and context.shape[1]:
         tensors["context"] = context
     return Frame(kind, step, tensors=tensors)
 
 
-def _labels(window: Window) -> Tensor:
-    """Of its T steps."""
-    return window.labels[:, : window.inputs.shape[1]]
-
-
 def _context(window: Window, history: History | None) -> Tensor:
     """What the time cut sees beside the state: (B, H) inputs up to the window's end, or (B, L) labels after it."""
-    return window.labels[:, window.inputs.shape[1] :] if history is None else history.read(window)
+    return split_labels(window.inputs, window.labels)[1] if history is None else history.read(window)

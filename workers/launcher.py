@@ -20,6 +20,7 @@ from workers.assembly import Job
 from workers.build import build_chains, device_of
 from workers.child import CONFIG
 from workers.config import Config, to_plain
+from workers.cuts import refuse_large
 from workers.journal import Record
 from workers.monitor import Monitor
 from workers.processes import Supervisor
@@ -81,6 +82,7 @@ def why_ended(config: Config, stop: Stop, done: int) -> str:
 def refuse_early(config: Config) -> None:
     """Build what the stages will build, so that a bad cut or device is refused before anything starts."""
     build_chains(config)
+    refuse_large(config)
     for index in range(config.stages):
         device_of(config, index)
 

@@ -16,6 +16,7 @@ from workers.config import (
     TimePredictorConfig,
     TransportKind,
 )
+from workers.image_rules import check_images
 
 #: A thousand random states are made from every seed, and torch counts them in 64 bits.
 LARGEST_SEED = 10**15
@@ -27,6 +28,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 def check(config: Config) -> None:
     """Refuse settings that cannot be run, with one line that says what to type instead. Raises ConfigError."""
     _check_numbers(config)
+    check_images(config)
     depth, time, data = config.depth, config.time, config.data
     if depth.lag is not None and depth.lag >= depth.window:
         raise ConfigError(
@@ -195,6 +197,7 @@ def _check_numbers(config: Config) -> None:
         "steps": config.steps, "stages": config.stages, "log_every": config.log_every,
         "optimizer.accumulate": config.optimizer.accumulate, "lane_steps": config.lane_steps,
         "data.length": config.data.length,
+        "predictor.depth.cells": config.predictor.depth.cells,
         "predictor.depth.fits": config.predictor.depth.fits, "predictor.time.fits": config.predictor.time.fits,
         "model.units": config.model.units, "model.layers": config.model.layers,
         "model.heads": config.model.heads, "model.memory": config.model.memory,

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
 from dni.data.copying import CopySource
+from dni.data.images import ImageSource, Scale, held_out_images, label_of, training_images
 from dni.data.pixels import Part, PixelSource
 from dni.data.source import LanesSource, Source
 from dni.data.text import Corpus, Lanes, load_text
@@ -17,6 +19,9 @@ from workers.config import Config, DataKind
 
 #: Sequences in a validation pass over a generated task of fixed length.
 VALIDATION_SEQUENCES = 16
+
+#: Where the inputs are images, whose folders have the names of the kinds if data.path does not say otherwise.
+IMAGES: dict[DataKind, Literal["mnist", "cifar10"]] = {DataKind.mnist: "mnist", DataKind.cifar10: "cifar10"}
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,18 @@ class Data:
     valid: Callable[[], Source]  #: from its start, for every pass
     valid_windows: int  #: of a pass; 0: there is no validation
     probe: Callable[[], Source]  #: begins with the sequence to probe with
-    test: Callable[[], LanesSource | PixelSource] | None = None  #: its own test split; nothing is read before the call
+    test: Callable[[], LanesSource | PixelSource | ImageSource] | None = (
+        None  #: its own test split; nothing is read before the call
+    )
+    image: list[int] | None = None  #: channels, height and width, where the inputs are images
 
 
 def open_data(config: Config) -> Data:
     """Raises DataError for what cannot be read, ConfigError for sizes that do not fit."""
     if config.data.kind is DataKind.text:
         return text_data(load_text(config.data.path), config)
+    if config.data.kind in IMAGES:
+        return _images(config)
     return _pixels(config) if config.data.kind is DataKind.seqmnist else _copying(config)
 
 
@@ -46,7 +56,7 @@ def resolve(config: Config) -> tuple[Config, Data]:
     path = config.data.path and str(Path(config.data.path).expanduser().absolute())
     config = replace(config, data=replace(config.data, path=path))
     data = open_data(config)
-    model = replace(config.model, symbols=data.symbols, input_symbols=data.input_symbols)
+    model = replace(config.model, symbols=data.symbols, input_symbols=data.input_symbols, image=data.image)
     return replace(config, model=model, data=replace(config.data, sha256=data.sha256)), data
 
 
@@ -111,3 +121,21 @@ def _pixels(config: Config) -> Data:
     length = valid.windows_per_pass
     sizes, test = (train.symbols, train.input_symbols), partial(source, "test")
     return Data("seqmnist", None, *sizes, train, from_the_start, length, from_the_start, test)
+
+
+def _images(config: Config) -> Data:
+    data, kind = config.data, IMAGES[config.data.kind]
+    folder = Path(data.path or kind).expanduser()
+    for_training, for_validation = training_images(kind, folder)
+    scale = Scale.of(for_training.pixels)
+    train = ImageSource(for_training, data.batch, scale, shuffle=True, seed=config.seed)
+
+    def from_the_start() -> ImageSource:
+        return ImageSource(for_validation, data.batch, scale)
+
+    def test() -> ImageSource:
+        return ImageSource(held_out_images(kind, folder), data.batch, scale)
+
+    name, length = data.label or label_of(kind, folder), from_the_start().windows_per_pass
+    sizes = (train.symbols, train.input_symbols)
+    return Data(name, None, *sizes, train, from_the_start, length, from_the_start, test, [*train.shape])

@@ -177,7 +177,7 @@ class Worker:
         self.upstream.load_state_dict(state["upstream"])
 
     def split(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
-        """The value, the labels of its window (B, T), and the context of the time cut (`PastWindow`), maybe empty."""
+        """The value, the labels that belong to it (B, T) or (B,), and the context of the time cut (`PastWindow`)."""
         labels = frame.tensors["labels"].to(self.stage.device)
-        context = frame.tensors["context"].to(self.stage.device) if "context" in frame.tensors else labels[:, :0]
-        return frame.tensors["value"], labels, context
+        context = frame.tensors.get("context", labels.new_empty(len(labels), 0))
+        return frame.tensors["value"], labels, context.to(self.stage.device)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dni.data.order import Order
 from dni.data.source import refuse_lookahead
 from dni.data.text import Window
 from dni.errors import ConfigError, DataError
@@ -21,7 +22,7 @@ from dni.types import IGNORED
 Part = Literal["train", "valid", "test"]
 
 _SIDE = 28
-_VALID = 5_000  # the last images of the training files
+VALID = 5_000  #: the last images of the training files
 _MAGIC = {"images": 2051, "labels": 2049}
 
 
@@ -65,7 +66,7 @@ class PixelSource:
             raise ConfigError(f"side {side} must be 28, 14 or 7, and {levels} grey levels between 2 and 256")
         refuse_lookahead(streaming, lookahead)
         self.batch, self.window_size, self.lookahead = batch, window, lookahead
-        self.part, self.seed, self.streaming = part, seed, streaming
+        self.streaming = streaming
         self.input_symbols, self.length = levels, side * side
         images, self._labels = load_mnist(Path(folder).expanduser(), part)
         if len(images) < batch:
@@ -74,7 +75,7 @@ class PixelSource:
         self._windows = math.ceil(self.length / window)  # of one sequence
         self.windows_per_pass = len(images) // batch * self._windows
         self._window = 0
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))  # of which pass, and the images' order in it
+        self._order = Order(len(images), seed=seed, shuffle=part == "train")
 
     def next(self) -> Window:
         """The next window of all lanes."""
@@ -85,7 +86,7 @@ class PixelSource:
         """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
         number, within = divmod(n, self.windows_per_pass)
         group, position = divmod(within, self._windows)
-        rows = self._order_of(number)[group * self.batch : (group + 1) * self.batch]
+        rows = self._order.of(number)[group * self.batch : (group + 1) * self.batch]
         start = position * self.window_size
         known = self._pixels[rows, start : start + self.window_size]
         inputs = torch.zeros(self.batch, self.window_size, dtype=torch.int64)
@@ -108,26 +109,23 @@ class PixelSource:
         """The inverse of `state_dict`."""
         self._window = state["window"]
 
-    def _order_of(self, number: int) -> Tensor:
-        if self._order[0] != number:
-            images = len(self._labels)
-            shuffled = np.random.default_rng((self.seed, number)).permutation(images)
-            order = torch.from_numpy(shuffled) if self.part == "train" else torch.arange(images)
-            self._order = number, order
-        return self._order[1]
-
 
 def load_mnist(folder: Path, part: Part) -> tuple[Tensor, Tensor]:
     """Images (n, 28, 28) and labels (n,) of a part, uint8. Raises DataError if a file cannot be read."""
-    name = "t10k" if part == "test" else "train"
+    images, labels = read_mnist(folder, "t10k" if part == "test" else "train")
+    cut = {"train": slice(0, -VALID), "valid": slice(-VALID, None), "test": slice(None)}[part]
+    return images[cut], labels[cut].clone()  # the whole is not kept alive
+
+
+def read_mnist(folder: Path, name: Literal["train", "t10k"]) -> tuple[Tensor, Tensor]:
+    """All images (n, 28, 28) and labels (n,) of two files, uint8. Raises DataError if one cannot be read."""
     images = _read(folder / f"{name}-images-idx3-ubyte.gz", "images", (_SIDE, _SIDE))
     labels = _read(folder / f"{name}-labels-idx1-ubyte.gz", "labels", ())
     if len(images) != len(labels):
         raise DataError(f"{folder} holds {len(images)} {name} images, but {len(labels)} labels: fetch both anew")
     if (labels > 9).any():
         raise DataError(f"{folder} holds a {name} label {labels.max()}: MNIST has the digits 0 to 9")
-    cut = {"train": slice(0, -_VALID), "valid": slice(-_VALID, None), "test": slice(None)}[part]
-    return images[cut], labels[cut].clone()  # the whole is not kept alive
+    return images, labels
 
 
 def _read(file: Path, kind: Literal["images", "labels"], shape: tuple[int, ...]) -> Tensor:

@@ -17,7 +17,10 @@ class Source(Protocol):
 
     @property
     def input_symbols(self) -> int:
-        """The inputs are below it: rows of the model's embedding; equal to `symbols` where inputs are labels too."""
+        """The inputs are below it: rows of the model's embedding; equal to `symbols` where inputs are labels too.
+
+        0: they are numbers, not symbols.
+        """
 
     @property
     def streaming(self) -> bool:

@@ -1,0 +1,171 @@
+"""Labelled images in batches: MNIST (LeCun et al. 1998) and CIFAR-10 (Krizhevsky 2009)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dni.data.order import Order
+from dni.data.pixels import VALID, read_mnist
+from dni.data.text import Window
+from dni.errors import ConfigError, DataError
+
+Name = Literal["mnist", "cifar10"]
+
+_CIFAR10 = (3, 32, 32)
+_RECORD = 1 + 3 * 32 * 32  # of CIFAR-10: the label, then the red, green and blue plane, row by row
+_LABEL_FILE = "label.txt"
+_CHUNK = 1024  # images that are summed at once: all of them in 64 bits would be eight times their size
+
+
+class Images(NamedTuple):
+    """Images with their labels."""
+
+    pixels: Tensor  #: (n, C, H, W) uint8
+    labels: Tensor  #: (n,) uint8
+
+
+class Scale(NamedTuple):
+    """(p - mean) / deviation: a mean of 0 and a variance of 1 in every channel of the images it was made of."""
+
+    mean: Tensor  #: (C, 1, 1) float32, in levels of 0 to 255
+    deviation: Tensor  #: (C, 1, 1) float32; 1 where a channel is constant
+
+    @classmethod
+    def of(cls, pixels: Tensor) -> Scale:
+        """The exact mean and deviation of every channel of (n, C, H, W) uint8."""
+        each, sums = pixels[:, 0].numel(), torch.zeros(2, pixels.shape[1], dtype=torch.int64)
+        for chunk in torch.split(pixels, _CHUNK):
+            levels = chunk.to(torch.int64)
+            sums += torch.stack([levels.sum((0, 2, 3)), levels.square().sum((0, 2, 3))])
+        totals = list(zip(*sums.tolist(), strict=True))  # Python's integers: these products are beyond 64 bits
+        mean = torch.tensor([total / each for total, _ in totals])
+        variance = torch.tensor([(each * squares - total * total) / each**2 for total, squares in totals])
+        deviation = torch.where(variance > 0, variance.sqrt(), 1.0)
+        return cls(mean.view(-1, 1, 1), deviation.view(-1, 1, 1))
+
+
+class ImageSource:
+    """Images in batches: inputs (B, C, H, W) float32, normalised, and one label each, (B,) int64.
+
+    Shuffled, as in training, a pass takes every image at most once, anew by (seed, pass), in whole batches only. Else
+    it takes every image exactly once, in order, and its last batch may be smaller. Only uint8 pixels are held.
+
+    Args:
+        images: of one part; shared, not copied.
+        batch: B.
+        scale: the normalisation, of the training part.
+        shuffle: whether the order changes from pass to pass.
+        seed: of the shuffling, not negative.
+
+    Raises ConfigError for other settings, DataError for too few images.
+    """
+
+    symbols = 10  #: the classes
+    input_symbols = 0  #: the inputs are numbers
+    streaming = False
+
+    def __init__(self, images: Images, batch: int, scale: Scale, *, shuffle: bool = False, seed: int = 0) -> None:
+        if batch < 1 or seed < 0:
+            raise ConfigError(f"need batch {batch} >= 1 and seed {seed} >= 0")
+        count = len(images.pixels)
+        if count < (batch if shuffle else 1):
+            raise DataError(f"{count} images are less than one batch of {batch}: use a smaller batch")
+        self.batch, self._images, self._scale = batch, images, scale
+        self.windows_per_pass = count // batch if shuffle else -(-count // batch)
+        self._order = Order(count, seed=seed, shuffle=shuffle)
+        self._window = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an image."""
+        return tuple(self._images.pixels.shape[1:])
+
+    def next(self) -> Window:
+        """The next batch."""
+        self._window += 1
+        return self.window(self._window - 1)
+
+    def window(self, n: int) -> Window:
+        """Batch n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
+        number, group = divmod(n, self.windows_per_pass)
+        rows = self._order.of(number)[group * self.batch : (group + 1) * self.batch]
+        inputs = (self._images.pixels[rows].float() - self._scale.mean) / self._scale.deviation
+        each = torch.ones(len(rows), dtype=torch.bool)
+        return Window(inputs, self._images.labels[rows].long(), each, each)
+
+    def report(self, window: int, loss: float, count: int) -> None:
+        """Ignored: the order of the images is fixed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the next batch."""
+        return {"window": self._window}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._window = state["window"]
+
+
+def training_images(name: Name, folder: Path) -> tuple[Images, Images]:
+    """The training images, and the last 5,000 of them for validation: two views of one memory. Raises DataError."""
+    pixels, labels = _mnist(folder, "train") if name == "mnist" else _cifar10(folder, _training_files())
+    if len(pixels) <= VALID:
+        raise DataError(f"{folder} holds {len(pixels)} training images, of which the last {VALID} are for validation")
+    return Images(pixels[:-VALID], labels[:-VALID]), Images(pixels[-VALID:], labels[-VALID:])
+
+
+def held_out_images(name: Name, folder: Path) -> Images:
+    """The test images. Raises DataError if they cannot be read."""
+    return _mnist(folder, "t10k") if name == "mnist" else _cifar10(folder, ["test_batch.bin"])
+
+
+def label_of(name: Name, folder: Path) -> str:
+    """What to call the data: the first line of a `label.txt` beside it, if there is one, where a copy is not the
+    original ("CIFAR-10, JPEG q75"); else its name."""
+    try:
+        lines = (folder / _LABEL_FILE).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return name
+    return lines[0].strip() or name if lines else name
+
+
+def _mnist(folder: Path, name: Literal["train", "t10k"]) -> Images:
+    pixels, labels = read_mnist(folder, name)
+    return Images(pixels.unsqueeze(1), labels)
+
+
+def _training_files() -> list[str]:
+    return [f"data_batch_{number}.bin" for number in range(1, 6)]
+
+
+def _cifar10(folder: Path, names: Sequence[str]) -> Images:
+    """Files of the binary version of CIFAR-10, one after another in one memory."""
+    sizes = [_records(folder / name) for name in names]
+    pixels = torch.empty(sum(sizes), *_CIFAR10, dtype=torch.uint8)
+    labels = torch.empty(sum(sizes), dtype=torch.uint8)
+    start = 0
+    for name, size in zip(names, sizes, strict=True):
+        records = torch.from_numpy(np.fromfile(folder / name, dtype=np.uint8).reshape(size, _RECORD))
+        pixels[start : start + size] = records[:, 1:].view(-1, *_CIFAR10)
+        labels[start : start + size] = records[:, 0]
+        start += size
+    if (labels > 9).any():
+        raise DataError(f"{folder} holds a label {labels.max()}: CIFAR-10 has the classes 0 to 9, CIFAR-100 is another")
+    return Images(pixels, labels)
+
+
+def _records(file: Path) -> int:
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise DataError(
+            f"cannot read {file}: {error.strerror}; give a folder with CIFAR-10's binary version (its .bin files)"
+        ) from None
+    if not size or size % _RECORD:
+        raise DataError(f"{file} has {size} bytes, no multiple of {_RECORD}: it is not CIFAR-10's binary version")
+    return size // _RECORD
