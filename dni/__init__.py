@@ -9,6 +9,7 @@ from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
 from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
+from dni.local import LocalInterface
 from dni.oracle import Oracle, OracleInterface
 from dni.partition import partition
 from dni.predictor import Predictor, Regressor, SoftmaxCritic
@@ -25,6 +26,7 @@ __all__ = [
     "Hindsight",
     "Horizon",
     "Interface",
+    "LocalInterface",
     "LossInterface",
     "Oracle",
     "OracleInterface",

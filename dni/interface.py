@@ -7,6 +7,7 @@ answers two calls: `gradient(step, value, labels)` now, `target(step, gradient)`
     TrueInterface        the true gradient, waited for: locked backpropagation
     LossInterface        the end of the network: the loss itself
     DecoupledInterface   a predicted gradient now, its target later (Jaderberg et al. 2017)
+    LocalInterface       the gradient of a loss of the stage's own (`dni.local`)
 """
 
 from __future__ import annotations
@@ -56,6 +57,14 @@ class Interface:
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         """Take the target gradient of the value that left at `step`; `labels` (B, L) if they were not known then."""
+
+    def means(self) -> dict[str, float | None]:
+        """Of the run so far: predictor_loss, cosine, staleness, as far as the interface measures them."""
+        return {}
+
+    def take_recent(self) -> dict[str, float | None]:
+        """The same since the last call."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly here."""
@@ -217,8 +226,10 @@ class DecoupledInterface(Interface):
                 self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
         self.updates += 1
 
+    def means(self) -> dict[str, float | None]:
+        return self.total.means()
+
     def take_recent(self) -> dict[str, float | None]:
-        """Means since the last call."""
         recent, self.recent = self.recent, FitMeter()
         return recent.means()
 

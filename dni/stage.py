@@ -61,7 +61,8 @@ class Stage:
         accumulate: windows whose parameter gradients make one optimizer step.
         device: where the module lives; what comes in is moved there.
         seed: of the stage's own random state, used if the module has dropout.
-        first: no gradient of the input is wanted (integer inputs never have one).
+        first: no gradient of the input is wanted (integer inputs never have one): there is no stage before, or it
+            learns from a loss of its own.
         chunk: steps; the windows, then (B, T, D) or integers (B, T), are run in chunks of so many steps, whose
             activations are not kept but computed again in `backward` (Chen et al. 2016). The module must not mind
             where a window is cut. None keeps all activations.
@@ -190,10 +191,12 @@ class Stage:
                 self.optimizer.step()
 
     def _fresh_input(self, activation: Tensor) -> Tensor:
-        if self.first or not activation.is_floating_point():
+        if not activation.is_floating_point():
             return activation.detach()
-        self._input = activation.detach().requires_grad_()
-        return self._input.clone()  # neither a leaf nor the sender's memory: a first layer may work in place
+        leaf = activation.detach()
+        if not self.first:
+            self._input = leaf.requires_grad_()
+        return leaf.clone()  # neither a leaf nor the sender's memory: a first layer may work in place
 
     def _run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         if self.chunk is None:

@@ -187,7 +187,7 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("nosuch=1", r"Could not override 'nosuch'.*dni-train --cfg job"),
         ("+nosuch=1", r"Key 'nosuch' not in 'Config'.*dni-train --cfg job"),
         ("depth.nosuch=1", r"depth\.nosuch: Key 'nosuch' not in 'DepthConfig'.*dni-train --cfg job"),
-        ("depth=nosuch", r"Could not find 'depth/nosuch' Available options in 'depth': backprop synthetic"),
+        ("depth=nosuch", r"Could not find 'depth/nosuch' Available options in 'depth': backprop local synthetic"),
         ("experiment=nosuch", r"Available options in 'experiment': .*demo smoke"),
         ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),
         ("steps=1.5", r"steps: Value '1.5' of type 'float' could not be converted to Integer"),

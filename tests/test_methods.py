@@ -15,7 +15,7 @@ from workers.launcher import launch
 
 @pytest.mark.parametrize("transport", ["local", "grpc"])
 @pytest.mark.parametrize("time", ["full", "checkpointed", "truncated", "synthetic"])
-@pytest.mark.parametrize("depth", ["backprop", "synthetic"])
+@pytest.mark.parametrize("depth", ["backprop", "synthetic", "local"])
 @pytest.mark.parametrize("predictor", ["critic", "mlp", "linear"])
 def test_every_combination_of_methods_runs(
     depth: str, time: str, transport: str, predictor: str, tmp_path: Path

@@ -12,7 +12,7 @@ from dni.models import char_mlp, language_model
 from dni.partition import partition
 from dni.recurrent import Chain
 from dni.stage import Stage
-from workers.config import Config, ModelKind, OptimizerConfig, OptimizerKind
+from workers.config import Config, DepthMethod, ModelKind, OptimizerConfig, OptimizerKind
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def build_stage(config: Config, index: int) -> Stage:
         accumulate=config.optimizer.accumulate,
         device=device,
         seed=config.seed * 1000 + index,
-        first=index == 0,
+        first=index == 0 or config.depth.method is DepthMethod.local,
         chunk=config.chunk,
     )
 

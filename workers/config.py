@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
 
-DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic"])
+DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic", "local"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "oracle"])
 Context = enum.Enum("Context", ["none", "window", "lookahead"])
@@ -57,6 +57,7 @@ class DepthConfig:
     method: DepthMethod = DepthMethod.synthetic
     window: int = 4  # W, most unfinished frames on an edge
     lag: int | None = None  # train the predictor at step t on exactly the target of step t - lag; null: on what came
+    # (depth=local has no targets; a lag fixes when a curriculum hears of the losses)
 
 
 @dataclass
@@ -67,7 +68,7 @@ class TimeConfig:
 @dataclass
 class CutPredictorConfig:
     kind: PredictorKind = PredictorKind.critic
-    hidden: int = 0  # units of the hidden layer (mlp, critic)
+    hidden: int = 0  # units of the hidden layer (mlp, critic, the head of depth=local)
     match: float = 1.0  # critic: weight of the squared distance to the target gradient
     learning_rate: float = 3e-3
     fits: int = 1  # predictor steps per target
@@ -77,7 +78,7 @@ class CutPredictorConfig:
 
 
 @dataclass
-class DepthPredictorConfig(CutPredictorConfig):
+class DepthPredictorConfig(CutPredictorConfig):  # depth=local has a classifier instead, of `hidden` and `learning_rate`
     labels: bool = True  # labels as context of a regressor; a critic always uses them
 
 

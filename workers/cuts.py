@@ -14,6 +14,7 @@ from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
 from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
+from dni.local import LocalInterface
 from dni.oracle import OracleInterface
 from dni.predictor import Predictor, Regressor, SoftmaxCritic
 from dni.stage import Stage
@@ -37,6 +38,9 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
         return TrueInterface()
     cut, features = config.predictor.depth, config.model.units  # what runs between any two layers
     torch.manual_seed(_seed(config, index))
+    if config.depth.method is DepthMethod.local:
+        shape = {"classes": config.model.symbols or 0, "hidden": cut.hidden}
+        return LocalInterface(features, **shape, learning_rate=cut.learning_rate, device=stage.device)
     return _decoupled(_depth_predictor(config, cut, features), cut, stage, memory=config.depth.window + 2)
 
 

@@ -44,10 +44,10 @@ class Loss(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The target gradient of a step's output, and the news that came with it."""
+    """What came back for a step: the target gradient of its output, unless there is none, and news."""
 
     step: int
-    gradient: Tensor
+    gradient: Tensor | None
     losses: tuple[Loss, ...] = ()
 
 
@@ -135,7 +135,7 @@ class Downstream:
         answer = malformed[0] if malformed else self._answer
         if isinstance(answer, WireError):
             raise answer
-        if answer is None:
+        if answer is None or answer.gradient is None:
             raise OutOfOrder(f"stage {self._stage}: {kind.name} of step {step} was answered without a gradient")
         return answer.gradient
 
@@ -207,7 +207,7 @@ class Downstream:
         if frame.done_through > self._sent:
             raise OutOfOrder(f"{where} is done through frame {frame.done_through}; only {self._sent} were sent")
         self._done = max(self._done, frame.done_through)
-        if frame.kind is Kind.GRADIENT:
+        if frame.kind is Kind.GRADIENT or frame.tensors:
             self._take(frame, _target(frame, where))
         for over in [step for step, sequence in self._flying.items() if sequence <= self._done]:
             del self._flying[over]
@@ -294,11 +294,11 @@ class Upstream:
 
 
 def _target(frame: Frame, where: str) -> Target | WireError:
-    if "gradient" not in frame.tensors:
+    if frame.kind is Kind.GRADIENT and "gradient" not in frame.tensors:
         return CorruptHeader(f"{where} has tensors {[*frame.tensors]} and none called 'gradient'")
     losses = frame.tensors["losses"].tolist() if "losses" in frame.tensors else []
     news = tuple(Loss(int(step), nats, int(count)) for step, nats, count in losses)
-    return Target(frame.step, frame.tensors["gradient"], news)
+    return Target(frame.step, frame.tensors.get("gradient"), news)
 
 
 @contextmanager

@@ -104,7 +104,8 @@ class Worker:
         early, self.early = self.early, []
         for target in chain(early, self.downstream.targets(wait_for)):
             if wait_for is None or target.step <= wait_for:
-                self.depth.target(target.step, target.gradient)
+                if target.gradient is not None:
+                    self.depth.target(target.step, target.gradient)
                 self.losses += target.losses
             else:
                 self.early.append(target)
