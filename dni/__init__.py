@@ -5,6 +5,7 @@ This package is the mathematics of one stage: no network, no configuration files
 
 from dni.auxiliary import Auxiliary
 from dni.bootstrap import Bootstrap, PastWindow, StateTarget
+from dni.delayed import DelayedInterface
 from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
@@ -15,12 +16,14 @@ from dni.partition import partition
 from dni.predictor import Predictor, Regressor, SoftmaxCritic
 from dni.recurrent import Chain, Recurrent
 from dni.stage import Gradients, Stage
+from dni.stash import StashingStage
 
 __all__ = [
     "Auxiliary",
     "Bootstrap",
     "Chain",
     "DecoupledInterface",
+    "DelayedInterface",
     "Gradients",
     "GuessingCritic",
     "Hindsight",
@@ -36,6 +39,7 @@ __all__ = [
     "Regressor",
     "SoftmaxCritic",
     "Stage",
+    "StashingStage",
     "StateTarget",
     "TrueInterface",
     "ZeroInterface",

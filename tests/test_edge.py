@@ -128,6 +128,27 @@ def test_news_come_back_without_a_gradient_too() -> None:
     assert edge.down.in_flight == 0
 
 
+def test_a_late_gradient_names_its_own_step_and_only_the_last_answer_returns_credit() -> None:
+    edge = Edge()
+    edge.send(1, 2, 3)
+    frames = [edge.up.receive() for _ in range(3)]
+    edge.up.finish(frames[0])
+    edge.up.finish(frames[1], torch.tensor([10.0]), late=1, more=True)
+    assert [(t.step, t.late, t.gradient) for t in edge.down.targets()] == [(2, 1, 10.0)]
+    assert edge.down.in_flight == 2
+    edge.up.finish(frames[1], torch.tensor([20.0]))
+    assert edge.targets(2) == [2]
+    assert edge.down.in_flight == 1
+
+
+def test_a_late_gradient_that_follows_an_exchange_is_not_its_answer() -> None:
+    edge = Edge(timeout_s=10)
+    assert exchanged(edge).item() == 20.0
+    edge.send(3)
+    edge.up.finish(edge.up.receive(), torch.tensor([20.0]), late=1, more=True)
+    assert [(t.step, t.late, t.gradient) for t in edge.down.targets()] == [(3, 1, 20.0)]
+
+
 def exchanged(edge: Edge, gradient: bool = True) -> torch.Tensor:
     """A probe after step 2, answered in another thread."""
     thread = threading.Thread(target=edge.answer, args=(edge.down.in_flight + 1, gradient))

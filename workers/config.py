@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
 
-DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic", "local"])
+DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic", "local", "delayed"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "oracle"])
 Context = enum.Enum("Context", ["none", "window", "lookahead"])
@@ -55,9 +55,11 @@ class DataConfig:
 @dataclass
 class DepthConfig:
     method: DepthMethod = DepthMethod.synthetic
-    window: int = 4  # W, most unfinished frames on an edge
+    window: int = 4  # W, most unfinished frames on an edge; delayed: on all edges together, and steps a stage keeps
     lag: int | None = None  # train the predictor at step t on exactly the target of step t - lag; null: on what came
-    # (depth=local has no targets; a lag fixes when a curriculum hears of the losses)
+    # (delayed: go back at step t exactly through step t - lag per edge; local: a curriculum hears of losses that late)
+    stash: bool = True  # delayed: go back with the weights of the forward pass: W copies, or two with accumulate=W (as
+    # in PipeDream-2BW); false: with today's, a window is run again when its gradient comes
 
 
 @dataclass

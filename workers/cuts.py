@@ -10,6 +10,7 @@ from dni.auxiliary import Auxiliary
 from dni.bootstrap import Bootstrap
 from dni.data.copying import CopySource
 from dni.data.source import Source
+from dni.delayed import DelayedInterface
 from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
@@ -36,6 +37,8 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
         return LossInterface()
     if config.depth.method is DepthMethod.backprop:
         return TrueInterface()
+    if config.depth.method is DepthMethod.delayed:
+        return DelayedInterface(config.stages - 1 - index, config.depth.lag)
     cut, features = config.predictor.depth, config.model.units  # what runs between any two layers
     torch.manual_seed(_seed(config, index))
     if config.depth.method is DepthMethod.local:

@@ -49,6 +49,7 @@ class Target(NamedTuple):
     step: int
     gradient: Tensor | None
     losses: tuple[Loss, ...] = ()
+    late: int = 0  #: the gradient is that of `step` - late
 
 
 class Blocked:
@@ -214,7 +215,8 @@ class Downstream:
             self._last_done = max(self._last_done, over)
 
     def _take(self, frame: Frame, item: Target | WireError) -> None:
-        if frame.done_through == self._asked:
+        late = isinstance(item, Target) and item.late
+        if frame.done_through == self._asked and not late:
             self._answer = item
         else:
             self._keep(frame.step, item)
@@ -280,11 +282,26 @@ class Upstream:
             raise OutOfOrder(f"{where} does not go downstream; is that stage connected the right way round?")
         return frame
 
-    def finish(self, frame: Frame, gradient: Tensor | None = None, losses: Sequence[Loss] = ()) -> None:
-        """Tell stage k-1 that `frame` and all before it are done, with its activation's gradient and news if any."""
+    def finish(
+        self,
+        frame: Frame,
+        gradient: Tensor | None = None,
+        losses: Sequence[Loss] = (),
+        *,
+        late: int = 0,
+        more: bool = False,
+    ) -> None:
+        """Tell stage k-1 that `frame` and all before it are done, with its activation's gradient and news if any.
+
+        `late` says that the gradient is that of the activation so many steps before; `more`, that another answer
+        follows, with which the frame will be done.
+        """
         kind = Kind.DONE if gradient is None else Kind.GRADIENT
-        self._finished = max(self._finished, frame.sequence)
+        if not more:
+            self._finished = max(self._finished, frame.sequence)
         tensors = {} if gradient is None else {"gradient": gradient}
+        if late:
+            tensors["late"] = torch.tensor(late)
         if losses:
             tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         answer = Frame(kind, frame.step, self._sent + 1, self._finished, self._stage, tensors)
@@ -298,7 +315,8 @@ def _target(frame: Frame, where: str) -> Target | WireError:
         return CorruptHeader(f"{where} has tensors {[*frame.tensors]} and none called 'gradient'")
     losses = frame.tensors["losses"].tolist() if "losses" in frame.tensors else []
     news = tuple(Loss(int(step), nats, int(count)) for step, nats, count in losses)
-    return Target(frame.step, frame.tensors.get("gradient"), news)
+    late = int(frame.tensors["late"]) if "late" in frame.tensors else 0
+    return Target(frame.step, frame.tensors.get("gradient"), news, late)
 
 
 @contextmanager
