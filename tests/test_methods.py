@@ -13,7 +13,6 @@ from dni.errors import ConfigError
 from tests.runs import assert_same, parameters_of, tiny
 from workers.launcher import launch
 
-
 TIMES = ["full", "checkpointed", "truncated", "synthetic"]
 COMBINATIONS = [
     *itertools.product(["backprop", "synthetic"], TIMES, ["critic", "mlp", "linear"]),

@@ -24,7 +24,7 @@ class Kind(enum.IntEnum):
 
 
 #: Version of the meaning of frames; both ends of an edge must have the same.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 @dataclass(frozen=True)
