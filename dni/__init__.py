@@ -6,15 +6,18 @@ This package is the mathematics of one stage: no network, no configuration files
 from dni.auxiliary import Auxiliary
 from dni.bootstrap import Bootstrap, PastWindow, StateTarget
 from dni.convolutional import ConvRegressor, Flattened, PooledCritic
+from dni.delayed import DelayedInterface
 from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
 from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
+from dni.local import LocalInterface
 from dni.oracle import Oracle, OracleInterface
 from dni.partition import partition
 from dni.predictor import Predictor, Regressor, SoftmaxCritic
 from dni.recurrent import Chain, Recurrent
 from dni.stage import Gradients, Stage
+from dni.stash import StashingStage
 
 __all__ = [
     "Auxiliary",
@@ -22,12 +25,14 @@ __all__ = [
     "Chain",
     "ConvRegressor",
     "DecoupledInterface",
+    "DelayedInterface",
     "Flattened",
     "Gradients",
     "GuessingCritic",
     "Hindsight",
     "Horizon",
     "Interface",
+    "LocalInterface",
     "LossInterface",
     "Oracle",
     "OracleInterface",
@@ -38,6 +43,7 @@ __all__ = [
     "Regressor",
     "SoftmaxCritic",
     "Stage",
+    "StashingStage",
     "StateTarget",
     "TrueInterface",
     "ZeroInterface",

@@ -7,13 +7,15 @@ answers two calls: `gradient(step, value, labels)` now, `target(step, gradient)`
     TrueInterface        the true gradient, waited for: locked backpropagation
     LossInterface        the end of the network: the loss itself
     DecoupledInterface   a predicted gradient now, its target later (Jaderberg et al. 2017)
+    LocalInterface       the gradient of a loss of the stage's own (`dni.local`)
+    DelayedInterface     the true gradient, later, for a stage that keeps its windows until then (`dni.delayed`)
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,11 +27,19 @@ from dni.randomness import without_dropout
 from dni.types import IGNORED
 
 
+class Due(NamedTuple):
+    """A window to go back through now, and the gradient to do it with."""
+
+    step: int
+    gradient: Tensor | None  #: dL/d value of that step; None: zero
+    labels: int  #: how many its window has
+
+
 class Interface:
     """Base class, and the contract of all interfaces."""
 
-    #: True if `gradient` cannot answer before the target of the same step has come.
-    locked = False
+    #: True if targets are given before the interface is asked, False if after; `needs` says which.
+    targets_first = False
 
     #: Summed loss in nats and counted labels of the last step, where the interface measures it.
     measured: tuple[float, int] | None = None
@@ -38,6 +48,14 @@ class Interface:
     def ready(self) -> bool:
         """False while the stage should not move yet (its predictor is warming up)."""
         return True
+
+    def needs(self, step: int) -> int | None:
+        """The step whose target is waited for before `due` is asked at `step`; None: whatever has come."""
+        return step
+
+    def due(self, step: int, value: Tensor, labels: Tensor) -> list[Due]:
+        """The windows to go back through once `value` has left at `step`: that one, unless gradients are late."""
+        return [Due(step, self.gradient(step, value, labels), labels.numel())]
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
         """dL/dvalue for the value that left at `step`, L summed over batch and time; None stands for zero.
@@ -57,6 +75,14 @@ class Interface:
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         """Take the target gradient of the value that left at `step`; `labels` (B, L) if they were not known then."""
 
+    def means(self) -> dict[str, float | None]:
+        """Of the run so far: predictor_loss, cosine, staleness, as far as the interface measures them."""
+        return {}
+
+    def take_recent(self) -> dict[str, float | None]:
+        """The same since the last call."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly here."""
         return {}
@@ -75,7 +101,7 @@ class ZeroInterface(Interface):
 class TrueInterface(Interface):
     """The true gradient: whoever calls `gradient` must have given its target before."""
 
-    locked = True
+    targets_first = True
 
     def __init__(self) -> None:
         self._arrived: dict[int, Tensor] = {}
@@ -217,8 +243,10 @@ class DecoupledInterface(Interface):
                 self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
         self.updates += 1
 
+    def means(self) -> dict[str, float | None]:
+        return self.total.means()
+
     def take_recent(self) -> dict[str, float | None]:
-        """Means since the last call."""
         recent, self.recent = self.recent, FitMeter()
         return recent.means()
 

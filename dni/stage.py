@@ -24,6 +24,15 @@ class Gradients(NamedTuple):
     state: Tensor | None
 
 
+class Graph(NamedTuple):
+    """One window between its forward and its backward pass: from leaves to ends."""
+
+    input: Tensor | None  #: None: no gradient of it is wanted
+    entering: State
+    output: Tensor
+    leaving: State
+
+
 @dataclass
 class Gathered:
     """Parameter gradients, by the parameter's name, summed over the windows since the last optimizer step."""
@@ -52,7 +61,7 @@ class Stage:
     """A module with its optimizer, and the state it carries from window to window.
 
     `forward`, `backward` and `update` are called in this order, once per step. Losses are sums over batch and time;
-    only the parameter gradients are divided, in `update`.
+    only the parameter gradients are divided, in `update`. (`dni.stash` has a stage that goes back later.)
 
     Args:
         module: a `Chain`, an `nn.Sequential` (made one), or any module from tensor to tensor.
@@ -61,7 +70,8 @@ class Stage:
         accumulate: windows whose parameter gradients make one optimizer step.
         device: where the module lives; what comes in is moved there.
         seed: of the stage's own random state, used if the module has dropout.
-        first: no gradient of the input is wanted (integer inputs never have one).
+        first: no gradient of the input is wanted (integer inputs never have one): there is no stage before, or it
+            learns from a loss of its own.
         chunk: steps; the windows, then (B, T, D) or integers (B, T), are run in chunks of so many steps, whose
             activations are not kept but computed again in `backward` (Chen et al. 2016). The module must not mind
             where a window is cut. None keeps all activations.
@@ -86,44 +96,42 @@ class Stage:
         self.state: State | None = None
         self.randomness = OwnRandomness(seed, self.device) if is_stochastic(module) else None
         self._evaluation_state: State | None = None
-        self._input: Tensor | None = None
-        self._entering: State = ()
-        self._output: Tensor
-        self._leaving: State = ()
+        self._graph: Graph | None = None
         self._gathered = Gathered()
 
-    def forward(self, activation: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
         """Run one window.
 
         `activation` is (B, T, D), (B, D), (B, C, H, W) or integers (B, T); `reset` (B,) bool marks lanes whose sequence
-        starts here. Returns the output and the packed state after the window (B, F), both detached; None for a
-        stateless stage.
+        starts here; `step` names the window for a stage that keeps several. Returns the output and the packed state
+        after the window (B, F), both detached; None for a stateless stage.
         """
-        x = self._fresh_input(activation.to(self.device))
-        self._entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, len(x)))
-        entered = reset_lanes(self._entering, None if reset is None else reset.to(self.device))
+        x, leaf = self._fresh_input(activation.to(self.device))
+        entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, len(x)))
+        entered = reset_lanes(entering, None if reset is None else reset.to(self.device))
         with self.randomness.active() if self.randomness else nullcontext():
-            self._output, self._leaving = self._run(x, entered)
-        self.state = tuple(s.detach() for s in self._leaving)
-        return self._output.detach(), pack(self.state) if self.state else None
+            output, leaving = self._run(x, entered)
+        self._graph = Graph(leaf, entering, output, leaving)
+        self.state = tuple(s.detach() for s in leaving)
+        return output.detach(), pack(self.state) if self.state else None
 
-    def backward(self, output: Tensor | None, state: Tensor | None = None) -> Gradients:
+    def backward(self, output: Tensor | None, state: Tensor | None = None, step: int = 0) -> Gradients:
         """One backward pass from dL/d output and dL/d state (B, F), None standing for zero.
 
         Adds to the parameter gradients and returns the gradients of what came in.
         """
-        ends: list[Tensor] = [] if output is None else [self._output]
+        graph, self._graph = self._graph, None
+        assert graph is not None, "forward comes first"
+        ends: list[Tensor] = [] if output is None else [graph.output]
         gradients: list[Tensor] = [] if output is None else [output.to(self.device)]
         if state is not None:
-            ends += self._leaving
-            gradients += unpack(state.to(self.device), self._leaving)
+            ends += graph.leaving
+            gradients += unpack(state.to(self.device), graph.leaving)
         if ends:
             with self._recomputing():
                 torch.autograd.backward(ends, gradients)
-        entering = tuple(torch.zeros_like(s) if s.grad is None else s.grad for s in self._entering)
-        arrived = None if self._input is None else self._input.grad
-        del self._output  # the graph goes with it
-        self._input, self._entering, self._leaving = None, (), ()
+        entering = tuple(torch.zeros_like(s) if s.grad is None else s.grad for s in graph.entering)
+        arrived = None if graph.input is None else graph.input.grad
         return Gradients(arrived, pack(entering) if entering else None)
 
     def again(self, activation: Tensor, entering: State, reset: Tensor) -> tuple[Tensor, State]:
@@ -190,22 +198,27 @@ class Stage:
             if norm:  # windows without gradient are no reason to move: momentum would
                 self.optimizer.step()
 
-    def _fresh_input(self, activation: Tensor) -> Tensor:
-        if self.first or not activation.is_floating_point():
-            return activation.detach()
-        self._input = activation.detach().requires_grad_()
-        return self._input.clone()  # neither a leaf nor the sender's memory: a first layer may work in place
+    def _fresh_input(self, activation: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the module is run on, and the leaf that its gradient is wanted of."""
+        if not activation.is_floating_point():
+            return activation.detach(), None
+        leaf = activation.detach().requires_grad_(not self.first)
+        # neither a leaf nor the sender's memory: a first layer may work in place
+        return leaf.clone(), None if self.first else leaf
 
     def _run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         if self.chunk is None:
-            return self.module(x, state)  # type: ignore[no-any-return]
+            return self._call(x, state)
         outputs = []
         for part in torch.split(x, self.chunk, dim=1):
             output, state = checkpoint(
-                self.module, part, state, use_reentrant=False, preserve_rng_state=self.randomness is not None
+                self._call, part, state, use_reentrant=False, preserve_rng_state=self.randomness is not None
             )
             outputs.append(output)
         return torch.cat(outputs, dim=1), state
+
+    def _call(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        return self.module(x, state)  # type: ignore[no-any-return]
 
     def _recomputing(self) -> AbstractContextManager[None]:
         """Chunks that are computed again draw as they drew, from the process's random state: others must wait."""

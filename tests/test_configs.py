@@ -56,6 +56,8 @@ def test_every_combination_of_methods_composes_and_can_be_run(depth: str) -> Non
         if names[-1] == "conv":  # of images, which have no cut in time
             continue
         config = settings(*(f"{group}={name}" for group, name in zip(METHODS, names, strict=True)))
+        if names[:2] == ("delayed", "synthetic"):
+            continue  # refused, see below
         check(config)
         chosen = (config.depth.method.name, config.time.method.name, config.transport.kind.name)
         assert chosen == names[:3]
@@ -65,6 +67,14 @@ def test_every_combination_of_methods_composes_and_can_be_run(depth: str) -> Non
 REFUSED = {
     "depth.lag=4": "depth.lag=4 does not fit depth.window=4: the target of step t - lag must still be in flight; "
     "set depth.window=5 or more (or depth.lag=null)",
+    "depth.method=delayed stages=4 depth.window=2": "depth=delayed shares depth.window=2 among 3 edges, on each of "
+    "which a step may be 1 late: set depth.window=3 or more",
+    "depth.method=delayed stages=3 depth.lag=3": "depth=delayed shares depth.window=4 among 2 edges, on each of which "
+    "a step may be 3 late: set depth.window=6 or more",
+    "depth.method=delayed time.method=synthetic": "depth=delayed goes back too late for "
+    "time=synthetic: use time=truncated (or depth=synthetic)",
+    "evaluate.probe=9 time.method=full depth.method=delayed": "evaluate.probe=9 has nothing to measure, for no "
+    "gradient is cut in time or predicted in depth: set evaluate.probe=null",
     "time.method=full data.sequence=null": "time=full backpropagates through whole sequences: set data.sequence to "
     "their length, data.sequence=256 say (or time=truncated)",
     "time.method=checkpointed data.sequence=null": "time=checkpointed backpropagates through whole sequences: set "
@@ -233,7 +243,10 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("nosuch=1", r"Could not override 'nosuch'.*dni-train --cfg job"),
         ("+nosuch=1", r"Key 'nosuch' not in 'Config'.*dni-train --cfg job"),
         ("depth.nosuch=1", r"depth\.nosuch: Key 'nosuch' not in 'DepthConfig'.*dni-train --cfg job"),
-        ("depth=nosuch", r"Could not find 'depth/nosuch' Available options in 'depth': backprop synthetic"),
+        (
+            "depth=nosuch",
+            r"Could not find 'depth/nosuch' Available options in 'depth': backprop delayed local synthetic",
+        ),
         ("experiment=nosuch", r"Available options in 'experiment': .*demo mnist smoke"),
         ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),
         ("steps=1.5", r"steps: Value '1.5' of type 'float' could not be converted to Integer"),

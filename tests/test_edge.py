@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dni.errors import FlowControlError, OutOfOrder, PeerTimeout, TruncatedFrame, WorkerLost
-from workers.edge import Blocked, Downstream, Target, Upstream
+from workers.edge import Blocked, Downstream, Loss, Target, Upstream
 from workers.frame import Frame, Kind
 from workers.transports.base import ChannelEnd
 from workers.transports.faulty import Fault, FaultyEnd
@@ -48,7 +48,8 @@ class Edge:
 def checked(targets: Iterable[Target]) -> list[int]:
     """The steps, each with its own gradient."""
     found = list(targets)
-    assert [target.gradient.item() for target in found] == [10.0 * target.step for target in found]
+    gradients = [None if target.gradient is None else target.gradient.item() for target in found]
+    assert gradients == [10.0 * target.step for target in found]
     return [target.step for target in found]
 
 
@@ -115,6 +116,37 @@ def test_a_frame_done_without_gradient_ends_the_wait() -> None:
     assert edge.targets(1) == []
     edge.answer()
     assert edge.targets(2) == [2]
+
+
+def test_news_come_back_without_a_gradient_too() -> None:
+    edge = Edge()
+    edge.send(1, 2, 3)
+    for losses in ([Loss(1, 0.5, 7)], [], [Loss(2, 1.5, 7)]):
+        edge.up.finish(edge.up.receive(), losses=losses)
+    assert list(edge.down.targets(1)) == [Target(1, None, (Loss(1, 0.5, 7),))]
+    assert list(edge.down.targets(3)) == [Target(3, None, (Loss(2, 1.5, 7),))]
+    assert edge.down.in_flight == 0
+
+
+def test_a_late_gradient_names_its_own_step_and_only_the_last_answer_returns_credit() -> None:
+    edge = Edge()
+    edge.send(1, 2, 3)
+    frames = [edge.up.receive() for _ in range(3)]
+    edge.up.finish(frames[0])
+    edge.up.finish(frames[1], torch.tensor([10.0]), late=1, more=True)
+    assert [(t.step, t.late, t.gradient) for t in edge.down.targets()] == [(2, 1, 10.0)]
+    assert edge.down.in_flight == 2
+    edge.up.finish(frames[1], torch.tensor([20.0]))
+    assert edge.targets(2) == [2]
+    assert edge.down.in_flight == 1
+
+
+def test_a_late_gradient_that_follows_an_exchange_is_not_its_answer() -> None:
+    edge = Edge(timeout_s=10)
+    assert exchanged(edge).item() == 20.0
+    edge.send(3)
+    edge.up.finish(edge.up.receive(), torch.tensor([20.0]), late=1, more=True)
+    assert [(t.step, t.late, t.gradient) for t in edge.down.targets()] == [(3, 1, 20.0)]
 
 
 def exchanged(edge: Edge, gradient: bool = True) -> torch.Tensor:

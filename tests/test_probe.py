@@ -36,7 +36,7 @@ class Script:
     def receive(self) -> Frame:
         return next(self._frames)
 
-    def finish(self, *_: Any) -> None: ...
+    def finish(self, *_: Any, **how: Any) -> None: ...
 
     def pending(self) -> int:
         return 0

@@ -11,7 +11,7 @@ from threading import Event
 from dni.errors import CheckpointError
 from workers import checkpoint
 from workers.build import build_stage
-from workers.config import Config
+from workers.config import Config, DepthMethod
 from workers.cuts import bootstrap, depth_interface, time_interface
 from workers.edge import Blocked, Downstream, Upstream
 from workers.feed import Feed
@@ -60,7 +60,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage, source)
     after = None
     if downstream is not None:
-        after = Downstream(downstream, stage=index, window=config.depth.window, clock=clock, timeout_s=timeout)
+        after = Downstream(downstream, stage=index, window=_edge_window(config), clock=clock, timeout_s=timeout)
     journal = Journal(job.sink, index, depth, time_cut, before, after, clock, every=config.log_every)
     worker = Worker(
         stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,
@@ -71,6 +71,12 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     if config.resume is not None:
         _go_on(worker, job, Path(config.resume), index)
     return worker
+
+
+def _edge_window(config: Config) -> int:
+    """Most unfinished frames on one edge: W, or an even share where a stage keeps what is on all edges after it."""
+    shared = config.stages - 1 if config.depth.method is DepthMethod.delayed else 1
+    return config.depth.window // shared
 
 
 def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:

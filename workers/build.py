@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from dni.models import char_mlp, image_model, language_model
 from dni.partition import partition
 from dni.recurrent import Chain
 from dni.stage import Stage
-from workers.config import Config, ModelKind, OptimizerConfig, OptimizerKind
+from dni.stash import StashingStage
+from workers.config import Config, DepthMethod, ModelKind, OptimizerConfig, OptimizerKind
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +55,18 @@ def build_stage(config: Config, index: int) -> Stage:
     chain = build_chains(config)[index]
     device = device_of(config, index)
     chain.to(device)
-    return Stage(
-        chain,
-        build_optimizer(chain, config.optimizer),
-        clip=config.optimizer.clip,
-        accumulate=config.optimizer.accumulate,
-        device=device,
-        seed=config.seed * 1000 + index,
-        first=index == 0,
-        chunk=config.chunk,
-    )
+    settings: dict[str, Any] = {
+        "clip": config.optimizer.clip,
+        "accumulate": config.optimizer.accumulate,
+        "device": device,
+        "seed": config.seed * 1000 + index,
+        "first": index == 0 or config.depth.method is DepthMethod.local,
+        "chunk": config.chunk,
+    }
+    optimizer = build_optimizer(chain, config.optimizer)
+    if config.depth.method is DepthMethod.delayed and index < config.stages - 1:
+        return StashingStage(chain, optimizer, stash=config.depth.stash, **settings)
+    return Stage(chain, optimizer, **settings)
 
 
 def build_optimizer(module: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:

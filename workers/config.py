@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
 
-DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic"])
+DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic", "local", "delayed"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "conv", "oracle"])
 Context = enum.Enum("Context", ["none", "window", "lookahead"])
@@ -61,8 +61,11 @@ class DataConfig:
 @dataclass
 class DepthConfig:
     method: DepthMethod = DepthMethod.synthetic
-    window: int = 4  # W, most unfinished frames on an edge
+    window: int = 4  # W, most unfinished frames on an edge; delayed: on all edges together, and steps a stage keeps
     lag: int | None = None  # train the predictor at step t on exactly the target of step t - lag; null: on what came
+    # (delayed: go back at step t exactly through step t - lag per edge; local: a curriculum hears of losses that late)
+    stash: bool = True  # delayed: go back with the weights of the forward pass: W copies, or two with accumulate=W (as
+    # in PipeDream-2BW); false: with today's, a window is run again when its gradient comes
 
 
 @dataclass
@@ -73,7 +76,7 @@ class TimeConfig:
 @dataclass
 class CutPredictorConfig:
     kind: PredictorKind = PredictorKind.critic
-    hidden: int = 0  # units of the hidden layer (mlp, critic), channels (conv)
+    hidden: int = 0  # units of the hidden layer (mlp, critic, the head of depth=local), channels (conv)
     match: float = 1.0  # critic: weight of the squared distance to the target gradient
     learning_rate: float = 3e-3
     fits: int = 1  # predictor steps per target
@@ -83,7 +86,7 @@ class CutPredictorConfig:
 
 
 @dataclass
-class DepthPredictorConfig(CutPredictorConfig):
+class DepthPredictorConfig(CutPredictorConfig):  # depth=local has a classifier instead, of `hidden` and `learning_rate`
     labels: bool = True  # labels as context of a regressor; a critic always uses them
     cells: int = 4  # critic of feature maps: it sees the means in a grid of so many cells a side
 

@@ -12,11 +12,13 @@ from dni.bootstrap import Bootstrap
 from dni.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.data.copying import CopySource
 from dni.data.source import Source
+from dni.delayed import DelayedInterface
 from dni.errors import ConfigError
 from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
 from dni.interface import DecoupledInterface, Interface, LossInterface, TrueInterface, ZeroInterface
+from dni.local import LocalInterface
 from dni.oracle import OracleInterface
 from dni.predictor import Predictor, Regressor, SoftmaxCritic
 from dni.stage import Stage
@@ -42,8 +44,13 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
         return LossInterface()
     if config.depth.method is DepthMethod.backprop:
         return TrueInterface()
+    if config.depth.method is DepthMethod.delayed:
+        return DelayedInterface(config.stages - 1 - index, config.depth.lag)
     cut, shape = config.predictor.depth, activation_shape(config, index)
     torch.manual_seed(_seed(config, index))
+    if config.depth.method is DepthMethod.local:
+        head = {"classes": config.model.symbols or 0, "hidden": cut.hidden}
+        return LocalInterface(math.prod(shape), **head, learning_rate=cut.learning_rate, device=stage.device)
     return _decoupled(_depth_predictor(config, cut, shape), cut, stage, memory=config.depth.window + 2)
 
 

@@ -44,11 +44,12 @@ class Loss(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The target gradient of a step's output, and the news that came with it."""
+    """What came back for a step: the target gradient of its output, unless there is none, and news."""
 
     step: int
-    gradient: Tensor
+    gradient: Tensor | None
     losses: tuple[Loss, ...] = ()
+    late: int = 0  #: the gradient is that of `step` - late
 
 
 class Blocked:
@@ -135,7 +136,7 @@ class Downstream:
         answer = malformed[0] if malformed else self._answer
         if isinstance(answer, WireError):
             raise answer
-        if answer is None:
+        if answer is None or answer.gradient is None:
             raise OutOfOrder(f"stage {self._stage}: {kind.name} of step {step} was answered without a gradient")
         return answer.gradient
 
@@ -207,14 +208,15 @@ class Downstream:
         if frame.done_through > self._sent:
             raise OutOfOrder(f"{where} is done through frame {frame.done_through}; only {self._sent} were sent")
         self._done = max(self._done, frame.done_through)
-        if frame.kind is Kind.GRADIENT:
+        if frame.kind is Kind.GRADIENT or frame.tensors:
             self._take(frame, _target(frame, where))
         for over in [step for step, sequence in self._flying.items() if sequence <= self._done]:
             del self._flying[over]
             self._last_done = max(self._last_done, over)
 
     def _take(self, frame: Frame, item: Target | WireError) -> None:
-        if frame.done_through == self._asked:
+        late = isinstance(item, Target) and item.late
+        if frame.done_through == self._asked and not late:
             self._answer = item
         else:
             self._keep(frame.step, item)
@@ -280,11 +282,26 @@ class Upstream:
             raise OutOfOrder(f"{where} does not go downstream; is that stage connected the right way round?")
         return frame
 
-    def finish(self, frame: Frame, gradient: Tensor | None = None, losses: Sequence[Loss] = ()) -> None:
-        """Tell stage k-1 that `frame` and all before it are done, with its activation's gradient and news if any."""
+    def finish(
+        self,
+        frame: Frame,
+        gradient: Tensor | None = None,
+        losses: Sequence[Loss] = (),
+        *,
+        late: int = 0,
+        more: bool = False,
+    ) -> None:
+        """Tell stage k-1 that `frame` and all before it are done, with its activation's gradient and news if any.
+
+        `late` says that the gradient is that of the activation so many steps before; `more`, that another answer
+        follows, with which the frame will be done.
+        """
         kind = Kind.DONE if gradient is None else Kind.GRADIENT
-        self._finished = max(self._finished, frame.sequence)
+        if not more:
+            self._finished = max(self._finished, frame.sequence)
         tensors = {} if gradient is None else {"gradient": gradient}
+        if late:
+            tensors["late"] = torch.tensor(late)
         if losses:
             tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         answer = Frame(kind, frame.step, self._sent + 1, self._finished, self._stage, tensors)
@@ -294,11 +311,12 @@ class Upstream:
 
 
 def _target(frame: Frame, where: str) -> Target | WireError:
-    if "gradient" not in frame.tensors:
+    if frame.kind is Kind.GRADIENT and "gradient" not in frame.tensors:
         return CorruptHeader(f"{where} has tensors {[*frame.tensors]} and none called 'gradient'")
     losses = frame.tensors["losses"].tolist() if "losses" in frame.tensors else []
     news = tuple(Loss(int(step), nats, int(count)) for step, nats, count in losses)
-    return Target(frame.step, frame.tensors["gradient"], news)
+    late = int(frame.tensors["late"]) if "late" in frame.tensors else 0
+    return Target(frame.step, frame.tensors.get("gradient"), news, late)
 
 
 @contextmanager

@@ -40,7 +40,15 @@ class Feed:
         """The next frame."""
         return next(self._frames)
 
-    def finish(self, frame: Frame, gradient: Tensor | None = None, losses: Sequence[Loss] = ()) -> None:
+    def finish(
+        self,
+        frame: Frame,
+        gradient: Tensor | None = None,
+        losses: Sequence[Loss] = (),
+        *,
+        late: int = 0,
+        more: bool = False,
+    ) -> None:
         """Nobody waits for the first stage; the source hears what training reached."""
         for loss in losses:
             self.data.train.report(loss.step - 1, loss.nats, loss.labels)

@@ -18,13 +18,13 @@ class Kind(enum.IntEnum):
     EVALUATE = 3  #: downstream: the same of one validation window; no gradient comes back
     MARK = 4  #: downstream: save a checkpoint now, after the step named
     END = 5  #: downstream: nothing follows
-    GRADIENT = 6  #: upstream: the target gradient of the step named
-    DONE = 7  #: upstream: finished without a gradient
+    GRADIENT = 6  #: upstream: the target gradient of the step named, or of so many before as "late" says
+    DONE = 7  #: upstream: finished without a gradient; news of losses may come along
     PROBE = 8  #: downstream: a whole sequence, to measure with; its exact gradient comes back, and is no target
 
 
 #: Version of the meaning of frames; both ends of an edge must have the same.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,6 @@ class Frame:
     sequence: int = 0
     done_through: int = 0
     stage: int = 0  #: the sender's index
-    #: by role: "value", "labels", "reset", "windows" go downstream, "gradient" upstream
+    #: by role: "value", "labels", "reset", "windows" go downstream, "gradient", "late" and "losses" upstream
     tensors: dict[str, Tensor] = field(default_factory=dict)
     handshake: Handshake | None = None  #: set if and only if `kind` is HANDSHAKE

@@ -96,7 +96,7 @@ class Journal:
 
     def end(self, step: int) -> None:
         """The run is over for this stage."""
-        depth, time_cut = _means(self.depth), _means(self.time_cut)
+        depth, time_cut = self.depth.means(), self.time_cut.means()
         self._send(
             "end", step, busy=self.busy, train_s=self.train_s, characters=self.characters,
             steps_per_s=self.steps / self.train_s if self.train_s else 0.0,
@@ -122,8 +122,7 @@ class Journal:
         self._last_record, self._recorded_steps = now, self.steps
         loss = self._nats / self._labels if self._labels else None
         self._nats, self._labels, self._train_loss = 0.0, 0, loss
-        recent = self.depth.take_recent() if isinstance(self.depth, DecoupledInterface) else {}
-        in_time = self.time_cut.take_recent() if isinstance(self.time_cut, DecoupledInterface) else {}
+        recent, in_time = self.depth.take_recent(), self.time_cut.take_recent()
         self._send(
             "train", step, steps_per_s=rate, busy=self.busy, queue=self.upstream.pending(),
             in_flight=self.downstream.in_flight if self.downstream else 0,
@@ -148,10 +147,6 @@ class Journal:
 
     def _send(self, kind: str, step: int, **figures: Any) -> None:
         self.sink({"kind": kind, "stage": self.index, "step": step, "wall_s": self.wall_s, **figures})
-
-
-def _means(interface: Interface) -> dict[str, float | None]:
-    return interface.total.means() if isinstance(interface, DecoupledInterface) else {}
 
 
 def peak_rss_mb() -> float:

@@ -35,6 +35,8 @@ def check(config: Config) -> None:
             f"depth.lag={depth.lag} does not fit depth.window={depth.window}: the target of step t - lag must still be "
             f"in flight; set depth.window={depth.lag + 1} or more (or depth.lag=null)"
         )
+    if depth.method is DepthMethod.delayed:
+        _check_delayed(config)
     if config.whole_sequences and data.sequence is None and data.kind is DataKind.text:
         raise ConfigError(
             f"time={time.method.name} backpropagates through whole sequences: set data.sequence to their length, "
@@ -80,6 +82,19 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}: "
             "change one, or set model.cut_at=[] to cut by balance"
+        )
+
+
+def _check_delayed(config: Config) -> None:
+    edges, each = config.stages - 1, max(1, config.depth.lag or 0)
+    if config.depth.window < each * edges:
+        raise ConfigError(
+            f"depth=delayed shares depth.window={config.depth.window} among {edges} edges, on each of which a step may "
+            f"be {each} late: set depth.window={each * edges} or more"
+        )
+    if config.time.method is TimeMethod.synthetic:
+        raise ConfigError(
+            "depth=delayed goes back too late for time=synthetic: use time=truncated (or depth=synthetic)"
         )
 
 
@@ -145,8 +160,8 @@ def _check_probe(config: Config) -> None:
             f"{asked} keeps all activations of a sequence, which time=checkpointed is there to avoid: "
             "set evaluate.probe=null (or time=full)"
         )
-    locked = config.stages == 1 or config.depth.method is DepthMethod.backprop
-    if locked and (config.whole_sequences or config.model.kind is ModelKind.mlp):
+    true = config.stages == 1 or config.depth.method in (DepthMethod.backprop, DepthMethod.delayed)
+    if true and (config.whole_sequences or config.model.kind is ModelKind.mlp):
         raise ConfigError(
             f"{asked} has nothing to measure, for no gradient is cut in time or predicted in depth: "
             "set evaluate.probe=null"

@@ -76,19 +76,22 @@ class Worker:
         step, reset = frame.step, frame.tensors["reset"]
         ends = frame.tensors["ends"].to(self.stage.device)
         value, labels, context = self.split(frame)
-        output, state = self.stage.forward(value, reset)  # 2. forward
+        output, state = self.stage.forward(value, reset, step)  # 2. forward
         self.pass_on(frame, output)  # 3. the next stage is no longer waiting
-        if self.depth.locked:
-            self.take_targets(step)
-        output_gradient = self.depth.gradient(step, output, labels)  # 4. ask each cut for its gradient
+        if self.depth.targets_first:
+            self.take_targets(self.depth.needs(step))
+        dues = self.depth.due(step, output, labels)  # 4. ask each cut for its gradient
         state_gradient = None if state is None else self.time.gradient(step, state, context, ends)
-        gradients = self.stage.backward(output_gradient, state_gradient)  # 5. one backward pass
-        self.upstream.finish(frame, gradients.activation, self.news(step))  # 6. send targets back; update
-        past = PastWindow(step, value, labels, context, reset, ends, output_gradient, state, state_gradient)
-        for target in self.bootstrap.targets(past, gradients.state):
-            self.time.target(*target)
-        ready = self.time.ready or bool(ends.all())  # where all sequences end nothing was predicted
-        self.stage.update(labels.numel(), move=self.depth.ready and ready)
+        for due in dues:  # this step; with late gradients an earlier one, two, or none
+            gradients = self.stage.backward(due.gradient, state_gradient, due.step)  # 5. one backward pass
+            late, more = step - due.step, due is not dues[-1]  # 6. send targets back; update
+            self.upstream.finish(frame, gradients.activation, self.news(step), late=late, more=more)
+            past = PastWindow(due.step, value, labels, context, reset, ends, due.gradient, state, state_gradient)
+            for target in self.bootstrap.targets(past, gradients.state):
+                self.time.target(*target)
+            self.stage.update(due.labels, move=self.depth.ready and (self.time.ready or bool(ends.all())))
+        if not dues:
+            self.upstream.finish(frame, losses=self.news(step))
         self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
         self.journal.step(step, labels.numel())
 
@@ -105,7 +108,8 @@ class Worker:
         early, self.early = self.early, []
         for target in chain(early, self.downstream.targets(wait_for)):
             if wait_for is None or target.step <= wait_for:
-                self.depth.target(target.step, target.gradient)
+                if target.gradient is not None:
+                    self.depth.target(target.step - target.late, target.gradient)
                 self.losses += target.losses
             else:
                 self.early.append(target)
@@ -172,7 +176,7 @@ class Worker:
         self.depth.load_state_dict(state["depth"])
         self.time.load_state_dict(state["time"])
         self.bootstrap.load_state_dict(state["bootstrap"])
-        self.early = [Target(step, g, tuple(Loss(*loss) for loss in losses)) for step, g, losses in state["early"]]
+        self.early = [Target(step, g, tuple(Loss(*n) for n in news), *late) for step, g, news, *late in state["early"]]
         self.losses = [Loss(*loss) for loss in state["losses"]]
         self.upstream.load_state_dict(state["upstream"])
 
