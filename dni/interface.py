@@ -14,7 +14,6 @@ answers two calls: `gradient(step, value, labels)` now, `target(step, gradient)`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from dni.errors import DivergedError
 from dni.metrics import FitMeter, cosine
 from dni.predictor import Predictor, cross_entropy_gradient
 from dni.randomness import without_dropout
+from dni.sent import Sent
 from dni.types import IGNORED
 
 
@@ -139,34 +139,6 @@ class LossInterface(Interface):
         return cross_entropy_gradient(value, labels)[1]
 
 
-@dataclass
-class _Sent:
-    value: Tensor
-    labels: Tensor | None
-    rows: Tensor | None  # of the batch that these are; None: all
-
-    @staticmethod
-    def of(value: Tensor, labels: Tensor | None, over: Tensor | None) -> _Sent:
-        """Only the rows that are not over."""
-        value = value.detach()
-        if over is None or not over.any():
-            return _Sent(value, labels, None)
-        return _Sent(value[~over], None if labels is None else labels[~over], ~over)
-
-    def mine(self, whole: Tensor) -> Tensor:
-        """The rows that this holds."""
-        return (whole if self.rows is None else whole[self.rows.to(whole.device)]).to(self.value.device)
-
-    def known(self, more: Tensor | None) -> Tensor | None:
-        """The labels there were, then more of the whole batch's."""
-        return self.labels if more is None or self.labels is None else torch.cat([self.labels, self.mine(more)], 1)
-
-    def to(self, device: torch.device) -> _Sent:
-        value, labels, rows = (None if x is None else x.to(device) for x in (self.value, self.labels, self.rows))
-        assert value is not None
-        return _Sent(value, labels, rows)
-
-
 class DecoupledInterface(Interface):
     """A synthetic gradient now; one regression step of the predictor when its target arrives.
 
@@ -198,7 +170,7 @@ class DecoupledInterface(Interface):
         self.scale, self.clip = scale, clip
         self.updates = 0
         self.total, self.recent = FitMeter(), FitMeter()
-        self._sent: dict[int, _Sent] = {}
+        self._sent: dict[int, Sent] = {}
         self._latest = 0
 
     @property
@@ -210,7 +182,7 @@ class DecoupledInterface(Interface):
 
         Rows that are `over` get exactly zero, and teach the predictor nothing.
         """
-        sent = _Sent.of(value, labels, over)
+        sent = Sent.of(value, labels, over)
         self._latest = step
         if len(sent.value):
             self._sent[step] = sent
@@ -220,7 +192,7 @@ class DecoupledInterface(Interface):
 
     def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
         with without_dropout(self.predictor):
-            return self._answer(_Sent.of(value, labels, over), value)
+            return self._answer(Sent.of(value, labels, over), value)
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored.
@@ -265,10 +237,10 @@ class DecoupledInterface(Interface):
             self.optimizer.load_state_dict(state["optimizer"])
         self.updates, self._latest = state["updates"], state["latest"]
         device = next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
-        self._sent = {int(step): _Sent(**s).to(device) for step, s in state["sent"].items()}
+        self._sent = {int(step): Sent(**s).to(device) for step, s in state["sent"].items()}
 
     @torch.no_grad()
-    def _answer(self, sent: _Sent, value: Tensor) -> Tensor:
+    def _answer(self, sent: Sent, value: Tensor) -> Tensor:
         prediction: Tensor = self.predictor(sent.value, sent.labels)
         if self.scale != 1:
             prediction = prediction * self.scale

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from dni.errors import FlowControlError, OutOfOrder, PeerTimeout, TruncatedFrame, WorkerLost
-from workers.edge import Blocked, Downstream, Loss, Target, Upstream
+from workers.downstream import Downstream
+from workers.edge import Blocked, Loss, Target
 from workers.frame import Frame, Kind
 from workers.transports.base import ChannelEnd
 from workers.transports.faulty import Fault, FaultyEnd
 from workers.transports.local import LocalEnd, local_channel
+from workers.upstream import Upstream
 
 SHORT = 0.05
 

@@ -18,10 +18,12 @@ from dni.predictor import Regressor, SoftmaxCritic, summed_cross_entropy
 from dni.recurrent import Chain, pack
 from dni.stage import Stage
 from dni.types import IGNORED
-from workers.edge import Blocked, Downstream, Upstream
+from workers.downstream import Downstream
+from workers.edge import Blocked
 from workers.frame import Frame, Kind
 from workers.journal import Journal
 from workers.transports.local import local_channel
+from workers.upstream import Upstream
 from workers.worker import Worker
 
 B, T, L, D, V, WINDOWS = 3, 4, 2, 5, 6, 3

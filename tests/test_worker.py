@@ -14,7 +14,7 @@ from dni.interface import DecoupledInterface
 from tests.runs import assert_same, parameters_of, tiny
 from workers.assembly import Job, assemble
 from workers.config import Config
-from workers.edge import Downstream
+from workers.downstream import Downstream
 from workers.frame import Frame, Kind
 from workers.launcher import launch
 from workers.sources import resolve

@@ -14,9 +14,11 @@ from torch import Tensor
 from dni.interface import DecoupledInterface, Interface
 from dni.metrics import FitMeter, bits
 from dni.types import IGNORED
-from workers.edge import Blocked, Downstream, Upstream
+from workers.downstream import Downstream
+from workers.edge import Blocked
 from workers.feed import Feed
 from workers.frame import Kind
+from workers.upstream import Upstream
 
 Record = dict[str, Any]
 

@@ -13,11 +13,13 @@ from dni.interface import Interface
 from dni.metrics import hits
 from dni.predictor import summed_cross_entropy
 from dni.stage import Stage
-from workers.edge import Downstream, Loss, Target, Upstream
+from workers.downstream import Downstream
+from workers.edge import Loss, Target
 from workers.feed import Feed
 from workers.frame import Frame, Kind
 from workers.journal import Journal
 from workers.probe import Probe
+from workers.upstream import Upstream
 
 
 class Worker:
