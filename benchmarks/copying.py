@@ -174,7 +174,7 @@ HEADS = [
 def lengths(rows: dict[str, Row]) -> list[list[str]]:
     """Mean and spread over seeds, at equal symbols and at the seconds that truncation took."""
     lines = []
-    for group, members in by_seed(rows).items():
+    for group, members in sorted(by_seed(rows).items(), key=lambda item: parts(item[0])[:2]):
         task, window, method = parts(group)
         if " of " in task:
             continue
