@@ -92,8 +92,8 @@ def plan() -> list[Cell]:
     cells += [Cell("copy", 4, method, seed) for method in more for seed in SEEDS]
     cells += [Cell("repeat_copy", 4, method, seed) for method in ("critic, loss alone", "full") for seed in SEEDS]
     cells += [Cell(task, 4 + LOOKAHEAD, "truncated at T+L", s) for task in ("copy", "repeat_copy") for s in SEEDS]
-    cells += [Cell("copy", 4, method, seed, FIXED) for method in ("truncated", "critic", "plain") for seed in SEEDS]
-    return [*cells, Cell("copy", 4, "oracle", 0)]  # runs the square of a sequence's windows: one seed
+    cells += [Cell("copy", 4, "oracle", seed) for seed in SEEDS]
+    return cells + [Cell("copy", 4, method, seed, FIXED) for method in (*main, "plain", "full") for seed in SEEDS]
 
 
 def main() -> None:
