@@ -287,6 +287,7 @@ REFUSED = {
         "predictor.depth.match", "predictor.time.match", "predictor.depth.scale", "predictor.time.scale",
         "predictor.time.lambda_", "predictor.time.auxiliary", "predictor.depth.mix", "optimizer.staleness",
         "optimizer.weight_decay", "optimizer.momentum_decay", "data.noise", "predictor.inputs.learning_rate",
+        "emulate.forward_ms", "emulate.backward_ms", "emulate.cut_ms",
     )},
     **{f"{key}=1": f"{key}=1.0 must be 0 or more, and below 1" for key in (
         "model.dropout", "optimizer.beta1", "optimizer.beta2", "optimizer.final",

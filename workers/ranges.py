@@ -47,7 +47,8 @@ def check_numbers(config: Config) -> None:
         "predictor.depth.mix": config.predictor.depth.mix, "predictor.time.lambda_": config.predictor.time.lambda_,
         "predictor.inputs.hidden": config.predictor.inputs.hidden,
         "predictor.inputs.learning_rate": config.predictor.inputs.learning_rate,
-        "predictor.time.auxiliary": config.predictor.time.auxiliary,
+        "predictor.time.auxiliary": config.predictor.time.auxiliary, "emulate.cut_ms": config.emulate.cut_ms,
+        "emulate.forward_ms": config.emulate.forward_ms, "emulate.backward_ms": config.emulate.backward_ms,
     }  # fmt: skip
     above_zero = {
         "depth.update_probability": config.depth.update_probability,

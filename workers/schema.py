@@ -186,6 +186,15 @@ class LaunchConfig:
 
 
 @dataclass
+class EmulateConfig:  # an accelerator: a pass that is done sooner sleeps, in training; what it computes stays the same
+    forward_ms: float = 0.0  # of one batch on one stage; of a microbatch its share
+    backward_ms: float = 0.0  # the optimizer's step comes on top
+    cut_ms: float = (
+        0.0  # of one update of what is at a cut: a predictor, for each target that has come, or a local head
+    )
+
+
+@dataclass
 class EvaluateConfig:
     every: int | None = 250  # steps between validation passes; null: only at the end
     windows: int | None = None  # validation windows per pass; null: all
