@@ -22,11 +22,10 @@ from benchmarks.runs import Failed
 PORT = 7000
 EVERY = 4  # steps between records
 START_S = 120.0  # longest wait for the first record, and for the next one
-#: What every run has beside its method.
-MORE = (
-    f"log_every={EVERY}", "steps=1000000", "evaluate.every=null", "evaluate.windows=1", "checkpoint.every=null",
-    "launch=external", "launch.torch_threads=1", "transport.insecure=true", "transport.timeout_s=60",
-)  # fmt: skip
+#: What every run has beside its method,
+LINKED = ("launch=external", "launch.torch_threads=1", "transport.insecure=true", "checkpoint.every=null")
+#: and what one has that is watched and not finished.
+WATCHED = (*LINKED, f"log_every={EVERY}", "steps=1000000", "evaluate.every=null", "evaluate.windows=1")
 SYNCHRONOUS = ("gpipe", "1f1b", "interleaved_1f1b", "zero_bubble")
 
 Record = dict[str, Any]
@@ -50,6 +49,16 @@ def observe(hosts: Hosts, grid: Grid, phases: Sequence[Phase], cell: Cell) -> Ro
             hosts.set_delay(phase.delay_ms)
             found[f"{phase.delay_ms:g}"] = watch(hosts, follow, phase, in_flight=settling(cell))
     return {"delays": found}
+
+
+def completed(hosts: Hosts, run_dir: Path, overrides: Sequence[str], delay_ms: float) -> dict[str, Any]:
+    """The summary of a run from beginning to end at one delay. Raises Failed if it does not end well."""
+    shutil.rmtree(run_dir, ignore_errors=True)
+    hosts.set_delay(delay_ms)
+    with started(hosts, run_dir, overrides) as follow:
+        follow.until_done()
+    summary: dict[str, Any] = json.loads((run_dir / "run" / "summary.json").read_text(encoding="utf-8"))
+    return summary
 
 
 def settling(cell: Cell) -> int:
@@ -81,7 +90,7 @@ def started(hosts: Hosts, run_dir: Path, overrides: Sequence[str]) -> Iterator[F
     finally:
         hosts.set_delay(0.0)
         for process in processes:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)  # one that has ended does not mind
         deadline = time.monotonic() + 30
         for process in processes:
             try:
@@ -114,6 +123,17 @@ class Follower:
         """The last step that all stages have recorded."""
         return min((stage[-1]["step"] if stage else 0) for stage in self.records)
 
+    def cpu_s(self) -> list[float]:
+        """Seconds of a core that each stage has used so far."""
+        fields = [Path(f"/proc/{p.pid}/stat").read_text().rpartition(")")[2].split() for p in self.processes]
+        return [(int(each[11]) + int(each[12])) / os.sysconf("SC_CLK_TCK") for each in fields]
+
+    def until_done(self) -> None:
+        """Wait for the end of all processes. Raises Failed unless all ended well."""
+        codes = [process.wait() for process in self.processes]
+        if any(codes):
+            raise Failed(f"{self.run_dir}: {self._last_words()}")
+
     def _look(self) -> bool:
         file = self.run_dir / "run" / "metrics.jsonl"
         if not file.is_file():
@@ -128,7 +148,9 @@ class Follower:
         return bool(whole)
 
     def _last_words(self) -> str:
-        logs = [file.read_text(errors="replace").strip().splitlines() for file in sorted(self.run_dir.glob("host-*.log"))]
+        logs = [
+            file.read_text(errors="replace").strip().splitlines() for file in sorted(self.run_dir.glob("host-*.log"))
+        ]
         return "; ".join(lines[-1] for lines in logs if lines)
 
 
@@ -136,30 +158,33 @@ def watch(hosts: Hosts, follow: Follower, phase: Phase, in_flight: int) -> Row:
     """The figures of one delay, once nothing of the last one is under way."""
     begun, moment = follow.latest(), time.monotonic()
     follow.wait(lambda: follow.latest() >= begun + in_flight + EVERY and time.monotonic() - moment > 0.5, "it settled")
-    first, before = follow.latest(), sent_bytes(hosts)
+    first, before, used = follow.latest(), sent_bytes(hosts), follow.cpu_s()
     moment = time.monotonic()
     follow.wait(
         lambda: follow.latest() >= first + max(phase.steps, EVERY) and time.monotonic() - moment >= phase.seconds,
         f"{phase.steps} steps at {phase.delay_ms:g} ms",
     )
     seconds, after = time.monotonic() - moment, sent_bytes(hosts)
+    shares = [(now - then) / seconds for now, then in zip(follow.cpu_s(), used, strict=True)]
     last = follow.latest()
     stages = [[r for r in records if first <= r["step"] <= last] for records in follow.records]
-    return figures(stages, (after - before) / seconds)
+    return figures(stages, (after - before) / seconds, shares)
 
 
 def sent_bytes(hosts: Hosts) -> int:
     """Of all hosts so far, headers and acknowledgements of TCP included."""
     total = 0
     for host in range(hosts.count):
-        table = subprocess.run(hosts.command(host, ["cat", "/proc/net/dev"]), check=True, capture_output=True, text=True)
+        table = subprocess.run(
+            hosts.command(host, ["cat", "/proc/net/dev"]), check=True, capture_output=True, text=True
+        )
         line = next(line for line in table.stdout.splitlines() if line.strip().startswith(f"{DEVICE}:"))
         total += int(line.partition(":")[2].split()[8])
     return total
 
 
-def figures(stages: Sequence[Sequence[Record]], bytes_per_s: float) -> Row:
-    """Of records of the same steps, by stage, from one record to the last."""
+def figures(stages: Sequence[Sequence[Record]], bytes_per_s: float, cpu: Sequence[float]) -> Row:
+    """Of records of the same steps, by stage, from one record to the last; `cpu`: cores that each stage has used."""
     found: list[dict[str, Any]] = []
     for records in stages:
         start, end = records[0], records[-1]
@@ -178,5 +203,6 @@ def figures(stages: Sequence[Sequence[Record]], bytes_per_s: float) -> Row:
         "staleness": [stage["staleness"] for stage in found],
         "in_flight": [stage["in_flight"] for stage in found],
         "bytes_per_step": bytes_per_s / rate,
+        "cpu_ms": [1000 * share / rate for share in cpu],
         "steps": stages[0][-1]["step"] - stages[0][0]["step"],
     }

@@ -51,7 +51,9 @@ HEADS = [
 
 def details(rows: dict[str, Row], forecasts: dict[str, Any], delays: Sequence[float]) -> list[list[str]]:
     """One line per cell."""
-    return [line(name, delay, _cell(rows, name, delay), forecasts[name][f"{delay:g}"]) for name in rows for delay in delays]
+    return [
+        line(name, delay, _cell(rows, name, delay), forecasts[name][f"{delay:g}"]) for name in rows for delay in delays
+    ]
 
 
 def line(name: str, delay: float, cell: Row, said: dict[str, float]) -> list[str]:

@@ -1,10 +1,10 @@
 """What delay does to each method: updates per second of four stages on four hosts, joined by links of 0 to 100 ms.
 
 Each host is a network namespace of this machine, and what crosses between them is held back by a delay line, whoever
-sends it: gRPC links and torch.distributed's pipelines alike (`benchmarks.hosts`; needs root on Linux). The accelerator is
-emulated: a forward pass of a batch sleeps until it has taken 4 ms, a backward pass 8, an update of what is at a cut 1, a
-microbatch's its share; all else is real. A run goes through all delays without being started anew, so that a row costs
-a minute. Finished rows are read from benchmarks/results/links.json. QUICK=1 takes few rows, two delays and a second each.
+sends it: gRPC links and torch.distributed's pipelines alike (`benchmarks.hosts`; needs root on Linux). The accelerator
+is emulated: a forward pass of a batch sleeps until it has taken 4 ms, a backward pass 8, an update of what is at a cut
+1, a microbatch's its share; all else is real. A run goes through all delays without being started anew, so that a row
+costs a minute. Finished rows are read from benchmarks/results/links.json. QUICK=1 takes few rows and two delays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.forecast import checked
 from benchmarks.grid import QUICK, Grid, Row
 from benchmarks.hosts import Hosts
-from benchmarks.link_run import MORE, Phase, observe
+from benchmarks.link_run import WATCHED, Phase, observe
 from benchmarks.link_tables import HEADS, RATE_HEADS, details, rates
 from benchmarks.record import bar
 
@@ -61,8 +61,12 @@ class Cell:
     @property
     def name(self) -> str:
         """As it stands in the results."""
-        more = f", {self.batches} batches" if self.batches > 1 else ""
-        return f"{self.method}{f', W={self.window}' if self.window else ''}{f', M={self.parts}' if self.parts else ''}{more}"
+        said = {
+            f"W={self.window}": self.window,
+            f"M={self.parts}": self.parts,
+            f"{self.batches} batches": self.batches > 1,
+        }
+        return ", ".join([self.method, *(part for part, there in said.items() if there)])
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -73,7 +77,7 @@ class Cell:
             *((f"depth.window={self.window}",) if self.window else ()),
             *((f"depth.microbatches={self.parts}",) if self.parts else ()),
             f"data.batch={BATCH * n}", f"emulate.forward_ms={FORWARD_MS * n}", f"emulate.backward_ms={BACKWARD_MS * n}",
-            f"emulate.cut_ms={CUT_MS}", f"stages={STAGES}", *MORE,
+            f"emulate.cut_ms={CUT_MS}", f"stages={STAGES}", *WATCHED,
         )  # fmt: skip
 
 
@@ -96,7 +100,9 @@ def main() -> None:
     with Hosts(STAGES, delay_ms=0.0) as hosts:
         phases = [Phase(delay, *((1.0, 4) if QUICK else (5.0, 10))) for delay in DELAYS]
         measure = partial(observe, hosts, GRID, phases)
-        rows = GRID.fill(cells(), measure, lambda row: f"{row['delays']['0']['updates_per_s']:.1f} updates/s", at_once=1)
+        rows = GRID.fill(
+            cells(), measure, lambda row: f"{row['delays']['0']['updates_per_s']:.1f} updates/s", at_once=1
+        )
     forecasts = checked(rows, DELAYS, STAGES, BATCH, (FORWARD_MS, BACKWARD_MS, CUT_MS))
     show("Updates per second", RATE_HEADS(DELAYS), rates(rows, DELAYS))
     show("Every cell", HEADS, details(rows, forecasts, DELAYS))
@@ -122,7 +128,9 @@ def bars(rows: dict[str, Row], forecasts: dict[str, Any]) -> list[dict[str, Any]
             covered = window / (2 * delay + FORWARD_MS + BACKWARD_MS) * 1000 >= start
             if covered:
                 share = row[str(delay)]["updates_per_s"] / start
-                found.append(bar(f"synthetic, W={window}, {delay} ms: share of its rate at 0 ms", share, 0.95, share >= 0.95))
+                found.append(
+                    bar(f"synthetic, W={window}, {delay} ms: share of its rate at 0 ms", share, 0.95, share >= 0.95)
+                )
     far = "50" if 50 in DELAYS else str(DELAYS[-1])
     waiting = {name: row for name, row in rows.items() if name.split(",")[0] in ("backprop", *PIPELINES)}
     best = max((n for n in waiting if "batches" not in n), key=lambda n: waiting[n]["delays"][far]["updates_per_s"])
@@ -133,7 +141,9 @@ def bars(rows: dict[str, Row], forecasts: dict[str, Any]) -> list[dict[str, Any]
     ratios = [cell["over_measured"] for by_delay in forecasts.values() for cell in by_delay.values()]
     worst = max(ratios, key=lambda ratio: abs(ratio - 1), default=None)
     inside = [ratio for ratio in ratios if abs(ratio - 1) <= 0.1]
-    found.append(bar("forecasts: share of cells within 10 %", len(inside) / max(1, len(ratios)), 1.0, len(inside) == len(ratios)))
+    found.append(
+        bar("forecasts: share of cells within 10 %", len(inside) / max(1, len(ratios)), 1.0, len(inside) == len(ratios))
+    )
     found.append(bar("forecasts: the worst over what was measured", worst, None, None))
     return found
 
