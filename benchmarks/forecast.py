@@ -34,12 +34,12 @@ def checked(rows: dict[str, Row], delays: Sequence[float], stages: int, batch: i
     return found
 
 
-def fit(rate: float, name: str, stages: int, batch: int, ms: Times) -> float:
-    """The seconds of overhead per frame with which the forecast at no delay is the measured rate."""
+def fit(rate: float, name: str, stages: int, batch: int, ms: Times, delay_ms: float = 0.0) -> float:
+    """The seconds of overhead per frame with which the forecast at a delay is the rate that was measured there."""
     low, high = 0.0, 0.02
     for _ in range(30):
         middle = (low + high) / 2
-        said = predict(method_of(name), scenario(name, 0.0, middle, stages, batch, ms)).updates_per_s
+        said = predict(method_of(name), scenario(name, delay_ms, middle, stages, batch, ms)).updates_per_s
         low, high = (middle, high) if said > rate else (low, middle)
     return (low + high) / 2
 
