@@ -70,15 +70,9 @@ class Cell:
         ends = (f"lane_steps={LANE_STEPS}", "log_every=25")
         forward, backward, cut = TIMES
         emulated = (f"emulate.forward_ms={forward}", f"emulate.backward_ms={backward}", f"emulate.cut_ms={cut}")
-        if self.kind == "learned":
-            return (
-                *common,
-                *ends,
-                "transport=local",
-                "launch=threads",
-                "launch.torch_threads=1",
-                "checkpoint.every=null",
-            )
+        if self.kind in ("tried", "learned"):
+            alone = ("transport=local", "launch=threads", "launch.torch_threads=1", "checkpoint.every=null")
+            return (*common, *ends, *alone)
         return (*common, *emulated, "transport=grpc", *((*ends, *LINKED) if self.kind == "raced" else WATCHED))
 
 
