@@ -57,7 +57,7 @@ class Ranks:
 
 def _serve(rank: int, address: str, pipe: Connection) -> None:
     torch.set_num_threads(1)
-    from workers.process_group import HERE, reach_store
+    from workers.process_group import reach_store
 
     store = reach_store(address, 30)
     while True:
@@ -68,9 +68,7 @@ def _serve(rank: int, address: str, pipe: Connection) -> None:
             pipe.send(error)
 
 
-def _work(
-    config: Config, rank: int, run_dir: Path, stop_after: int | None, store: dist.Store
-) -> list[dict[str, Any]]:
+def _work(config: Config, rank: int, run_dir: Path, stop_after: int | None, store: dist.Store) -> list[dict[str, Any]]:
     from workers.pipelined import PipelinedWorker
     from workers.process_group import HERE, process_group
 

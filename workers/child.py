@@ -2,8 +2,8 @@
 
 It reads its settings from RUN_DIR, listens in the folder SOCKETS ("": at a port), and talks to the supervisor in JSON
 lines: on stdin come `{"peer": address}` and `{"stop": true}`, on stdout go `{"event": "listening", "address": ...}`
-(`"store"` from the first stage of a pipelined run), `{"event": "record", ...}`, and at last `{"event": "done"}` or `{"event": "error", ...}`. When stdin ends, the
-supervisor is gone, and so are this process and the folder.
+(`"store"` from the first stage of a pipelined run), `{"event": "record", ...}`, and at last `{"event": "done"}` or
+`{"event": "error", ...}`. When stdin ends, the supervisor is gone, and so are this process and the folder.
 """
 
 from __future__ import annotations

@@ -47,5 +47,3 @@ class Notice:
 def together() -> None:
     """Wait until all stages have come here."""
     dist.all_reduce(torch.zeros(1))
-
-

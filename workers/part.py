@@ -25,7 +25,7 @@ class Computing(Blocked):
     """Adds up the seconds of passes, in which a stage waits for nobody."""
 
 
-class Part(PipelineStage):  # type: ignore[misc]
+class Part(PipelineStage):
     """A `PipelineStage` that is ready for all its microbatches before they are sent.
 
     gloo sends a tensor only once its receiver has asked for it, which torch does when it needs it: on a slow link every
@@ -53,9 +53,7 @@ class Part(PipelineStage):  # type: ignore[misc]
     ) -> None:
         device, first = lanes.stage.device, index == 0
         inputs, outputs = (torch.empty(shape, device="meta") for shape in shapes)
-        super().__init__(
-            lanes, index, parts, device, (inputs.requires_grad_(not first),), (outputs.requires_grad_(),)
-        )
+        super().__init__(lanes, index, parts, device, (inputs.requires_grad_(not first),), (outputs.requires_grad_(),))
         self.lanes, self.computing, self.asks_ahead = lanes, computing, device.type == "cpu"
         self._forward = lasting(super().forward_one_chunk, forward_ms)
         self._backward = lasting(super().backward_one_chunk, backward_ms)
@@ -71,10 +69,10 @@ class Part(PipelineStage):  # type: ignore[misc]
             self._ask()
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        return [] if self.asks_ahead else super().get_fwd_recv_ops(fwd_chunk_id)  # type: ignore[no-any-return]
+        return [] if self.asks_ahead else super().get_fwd_recv_ops(fwd_chunk_id)
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        return [] if self.asks_ahead else super().get_bwd_recv_ops(bwd_chunk_id)  # type: ignore[no-any-return]
+        return [] if self.asks_ahead else super().get_bwd_recv_ops(bwd_chunk_id)
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
         return self._tagged(super().get_fwd_send_ops(fwd_chunk_id), FORWARD, self.stage_index + 1, fwd_chunk_id)

@@ -89,5 +89,5 @@ def _schedule(
 ) -> PipelineScheduleSingle | PipelineScheduleMulti:
     name = config.depth.method.name
     if config.depth.method in (DepthMethod["interleaved_1f1b"], DepthMethod["zero_bubble"]):
-        return _SEVERAL[name](parts, config.microbatches, loss_fn=loss, scale_grads=False)
+        return _SEVERAL[name]([*parts], config.microbatches, loss_fn=loss, scale_grads=False)
     return _ONE_PART[name](parts[0], config.microbatches, loss_fn=loss, scale_grads=False)

@@ -160,9 +160,7 @@ class PipelinedWorker:
         nats = sum(loss.item() for loss in self.losses)
         if not math.isfinite(nats):
             mean = nats / max(1, self.counted)
-            raise DivergedError(
-                f"the loss of step {self.step} is {mean}: lower the learning rates or clip gradients"
-            )
+            raise DivergedError(f"the loss of step {self.step} is {mean}: lower the learning rates or clip gradients")
         self.depth.measured = nats, self.counted
         self.news.tell(nats, self.counted)
 

@@ -7,9 +7,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from dni.errors import HandshakeRefused, PeerTimeout, WorkerLost
 from workers.assembly import Job
@@ -19,34 +21,35 @@ from workers.build import device_of
 HERE = "127.0.0.1"
 
 
-def host_store(timeout_s: float) -> tuple[dist.Store, str]:
+def host_store(timeout_s: float) -> tuple[Store, str]:
     """A key-value store of this process at a free port of this machine, and its HOST:PORT."""
-    store = dist.TCPStore(HERE, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
+    store = _tcp_store(HERE, 0, timeout_s, is_master=True)
     return store, f"{HERE}:{store.port}"
 
 
-def reach_store(address: str, timeout_s: float) -> dist.Store:
+def reach_store(address: str, timeout_s: float) -> Store:
     """The store of another process. Raises PeerTimeout."""
     host, _, port = address.rpartition(":")
     try:
-        return dist.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=timeout_s))
+        store: Store = _tcp_store(host, int(port), timeout_s, is_master=False)
     except dist.DistError as error:
         raise PeerTimeout(f"no store at {address} within {timeout_s:g} s") from error
+    return store
 
 
 @contextmanager
-def process_group(job: Job, index: int, store: dist.Store, host: str) -> Iterator[None]:
+def process_group(job: Job, index: int, store: Store, host: str) -> Iterator[None]:
     """torch's default process group, with stage `index` as the rank of this process.
 
-    `host`: where the store is reached; the ranks listen on the interface that leads there. Raises PeerTimeout if not all
-    come in time, HandshakeRefused if they do not agree about the run.
+    `host`: where the store is reached; the ranks listen on the interface that leads there. Raises PeerTimeout if not
+    all come in time, HandshakeRefused if they do not agree about the run.
     """
     timeout_s, device = job.config.transport.timeout_s, device_of(job.config, index)
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"  # small messages are between CPUs
     if device.type == "cuda":
         torch.cuda.set_device(device)
     listen_towards(host)
-    mine = dist.PrefixStore(f"dni/{job.run_dir.name}", store)
+    mine = PrefixStore(f"dni/{job.run_dir.name}", store)
     with lost_neighbours():
         _agree(job, index, mine)
         dist.init_process_group(
@@ -86,6 +89,12 @@ def listen_towards(host: str) -> None:
             os.environ[key] = name
 
 
+def _tcp_store(host: str, port: int, timeout_s: float, *, is_master: bool) -> Any:
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
+    )
+
+
 def _interface(probe: socket.socket, address: str) -> str | None:
     """The name of the interface that has an IPv4 address; None: it cannot be told."""
     names = [name for _, name in socket.if_nameindex()]
@@ -103,7 +112,7 @@ def _interface(probe: socket.socket, address: str) -> str | None:
     return None
 
 
-def _agree(job: Job, index: int, store: dist.Store) -> None:
+def _agree(job: Job, index: int, store: Store) -> None:
     """Every stage says which run it is in; all must say what the first one says."""
     mine = f"{job.config.fingerprint()} next step {job.start + 1}"
     if index == 0:
