@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from omegaconf import OmegaConf
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from workers.assembly import Job
+from workers.child import CONFIG
 from workers.config import Config, from_any, to_plain
 from workers.resume import settle_resume
 from workers.sources import resolve
@@ -25,6 +28,7 @@ class Ranks:
 
     def __init__(self, size: int) -> None:
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.runs = 0  # so that none finds the keys of another in the store
         context = multiprocessing.get_context("spawn")
         pipes = [context.Pipe() for _ in range(size)]
         self.pipes = [ours for ours, _ in pipes]
@@ -49,9 +53,10 @@ class Ranks:
         config, _ = resolve(config)
         config = settle_resume(config)
         run_dir.mkdir(exist_ok=True)
-        (run_dir / "config.yaml").write_text(str(to_plain(config)))  # YAML, too
+        OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+        self.runs += 1
         for pipe in self.pipes[: config.stages]:
-            pipe.send((to_plain(config), run_dir, stop_after))
+            pipe.send((self.runs, to_plain(config), run_dir, stop_after))
         return [pipe.recv() for pipe in self.pipes[: config.stages]]
 
 
@@ -61,14 +66,14 @@ def _serve(rank: int, address: str, pipe: Connection) -> None:
 
     store = reach_store(address, 30)
     while True:
-        plain, run_dir, stop_after = pipe.recv()
+        run, plain, run_dir, stop_after = pipe.recv()
         try:
-            pipe.send(_work(from_any(plain), rank, run_dir, stop_after, store))
+            pipe.send(_work(from_any(plain), rank, run_dir, stop_after, PrefixStore(str(run), store)))
         except BaseException as error:
             pipe.send(error)
 
 
-def _work(config: Config, rank: int, run_dir: Path, stop_after: int | None, store: dist.Store) -> list[dict[str, Any]]:
+def _work(config: Config, rank: int, run_dir: Path, stop_after: int | None, store: Store) -> list[dict[str, Any]]:
     from workers.pipelined import PipelinedWorker
     from workers.process_group import HERE, process_group
 

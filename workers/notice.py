@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from workers.process_group import lost_neighbours
+
 #: Numbers in a notice.
 SIZE = 2
 
@@ -34,8 +36,9 @@ class Notice:
 
     def heard(self) -> list[float]:
         """What it says, once it is here."""
-        for work in self._under_way:
-            work.wait()
+        with lost_neighbours("another stage" if self.mine else f"stage {self.source}"):
+            for work in self._under_way:
+                work.wait()
         self._under_way = []
         return self._numbers.tolist()
 

@@ -14,6 +14,7 @@ from torch.distributed.pipelining import PipelineStage
 from workers.edge import Blocked
 from workers.emulation import lasting
 from workers.lanes import Lanes
+from workers.process_group import lost_neighbours
 
 #: Tags below it are for messages that are not of the pipeline.
 FIRST_TAG = 16
@@ -119,8 +120,10 @@ class Part(PipelineStage):
         if self._coming is None:
             self._ask()
         assert self._coming is not None
-        for work in self._coming.pop((way, microbatch), []):
-            work.wait()
+        sender = (self.stage_index + (-1 if way is FORWARD else 1)) % self.group_size
+        with lost_neighbours(f"stage {sender}"):
+            for work in self._coming.pop((way, microbatch), []):
+                work.wait()
 
     def _tagged(self, ops: list[dist.P2POp], way: int, receiver: int, microbatch: int) -> list[dist.P2POp]:
         """Known by their receiver and their microbatch; gloo sends contiguous tensors alone."""

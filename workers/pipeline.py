@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -20,7 +21,7 @@ from workers.build import build_chains
 from workers.config import Config
 from workers.lanes import Lanes
 from workers.part import Computing, Part
-from workers.schema import DepthMethod
+from workers.schema import CHUNKED
 
 _ONE_PART: Mapping[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 _SEVERAL: Mapping[str, type[PipelineScheduleMulti]] = {
@@ -87,7 +88,8 @@ class Pipeline:
 def _schedule(
     config: Config, parts: list[Part], loss: Callable[[Tensor, Tensor], Tensor]
 ) -> PipelineScheduleSingle | PipelineScheduleMulti:
+    logging.getLogger("torch.distributed.pipelining.schedules").setLevel(logging.CRITICAL)  # a lost stage is told by us
     name = config.depth.method.name
-    if config.depth.method in (DepthMethod["interleaved_1f1b"], DepthMethod["zero_bubble"]):
+    if config.depth.method in CHUNKED:
         return _SEVERAL[name]([*parts], config.microbatches, loss_fn=loss, scale_grads=False)
     return _ONE_PART[name](parts[0], config.microbatches, loss_fn=loss, scale_grads=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -107,8 +106,9 @@ class PipelinedWorker:
         for part, stage in self.stages.items():
             if part:
                 value = torch.empty(shapes[part], device=stage.device)
-                with self.blocked.waiting():
-                    dist.recv(value, (self.index - 1) % self.config.stages, tag=VALIDATING)
+                before = (self.index - 1) % self.config.stages
+                with self.blocked.waiting(), lost_neighbours(f"stage {before}"):
+                    dist.recv(value, before, tag=VALIDATING)
             output = stage.evaluate(value, frame.tensors["reset"])
             if part < self.config.parts - 1:
                 with self.blocked.waiting():
@@ -140,8 +140,7 @@ class PipelinedWorker:
     def _passes(self, frame: Frame) -> None:
         value, before, start = frame.tensors["value"], self.computing.seconds, time.monotonic()
         if self.pipeline is None or self.shapes[0] != value.shape:
-            loss = partial(self._loss)
-            self.pipeline = Pipeline(self.config, self.stages, self._shapes_of(value), loss, self.computing)
+            self.pipeline = Pipeline(self.config, self.stages, self._shapes_of(value), self._loss, self.computing)
         self.losses = []
         self.pipeline.step(value, frame.tensors["labels"], frame.tensors["reset"])
         computed = self.computing.seconds - before

@@ -62,7 +62,7 @@ def process_group(job: Job, index: int, store: Store, host: str) -> Iterator[Non
 
 
 @contextmanager
-def lost_neighbours() -> Iterator[None]:
+def lost_neighbours(who: str = "another stage") -> Iterator[None]:
     """What torch says when a rank is gone, or silent for too long, becomes WorkerLost or PeerTimeout."""
     try:
         yield
@@ -72,7 +72,7 @@ def lost_neighbours() -> Iterator[None]:
             raise
         late = "timed out" in text.lower() or "timeout" in text.lower()
         what = "silent for longer than transport.timeout_s" if late else "gone"
-        raise (PeerTimeout if late else WorkerLost)(f"another stage is {what}: {text}") from error
+        raise (PeerTimeout if late else WorkerLost)(f"{who} is {what}: {text}") from error
 
 
 def listen_towards(host: str) -> None:
