@@ -48,15 +48,17 @@ class Ranks:
             process.join()
 
     def run(self, config: Config, run_dir: Path, stop_after: int | None = None) -> list[Outcome]:
-        """Train to the end; the records of every stage, or what ended it. `stop_after`: the first stage is told to stop
-        at its record of that step."""
+        """Train to the end, with this process's default dtype; the records of every stage, or what ended it.
+
+        `stop_after`: the first stage is told to stop at its record of that step.
+        """
         config, _ = resolve(config)
         config = settle_resume(config)
         run_dir.mkdir(exist_ok=True)
         OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
         self.runs += 1
         for pipe in self.pipes[: config.stages]:
-            pipe.send((self.runs, to_plain(config), run_dir, stop_after))
+            pipe.send((self.runs, torch.get_default_dtype(), to_plain(config), run_dir, stop_after))
         return [pipe.recv() for pipe in self.pipes[: config.stages]]
 
 
@@ -66,7 +68,8 @@ def _serve(rank: int, address: str, pipe: Connection) -> None:
 
     store = reach_store(address, 30)
     while True:
-        run, plain, run_dir, stop_after = pipe.recv()
+        run, dtype, plain, run_dir, stop_after = pipe.recv()
+        torch.set_default_dtype(dtype)
         try:
             pipe.send(_work(from_any(plain), rank, run_dir, stop_after, PrefixStore(str(run), store)))
         except BaseException as error:

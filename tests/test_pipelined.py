@@ -39,6 +39,14 @@ def ranks() -> Iterator[Ranks]:
         yield started
 
 
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Double precision, where rounding would grow too much to compare anything."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def piped(method: str, **changes: Any) -> Config:
     """A tiny run of 8 lanes whose sequences are 3 windows long."""
     depth = {"method": method, **changes.pop("depth", {})}
@@ -96,6 +104,7 @@ def test_it_equals_plain_backpropagation(
     assert {("train", 5), ("train", 10), ("valid", 8), ("valid", 10)} == told.keys()
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("method", ["gpipe", "zero_bubble"])
 def test_a_curriculum_of_whole_sequences_grows_as_with_backprop(method: str, ranks: Ranks, tmp_path: Path) -> None:
     changes = {
@@ -104,14 +113,14 @@ def test_a_curriculum_of_whole_sequences_grows_as_with_backprop(method: str, ran
         "evaluate": {"every": None}, "log_every": 20,
     }  # fmt: skip
     records = succeeded(ranks.run(piped(method, stages=2, **changes), tmp_path / "pipe"))
-    stages = piped(method).parts // 2 * 1 if method == "gpipe" else 4
+    stages = piped(method).parts
     launch(tiny(depth={"method": "backprop"}, **{**changes, "stages": stages}), tmp_path / "plain")
     lines = [json.loads(line) for line in (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()]
     solved = [r["solved_length"] for r in lines if r["kind"] == "train" and r["stage"] == 0]
     assert solved[-1] > 5
     for of_stage in records:
         assert [r["solved_length"] for r in of_stage if r["kind"] == "train"] == solved
-    assert_close(parameters_of(tmp_path / "pipe", stages), parameters_of(tmp_path / "plain", stages), 1e-3)
+    assert_close(parameters_of(tmp_path / "pipe", stages), parameters_of(tmp_path / "plain", stages))
 
 
 @pytest.mark.parametrize("method", ["gpipe", "interleaved_1f1b"])
@@ -134,6 +143,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_went_on_bit_for_bit(
         assert a["upstream"] == b["upstream"]
 
 
+@pytest.mark.usefixtures("double")
 def test_batch_norm_normalises_every_microbatch_by_itself(ranks: Ranks, tmp_path: Path) -> None:
     folder = digits(tmp_path / "digits")
     config = piped(
@@ -247,7 +257,7 @@ def test_under_torchrun_it_equals_plain_backpropagation(tmp_path: Path) -> None:
         ({"depth": {"update_probability": 0.5}}, "depth.update_probability=0.5 leaves steps without a gradient"),
         ({"depth": {"clocks": [1, 2]}}, "depth.clocks=[1,2] tells when a gradient is asked for, and depth=gpipe"),
         ({"depth": {"inputs": "synthetic"}}, "use depth=synthetic, not depth=gpipe"),
-        ({"depth": {"lag": 1}}, "depth.lag=1 is nothing that depth=gpipe can heed, in torch's pipeline: set "),
+        ({"depth": {"lag": 1}}, "depth.lag=1 does nothing for depth=gpipe, which runs in torch's pipeline: set "),
         ({"depth": {"chunks": 3}}, "depth.chunks=3 is for stages that hold several parts of the model"),
         ({"depth": {"method": "backprop", "microbatches": 4}}, "depth=backprop takes a batch as a whole"),
         ({"optimizer": {"accumulate": 2}}, "set optimizer.accumulate=1"),
@@ -255,12 +265,15 @@ def test_under_torchrun_it_equals_plain_backpropagation(tmp_path: Path) -> None:
         ({"evaluate": {"probe": 2}}, "set evaluate.probe=null"),
         ({"transport": {"delay_ms": 5}}, "set transport.delay_ms=0.0"),
         ({"transport": {"tls": {"cert": "a.pem", "key": "b", "ca": "c"}}}, "set transport.tls.cert=null"),
-        ({"transport": {"checksum": True}}, "transport.checksum=true is nothing that depth=gpipe can heed"),
+        ({"transport": {"checksum": True}}, "transport.checksum=true does nothing for depth=gpipe"),
         ({"depth": {"microbatches": 3}}, "does not divide data.batch=8 into equal parts: set data.batch=9"),
         ({"stages": 3}, "depth.microbatches=null, which is 3, does not divide data.batch=8"),
         ({"depth": {"method": "1f1b", "microbatches": 1}}, "fewer than the 2 stages of depth=1f1b"),
         ({"depth": {"method": "interleaved_1f1b", "chunks": 1}}, "use depth=1f1b"),
-        ({"depth": {"method": "zero_bubble", "microbatches": 8}, "stages": 3}, "set depth.microbatches=6, say"),
+        (
+            {"depth": {"method": "zero_bubble", "microbatches": 10}, "stages": 3, "data": {"batch": 10}},
+            "set depth.microbatches=9, say",
+        ),
         ({"depth": {"method": "zero_bubble"}, "model": {"cut_at": ["lstm2"]}}, "stages=2 depth.chunks=2"),
         ({"depth": {"microbatches": 0}}, "depth.microbatches=0 must be 1 or more"),
     ],
