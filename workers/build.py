@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def build_chains(config: Config) -> list[Chain]:
-    """The whole model from the seed, cut into stages. Raises PartitionError."""
+    """The whole model from the seed, cut into its parts: one per stage, or several. Raises PartitionError."""
     model, symbols = config.model, config.model.symbols
     if symbols is None or model.input_symbols is None:
         raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")
@@ -43,7 +43,7 @@ def build_chains(config: Config) -> list[Chain]:
         initialise(whole, model.init.name)  # before it is cut: the same for any number of stages
     if model.cut_at:
         return partition(whole, cut_at=model.cut_at)
-    return partition(whole, stages=config.stages)
+    return partition(whole, stages=config.parts)
 
 
 def activation_shape(config: Config, index: int) -> tuple[int, ...]:
@@ -58,9 +58,9 @@ def activation_shape(config: Config, index: int) -> tuple[int, ...]:
 
 
 def build_stage(config: Config, index: int) -> Stage:
-    """The stage with the given index: its part of the model, its optimizer, its device and its random state."""
+    """The part of the model with the given index, its optimizer, its device and its random state."""
     chain = build_chains(config)[index]
-    device = device_of(config, index)
+    device = device_of(config, index % config.stages)
     chain.to(device)
     settings: dict[str, Any] = {
         "clip": config.optimizer.clip,
