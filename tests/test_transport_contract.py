@@ -14,6 +14,7 @@ from workers.transports.base import ChannelEnd
 from workers.transports.faulty import Fault, FaultyEnd
 from workers.transports.grpc import GrpcListener, grpc_connect
 from workers.transports.local import local_channel
+from workers.transports.torch_distributed import TorchDistributedListener, torch_distributed_connect
 
 Ends = tuple[ChannelEnd, ChannelEnd]
 
@@ -26,14 +27,19 @@ def handshake(stage: int) -> Handshake:
     return Handshake(PROTOCOL_VERSION, "run", stage, 2, "fingerprint", 0, 0)
 
 
-@pytest.fixture(params=["local", "grpc", "unix"])
+@pytest.fixture(params=["local", "grpc", "unix", "torch_distributed"])
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
     """Makes the upstream and the downstream end of a link; closes them after the test."""
-    open_: list[ChannelEnd | GrpcListener] = []
+    open_: list[ChannelEnd | GrpcListener | TorchDistributedListener] = []
 
     def link(limit: int = 64, delay_s: float = 0.0) -> Ends:
         if request.param == "local":
             ends = local_channel(limit, delay_s)
+        elif request.param == "torch_distributed":
+            store = TorchDistributedListener(handshake=handshake(1), limit=limit, delay_s=delay_s)
+            client = torch_distributed_connect(store.address, handshake(0), limit=limit, delay_s=delay_s)
+            open_.append(store)
+            ends = client, store.accept(10)
         else:
             bind = f"unix:{tmp_path}/stage-1" if request.param == "unix" else "127.0.0.1:0"
             listener = GrpcListener(bind, handshake=handshake(1), limit=limit, delay_s=delay_s)

@@ -6,6 +6,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from dataclasses import dataclass
 
 from dni.errors import FlowControlError, PeerTimeout
 from workers.frame import Frame
@@ -45,6 +46,17 @@ class ChannelEnd(ABC):
     @abstractmethod
     def close(self) -> None:
         """Deliver what was sent, then end the link: the peer's `receive` raises WorkerLost. Idempotent."""
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """The settings that both ends of a link share; see `grpc_connect`."""
+
+    limit: int
+    max_frame: int
+    delay_s: float
+    checksum: bool
+    timeout_s: float
 
 
 class Inbox:

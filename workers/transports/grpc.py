@@ -21,8 +21,8 @@ import grpc
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.frame import Handshake, agree
 from workers.transports.address import UNIX, check_address
-from workers.transports.base import ChannelEnd
-from workers.transports.grpc_end import GrpcEnd, LinkSettings
+from workers.transports.base import ChannelEnd, LinkSettings
+from workers.transports.grpc_end import GrpcEnd
 from workers.transports.tls import Tls
 from workers.wire import FRAME_BYTES
 

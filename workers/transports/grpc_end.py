@@ -5,26 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from dni.errors import FlowControlError, HandshakeRefused, SizeMismatch, WireError, WorkerLost
 from workers.frame import Frame, Handshake, Kind
-from workers.transports.base import ChannelEnd, Inbox
+from workers.transports.base import ChannelEnd, Inbox, LinkSettings
 from workers.wire import decode, encode
-
-
-@dataclass(frozen=True)
-class LinkSettings:
-    """The settings that both ends of a link share; see `grpc_connect`."""
-
-    limit: int
-    max_frame: int
-    delay_s: float
-    checksum: bool
-    timeout_s: float
 
 
 class GrpcEnd(ChannelEnd):
