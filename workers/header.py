@@ -97,7 +97,7 @@ def write_header(header: stage_pb2.Header) -> bytes:
     return _CHECKSUM.pack(_CHECKSUM_TAG, crc32(head)) + write_field(_HEADER_TAG, len(head)) + head
 
 
-def read_header(data: bytes) -> tuple[stage_pb2.Header, int]:
+def read_header(data: bytes | memoryview) -> tuple[stage_pb2.Header, int]:
     """The verified header and the position after it. Raises TruncatedFrame or CorruptHeader."""
     if len(data) < _CHECKSUM.size:
         raise TruncatedFrame(f"{len(data)} bytes, fewer than the {_CHECKSUM.size} a frame starts with")
@@ -109,7 +109,7 @@ def read_header(data: bytes) -> tuple[stage_pb2.Header, int]:
         raise CorruptHeader(f"a header of {length} bytes; the limit is {HEADER_BYTES}")
     if start + length > len(data):
         raise TruncatedFrame(f"the header has {len(data) - start} of {length} bytes")
-    head = data[start : start + length]
+    head = bytes(data[start : start + length])
     if crc32(head) != expected:
         raise CorruptHeader(f"the header's checksum is {crc32(head):#010x}, announced was {expected:#010x}")
     try:
@@ -174,7 +174,7 @@ def write_field(tag: int, length: int) -> bytes:
     return bytes(out)
 
 
-def read_field(data: bytes, position: int, tag: int) -> tuple[int, int]:
+def read_field(data: bytes | memoryview, position: int, tag: int) -> tuple[int, int]:
     """Length of the field that starts at `position`, and where its bytes start.
 
     Raises CorruptHeader or TruncatedFrame.

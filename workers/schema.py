@@ -13,7 +13,7 @@ Context = enum.Enum("Context", ["none", "window", "lookahead"])
 ModelKind = enum.Enum(
     "ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet", "two_clocks"]
 )
-TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
+TransportKind = enum.Enum("TransportKind", ["local", "grpc", "torch_distributed"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
 DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist", "mnist", "cifar10", "two_clocks"])
 OptimizerKind = enum.Enum("OptimizerKind", ["adam", "adamw", "nadam", "sgd"])
@@ -164,10 +164,11 @@ class TlsConfig:  # files in PEM format; the certificate is shown to neighbours,
 class TransportConfig:
     kind: TransportKind = TransportKind.grpc
     bind: str = AUTO  # where a stage listens: HOST:PORT, port 0 for any free one; auto: a unix socket in a folder of
-    # this user alone, or 127.0.0.1:0 where there are none; with tls, the latter; on several machines, all interfaces
+    # this user alone, or 127.0.0.1:0 where there are none; with tls or torch_distributed, the latter; on several
+    # machines, all interfaces
     peers: list[str] = field(default_factory=list)  # launch=external: HOST:PORT of each stage; empty: by MASTER_ADDR
     insecure: bool = False  # plaintext may leave this machine: everyone on that network may read and change the run
-    tls: TlsConfig = field(default_factory=TlsConfig)  # both ends of a link prove who they are; null: plaintext
+    tls: TlsConfig = field(default_factory=TlsConfig)  # grpc: both ends of a link prove who they are; null: plaintext
     delay_ms: float = 0.0  # emulated one-way link delay
     timeout_s: float = 60.0  # a neighbour silent for longer than this is lost
     checksum: bool = False  # a checksum over tensors too, not only over headers

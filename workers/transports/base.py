@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 from dni.errors import FlowControlError, PeerTimeout
 from workers.frame import Frame
@@ -46,6 +47,21 @@ class ChannelEnd(ABC):
     @abstractmethod
     def close(self) -> None:
         """Deliver what was sent, then end the link: the peer's `receive` raises WorkerLost. Idempotent."""
+
+
+class Listener(Protocol):
+    """Where a stage waits for the stage before it."""
+
+    address: str  #: what to connect to
+
+    def accept(self, timeout: float) -> ChannelEnd:
+        """The end of the link to the stage before, once that has connected and agreed.
+
+        Raises PeerTimeout after `timeout` seconds and HandshakeRefused when a stage came and was refused.
+        """
+
+    def close(self) -> None:
+        """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""
 
 
 @dataclass(frozen=True)

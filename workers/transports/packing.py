@@ -20,8 +20,8 @@ from workers.frame import Frame
 from workers.header import Spec, begin_frame, make_header, read_header, read_specs, where, write_header
 from workers.wire import checksum_of, memory, verify
 
-#: Bytes of the longest message.
-MESSAGE_BYTES = 16 * 2**10
+#: Bytes of the longest message; more than `header.HEADER_BYTES`.
+MESSAGE_BYTES = 128 * 2**10
 
 
 class Packed(NamedTuple):
@@ -35,20 +35,18 @@ class Packed(NamedTuple):
 def pack(frame: Frame, *, checksum: bool = False) -> Packed:
     """Copy a frame; `checksum` covers the tensors too.
 
-    Raises UnknownDtype for an element type the wire does not know and ValueError for a header that is no small message.
+    Raises UnknownDtype for an element type the wire does not know and ValueError for a header too big for it.
     """
     header = make_header(frame)
     tensors = [tensor.detach() for tensor in frame.tensors.values()]
     if checksum:
         header.payload_crc32 = checksum_of(map(memory, tensors))
     head = write_header(header)
-    if len(head) > MESSAGE_BYTES:
-        raise ValueError(f"{where(header)}: a header of {len(head)} bytes; the limit is {MESSAGE_BYTES}")
     inside = list(_fitting(len(head), [tensor.nbytes for tensor in tensors]))
-    message = b"".join((head, *(memory(t) for t, fits in zip(tensors, inside, strict=True) if fits)))
+    message = bytearray().join((head, *(memory(t) for t, fits in zip(tensors, inside, strict=True) if fits)))
     apart = [_copy(t) for t, fits in zip(tensors, inside, strict=True) if not fits]
     nbytes = len(head) + sum(tensor.nbytes for tensor in tensors)
-    return Packed(torch.frombuffer(bytearray(message), dtype=torch.uint8), apart, nbytes)
+    return Packed(torch.frombuffer(message, dtype=torch.uint8), apart, nbytes)
 
 
 @dataclass
@@ -68,7 +66,7 @@ class Arriving:
         return self.frame
 
 
-def unpack(message: bytes, *, limit: int) -> Arriving:
+def unpack(message: memoryview, *, limit: int) -> Arriving:
     """Read a message, which may be followed by anything; `limit`: most bytes of the frame.
 
     Raises the errors of `wire.decode`.
@@ -105,7 +103,7 @@ def _room(spec: Spec) -> Tensor:
     return torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
 
 
-def _read(spec: Spec, message: bytes, position: int) -> Tensor:
+def _read(spec: Spec, message: memoryview, position: int) -> Tensor:
     tensor = _room(spec)
     memory(tensor)[:] = np.frombuffer(message, np.uint8, spec.nbytes, position)
     return tensor

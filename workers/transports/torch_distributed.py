@@ -23,6 +23,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it has o
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.frame import Frame, Handshake, Kind, agree
 from workers.transports.address import UNIX, check_address
+from workers.transports.at_exit import abandon_at_exit
 from workers.transports.base import ChannelEnd, LinkSettings
 from workers.transports.gloo import FOREVER, GlooPair, way_to, why
 from workers.transports.torch_distributed_end import TorchDistributedEnd
@@ -102,6 +103,7 @@ class TorchDistributedListener:
         self.address = f"{host}:{self._store.port}"
         self._thread = threading.Thread(target=self._listen, name="dni-listener", daemon=True)
         self._thread.start()
+        abandon_at_exit(self)
 
     def accept(self, timeout: float) -> ChannelEnd:
         """The end of the link to the stage before, once that has connected and agreed.
@@ -124,14 +126,18 @@ class TorchDistributedListener:
         """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""
         if self._closed:
             return
-        self._closed = True
-        with suppress(RuntimeError):
-            self._waking.set(f"{self._waking.add(_CLIENTS, 1)}/hello", b"")
-        self._thread.join(self._timeout_s)
+        self.abandon()
         for end in self._ends:
             end.close()
-        del self._store, self._waking
         self._accepted.put(WorkerLost(f"the listener at {self.address} is closed"))
+
+    def abandon(self) -> None:
+        """Stop listening, and no more."""
+        if not self._closed:
+            self._closed = True
+            with suppress(RuntimeError):
+                self._waking.set(f"{self._waking.add(_CLIENTS, 1)}/hello", b"")
+            self._thread.join(self._timeout_s)
 
     def _listen(self) -> None:
         """Serve one client after another."""

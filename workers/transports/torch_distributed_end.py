@@ -20,6 +20,7 @@ from torch.distributed import Work
 
 from dni.errors import FlowControlError, SizeMismatch, WireError, WorkerLost
 from workers.frame import Frame
+from workers.transports.at_exit import abandon_at_exit
 from workers.transports.base import ChannelEnd, Inbox, LinkSettings
 from workers.transports.gloo import GlooPair, wait, why
 from workers.transports.packing import MESSAGE_BYTES, Arriving, pack, unpack
@@ -66,6 +67,7 @@ class TorchDistributedEnd(ChannelEnd):
         ]
         for thread in self._threads:
             thread.start()
+        abandon_at_exit(self)
 
     def send(self, frame: Frame) -> None:
         where = f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
@@ -105,6 +107,14 @@ class TorchDistributedEnd(ChannelEnd):
             thread.join(self._settings.timeout_s)
         self._pair.end()
         self._inbox.fail(WorkerLost("this end of the link is closed"))
+
+    def abandon(self) -> None:
+        """End the link at once, sent or not."""
+        self._closed = True
+        self._keeping.put(None)
+        self._pair.end()
+        for thread in self._threads:
+            thread.join(_MOMENT_S)
 
     def _raise_if_lost(self) -> None:
         if self._inbox.failure is not None:
@@ -157,20 +167,19 @@ class TorchDistributedEnd(ChannelEnd):
         finally:
             self._landing.put(None)
 
-    def _messages(self) -> Iterator[bytes]:
-        """Messages, until the peer has said BYE, and SEEN to the BYE from here."""
+    def _messages(self) -> Iterator[memoryview]:
+        """Messages, to be read at once, until the peer has said BYE, and SEEN to the BYE from here."""
         rooms = [torch.empty(MESSAGE_BYTES, dtype=torch.uint8) for _ in range(_ROOM)]
         works = [self._pair.recv(room, _MESSAGES) for room in rooms]
         unheard = set(_WORDS)
         for place in cycle(range(_ROOM)):
             wait(works[place])
-            message = rooms[place].numpy().tobytes()
+            message = rooms[place].numpy().data
             unheard.discard(message[0])
-            if unheard:
-                works[place] = self._pair.recv(rooms[place], _MESSAGES)
             yield message
             if not unheard:
                 return
+            works[place] = self._pair.recv(rooms[place], _MESSAGES)
 
     def _begin(self, works: list[Work], item: _Item) -> None:
         """Deliver at once what need not wait, for its tensors or for what came before."""
