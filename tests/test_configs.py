@@ -144,6 +144,12 @@ REFUSED = {
     f"address, and links are neither encrypted nor authenticated: {ALLOW}",
     "transport.tls.cert=c.pem transport.tls.ca=ca.pem": "transport.tls needs cert, key and ca: set transport.tls.key, "
     "or none of them",
+    "transport.kind=torch_distributed transport.tls.cert=c transport.tls.key=k transport.tls.ca=a": ""
+    "transport=torch_distributed cannot encrypt: use transport=grpc with transport.tls, or set transport.tls.cert, key "
+    "and ca to null",
+    "transport.kind=torch_distributed transport.bind=0.0.0.0:0": "transport.bind=0.0.0.0:0 is not a loopback address "
+    "with a port, and links are neither encrypted nor authenticated: use transport.bind=auto, or 127.0.0.1:0; "
+    f"elsewhere {ALLOW}",
     "transport.bind=127.0.0.1:5000": "transport.bind=127.0.0.1:5000: 3 of the 4 stages listen and cannot share a port: "
     "use transport.bind=127.0.0.1:0",
     "time.method=synthetic predictor.time.context=none": "predictor.time.kind=critic models the losses of labels: set "

@@ -84,7 +84,7 @@ def check(config: Config) -> None:
         )
     if config.evaluate.probe is not None:
         _check_probe(config)
-    if config.transport.kind is TransportKind.grpc:
+    if config.transport.kind is not TransportKind.local:
         check_links(config)
     if config.evaluate.patience is not None:
         _check_patience(config)
