@@ -164,7 +164,7 @@ def test_a_malformed_frame_is_an_error_in_its_place_and_ends_the_link(listener: 
     client.send(Frame(Kind.STEP, 7, tensors={"value": torch.ones(100_000)}))
     header = bytearray(write_header(make_header(Frame(Kind.STEP, 8))))
     header[-1] ^= 1
-    client._post(torch.frombuffer(header, dtype=torch.uint8), [], is_frame=False)
+    client._sender.frame(torch.frombuffer(header, dtype=torch.uint8), [])
     assert server.receive(10).step == 7
     with pytest.raises(CorruptHeader, match=r"malformed frame from stage 0 at 127\.0\.0\.1: the header's checksum"):
         server.receive(10)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch.distributed
-
 from dni.errors import ConfigError
 from workers.config import Config
 from workers.schema import AUTO, LaunchMode, TransportKind
@@ -33,22 +31,15 @@ def check_links(config: Config) -> None:
     missing = [name for name in ("cert", "key", "ca") if getattr(tls, name) is None]
     if 0 < len(missing) < 3:
         raise ConfigError(f"transport.tls needs cert, key and ca: set transport.tls.{missing[0]}, or none of them")
-    if config.transport.kind is TransportKind.torch_distributed:
-        _check_torch(encrypted=not missing)
-    if config.transport.peers:
-        _check_peers(config)
-    if config.transport.bind != AUTO:
-        _check_bind(config)
-
-
-def _check_torch(encrypted: bool) -> None:
-    if encrypted:
+    if not missing and config.transport.kind is TransportKind.torch_distributed:
         raise ConfigError(
             "transport=torch_distributed cannot encrypt: use transport=grpc with transport.tls, or set "
             "transport.tls.cert, key and ca to null"
         )
-    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
-        raise ConfigError("transport=torch_distributed: this build of torch has no gloo: use transport=grpc")
+    if config.transport.peers:
+        _check_peers(config)
+    if config.transport.bind != AUTO:
+        _check_bind(config)
 
 
 def _check_peers(config: Config) -> None:

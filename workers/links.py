@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.assembly import Job
+from workers.build import device_of
 from workers.schema import AUTO, TransportConfig, TransportKind
 from workers.transports.address import UNIX
 from workers.transports.base import ChannelEnd, Listener
@@ -66,7 +67,7 @@ def _settings(job: Job, index: int) -> dict[str, Any]:
     return {
         "handshake": job.handshake(index), "limit": _limit(job), "delay_s": _delay(job),
         "checksum": transport.checksum, "max_frame": transport.max_frame_mb << 20, "timeout_s": transport.timeout_s,
-        "insecure": transport.insecure,
+        "insecure": transport.insecure, "device": device_of(job.config, index),
     }  # fmt: skip
 
 

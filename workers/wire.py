@@ -8,8 +8,8 @@ is message `Frame` of `proto/dni/v1/stage.proto`; the payload holds the tensors'
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -20,6 +20,7 @@ from dni.errors import CorruptPayload, SizeMismatch, TruncatedFrame, WireError
 from workers import stage_pb2
 from workers.frame import Frame
 from workers.header import (
+    Spec,
     begin_frame,
     make_header,
     read_field,
@@ -34,6 +35,15 @@ from workers.header import (
 FRAME_BYTES = 256 * 2**20
 
 _PAYLOAD_TAG = 0x7A
+
+
+def room_for(spec: Spec) -> Tensor:
+    """Uninitialised memory for a tensor."""
+    return torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
+
+
+#: Where the memory of received tensors comes from.
+Room: TypeAlias = Callable[[Spec], Tensor]
 
 
 def encode(frame: Frame, *, checksum: bool = False) -> bytes:
@@ -52,7 +62,12 @@ def encode(frame: Frame, *, checksum: bool = False) -> bytes:
     return b"".join((start, *chunks))
 
 
-def decode(data: bytes, *, limit: int = FRAME_BYTES) -> Frame:
+def most_bytes(frame: Frame) -> int:
+    """What `encode` will make at most, before it is done. Raises as `encode`."""
+    return len(write_header(make_header(frame))) + sum(tensor.nbytes for tensor in frame.tensors.values()) + 16
+
+
+def decode(data: bytes, *, limit: int = FRAME_BYTES, room: Room = room_for) -> Frame:
     """The frame that `data` holds; its tensors own their memory and may be written to.
 
     Raises the WireError that says what is wrong: TruncatedFrame, CorruptHeader, CorruptPayload, UnknownDtype,
@@ -62,12 +77,12 @@ def decode(data: bytes, *, limit: int = FRAME_BYTES) -> Frame:
         raise SizeMismatch(f"a frame of {len(data)} bytes; the limit is {limit}")
     header, position = read_header(data)
     try:
-        return _read_frame(header, data, position, limit)
+        return _read_frame(header, data, position, limit, room)
     except WireError as error:
         raise type(error)(f"{where(header)}: {error}") from None
 
 
-def _read_frame(header: stage_pb2.Header, data: bytes, position: int, limit: int) -> Frame:
+def _read_frame(header: stage_pb2.Header, data: bytes, position: int, limit: int, room: Room) -> Frame:
     frame = begin_frame(header)
     offset = _find_payload(data, position)
     specs = read_specs(header, limit)
@@ -75,7 +90,7 @@ def _read_frame(header: stage_pb2.Header, data: bytes, position: int, limit: int
     _check_size(payload, sum(spec.nbytes for spec in specs), absent)
     verify(header, [payload])
     for spec in specs:
-        frame.tensors[spec.name] = tensor = torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
+        frame.tensors[spec.name] = tensor = room(spec)
         memory(tensor)[:] = np.frombuffer(data, np.uint8, spec.nbytes, offset)
         offset += spec.nbytes
     return frame

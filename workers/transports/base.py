@@ -6,11 +6,16 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from dni.errors import FlowControlError, PeerTimeout
 from workers.frame import Frame
+
+CPU = torch.device("cpu")
 
 
 class ChannelEnd(ABC):
@@ -73,6 +78,7 @@ class LinkSettings:
     delay_s: float
     checksum: bool
     timeout_s: float
+    device: torch.device = CPU  # of the stage
 
 
 class Inbox:
@@ -82,10 +88,17 @@ class Inbox:
     many frames are under way.
     """
 
-    def __init__(self, limit: int, delay_s: float = 0.0, peer: str = "the neighbouring stage") -> None:
+    def __init__(
+        self,
+        limit: int,
+        delay_s: float = 0.0,
+        peer: str = "the neighbouring stage",
+        arrive: Callable[[Frame], Frame] | None = None,
+    ) -> None:
         self.limit = limit
         self.delay_s = delay_s
         self.peer = peer  #: who sends, for messages
+        self._arrive = arrive  #: done to every frame by the thread that takes it
         self.failure: Exception | None = None
         self._down_at = 0.0
         self._items: deque[tuple[float, Frame | Exception]] = deque()
@@ -155,7 +168,7 @@ class Inbox:
         _, item = self._items.popleft()
         if isinstance(item, Exception):
             raise item
-        return item
+        return item if self._arrive is None else self._arrive(item)
 
 
 def _fresh(error: Exception) -> Exception:

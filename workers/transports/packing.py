@@ -17,8 +17,8 @@ from torch import Tensor
 from dni.errors import SizeMismatch, WireError
 from workers import stage_pb2
 from workers.frame import Frame
-from workers.header import Spec, begin_frame, make_header, read_header, read_specs, where, write_header
-from workers.wire import checksum_of, memory, verify
+from workers.header import begin_frame, make_header, read_header, read_specs, where, write_header
+from workers.wire import Room, checksum_of, memory, room_for, verify
 
 #: Bytes of the longest message; more than `header.HEADER_BYTES`.
 MESSAGE_BYTES = 128 * 2**10
@@ -32,8 +32,8 @@ class Packed(NamedTuple):
     nbytes: int  #: of the whole frame
 
 
-def pack(frame: Frame, *, checksum: bool = False) -> Packed:
-    """Copy a frame; `checksum` covers the tensors too.
+def pack(frame: Frame, *, checksum: bool = False, own: bool = False) -> Packed:
+    """Copy a frame, unless it is nobody else's (`own`); `checksum` covers the tensors too.
 
     Raises UnknownDtype for an element type the wire does not know and ValueError for a header too big for it.
     """
@@ -44,7 +44,7 @@ def pack(frame: Frame, *, checksum: bool = False) -> Packed:
     head = write_header(header)
     inside = list(_fitting(len(head), [tensor.nbytes for tensor in tensors]))
     message = bytearray().join((head, *(memory(t) for t, fits in zip(tensors, inside, strict=True) if fits)))
-    apart = [_copy(t) for t, fits in zip(tensors, inside, strict=True) if not fits]
+    apart = [t if own else _copy(t) for t, fits in zip(tensors, inside, strict=True) if not fits]
     nbytes = len(head) + sum(tensor.nbytes for tensor in tensors)
     return Packed(torch.frombuffer(message, dtype=torch.uint8), apart, nbytes)
 
@@ -66,7 +66,7 @@ class Arriving:
         return self.frame
 
 
-def unpack(message: memoryview, *, limit: int) -> Arriving:
+def unpack(message: memoryview, *, limit: int, room: Room = room_for) -> Arriving:
     """Read a message, which may be followed by anything; `limit`: most bytes of the frame.
 
     Raises the errors of `wire.decode`.
@@ -81,8 +81,10 @@ def unpack(message: memoryview, *, limit: int) -> Arriving:
         raise type(error)(f"{where(header)}: {error}") from None
     inside = list(_fitting(position, [spec.nbytes for spec in specs]))
     for spec, fits in zip(specs, inside, strict=True):
-        frame.tensors[spec.name] = _read(spec, message, position) if fits else _room(spec)
-        position += spec.nbytes if fits else 0
+        frame.tensors[spec.name] = tensor = room(spec)
+        if fits:
+            memory(tensor)[:] = np.frombuffer(message, np.uint8, spec.nbytes, position)
+            position += spec.nbytes
     apart = [t for t, fits in zip(frame.tensors.values(), inside, strict=True) if not fits]
     return Arriving(frame, apart, header)
 
@@ -97,13 +99,3 @@ def _fitting(used: int, sizes: list[int]) -> Iterator[bool]:
 
 def _copy(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor)
-
-
-def _room(spec: Spec) -> Tensor:
-    return torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
-
-
-def _read(spec: Spec, message: memoryview, position: int) -> Tensor:
-    tensor = _room(spec)
-    memory(tensor)[:] = np.frombuffer(message, np.uint8, spec.nbytes, position)
-    return tensor

@@ -18,13 +18,14 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it has one
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.frame import Frame, Handshake, Kind, agree
 from workers.transports.address import UNIX, check_address
 from workers.transports.at_exit import abandon_at_exit
-from workers.transports.base import ChannelEnd, LinkSettings
+from workers.transports.base import CPU, ChannelEnd, LinkSettings
 from workers.transports.gloo import FOREVER, GlooPair, way_to, why
 from workers.transports.torch_distributed_end import TorchDistributedEnd
 from workers.wire import FRAME_BYTES, decode, encode
@@ -45,6 +46,7 @@ def torch_distributed_connect(
     checksum: bool = False,
     timeout_s: float = 30.0,
     insecure: bool = False,
+    device: torch.device = CPU,
 ) -> ChannelEnd:
     """The upstream end of the link to the stage that listens at `address` ("host:port").
 
@@ -52,7 +54,7 @@ def torch_distributed_connect(
     """
     host = _check(address, insecure)
     peer = f"stage {handshake.stage + 1} at {address}"
-    settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s)
+    settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
 
     def link() -> ChannelEnd:
         pair = _meet(host, int(address.rpartition(":")[2]), handshake, timeout_s)
@@ -84,6 +86,7 @@ class TorchDistributedListener:
         checksum: bool = False,
         timeout_s: float = 30.0,
         insecure: bool = False,
+        device: torch.device = CPU,
     ) -> None:
         """Listen at `bind`, with port 0 at any port.
 
@@ -91,7 +94,7 @@ class TorchDistributedListener:
         """
         host = _check(bind, insecure)
         self._handshake, self._timeout_s = handshake, timeout_s
-        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s)
+        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
         self._accepted: queue.SimpleQueue[ChannelEnd | Exception] = queue.SimpleQueue()
         self._ends: list[ChannelEnd] = []
         self._closed = False

@@ -12,10 +12,9 @@ import queue
 import threading
 from collections.abc import Iterator
 from itertools import cycle
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
-from torch import Tensor
 from torch.distributed import Work
 
 from dni.errors import FlowControlError, SizeMismatch, WireError, WorkerLost
@@ -24,19 +23,13 @@ from workers.transports.at_exit import abandon_at_exit
 from workers.transports.base import ChannelEnd, Inbox, LinkSettings
 from workers.transports.gloo import GlooPair, wait, why
 from workers.transports.packing import MESSAGE_BYTES, Arriving, pack, unpack
+from workers.transports.sending import MESSAGES, TENSORS, Sender
+from workers.transports.staging import Leaving, staging_for
+from workers.wire import most_bytes, room_for
 
-_MESSAGES, _TENSORS = 1, 2  # tags
 _BYE, _SEEN = _WORDS = 0, 1  # first bytes; that of a header is another
 _ROOM = 8  # messages that may come before the first of them is read
-_MOMENT_S = 1.0  # for a thread that must run first
-
-
-class _Sending(NamedTuple):
-    """What must not be dropped before it has left."""
-
-    tensors: list[Tensor]
-    works: list[Work]
-    is_frame: bool
+_MOMENT_S = 1.0  # for a thread to end
 
 
 #: What comes in: a frame, a word, or the error that takes the place of a frame.
@@ -52,19 +45,22 @@ class TorchDistributedEnd(ChannelEnd):
 
     def __init__(self, pair: GlooPair, peer: str, settings: LinkSettings) -> None:
         self._pair, self._settings = pair, settings
-        self._inbox = Inbox(settings.limit, settings.delay_s, peer)
+        self._staging = staging_for(settings.device)
+        arrive = self._staging.arrive if self._staging else None
+        self._inbox = Inbox(settings.limit, settings.delay_s, peer, arrive)
+        self._leaving: queue.SimpleQueue[Leaving | None] = queue.SimpleQueue()
         self._closed = False
         self._said_bye = False
         self._bye, self._seen = threading.Event(), threading.Event()  # from the peer, or the link is lost
-        self._posting = threading.Lock()
-        self._free = threading.Semaphore(settings.limit)  # frames that may still be handed over
-        self._keeping: queue.SimpleQueue[_Sending | None] = queue.SimpleQueue()
+        self._saying = threading.Lock()
+        self._sender = Sender(pair, settings.limit, self._lose)
         self._begun = self._landed = 0  # frames
         self._landing: queue.SimpleQueue[tuple[list[Work], _Item] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=each, name=f"dni-{each.__name__[1:]}", daemon=True)
-            for each in (self._read, self._land, self._keep)
+            for each in (self._read, self._land, *([self._leave] if self._staging else []))
         ]
+        self._threads.append(self._sender.thread)
         for thread in self._threads:
             thread.start()
         abandon_at_exit(self)
@@ -74,15 +70,18 @@ class TorchDistributedEnd(ChannelEnd):
         if self._closed:
             raise ValueError(f"{where} sent after this end was closed")
         self._raise_if_lost()
-        packed, limit = pack(frame, checksum=self._settings.checksum), self._settings.max_frame
-        if packed.nbytes > limit:
-            raise SizeMismatch(
-                f"{where} has {packed.nbytes} bytes, the link carries {limit}: raise the limit at both ends"
-            )
-        if not self._free.acquire(timeout=_MOMENT_S):
+        if self._staging is None:
+            packed = pack(frame, checksum=self._settings.checksum)
+        nbytes, limit = packed.nbytes if self._staging is None else most_bytes(frame), self._settings.max_frame
+        if nbytes > limit:
+            raise SizeMismatch(f"{where} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends")
+        if not self._sender.may_send():
             self._raise_if_lost()
             raise FlowControlError(f"{where}: {self._settings.limit} frames already wait to be sent")
-        self._post(packed.message, packed.apart, is_frame=True)
+        if self._staging is None:
+            self._sender.frame(packed.message, packed.apart)
+        else:
+            self._leaving.put(self._staging.leave(frame))
         self._raise_if_lost()
 
     def receive(self, timeout: float | None) -> Frame:
@@ -100,7 +99,7 @@ class TorchDistributedEnd(ChannelEnd):
         self._closed = True
         self._say_bye()
         both_heard = self._seen.wait(self._settings.timeout_s) and self._bye.wait(self._settings.timeout_s)
-        self._keeping.put(None)
+        self._sender.finish()
         if not both_heard:
             self._pair.end()  # which ends the threads, too
         for thread in self._threads:
@@ -111,7 +110,8 @@ class TorchDistributedEnd(ChannelEnd):
     def abandon(self) -> None:
         """End the link at once, sent or not."""
         self._closed = True
-        self._keeping.put(None)
+        self._sender.finish()
+        self._leaving.put(None)
         self._pair.end()
         for thread in self._threads:
             thread.join(_MOMENT_S)
@@ -120,46 +120,34 @@ class TorchDistributedEnd(ChannelEnd):
         if self._inbox.failure is not None:
             raise self._inbox.failure.with_traceback(None)
 
-    def _post(self, message: Tensor, apart: list[Tensor], is_frame: bool) -> None:
-        """Hand over a message and the tensors that belong to it; they leave in this order."""
-        with self._posting:
-            try:
-                works = [self._pair.send(message, _MESSAGES)]
-                works += [self._pair.send(tensor, _TENSORS) for tensor in apart]
-            except RuntimeError as error:
-                self._lose(error)
-                return
-            self._keeping.put(_Sending([message, *apart], works, is_frame))
-
-    def _say(self, word: int) -> None:
-        self._post(torch.tensor([word], dtype=torch.uint8), [], is_frame=False)
-
     def _say_bye(self) -> None:
-        with self._posting:
+        with self._saying:
             said, self._said_bye = self._said_bye, True
-        if not said:
-            self._say(_BYE)
+        if not said and self._staging is not None:
+            self._leaving.put(None)
+        elif not said:
+            self._sender.word(_BYE)
 
-    def _keep(self) -> None:
-        """Hold what was handed over until it has left."""
+    def _leave(self) -> None:
+        """Hand over frames that come from a GPU, once they are here; last of all the BYE."""
         try:
-            for sending in iter(self._keeping.get, None):
-                for work in sending.works:
-                    wait(work)
-                if sending.is_frame:
-                    self._free.release()
-        except RuntimeError as error:
+            for leaving in iter(self._leaving.get, None):
+                packed = pack(leaving.wait(), checksum=self._settings.checksum, own=True)
+                self._sender.frame(packed.message, packed.apart)
+            self._sender.word(_BYE)
+        except RuntimeError as error:  # of the GPU
             self._lose(error)
 
     def _read(self) -> None:
         """Take in messages, and make room for the tensors that follow them."""
+        room = room_for if self._staging is None else self._staging.room
         try:
             for message in self._messages():
                 if message[0] in _WORDS:
                     self._begin([], message[0])
                 else:
-                    arriving = unpack(message, limit=self._settings.max_frame)
-                    self._begin([self._pair.recv(tensor, _TENSORS) for tensor in arriving.apart], arriving)
+                    arriving = unpack(message, limit=self._settings.max_frame, room=room)
+                    self._begin([self._pair.recv(tensor, TENSORS) for tensor in arriving.apart], arriving)
         except WireError as error:
             self._begin([], type(error)(f"malformed frame from {self._inbox.peer}: {error}"))
         except RuntimeError as error:
@@ -170,7 +158,7 @@ class TorchDistributedEnd(ChannelEnd):
     def _messages(self) -> Iterator[memoryview]:
         """Messages, to be read at once, until the peer has said BYE, and SEEN to the BYE from here."""
         rooms = [torch.empty(MESSAGE_BYTES, dtype=torch.uint8) for _ in range(_ROOM)]
-        works = [self._pair.recv(room, _MESSAGES) for room in rooms]
+        works = [self._pair.recv(room, MESSAGES) for room in rooms]
         unheard = set(_WORDS)
         for place in cycle(range(_ROOM)):
             wait(works[place])
@@ -179,7 +167,7 @@ class TorchDistributedEnd(ChannelEnd):
             yield message
             if not unheard:
                 return
-            works[place] = self._pair.recv(rooms[place], _MESSAGES)
+            works[place] = self._pair.recv(rooms[place], MESSAGES)
 
     def _begin(self, works: list[Work], item: _Item) -> None:
         """Deliver at once what need not wait, for its tensors or for what came before."""
@@ -207,7 +195,7 @@ class TorchDistributedEnd(ChannelEnd):
             self._seen.set()
         else:
             self._inbox.fail(WorkerLost(f"{self._inbox.peer} ended the link"))
-            self._say(_SEEN)
+            self._sender.word(_SEEN)
             self._say_bye()
             self._bye.set()
 
