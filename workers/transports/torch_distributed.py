@@ -62,7 +62,7 @@ def torch_distributed_connect(
 
     try:
         return _in_time(link, timeout_s)
-    except RuntimeError as error:  # torch's errors are some
+    except (RuntimeError, OSError) as error:  # torch's errors are some
         raise PeerTimeout(
             f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there? "
             f"({why(error)})"
@@ -151,7 +151,7 @@ class TorchDistributedListener:
                 return
             try:
                 self._serve(number)
-            except (WireError, RuntimeError) as error:
+            except (WireError, RuntimeError, OSError, ValueError) as error:
                 self._refuse(number, error)
             number += 1
 
@@ -220,6 +220,7 @@ def _join_store(host: str, port: int, timeout_s: float) -> TCPStore:
 def _in_time(make: Callable[[], ChannelEnd], timeout_s: float) -> ChannelEnd:
     """What `make` returns or raises. A store may wait for longer than it was told. Raises RuntimeError after that."""
     made: queue.SimpleQueue[ChannelEnd | Exception] = queue.SimpleQueue()
+    given_up = threading.Event()
 
     def work() -> None:
         try:
@@ -227,11 +228,14 @@ def _in_time(make: Callable[[], ChannelEnd], timeout_s: float) -> ChannelEnd:
         except Exception as error:
             item = error
         made.put(item)
+        if given_up.is_set() and isinstance(item, TorchDistributedEnd):
+            item.abandon()
 
     threading.Thread(target=work, name="dni-connect", daemon=True).start()
     try:
         item = made.get(timeout=timeout_s)
     except queue.Empty:
+        given_up.set()
         raise RuntimeError("nothing was heard") from None
     if isinstance(item, Exception):
         raise item
