@@ -9,23 +9,27 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import HashStore
 
-from dni.errors import ConfigError
+from dni.errors import ConfigError, HandshakeRefused, PartitionError
 from dni.predictor import summed_cross_entropy
 from tests.commands import SMALL, Command, alive, settings, summary_of
 from tests.pictures import digits
 from tests.ranks import Outcome, Ranks
 from tests.runs import assert_same, parameters_of, plain_training, tiny
 from workers import checkpoint
+from workers.assembly import Job
 from workers.build import build_chains
 from workers.config import Config
 from workers.evaluate import evaluate
 from workers.launcher import launch
+from workers.pipeline_rules import check_devices
 from workers.report import main as report
 from workers.rules import check
 from workers.sources import resolve
@@ -284,3 +288,43 @@ def test_what_cannot_be_is_refused_in_one_line(changes: dict[str, Any], says: st
     with pytest.raises(ConfigError, match=re.escape(says)) as refused:
         check(piped(depth.get("method", "gpipe"), depth=depth, **changes))
     assert "\n" not in str(refused.value)
+
+
+def test_more_parts_than_layers_are_refused_with_how_many_there_are() -> None:
+    config, _ = resolve(piped("zero_bubble", stages=4, model={"layers": 3}))
+    with pytest.raises(PartitionError, match=r"stages=4 with depth.chunks=2 make 8 parts: .* cut into 1 to 5"):
+        build_chains(config)
+
+
+def test_every_stage_has_a_gpu_of_its_own_or_none_has_one() -> None:
+    config = piped("gpipe")
+    check_devices(config, ["cpu", "cpu"])
+    check_devices(config, ["cuda:0", "cuda:1"])
+    for devices in (["cuda:0", "cuda:0"], ["cpu", "cuda:0"]):
+        with pytest.raises(ConfigError, match="needs a GPU of its own for every stage, or none at all"):
+            check_devices(config, devices)
+    check_devices(tiny(depth={"method": "backprop"}), ["cuda:0", "cuda:0"])
+
+
+def test_stages_of_different_runs_do_not_start(tmp_path: Path) -> None:
+    from workers.process_group import process_group
+
+    store = HashStore()
+    store.set("dni/run/run", "abc next step 1")
+    job = Job(resolve(piped("gpipe"))[0], tmp_path / "run", lambda record: None, Event())
+    with (
+        pytest.raises(HandshakeRefused, match=r"stage 1 is in run [0-9a-f]{16} next step 1, stage 0 in run abc next"),
+        process_group(job, 1, store, "127.0.0.1"),
+    ):
+        pass
+
+
+def test_on_one_machine_stages_listen_on_loopback_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from workers.process_group import listen_towards
+
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    listen_towards("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "lo"
