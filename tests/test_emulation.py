@@ -39,3 +39,10 @@ def test_a_run_is_slower_and_otherwise_the_same_bit_for_bit(method: str, tmp_pat
     assert_same(parameters_of(tmp_path / "slow", 2), parameters_of(tmp_path / "fast", 2))
     each = {"backprop": 2 * 12, "local": 12 + 3, "delayed": 12, "synthetic": 12 + 3}[method]
     assert 10 * 4 * 6 / summary["tokens_per_s"] >= (10 if method in ("backprop", "local") else 9) * each / 1000
+
+
+def test_predictors_of_both_cuts_take_their_time(tmp_path: Path) -> None:
+    """One stage: 9 of 10 windows of sequences that never end are followed by one with a target."""
+    changes = {"stages": 1, "time": {"method": "synthetic"}, "data": {"sequence": None}}
+    summary = launch(tiny(**changes, emulate={"cut_ms": 20}), tmp_path).summary
+    assert 10 * 4 * 6 / summary["tokens_per_s"] >= 9 * 0.02

@@ -67,7 +67,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     before = _before(job, index, stage, upstream, clock)
     source = before.data.train if isinstance(before, Feed) else None
     depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage, source)
-    slow_down(config.emulate, stage, depth)
+    slow_down(config.emulate, stage, depth, time_cut)
     after = None
     if downstream is not None:
         after = Downstream(downstream, stage=index, window=_edge_window(config), clock=clock, timeout_s=timeout)

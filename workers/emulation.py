@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from dni.interface import Interface
+from dni.interface import Interface, ZeroInterface
 from dni.local import LocalInterface
 from dni.stage import Stage
 from workers.schema import EmulateConfig
@@ -31,14 +31,16 @@ def lasting(call: Callable[P, R], ms: float) -> Callable[P, R]:
     return paced
 
 
-def slow_down(settings: EmulateConfig, stage: Stage, depth: Interface) -> None:
-    """Make a stage's passes, and the updates of what is at its cut, last as the settings say."""
+def slow_down(settings: EmulateConfig, stage: Stage, depth: Interface, time_cut: Interface) -> None:
+    """Make a stage's passes, and the updates of what is at its cuts, last as the settings say."""
     learns = (
         "due" if isinstance(depth, LocalInterface) else "target"
     )  # a local head at every step, a predictor when told
-    for owner, name, ms in (
-        (stage, "forward", settings.forward_ms),
-        (stage, "backward", settings.backward_ms),
+    timed: list[tuple[object, str, float]] = [
+        (stage, "forward", settings.forward_ms), (stage, "backward", settings.backward_ms),
         (depth, learns, settings.cut_ms),
-    ):
+    ]  # fmt: skip
+    if not isinstance(time_cut, ZeroInterface):
+        timed.append((time_cut, "target", settings.cut_ms))
+    for owner, name, ms in timed:
         setattr(owner, name, lasting(getattr(owner, name), ms))
