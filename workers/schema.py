@@ -106,6 +106,7 @@ class CutPredictorConfig:
 class DepthPredictorConfig(CutPredictorConfig):  # depth=local has a classifier instead, of `hidden` and `learning_rate`
     labels: bool = True  # labels as context of a regressor; a critic always uses them
     at_once: bool = False  # critic: learn the loss when the value leaves; only the match waits for the target
+    fade: float = 0.0  # a, with at_once: the match to a target that is s steps late counts (1 + s)^-a
     mix: float = 0.0  # m: a stage answers with 1 - m of its prediction and m of the target it got itself. At 0 at once;
     # above 0 once that target is here: with depth.lag=n a target is n steps late per edge between its cut and the loss,
     # n (K - 1) at the first cut, and depth.window is shared among the edges, as with depth=delayed
