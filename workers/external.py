@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -44,8 +45,9 @@ def run_later_stage(config: Config, run_dir: Path, seat: Seat) -> None:
 
 def _run(job: Job, seat: Seat) -> None:
     try:
+        torch.set_num_threads(job.config.torch_threads)
         with ExitStack() as links:
-            _run_linked(job, seat, links)
+            (_run_in_group if job.config.pipelined else _run_linked)(job, seat, links)
     except ConfigError as error:
         raise type(error)(f"stage {seat.rank}: {error}") from error
     except DniError as error:
@@ -54,7 +56,6 @@ def _run(job: Job, seat: Seat) -> None:
 
 def _run_linked(job: Job, seat: Seat, links: ExitStack) -> None:
     """Link up from the first stage to the last, so that who is linked knows that all before it are; then work."""
-    torch.set_num_threads(job.config.torch_threads)
     rank, timeout_s = seat.rank, job.config.transport.timeout_s
     addresses = find_addresses(job, seat)
     upstream = downstream = None
@@ -66,6 +67,20 @@ def _run_linked(job: Job, seat: Seat, links: ExitStack) -> None:
         downstream = links.enter_context(closing(connect(job, rank, addresses.of(rank + 1))))
     with deaf() if rank else ExitStack():
         assemble(job, rank, upstream, downstream).run()
+
+
+def _run_in_group(job: Job, seat: Seat, links: ExitStack) -> None:
+    """All ranks of one process group, which meet at the engine's store; then work."""
+    # needs torch.distributed, which not every build of torch has
+    from workers.pipelined import PipelinedWorker
+    from workers.process_group import HERE, process_group
+    from workers.store import open_store
+
+    store = open_store(seat, job.config.stages, job.config.transport.timeout_s)
+    host = HERE if seat.one_machine else os.environ["MASTER_ADDR"]
+    links.enter_context(process_group(job, seat.rank, store, host))
+    with deaf() if seat.rank else ExitStack():
+        PipelinedWorker(job, seat.rank).run()
 
 
 class Addresses(Protocol):

@@ -26,6 +26,7 @@ from workers.inputs import refuse_large_inputs
 from workers.journal import Record
 from workers.links import credentials
 from workers.monitor import Monitor
+from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
 from workers.resume import best_saved, hand_on, settle_resume
 from workers.rules import check
@@ -108,7 +109,7 @@ def refuse_early(config: Config, seat: Seat | None = None) -> None:
     build_chains(config)
     refuse_large(config)
     refuse_large_inputs(config)
-    devices_here(config, seat)
+    check_devices(config, devices_here(config, seat))
 
 
 def devices_here(config: Config, seat: Seat | None) -> list[str]:
@@ -153,20 +154,22 @@ def keep_few_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Cal
 
 def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
     """What the summary says of a run's settings."""
+    devices = devices_here(config, seat)
+    backend = "nccl" if devices[0].startswith("cuda") else "gloo"
     return RunFacts(
         depth=config.depth.method.name,
         time=config.time.method.name,
         experiment=config.experiment,
         seed=config.seed,
         stages=config.stages,
-        transport=config.transport.kind.name,
+        transport=backend if config.pipelined else config.transport.kind.name,
         launch="external" if seat is not None else "threads" if config.threads else "processes",
-        window=config.depth.window,
+        window=None if config.pipelined else config.depth.window,
         lag=config.depth.lag,
         delay_ms=config.transport.delay_ms,
         data_name=data.name,
         data_sha256=data.sha256,
-        devices=devices_here(config, seat),  # of other machines nothing is known
+        devices=devices,  # of other machines nothing is known
     )
 
 

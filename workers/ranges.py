@@ -23,6 +23,7 @@ def check_numbers(config: Config) -> None:
         "model.units": config.model.units, "model.layers": config.model.layers,
         "model.heads": config.model.heads, "model.memory": config.model.memory,
         "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
+        "depth.microbatches": config.depth.microbatches, "depth.chunks": config.depth.chunks,
         "depth.window": config.depth.window, "predictor.time.lookahead": config.predictor.time.lookahead,
         "predictor.time.horizon": config.predictor.time.horizon,
         "predictor.time.history": config.predictor.time.history,

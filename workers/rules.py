@@ -10,6 +10,7 @@ from workers.config import Config
 from workers.depth_rules import check_depth
 from workers.image_rules import check_images
 from workers.launch_rules import check_launch, check_links
+from workers.pipeline_rules import check_pipelines
 from workers.ranges import check_numbers
 from workers.schema import (
     Context,
@@ -31,6 +32,7 @@ def check(config: Config) -> None:
     check_images(config)
     check_training(config)
     check_depth(config)
+    check_pipelines(config)
     check_launch(config)
     depth, time, data = config.depth, config.time, config.data
     if depth.lag is not None and depth.lag >= depth.window:
@@ -98,9 +100,10 @@ def check(config: Config) -> None:
             f"devices names {len(config.devices)} devices for {config.stages} stages: name one, or one each"
         )
     cuts = len(config.model.cut_at)
-    if cuts and cuts != config.stages - 1:
+    if cuts and cuts != config.parts - 1:
+        chunks = f" depth.chunks={config.depth.chunks}" if config.parts > config.stages else ""
         raise ConfigError(
-            f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}: "
+            f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}{chunks}: "
             "change one, or set model.cut_at=[] to cut by balance"
         )
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic", "local", "delayed"])
+DepthMethod = enum.Enum(
+    "DepthMethod",
+    ["backprop", "synthetic", "local", "delayed", "gpipe", "1f1b", "interleaved_1f1b", "zero_bubble"],
+)
 InputKind = enum.Enum("InputKind", ["received", "synthetic"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "conv", "oracle"])
@@ -19,6 +22,12 @@ DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist", "mn
 OptimizerKind = enum.Enum("OptimizerKind", ["adam", "adamw", "nadam", "sgd"])
 ScheduleKind = enum.Enum("ScheduleKind", ["constant", "cosine", "linear", "step"])
 InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
+
+#: Methods that split a batch into microbatches, and wait for all of them: torch.distributed.pipelining.
+PIPELINES = frozenset(DepthMethod[name] for name in ("gpipe", "1f1b", "interleaved_1f1b", "zero_bubble"))
+
+#: Those of them in which a stage holds several parts of the model.
+CHUNKED = frozenset(DepthMethod[name] for name in ("interleaved_1f1b", "zero_bubble"))
 
 #: transport.bind: whatever suits.
 AUTO = "auto"
@@ -71,6 +80,9 @@ class DepthConfig:
     stash: bool = True  # delayed: go back with the weights of the forward pass: W copies, or two with accumulate=W (as
     # in PipeDream-2BW); false: with today's, a window is run again when its gradient comes
     clocks: list[int] = field(default_factory=list)  # each stage ticks at multiples of its own; empty: at every step
+    microbatches: int | None = None  # M, into which gpipe, 1f1b, interleaved_1f1b and zero_bubble split a batch; null:
+    # as many as stages
+    chunks: int = 2  # interleaved_1f1b, zero_bubble: parts of the model per stage, dealt out in turn
 
 
 @dataclass
