@@ -1,4 +1,4 @@
-"""A few processes that run one pipelined configuration after another: each costs the import of torch once."""
+"""Pipelined runs for tests, and a few processes that take one after another: each costs the import of torch once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from tests.runs import tiny
 from workers.assembly import Job
 from workers.child import CONFIG
 from workers.config import Config, from_any, to_plain
@@ -21,6 +22,17 @@ from workers.resume import settle_resume
 from workers.sources import resolve
 
 Outcome = list[dict[str, Any]] | BaseException
+
+
+PROCESSES = {"transport": {"kind": "grpc", "timeout_s": 30}, "launch": {"mode": "processes", "torch_threads": 1}}
+
+
+def piped(method: str, **changes: Any) -> Config:
+    """A tiny run of 8 lanes whose sequences are 3 windows long."""
+    depth = {"method": method, **changes.pop("depth", {})}
+    model = {"units": 8, "layers": 7, **changes.pop("model", {})}
+    data = {"batch": 8, **changes.pop("data", {})}
+    return tiny(depth=depth, model=model, data=data, **{**PROCESSES, **changes})
 
 
 class Ranks:

@@ -9,28 +9,30 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import HashStore
 
-from dni.errors import ConfigError
+from dni.errors import HandshakeRefused
 from dni.predictor import summed_cross_entropy
 from tests.commands import SMALL, Command, alive, settings, summary_of
 from tests.pictures import digits
-from tests.ranks import Outcome, Ranks
+from tests.ranks import Outcome, Ranks, piped
 from tests.runs import assert_same, parameters_of, plain_training, tiny
 from workers import checkpoint
+from workers.assembly import Job
 from workers.build import build_chains
 from workers.config import Config
 from workers.evaluate import evaluate
 from workers.launcher import launch
 from workers.report import main as report
-from workers.rules import check
 from workers.sources import resolve
 
-PROCESSES = {"transport": {"kind": "grpc", "timeout_s": 30}, "launch": {"mode": "processes", "torch_threads": 1}}
+pytestmark = pytest.mark.timeout(120)  # the first test waits for four processes to import torch
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +47,6 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def piped(method: str, **changes: Any) -> Config:
-    """A tiny run of 8 lanes whose sequences are 3 windows long."""
-    depth = {"method": method, **changes.pop("depth", {})}
-    model = {"units": 8, "layers": 7, **changes.pop("model", {})}
-    data = {"batch": 8, **changes.pop("data", {})}
-    return tiny(depth=depth, model=model, data=data, **{**PROCESSES, **changes})
 
 
 def succeeded(outcomes: list[Outcome]) -> list[list[dict[str, Any]]]:
@@ -189,7 +183,6 @@ def test_an_emulated_accelerator_makes_the_bubbles_of_the_schedule(ranks: Ranks,
         assert 10 * 0.06 / end["wall_s"] <= end["busy"] <= 0.8
 
 
-@pytest.mark.timeout(90)
 def test_ctrl_c_ends_all_processes_at_one_step_and_leaves_a_whole_run(tmp_path: Path) -> None:
     method = (*SMALL, "model.layers=3", "depth=zero_bubble", "evaluate.every=20", "launch=processes")
     with Command(tmp_path, (*method, "steps=100000")) as command:
@@ -211,7 +204,6 @@ def test_ctrl_c_ends_all_processes_at_one_step_and_leaves_a_whole_run(tmp_path: 
     assert report([str(folder), "--out", str(tmp_path / "report")]) == 0
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize(
     ("number", "says"),
     [
@@ -233,7 +225,6 @@ def test_a_lost_stage_ends_the_run_with_its_name(number: signal.Signals, says: s
     assert not any(alive(pid) for pid in stages.values())
 
 
-@pytest.mark.timeout(120)
 def test_under_torchrun_it_equals_plain_backpropagation(tmp_path: Path) -> None:
     method = (*SMALL, "model.layers=2", "depth=1f1b", "steps=6", "log_every=2")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workers")
@@ -246,41 +237,25 @@ def test_under_torchrun_it_equals_plain_backpropagation(tmp_path: Path) -> None:
     assert (summary["launch"], summary["transport"], summary["steps"]) == ("external", "gloo", 6)
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"stages": 1}, "depth=gpipe needs two stages or more, and stages=1: set stages=2"),
-        ({"time": {"method": "synthetic"}}, "which time=synthetic would give: use time=truncated or time=full"),
-        ({"time": {"method": "checkpointed"}}, "which time=checkpointed would give: use time=truncated or time=full"),
-        ({"launch": {"mode": "threads"}}, "launch=threads are threads: use transport=grpc launch=processes"),
-        ({"transport": {"kind": "local"}, "launch": {"mode": "auto"}}, "transport=local launch=auto are threads"),
-        ({"depth": {"update_probability": 0.5}}, "depth.update_probability=0.5 leaves steps without a gradient"),
-        ({"depth": {"clocks": [1, 2]}}, "depth.clocks=[1,2] tells when a gradient is asked for, and depth=gpipe"),
-        ({"depth": {"inputs": "synthetic"}}, "use depth=synthetic, not depth=gpipe"),
-        ({"depth": {"lag": 1}}, "depth.lag=1 does nothing for depth=gpipe, which runs in torch's pipeline: set "),
-        ({"depth": {"chunks": 3}}, "depth.chunks=3 is for stages that hold several parts of the model"),
-        ({"depth": {"method": "backprop", "microbatches": 4}}, "depth=backprop takes a batch as a whole"),
-        ({"optimizer": {"accumulate": 2}}, "set optimizer.accumulate=1"),
-        ({"optimizer": {"staleness": 0.5}}, "set optimizer.staleness=0"),
-        ({"evaluate": {"probe": 2}}, "set evaluate.probe=null"),
-        ({"transport": {"delay_ms": 5}}, "set transport.delay_ms=0.0"),
-        ({"transport": {"tls": {"cert": "a.pem", "key": "b", "ca": "c"}}}, "set transport.tls.cert=null"),
-        ({"transport": {"checksum": True}}, "transport.checksum=true does nothing for depth=gpipe"),
-        ({"depth": {"microbatches": 3}}, "does not divide data.batch=8 into equal parts: set data.batch=9"),
-        ({"stages": 3}, "depth.microbatches=null, which is 3, does not divide data.batch=8"),
-        ({"depth": {"method": "1f1b", "microbatches": 1}}, "fewer than the 2 stages of depth=1f1b"),
-        ({"depth": {"method": "interleaved_1f1b", "chunks": 1}}, "use depth=1f1b"),
-        (
-            {"depth": {"method": "zero_bubble", "microbatches": 10}, "stages": 3, "data": {"batch": 10}},
-            "set depth.microbatches=9, say",
-        ),
-        ({"depth": {"method": "zero_bubble"}, "model": {"cut_at": ["lstm2"]}}, "stages=2 depth.chunks=2"),
-        ({"depth": {"microbatches": 0}}, "depth.microbatches=0 must be 1 or more"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line(changes: dict[str, Any], says: str) -> None:
-    changes = dict(changes)
-    depth = changes.pop("depth", {})
-    with pytest.raises(ConfigError, match=re.escape(says)) as refused:
-        check(piped(depth.get("method", "gpipe"), depth=depth, **changes))
-    assert "\n" not in str(refused.value)
+def test_stages_of_different_runs_do_not_start(tmp_path: Path) -> None:
+    from workers.process_group import process_group
+
+    store = HashStore()
+    store.set("dni/run/run", "abc next step 1")
+    job = Job(resolve(piped("gpipe"))[0], tmp_path / "run", lambda record: None, Event())
+    with (
+        pytest.raises(HandshakeRefused, match=r"stage 1 is in run [0-9a-f]{16} next step 1, stage 0 in run abc next"),
+        process_group(job, 1, store, "127.0.0.1"),
+    ):
+        pass
+
+
+def test_on_one_machine_stages_listen_on_loopback_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from workers.process_group import listen_towards
+
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    listen_towards("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "lo"

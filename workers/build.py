@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dni.errors import ConfigError
+from dni.errors import ConfigError, PartitionError
 from dni.models import char_mlp, image_model, initialise, language_model, two_clocks
 from dni.partition import partition
 from dni.recurrent import Chain
@@ -43,7 +43,13 @@ def build_chains(config: Config) -> list[Chain]:
         initialise(whole, model.init.name)  # before it is cut: the same for any number of stages
     if model.cut_at:
         return partition(whole, cut_at=model.cut_at)
-    return partition(whole, stages=config.parts)
+    try:
+        return partition(whole, stages=config.parts)
+    except PartitionError as error:
+        if config.parts == config.stages:
+            raise
+        chunks = f"stages={config.stages} with depth.chunks={config.depth.chunks} make {config.parts} parts"
+        raise PartitionError(f"{chunks}: {error}") from error
 
 
 def activation_shape(config: Config, index: int) -> tuple[int, ...]:

@@ -59,6 +59,7 @@ class Pipeline:
         loss: Callable[[Tensor, Tensor], Tensor],
         computing: Computing,
     ) -> None:
+        self.window = shapes[0]
         self.first, self.last = 0 in stages, config.parts - 1 in stages
         self.lanes = [Lanes(stage, config.microbatches) for stage in stages.values()]
         share = config.microbatches * len(stages)  # of the emulated time of a batch

@@ -70,12 +70,12 @@ class PipelinedWorker:
     def run(self) -> None:
         """Work until the end of the run. Raises WorkerLost, DivergedError."""
         handlers = {Kind.STEP: self.train, Kind.EVALUATE: self.evaluate, Kind.MARK: self.mark, Kind.END: self.end}
-        kind = None
+        kind, next_to = None, self._neighbours()
         while kind is not Kind.END:
             frame = self.feed.receive()
             kind, self.step = frame.kind, frame.step
             self.journal.received(kind)
-            with naming(f"step {frame.step}"), lost_neighbours():
+            with naming(f"step {frame.step}"), lost_neighbours(next_to):
                 handlers[kind](frame)
             self.journal.handled(kind)
 
@@ -137,9 +137,15 @@ class PipelinedWorker:
         nothing: dict[str, Any] = {"depth": {}, "time": {}, "bootstrap": {}, "early": [], "losses": []}
         return {"stage": self.stages[part].state_dict(), "upstream": self.feed.state_dict(), **nothing}
 
+    def _neighbours(self) -> str:
+        """Whom this stage sends to; with chunks the first follows on the last."""
+        size, near = self.config.stages, (self.index - 1, self.index + 1)
+        ring = self.config.parts > size
+        return "stage " + " or ".join(str(k) for k in sorted({k % size for k in near if ring or 0 <= k < size}))
+
     def _passes(self, frame: Frame) -> None:
         value, before, start = frame.tensors["value"], self.computing.seconds, time.monotonic()
-        if self.pipeline is None or self.shapes[0] != value.shape:
+        if self.pipeline is None or self.pipeline.window != value.shape:
             self.pipeline = Pipeline(self.config, self.stages, self._shapes_of(value), self._loss, self.computing)
         self.losses = []
         self.pipeline.step(value, frame.tensors["labels"], frame.tensors["reset"])

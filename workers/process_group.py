@@ -67,7 +67,7 @@ def lost_neighbours(who: str = "another stage") -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = next(iter(str(error).splitlines()), "")
+        text = next(iter(str(error).splitlines()), "").split(". This is typically")[0]
         if not (isinstance(error, dist.DistError) or "gloo" in text):
             raise
         late = "timed out" in text.lower() or "timeout" in text.lower()
@@ -81,7 +81,10 @@ def listen_towards(host: str) -> None:
     Elsewhere an interface that the user names (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME) comes first.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # sends nothing, but chooses the address to send from
+        try:
+            probe.connect((host, 9))  # sends nothing, but chooses the address to send from
+        except OSError:  # no IPv4 address: left to torch
+            return
         address = probe.getsockname()[0]
         name = _interface(probe, address)
     for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):

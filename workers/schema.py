@@ -16,7 +16,7 @@ Context = enum.Enum("Context", ["none", "window", "lookahead"])
 ModelKind = enum.Enum(
     "ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet", "two_clocks"]
 )
-TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
+TransportKind = enum.Enum("TransportKind", ["local", "grpc", "torch_distributed"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
 DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist", "mnist", "cifar10", "two_clocks"])
 OptimizerKind = enum.Enum("OptimizerKind", ["adam", "adamw", "nadam", "sgd"])
@@ -106,6 +106,7 @@ class CutPredictorConfig:
 class DepthPredictorConfig(CutPredictorConfig):  # depth=local has a classifier instead, of `hidden` and `learning_rate`
     labels: bool = True  # labels as context of a regressor; a critic always uses them
     at_once: bool = False  # critic: learn the loss when the value leaves; only the match waits for the target
+    fade: float = 0.0  # a, with at_once: the match to a target that is s steps late counts (1 + s)^-a
     mix: float = 0.0  # m: a stage answers with 1 - m of its prediction and m of the target it got itself. At 0 at once;
     # above 0 once that target is here: with depth.lag=n a target is n steps late per edge between its cut and the loss,
     # n (K - 1) at the first cut, and depth.window is shared among the edges, as with depth=delayed
@@ -176,10 +177,11 @@ class TlsConfig:  # files in PEM format; the certificate is shown to neighbours,
 class TransportConfig:
     kind: TransportKind = TransportKind.grpc
     bind: str = AUTO  # where a stage listens: HOST:PORT, port 0 for any free one; auto: a unix socket in a folder of
-    # this user alone, or 127.0.0.1:0 where there are none; with tls, the latter; on several machines, all interfaces
+    # this user alone, or 127.0.0.1:0 where there are none; with tls or torch_distributed, the latter; on several
+    # machines, all interfaces
     peers: list[str] = field(default_factory=list)  # launch=external: HOST:PORT of each stage; empty: by MASTER_ADDR
     insecure: bool = False  # plaintext may leave this machine: everyone on that network may read and change the run
-    tls: TlsConfig = field(default_factory=TlsConfig)  # both ends of a link prove who they are; null: plaintext
+    tls: TlsConfig = field(default_factory=TlsConfig)  # grpc: both ends of a link prove who they are; null: plaintext
     delay_ms: float = 0.0  # emulated one-way link delay
     timeout_s: float = 60.0  # a neighbour silent for longer than this is lost
     checksum: bool = False  # a checksum over tensors too, not only over headers

@@ -73,11 +73,12 @@ def _fit(config: Config, seat: Seat, environment: Environment) -> None:
             "launch=external: how are the stages to find each other? Set MASTER_ADDR and MASTER_PORT, or "
             "transport.peers=[HOST:PORT,...], one for each stage"
         )
-    if not (seat.one_machine or transport.private):
+    private, tls = (transport.insecure, "") if config.pipelined else (transport.private, "transport.tls, or ")
+    if not (seat.one_machine or private):
         raise ConfigError(
             "launch=external: the stages are on several machines, as far as is known, and links are neither encrypted "
-            "nor authenticated: set transport.tls, or transport.insecure=true if everyone on that network may read and "
-            "change this run (or, on one machine, MASTER_ADDR=localhost)"
+            f"nor authenticated: set {tls}transport.insecure=true if everyone on that network may read and change this "
+            "run (or, on one machine, MASTER_ADDR=localhost)"
         )
 
 

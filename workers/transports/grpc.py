@@ -17,12 +17,13 @@ from contextlib import suppress
 from typing import Any, NoReturn, cast
 
 import grpc
+import torch
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.frame import Handshake, agree
 from workers.transports.address import UNIX, check_address
-from workers.transports.base import ChannelEnd
-from workers.transports.grpc_end import GrpcEnd, LinkSettings
+from workers.transports.base import CPU, ChannelEnd, LinkSettings
+from workers.transports.grpc_end import GrpcEnd
 from workers.transports.tls import Tls
 from workers.wire import FRAME_BYTES
 
@@ -64,6 +65,7 @@ def grpc_connect(
     timeout_s: float = 30.0,
     insecure: bool = False,
     tls: Tls | None = None,
+    device: torch.device = CPU,
 ) -> ChannelEnd:
     """The upstream end of the link to the stage that listens at `address` ("host:port" or "unix:PATH").
 
@@ -75,13 +77,14 @@ def grpc_connect(
         timeout_s: longest wait for the other side here and, at `close`, for it to take what was sent.
         insecure: allow plaintext beyond the loopback interface.
         tls: encrypt, and let both ends prove who they are; None: plaintext.
+        device: of the stage that holds this end.
 
     The other side need not listen yet. Raises PeerTimeout if it does not answer in time, HandshakeRefused if
     the two disagree, ConfigError for an address that is not allowed, WorkerLost if the other side went away.
     """
     check_address(address, insecure or tls is not None)
     peer = f"stage {handshake.stage + 1} at {address}"
-    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s))
+    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device))
     end.greet(handshake)
     options = [*_BOTH, *_CLIENT, *_sizes(max_frame)]
     channel = _channel(address, options, tls)
@@ -121,6 +124,7 @@ class GrpcListener:
         timeout_s: float = 30.0,
         insecure: bool = False,
         tls: Tls | None = None,
+        device: torch.device = CPU,
     ) -> None:
         """Listen at `bind`, with port 0 at any port; the settings are those of `grpc_connect`.
 
@@ -128,7 +132,7 @@ class GrpcListener:
         """
         host = check_address(bind, insecure or tls is not None)
         self._handshake = handshake
-        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s)
+        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
         self._accepted: queue.Queue[GrpcEnd | Exception] = queue.Queue(_MOST_CLIENTS)
         self._ends: set[GrpcEnd] = set()
         self._server = grpc.server(

@@ -5,26 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from dni.errors import FlowControlError, HandshakeRefused, SizeMismatch, WireError, WorkerLost
 from workers.frame import Frame, Handshake, Kind
-from workers.transports.base import ChannelEnd, Inbox
-from workers.wire import decode, encode
-
-
-@dataclass(frozen=True)
-class LinkSettings:
-    """The settings that both ends of a link share; see `grpc_connect`."""
-
-    limit: int
-    max_frame: int
-    delay_s: float
-    checksum: bool
-    timeout_s: float
+from workers.transports.base import ChannelEnd, Inbox, LinkSettings
+from workers.transports.staging import Leaving, staging_for
+from workers.wire import decode, encode, most_bytes, room_for
 
 
 class GrpcEnd(ChannelEnd):
@@ -35,8 +24,10 @@ class GrpcEnd(ChannelEnd):
 
     def __init__(self, peer: str, settings: LinkSettings) -> None:
         self._settings = settings
-        self._inbox = Inbox(settings.limit, settings.delay_s, peer)
-        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: nothing follows
+        self._staging = staging_for(settings.device)
+        arrive = self._staging.arrive if self._staging else None
+        self._inbox = Inbox(settings.limit, settings.delay_s, peer, arrive)
+        self._outgoing: queue.SimpleQueue[bytes | Leaving | None] = queue.SimpleQueue()  # None: nothing follows
         self._closed = False
         self._over = threading.Event()
 
@@ -50,7 +41,8 @@ class GrpcEnd(ChannelEnd):
 
     def outgoing(self) -> Iterator[bytes]:
         """Encoded frames to be sent, as they come; ends after `close` or when the link is down."""
-        return iter(self._outgoing.get, None)
+        items: Iterator[bytes | Leaving] = iter(self._outgoing.get, None)
+        return map(self._encoded, items)
 
     def greet(self, mine: Handshake) -> None:
         """Send the first frame."""
@@ -73,12 +65,14 @@ class GrpcEnd(ChannelEnd):
             raise ValueError(f"{where} sent after this end was closed")
         if self._inbox.failure is not None:
             raise self._inbox.failure.with_traceback(None)
-        data, limit = encode(frame, checksum=self._settings.checksum), self._settings.max_frame
-        if len(data) > limit:
-            raise SizeMismatch(f"{where} has {len(data)} bytes, the link carries {limit}: raise the limit at both ends")
+        if self._staging is None:
+            data = encode(frame, checksum=self._settings.checksum)
+        nbytes, limit = len(data) if self._staging is None else most_bytes(frame), self._settings.max_frame
+        if nbytes > limit:
+            raise SizeMismatch(f"{where} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends")
         if self._outgoing.qsize() >= self._settings.limit:
             raise FlowControlError(f"{where}: {self._settings.limit} frames already wait to be sent")
-        self._outgoing.put(data)
+        self._outgoing.put(data if self._staging is None else self._staging.leave(frame))
 
     def receive(self, timeout: float | None) -> Frame:
         return self._inbox.take(timeout)
@@ -117,9 +111,13 @@ class GrpcEnd(ChannelEnd):
         finally:
             self._outgoing.put(None)
 
+    def _encoded(self, item: bytes | Leaving) -> bytes:
+        return item if isinstance(item, bytes) else encode(item.wait(), checksum=self._settings.checksum)
+
     def _decode(self, data: bytes) -> Frame | WireError:
         try:
-            return decode(data, limit=self._settings.max_frame)
+            room = room_for if self._staging is None else self._staging.room
+            return decode(data, limit=self._settings.max_frame, room=room)
         except WireError as error:
             return type(error)(f"malformed frame from {self._inbox.peer}: {error}")
 
