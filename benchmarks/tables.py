@@ -11,12 +11,15 @@ from typing import Any
 from benchmarks import copying as copies
 from benchmarks import depth as depths
 from benchmarks import lag as lags
+from benchmarks import link_tables as linked
 from benchmarks import ptb as reading
+from benchmarks import race as races
+from benchmarks import reach as reaches
 from benchmarks.grid import by_seed, spread
 from benchmarks.record import RESULTS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "depth.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "depth.md", ROOT / "docs" / "links.md"]
 
 
 def demo(results: dict[str, Any]) -> str:
@@ -169,6 +172,43 @@ def step_cost(results: dict[str, Any]) -> str:
     return f"{markdown(['T', 'truncated', *synthetic], rows)}\n\n{note}"
 
 
+def links_rates(results: dict[str, Any]) -> str:
+    """Updates per second by method and delay."""
+    delays, ms = results["delays_ms"], results["emulated_ms"]
+    note = (
+        f"{results['stages']} stages, batches of {results['batch']} but where the line says more. Emulated: forward "
+        f"{ms['forward']:g} ms, backward {ms['backward']:g} ms, an update at a cut {ms['cut']:g} ms. {source(results)}"
+    )
+    return f"{markdown(linked.RATE_HEADS(delays), linked.rates(results['rows'], delays))}\n\n{note}"
+
+
+def links_cells(results: dict[str, Any]) -> str:
+    """All that was seen of every cell."""
+    return markdown(linked.HEADS, linked.details(results["rows"], results["forecasts"], results["delays_ms"]))
+
+
+def race(results: dict[str, Any]) -> str:
+    """Seconds to backprop's last loss."""
+    delays, ms = results["delays_ms"], results["emulated_ms"]
+    goal = results["rows"]["learned, backprop"]["curve"][-1][1]
+    note = (
+        f"Backprop's loss: {goal:.3f} validation bits, after {results['steps']} steps; seed {results['seed']}. Emulated: "
+        f"forward {ms['forward']:g} ms, backward {ms['backward']:g} ms, an update at a cut {ms['cut']:g} ms. "
+        f"{source(results)}"
+    )
+    return f"{markdown(races.heads(delays), races.lines(results['rows'], delays))}\n\n{note}"
+
+
+def reach(results: dict[str, Any]) -> str:
+    """Length by symbols and by the clock."""
+    forward, backward, cut = results["emulated_ms"]
+    note = (
+        f"{results['lane_steps']:,} time steps per lane, mean ± standard deviation over seeds. Emulated, per window of "
+        f"4: forward {forward:g} ms, backward {backward:g} ms, an update at a cut {cut:g} ms. {source(results)}"
+    )
+    return f"{markdown(reaches.HEADS, reaches.lines(results['rows']))}\n\n{note}"
+
+
 def ages(staleness: list[float | None]) -> str:
     """Mean staleness of the stages, in steps."""
     return " / ".join("-" if age is None else f"{age:.1f}" for age in staleness)
@@ -197,7 +237,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "trials": ("depth_tuning", trials), "lag": ("lag", lag), "machinery": ("machinery", machinery),
     "copying": ("copying", copying),
     "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),
-    "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
+    "links_rates": ("links", links_rates), "links_cells": ("links", links_cells), "race": ("race", race),
+    "reach": ("reach", reach), "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
 }  # fmt: skip
 
 
