@@ -192,8 +192,8 @@ def race(results: dict[str, Any]) -> str:
     delays, ms = results["delays_ms"], results["emulated_ms"]
     goal = results["rows"]["learned, backprop"]["curve"][-1][1]
     note = (
-        f"Backprop's loss: {goal:.3f} validation bits, after {results['steps']} steps; seed {results['seed']}. Emulated: "
-        f"forward {ms['forward']:g} ms, backward {ms['backward']:g} ms, an update at a cut {ms['cut']:g} ms. "
+        f"Backprop's loss: {goal:.3f} validation bits, after {results['steps']} steps; seed {results['seed']}. "
+        f"Emulated: forward {ms['forward']:g} ms, backward {ms['backward']:g} ms, an update at a cut {ms['cut']:g} ms. "
         f"{source(results)}"
     )
     return f"{markdown(races.heads(delays), races.lines(results['rows'], delays))}\n\n{note}"
@@ -238,7 +238,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "copying": ("copying", copying),
     "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),
     "links_rates": ("links", links_rates), "links_cells": ("links", links_cells), "race": ("race", race),
-    "reach": ("reach", reach), "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
+    "reach": ("reach", reach),
+    "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
 }  # fmt: skip
 
 
