@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links tables test check proto
+.PHONY: help install demo bench-machinery bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links tables test test-hosts check proto
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ tables: install ## write the README's tables from benchmarks/results
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n auto
+
+test-hosts: install ## run the tests on four emulated machines; needs root on Linux
+	$(BIN)/python -m pytest -m hosts
 
 check: install ## lint, formatting, types, import rules
 	$(BIN)/ruff check .
