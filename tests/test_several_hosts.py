@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -25,9 +25,8 @@ from workers import checkpoint
 from workers.launcher import launch
 
 STAGES = 4
-HERE = (sys.executable, "-m", "workers")
 RUN = (*SMALL[1:], "stages=4", "model.layers=3", "steps=6", "log_every=2", "evaluate.every=3")
-#: Every host has a certificate of its own, for its name and its address; `{host}` and `{address}` are filled in.
+#: Every host has a certificate of its own, for its name and its address.
 TLS = (
     "transport.tls.cert=tls/{host}/cert.pem", "transport.tls.key=tls/{host}/key.pem", "transport.tls.ca=tls/ca.pem",
 )  # fmt: skip
@@ -44,27 +43,35 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Way:
-    """How a stage is started on its host, and how it finds the others."""
+    """How a stage is started on its host and finds the others; `{rank}`, `{host}` and `{address}` are filled in."""
 
-    program: tuple[str, ...] = HERE
+    variables: dict[str, str]
     overrides: tuple[str, ...] = ("run_id=night",)
-    variables: tuple[str, ...] = ("RANK", "WORLD_SIZE")  #: those that are set, of all that could be
+    program: tuple[str, ...] = (sys.executable, "-m", "workers")
 
 
-PEERS = Way(
-    overrides=("launch=external", "run_id=night", "transport.peers=[host0:7000,host1:7000,host2:7000,host3:7000]")
-)
-VARIABLES = Way(variables=("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+LIST = "transport.peers=[host0:7000,host1:7000,host2:7000,host3:7000]"
+RANKS = {"RANK": "{rank}", "WORLD_SIZE": "4"}
+PEERS = Way(RANKS, ("launch=external", "run_id=night", LIST))
+VARIABLES = Way({**RANKS, "MASTER_ADDR": "host0", "MASTER_PORT": "29500"})
 TORCHRUN = Way(
-    (sys.executable, "-m", "torch.distributed.run", f"--nnodes={STAGES}", "--nproc-per-node=1", "--rdzv-backend=c10d",
+    {},
+    (),
+    (sys.executable, "-m", "torch.distributed.run", "--nnodes=4", "--nproc-per-node=1", "--rdzv-backend=c10d",
      "--rdzv-endpoint=host0:29500", "--rdzv-id=night", "-m", "workers"),
-    overrides=(), variables=(),
 )  # fmt: skip
+SRUN = Way({
+    "SLURM_PROCID": "{rank}", "SLURM_NTASKS": "4", "SLURM_NNODES": "4", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77",
+    "SLURM_JOB_NODELIST": "host[0-3]",
+})  # fmt: skip
+POD = Way({"DNI_STAGES": "4", "KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "dni-{rank}"}, ("run_id=night", LIST))
 
 CASES = {
     "gRPC, a list of peers": (PEERS, "depth=backprop", *TLS),
     "gRPC, torchrun": (TORCHRUN, "depth.lag=1", *TLS),
     "gRPC, variables": (VARIABLES, "depth.lag=1", *TLS),
+    "gRPC, what srun sets": (SRUN, "depth=backprop", *TLS),
+    "gRPC, what a pod has": (POD, "depth=backprop", *TLS),
     "gRPC, addresses, plaintext": (
         VARIABLES,
         "depth=backprop",
@@ -92,13 +99,16 @@ def folder(hosts: Hosts, tmp_path: Path) -> Path:
 
 def start(hosts: Hosts, folder: Path, host: int, way: Way, *overrides: str) -> Command:
     """A stage on its host, not yet entered."""
-    known = {"RANK": str(host), "WORLD_SIZE": str(STAGES), "MASTER_ADDR": "host0", "MASTER_PORT": "29500"}
-    filled = [
-        text.replace("{host}", hosts.name(host)).replace("{address}", hosts.address(host))
-        for text in (*RUN, *way.overrides, *overrides)
-    ]
-    program = tuple(hosts.command(host, list(way.program)))
-    return Command(folder, tuple(filled), program, {name: known[name] for name in way.variables})
+
+    def filled(text: str) -> str:
+        known = {"{rank}": str(host), "{host}": hosts.name(host), "{address}": hosts.address(host)}
+        for name, value in known.items():
+            text = text.replace(name, value)
+        return text
+
+    given = tuple(filled(text) for text in (*RUN, *way.overrides, *overrides))
+    variables = {name: filled(text) for name, text in way.variables.items()}
+    return Command(folder, given, tuple(hosts.command(host, list(way.program))), variables)
 
 
 def run_on_all(hosts: Hosts, folder: Path, way: Way, *overrides: str) -> list[Finished]:
@@ -161,7 +171,7 @@ def test_a_host_that_is_lost_ends_the_run_everywhere_and_it_is_resumed(fault: st
             assert one.err[-1].startswith(NAMED), one.err
             assert one.err[-1].endswith(f"go on with: dni-train resume={night}")
     saved = checkpoint.complete_steps(night)[-1]
-    again = Way(overrides=tuple(text.replace("night", "day") for text in PEERS.overrides))
+    again = replace(PEERS, overrides=("launch=external", "run_id=day", LIST))
     if fault == "unplugged":
         hosts.plug_in(2)
     done = run_on_all(hosts, folder, again, *run, f"steps={saved + 3}", f"resume={night}")
