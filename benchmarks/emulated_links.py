@@ -8,6 +8,7 @@ the time from sending to having received is measured one way. QUICK=1 is short a
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -33,11 +34,13 @@ MOST_MS = 1.0  #: how much longer than the delay a link may take, at the median
 
 def main() -> None:
     """Measure, print every figure and the bars, write the results."""
+    others = round(os.getloadavg()[0], 1)
     with Hosts(HOSTS) as hosts:
         trips = [round_trips(hosts, delay_ms) for delay_ms in DELAYS]
         loads = [load(hosts, delay_ms) for delay_ms in LOADED]
     results = {
-        "message_bytes": MESSAGE, "per_second": RATE, "seconds": SECONDS, "hosts": HOSTS, "environment": environment(),
+        "message_bytes": MESSAGE, "per_second": RATE, "seconds": SECONDS, "hosts": HOSTS, "load_before": others,
+        "environment": environment(),
         "round_trips": trips, "loads": loads, "bars": bars(trips, loads),
     }  # fmt: skip
     write(OUT / "emulated_links.json", results)
@@ -71,7 +74,7 @@ def load(hosts: Hosts, delay_ms: float) -> dict[str, float]:
 
 def spread(ordered: list[float]) -> dict[str, float]:
     """Least, median, 99th percentile and most."""
-    nth = ordered[int(0.99 * len(ordered))]
+    nth = ordered[math.ceil(0.99 * len(ordered)) - 1]
     found = {"min": ordered[0], "median": statistics.median(ordered), "p99": nth, "max": ordered[-1]}
     return {name: round(value, 3) for name, value in found.items()}
 
@@ -84,6 +87,23 @@ def together(hosts: Hosts, parts: list[list[str]]) -> list[dict[str, Any]]:
             command = hosts.command(k, [sys.executable, link_load.__file__, *part])
             started.append(stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)))
         return [json.loads(process.communicate()[0]) for process in started]
+
+
+#: The table's columns; times in ms.
+HEADS = ["one way", "what crosses", "beyond it: least", "median", "99 %", "most", "the links' share of a processor"]
+
+
+def lines(results: dict[str, Any]) -> list[list[str]]:
+    """The table's rows."""
+    small = [("64 bytes, there and back", row) for row in results["round_trips"]]
+    large = [("6 streams of 64 KB, 60 a second", row) for row in results["loads"]]
+    return [
+        [
+            f"{row['delay_ms']} ms", what, *(f"{row[name]:.2f}" for name in ("min", "median", "p99", "max")),
+            f"{row['line_cpu']:.1%}" if "line_cpu" in row else "",
+        ]
+        for what, row in (*small, *large)
+    ]  # fmt: skip
 
 
 def bars(trips: list[dict[str, float]], loads: list[dict[str, float]]) -> list[dict[str, Any]]:

@@ -54,6 +54,9 @@ LIST = "transport.peers=[host0:7000,host1:7000,host2:7000,host3:7000]"
 RANKS = {"RANK": "{rank}", "WORLD_SIZE": "4"}
 PEERS = Way(RANKS, ("launch=external", "run_id=night", LIST))
 VARIABLES = Way({**RANKS, "MASTER_ADDR": "host0", "MASTER_PORT": "29500"})
+ADDRESSES = Way(
+    {**RANKS, "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29500"}, ("run_id=night", "transport.bind={address}:0")
+)
 TORCHRUN = Way(
     {},
     (),
