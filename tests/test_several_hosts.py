@@ -37,7 +37,7 @@ NAMED = ("dni-train: WorkerLost: stage ", "dni-train: PeerTimeout: stage ")
 pytestmark = [
     pytest.mark.hosts,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(namespaces.why_not() is not None, reason=str(namespaces.why_not())),
+    pytest.mark.skipif(namespaces.why_not(tun=False) is not None, reason=str(namespaces.why_not(tun=False))),
 ]
 
 

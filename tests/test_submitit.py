@@ -7,10 +7,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
+from submitit.core.utils import UncompletedJobError
 
 from tests.commands import LOCAL, SMALL, Command, children, settings, summary_of
 from tests.runs import assert_same, parameters_of
 from workers import checkpoint
+from workers.__main__ import exit_codes
 from workers.launcher import launch
 from workers.meeting import first_node, meeting_point
 
@@ -33,18 +36,39 @@ def test_a_sweep_whose_stages_are_tasks_equals_runs_in_one_process_bit_for_bit(t
 
 @pytest.mark.timeout(120)
 def test_a_job_whose_time_is_nearly_over_is_saved(tmp_path: Path) -> None:
-    """`launch=auto` takes the seat; the signal is the one that submitit sends all tasks before their end."""
+    """`launch=auto` takes the seat. SLURM and submitit may both tell all tasks that their time is over."""
     with Command(tmp_path, (*SUBMITTED, *SMALL, "depth.lag=1", "steps=100000", "checkpoint.every=5")) as command:
         folder = tmp_path / "sweep" / "0"
         command.until(lambda: bool(checkpoint.complete_steps(folder)), "a checkpoint", within=80)
         (controller,) = children(command.process.pid)
         for task in children(controller):
             os.kill(task, signal.SIGUSR2)
+            os.kill(task, signal.SIGTERM)
         done = command.finish()
     step = summary_of(folder)["steps"]
     assert done.code == 130, done.err
     assert done.err[-1] == f"dni-train: stopped after step {step}; go on with: dni-train resume={folder}"
     assert checkpoint.complete_steps(folder)[-1] == step
+
+
+def test_a_job_that_leaves_no_result_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    said = (
+        "Job 7 (task: 1) with path x/7_1_result.pkl\nhas not produced any output (state: FINISHED)\nError stream:\n..."
+    )
+    with pytest.raises(SystemExit) as ended, exit_codes():
+        raise UncompletedJobError(said)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "dni-train: Job 7 (task: 1) with path x/7_1_result.pkl has not produced any output (state: FINISHED); the logs "
+        "of its tasks lie beside it\n"
+    )
+
+
+def test_a_launcher_that_is_not_installed_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, exit_codes(), initialize_config_module("workers.conf", version_base="1.3"):
+        compose("config", ["hydra/launcher=submitit_elsewhere"])
+    assert ended.value.code == 2
+    assert "Install it with: pip install hydra-submitit-launcher" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,9 @@ def train(settings: DictConfig) -> None:
     """One run in Hydra's output folder, or one stage of it."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     with passed_on() if SUBMITTED in os.environ else exit_codes():  # in main as well, but Hydra would print first
-        os.environ.update(meeting_point(os.environ))
-        config, seat = settle_launch(from_any(OmegaConf.to_container(settings)), os.environ)
+        meeting = meeting_point(os.environ)
+        config, seat = settle_launch(from_any(OmegaConf.to_container(settings)), {**os.environ, **meeting})
+        os.environ.update(meeting if seat is not None else {})
         if seat is not None and seat.rank:
             launch_later_stage(config, run_dir, seat)
         else:

@@ -178,15 +178,18 @@ def _ending() -> list[signal.Signals]:
 
 @contextmanager
 def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
-    """The first signal ends a run in good order; the second one ends it at once."""
+    """The first signal ends a run in good order; a second one of Ctrl-C or SIGTERM ends it at once."""
 
-    heard_one = False
+    asked = 0
 
     def interrupt(signum: int, frame: object) -> None:
-        nonlocal heard_one
-        if heard_one:
+        nonlocal asked
+        asked += signum in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        )  # a job that is to make room hears of it by both ways at once
+        if asked > 1:
             raise KeyboardInterrupt
-        heard_one = True
         stop.because("interrupted")
         log.warning("stopping after the step under way, then saving; Ctrl-C again to stop without saving")
         wake()
