@@ -1,9 +1,10 @@
 """Late targets: what every method reaches when its targets, or its gradients per edge, are n steps late (depth.lag).
 
 cDNI, the critic and delayed gradients on the character LSTM and on MNIST with 3 cuts, three seeds; beside them what
-lateness does not touch, backprop and local losses. Every method's recipe is chosen at lag 8, with the budget of
-`benchmarks.depth`, and kept for all lags. Delayed gradients are n steps late per edge: the first of 4 stages learns
-from gradients that are 3 n steps old. Test split, after the last step.
+lateness does not touch, backprop and local losses. The critic on MNIST has ten seeds where its bars compare lags: three
+differ by more than what is asked. Every method's recipe is chosen at lag 8, with the budget of `benchmarks.depth`, and
+kept for all lags. Delayed gradients are n steps late per edge: the first of 4 stages learns from gradients that are
+3 n steps old. Test split, after the last step.
 
 DNI_PTB and DNI_MNIST name the folders of the data. Finished cells are read from benchmarks/results, so an interrupted
 benchmark goes on where it stopped. QUICK=1 takes a few steps; they stay in outputs.
@@ -30,6 +31,8 @@ LAGS = (0, 1) if QUICK else (0, 1, 2, 4, 8, 16, 32)
 GRID = Grid("lag", "lag", {"tuned_at": 8})
 STEPS = {"text": 600, "mnist, 3 cuts": 600}
 LATE, PUNCTUAL = ("cDNI", "critic", "delayed"), ("backprop", "local")
+#: Where three seeds differ by more than what is asked: the critic on MNIST, at the lags that its bars compare.
+MORE_SEEDS, MORE_AT = () if QUICK else tuple(range(3, 10)), (0, 8, 32)
 
 
 def main() -> None:
@@ -48,7 +51,9 @@ def plan() -> list[Cell]:
     """The cells, seed by seed, so that a table of one seed is there early."""
     wanted: list[tuple[str, str, int | None]] = [(t, m, lag_of(m, 1 if QUICK else 8)) for t in STEPS for m in LATE]
     chosen = tune(wanted + [(t, m, None) for t in STEPS for m in PUNCTUAL])
-    return [c for seed in SEEDS for task in STEPS for c in of_task(chosen, task, seed)]
+    cells = [c for seed in SEEDS for task in STEPS for c in of_task(chosen, task, seed)]
+    more = [c for seed in MORE_SEEDS for c in of_task(chosen, "mnist, 3 cuts", seed) if c.method == "critic"]
+    return cells + [c for c in more if c.lag in MORE_AT]
 
 
 def of_task(chosen: dict[tuple[str, str], Overrides], task: str, seed: int) -> list[Cell]:
@@ -88,7 +93,7 @@ def cell_of(rows: dict[str, Row], group: str) -> str:
     lost = len(all_runs) - len(good)
     said = [spread(good, 2)] if len(good) > 1 else [f"{value:.2f}" for value in good]
     said += [f"({lost} diverged)"] if lost else []
-    return " ".join(said + ([f"({len(all_runs)} of {len(SEEDS)} seeds)"] if len(all_runs) < len(SEEDS) else []))
+    return " ".join(said + ([f"({len(all_runs)} seeds)"] if len(all_runs) != len(SEEDS) else []))
 
 
 def draw(rows: dict[str, Row], path: Path) -> None:

@@ -153,6 +153,8 @@ REFUSED = {
     "the labels have come, from the plain target: set predictor.time.horizon=1 and predictor.time.auxiliary=0",
     "data.streaming=true time.method=synthetic": "data.streaming=true: the labels after a window are not known yet: "
     "set predictor.time.context=window",
+    "predictor.depth.fade=1": "predictor.depth.fade=1.0 makes late targets count for less beside a loss that is "
+    "learned at once: set predictor.depth.at_once=true (or predictor.depth.fade=0)",
     "predictor.depth.kind=mlp predictor.depth.at_once=true": "predictor.depth.at_once=true: a predictor of kind mlp "
     "learns from targets alone; set predictor.depth.at_once=false, or use predictor=critic",
     "predictor.depth.kind=oracle": "predictor.depth.kind=oracle: there is no oracle in depth; set "
@@ -286,7 +288,9 @@ REFUSED = {
         "transport.delay_ms", "optimizer.momentum", "predictor.depth.learning_rate", "predictor.time.learning_rate",
         "predictor.depth.match", "predictor.time.match", "predictor.depth.scale", "predictor.time.scale",
         "predictor.time.lambda_", "predictor.time.auxiliary", "predictor.depth.mix", "optimizer.staleness",
+        "predictor.depth.fade",
         "optimizer.weight_decay", "optimizer.momentum_decay", "data.noise", "predictor.inputs.learning_rate",
+        "emulate.forward_ms", "emulate.backward_ms", "emulate.cut_ms",
     )},
     **{f"{key}=1": f"{key}=1.0 must be 0 or more, and below 1" for key in (
         "model.dropout", "optimizer.beta1", "optimizer.beta2", "optimizer.final",

@@ -121,8 +121,8 @@ def test_late_targets_are_compared_with_those_of_the_same_method_on_time(tmp_pat
         for n, values in ((8, (1.02, True)), (32, (1.08, False)))
     }
     lines = lag.lines(rows)
-    assert lines[2][:3] == ["text (bits)", "cDNI", "3.00 ± 0.00 (2 of 3 seeds)"]
-    assert lines[2][-2:] == ["35.00 (1 diverged) (2 of 3 seeds)", "3.667"]
+    assert lines[2][:3] == ["text (bits)", "cDNI", "3.00 ± 0.00 (2 seeds)"]
+    assert lines[2][-2:] == ["35.00 (1 diverged) (2 seeds)", "3.667"]
     assert lines[5][:2] == ["mnist, 3 cuts (error %)", "backprop"]
     lag.draw(rows, tmp_path / "lag.png")
     assert (tmp_path / "lag.png").stat().st_size > 10_000

@@ -75,12 +75,7 @@ CASES = {
     "gRPC, variables": (VARIABLES, "depth.lag=1", *TLS),
     "gRPC, what srun sets": (SRUN, "depth=backprop", *TLS),
     "gRPC, what a pod has": (POD, "depth=backprop", *TLS),
-    "gRPC, addresses, plaintext": (
-        VARIABLES,
-        "depth=backprop",
-        "transport.bind={address}:0",
-        "transport.insecure=true",
-    ),
+    "gRPC, addresses, plaintext": (ADDRESSES, "depth=backprop", "transport.insecure=true"),
 }
 
 

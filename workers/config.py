@@ -22,6 +22,7 @@ from workers.schema import (
     DataKind,
     DepthConfig,
     DepthMethod,
+    EmulateConfig,
     EvaluateConfig,
     LaunchConfig,
     LaunchMode,
@@ -57,6 +58,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     transport: TransportConfig = field(default_factory=TransportConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    emulate: EmulateConfig = field(default_factory=EmulateConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 

@@ -67,6 +67,11 @@ def check(config: Config) -> None:
             f"predictor.depth.at_once=true: a predictor of kind {config.predictor.depth.kind.name} learns from targets "
             "alone; set predictor.depth.at_once=false, or use predictor=critic"
         )
+    if config.predictor.depth.fade and not config.predictor.depth.at_once:
+        raise ConfigError(
+            f"predictor.depth.fade={config.predictor.depth.fade} makes late targets count for less beside a loss that "
+            "is learned at once: set predictor.depth.at_once=true (or predictor.depth.fade=0)"
+        )
     if time.method is TimeMethod.synthetic:
         _check_time_targets(config.predictor.time)
         _check_context(config)

@@ -94,6 +94,7 @@ class CutPredictorConfig:
 class DepthPredictorConfig(CutPredictorConfig):  # depth=local has a classifier instead, of `hidden` and `learning_rate`
     labels: bool = True  # labels as context of a regressor; a critic always uses them
     at_once: bool = False  # critic: learn the loss when the value leaves; only the match waits for the target
+    fade: float = 0.0  # a, with at_once: the match to a target that is s steps late counts (1 + s)^-a
     mix: float = 0.0  # m: a stage answers with 1 - m of its prediction and m of the target it got itself. At 0 at once;
     # above 0 once that target is here: with depth.lag=n a target is n steps late per edge between its cut and the loss,
     # n (K - 1) at the first cut, and depth.window is shared among the edges, as with depth=delayed
@@ -183,6 +184,15 @@ class TransportConfig:
 class LaunchConfig:
     mode: LaunchMode = LaunchMode.auto
     torch_threads: int | None = None  # per stage; null: cores / stages
+
+
+@dataclass
+class EmulateConfig:  # an accelerator: a pass that is done sooner sleeps, in training; what it computes stays the same
+    forward_ms: float = 0.0  # of one batch on one stage; of a microbatch its share
+    backward_ms: float = 0.0  # the optimizer's step comes on top
+    cut_ms: float = (
+        0.0  # of one update of what is at a cut: a predictor, for each target that has come, or a local head
+    )
 
 
 @dataclass
