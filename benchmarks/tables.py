@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/depth.md from benchmarks/results/*.json: `make tables`. `--check` compares."""
+"""Write the tables of README.md and docs/ from benchmarks/results/*.json: `make tables`. `--check` compares."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 
 from benchmarks import copying as copies
 from benchmarks import depth as depths
+from benchmarks import emulated_links as emulated
 from benchmarks import lag as lags
 from benchmarks import ptb as reading
 from benchmarks.grid import by_seed, spread
 from benchmarks.record import RESULTS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "depth.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "depth.md", ROOT / "docs" / "launching.md"]
 
 
 def demo(results: dict[str, Any]) -> str:
@@ -169,6 +170,15 @@ def step_cost(results: dict[str, Any]) -> str:
     return f"{markdown(['T', 'truncated', *synthetic], rows)}\n\n{note}"
 
 
+def delay_line(results: dict[str, Any]) -> str:
+    """How long the emulated links really are."""
+    note = (
+        f"ms; {results['hosts']} hosts in a row, streams both ways on every link; load average of the machine before: "
+        f"{results['load_before']}. {source(results)}"
+    )
+    return f"{markdown(emulated.HEADS, emulated.lines(results))}\n\n{note}"
+
+
 def ages(staleness: list[float | None]) -> str:
     """Mean staleness of the stages, in steps."""
     return " / ".join("-" if age is None else f"{age:.1f}" for age in staleness)
@@ -198,6 +208,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "copying": ("copying", copying),
     "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),
     "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
+    "delay_line": ("emulated_links", delay_line),
 }  # fmt: skip
 
 
