@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach tables test check proto
+.PHONY: help install demo bench-machinery bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables test test-hosts check proto
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,11 +55,17 @@ bench-race: install ## loss against seconds by method and delay on four emulated
 bench-reach: install ## how long a sequence is learned by the clock on four emulated hosts; needs root (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.reach
 
+bench-delay-line: install ## measure the emulated links between hosts; needs root (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.emulated_links
+
 tables: install ## write the README's tables from benchmarks/results
 	$(BIN)/python -m benchmarks.tables
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n auto
+
+test-hosts: install ## run the tests on four emulated machines; needs root on Linux
+	$(BIN)/python -m pytest -m hosts
 
 check: install ## lint, formatting, types, import rules
 	$(BIN)/ruff check .

@@ -96,6 +96,14 @@ class Hosts:
         """From now on every packet takes `delay_ms` one way, also those under way."""
         self._delayed().set_delay(delay_ms)
 
+    def unplug(self, host: int) -> None:
+        """Cut a host off without a word to the others, as when its cable is pulled."""
+        ip("-n", self._namespace(host), "link", "set", DEVICE, "down")
+
+    def plug_in(self, host: int) -> None:
+        """Join it again."""
+        ip("-n", self._namespace(host), "link", "set", DEVICE, "up")
+
     def line_cpu_s(self) -> float:
         """Seconds of a processor that the links have used so far."""
         return self._delayed().cpu_s()
@@ -132,4 +140,4 @@ class Hosts:
         if self._line is not None:
             ip("-n", name, "link", "set", DEVICE, "mtu", str(MTU), "txqueuelen", "10000")
         ip("-n", name, "address", "add", f"{self.address(host)}/24", "dev", DEVICE)
-        ip("-n", name, "link", "set", DEVICE, "up")
+        self.plug_in(host)

@@ -16,6 +16,7 @@ from benchmarks.delay_line import TUN
 NAMED = Path("/run/netns")  #: where `ip netns` keeps them
 FILES = Path("/etc/netns")  #: NAME/hosts below it stands in for /etc/hosts in `ip netns exec NAME`
 _PREFIX = "dni-"
+_CAPABILITIES = 1 << 12 | 1 << 21  #: CAP_NET_ADMIN and CAP_SYS_ADMIN
 _serial = count()
 
 
@@ -25,8 +26,11 @@ def why_not(tun: bool = True) -> str | None:
         return "network namespaces are a thing of Linux"
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if shutil.which("ip") is None:
-        return "network namespaces need the program ip (package iproute2)"
+    if _CAPABILITIES & ~_effective():
+        return "network namespaces need CAP_SYS_ADMIN and CAP_NET_ADMIN, which this container's root has not"
+    for program, package in (("ip", "iproute2"), ("unshare", "util-linux")):
+        if shutil.which(program) is None:
+            return f"network namespaces need the program {program} (package {package})"
     if tun and not os.access(TUN, os.R_OK | os.W_OK):
         return f"links with a delay need TUN devices, and {TUN} is not there"
     return None
@@ -45,7 +49,9 @@ def add(name: str) -> None:
 
 def write_hosts(name: str, text: str) -> None:
     """What /etc/hosts holds for what runs in the namespace."""
-    (FILES / name).mkdir(parents=True, exist_ok=True)
+    while not (FILES / name).is_dir():
+        with suppress(FileNotFoundError):  # another process may just have removed the folder, which was empty
+            (FILES / name).mkdir(parents=True, exist_ok=True)
     (FILES / name / "hosts").write_text(text)
 
 
@@ -57,21 +63,22 @@ def set_kernel(name: str, values: dict[str, str]) -> None:
 
 def remove(prefix: str) -> None:
     """End what runs in the namespaces whose names begin so, and remove them with their files."""
-    names = {path.name for folder in (NAMED, FILES) if folder.is_dir() for path in folder.iterdir()}
-    for name in sorted(name for name in names if name.startswith(prefix)):
-        if (NAMED / name).exists():
+    for name in sorted(name for name in _names() if name.startswith(prefix)):
+        try:
             for pid in ip("netns", "pids", name).split():
                 _kill(int(pid))
             ip("netns", "delete", name)
+        except OSError:
+            if (NAMED / name).exists():  # or another process was faster, with what was left behind
+                raise
         shutil.rmtree(FILES / name, ignore_errors=True)
-    if FILES.is_dir() and not any(FILES.iterdir()):
+    with suppress(OSError):  # only an empty folder can be removed
         FILES.rmdir()
 
 
 def remove_leftovers() -> None:
     """Remove the namespaces of processes that are no more."""
-    names = [path.name for folder in (NAMED, FILES) if folder.is_dir() for path in folder.glob(f"{_PREFIX}*")]
-    for owner in {"-".join(name.split("-")[:3]) for name in names}:
+    for owner in {"-".join(name.split("-")[:3]) for name in _names() if name.startswith(_PREFIX)}:
         pid = owner.split("-")[1]
         if pid.isdecimal() and _owner(int(pid)) != owner:
             remove(f"{owner}-")
@@ -83,6 +90,17 @@ def ip(*arguments: str) -> str:
     if ended.returncode:
         raise OSError(f"ip {' '.join(arguments)}: {ended.stderr.strip() or f'exit code {ended.returncode}'}")
     return ended.stdout
+
+
+def _names() -> set[str]:
+    """All namespaces, and those of which only files are left."""
+    return {path.name for folder in (NAMED, FILES) if folder.is_dir() for path in folder.iterdir()}
+
+
+def _effective() -> int:
+    """The capabilities of this process, as a number."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["CapEff"], 16)
 
 
 def _owner(pid: int) -> str | None:

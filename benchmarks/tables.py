@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/depth.md from benchmarks/results/*.json: `make tables`. `--check` compares."""
+"""Write the tables of README.md and docs/ from benchmarks/results/*.json: `make tables`. `--check` compares."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Any
 from benchmarks import copying as copies
 from benchmarks import depth as depths
 from benchmarks import lag as lags
-from benchmarks import link_tables as linked
 from benchmarks import ptb as reading
-from benchmarks import race as races
-from benchmarks import reach as reaches
 from benchmarks.grid import by_seed, spread
+from benchmarks.link_pages import delay_line, links_cells, links_rates, race, reach
+from benchmarks.markdown import markdown, source
 from benchmarks.record import RESULTS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "depth.md", ROOT / "docs" / "links.md"]
+DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("depth", "launching", "links"))]
 
 
 def demo(results: dict[str, Any]) -> str:
@@ -172,43 +171,6 @@ def step_cost(results: dict[str, Any]) -> str:
     return f"{markdown(['T', 'truncated', *synthetic], rows)}\n\n{note}"
 
 
-def links_rates(results: dict[str, Any]) -> str:
-    """Updates per second by method and delay."""
-    delays, ms = results["delays_ms"], results["emulated_ms"]
-    note = (
-        f"{results['stages']} stages, batches of {results['batch']} but where the line says more. Emulated: forward "
-        f"{ms['forward']:g} ms, backward {ms['backward']:g} ms, an update at a cut {ms['cut']:g} ms. {source(results)}"
-    )
-    return f"{markdown(linked.RATE_HEADS(delays), linked.rates(results['rows'], delays))}\n\n{note}"
-
-
-def links_cells(results: dict[str, Any]) -> str:
-    """All that was seen of every cell."""
-    return markdown(linked.HEADS, linked.details(results["rows"], results["forecasts"], results["delays_ms"]))
-
-
-def race(results: dict[str, Any]) -> str:
-    """Seconds to backprop's last loss."""
-    delays, ms = results["delays_ms"], results["emulated_ms"]
-    goal = results["rows"]["learned, backprop"]["curve"][-1][1]
-    note = (
-        f"Backprop's loss: {goal:.3f} validation bits, after {results['steps']} steps; seed {results['seed']}. "
-        f"Emulated: forward {ms['forward']:g} ms, backward {ms['backward']:g} ms, an update at a cut {ms['cut']:g} ms. "
-        f"{source(results)}"
-    )
-    return f"{markdown(races.heads(delays), races.lines(results['rows'], delays))}\n\n{note}"
-
-
-def reach(results: dict[str, Any]) -> str:
-    """Length by symbols and by the clock."""
-    forward, backward, cut = results["emulated_ms"]
-    note = (
-        f"{results['lane_steps']:,} time steps per lane, mean ± standard deviation over seeds. Emulated, per window of "
-        f"4: forward {forward:g} ms, backward {backward:g} ms, an update at a cut {cut:g} ms. {source(results)}"
-    )
-    return f"{markdown(reaches.HEADS, reaches.lines(results['rows']))}\n\n{note}"
-
-
 def ages(staleness: list[float | None]) -> str:
     """Mean staleness of the stages, in steps."""
     return " / ".join("-" if age is None else f"{age:.1f}" for age in staleness)
@@ -217,18 +179,6 @@ def ages(staleness: list[float | None]) -> str:
 def percents(shares: list[float]) -> str:
     """Busy fractions, in percent."""
     return " / ".join(f"{share:.0%}" for share in shares)
-
-
-def source(results: dict[str, Any]) -> str:
-    """Where figures were made."""
-    at = results["environment"]
-    return f"{at['machine']}; Python {at['python']}, torch {at['torch']}; `{at['command']}`."
-
-
-def markdown(heads: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 #: By the mark in README: the results it is made from, and how.
@@ -240,6 +190,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "links_rates": ("links", links_rates), "links_cells": ("links", links_cells), "race": ("race", race),
     "reach": ("reach", reach),
     "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
+    "delay_line": ("emulated_links", delay_line),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import threading
@@ -30,7 +31,7 @@ from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
 from workers.resume import best_saved, hand_on, settle_resume
 from workers.rules import check
-from workers.seat import Seat
+from workers.seat import SUBMITTED, Seat
 from workers.sources import Data, resolve
 from workers.stopping import Stop, stop_when_no_better
 from workers.summary import METRICS, RunFacts, write_summary
@@ -173,17 +174,25 @@ def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
     )
 
 
+def _ending() -> list[signal.Signals]:
+    """What tells a run to end: Ctrl-C, a cluster engine's SIGTERM, and what submitit sends before its time is over."""
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if SUBMITTED in os.environ else [])]
+
+
 @contextmanager
 def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C, or the SIGTERM that cluster engines send, ends a run in good order; the second one ends it at once."""
+    """The first signal ends a run in good order; a second one of Ctrl-C or SIGTERM ends it at once."""
 
-    heard_one = False
+    asked = 0
 
     def interrupt(signum: int, frame: object) -> None:
-        nonlocal heard_one
-        if heard_one:
+        nonlocal asked
+        asked += signum in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        )  # a job that is to make room hears of it by both ways at once
+        if asked > 1:
             raise KeyboardInterrupt
-        heard_one = True
         stop.because("interrupted")
         log.warning("stopping after the step under way, then saving; Ctrl-C again to stop without saving")
         wake()
@@ -191,7 +200,7 @@ def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    heard = [s for s in _ending() if signal.getsignal(s) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which stage this process is, as the engine that started it says: torchrun, SLURM, or Kubernetes."""
+"""Which stage this process is, as what started it says: torchrun, submitit, SLURM, or Kubernetes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from workers.schema import LaunchMode
 from workers.transports.address import is_loopback
 
 Environment = Mapping[str, str]
+
+#: Set in every process of a job that submitit runs, here or on a cluster.
+SUBMITTED = "SUBMITIT_EXECUTOR"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ class Seat:
 
 def find_seat(environment: Environment) -> Seat | None:
     """The seat of this process; None if no engine gave it one. Raises ConfigError for what is not a number."""
-    return _torchrun(environment) or _slurm(environment) or _kubernetes(environment)
+    for engine in (_torchrun, _submitit, _slurm, _kubernetes):
+        seat = engine(environment)
+        if seat is not None:
+            return seat
+    return None
 
 
 def settle_launch(config: Config, environment: Environment) -> tuple[Config, Seat | None]:
@@ -92,6 +99,15 @@ def _torchrun(environment: Environment) -> Seat | None:
     job = environment.get("TORCHELASTIC_RUN_ID")
     job = None if job == "none" else job  # torchrun's word for one that was not given
     return Seat(_number(environment, "RANK"), size, "WORLD_SIZE", size > 1, job, max(1, local))
+
+
+def _submitit(environment: Environment) -> Seat | None:
+    """What submitit sets for the tasks of a job on this machine; on a cluster it is SLURM that says so."""
+    if environment.get(SUBMITTED) != "local" or "SUBMITIT_LOCAL_GLOBALID" not in environment:
+        return None
+    size = _number(environment, "SUBMITIT_LOCAL_NTASKS")
+    rank = _number(environment, "SUBMITIT_LOCAL_GLOBALID")
+    return Seat(rank, size, "hydra.launcher.tasks_per_node", size > 1, None, size)
 
 
 def _slurm(environment: Environment) -> Seat | None:
