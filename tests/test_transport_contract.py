@@ -26,7 +26,7 @@ def handshake(stage: int) -> Handshake:
     return Handshake(PROTOCOL_VERSION, "run", stage, 2, "fingerprint", 0, 0)
 
 
-@pytest.fixture(params=["local", "grpc", "unix"])
+@pytest.fixture(params=["local", "grpc", "unix", "ring"])
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
     """Makes the upstream and the downstream end of a link; closes them after the test."""
     open_: list[ChannelEnd | GrpcListener] = []
@@ -35,7 +35,7 @@ def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]
         if request.param == "local":
             ends = local_channel(limit, delay_s)
         else:
-            bind = f"unix:{tmp_path}/stage-1" if request.param == "unix" else "127.0.0.1:0"
+            bind = f"unix:{tmp_path}/stage-1" if request.param != "grpc" else "127.0.0.1:0"
             listener = GrpcListener(bind, handshake=handshake(1), limit=limit, delay_s=delay_s)
             client = grpc_connect(listener.address, handshake(0), limit=limit, delay_s=delay_s)
             open_.append(listener)

@@ -3,24 +3,19 @@
     0d <crc32 of header, 4 bytes>  12 <length> <header>  [7a <length> <payload>]
 
 is message `Frame` of `proto/dni/v1/stage.proto`; the payload holds the tensors' bytes in the order of
-`header.tensors`.
+`header.tensors`. Between processes of one machine it may lie in memory that both share (`workers.ring`) instead.
 """
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import asdict, fields
 from typing import Any
 from zlib import crc32
 
-import numpy as np
-import torch
 from google.protobuf.message import DecodeError
-from torch import Tensor
 
 from dni.errors import (
-    BadShape,
     CorruptHeader,
     CorruptPayload,
     SizeMismatch,
@@ -30,6 +25,8 @@ from dni.errors import (
 )
 from workers import stage_pb2
 from workers.frame import Frame, Handshake, Kind
+from workers.payload import TORCH_DTYPES, describe, memory, read_spec, restore
+from workers.ring import Offer, Rings
 
 #: The most bytes a frame may have unless told otherwise.
 FRAME_BYTES = 256 * 2**20
@@ -38,21 +35,7 @@ HEADER_BYTES = 64 * 2**10
 
 _CHECKSUM = struct.Struct("<BI")
 _CHECKSUM_TAG, _HEADER_TAG, _PAYLOAD_TAG = 0x0D, 0x12, 0x7A
-_MOST_DIMENSIONS = 64  # torch's own limit
 
-_DTYPES: dict[torch.dtype, int] = {
-    torch.float32: stage_pb2.DTYPE_FLOAT32,
-    torch.float64: stage_pb2.DTYPE_FLOAT64,
-    torch.float16: stage_pb2.DTYPE_FLOAT16,
-    torch.bfloat16: stage_pb2.DTYPE_BFLOAT16,
-    torch.int8: stage_pb2.DTYPE_INT8,
-    torch.int16: stage_pb2.DTYPE_INT16,
-    torch.int32: stage_pb2.DTYPE_INT32,
-    torch.int64: stage_pb2.DTYPE_INT64,
-    torch.uint8: stage_pb2.DTYPE_UINT8,
-    torch.bool: stage_pb2.DTYPE_BOOL,
-}
-_TORCH_DTYPES = {code: dtype for dtype, code in _DTYPES.items()}
 _KINDS: dict[int, Kind] = {kind.value: kind for kind in Kind}
 _HANDSHAKE = [field.name for field in fields(Handshake)]
 
@@ -60,9 +43,10 @@ _HANDSHAKE = [field.name for field in fields(Handshake)]
 def _check_tables() -> None:
     """At import: every value of the protobuf enums and every field of the handshake is handled here."""
     same = {
-        "DType": set(stage_pb2.DType.values()) - {0} == set(_TORCH_DTYPES),
+        "DType": set(stage_pb2.DType.values()) - {0} == set(TORCH_DTYPES),
         "Kind": {name: value for name, value in stage_pb2.Kind.items() if value}
         == {f"KIND_{kind.name}": kind.value for kind in Kind},
+        "Ring": list(stage_pb2.Ring.DESCRIPTOR.fields_by_name) == list(Offer._fields),
         "Handshake": list(stage_pb2.Handshake.DESCRIPTOR.fields_by_name) == _HANDSHAKE,
     }
     if not all(same.values()):
@@ -73,8 +57,10 @@ def _check_tables() -> None:
 _check_tables()
 
 
-def encode(frame: Frame, *, checksum: bool = False) -> bytes:
+def encode(frame: Frame, *, checksum: bool = False, rings: Rings | None = None) -> bytes:
     """The frame's bytes; tensors of any shape, layout and device. `checksum` covers the payload too.
+
+    A payload for which there is room in `rings` is left there.
 
     Raises UnknownDtype for an element type the wire does not know and ValueError for a header too big for it.
     """
@@ -87,33 +73,46 @@ def encode(frame: Frame, *, checksum: bool = False) -> bytes:
     )
     if frame.handshake is not None:
         header.handshake.CopyFrom(stage_pb2.Handshake(**asdict(frame.handshake)))
-    chunks = []
-    for name, tensor in frame.tensors.items():
-        if tensor.dtype not in _DTYPES:
-            known = f"convert it to one of {[*_DTYPES]}"
-            raise UnknownDtype(f"{_where(header)}: tensor {name!r} is {tensor.dtype}; {known}")
-        header.tensors.add(name=name, dtype=_DTYPES[tensor.dtype], shape=tensor.shape)
-        chunks.append(_memory(tensor))
-    return _join(header, chunks, checksum)
-
-
-def _join(header: stage_pb2.Header, chunks: list[Any], checksum: bool) -> bytes:
+    try:
+        for name, tensor in frame.tensors.items():
+            describe(header, name, tensor)
+    except UnknownDtype as error:
+        raise UnknownDtype(f"{_where(header)}: {error}") from None
+    chunks = [memory(tensor) for tensor in frame.tensors.values()]
+    nbytes = sum(chunk.nbytes for chunk in chunks)
     if checksum:
         value = 0
         for chunk in chunks:
             value = crc32(chunk, value)
         header.payload_crc32 = value
+    if rings is not None and _place(header, chunks, nbytes, rings):
+        chunks, nbytes = [], 0
+    return _join(header, chunks, nbytes)
+
+
+def _place(header: stage_pb2.Header, chunks: list[Any], nbytes: int, rings: Rings) -> bool:
+    """Leave the payload in the ring if there is room, and tell the peer what it must know; whether it was left."""
+    if header.kind == stage_pb2.KIND_HANDSHAKE and (offer := rings.offer()) is not None:
+        header.ring.CopyFrom(stage_pb2.Ring(**offer._asdict()))
+    if rings.opened:
+        header.ring_freed = rings.read_through
+    position = rings.place(chunks, nbytes)
+    if position is not None:
+        header.ring_position = position
+    return position is not None
+
+
+def _join(header: stage_pb2.Header, chunks: list[Any], nbytes: int) -> bytes:
     head = header.SerializeToString()
     if len(head) > HEADER_BYTES:
         raise ValueError(f"{_where(header)}: a header of {len(head)} bytes; the limit is {HEADER_BYTES}")
     start = _CHECKSUM.pack(_CHECKSUM_TAG, crc32(head)) + _field(_HEADER_TAG, len(head)) + head
-    nbytes = sum(chunk.nbytes for chunk in chunks)
     if nbytes:
         start += _field(_PAYLOAD_TAG, nbytes)
     return b"".join((start, *chunks))
 
 
-def decode(data: bytes, *, limit: int = FRAME_BYTES) -> Frame:
+def decode(data: bytes, *, limit: int = FRAME_BYTES, rings: Rings | None = None) -> Frame:
     """The frame that `data` holds; its tensors own their memory and may be written to.
 
     Raises the WireError that says what is wrong: TruncatedFrame, CorruptHeader, CorruptPayload, UnknownDtype,
@@ -123,16 +122,22 @@ def decode(data: bytes, *, limit: int = FRAME_BYTES) -> Frame:
         raise SizeMismatch(f"a frame of {len(data)} bytes; the limit is {limit}")
     header, position = _read_header(data)
     try:
-        return _read_frame(header, data, position, limit)
+        return _read_frame(header, data, position, limit, rings)
     except WireError as error:
         raise type(error)(f"{_where(header)}: {error}") from None
 
 
-def _read_frame(header: stage_pb2.Header, data: bytes, position: int, limit: int) -> Frame:
+def _read_frame(header: stage_pb2.Header, data: bytes, position: int, limit: int, rings: Rings | None) -> Frame:
     _check_header(header)
-    offset = _find_payload(data, position)
-    specs = [(spec.name, *_read_spec(spec, limit)) for spec in header.tensors]
-    _check_payload(header, memoryview(data)[offset:], sum(nbytes for *_, nbytes in specs), offset == position)
+    specs = [read_spec(spec, limit) for spec in header.tensors]
+    expected, in_ring = sum(spec[3] for spec in specs), header.HasField("ring_position")
+    if rings is not None:
+        _heed(header, rings)
+    if in_ring:
+        payload = _in_ring(header, rings, expected, data, position)
+    else:
+        payload = memoryview(data)[_find_payload(data, position) :]
+    _check_payload(header, payload, expected, not in_ring and position == len(data))
     frame = Frame(
         kind=_KINDS[header.kind],
         step=header.step,
@@ -142,11 +147,30 @@ def _read_frame(header: stage_pb2.Header, data: bytes, position: int, limit: int
     )
     if header.HasField("handshake"):
         frame.handshake = Handshake(**{name: getattr(header.handshake, name) for name in _HANDSHAKE})
+    offset = 0
     for name, dtype, shape, nbytes in specs:
-        frame.tensors[name] = tensor = torch.empty(shape, dtype=dtype, device="cpu")
-        _memory(tensor)[:] = np.frombuffer(data, np.uint8, nbytes, offset)
+        frame.tensors[name] = restore(payload, offset, dtype, shape, nbytes)
         offset += nbytes
+    if in_ring and rings is not None:
+        rings.read_through = header.ring_position + expected
     return frame
+
+
+def _heed(header: stage_pb2.Header, rings: Rings) -> None:
+    """What the peer says of its ring, and of ours."""
+    if header.HasField("ring"):
+        rings.open(Offer(header.ring.process, header.ring.descriptor, header.ring.inode, header.ring.nbytes))
+    if header.HasField("ring_freed"):
+        rings.freed(header.ring_freed)
+
+
+def _in_ring(header: stage_pb2.Header, rings: Rings | None, nbytes: int, data: bytes, position: int) -> Any:
+    """The payload in the peer's ring, where the frame ends after its header."""
+    if rings is None:
+        raise CorruptHeader(f"the payload is said to be at byte {header.ring_position} of a ring; this link has none")
+    if position != len(data):
+        raise SizeMismatch(f"{len(data) - position} bytes follow the header of a frame whose payload is in the ring")
+    return rings.view(header.ring_position, nbytes)
 
 
 def _read_header(data: bytes) -> tuple[stage_pb2.Header, int]:
@@ -192,19 +216,7 @@ def _find_payload(data: bytes, position: int) -> int:
     return start
 
 
-def _read_spec(spec: stage_pb2.TensorSpec, limit: int) -> tuple[torch.dtype, tuple[int, ...], int]:
-    """A tensor's dtype, shape and byte count."""
-    dtype, shape = _TORCH_DTYPES.get(spec.dtype), tuple(spec.shape)
-    if dtype is None:
-        raise UnknownDtype(f"tensor {spec.name!r} has element type {spec.dtype}, unknown here")
-    nbytes = math.prod(shape) * dtype.itemsize
-    strides = math.prod(size or 1 for size in shape)  # an empty tensor's strides, too, must fit into 64 bits
-    if min(shape, default=0) < 0 or nbytes > limit or strides >= 2**60 or len(shape) > _MOST_DIMENSIONS:
-        raise BadShape(f"tensor {spec.name!r} has shape {shape[:9]}; the limit is {limit} bytes")
-    return dtype, shape, nbytes
-
-
-def _check_payload(header: stage_pb2.Header, payload: memoryview, expected: int, absent: bool) -> None:
+def _check_payload(header: stage_pb2.Header, payload: Any, expected: int, absent: bool) -> None:
     if absent and expected:
         raise TruncatedFrame(f"no payload where the shapes say {expected} bytes")
     if len(payload) != expected:
@@ -216,13 +228,6 @@ def _check_payload(header: stage_pb2.Header, payload: memoryview, expected: int,
 
 def _where(header: stage_pb2.Header) -> str:
     return f"step {header.step} from stage {header.stage}"
-
-
-def _memory(tensor: Tensor) -> Any:
-    """A tensor's bytes as a flat array of uint8: its own memory if it is contiguous and on the CPU."""
-    dense = tensor.detach().cpu().contiguous()
-    flat = dense.as_strided((dense.numel(),), (1,))  # with 0 or 1 elements any stride counts as contiguous
-    return flat.view(torch.uint8).numpy()
 
 
 def _field(tag: int, length: int) -> bytes:

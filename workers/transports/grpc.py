@@ -20,6 +20,7 @@ import grpc
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.frame import Handshake, agree
+from workers.ring import RING_BYTES
 from workers.transports.address import UNIX, check_address
 from workers.transports.base import ChannelEnd
 from workers.transports.grpc_end import GrpcEnd, LinkSettings
@@ -63,6 +64,7 @@ def grpc_connect(
     checksum: bool = False,
     timeout_s: float = 30.0,
     insecure: bool = False,
+    ring: int = RING_BYTES,
     tls: Tls | None = None,
 ) -> ChannelEnd:
     """The upstream end of the link to the stage that listens at `address` ("host:port" or "unix:PATH").
@@ -74,6 +76,7 @@ def grpc_connect(
         checksum: whether sent frames carry a checksum of their payload (it is verified whenever present).
         timeout_s: longest wait for the other side here and, at `close`, for it to take what was sent.
         insecure: allow plaintext beyond the loopback interface.
+        ring: bytes of memory that the ends share for big payloads each way, over a unix socket; 0: none.
         tls: encrypt, and let both ends prove who they are; None: plaintext.
 
     The other side need not listen yet. Raises PeerTimeout if it does not answer in time, HandshakeRefused if
@@ -81,7 +84,7 @@ def grpc_connect(
     """
     check_address(address, insecure or tls is not None)
     peer = f"stage {handshake.stage + 1} at {address}"
-    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s))
+    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, _ring(address, ring)))
     end.greet(handshake)
     options = [*_BOTH, *_CLIENT, *_sizes(max_frame)]
     channel = _channel(address, options, tls)
@@ -120,6 +123,7 @@ class GrpcListener:
         checksum: bool = False,
         timeout_s: float = 30.0,
         insecure: bool = False,
+        ring: int = RING_BYTES,
         tls: Tls | None = None,
     ) -> None:
         """Listen at `bind`, with port 0 at any port; the settings are those of `grpc_connect`.
@@ -128,7 +132,7 @@ class GrpcListener:
         """
         host = check_address(bind, insecure or tls is not None)
         self._handshake = handshake
-        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s)
+        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, _ring(bind, ring))
         self._accepted: queue.Queue[GrpcEnd | Exception] = queue.Queue(_MOST_CLIENTS)
         self._ends: set[GrpcEnd] = set()
         self._server = grpc.server(
@@ -203,6 +207,11 @@ class GrpcListener:
         code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INVALID_ARGUMENT
         context.abort(code, str(error)[:1000])
         raise AssertionError("abort raises")
+
+
+def _ring(address: str, nbytes: int) -> int:
+    """Memory is shared by processes of one machine only."""
+    return nbytes if address.startswith(UNIX) else 0
 
 
 def _channel(address: str, options: list[tuple[str, int]], tls: Tls | None) -> grpc.Channel:

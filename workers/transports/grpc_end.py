@@ -12,6 +12,7 @@ import grpc
 
 from dni.errors import FlowControlError, HandshakeRefused, SizeMismatch, WireError, WorkerLost
 from workers.frame import Frame, Handshake, Kind
+from workers.ring import Rings
 from workers.transports.base import ChannelEnd, Inbox
 from workers.wire import decode, encode
 
@@ -25,6 +26,7 @@ class LinkSettings:
     delay_s: float
     checksum: bool
     timeout_s: float
+    ring: int
 
 
 class GrpcEnd(ChannelEnd):
@@ -35,6 +37,7 @@ class GrpcEnd(ChannelEnd):
 
     def __init__(self, peer: str, settings: LinkSettings) -> None:
         self._settings = settings
+        self._rings = Rings(settings.ring, settings.max_frame) if settings.ring else None
         self._inbox = Inbox(settings.limit, settings.delay_s, peer)
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: nothing follows
         self._closed = False
@@ -73,7 +76,7 @@ class GrpcEnd(ChannelEnd):
             raise ValueError(f"{where} sent after this end was closed")
         if self._inbox.failure is not None:
             raise self._inbox.failure.with_traceback(None)
-        data, limit = encode(frame, checksum=self._settings.checksum), self._settings.max_frame
+        data, limit = encode(frame, checksum=self._settings.checksum, rings=self._rings), self._settings.max_frame
         if len(data) > limit:
             raise SizeMismatch(f"{where} has {len(data)} bytes, the link carries {limit}: raise the limit at both ends")
         if self._outgoing.qsize() >= self._settings.limit:
@@ -98,6 +101,8 @@ class GrpcEnd(ChannelEnd):
         if not self._over.wait(self._settings.timeout_s):
             self._rpc.cancel()
         self._reader.join(self._settings.timeout_s)
+        if self._rings is not None:
+            self._rings.close()
         self._release()
         self._inbox.fail(WorkerLost("this end of the link is closed"))
 
@@ -119,7 +124,7 @@ class GrpcEnd(ChannelEnd):
 
     def _decode(self, data: bytes) -> Frame | WireError:
         try:
-            return decode(data, limit=self._settings.max_frame)
+            return decode(data, limit=self._settings.max_frame, rings=self._rings)
         except WireError as error:
             return type(error)(f"malformed frame from {self._inbox.peer}: {error}")
 
