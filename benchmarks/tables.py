@@ -61,6 +61,21 @@ def machinery(results: dict[str, Any]) -> str:
     return f"{markdown(['way', 'char/s', 'over the plain loop'], rows)}\n\n{frames}\n\n{note}"
 
 
+def transport(results: dict[str, Any]) -> str:
+    """What links carry, as shares of raw TCP."""
+    sizes = [at["size"] for at in results["rows"][0]["sizes"]]
+    one_way, trips = (
+        [[row["name"], *(f"{at[key] * unit:,.0f} ({at[share]:.2f})" for at in row["sizes"])] for row in results["rows"]]
+        for key, unit, share in (("mb_per_s", 1, "share"), ("trip_s", 1e6, "trip_share"))
+    )
+    note = (
+        f"In brackets: share of raw TCP's speed in that repeat. Medians of {results['repeats']} interleaved repeats, "
+        f"one torch thread. {source(results)}"
+    )
+    tables = markdown(["one way, MB/s", *sizes], one_way), markdown(["there and back, µs", *sizes], trips)
+    return "\n\n".join((*tables, note))
+
+
 def depth(results: dict[str, Any]) -> str:
     """All methods in depth, three seeds."""
     speed = json.loads((RESULTS / "depth_speed.json").read_text(encoding="utf-8"))["rows"]
@@ -195,6 +210,7 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo", demo), "depth": ("depth", depth), "variants": ("depth", variants),
     "trials": ("depth_tuning", trials), "lag": ("lag", lag), "machinery": ("machinery", machinery),
+    "transport": ("transport", transport),
     "copying": ("copying", copying),
     "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),
     "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),

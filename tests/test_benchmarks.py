@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.machinery import rates
 from benchmarks.plain import plain_loop
-from benchmarks.tables import step_cost
+from benchmarks.tables import step_cost, transport
 from tests.runs import tiny
 from workers.launcher import launch
 
@@ -46,6 +46,23 @@ def test_machinery(tmp_path: Path) -> None:
     assert [row["name"] for row in results["codec"]] == ["4 KB", "1 MB", "16 MB"]
     assert bars[-1]["holds"], "backprop in threads is not the plain loop"
     assert {"machine", "torch", "command"} <= results["environment"].keys()
+
+
+@pytest.mark.timeout(120)
+def test_transport(tmp_path: Path) -> None:
+    bars, _ = quick("transport", tmp_path)
+    results = json.loads((tmp_path / "outputs/bench-transport/transport.json").read_text())
+    assert results["bars"] == bars
+    goals = [bar["goal"] for bar in bars if bar["bar"].endswith("share of raw TCP")]
+    assert goals == [None, None, 0.35, 0.35, None, None, 0.5, 0.5]
+    assert [row["name"] for row in results["rows"]] == [
+        "raw TCP", "protobuf bytes over gRPC", "gRPC", "gRPC, shared memory",
+    ]  # fmt: skip
+    sizes = results["rows"][0]["sizes"]
+    assert [(size["size"], size["share"], size["trip_share"]) for size in sizes] == [
+        ("4 KB", 1, 1), ("64 KB", 1, 1), ("1 MB", 1, 1), ("16 MB", 1, 1),
+    ]  # fmt: skip
+    assert "(1.00)" in transport(results)
 
 
 def test_step_cost(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def listen(job: Job, index: int, bind: str | None = None) -> GrpcListener:
     return GrpcListener(
         bind or _bind(job, index), handshake=job.handshake(index), limit=_limit(job), delay_s=_delay(job),
         checksum=transport.checksum, max_frame=transport.max_frame_mb << 20, timeout_s=transport.timeout_s,
-        insecure=transport.insecure, tls=credentials(transport),
+        insecure=transport.insecure, ring=transport.ring_mb << 20, tls=credentials(transport),
     )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def connect(job: Job, index: int, address: str) -> ChannelEnd:
     return grpc_connect(
         address, handshake=job.handshake(index), limit=_limit(job), delay_s=_delay(job),
         checksum=transport.checksum, max_frame=transport.max_frame_mb << 20, timeout_s=transport.timeout_s,
-        insecure=transport.insecure, tls=credentials(transport),
+        insecure=transport.insecure, ring=transport.ring_mb << 20, tls=credentials(transport),
     )  # fmt: skip
 
 

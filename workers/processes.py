@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,14 @@ log = logging.getLogger(__name__)
 
 #: After one stage has failed, how long the others may take to say what they saw.
 GRACE_S = 1.0
+
+#: For glibc: keep what big tensors took instead of giving it back to the system, which would clear it for the next
+#: ones page by page. What the user has set wins.
+MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(256 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(1024 * 2**20),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
 
 Message = dict[str, Any]
 
@@ -68,6 +77,7 @@ class Supervisor:
                 child = subprocess.Popen(
                     [sys.executable, "-m", "workers.child", str(self.job.run_dir), str(self.job.sockets or ""), str(k)],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True,
+                    env=MEMORY | os.environ,
                     start_new_session=True,  # Ctrl-C reaches the supervisor alone
                 )  # fmt: skip
             self.children.append(child)

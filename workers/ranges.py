@@ -47,7 +47,7 @@ def check_numbers(config: Config) -> None:
         "predictor.depth.mix": config.predictor.depth.mix, "predictor.time.lambda_": config.predictor.time.lambda_,
         "predictor.inputs.hidden": config.predictor.inputs.hidden,
         "predictor.inputs.learning_rate": config.predictor.inputs.learning_rate,
-        "predictor.time.auxiliary": config.predictor.time.auxiliary,
+        "transport.ring_mb": config.transport.ring_mb, "predictor.time.auxiliary": config.predictor.time.auxiliary,
     }  # fmt: skip
     above_zero = {
         "depth.update_probability": config.depth.update_probability,
