@@ -48,14 +48,18 @@ def demo(results: dict[str, Any]) -> str:
 
 def machinery(results: dict[str, Any]) -> str:
     """The cost of splitting, and of the codec."""
-    rows = [[row["name"], f"{row['characters_per_s']:,.0f}", f"{row['ratio']:.2f}"] for row in results["rows"]]
+    rows = [
+        [row.get("label", row["name"]), f"{row['characters_per_s']:,.0f}", f"{row['ratio']:.2f}"]
+        for row in results["rows"]
+    ]
     codec = [
         [row["name"], f"{row['ours_s'] * 1e6:,.0f} µs", f"{row['protobuf_s'] * 1e6:,.0f} µs", f"{row['ratio']:.2f}"]
         for row in results["codec"]
     ]
+    batch = f", B = {results['batch']}" if "batch" in results else ""
     note = (
-        f"The demonstration's model, {results['steps']} steps, medians of {results['repeats']} interleaved repeats, "
-        f"seed {results['seed']}, one torch thread per worker. {source(results)}"
+        f"The demonstration's model{batch}, {results['steps']} steps, medians of {results['repeats']} interleaved "
+        f"repeats, seed {results['seed']}, one torch thread per worker. {source(results)}"
     )
     frames = markdown(["frame, encode + decode", "here", "protobuf `bytes` field", "ratio"], codec)
     return f"{markdown(['way', 'char/s', 'over the plain loop'], rows)}\n\n{frames}\n\n{note}"
