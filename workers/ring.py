@@ -99,7 +99,7 @@ class Rings:
         if self._theirs is None:
             raise CorruptHeader(f"the payload is said to be at byte {position} of a ring, and there is none")
         size, start = self._theirs.nbytes, position % self._theirs.nbytes
-        if position < self.read_through or start + nbytes > size:
+        if not self.read_through <= position < self.read_through + 2 * size or start + nbytes > size:
             raise CorruptHeader(
                 f"a payload of {nbytes} bytes at byte {position} lies outside the ring, which has {size} bytes and "
                 f"was read through byte {self.read_through}"
