@@ -52,19 +52,23 @@ def read_spec(spec: stage_pb2.TensorSpec, limit: int) -> tuple[str, torch.dtype,
 def memory(tensor: Tensor) -> Any:
     """A tensor's bytes as a flat array of uint8: its own memory if it is contiguous and on the CPU.
 
-    Every call into torch lets go of the interpreter's lock, for which the threads of a link are waiting: few are made.
+    Most calls into torch let go of the interpreter's lock, for which the threads of a link are waiting: few are made.
     """
     if tensor.requires_grad:
         tensor = tensor.detach()
     if not (tensor.is_cpu and tensor.is_contiguous()):
         tensor = tensor.cpu().contiguous()
-    if tensor.dtype is torch.bfloat16:  # which numpy does not know
-        tensor = tensor.view(torch.int16)
-    return tensor.numpy().reshape(-1).view(np.uint8)
+    return _flat(tensor)
 
 
 def restore(data: Any, offset: int, dtype: torch.dtype, shape: list[int], nbytes: int) -> Tensor:
     """A tensor with memory of its own from the bytes of `data` at an offset."""
     tensor = torch.empty(shape, dtype=dtype, device="cpu")
-    memory(tensor)[:] = np.frombuffer(data, np.uint8, nbytes, offset)
+    _flat(tensor)[:] = np.frombuffer(data, np.uint8, nbytes, offset)
     return tensor
+
+
+def _flat(tensor: Tensor) -> Any:
+    if tensor.dtype is torch.bfloat16:  # which numpy does not know
+        tensor = tensor.view(torch.int16)
+    return tensor.numpy().reshape(-1).view(np.uint8)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dni.errors import CorruptHeader
+from workers import stage_pb2
 
 try:
     import fcntl
@@ -70,6 +71,13 @@ class Rings:
     def opened(self) -> bool:
         """Whether the peer's ring can be read."""
         return self._theirs is not None
+
+    def heed(self, header: stage_pb2.Header) -> None:
+        """What the peer says of its ring, and of ours. Raises CorruptHeader."""
+        if header.HasField("ring"):
+            self.open(Offer(header.ring.process, header.ring.descriptor, header.ring.inode, header.ring.nbytes))
+        if header.HasField("ring_freed"):
+            self.freed(header.ring_freed)
 
     def freed(self, through: int) -> None:
         """The peer has opened the ring and read all before a position. Raises CorruptHeader if that cannot be."""

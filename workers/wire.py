@@ -130,9 +130,12 @@ def decode(data: bytes, *, limit: int = FRAME_BYTES, rings: Rings | None = None)
 def _read_frame(header: stage_pb2.Header, data: bytes, position: int, limit: int, rings: Rings | None) -> Frame:
     _check_header(header)
     specs = [read_spec(spec, limit) for spec in header.tensors]
+    names = [spec[0] for spec in specs]
+    if len(set(names)) != len(names):
+        raise CorruptHeader(f"tensor names {names} are not unique")
     expected, in_ring = sum(spec[3] for spec in specs), header.HasField("ring_position")
     if rings is not None:
-        _heed(header, rings)
+        rings.heed(header)
     if in_ring:
         payload = _in_ring(header, rings, expected, data, position)
     else:
@@ -154,14 +157,6 @@ def _read_frame(header: stage_pb2.Header, data: bytes, position: int, limit: int
     if in_ring and rings is not None:
         rings.read_through = header.ring_position + expected
     return frame
-
-
-def _heed(header: stage_pb2.Header, rings: Rings) -> None:
-    """What the peer says of its ring, and of ours."""
-    if header.HasField("ring"):
-        rings.open(Offer(header.ring.process, header.ring.descriptor, header.ring.inode, header.ring.nbytes))
-    if header.HasField("ring_freed"):
-        rings.freed(header.ring_freed)
 
 
 def _in_ring(header: stage_pb2.Header, rings: Rings | None, nbytes: int, data: bytes, position: int) -> Any:
@@ -199,9 +194,6 @@ def _check_header(header: stage_pb2.Header) -> None:
         raise CorruptHeader(f"frame kind {header.kind} is unknown here; do both ends run the same version?")
     if header.HasField("handshake") != (_KINDS[header.kind] is Kind.HANDSHAKE):
         raise CorruptHeader("handshake fields belong to HANDSHAKE frames, and to no others")
-    names = [spec.name for spec in header.tensors]
-    if len(set(names)) != len(names):
-        raise CorruptHeader(f"tensor names {names} are not unique")
 
 
 def _find_payload(data: bytes, position: int) -> int:
@@ -231,6 +223,8 @@ def _where(header: stage_pb2.Header) -> str:
 
 
 def _field(tag: int, length: int) -> bytes:
+    if length <= 0x7F:
+        return bytes((tag, length))
     out = bytearray((tag,))
     while length > 0x7F:
         out.append(length & 0x7F | 0x80)
@@ -243,6 +237,8 @@ def _read_field(data: bytes, position: int, tag: int) -> tuple[int, int]:
     """Length of the field that starts at `position`, and where its bytes start."""
     if position < len(data) and data[position] != tag:
         raise CorruptHeader(f"byte {position} is {data[position]:#04x} where a field starts with {tag:#04x}")
+    if position + 1 < len(data) and data[position + 1] < 0x80:
+        return data[position + 1], position + 2
     length = 0
     for count, byte in enumerate(data[position + 1 : position + 11]):
         length |= (byte & 0x7F) << 7 * count

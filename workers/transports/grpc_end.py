@@ -71,16 +71,17 @@ class GrpcEnd(ChannelEnd):
         self._inbox.peer = peer
 
     def send(self, frame: Frame) -> None:
-        where = f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
         if self._closed:
-            raise ValueError(f"{where} sent after this end was closed")
+            raise ValueError(f"{self._where(frame)} sent after this end was closed")
         if self._inbox.failure is not None:
             raise self._inbox.failure.with_traceback(None)
         data, limit = encode(frame, checksum=self._settings.checksum, rings=self._rings), self._settings.max_frame
         if len(data) > limit:
-            raise SizeMismatch(f"{where} has {len(data)} bytes, the link carries {limit}: raise the limit at both ends")
+            raise SizeMismatch(
+                f"{self._where(frame)} has {len(data)} bytes, the link carries {limit}: raise the limit at both ends"
+            )
         if self._outgoing.qsize() >= self._settings.limit:
-            raise FlowControlError(f"{where}: {self._settings.limit} frames already wait to be sent")
+            raise FlowControlError(f"{self._where(frame)}: {self._settings.limit} frames already wait to be sent")
         self._outgoing.put(data)
 
     def receive(self, timeout: float | None) -> Frame:
@@ -110,6 +111,9 @@ class GrpcEnd(ChannelEnd):
         """End the call at once, sent or not."""
         self._rpc.cancel()
         self.close()
+
+    def _where(self, frame: Frame) -> str:
+        return f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
 
     def _read(self, incoming: Iterator[bytes]) -> None:
         try:
