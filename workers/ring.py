@@ -124,7 +124,7 @@ class Rings:
         """The next position with so many bytes in one piece: near the ring's start if it can be, for what was written
         there lately is still in the processor's cache."""
         lap = self._written + -self._written % size
-        if freed == self._written:  # the ring is empty
+        if freed == self._written and nbytes <= size:  # the ring is empty
             self._freed = freed = lap
         for position in (lap, self._written):
             if position + nbytes <= freed + size and position % size + nbytes <= size:
