@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost tables test check proto
+.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-delay-line tables test test-hosts check proto
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,11 +49,17 @@ bench-memory: install ## measure memory against the length of a sequence, by met
 bench-step-cost: install ## measure what a synthetic step costs over a truncated one (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.step_cost
 
+bench-delay-line: install ## measure the emulated links between hosts; needs root (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.emulated_links
+
 tables: install ## write the README's tables from benchmarks/results
 	$(BIN)/python -m benchmarks.tables
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n auto
+
+test-hosts: install ## run the tests on four emulated machines; needs root on Linux
+	$(BIN)/python -m pytest -m hosts
 
 check: install ## lint, formatting, types, import rules
 	$(BIN)/ruff check .

@@ -47,6 +47,8 @@ VARIANTS: tuple[tuple[str, str, Overrides], ...] = (
     ("cDNI, replay of 4", "cDNI", ("predictor.depth.replay=4",)),
     ("delayed, today's weights", "delayed", ("depth.stash=false",)),
     ("delayed, Nesterov", "delayed", ("optimizer=nesterov",)),
+    ("backprop, Nesterov", "backprop", ("optimizer=nesterov",)),
+    ("critic, Nesterov", "critic", ("optimizer=nesterov",)),
 )
 
 Recipes = dict[tuple[str, str], Overrides]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -61,7 +62,7 @@ class Grid:
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell's run is: its name without what shells and Hydra mind."""
-        return self.out / cell.name.replace(", ", "-").replace(" ", "").replace("=", "")
+        return self.out / re.sub(r"[^\w.-]", "", cell.name.replace(", ", "-"))
 
     def finished(self) -> dict[str, Row]:
         """The rows of earlier calls, by name."""

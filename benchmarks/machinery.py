@@ -178,6 +178,17 @@ def protobuf(tensor: Tensor) -> Tensor:
         return torch.frombuffer(BytesValue.FromString(data).value, dtype=tensor.dtype).clone()
 
 
+def lines(rows: list[dict[str, Any]], codec: list[dict[str, Any]]) -> list[tuple[list[str], list[list[str]]]]:
+    """Heads and rows of README's tables: ways, frames."""
+    ways = [[row.get("label", row["name"]), f"{row['characters_per_s']:,.0f}", f"{row['ratio']:.2f}"] for row in rows]
+    frames = [
+        [row["name"], f"{row['ours_s'] * 1e6:,.0f} µs", f"{row['protobuf_s'] * 1e6:,.0f} µs", f"{row['ratio']:.2f}"]
+        for row in codec
+    ]
+    heads = ["frame, encode + decode", "here", "protobuf `bytes` field", "ratio"]
+    return [(["way", "char/s", "over the plain loop"], ways), (heads, frames)]
+
+
 def show(rows: list[dict[str, Any]], codec: list[dict[str, Any]]) -> None:
     """Both tables."""
     table = Table("", "characters/s", "over plain", "at its best", title="Character LSTM (medians)")

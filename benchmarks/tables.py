@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/depth.md from benchmarks/results/*.json: `make tables`. `--check` compares."""
+"""Write the tables of README.md and docs/ from benchmarks/results/*.json: `make tables`. `--check` compares."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any
 
 from benchmarks import copying as copies
 from benchmarks import depth as depths
+from benchmarks import emulated_links as emulated
 from benchmarks import lag as lags
+from benchmarks import machinery as splits
 from benchmarks import ptb as reading
+from benchmarks import transport as links
 from benchmarks.grid import by_seed, spread
 from benchmarks.record import RESULTS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "depth.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "depth.md", ROOT / "docs" / "launching.md"]
 
 
 def demo(results: dict[str, Any]) -> str:
@@ -48,35 +51,22 @@ def demo(results: dict[str, Any]) -> str:
 
 def machinery(results: dict[str, Any]) -> str:
     """The cost of splitting, and of the codec."""
-    rows = [
-        [row.get("label", row["name"]), f"{row['characters_per_s']:,.0f}", f"{row['ratio']:.2f}"]
-        for row in results["rows"]
-    ]
-    codec = [
-        [row["name"], f"{row['ours_s'] * 1e6:,.0f} µs", f"{row['protobuf_s'] * 1e6:,.0f} µs", f"{row['ratio']:.2f}"]
-        for row in results["codec"]
-    ]
     batch = f", B = {results['batch']}" if "batch" in results else ""
     note = (
         f"The demonstration's model{batch}, {results['steps']} steps, medians of {results['repeats']} interleaved "
         f"repeats, seed {results['seed']}, one torch thread per worker. {source(results)}"
     )
-    frames = markdown(["frame, encode + decode", "here", "protobuf `bytes` field", "ratio"], codec)
-    return f"{markdown(['way', 'char/s', 'over the plain loop'], rows)}\n\n{frames}\n\n{note}"
+    tables = (markdown(heads, rows) for heads, rows in splits.lines(results["rows"], results["codec"]))
+    return "\n\n".join((*tables, note))
 
 
 def transport(results: dict[str, Any]) -> str:
     """What links carry, as shares of raw TCP."""
-    sizes = [at["size"] for at in results["rows"][0]["sizes"]]
-    one_way, trips = (
-        [[row["name"], *(f"{at[key] * unit:,.0f} ({at[share]:.2f})" for at in row["sizes"])] for row in results["rows"]]
-        for key, unit, share in (("mb_per_s", 1, "share"), ("trip_s", 1e6, "trip_share"))
-    )
     note = (
         f"In brackets: share of raw TCP's speed in that repeat. Medians of {results['repeats']} interleaved repeats, "
         f"one torch thread. {source(results)}"
     )
-    tables = markdown(["one way, MB/s", *sizes], one_way), markdown(["there and back, µs", *sizes], trips)
+    tables = (markdown(heads, rows) for heads, rows in links.lines(results["rows"]))
     return "\n\n".join((*tables, note))
 
 
@@ -188,6 +178,15 @@ def step_cost(results: dict[str, Any]) -> str:
     return f"{markdown(['T', 'truncated', *synthetic], rows)}\n\n{note}"
 
 
+def delay_line(results: dict[str, Any]) -> str:
+    """How long the emulated links really are."""
+    note = (
+        f"ms; {results['hosts']} hosts in a row, streams both ways on every link; load average of the machine before: "
+        f"{results['load_before']}. {source(results)}"
+    )
+    return f"{markdown(emulated.HEADS, emulated.lines(results))}\n\n{note}"
+
+
 def ages(staleness: list[float | None]) -> str:
     """Mean staleness of the stages, in steps."""
     return " / ".join("-" if age is None else f"{age:.1f}" for age in staleness)
@@ -218,6 +217,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "copying": ("copying", copying),
     "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),
     "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
+    "delay_line": ("emulated_links", delay_line),
 }  # fmt: skip
 
 

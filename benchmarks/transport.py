@@ -176,15 +176,24 @@ def row(name: str, repeats: list[dict[str, list[Times]]]) -> dict[str, Any]:
     return {"name": name, "sizes": sizes}
 
 
+def lines(rows: list[dict[str, Any]]) -> list[tuple[list[str], list[list[str]]]]:
+    """Heads and rows of both tables; in brackets the share of raw TCP's speed."""
+    sizes = [at["size"] for at in rows[0]["sizes"]]
+    tables = (("one way, MB/s", "mb_per_s", 1, "share"), ("there and back, µs", "trip_s", 1e6, "trip_share"))
+    return [
+        ([head, *sizes], [
+            [row["name"], *(f"{at[value] * unit:,.0f} ({at[share]:.2f})" for at in row["sizes"])] for row in rows
+        ])
+        for head, value, unit, share in tables
+    ]  # fmt: skip
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """Both tables."""
-    for title, value, share, unit in (
-        ("One way, MB/s", "mb_per_s", "share", 1),
-        ("There and back, µs", "trip_s", "trip_share", 1e6),
-    ):
-        table = Table("", *(name for name, *_ in SIZES), title=f"{title} (share of raw TCP's speed)")
-        for line in rows:
-            table.add_row(line["name"], *(f"{at[value] * unit:,.0f} ({at[share]:.2f})" for at in line["sizes"]))
+    for heads, cells in lines(rows):
+        table = Table(*heads, title="in brackets: share of raw TCP's speed")
+        for line in cells:
+            table.add_row(*line)
         console.print(table)
 
 

@@ -30,6 +30,8 @@ class DecoupledInterface(Interface):
         clip: largest norm of the predictor's parameter gradients; None does not clip.
         memory: how many sent values are remembered; the oldest is given up for a newer one.
         replay: how many of the targets before it every target is fitted together with (`dni.replay`).
+        fade: a; what a target teaches that is s steps late counts (1 + s)^-a. For predictors that learn something else
+            at once (`Predictor.known`), beside which it can count for less: Adam is blind to the scale of a whole.
         expects: whether the target of a step will come at all; the value of a step whose will not is not remembered.
     """
 
@@ -44,13 +46,14 @@ class DecoupledInterface(Interface):
         scale: float = 1.0,
         clip: float | None = None,
         replay: int = 0,
+        fade: float = 0.0,
         expects: Callable[[int], bool] | None = None,
     ) -> None:
         self.predictor, self.replay, self.expects = predictor, Replay(replay), expects
         parameters = list(predictor.parameters())  # an oracle has none, and is not trained
         self.optimizer = optimizer or (torch.optim.Adam(parameters, 3e-3, fused=True) if parameters else None)
         self.warmup, self.memory, self.fits = warmup, memory, fits
-        self.scale, self.clip = scale, clip
+        self.scale, self.clip, self.fade = scale, clip, fade
         self.updates = 0
         self.total, self.recent = FitMeter(), FitMeter()
         self._sent: dict[int, Sent] = {}
@@ -91,13 +94,14 @@ class DecoupledInterface(Interface):
         if sent is None:
             return
         target, labels = sent.mine(gradient), sent.known(labels)
+        self.staleness = self._latest - step
         for n in range(self.fits):
             fit = self.predictor.fit(sent.value, labels, target)
-            self._improve(self.replay.loss(self.predictor, fit.loss))
+            self._improve(self.replay.loss(self.predictor, fit.loss) * (1 + self.staleness) ** -self.fade)
             if n == 0:
                 self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
         self.replay.keep(Example(sent.value, labels, target))
-        self.updates, self.staleness = self.updates + 1, self._latest - step
+        self.updates += 1
 
     def means(self) -> dict[str, float | None]:
         return self.total.means()

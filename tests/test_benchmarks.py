@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.machinery import rates
+from benchmarks.namespaces import why_not
 from benchmarks.plain import plain_loop
 from benchmarks.tables import step_cost, transport
 from tests.runs import tiny
@@ -76,6 +77,16 @@ def test_step_cost(tmp_path: Path) -> None:
 
 
 SYNTHETIC_ROW = {"window": 4, "ms": {"truncated": 0.33, "plain regressor": 0.5}, "ratio": {"plain regressor": 1.5}}
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_emulated_links(tmp_path: Path) -> None:
+    bars, _ = quick("emulated_links", tmp_path)
+    results = json.loads((tmp_path / "outputs/bench-links/emulated_links.json").read_text())
+    assert results["bars"] == bars
+    assert [trip["delay_ms"] for trip in results["round_trips"]] == [0, 20]
+    assert all(row["min"] >= 0 for row in [*results["round_trips"], *results["loads"]])  # never before its time
+    assert [row["came"] for row in results["loads"]] == [1.0, 1.0]
 
 
 def test_the_plain_loop_is_the_arithmetic_of_the_stages(tmp_path: Path) -> None:

@@ -111,18 +111,21 @@ def test_late_targets_are_compared_with_those_of_the_same_method_on_time(tmp_pat
         for seed in (0, 1):
             rows |= {f"{task}, {name}, seed {seed}": row(task, 2.0, 2.0) for name in lag.PUNCTUAL}
             for n in (0, 1, 2, 4, 8, 16, 32):
-                for name, test in (("cDNI", 3.0 + n), ("critic", 2.0 + n / 200), ("delayed", 2.0)):
+                for name, test in (("cDNI", 3.0 + n), ("critic", 2.0 + n / 200), (lag.FADING, 2.0), ("delayed", 2.0)):
                     rows[f"{task}, {name}, lag {n}, seed {seed}"] = row(task, test, test)
         rows[f"{task}, cDNI, lag 32, seed 1"] = {"failed": "DivergedError"}
     found = {line["bar"]: (line["value"], line["holds"]) for line in lag.bars(rows)}
     assert found == {
-        f"{task}: critic at lag {n} over lag 0": values
+        f"{task}: {name} at lag {n} over lag 0": values
         for task in lag.STEPS
-        for n, values in ((8, (1.02, True)), (32, (1.08, False)))
-    }
+        for name, n, values in (
+            ("critic", 8, (1.02, True)), ("critic", 32, (1.08, False)),
+            (lag.FADING, 8, (1.0, True)), (lag.FADING, 32, (1.0, True)),
+        )
+    }  # fmt: skip
     lines = lag.lines(rows)
-    assert lines[2][:3] == ["text (bits)", "cDNI", "3.00 ± 0.00 (2 of 3 seeds)"]
-    assert lines[2][-2:] == ["35.00 (1 diverged) (2 of 3 seeds)", "3.667"]
-    assert lines[5][:2] == ["mnist, 3 cuts (error %)", "backprop"]
+    assert lines[2][:3] == ["text (bits)", "cDNI", "3.00 ± 0.00 (2 seeds)"]
+    assert lines[2][-2:] == ["35.00 (1 diverged) (2 seeds)", "3.667"]
+    assert lines[6][:2] == ["mnist, 3 cuts (error %)", "backprop"]
     lag.draw(rows, tmp_path / "lag.png")
     assert (tmp_path / "lag.png").stat().st_size > 10_000

@@ -45,8 +45,9 @@ def test_the_smoke_experiment_leaves_a_whole_run_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(90)
-def test_a_killed_stage_ends_the_run_with_the_command_that_goes_on(tmp_path: Path) -> None:
-    with Command(tmp_path, (*SLOW, "steps=40", "checkpoint.every=10")) as command:
+@pytest.mark.parametrize("transport", ["grpc", "torch_distributed"])
+def test_a_killed_stage_ends_the_run_with_the_command_that_goes_on(transport: str, tmp_path: Path) -> None:
+    with Command(tmp_path, (*SLOW, f"transport={transport}", "steps=40", "checkpoint.every=10")) as command:
         command.until_saved()
         stages = command.stages()
         os.kill(stages[1], signal.SIGKILL)

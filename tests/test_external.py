@@ -18,6 +18,7 @@ from tests.commands import LOCAL, SMALL, Command, settings, summary_of
 from tests.runs import assert_same, parameters_of, tiny
 from workers import checkpoint
 from workers.assembly import Job
+from workers.external import connect_by_name
 from workers.gather import Gatherer, append, record_file
 from workers.launcher import launch, launch_later_stage
 from workers.seat import Seat
@@ -169,6 +170,16 @@ def test_what_cannot_be_kept_ends_the_first_stage(tmp_path: Path) -> None:
         append(tmp_path, 1, {"kind": "train", "step": 2})
         with pytest.raises(OSError, match="no space left"):
             others.until_ended(20)
+
+
+def test_a_machine_whose_name_is_not_known_here_is_named(tmp_path: Path) -> None:
+    """The name is looked up only after the wait: in a cluster it may be known later than a stage starts."""
+    config = tiny(transport={"kind": "grpc", "insecure": True, "timeout_s": 0.3})
+    here = Job(config, tmp_path, print, Stop())
+    with pytest.raises(PeerTimeout, match=r"does not know the name gone\.invalid: start it with transport\.bind=ADDR"):
+        connect_by_name(here, 0, "gone.invalid:7000")
+    with pytest.raises(PeerTimeout, match=r"is it running there\?$"):
+        connect_by_name(here, 0, "localhost:1")
 
 
 def test_a_store_that_nobody_opens_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:

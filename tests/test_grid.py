@@ -112,3 +112,8 @@ def test_the_share_of_the_distance_is_asked_for_only_where_the_window_matters() 
         "seqmnist: truncated(8) - truncated(40), bits, over the seeds' spread of 0.1414": (1.0, True),
         "seqmnist: share of that distance closed by critic(8)": (1.5, True),
     }
+
+
+def test_a_run_lies_in_a_folder_that_hydra_takes() -> None:
+    cell = Cell("mnist, 3 cuts, critic, true targets (mix 1), p=0.1, seed 0", ())
+    assert Grid("some", "some").folder(cell).name == "mnist-3cuts-critic-truetargetsmix1-p0.1-seed0"

@@ -45,6 +45,19 @@ def test_replayed_targets_in_numbers() -> None:
     assert interface.total.loss == 4 + 16 + 1  # measured is the new one alone
 
 
+def test_a_late_target_counts_for_less() -> None:
+    """As above, v, g = 1, 2: punctual, w = b = 1. Two steps late and with fade = 1, a third of that."""
+    interface = linear_interface(0.25, fade=1.0)
+    for step in (1, 2, 3):
+        interface.gradient(step, torch.ones(1, 1), None)
+    interface.target(1, torch.full((1, 1), 2.0))
+    last = interface.predictor.last
+    assert isinstance(last, nn.Linear)
+    assert (last.weight.item(), last.bias.item()) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert interface.total.loss == 4  # what is measured is the distance itself
+    assert taught(linear_interface(0.25, fade=1.0), 1, 1.0, 2.0) == (1.0, 1.0)
+
+
 def test_windows_of_one_size_are_one_batch() -> None:
     """A critic, three targets: the third step is that of the loss over all rows of the three."""
     torch.manual_seed(0)

@@ -19,6 +19,10 @@ TORCHRUN = {
     "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500",
 }  # fmt: skip
 SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77"}
+SUBMITIT = {
+    "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_NTASKS": "2",
+    "SUBMITIT_LOCAL_JOB_ID": "4711",
+}  # fmt: skip
 POD = {"DNI_STAGES": "3", "KUBERNETES_SERVICE_HOST": "10.0.0.9", "HOSTNAME": "dni-2"}
 
 
@@ -41,6 +45,13 @@ def without(environment: dict[str, str], *keys: str) -> dict[str, str]:
         (SLURM | TORCHRUN, Seat(1, 2, "WORLD_SIZE", True, "night", 2)),  # torchrun within a SLURM job
         (without(SLURM, "SLURM_STEP_ID"), Seat(3, 4, "SLURM_NTASKS", False, "77", 2)),  # the batch script itself
         (without(SLURM, "SLURM_NNODES"), Seat(3, 4, "SLURM_NTASKS", True, "77", 1)),
+        (SUBMITIT, Seat(1, 2, "hydra.launcher.tasks_per_node", True, None, 2)),
+        (SUBMITIT | SLURM, Seat(1, 2, "hydra.launcher.tasks_per_node", True, None, 2)),  # on one node of a SLURM job
+        (SLURM | {"SUBMITIT_EXECUTOR": "slurm"}, Seat(3, 4, "SLURM_NTASKS", True, "77", 2)),
+        (
+            SUBMITIT | {"SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_GLOBALID": "0"},
+            Seat(0, 1, "hydra.launcher.tasks_per_node", False, None, 1),
+        ),
         (POD, Seat(2, 3, "DNI_STAGES", True)),
         (POD | {"JOB_COMPLETION_INDEX": "1", "HOSTNAME": "job-1-x8k2"}, Seat(1, 3, "DNI_STAGES", True)),
         (POD | {"POD_INDEX": "0"}, Seat(0, 3, "DNI_STAGES", True)),
@@ -80,6 +91,9 @@ def test_auto_takes_a_seat_that_is_certain_and_no_other() -> None:
                                          "each is one stage: set stages=4, or start 2"),
         (SLURM, "launch=external: SLURM_NTASKS says that there are 4 processes, and stages=2: each is one stage: set "
                 "stages=4, or start 2"),
+        (SUBMITIT | {"SUBMITIT_LOCAL_NTASKS": "3"},
+         "launch=external: hydra.launcher.tasks_per_node says that there are 3 processes, and stages=2: each is one "
+         "stage: set stages=3, or start 2"),
         (TORCHRUN | {"RANK": "2"}, "launch=external: WORLD_SIZE calls this process 2, of 0 to 1"),
         (TORCHRUN | {"RANK": "-1"}, "RANK=-1 in the environment must be a number, 0 or more"),
         (without(TORCHRUN, "MASTER_PORT"), "launch=external: how are the stages to find each other? Set MASTER_ADDR "
@@ -107,6 +121,7 @@ def test_several_machines_need_tls_or_consent_and_a_list_needs_no_store() -> Non
         (["steps=5"], {}, []),
         (["launch=processes"], TORCHRUN, []),
         (["-m", "seed=0,1"], {"RANK": "0", "WORLD_SIZE": "1"}, []),
+        (["-m", "hydra/launcher=submitit_slurm", "launch=external"], SLURM, []),  # it submits, and is no stage
         (["launch=external"], {}, []),  # refused later, with all else that is wrong
         ([], TORCHRUN | {"RANK": "0"}, ["hydra.run.dir=outputs/night"]),
         ([], TORCHRUN, ["hydra.run.dir=outputs/night", "hydra.job.name=stage-1", "hydra.output_subdir=null"]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from dni.errors import ConfigError, PeerTimeout
+from tests.certificates import authority
 from tests.runs import assert_same, parameters_of, tiny
 from workers.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.launcher import launch
@@ -21,22 +21,6 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certifi
 
 SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 2, "fingerprint", 0, 1)
 CLIENT = replace(SERVER, stage=0)
-KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-
-
-def openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-
-def authority(folder: Path, names: str = "IP:127.0.0.1,DNS:localhost") -> dict[str, str]:
-    """An authority of its own, and a certificate that it signed for these names."""
-    folder.mkdir()
-    (folder / "names").write_text(f"subjectAltName={names}\n")
-    openssl(folder, "req", "-x509", *KEY, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=authority")
-    openssl(folder, "req", *KEY, "-keyout", "key.pem", "-out", "request", "-subj", "/CN=stage")
-    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2")
-    openssl(folder, "x509", "-req", "-in", "request", *signed, "-out", "cert.pem")
-    return {name: str(folder / f"{name}.pem") for name in ("cert", "key", "ca")}
 
 
 @pytest.fixture(scope="module")

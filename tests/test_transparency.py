@@ -28,7 +28,7 @@ def locked(stages: int, model: str, optimizer: str, transport: str, **more: Any)
     )
 
 
-@pytest.mark.parametrize("transport", ["local", "grpc"])
+@pytest.mark.parametrize("transport", ["local", "grpc", "torch_distributed"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("model", ["lstm", "mlp"])
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
@@ -40,8 +40,9 @@ def test_stages_in_threads_equal_the_unsplit_model(
     assert_same(parameters_of(tmp_path, stages), plain_training(config))
 
 
-def test_stages_in_processes_equal_the_unsplit_model(tmp_path: Path) -> None:
-    config = locked(3, "lstm", "adam", "grpc", launch={"mode": "processes"})
+@pytest.mark.parametrize("transport", ["grpc", "torch_distributed"])
+def test_stages_in_processes_equal_the_unsplit_model(transport: str, tmp_path: Path) -> None:
+    config = locked(3, "lstm", "adam", transport, launch={"mode": "processes"})
     launch(config, tmp_path)
     assert_same(parameters_of(tmp_path, 3), plain_training(config))
 

@@ -4,16 +4,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from dni.errors import FlowControlError, PeerTimeout, WorkerLost
 from workers.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
+from workers.header import Spec
+from workers.ring import RING_BYTES
+from workers.transports import grpc_end, torch_distributed_end
 from workers.transports.base import ChannelEnd
 from workers.transports.faulty import Fault, FaultyEnd
 from workers.transports.grpc import GrpcListener, grpc_connect
-from workers.transports.local import local_channel
+from workers.transports.local import clone, local_channel
+from workers.transports.staging import Leaving
+from workers.transports.torch_distributed import TorchDistributedListener, torch_distributed_connect
+from workers.wire import room_for
 
 Ends = tuple[ChannelEnd, ChannelEnd]
 
@@ -26,18 +33,42 @@ def handshake(stage: int) -> Handshake:
     return Handshake(PROTOCOL_VERSION, "run", stage, 2, "fingerprint", 0, 0)
 
 
-@pytest.fixture(params=["local", "grpc", "unix", "ring"])
-def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
+class StagedOnCpu:
+    """Stands for the copies between a GPU and the CPU, where there is none; the ends do all else as with one."""
+
+    def leave(self, frame: Frame) -> Leaving:
+        return Leaving(clone(frame), Mock(spec=torch.cuda.Event))
+
+    def room(self, spec: Spec) -> torch.Tensor:
+        return room_for(spec)
+
+    def arrive(self, frame: Frame) -> Frame:
+        return frame
+
+
+@pytest.fixture(
+    params=["local", "grpc", "unix", "ring", "torch_distributed", "grpc, staged", "torch_distributed, staged"]
+)
+def connect(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
     """Makes the upstream and the downstream end of a link; closes them after the test."""
-    open_: list[ChannelEnd | GrpcListener] = []
+    if request.param.endswith("staged"):
+        for module in (grpc_end, torch_distributed_end):
+            monkeypatch.setattr(module, "staging_for", lambda device: StagedOnCpu())
+    open_: list[ChannelEnd | GrpcListener | TorchDistributedListener] = []
 
     def link(limit: int = 64, delay_s: float = 0.0) -> Ends:
         if request.param == "local":
             ends = local_channel(limit, delay_s)
+        elif request.param.startswith("torch_distributed"):
+            store = TorchDistributedListener(handshake=handshake(1), limit=limit, delay_s=delay_s)
+            client = torch_distributed_connect(store.address, handshake(0), limit=limit, delay_s=delay_s)
+            open_.append(store)
+            ends = client, store.accept(10)
         else:
-            bind = f"unix:{tmp_path}/stage-1" if request.param != "grpc" else "127.0.0.1:0"
-            listener = GrpcListener(bind, handshake=handshake(1), limit=limit, delay_s=delay_s)
-            client = grpc_connect(listener.address, handshake(0), limit=limit, delay_s=delay_s)
+            bind = f"unix:{tmp_path}/stage-1" if request.param in ("unix", "ring") else "127.0.0.1:0"
+            ring = RING_BYTES if request.param == "ring" else 0
+            listener = GrpcListener(bind, handshake=handshake(1), limit=limit, delay_s=delay_s, ring=ring)
+            client = grpc_connect(listener.address, handshake(0), limit=limit, delay_s=delay_s, ring=ring)
             open_.append(listener)
             ends = client, listener.accept(10)
         open_.extend(ends)

@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from dni.errors import ConfigError, DniError
 from workers.config import from_any, one_line, register
 from workers.launcher import Result, launch, launch_later_stage
-from workers.seat import settle_launch
+from workers.meeting import meeting_point
+from workers.seat import SUBMITTED, settle_launch
 from workers.shared_folder import share_folder
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ class Interrupted(DniError):
 def train(settings: DictConfig) -> None:
     """One run in Hydra's output folder, or one stage of it."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    with exit_codes():  # here as well as in main, or Hydra would print its own line first
-        config, seat = settle_launch(from_any(OmegaConf.to_container(settings)), os.environ)
+    with passed_on() if SUBMITTED in os.environ else exit_codes():  # in main as well, but Hydra would print first
+        meeting = meeting_point(os.environ)
+        config, seat = settle_launch(from_any(OmegaConf.to_container(settings)), {**os.environ, **meeting})
+        os.environ.update(meeting if seat is not None else {})
         if seat is not None and seat.rank:
             launch_later_stage(config, run_dir, seat)
         else:
@@ -75,6 +78,20 @@ def exit_codes() -> Iterator[None]:
         leave(1, f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         leave(130, "stopped at once; nothing was saved after the last checkpoint")
+    except RuntimeError as error:
+        if type(error).__name__ != "UncompletedJobError":  # of submitit, which need not be installed
+            raise
+        leave(1, f"{' '.join(str(error).splitlines()[:2])}; the logs of its tasks lie beside it")
+
+
+@contextmanager
+def passed_on() -> Iterator[None]:
+    """In a job of submitit: an error goes into the log of the task, and as it is to the process that has submitted."""
+    try:
+        yield
+    except DniError as error:
+        sys.stderr.write(f"dni-train: {type(error).__name__}: {error}\n")
+        raise
 
 
 def with_resumed_overrides(arguments: list[str]) -> list[str]:
@@ -99,6 +116,8 @@ def explain(error: BaseException) -> str:
     message = " ".join(text.split())
     if isinstance(error, ConfigCompositionException):
         cause = "" if error.__cause__ is None else one_line(error.__cause__)
+        missing = "hydra/launcher/submitit_" in message
+        cause += " Install it with: pip install hydra-submitit-launcher" if missing else ""
         return f"{message} {cause} (all settings: dni-train --cfg job)"
     return message
 
@@ -110,4 +129,6 @@ def leave(code: int, message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    from workers.__main__ import main as main_by_name  # so that jobs that are submitted can name what they run
+
+    main_by_name()

@@ -17,6 +17,7 @@ from workers.config import Config
 from workers.cuts import bootstrap, depth_interface, goes_back, time_interface
 from workers.downstream import Downstream
 from workers.edge import Blocked
+from workers.emulation import slow_down
 from workers.feed import Feed
 from workers.frame import PROTOCOL_VERSION, Handshake
 from workers.inputs import input_interface
@@ -66,6 +67,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     before = _before(job, index, stage, upstream, clock)
     source = before.data.train if isinstance(before, Feed) else None
     depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage, source)
+    slow_down(config.emulate, stage, depth, time_cut)
     after = None
     if downstream is not None:
         after = Downstream(downstream, stage=index, window=_edge_window(config), clock=clock, timeout_s=timeout)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dni.errors import ConfigError
+from dni.errors import ConfigError, PartitionError
 from dni.models import char_mlp, image_model, initialise, language_model, two_clocks
 from dni.partition import partition
 from dni.recurrent import Chain
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def build_chains(config: Config) -> list[Chain]:
-    """The whole model from the seed, cut into stages. Raises PartitionError."""
+    """The whole model from the seed, cut into its parts: one per stage, or several. Raises PartitionError."""
     model, symbols = config.model, config.model.symbols
     if symbols is None or model.input_symbols is None:
         raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")
@@ -43,7 +43,13 @@ def build_chains(config: Config) -> list[Chain]:
         initialise(whole, model.init.name)  # before it is cut: the same for any number of stages
     if model.cut_at:
         return partition(whole, cut_at=model.cut_at)
-    return partition(whole, stages=config.stages)
+    try:
+        return partition(whole, stages=config.parts)
+    except PartitionError as error:
+        if config.parts == config.stages:
+            raise
+        chunks = f"stages={config.stages} with depth.chunks={config.depth.chunks} make {config.parts} parts"
+        raise PartitionError(f"{chunks}: {error}") from error
 
 
 def activation_shape(config: Config, index: int) -> tuple[int, ...]:
@@ -58,9 +64,9 @@ def activation_shape(config: Config, index: int) -> tuple[int, ...]:
 
 
 def build_stage(config: Config, index: int) -> Stage:
-    """The stage with the given index: its part of the model, its optimizer, its device and its random state."""
+    """The part of the model with the given index, its optimizer, its device and its random state."""
     chain = build_chains(config)[index]
-    device = device_of(config, index)
+    device = device_of(config, index % config.stages)
     chain.to(device)
     settings: dict[str, Any] = {
         "clip": config.optimizer.clip,

@@ -1,9 +1,9 @@
 """The program of one stage's process: `python -m workers.child RUN_DIR SOCKETS INDEX`, started by the supervisor.
 
 It reads its settings from RUN_DIR, listens in the folder SOCKETS ("": at a port), and talks to the supervisor in JSON
-lines: on stdin come `{"peer": address}` and `{"stop": true}`, on stdout go `{"event": "listening", "address": ...}`,
-`{"event": "record", ...}`, and at last `{"event": "done"}` or `{"event": "error", ...}`. When stdin ends, the
-supervisor is gone, and so are this process and the folder.
+lines: on stdin come `{"peer": address}` and `{"stop": true}`, on stdout go `{"event": "listening", "address": ...}`
+(`"store"` from the first stage of a pipelined run), `{"event": "record", ...}`, and at last `{"event": "done"}` or
+`{"event": "error", ...}`. When stdin ends, the supervisor is gone, and so are this process and the folder.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ def main() -> None:
 
 
 def run_stage(config: Config, run_dir: Path, index: int, control: Control, links: ExitStack) -> None:
-    """Listen, connect, build, and work until the end; whoever calls closes the links."""
+    """Link up, build, and work until the end; whoever calls closes the links."""
     torch.set_num_threads(config.torch_threads)
     job = Job(
         config, run_dir, lambda record: control.say(event="record", record=record), control.stop,
         sockets=control.sockets,
     )  # fmt: skip
+    if config.pipelined:
+        return _run_in_group(job, index, control, links)
     timeout_s = config.transport.timeout_s
     upstream = downstream = None
     if index:
@@ -66,7 +68,22 @@ def run_stage(config: Config, run_dir: Path, index: int, control: Control, links
         downstream = links.enter_context(closing(connect(job, index, control.peer(timeout_s))))
     if index:
         upstream = links.enter_context(closing(listener.accept(timeout_s)))
-    assemble(job, index, upstream, downstream).run()
+    return assemble(job, index, upstream, downstream).run()
+
+
+def _run_in_group(job: Job, index: int, control: Control, links: ExitStack) -> None:
+    # needs torch.distributed, which is slow to import and not in every build of torch
+    from workers.pipelined import PipelinedWorker
+    from workers.process_group import HERE, host_store, process_group, reach_store
+
+    timeout_s = job.config.transport.timeout_s
+    if index == 0:
+        store, address = host_store(timeout_s)
+        control.say(event="store", address=address)
+    else:
+        store = reach_store(control.peer(timeout_s), timeout_s)
+    links.enter_context(process_group(job, index, store, HERE))
+    PipelinedWorker(job, index).run()
 
 
 class Control:
@@ -87,11 +104,11 @@ class Control:
             self._out.write(json.dumps(message) + "\n")
 
     def peer(self, timeout_s: float) -> str:
-        """The address of the next stage, once the supervisor has told it. Raises PeerTimeout."""
+        """The address to connect to, once the supervisor has told it. Raises PeerTimeout."""
         try:
             return self._peers.get(timeout=timeout_s)
         except Exception as error:
-            raise PeerTimeout(f"no address of the next stage came within {timeout_s} s") from error
+            raise PeerTimeout(f"no address to connect to came within {timeout_s} s") from error
 
     def _listen(self) -> None:
         for line in sys.stdin:

@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
 from workers.schema import (
+    CHUNKED,
+    PIPELINES,
     SHORTEST,
     CheckpointConfig,
     Context,
@@ -22,6 +24,7 @@ from workers.schema import (
     DataKind,
     DepthConfig,
     DepthMethod,
+    EmulateConfig,
     EvaluateConfig,
     LaunchConfig,
     LaunchMode,
@@ -57,6 +60,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     transport: TransportConfig = field(default_factory=TransportConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    emulate: EmulateConfig = field(default_factory=EmulateConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
@@ -90,6 +94,21 @@ class Config:
     def chunk(self) -> int | None:
         """Steps of a chunk whose activations are computed again rather than kept; None: all are kept."""
         return self.data.window if self.time.method is TimeMethod.checkpointed else None
+
+    @property
+    def pipelined(self) -> bool:
+        """Whether a batch goes through the stages in microbatches, and all wait until it has come back."""
+        return self.depth.method in PIPELINES
+
+    @property
+    def microbatches(self) -> int:
+        """M in force."""
+        return self.depth.microbatches or self.stages
+
+    @property
+    def parts(self) -> int:
+        """Into so many parts the model is cut; part k is on stage k mod K."""
+        return self.stages * (self.depth.chunks if self.depth.method in CHUNKED else 1)
 
     @property
     def mix(self) -> float:

@@ -79,7 +79,7 @@ def _of_the_next(config: Config, index: int, stage: Stage) -> Interface:
     expects = partial(goes_back, config, index + 1)
     memory = config.depth.window + 2
     predictor = _depth_predictor(config, cut, shape)
-    return _decoupled(predictor, cut, stage, memory=memory, replay=cut.replay, expects=expects)
+    return _decoupled(predictor, cut, stage, memory=memory, replay=cut.replay, fade=cut.fade, expects=expects)
 
 
 def refuse_large(config: Config) -> None:
@@ -141,13 +141,14 @@ def _decoupled(
     *,
     memory: int,
     replay: int = 0,
+    fade: float = 0.0,
     expects: Callable[[int], bool] | None = None,
 ) -> DecoupledInterface:
     predictor.to(stage.device)
     optimizer = torch.optim.Adam(predictor.parameters(), cut.learning_rate, fused=True)
     return DecoupledInterface(
         predictor, optimizer, warmup=cut.warmup, fits=cut.fits, scale=cut.scale, clip=cut.clip, memory=memory,
-        replay=replay, expects=expects,
+        replay=replay, fade=fade, expects=expects,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -14,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from dni.errors import ConfigError, DniError
+from dni.errors import ConfigError, DniError, PeerTimeout
 from workers.assembly import Job, assemble
 from workers.config import Config
 from workers.gather import Gatherer, append
@@ -23,6 +24,7 @@ from workers.processes import continue_with
 from workers.schema import AUTO
 from workers.seat import Seat
 from workers.transports.address import UNIX, is_loopback, socket_folder
+from workers.transports.base import ChannelEnd
 
 #: What a stage binds to that is to be reached at any of its addresses.
 EVERYWHERE = "0.0.0.0"
@@ -44,17 +46,23 @@ def run_later_stage(config: Config, run_dir: Path, seat: Seat) -> None:
 
 def _run(job: Job, seat: Seat) -> None:
     try:
+        torch.set_num_threads(job.config.torch_threads)
         with ExitStack() as links:
-            _run_linked(job, seat, links)
+            (_run_in_group if job.config.pipelined else _run_linked)(job, seat, links)
     except ConfigError as error:
-        raise type(error)(f"stage {seat.rank}: {error}") from error
+        raise type(error)(_said_by(seat.rank, error)) from error
     except DniError as error:
-        raise type(error)(f"stage {seat.rank}: {error}; {continue_with(job.run_dir)}") from error
+        raise type(error)(f"{_said_by(seat.rank, error)}; {continue_with(job.run_dir)}") from error
+
+
+def _said_by(rank: int, error: DniError) -> str:
+    """What it says, with the stage in front, unless it says so itself."""
+    said = str(error)
+    return said if said.startswith(f"stage {rank}:") else f"stage {rank}: {said}"
 
 
 def _run_linked(job: Job, seat: Seat, links: ExitStack) -> None:
     """Link up from the first stage to the last, so that who is linked knows that all before it are; then work."""
-    torch.set_num_threads(job.config.torch_threads)
     rank, timeout_s = seat.rank, job.config.transport.timeout_s
     addresses = find_addresses(job, seat)
     upstream = downstream = None
@@ -63,9 +71,43 @@ def _run_linked(job: Job, seat: Seat, links: ExitStack) -> None:
         addresses.publish(rank, reachable(listener.address))
         upstream = links.enter_context(closing(listener.accept(timeout_s)))
     if rank < job.config.stages - 1:
-        downstream = links.enter_context(closing(connect(job, rank, addresses.of(rank + 1))))
+        downstream = links.enter_context(closing(connect_by_name(job, rank, addresses.of(rank + 1))))
     with deaf() if rank else ExitStack():
         assemble(job, rank, upstream, downstream).run()
+
+
+def _run_in_group(job: Job, seat: Seat, links: ExitStack) -> None:
+    """All ranks of one process group, which meet at the engine's store; then work."""
+    # needs torch.distributed, which not every build of torch has
+    from workers.pipelined import PipelinedWorker
+    from workers.process_group import HERE, process_group
+    from workers.store import open_store
+
+    store = open_store(seat, job.config.stages, job.config.transport.timeout_s)
+    host = HERE if seat.one_machine else os.environ["MASTER_ADDR"]
+    links.enter_context(process_group(job, seat.rank, store, host))
+    with deaf() if seat.rank else ExitStack():
+        PipelinedWorker(job, seat.rank).run()
+
+
+def connect_by_name(job: Job, rank: int, address: str) -> ChannelEnd:
+    """The edge to the next stage. Raises PeerTimeout, which says so if its machine's name is not known here."""
+    try:
+        return connect(job, rank, address)
+    except PeerTimeout as error:  # not before: names in a cluster may be known later than a stage starts
+        host = address.rpartition(":")[0].strip("[]")
+        if address.startswith(UNIX) or _is_known(host):
+            raise
+        listed = bool(job.config.transport.peers)
+        way = "name its address in transport.peers" if listed else "start it with transport.bind=ADDRESS:0, its own"
+        raise PeerTimeout(f"{error} This machine does not know the name {host}: {way}") from error
+
+
+def _is_known(host: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
 
 
 class Addresses(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dni.errors import ConfigError
 from workers.config import Config
-from workers.schema import AUTO, LaunchMode
+from workers.schema import AUTO, LaunchMode, TransportKind
 from workers.transports.address import is_loopback
 
 _ALLOW = "set transport.tls, or transport.insecure=true if everyone on that network may read and change this run"
@@ -31,6 +31,11 @@ def check_links(config: Config) -> None:
     missing = [name for name in ("cert", "key", "ca") if getattr(tls, name) is None]
     if 0 < len(missing) < 3:
         raise ConfigError(f"transport.tls needs cert, key and ca: set transport.tls.{missing[0]}, or none of them")
+    if not missing and config.transport.kind is TransportKind.torch_distributed:
+        raise ConfigError(
+            "transport=torch_distributed cannot encrypt: use transport=grpc with transport.tls, or set "
+            "transport.tls.cert, key and ca to null"
+        )
     if config.transport.peers:
         _check_peers(config)
     if config.transport.bind != AUTO:

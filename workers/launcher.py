@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import threading
@@ -26,10 +27,11 @@ from workers.inputs import refuse_large_inputs
 from workers.journal import Record
 from workers.links import credentials
 from workers.monitor import Monitor
+from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
 from workers.resume import best_saved, hand_on, settle_resume
 from workers.rules import check
-from workers.seat import Seat
+from workers.seat import SUBMITTED, Seat
 from workers.sources import Data, resolve
 from workers.stopping import Stop, stop_when_no_better
 from workers.summary import METRICS, RunFacts, write_summary
@@ -108,7 +110,7 @@ def refuse_early(config: Config, seat: Seat | None = None) -> None:
     build_chains(config)
     refuse_large(config)
     refuse_large_inputs(config)
-    devices_here(config, seat)
+    check_devices(config, devices_here(config, seat))
 
 
 def devices_here(config: Config, seat: Seat | None) -> list[str]:
@@ -153,34 +155,44 @@ def keep_few_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Cal
 
 def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
     """What the summary says of a run's settings."""
+    devices = devices_here(config, seat)
+    backend = "nccl" if devices[0].startswith("cuda") else "gloo"
     return RunFacts(
         depth=config.depth.method.name,
         time=config.time.method.name,
         experiment=config.experiment,
         seed=config.seed,
         stages=config.stages,
-        transport=config.transport.kind.name,
+        transport=backend if config.pipelined else config.transport.kind.name,
         launch="external" if seat is not None else "threads" if config.threads else "processes",
-        window=config.depth.window,
+        window=None if config.pipelined else config.depth.window,
         lag=config.depth.lag,
         delay_ms=config.transport.delay_ms,
         data_name=data.name,
         data_sha256=data.sha256,
-        devices=devices_here(config, seat),  # of other machines nothing is known
+        devices=devices,  # of other machines nothing is known
     )
+
+
+def _ending() -> list[signal.Signals]:
+    """What tells a run to end: Ctrl-C, a cluster engine's SIGTERM, and what submitit sends before its time is over."""
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if SUBMITTED in os.environ else [])]
 
 
 @contextmanager
 def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C, or the SIGTERM that cluster engines send, ends a run in good order; the second one ends it at once."""
+    """The first signal ends a run in good order; a second one of Ctrl-C or SIGTERM ends it at once."""
 
-    heard_one = False
+    asked = 0
 
     def interrupt(signum: int, frame: object) -> None:
-        nonlocal heard_one
-        if heard_one:
+        nonlocal asked
+        asked += signum in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        )  # a job that is to make room hears of it by both ways at once
+        if asked > 1:
             raise KeyboardInterrupt
-        heard_one = True
         stop.because("interrupted")
         log.warning("stopping after the step under way, then saving; Ctrl-C again to stop without saving")
         wake()
@@ -188,7 +200,7 @@ def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    heard = [s for s in _ending() if signal.getsignal(s) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from workers.assembly import Job
+from workers.build import device_of
 from workers.schema import AUTO, TransportConfig, TransportKind
 from workers.transports.address import UNIX
-from workers.transports.base import ChannelEnd
+from workers.transports.base import ChannelEnd, Listener
 from workers.transports.grpc import GrpcListener, grpc_connect
 from workers.transports.local import local_channel
 from workers.transports.tls import Tls
@@ -22,7 +24,7 @@ class Edge:
 
     downstream: ChannelEnd  #: held by stage k
     upstream: ChannelEnd  #: held by stage k+1
-    listener: GrpcListener | None = None
+    listener: Listener | None = None
 
     def close(self) -> None:
         """Deliver what was sent, then end the link."""
@@ -40,24 +42,41 @@ def edge_in_process(job: Job, k: int) -> Edge:
     return Edge(downstream, listener.accept(job.config.transport.timeout_s), listener)
 
 
-def listen(job: Job, index: int, bind: str | None = None) -> GrpcListener:
+def listen(job: Job, index: int, bind: str | None = None) -> Listener:
     """The socket at which stage `index` waits for the stage before it; `bind`: where, unless as on one machine."""
-    transport = job.config.transport
-    return GrpcListener(
-        bind or _bind(job, index), handshake=job.handshake(index), limit=_limit(job), delay_s=_delay(job),
-        checksum=transport.checksum, max_frame=transport.max_frame_mb << 20, timeout_s=transport.timeout_s,
-        insecure=transport.insecure, ring=transport.ring_mb << 20, tls=credentials(transport),
-    )  # fmt: skip
+    bind, settings = bind or _bind(job, index), _settings(job, index)
+    if _by_torch(job):
+        from workers.transports.torch_distributed import TorchDistributedListener  # not every build of torch has it
+
+        return TorchDistributedListener(bind, **settings)
+    return GrpcListener(bind, tls=credentials(job.config.transport), ring=_ring(job), **settings)
 
 
 def connect(job: Job, index: int, address: str) -> ChannelEnd:
     """The edge from stage `index` to the stage after it."""
+    settings = _settings(job, index)
+    if _by_torch(job):
+        from workers.transports.torch_distributed import torch_distributed_connect
+
+        return torch_distributed_connect(address, **settings)
+    return grpc_connect(address, tls=credentials(job.config.transport), ring=_ring(job), **settings)
+
+
+def _settings(job: Job, index: int) -> dict[str, Any]:
     transport = job.config.transport
-    return grpc_connect(
-        address, handshake=job.handshake(index), limit=_limit(job), delay_s=_delay(job),
-        checksum=transport.checksum, max_frame=transport.max_frame_mb << 20, timeout_s=transport.timeout_s,
-        insecure=transport.insecure, ring=transport.ring_mb << 20, tls=credentials(transport),
-    )  # fmt: skip
+    return {
+        "handshake": job.handshake(index), "limit": _limit(job), "delay_s": _delay(job),
+        "checksum": transport.checksum, "max_frame": transport.max_frame_mb << 20, "timeout_s": transport.timeout_s,
+        "insecure": transport.insecure, "device": device_of(job.config, index),
+    }  # fmt: skip
+
+
+def _ring(job: Job) -> int:
+    return job.config.transport.ring_mb << 20
+
+
+def _by_torch(job: Job) -> bool:
+    return job.config.transport.kind is TransportKind.torch_distributed
 
 
 def credentials(transport: TransportConfig) -> Tls | None:
@@ -71,7 +90,7 @@ def _bind(job: Job, index: int) -> str:
     transport = job.config.transport
     if transport.bind != AUTO:
         return transport.bind
-    if job.sockets is None or transport.tls.cert is not None:
+    if job.sockets is None or transport.tls.cert is not None or _by_torch(job):
         return "127.0.0.1:0"
     return f"{UNIX}{job.sockets / f'stage-{index}'}"
 

@@ -140,6 +140,9 @@ class Supervisor:
                 self._tell_stop()
             case "listening":
                 self.tell(index - 1, peer=message["address"])
+            case "store":
+                for other in range(1, self.stages):
+                    self.tell(other, peer=message["address"])
             case "record":
                 self.last_step[index] = max(self.last_step[index], message["record"]["step"])
                 self.job.sink(message["record"])

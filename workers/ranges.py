@@ -23,6 +23,7 @@ def check_numbers(config: Config) -> None:
         "model.units": config.model.units, "model.layers": config.model.layers,
         "model.heads": config.model.heads, "model.memory": config.model.memory,
         "data.batch": config.data.batch, "data.window": config.data.window, "data.sequence": config.data.sequence,
+        "depth.microbatches": config.depth.microbatches, "depth.chunks": config.depth.chunks,
         "depth.window": config.depth.window, "predictor.time.lookahead": config.predictor.time.lookahead,
         "predictor.time.horizon": config.predictor.time.horizon,
         "predictor.time.history": config.predictor.time.history,
@@ -44,10 +45,13 @@ def check_numbers(config: Config) -> None:
         "predictor.depth.match": config.predictor.depth.match, "predictor.time.match": config.predictor.time.match,
         "predictor.depth.scale": config.predictor.depth.scale, "predictor.time.scale": config.predictor.time.scale,
         "optimizer.staleness": config.optimizer.staleness, "predictor.depth.replay": config.predictor.depth.replay,
-        "predictor.depth.mix": config.predictor.depth.mix, "predictor.time.lambda_": config.predictor.time.lambda_,
+        "predictor.depth.mix": config.predictor.depth.mix, "predictor.depth.fade": config.predictor.depth.fade,
+        "predictor.time.lambda_": config.predictor.time.lambda_,
         "predictor.inputs.hidden": config.predictor.inputs.hidden,
         "predictor.inputs.learning_rate": config.predictor.inputs.learning_rate,
-        "transport.ring_mb": config.transport.ring_mb, "predictor.time.auxiliary": config.predictor.time.auxiliary,
+        "transport.ring_mb": config.transport.ring_mb,
+        "predictor.time.auxiliary": config.predictor.time.auxiliary, "emulate.cut_ms": config.emulate.cut_ms,
+        "emulate.forward_ms": config.emulate.forward_ms, "emulate.backward_ms": config.emulate.backward_ms,
     }  # fmt: skip
     above_zero = {
         "depth.update_probability": config.depth.update_probability,

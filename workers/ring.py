@@ -85,6 +85,17 @@ class Rings:
             raise CorruptHeader(f"the ring is read through byte {through}; {self._written} were written")
         self._freed = max(self._freed or 0, through)
 
+    def leave(self, header: stage_pb2.Header, chunks: list[Any], nbytes: int) -> bool:
+        """Tell the peer what it must know, and leave a payload in the ring if there is room; whether it was left."""
+        if header.HasField("handshake") and (offer := self.offer()) is not None:
+            header.ring.CopyFrom(stage_pb2.Ring(**offer._asdict()))
+        if self.opened:
+            header.ring_freed = self.read_through
+        position = self.place(chunks, nbytes)
+        if position is not None:
+            header.ring_position = position
+        return position is not None
+
     def place(self, chunks: list[Any], nbytes: int) -> int | None:
         """Copy a payload into the ring: its position, or None if it is small or there is no room."""
         mine = self._mine

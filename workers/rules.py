@@ -10,6 +10,7 @@ from workers.config import Config
 from workers.depth_rules import check_depth
 from workers.image_rules import check_images
 from workers.launch_rules import check_launch, check_links
+from workers.pipeline_rules import check_pipelines
 from workers.ranges import check_numbers
 from workers.schema import (
     Context,
@@ -31,6 +32,7 @@ def check(config: Config) -> None:
     check_images(config)
     check_training(config)
     check_depth(config)
+    check_pipelines(config)
     check_launch(config)
     depth, time, data = config.depth, config.time, config.data
     if depth.lag is not None and depth.lag >= depth.window:
@@ -67,6 +69,11 @@ def check(config: Config) -> None:
             f"predictor.depth.at_once=true: a predictor of kind {config.predictor.depth.kind.name} learns from targets "
             "alone; set predictor.depth.at_once=false, or use predictor=critic"
         )
+    if config.predictor.depth.fade and not config.predictor.depth.at_once:
+        raise ConfigError(
+            f"predictor.depth.fade={config.predictor.depth.fade} makes late targets count for less beside a loss that "
+            "is learned at once: set predictor.depth.at_once=true (or predictor.depth.fade=0)"
+        )
     if time.method is TimeMethod.synthetic:
         _check_time_targets(config.predictor.time)
         _check_context(config)
@@ -84,7 +91,7 @@ def check(config: Config) -> None:
         )
     if config.evaluate.probe is not None:
         _check_probe(config)
-    if config.transport.kind is TransportKind.grpc:
+    if config.transport.kind is not TransportKind.local:
         check_links(config)
     if config.evaluate.patience is not None:
         _check_patience(config)
@@ -93,9 +100,10 @@ def check(config: Config) -> None:
             f"devices names {len(config.devices)} devices for {config.stages} stages: name one, or one each"
         )
     cuts = len(config.model.cut_at)
-    if cuts and cuts != config.stages - 1:
+    if cuts and cuts != config.parts - 1:
+        chunks = f" depth.chunks={config.depth.chunks}" if config.parts > config.stages else ""
         raise ConfigError(
-            f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}: "
+            f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}{chunks}: "
             "change one, or set model.cut_at=[] to cut by balance"
         )
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-DepthMethod = enum.Enum("DepthMethod", ["backprop", "synthetic", "local", "delayed"])
+DepthMethod = enum.Enum(
+    "DepthMethod",
+    ["backprop", "synthetic", "local", "delayed", "gpipe", "1f1b", "interleaved_1f1b", "zero_bubble"],
+)
 InputKind = enum.Enum("InputKind", ["received", "synthetic"])
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "conv", "oracle"])
@@ -13,12 +16,18 @@ Context = enum.Enum("Context", ["none", "window", "lookahead"])
 ModelKind = enum.Enum(
     "ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet", "two_clocks"]
 )
-TransportKind = enum.Enum("TransportKind", ["local", "grpc"])
+TransportKind = enum.Enum("TransportKind", ["local", "grpc", "torch_distributed"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
 DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist", "mnist", "cifar10", "two_clocks"])
 OptimizerKind = enum.Enum("OptimizerKind", ["adam", "adamw", "nadam", "sgd"])
 ScheduleKind = enum.Enum("ScheduleKind", ["constant", "cosine", "linear", "step"])
 InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
+
+#: Methods that split a batch into microbatches, and wait for all of them: torch.distributed.pipelining.
+PIPELINES = frozenset(DepthMethod[name] for name in ("gpipe", "1f1b", "interleaved_1f1b", "zero_bubble"))
+
+#: Those of them in which a stage holds several parts of the model.
+CHUNKED = frozenset(DepthMethod[name] for name in ("interleaved_1f1b", "zero_bubble"))
 
 #: transport.bind: whatever suits.
 AUTO = "auto"
@@ -71,6 +80,9 @@ class DepthConfig:
     stash: bool = True  # delayed: go back with the weights of the forward pass: W copies, or two with accumulate=W (as
     # in PipeDream-2BW); false: with today's, a window is run again when its gradient comes
     clocks: list[int] = field(default_factory=list)  # each stage ticks at multiples of its own; empty: at every step
+    microbatches: int | None = None  # M, into which gpipe, 1f1b, interleaved_1f1b and zero_bubble split a batch; null:
+    # as many as stages
+    chunks: int = 2  # interleaved_1f1b, zero_bubble: parts of the model per stage, dealt out in turn
 
 
 @dataclass
@@ -94,6 +106,7 @@ class CutPredictorConfig:
 class DepthPredictorConfig(CutPredictorConfig):  # depth=local has a classifier instead, of `hidden` and `learning_rate`
     labels: bool = True  # labels as context of a regressor; a critic always uses them
     at_once: bool = False  # critic: learn the loss when the value leaves; only the match waits for the target
+    fade: float = 0.0  # a, with at_once: the match to a target that is s steps late counts (1 + s)^-a
     mix: float = 0.0  # m: a stage answers with 1 - m of its prediction and m of the target it got itself. At 0 at once;
     # above 0 once that target is here: with depth.lag=n a target is n steps late per edge between its cut and the loss,
     # n (K - 1) at the first cut, and depth.window is shared among the edges, as with depth=delayed
@@ -164,10 +177,11 @@ class TlsConfig:  # files in PEM format; the certificate is shown to neighbours,
 class TransportConfig:
     kind: TransportKind = TransportKind.grpc
     bind: str = AUTO  # where a stage listens: HOST:PORT, port 0 for any free one; auto: a unix socket in a folder of
-    # this user alone, or 127.0.0.1:0 where there are none; with tls, the latter; on several machines, all interfaces
+    # this user alone, or 127.0.0.1:0 where there are none; with tls or torch_distributed, the latter; on several
+    # machines, all interfaces
     peers: list[str] = field(default_factory=list)  # launch=external: HOST:PORT of each stage; empty: by MASTER_ADDR
     insecure: bool = False  # plaintext may leave this machine: everyone on that network may read and change the run
-    tls: TlsConfig = field(default_factory=TlsConfig)  # both ends of a link prove who they are; null: plaintext
+    tls: TlsConfig = field(default_factory=TlsConfig)  # grpc: both ends of a link prove who they are; null: plaintext
     delay_ms: float = 0.0  # emulated one-way link delay
     timeout_s: float = 60.0  # a neighbour silent for longer than this is lost
     checksum: bool = False  # a checksum over tensors too, not only over headers
@@ -185,6 +199,15 @@ class TransportConfig:
 class LaunchConfig:
     mode: LaunchMode = LaunchMode.auto
     torch_threads: int | None = None  # per stage; null: cores / stages
+
+
+@dataclass
+class EmulateConfig:  # an accelerator: a pass that is done sooner sleeps, in training; what it computes stays the same
+    forward_ms: float = 0.0  # of one batch on one stage; of a microbatch its share
+    backward_ms: float = 0.0  # the optimizer's step comes on top
+    cut_ms: float = (
+        0.0  # of one update of what is at a cut: a predictor, for each target that has come, or a local head
+    )
 
 
 @dataclass

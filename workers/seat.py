@@ -1,4 +1,4 @@
-"""Which stage this process is, as the engine that started it says: torchrun, SLURM, or Kubernetes."""
+"""Which stage this process is, as what started it says: torchrun, submitit, SLURM, or Kubernetes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from workers.schema import LaunchMode
 from workers.transports.address import is_loopback
 
 Environment = Mapping[str, str]
+
+#: Set in every process of a job that submitit runs, here or on a cluster.
+SUBMITTED = "SUBMITIT_EXECUTOR"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ class Seat:
 
 def find_seat(environment: Environment) -> Seat | None:
     """The seat of this process; None if no engine gave it one. Raises ConfigError for what is not a number."""
-    return _torchrun(environment) or _slurm(environment) or _kubernetes(environment)
+    for engine in (_torchrun, _submitit, _slurm, _kubernetes):
+        seat = engine(environment)
+        if seat is not None:
+            return seat
+    return None
 
 
 def settle_launch(config: Config, environment: Environment) -> tuple[Config, Seat | None]:
@@ -73,11 +80,12 @@ def _fit(config: Config, seat: Seat, environment: Environment) -> None:
             "launch=external: how are the stages to find each other? Set MASTER_ADDR and MASTER_PORT, or "
             "transport.peers=[HOST:PORT,...], one for each stage"
         )
-    if not (seat.one_machine or transport.private):
+    private, tls = (transport.insecure, "") if config.pipelined else (transport.private, "transport.tls, or ")
+    if not (seat.one_machine or private):
         raise ConfigError(
             "launch=external: the stages are on several machines, as far as is known, and links are neither encrypted "
-            "nor authenticated: set transport.tls, or transport.insecure=true if everyone on that network may read and "
-            "change this run (or, on one machine, MASTER_ADDR=localhost)"
+            f"nor authenticated: set {tls}transport.insecure=true if everyone on that network may read and change this "
+            "run (or, on one machine, MASTER_ADDR=localhost)"
         )
 
 
@@ -91,6 +99,15 @@ def _torchrun(environment: Environment) -> Seat | None:
     job = environment.get("TORCHELASTIC_RUN_ID")
     job = None if job == "none" else job  # torchrun's word for one that was not given
     return Seat(_number(environment, "RANK"), size, "WORLD_SIZE", size > 1, job, max(1, local))
+
+
+def _submitit(environment: Environment) -> Seat | None:
+    """What submitit sets for the tasks of a job on this machine; on a cluster it is SLURM that says so."""
+    if environment.get(SUBMITTED) != "local" or "SUBMITIT_LOCAL_GLOBALID" not in environment:
+        return None
+    size = _number(environment, "SUBMITIT_LOCAL_NTASKS")
+    rank = _number(environment, "SUBMITIT_LOCAL_GLOBALID")
+    return Seat(rank, size, "hydra.launcher.tasks_per_node", size > 1, None, size)
 
 
 def _slurm(environment: Environment) -> Seat | None:

@@ -23,9 +23,11 @@ def share_folder(arguments: list[str], environment: Environment) -> list[str]:
     if seat is None or not (mode == LaunchMode.external.name or seat.certain):
         return arguments
     if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*arguments}:
+        if (_last(arguments, "hydra/launcher") or "").startswith("submitit_"):
+            return arguments  # this process is no stage: it submits jobs, which find their folders in Hydra's sweep
         raise ConfigError(
-            "launch=external is one stage of one run, and -m makes many: start a job for each (or, on one machine, "
-            "use launch=processes)"
+            "launch=external is one stage of one run, and -m makes many: start a job for each, have them submitted "
+            "(hydra/launcher=submitit_slurm), or, on one machine, use launch=processes"
         )
     return [*_overrides(arguments, seat), *arguments]
 

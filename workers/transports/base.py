@@ -6,9 +6,16 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
 
 from dni.errors import FlowControlError, PeerTimeout
 from workers.frame import Frame
+
+CPU = torch.device("cpu")
 
 
 class ChannelEnd(ABC):
@@ -47,6 +54,34 @@ class ChannelEnd(ABC):
         """Deliver what was sent, then end the link: the peer's `receive` raises WorkerLost. Idempotent."""
 
 
+class Listener(Protocol):
+    """Where a stage waits for the stage before it."""
+
+    address: str  #: what to connect to
+
+    def accept(self, timeout: float) -> ChannelEnd:
+        """The end of the link to the stage before, once that has connected and agreed.
+
+        Raises PeerTimeout after `timeout` seconds and HandshakeRefused when a stage came and was refused.
+        """
+
+    def close(self) -> None:
+        """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """The settings that both ends of a link share; see `grpc_connect`."""
+
+    limit: int
+    max_frame: int
+    delay_s: float
+    checksum: bool
+    timeout_s: float
+    device: torch.device = CPU  # of the stage
+    ring: int = 0  # bytes of memory that both share for big payloads each way
+
+
 class Inbox:
     """A bounded queue of received frames, each taken out no sooner than `delay_s` seconds after it came in.
 
@@ -54,10 +89,17 @@ class Inbox:
     many frames are under way.
     """
 
-    def __init__(self, limit: int, delay_s: float = 0.0, peer: str = "the neighbouring stage") -> None:
+    def __init__(
+        self,
+        limit: int,
+        delay_s: float = 0.0,
+        peer: str = "the neighbouring stage",
+        arrive: Callable[[Frame], Frame] | None = None,
+    ) -> None:
         self.limit = limit
         self.delay_s = delay_s
         self.peer = peer  #: who sends, for messages
+        self._arrive = arrive  #: done to every frame by the thread that takes it
         self.failure: Exception | None = None
         self._down_at = 0.0
         self._items: deque[tuple[float, Frame | Exception]] = deque()
@@ -127,7 +169,7 @@ class Inbox:
         _, item = self._items.popleft()
         if isinstance(item, Exception):
             raise item
-        return item
+        return item if self._arrive is None else self._arrive(item)
 
 
 def _fresh(error: Exception) -> Exception:

@@ -17,13 +17,14 @@ from contextlib import suppress
 from typing import Any, NoReturn, cast
 
 import grpc
+import torch
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.frame import Handshake, agree
 from workers.ring import RING_BYTES
 from workers.transports.address import UNIX, check_address
-from workers.transports.base import ChannelEnd
-from workers.transports.grpc_end import GrpcEnd, LinkSettings
+from workers.transports.base import CPU, ChannelEnd, LinkSettings
+from workers.transports.grpc_end import GrpcEnd
 from workers.transports.tls import Tls
 from workers.wire import FRAME_BYTES
 
@@ -66,6 +67,7 @@ def grpc_connect(
     insecure: bool = False,
     ring: int = RING_BYTES,
     tls: Tls | None = None,
+    device: torch.device = CPU,
 ) -> ChannelEnd:
     """The upstream end of the link to the stage that listens at `address` ("host:port" or "unix:PATH").
 
@@ -78,13 +80,15 @@ def grpc_connect(
         insecure: allow plaintext beyond the loopback interface.
         ring: bytes of memory that the ends share for big payloads each way, over a unix socket; 0: none.
         tls: encrypt, and let both ends prove who they are; None: plaintext.
+        device: of the stage that holds this end.
 
     The other side need not listen yet. Raises PeerTimeout if it does not answer in time, HandshakeRefused if
     the two disagree, ConfigError for an address that is not allowed, WorkerLost if the other side went away.
     """
     check_address(address, insecure or tls is not None)
     peer = f"stage {handshake.stage + 1} at {address}"
-    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, _ring(address, ring)))
+    ring = ring if address.startswith(UNIX) else 0
+    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring))
     end.greet(handshake)
     options = [*_BOTH, *_CLIENT, *_sizes(max_frame)]
     channel = _channel(address, options, tls)
@@ -125,6 +129,7 @@ class GrpcListener:
         insecure: bool = False,
         ring: int = RING_BYTES,
         tls: Tls | None = None,
+        device: torch.device = CPU,
     ) -> None:
         """Listen at `bind`, with port 0 at any port; the settings are those of `grpc_connect`.
 
@@ -132,7 +137,8 @@ class GrpcListener:
         """
         host = check_address(bind, insecure or tls is not None)
         self._handshake = handshake
-        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, _ring(bind, ring))
+        ring = ring if bind.startswith(UNIX) else 0
+        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring)
         self._accepted: queue.Queue[GrpcEnd | Exception] = queue.Queue(_MOST_CLIENTS)
         self._ends: set[GrpcEnd] = set()
         self._server = grpc.server(
@@ -207,11 +213,6 @@ class GrpcListener:
         code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INVALID_ARGUMENT
         context.abort(code, str(error)[:1000])
         raise AssertionError("abort raises")
-
-
-def _ring(address: str, nbytes: int) -> int:
-    """Memory is shared by processes of one machine only."""
-    return nbytes if address.startswith(UNIX) else 0
 
 
 def _channel(address: str, options: list[tuple[str, int]], tls: Tls | None) -> grpc.Channel:

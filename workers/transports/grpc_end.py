@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -13,20 +12,9 @@ import grpc
 from dni.errors import FlowControlError, HandshakeRefused, SizeMismatch, WireError, WorkerLost
 from workers.frame import Frame, Handshake, Kind
 from workers.ring import Rings
-from workers.transports.base import ChannelEnd, Inbox
-from workers.wire import decode, encode
-
-
-@dataclass(frozen=True)
-class LinkSettings:
-    """The settings that both ends of a link share; see `grpc_connect`."""
-
-    limit: int
-    max_frame: int
-    delay_s: float
-    checksum: bool
-    timeout_s: float
-    ring: int
+from workers.transports.base import ChannelEnd, Inbox, LinkSettings
+from workers.transports.staging import Leaving, staging_for
+from workers.wire import decode, encode, most_bytes, room_for
 
 
 class GrpcEnd(ChannelEnd):
@@ -37,9 +25,11 @@ class GrpcEnd(ChannelEnd):
 
     def __init__(self, peer: str, settings: LinkSettings) -> None:
         self._settings = settings
+        self._staging = staging_for(settings.device)
         self._rings = Rings(settings.ring, settings.max_frame) if settings.ring else None
-        self._inbox = Inbox(settings.limit, settings.delay_s, peer)
-        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: nothing follows
+        arrive = self._staging.arrive if self._staging else None
+        self._inbox = Inbox(settings.limit, settings.delay_s, peer, arrive)
+        self._outgoing: queue.SimpleQueue[bytes | Leaving | None] = queue.SimpleQueue()  # None: nothing follows
         self._closed = False
         self._over = threading.Event()
 
@@ -53,7 +43,8 @@ class GrpcEnd(ChannelEnd):
 
     def outgoing(self) -> Iterator[bytes]:
         """Encoded frames to be sent, as they come; ends after `close` or when the link is down."""
-        return iter(self._outgoing.get, None)
+        items: Iterator[bytes | Leaving] = iter(self._outgoing.get, None)
+        return map(self._encoded, items)
 
     def greet(self, mine: Handshake) -> None:
         """Send the first frame."""
@@ -75,14 +66,16 @@ class GrpcEnd(ChannelEnd):
             raise ValueError(f"{self._where(frame)} sent after this end was closed")
         if self._inbox.failure is not None:
             raise self._inbox.failure.with_traceback(None)
-        data, limit = encode(frame, checksum=self._settings.checksum, rings=self._rings), self._settings.max_frame
-        if len(data) > limit:
+        if self._staging is None:
+            data = self._encode(frame)
+        nbytes, limit = len(data) if self._staging is None else most_bytes(frame), self._settings.max_frame
+        if nbytes > limit:
             raise SizeMismatch(
-                f"{self._where(frame)} has {len(data)} bytes, the link carries {limit}: raise the limit at both ends"
+                f"{self._where(frame)} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends"
             )
         if self._outgoing.qsize() >= self._settings.limit:
             raise FlowControlError(f"{self._where(frame)}: {self._settings.limit} frames already wait to be sent")
-        self._outgoing.put(data)
+        self._outgoing.put(data if self._staging is None else self._staging.leave(frame))
 
     def receive(self, timeout: float | None) -> Frame:
         return self._inbox.take(timeout)
@@ -126,9 +119,16 @@ class GrpcEnd(ChannelEnd):
         finally:
             self._outgoing.put(None)
 
+    def _encoded(self, item: bytes | Leaving) -> bytes:
+        return item if isinstance(item, bytes) else self._encode(item.wait())
+
+    def _encode(self, frame: Frame) -> bytes:
+        return encode(frame, checksum=self._settings.checksum, rings=self._rings)
+
     def _decode(self, data: bytes) -> Frame | WireError:
         try:
-            return decode(data, limit=self._settings.max_frame, rings=self._rings)
+            room = room_for if self._staging is None else self._staging.room
+            return decode(data, limit=self._settings.max_frame, room=room, rings=self._rings)
         except WireError as error:
             return type(error)(f"malformed frame from {self._inbox.peer}: {error}")
 

@@ -1,0 +1,128 @@
+"""The process group of a pipelined run: every stage is a rank, joined by gloo between CPUs, NCCL between GPUs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from dni.errors import HandshakeRefused, PeerTimeout, WorkerLost
+from workers.assembly import Job
+from workers.build import device_of
+
+#: Where the stages of one machine meet.
+HERE = "127.0.0.1"
+
+
+def host_store(timeout_s: float) -> tuple[Store, str]:
+    """A key-value store of this process at a free port of this machine, and its HOST:PORT."""
+    store = _tcp_store(HERE, 0, timeout_s, is_master=True)
+    return store, f"{HERE}:{store.port}"
+
+
+def reach_store(address: str, timeout_s: float) -> Store:
+    """The store of another process. Raises PeerTimeout."""
+    host, _, port = address.rpartition(":")
+    try:
+        store: Store = _tcp_store(host, int(port), timeout_s, is_master=False)
+    except dist.DistError as error:
+        raise PeerTimeout(f"no store at {address} within {timeout_s:g} s") from error
+    return store
+
+
+@contextmanager
+def process_group(job: Job, index: int, store: Store, host: str) -> Iterator[None]:
+    """torch's default process group, with stage `index` as the rank of this process.
+
+    `host`: where the store is reached; the ranks listen on the interface that leads there. Raises PeerTimeout if not
+    all come in time, HandshakeRefused if they do not agree about the run.
+    """
+    timeout_s, device = job.config.transport.timeout_s, device_of(job.config, index)
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"  # small messages are between CPUs
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    listen_towards(host)
+    mine = PrefixStore(f"dni/{job.run_dir.name}", store)
+    with lost_neighbours():
+        _agree(job, index, mine)
+        dist.init_process_group(
+            backend, store=mine, rank=index, world_size=job.config.stages, timeout=timedelta(seconds=timeout_s)
+        )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def lost_neighbours(who: str = "another stage") -> Iterator[None]:
+    """What torch says when a rank is gone, or silent for too long, becomes WorkerLost or PeerTimeout."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = next(iter(str(error).splitlines()), "").split(". This is typically")[0]
+        if not (isinstance(error, dist.DistError) or "gloo" in text):
+            raise
+        late = "timed out" in text.lower() or "timeout" in text.lower()
+        what = "silent for longer than transport.timeout_s" if late else "gone"
+        raise (PeerTimeout if late else WorkerLost)(f"{who} is {what}: {text}") from error
+
+
+def listen_towards(host: str) -> None:
+    """Make gloo and NCCL listen where the store is reached: on the loopback interface, if that is on this machine.
+
+    Elsewhere an interface that the user names (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME) comes first.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))  # sends nothing, but chooses the address to send from
+        except OSError:  # no IPv4 address: left to torch
+            return
+        address = probe.getsockname()[0]
+        name = _interface(probe, address)
+    for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        if name is not None and (address.startswith("127.") or key not in os.environ):
+            os.environ[key] = name
+
+
+def _tcp_store(host: str, port: int, timeout_s: float, *, is_master: bool) -> Any:
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
+    )
+
+
+def _interface(probe: socket.socket, address: str) -> str | None:
+    """The name of the interface that has an IPv4 address; None: it cannot be told."""
+    names = [name for _, name in socket.if_nameindex()]
+    if address.startswith("127."):
+        return next((name for name in names if name.startswith("lo")), None)
+    import fcntl  # not everywhere
+
+    for name in names:
+        try:
+            found = fcntl.ioctl(probe.fileno(), 0x8915, name.encode().ljust(256, b"\0"))  # SIOCGIFADDR of Linux
+        except OSError:  # it has no such address
+            continue
+        if socket.inet_ntoa(found[20:24]) == address:
+            return name
+    return None
+
+
+def _agree(job: Job, index: int, store: Store) -> None:
+    """Every stage says which run it is in; all must say what the first one says."""
+    mine = f"{job.config.fingerprint()} next step {job.start + 1}"
+    if index == 0:
+        store.set("run", mine)
+        return
+    first = store.get("run").decode()
+    if first != mine:
+        raise HandshakeRefused(
+            f"stage {index} is in run {mine}, stage 0 in run {first}: start all stages with the same settings"
+        )

@@ -1,0 +1,74 @@
+"""What is being sent by a pair, kept until it has left."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed import Work
+
+from workers.transports.gloo import GlooPair, wait
+
+MESSAGES, TENSORS = 1, 2  # tags
+
+_MOMENT_S = 1.0  # for the thread here, which must run first
+
+
+class _Sending(NamedTuple):
+    """What must not be dropped before it has left."""
+
+    tensors: list[Tensor]
+    works: list[Work]
+    is_frame: bool
+
+
+class Sender:
+    """Hands frames and words to a pair, in order, at most `limit` frames at once."""
+
+    def __init__(self, pair: GlooPair, limit: int, lose: Callable[[RuntimeError], None]) -> None:
+        """`lose` is told why the pair is broken."""
+        self._pair, self._lose = pair, lose
+        self._posting = threading.Lock()
+        self._free = threading.Semaphore(limit)
+        self._keeping: queue.SimpleQueue[_Sending | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._keep, name="dni-keep", daemon=True)
+
+    def may_send(self) -> bool:
+        """Take the place of one frame, if there is one or will be in a moment."""
+        return self._free.acquire(timeout=_MOMENT_S)
+
+    def frame(self, message: Tensor, apart: list[Tensor]) -> None:
+        """Send a message and the tensors that belong to it, whose memory must not be changed."""
+        self._post(message, apart, is_frame=True)
+
+    def word(self, word: int) -> None:
+        """Send a message of one byte."""
+        self._post(torch.tensor([word], dtype=torch.uint8), [], is_frame=False)
+
+    def finish(self) -> None:
+        """End the thread once all has left, or the pair is broken."""
+        self._keeping.put(None)
+
+    def _post(self, message: Tensor, apart: list[Tensor], is_frame: bool) -> None:
+        with self._posting:
+            try:
+                works = [self._pair.send(message, MESSAGES)]
+                works += [self._pair.send(tensor, TENSORS) for tensor in apart]
+            except RuntimeError as error:
+                self._lose(error)
+                return
+            self._keeping.put(_Sending([message, *apart], works, is_frame))
+
+    def _keep(self) -> None:
+        try:
+            for sending in iter(self._keeping.get, None):
+                for work in sending.works:
+                    wait(work)
+                if sending.is_frame:
+                    self._free.release()
+        except RuntimeError as error:
+            self._lose(error)

@@ -1,0 +1,242 @@
+"""An edge between two processes by torch.distributed: a group of two for each edge.
+
+    torch_distributed_connect (stage k-1) ── hello ──> store of TorchDistributedListener (stage k)
+                                          <── answer ──
+                                          <── group ──>
+
+The stages shake hands in the store of the stage that listens; only stages that agree make a group.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it has one
+
+from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
+from workers.frame import Frame, Handshake, Kind, agree
+from workers.transports.address import UNIX, check_address
+from workers.transports.at_exit import abandon_at_exit
+from workers.transports.base import CPU, ChannelEnd, LinkSettings
+from workers.transports.gloo import FOREVER, GlooPair, way_to, why
+from workers.transports.torch_distributed_end import TorchDistributedEnd
+from workers.wire import FRAME_BYTES, decode, encode
+
+log = logging.getLogger(__name__)
+
+_CLIENTS = "clients"  # key of their number; the keys of each begin with its own
+_REFUSED = b"refused:"
+
+
+def torch_distributed_connect(
+    address: str,
+    handshake: Handshake,
+    *,
+    limit: int = 64,
+    max_frame: int = FRAME_BYTES,
+    delay_s: float = 0.0,
+    checksum: bool = False,
+    timeout_s: float = 30.0,
+    insecure: bool = False,
+    device: torch.device = CPU,
+) -> ChannelEnd:
+    """The upstream end of the link to the stage that listens at `address` ("host:port").
+
+    The other side need not listen yet. Arguments and errors are those of `grpc_connect`; there is no encryption.
+    """
+    host = _check(address, insecure)
+    peer = f"stage {handshake.stage + 1} at {address}"
+    settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
+
+    def link() -> ChannelEnd:
+        pair = _meet(host, int(address.rpartition(":")[2]), handshake, timeout_s)
+        return TorchDistributedEnd(pair, peer, settings)
+
+    try:
+        return _in_time(link, timeout_s)
+    except (RuntimeError, OSError) as error:  # torch's errors are some
+        raise PeerTimeout(
+            f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there? "
+            f"({why(error)})"
+        ) from None
+
+
+class TorchDistributedListener:
+    """Where a stage waits for the stage before it; as `GrpcListener`, without encryption.
+
+    `address` is what to connect to, "host:port".
+    """
+
+    def __init__(
+        self,
+        bind: str = "127.0.0.1:0",
+        *,
+        handshake: Handshake,
+        limit: int = 64,
+        max_frame: int = FRAME_BYTES,
+        delay_s: float = 0.0,
+        checksum: bool = False,
+        timeout_s: float = 30.0,
+        insecure: bool = False,
+        device: torch.device = CPU,
+    ) -> None:
+        """Listen at `bind`, with port 0 at any port.
+
+        Raises ConfigError if `bind` is taken, impossible or not allowed.
+        """
+        host = _check(bind, insecure)
+        self._handshake, self._timeout_s = handshake, timeout_s
+        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
+        self._accepted: queue.SimpleQueue[ChannelEnd | Exception] = queue.SimpleQueue()
+        self._ends: list[ChannelEnd] = []
+        self._closed = False
+        try:
+            self._store: Any = _open_store(host, int(bind.rpartition(":")[2]), timeout_s)
+        except (OSError, RuntimeError):
+            raise ConfigError(f"stage {handshake.stage}: cannot listen at {bind}; choose a free port") from None
+        self._waking: Any = _join_store(host, self._store.port, timeout_s)  # one that waits serves no other thread
+        self.address = f"{host}:{self._store.port}"
+        self._thread = threading.Thread(target=self._listen, name="dni-listener", daemon=True)
+        self._thread.start()
+        abandon_at_exit(self)
+
+    def accept(self, timeout: float) -> ChannelEnd:
+        """The end of the link to the stage before, once that has connected and agreed.
+
+        Raises PeerTimeout after `timeout` seconds and HandshakeRefused when a stage came and was refused.
+        """
+        stage = self._handshake.stage
+        try:
+            item = self._accepted.get(timeout=timeout)
+        except queue.Empty:
+            raise PeerTimeout(
+                f"stage {stage}: stage {stage - 1} did not connect to {self.address} within {timeout:g} s; "
+                "is it running, and with this address?"
+            ) from None
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""
+        if self._closed:
+            return
+        self.abandon()
+        for end in self._ends:
+            end.close()
+        self._accepted.put(WorkerLost(f"the listener at {self.address} is closed"))
+
+    def abandon(self) -> None:
+        """Stop listening, and no more."""
+        if not self._closed:
+            self._closed = True
+            with suppress(RuntimeError):
+                self._waking.set(f"{self._waking.add(_CLIENTS, 1)}/hello", b"")
+            self._thread.join(self._timeout_s)
+
+    def _listen(self) -> None:
+        """Serve one client after another."""
+        number = 1
+        while True:
+            self._store.wait([f"{number}/hello"], FOREVER)
+            if self._closed:
+                return
+            try:
+                self._serve(number)
+            except (WireError, RuntimeError, OSError, ValueError) as error:
+                self._refuse(number, error)
+            number += 1
+
+    def _serve(self, number: int) -> None:
+        theirs = _read_hello(self._store.get(f"{number}/hello"))
+        agree(client=theirs, server=self._handshake)
+        where = self._store.get(f"{number}/from").decode()
+        self._store.set(f"{number}/answer", _hello(self._handshake))
+        pair = GlooPair(self._store, f"{number}/group", 1, way_to(where, self._store.port), self._timeout_s)
+        end = TorchDistributedEnd(pair, f"stage {theirs.stage} at {where}", self._settings)
+        self._ends.append(end)
+        self._accepted.put(end)
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        log.warning("stage %d refused a client: %s", self._handshake.stage, error)
+        self._store.set(f"{number}/answer", _REFUSED + str(error).encode())
+        if isinstance(error, HandshakeRefused):
+            self._accepted.put(error)
+
+
+def _meet(host: str, port: int, mine: Handshake, timeout_s: float) -> GlooPair:
+    """Shake hands with the stage that listens there, and make a group with it."""
+    store: Any = _join_store(host, port, timeout_s)  # the stubs' takes no bytes
+    number, own = store.add(_CLIENTS, 1), way_to(host, port)
+    store.set(f"{number}/from", own)
+    store.set(f"{number}/hello", _hello(mine))
+    answer = store.get(f"{number}/answer")
+    if answer.startswith(_REFUSED):
+        raise HandshakeRefused(answer.removeprefix(_REFUSED).decode())
+    agree(client=mine, server=_read_hello(answer))
+    return GlooPair(store, f"{number}/group", 0, own, timeout_s)
+
+
+def _hello(mine: Handshake) -> bytes:
+    return encode(Frame(Kind.HANDSHAKE, stage=mine.stage, handshake=mine))
+
+
+def _read_hello(data: bytes) -> Handshake:
+    frame = decode(data)
+    if frame.handshake is None:
+        raise HandshakeRefused(f"the other side began with a {frame.kind.name} frame, not with a handshake")
+    return frame.handshake
+
+
+def _check(address: str, insecure: bool) -> str:
+    """The host of an address. Raises ConfigError."""
+    if address.startswith(UNIX):
+        raise ConfigError(f"address {address!r}: transport=torch_distributed has no unix sockets: use 127.0.0.1:0")
+    return check_address(address, insecure)
+
+
+def _open_store(host: str, port: int, timeout_s: float) -> TCPStore:
+    """A store that listens at this address alone; left to itself, torch's would listen at all of this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host.strip("[]"), port), family=family)
+    return TCPStore(
+        host.strip("[]"), listening.getsockname()[1], is_master=True, wait_for_workers=False,
+        timeout=timedelta(seconds=timeout_s), master_listen_fd=listening.detach(),
+    )  # fmt: skip
+
+
+def _join_store(host: str, port: int, timeout_s: float) -> TCPStore:
+    return TCPStore(host.strip("[]"), port, is_master=False, timeout=timedelta(seconds=timeout_s))
+
+
+def _in_time(make: Callable[[], ChannelEnd], timeout_s: float) -> ChannelEnd:
+    """What `make` returns or raises. A store may wait for longer than it was told. Raises RuntimeError after that."""
+    made: queue.SimpleQueue[ChannelEnd | Exception] = queue.SimpleQueue()
+    given_up = threading.Event()
+
+    def work() -> None:
+        try:
+            item: ChannelEnd | Exception = make()
+        except Exception as error:
+            item = error
+        made.put(item)
+        if given_up.is_set() and isinstance(item, TorchDistributedEnd):
+            item.abandon()
+
+    threading.Thread(target=work, name="dni-connect", daemon=True).start()
+    try:
+        item = made.get(timeout=timeout_s)
+    except queue.Empty:
+        given_up.set()
+        raise RuntimeError("nothing was heard") from None
+    if isinstance(item, Exception):
+        raise item
+    return item

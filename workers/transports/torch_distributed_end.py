@@ -1,0 +1,227 @@
+"""One end of a link by torch.distributed: threads that receive, and one that keeps what is being sent.
+
+    end ── message, tensors, message, ... BYE ──> end
+        <── message, ... SEEN ── BYE ── SEEN ──
+
+An end that closes says BYE, which comes after all that was sent; who has taken that in answers SEEN, and says BYE too.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from itertools import cycle
+from typing import TypeAlias
+
+import torch
+from torch.distributed import Work
+
+from dni.errors import FlowControlError, SizeMismatch, WireError, WorkerLost
+from workers.frame import Frame
+from workers.transports.at_exit import abandon_at_exit
+from workers.transports.base import ChannelEnd, Inbox, LinkSettings
+from workers.transports.gloo import GlooPair, wait, why
+from workers.transports.packing import MESSAGE_BYTES, Arriving, pack, unpack
+from workers.transports.sending import MESSAGES, TENSORS, Sender
+from workers.transports.staging import Leaving, staging_for
+from workers.wire import most_bytes, room_for
+
+_BYE, _SEEN = _WORDS = 0, 1  # first bytes; that of a header is another
+_ROOM = 8  # messages that may come before the first of them is read
+_MOMENT_S = 1.0  # for a thread to end
+
+
+#: What comes in: a frame, a word, or the error that takes the place of a frame.
+_Item: TypeAlias = Arriving | int | WireError
+
+
+class TorchDistributedEnd(ChannelEnd):
+    """One end of a link; made by `torch_distributed_connect` and `TorchDistributedListener`.
+
+    Frames are copied and handed to the group by the thread that sends them. Every frame is received right into the
+    tensors that it will have.
+    """
+
+    def __init__(self, pair: GlooPair, peer: str, settings: LinkSettings) -> None:
+        self._pair, self._settings = pair, settings
+        self._staging = staging_for(settings.device)
+        arrive = self._staging.arrive if self._staging else None
+        self._inbox = Inbox(settings.limit, settings.delay_s, peer, arrive)
+        self._leaving: queue.SimpleQueue[Leaving | None] = queue.SimpleQueue()
+        self._closed = False
+        self._said_bye = False
+        self._bye, self._seen = threading.Event(), threading.Event()  # from the peer, or the link is lost
+        self._saying = threading.Lock()
+        self._sender = Sender(pair, settings.limit, self._lose)
+        self._begun = self._landed = 0  # frames
+        self._landing: queue.SimpleQueue[tuple[list[Work], _Item] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=each, name=f"dni-{each.__name__[1:]}", daemon=True)
+            for each in (self._read, self._land, *([self._leave] if self._staging else []))
+        ]
+        self._threads.append(self._sender.thread)
+        for thread in self._threads:
+            thread.start()
+        abandon_at_exit(self)
+
+    def send(self, frame: Frame) -> None:
+        where = f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
+        if self._closed:
+            raise ValueError(f"{where} sent after this end was closed")
+        self._raise_if_lost()
+        if self._staging is None:
+            packed = pack(frame, checksum=self._settings.checksum)
+        nbytes, limit = packed.nbytes if self._staging is None else most_bytes(frame), self._settings.max_frame
+        if nbytes > limit:
+            raise SizeMismatch(f"{where} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends")
+        if not self._sender.may_send():
+            self._raise_if_lost()
+            raise FlowControlError(f"{where}: {self._settings.limit} frames already wait to be sent")
+        if self._staging is None:
+            self._sender.frame(packed.message, packed.apart)
+        else:
+            self._leaving.put(self._staging.leave(frame))
+        self._raise_if_lost()
+
+    def receive(self, timeout: float | None) -> Frame:
+        return self._inbox.take(timeout)
+
+    def poll(self) -> Frame | None:
+        return self._inbox.poll()
+
+    def pending(self) -> int:
+        return self._inbox.pending()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._say_bye()
+        both_heard = self._seen.wait(self._settings.timeout_s) and self._bye.wait(self._settings.timeout_s)
+        self._sender.finish()
+        if not both_heard:
+            self._pair.end()  # which ends the threads, too
+        for thread in self._threads:
+            thread.join(self._settings.timeout_s)
+        self._pair.end()
+        self._inbox.fail(WorkerLost("this end of the link is closed"))
+
+    def abandon(self) -> None:
+        """End the link at once, sent or not."""
+        self._closed = True
+        self._sender.finish()
+        self._leaving.put(None)
+        self._pair.end()
+        for thread in self._threads:
+            thread.join(_MOMENT_S)
+
+    def _raise_if_lost(self) -> None:
+        if self._inbox.failure is not None:
+            raise self._inbox.failure.with_traceback(None)
+
+    def _say_bye(self) -> None:
+        with self._saying:
+            said, self._said_bye = self._said_bye, True
+        if not said and self._staging is not None:
+            self._leaving.put(None)
+        elif not said:
+            self._sender.word(_BYE)
+
+    def _leave(self) -> None:
+        """Hand over frames that come from a GPU, once they are here; last of all the BYE."""
+        try:
+            for leaving in iter(self._leaving.get, None):
+                packed = pack(leaving.wait(), checksum=self._settings.checksum, own=True)
+                self._sender.frame(packed.message, packed.apart)
+            self._sender.word(_BYE)
+        except RuntimeError as error:  # of the GPU
+            self._lose(error)
+
+    def _read(self) -> None:
+        """Take in messages, and make room for the tensors that follow them."""
+        room = room_for if self._staging is None else self._staging.room
+        try:
+            for message in self._messages():
+                if message[0] in _WORDS:
+                    self._begin([], message[0])
+                else:
+                    arriving = unpack(message, limit=self._settings.max_frame, room=room)
+                    self._begin([self._pair.recv(tensor, TENSORS) for tensor in arriving.apart], arriving)
+        except WireError as error:
+            self._begin([], type(error)(f"malformed frame from {self._inbox.peer}: {error}"))
+        except RuntimeError as error:
+            self._lose(error)
+        finally:
+            self._landing.put(None)
+
+    def _messages(self) -> Iterator[memoryview]:
+        """Messages, to be read at once, until the peer has said BYE, and SEEN to the BYE from here."""
+        rooms = [torch.empty(MESSAGE_BYTES, dtype=torch.uint8) for _ in range(_ROOM)]
+        works = [self._pair.recv(room, MESSAGES) for room in rooms]
+        unheard = set(_WORDS)
+        for place in cycle(range(_ROOM)):
+            wait(works[place])
+            message = rooms[place].numpy().data
+            unheard.discard(message[0])
+            yield message
+            if not unheard:
+                return
+            works[place] = self._pair.recv(rooms[place], MESSAGES)
+
+    def _begin(self, works: list[Work], item: _Item) -> None:
+        """Deliver at once what need not wait, for its tensors or for what came before."""
+        if works or self._begun != self._landed:
+            self._begun += 1
+            self._landing.put((works, item))
+        else:
+            self._deliver(item)
+
+    def _land(self) -> None:
+        """Wait for the tensors of frames, one frame after another."""
+        try:
+            for works, item in iter(self._landing.get, None):
+                for work in works:
+                    wait(work)
+                self._deliver(item)
+                self._landed += 1
+        except RuntimeError as error:
+            self._lose(error)
+
+    def _deliver(self, item: _Item) -> None:
+        if not isinstance(item, int):
+            self._put(item)
+        elif item == _SEEN:
+            self._seen.set()
+        else:
+            self._inbox.fail(WorkerLost(f"{self._inbox.peer} ended the link"))
+            self._sender.word(_SEEN)
+            self._say_bye()
+            self._bye.set()
+
+    def _put(self, item: Arriving | WireError) -> None:
+        """Into the inbox. What follows a malformed header cannot be told apart, so the link ends with it."""
+        try:
+            self._inbox.put(self._finished(item))
+        except (WireError, WorkerLost) as error:  # more than may wait; or the link is lost
+            self._stop(error)
+        if isinstance(item, WireError):
+            self._stop(WorkerLost(f"the link to {self._inbox.peer} ended with a malformed frame"))
+
+    def _finished(self, item: Arriving | WireError) -> Frame | WireError:
+        if isinstance(item, WireError):
+            return item
+        try:
+            return item.finish()
+        except WireError as error:
+            return type(error)(f"malformed frame from {self._inbox.peer}: {error}")
+
+    def _lose(self, error: RuntimeError) -> None:
+        """The peer is gone, or the link was ended here."""
+        self._inbox.fail(WorkerLost(f"{self._inbox.peer} is gone ({why(error)})"))
+        self._seen.set()
+        self._bye.set()
+
+    def _stop(self, error: Exception) -> None:
+        self._inbox.fail(error)
+        self._pair.end()
