@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables test test-hosts check proto
+.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables test test-hosts check proto
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: install ## run the demonstration (benchmarks/demo.py)
 
 bench-machinery: install ## measure what splitting costs: stages against a plain loop, the frame codec (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.machinery
+
+bench-transport: install ## measure what links between processes carry, as shares of raw TCP (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.transport
 
 bench-depth: install ## every method in depth on four tasks, test split; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.depth

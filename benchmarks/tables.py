@@ -11,7 +11,9 @@ from typing import Any
 from benchmarks import copying as copies
 from benchmarks import depth as depths
 from benchmarks import lag as lags
+from benchmarks import machinery as splits
 from benchmarks import ptb as reading
+from benchmarks import transport as links
 from benchmarks.grid import by_seed, spread
 from benchmarks.link_pages import delay_line, links_cells, links_rates, race, reach
 from benchmarks.markdown import markdown, source
@@ -50,17 +52,23 @@ def demo(results: dict[str, Any]) -> str:
 
 def machinery(results: dict[str, Any]) -> str:
     """The cost of splitting, and of the codec."""
-    rows = [[row["name"], f"{row['characters_per_s']:,.0f}", f"{row['ratio']:.2f}"] for row in results["rows"]]
-    codec = [
-        [row["name"], f"{row['ours_s'] * 1e6:,.0f} µs", f"{row['protobuf_s'] * 1e6:,.0f} µs", f"{row['ratio']:.2f}"]
-        for row in results["codec"]
-    ]
+    batch = f", B = {results['batch']}" if "batch" in results else ""
     note = (
-        f"The demonstration's model, {results['steps']} steps, medians of {results['repeats']} interleaved repeats, "
-        f"seed {results['seed']}, one torch thread per worker. {source(results)}"
+        f"The demonstration's model{batch}, {results['steps']} steps, medians of {results['repeats']} interleaved "
+        f"repeats, seed {results['seed']}, one torch thread per worker. {source(results)}"
     )
-    frames = markdown(["frame, encode + decode", "here", "protobuf `bytes` field", "ratio"], codec)
-    return f"{markdown(['way', 'char/s', 'over the plain loop'], rows)}\n\n{frames}\n\n{note}"
+    tables = (markdown(heads, rows) for heads, rows in splits.lines(results["rows"], results["codec"]))
+    return "\n\n".join((*tables, note))
+
+
+def transport(results: dict[str, Any]) -> str:
+    """What links carry, as shares of raw TCP."""
+    note = (
+        f"In brackets: share of raw TCP's speed in that repeat. Medians of {results['repeats']} interleaved repeats, "
+        f"one torch thread. {source(results)}"
+    )
+    tables = (markdown(heads, rows) for heads, rows in links.lines(results["rows"]))
+    return "\n\n".join((*tables, note))
 
 
 def depth(results: dict[str, Any]) -> str:
@@ -185,6 +193,7 @@ def percents(shares: list[float]) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo", demo), "depth": ("depth", depth), "variants": ("depth", variants),
     "trials": ("depth_tuning", trials), "lag": ("lag", lag), "machinery": ("machinery", machinery),
+    "transport": ("transport", transport),
     "copying": ("copying", copying),
     "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),
     "links_rates": ("links", links_rates), "links_cells": ("links", links_cells), "race": ("race", race),

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.machinery import rates
 from benchmarks.namespaces import why_not
 from benchmarks.plain import plain_loop
-from benchmarks.tables import step_cost
+from benchmarks.tables import step_cost, transport
 from tests.runs import tiny
 from workers.launcher import launch
 
@@ -38,15 +38,33 @@ def test_machinery(tmp_path: Path) -> None:
     bars, _ = quick("machinery", tmp_path)
     results = json.loads((tmp_path / "outputs/bench-machinery/machinery.json").read_text())
     assert results["bars"] == bars
-    names = [row["name"] for row in results["rows"]]
+    names = [row["label"] for row in results["rows"] if "plain loop" not in row["label"]]
     assert names == [
-        "plain loop, 1 torch thread", "plain loop, 2 torch threads", "backprop, 4 threads, local",
-        "synthetic, 4 threads, local", "backprop, 4 processes, gRPC",
+        "backprop, 1 stage", "backprop, 4 threads, local", "backprop, 4 processes, gRPC", "synthetic, 4 threads, local",
     ]  # fmt: skip
     assert results["rows"][0]["ratio"] == 1.0
+    goals = {bar["bar"]: bar["goal"] for bar in bars}
+    assert [goals[f"{name}: rate over the plain loop's"] for name in names] == [0.95, 0.85, 0.8, None]
     assert [row["name"] for row in results["codec"]] == ["4 KB", "1 MB", "16 MB"]
     assert bars[-1]["holds"], "backprop in threads is not the plain loop"
     assert {"machine", "torch", "command"} <= results["environment"].keys()
+
+
+@pytest.mark.timeout(120)
+def test_transport(tmp_path: Path) -> None:
+    bars, _ = quick("transport", tmp_path)
+    results = json.loads((tmp_path / "outputs/bench-transport/transport.json").read_text())
+    assert results["bars"] == bars
+    goals = [bar["goal"] for bar in bars if bar["bar"].endswith("share of raw TCP")]
+    assert goals == [None, None, 0.35, 0.35, None, None, 0.5, 0.5]
+    assert [row["name"] for row in results["rows"]] == [
+        "raw TCP", "protobuf bytes over gRPC", "gRPC", "gRPC, shared memory",
+    ]  # fmt: skip
+    sizes = results["rows"][0]["sizes"]
+    assert [(size["size"], size["share"], size["trip_share"]) for size in sizes] == [
+        ("4 KB", 1, 1), ("64 KB", 1, 1), ("1 MB", 1, 1), ("16 MB", 1, 1),
+    ]  # fmt: skip
+    assert "(1.00)" in transport(results)
 
 
 def test_step_cost(tmp_path: Path) -> None:
@@ -79,8 +97,13 @@ def test_the_plain_loop_is_the_arithmetic_of_the_stages(tmp_path: Path) -> None:
 
 
 def test_ratios_are_those_of_one_repeat() -> None:
-    plain = "plain loop, 1 torch thread"
-    repeats = [{plain: 100.0, "split": 50.0}, {plain: 10.0, "split": 20.0}, {plain: 40.0, "split": 30.0}]
-    first, second = rates(repeats)
-    assert (first["characters_per_s"], first["ratio"]) == (40.0, 1.0)
-    assert (second["characters_per_s"], second["ratio"]) == (30.0, 0.75)  # of 0.5, 2.0 and 0.75
+    repeats = [
+        {("plain loop", 1): 100.0, ("plain loop", 2): 125.0, ("split", 1): 50.0},
+        {("plain loop", 1): 10.0, ("plain loop", 2): 40.0, ("split", 1): 20.0},
+        {("plain loop", 1): 40.0, ("plain loop", 2): 20.0, ("split", 1): 30.0},
+    ]
+    plain, more, split = rates(repeats)
+    assert (plain["label"], plain["characters_per_s"], plain["ratio"]) == ("plain loop, 1 torch thread", 40.0, 1.0)
+    assert (more["label"], more["characters_per_s"], more["ratio"]) == ("plain loop, 2 torch threads", 40.0, 1.0)
+    assert (split["label"], split["characters_per_s"], split["ratio"]) == ("split", 30.0, 0.75)  # of 0.5, 2.0 and 0.75
+    assert split["best"] == 0.5  # of 0.4, 0.5 and 0.75

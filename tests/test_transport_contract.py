@@ -12,6 +12,7 @@ import torch
 from dni.errors import FlowControlError, PeerTimeout, WorkerLost
 from workers.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.header import Spec
+from workers.ring import RING_BYTES
 from workers.transports import grpc_end, torch_distributed_end
 from workers.transports.base import ChannelEnd
 from workers.transports.faulty import Fault, FaultyEnd
@@ -45,7 +46,9 @@ class StagedOnCpu:
         return frame
 
 
-@pytest.fixture(params=["local", "grpc", "unix", "torch_distributed", "grpc, staged", "torch_distributed, staged"])
+@pytest.fixture(
+    params=["local", "grpc", "unix", "ring", "torch_distributed", "grpc, staged", "torch_distributed, staged"]
+)
 def connect(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
     """Makes the upstream and the downstream end of a link; closes them after the test."""
     if request.param.endswith("staged"):
@@ -62,9 +65,10 @@ def connect(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
             open_.append(store)
             ends = client, store.accept(10)
         else:
-            bind = f"unix:{tmp_path}/stage-1" if request.param == "unix" else "127.0.0.1:0"
-            listener = GrpcListener(bind, handshake=handshake(1), limit=limit, delay_s=delay_s)
-            client = grpc_connect(listener.address, handshake(0), limit=limit, delay_s=delay_s)
+            bind = f"unix:{tmp_path}/stage-1" if request.param in ("unix", "ring") else "127.0.0.1:0"
+            ring = RING_BYTES if request.param == "ring" else 0
+            listener = GrpcListener(bind, handshake=handshake(1), limit=limit, delay_s=delay_s, ring=ring)
+            client = grpc_connect(listener.address, handshake(0), limit=limit, delay_s=delay_s, ring=ring)
             open_.append(listener)
             ends = client, listener.accept(10)
         open_.extend(ends)

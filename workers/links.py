@@ -49,7 +49,7 @@ def listen(job: Job, index: int, bind: str | None = None) -> Listener:
         from workers.transports.torch_distributed import TorchDistributedListener  # not every build of torch has it
 
         return TorchDistributedListener(bind, **settings)
-    return GrpcListener(bind, tls=credentials(job.config.transport), **settings)
+    return GrpcListener(bind, tls=credentials(job.config.transport), ring=_ring(job), **settings)
 
 
 def connect(job: Job, index: int, address: str) -> ChannelEnd:
@@ -59,7 +59,7 @@ def connect(job: Job, index: int, address: str) -> ChannelEnd:
         from workers.transports.torch_distributed import torch_distributed_connect
 
         return torch_distributed_connect(address, **settings)
-    return grpc_connect(address, tls=credentials(job.config.transport), **settings)
+    return grpc_connect(address, tls=credentials(job.config.transport), ring=_ring(job), **settings)
 
 
 def _settings(job: Job, index: int) -> dict[str, Any]:
@@ -69,6 +69,10 @@ def _settings(job: Job, index: int) -> dict[str, Any]:
         "checksum": transport.checksum, "max_frame": transport.max_frame_mb << 20, "timeout_s": transport.timeout_s,
         "insecure": transport.insecure, "device": device_of(job.config, index),
     }  # fmt: skip
+
+
+def _ring(job: Job) -> int:
+    return job.config.transport.ring_mb << 20
 
 
 def _by_torch(job: Job) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -18,11 +19,24 @@ from dni import errors
 from dni.errors import ConfigError, DniError, WorkerLost
 from workers import checkpoint
 from workers.assembly import Job
+from workers.config import Config
 
 log = logging.getLogger(__name__)
 
 #: After one stage has failed, how long the others may take to say what they saw.
 GRACE_S = 1.0
+
+#: For glibc: keep what big tensors took instead of giving it back to the system, which would clear it for the next
+#: ones page by page. What the user has set wins.
+MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(256 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(1024 * 2**20),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+
+#: For OpenMP, where stages have more torch threads than there are cores: sleep when there is nothing to do, for whoever
+#: waits in a loop keeps another stage from its core.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 Message = dict[str, Any]
 
@@ -68,6 +82,7 @@ class Supervisor:
                 child = subprocess.Popen(
                     [sys.executable, "-m", "workers.child", str(self.job.run_dir), str(self.job.sockets or ""), str(k)],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True,
+                    env=environment(self.job.config),
                     start_new_session=True,  # Ctrl-C reaches the supervisor alone
                 )  # fmt: skip
             self.children.append(child)
@@ -158,6 +173,12 @@ class Supervisor:
             return cause.kind(f"stage {cause.stage}: {cause.reason}")
         done = self.last_step[cause.stage]
         return cause.kind(f"stage {cause.stage}, after step {done}: {cause.reason}; {continue_with(self.job.run_dir)}")
+
+
+def environment(config: Config) -> dict[str, str]:
+    """What a stage's process finds set."""
+    crowded = config.stages * config.torch_threads > (os.cpu_count() or 1)
+    return MEMORY | (PATIENT if crowded else {}) | os.environ
 
 
 def kind_of(name: str) -> type[DniError]:

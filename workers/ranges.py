@@ -49,6 +49,7 @@ def check_numbers(config: Config) -> None:
         "predictor.time.lambda_": config.predictor.time.lambda_,
         "predictor.inputs.hidden": config.predictor.inputs.hidden,
         "predictor.inputs.learning_rate": config.predictor.inputs.learning_rate,
+        "transport.ring_mb": config.transport.ring_mb,
         "predictor.time.auxiliary": config.predictor.time.auxiliary, "emulate.cut_ms": config.emulate.cut_ms,
         "emulate.forward_ms": config.emulate.forward_ms, "emulate.backward_ms": config.emulate.backward_ms,
     }  # fmt: skip

@@ -186,6 +186,8 @@ class TransportConfig:
     timeout_s: float = 60.0  # a neighbour silent for longer than this is lost
     checksum: bool = False  # a checksum over tensors too, not only over headers
     max_frame_mb: int = 256
+    ring_mb: int = 128  # memory that two stages on one machine share each way for big tensors, taken as it is needed
+    # (Linux, over unix sockets); 0: all go through the socket
 
     @property
     def private(self) -> bool:

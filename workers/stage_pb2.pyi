@@ -81,8 +81,20 @@ class Handshake(_message.Message):
     next_step: int
     def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., fingerprint: _Optional[str] = ..., incarnation: _Optional[int] = ..., next_step: _Optional[int] = ...) -> None: ...
 
+class Ring(_message.Message):
+    __slots__ = ("process", "descriptor", "inode", "nbytes")
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    process: int
+    descriptor: int
+    inode: int
+    nbytes: int
+    def __init__(self, process: _Optional[int] = ..., descriptor: _Optional[int] = ..., inode: _Optional[int] = ..., nbytes: _Optional[int] = ...) -> None: ...
+
 class Header(_message.Message):
-    __slots__ = ("kind", "step", "sequence", "done_through", "stage", "tensors", "handshake", "payload_crc32")
+    __slots__ = ("kind", "step", "sequence", "done_through", "stage", "tensors", "handshake", "payload_crc32", "ring", "ring_position", "ring_freed")
     KIND_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +103,9 @@ class Header(_message.Message):
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     HANDSHAKE_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_CRC32_FIELD_NUMBER: _ClassVar[int]
+    RING_FIELD_NUMBER: _ClassVar[int]
+    RING_POSITION_FIELD_NUMBER: _ClassVar[int]
+    RING_FREED_FIELD_NUMBER: _ClassVar[int]
     kind: Kind
     step: int
     sequence: int
@@ -99,7 +114,10 @@ class Header(_message.Message):
     tensors: _containers.RepeatedCompositeFieldContainer[TensorSpec]
     handshake: Handshake
     payload_crc32: int
-    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., step: _Optional[int] = ..., sequence: _Optional[int] = ..., done_through: _Optional[int] = ..., stage: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., handshake: _Optional[_Union[Handshake, _Mapping]] = ..., payload_crc32: _Optional[int] = ...) -> None: ...
+    ring: Ring
+    ring_position: int
+    ring_freed: int
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., step: _Optional[int] = ..., sequence: _Optional[int] = ..., done_through: _Optional[int] = ..., stage: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., handshake: _Optional[_Union[Handshake, _Mapping]] = ..., payload_crc32: _Optional[int] = ..., ring: _Optional[_Union[Ring, _Mapping]] = ..., ring_position: _Optional[int] = ..., ring_freed: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("header_crc32", "header", "payload")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dni.errors import CorruptPayload, SizeMismatch, TruncatedFrame, WireError
+from dni.errors import CorruptHeader, CorruptPayload, SizeMismatch, TruncatedFrame, WireError
 from workers import stage_pb2
 from workers.frame import Frame
 from workers.header import (
@@ -30,6 +30,7 @@ from workers.header import (
     write_field,
     write_header,
 )
+from workers.ring import Rings
 
 #: The most bytes a frame may have unless told otherwise.
 FRAME_BYTES = 256 * 2**20
@@ -46,8 +47,10 @@ def room_for(spec: Spec) -> Tensor:
 Room: TypeAlias = Callable[[Spec], Tensor]
 
 
-def encode(frame: Frame, *, checksum: bool = False) -> bytes:
+def encode(frame: Frame, *, checksum: bool = False, rings: Rings | None = None) -> bytes:
     """The frame's bytes; tensors of any shape, layout and device. `checksum` covers the payload too.
+
+    A payload for which there is room in `rings` is left there.
 
     Raises UnknownDtype for an element type the wire does not know and ValueError for a header too big for it.
     """
@@ -55,8 +58,10 @@ def encode(frame: Frame, *, checksum: bool = False) -> bytes:
     chunks = [memory(tensor) for tensor in frame.tensors.values()]
     if checksum:
         header.payload_crc32 = checksum_of(chunks)
-    start = write_header(header)
     nbytes = sum(chunk.nbytes for chunk in chunks)
+    if rings is not None and rings.leave(header, chunks, nbytes):
+        chunks, nbytes = [], 0
+    start = write_header(header)
     if nbytes:
         start += write_field(_PAYLOAD_TAG, nbytes)
     return b"".join((start, *chunks))
@@ -67,7 +72,7 @@ def most_bytes(frame: Frame) -> int:
     return len(write_header(make_header(frame))) + sum(tensor.nbytes for tensor in frame.tensors.values()) + 16
 
 
-def decode(data: bytes, *, limit: int = FRAME_BYTES, room: Room = room_for) -> Frame:
+def decode(data: bytes, *, limit: int = FRAME_BYTES, room: Room = room_for, rings: Rings | None = None) -> Frame:
     """The frame that `data` holds; its tensors own their memory and may be written to.
 
     Raises the WireError that says what is wrong: TruncatedFrame, CorruptHeader, CorruptPayload, UnknownDtype,
@@ -77,23 +82,42 @@ def decode(data: bytes, *, limit: int = FRAME_BYTES, room: Room = room_for) -> F
         raise SizeMismatch(f"a frame of {len(data)} bytes; the limit is {limit}")
     header, position = read_header(data)
     try:
-        return _read_frame(header, data, position, limit, room)
+        return _read_frame(header, data, position, limit, room, rings)
     except WireError as error:
         raise type(error)(f"{where(header)}: {error}") from None
 
 
-def _read_frame(header: stage_pb2.Header, data: bytes, position: int, limit: int, room: Room) -> Frame:
+def _read_frame(
+    header: stage_pb2.Header, data: bytes, position: int, limit: int, room: Room, rings: Rings | None
+) -> Frame:
     frame = begin_frame(header)
-    offset = _find_payload(data, position)
     specs = read_specs(header, limit)
-    payload, absent = memoryview(data)[offset:], offset == position
-    _check_size(payload, sum(spec.nbytes for spec in specs), absent)
+    expected, in_ring = sum(spec.nbytes for spec in specs), header.HasField("ring_position")
+    if rings is not None:
+        rings.heed(header)
+    if in_ring:
+        payload = _in_ring(header, rings, expected, data, position)
+    else:
+        payload = memoryview(data)[_find_payload(data, position) :]
+    _check_size(payload, expected, not in_ring and position == len(data))
     verify(header, [payload])
+    offset = 0
     for spec in specs:
         frame.tensors[spec.name] = tensor = room(spec)
-        memory(tensor)[:] = np.frombuffer(data, np.uint8, spec.nbytes, offset)
+        memory(tensor)[:] = np.frombuffer(payload, np.uint8, spec.nbytes, offset)
         offset += spec.nbytes
+    if in_ring and rings is not None:
+        rings.read_through = header.ring_position + expected
     return frame
+
+
+def _in_ring(header: stage_pb2.Header, rings: Rings | None, nbytes: int, data: bytes, position: int) -> Any:
+    """The payload in the peer's ring, where the frame ends after its header."""
+    if rings is None:
+        raise CorruptHeader(f"the payload is said to be at byte {header.ring_position} of a ring; this link has none")
+    if position != len(data):
+        raise SizeMismatch(f"{len(data) - position} bytes follow the header of a frame whose payload is in the ring")
+    return rings.view(header.ring_position, nbytes)
 
 
 def _find_payload(data: bytes, position: int) -> int:
@@ -108,7 +132,7 @@ def _find_payload(data: bytes, position: int) -> int:
     return start
 
 
-def _check_size(payload: memoryview, expected: int, absent: bool) -> None:
+def _check_size(payload: Any, expected: int, absent: bool) -> None:
     if absent and expected:
         raise TruncatedFrame(f"no payload where the shapes say {expected} bytes")
     if len(payload) != expected:
@@ -133,7 +157,14 @@ def verify(header: stage_pb2.Header, chunks: Iterable[Any]) -> None:
 
 
 def memory(tensor: Tensor) -> Any:
-    """A tensor's bytes as a flat array of uint8: its own memory if it is contiguous and on the CPU."""
-    dense = tensor.detach().cpu().contiguous()
-    flat = dense.as_strided((dense.numel(),), (1,))  # with 0 or 1 elements any stride counts as contiguous
-    return flat.view(torch.uint8).numpy()
+    """A tensor's bytes as a flat array of uint8: its own memory if it is contiguous and on the CPU.
+
+    Most calls into torch let go of the interpreter's lock, for which the threads of a link are waiting: few are made.
+    """
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if not (tensor.is_cpu and tensor.is_contiguous()):
+        tensor = tensor.cpu().contiguous()
+    if tensor.dtype is torch.bfloat16:  # which numpy does not know
+        tensor = tensor.view(torch.int16)
+    return tensor.numpy().reshape(-1).view(np.uint8)

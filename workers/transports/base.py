@@ -79,6 +79,7 @@ class LinkSettings:
     checksum: bool
     timeout_s: float
     device: torch.device = CPU  # of the stage
+    ring: int = 0  # bytes of memory that both share for big payloads each way
 
 
 class Inbox:

@@ -21,6 +21,7 @@ import torch
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.frame import Handshake, agree
+from workers.ring import RING_BYTES
 from workers.transports.address import UNIX, check_address
 from workers.transports.base import CPU, ChannelEnd, LinkSettings
 from workers.transports.grpc_end import GrpcEnd
@@ -64,6 +65,7 @@ def grpc_connect(
     checksum: bool = False,
     timeout_s: float = 30.0,
     insecure: bool = False,
+    ring: int = RING_BYTES,
     tls: Tls | None = None,
     device: torch.device = CPU,
 ) -> ChannelEnd:
@@ -76,6 +78,7 @@ def grpc_connect(
         checksum: whether sent frames carry a checksum of their payload (it is verified whenever present).
         timeout_s: longest wait for the other side here and, at `close`, for it to take what was sent.
         insecure: allow plaintext beyond the loopback interface.
+        ring: bytes of memory that the ends share for big payloads each way, over a unix socket; 0: none.
         tls: encrypt, and let both ends prove who they are; None: plaintext.
         device: of the stage that holds this end.
 
@@ -84,7 +87,8 @@ def grpc_connect(
     """
     check_address(address, insecure or tls is not None)
     peer = f"stage {handshake.stage + 1} at {address}"
-    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device))
+    ring = ring if address.startswith(UNIX) else 0
+    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring))
     end.greet(handshake)
     options = [*_BOTH, *_CLIENT, *_sizes(max_frame)]
     channel = _channel(address, options, tls)
@@ -123,6 +127,7 @@ class GrpcListener:
         checksum: bool = False,
         timeout_s: float = 30.0,
         insecure: bool = False,
+        ring: int = RING_BYTES,
         tls: Tls | None = None,
         device: torch.device = CPU,
     ) -> None:
@@ -132,7 +137,8 @@ class GrpcListener:
         """
         host = check_address(bind, insecure or tls is not None)
         self._handshake = handshake
-        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
+        ring = ring if bind.startswith(UNIX) else 0
+        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring)
         self._accepted: queue.Queue[GrpcEnd | Exception] = queue.Queue(_MOST_CLIENTS)
         self._ends: set[GrpcEnd] = set()
         self._server = grpc.server(

@@ -11,6 +11,7 @@ import grpc
 
 from dni.errors import FlowControlError, HandshakeRefused, SizeMismatch, WireError, WorkerLost
 from workers.frame import Frame, Handshake, Kind
+from workers.ring import Rings
 from workers.transports.base import ChannelEnd, Inbox, LinkSettings
 from workers.transports.staging import Leaving, staging_for
 from workers.wire import decode, encode, most_bytes, room_for
@@ -25,6 +26,7 @@ class GrpcEnd(ChannelEnd):
     def __init__(self, peer: str, settings: LinkSettings) -> None:
         self._settings = settings
         self._staging = staging_for(settings.device)
+        self._rings = Rings(settings.ring, settings.max_frame) if settings.ring else None
         arrive = self._staging.arrive if self._staging else None
         self._inbox = Inbox(settings.limit, settings.delay_s, peer, arrive)
         self._outgoing: queue.SimpleQueue[bytes | Leaving | None] = queue.SimpleQueue()  # None: nothing follows
@@ -60,18 +62,19 @@ class GrpcEnd(ChannelEnd):
         self._inbox.peer = peer
 
     def send(self, frame: Frame) -> None:
-        where = f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
         if self._closed:
-            raise ValueError(f"{where} sent after this end was closed")
+            raise ValueError(f"{self._where(frame)} sent after this end was closed")
         if self._inbox.failure is not None:
             raise self._inbox.failure.with_traceback(None)
         if self._staging is None:
-            data = encode(frame, checksum=self._settings.checksum)
+            data = self._encode(frame)
         nbytes, limit = len(data) if self._staging is None else most_bytes(frame), self._settings.max_frame
         if nbytes > limit:
-            raise SizeMismatch(f"{where} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends")
+            raise SizeMismatch(
+                f"{self._where(frame)} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends"
+            )
         if self._outgoing.qsize() >= self._settings.limit:
-            raise FlowControlError(f"{where}: {self._settings.limit} frames already wait to be sent")
+            raise FlowControlError(f"{self._where(frame)}: {self._settings.limit} frames already wait to be sent")
         self._outgoing.put(data if self._staging is None else self._staging.leave(frame))
 
     def receive(self, timeout: float | None) -> Frame:
@@ -92,6 +95,8 @@ class GrpcEnd(ChannelEnd):
         if not self._over.wait(self._settings.timeout_s):
             self._rpc.cancel()
         self._reader.join(self._settings.timeout_s)
+        if self._rings is not None:
+            self._rings.close()
         self._release()
         self._inbox.fail(WorkerLost("this end of the link is closed"))
 
@@ -99,6 +104,9 @@ class GrpcEnd(ChannelEnd):
         """End the call at once, sent or not."""
         self._rpc.cancel()
         self.close()
+
+    def _where(self, frame: Frame) -> str:
+        return f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
 
     def _read(self, incoming: Iterator[bytes]) -> None:
         try:
@@ -112,12 +120,15 @@ class GrpcEnd(ChannelEnd):
             self._outgoing.put(None)
 
     def _encoded(self, item: bytes | Leaving) -> bytes:
-        return item if isinstance(item, bytes) else encode(item.wait(), checksum=self._settings.checksum)
+        return item if isinstance(item, bytes) else self._encode(item.wait())
+
+    def _encode(self, frame: Frame) -> bytes:
+        return encode(frame, checksum=self._settings.checksum, rings=self._rings)
 
     def _decode(self, data: bytes) -> Frame | WireError:
         try:
             room = room_for if self._staging is None else self._staging.room
-            return decode(data, limit=self._settings.max_frame, room=room)
+            return decode(data, limit=self._settings.max_frame, room=room, rings=self._rings)
         except WireError as error:
             return type(error)(f"malformed frame from {self._inbox.peer}: {error}")
 
