@@ -135,6 +135,7 @@ def test_stages_in_threads_do_not_disturb_each_other() -> None:
     found: list[list[Tensor]] = []
 
     def work(mine: list[Stage]) -> None:
+        torch.set_num_threads(torch.get_num_threads())  # of this thread, as in the first one
         found.extend(gradients(stage) for stage in mine)
 
     threads = [threading.Thread(target=work, args=(mine,)) for mine in stages]

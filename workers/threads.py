@@ -28,7 +28,9 @@ def run_threads(job: Job) -> None:
             for k in range(stages)
         ]
         threads = [
-            threading.Thread(target=_work, args=(k, worker, outcomes), name=f"stage-{k}", daemon=True)
+            threading.Thread(
+                target=_work, args=(k, worker, outcomes, job.config.torch_threads), name=f"stage-{k}", daemon=True
+            )
             for k, worker in enumerate(workers)
         ]
         for thread in threads:
@@ -40,8 +42,9 @@ def run_threads(job: Job) -> None:
         _close(edges)
 
 
-def _work(index: int, worker: Worker, outcomes: SimpleQueue[Outcome]) -> None:
+def _work(index: int, worker: Worker, outcomes: SimpleQueue[Outcome], torch_threads: int) -> None:
     try:
+        torch.set_num_threads(torch_threads)  # MKL has a number of its own for every thread
         worker.run()
         outcomes.put((index, None))
     except BaseException as error:  # whatever it is, the launcher must hear of it
