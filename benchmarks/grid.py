@@ -49,6 +49,7 @@ class Grid:
     name: str
     record: str
     head: dict[str, Any] = field(default_factory=dict)
+    _measured: bool = field(default=False, init=False)  # whether rows of this machine are among them
 
     @property
     def out(self) -> Path:
@@ -75,6 +76,7 @@ class Grid:
         rows, keys = self.finished(), {cell.name: recipe(*cell.overrides) for cell in cells}
         missing = [cell for cell in cells if rows.get(cell.name, {}).get("key") != keys[cell.name]]
         print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished", flush=True)
+        self._measured |= bool(missing)
         with ThreadPoolExecutor(at_once) as pool:
             running = {pool.submit(measure, cell): cell for cell in missing}
             try:
@@ -89,8 +91,15 @@ class Grid:
         return {cell.name: rows[cell.name] for cell in cells}
 
     def keep(self, rows: dict[str, Row], bars: list[dict[str, Any]]) -> None:
-        """Write what there is."""
-        write(self.path, {**self.head, "environment": environment(), "rows": rows, "bars": bars})
+        """Write what there is, and where rows were made: on several machines, if the record was begun on another."""
+        here = environment()
+        if self.path.is_file():
+            before = json.loads(self.path.read_text(encoding="utf-8"))["environment"]
+            machines = dict.fromkeys(
+                [*before["machine"].split(" and "), *([here["machine"]] if self._measured else [])]
+            )
+            here = {**(here if self._measured else before), "machine": " and ".join(machines)}
+        write(self.path, {**self.head, "environment": here, "rows": rows, "bars": bars})
 
 
 def by_seed(rows: dict[str, Row]) -> dict[str, list[Row]]:

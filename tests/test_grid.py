@@ -114,6 +114,23 @@ def test_the_share_of_the_distance_is_asked_for_only_where_the_window_matters() 
     }
 
 
+def test_a_record_names_all_machines_that_rows_were_made_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    monkeypatch.setattr(grid, "QUICK", False)
+
+    def on(machine: str, *cells: Cell) -> str:
+        monkeypatch.setattr(grid, "environment", lambda: {"machine": machine})
+        made = Grid("some", "some")
+        made.keep(made.fill(cells, lambda cell: {"value": 1}, str, at_once=1), [])
+        return str(json.loads((tmp_path / "some.json").read_text())["environment"]["machine"])
+
+    one, two = Cell("a, seed 0", ("seed=0",)), Cell("a, seed 1", ("seed=1",))
+    assert on("first", one) == "first"
+    assert on("second", one) == "first"  # nothing was measured there
+    assert on("second", one, two) == "first and second"
+    assert on("first", one, two, Cell("b", ("seed=2",))) == "first and second"
+
+
 def test_a_run_lies_in_a_folder_that_hydra_takes() -> None:
     cell = Cell("mnist, 3 cuts, critic, true targets (mix 1), p=0.1, seed 0", ())
     assert Grid("some", "some").folder(cell).name == "mnist-3cuts-critic-truetargetsmix1-p0.1-seed0"
