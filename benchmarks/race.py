@@ -28,6 +28,7 @@ from benchmarks.cells import need_data, tune, validated
 from benchmarks.contenders import TASKS, Overrides, method
 from benchmarks.grid import QUICK, Grid, Row
 from benchmarks.hosts import Hosts
+from benchmarks.lag import FADE
 from benchmarks.link_run import LINKED, SYNCHRONOUS, WATCHED, Phase, completed, observe
 from benchmarks.record import bar
 from benchmarks.runs import train
@@ -84,7 +85,7 @@ def plan() -> list[Cell]:
     own = {
         "backprop": recipes["text", "backprop", None],
         "local": (*method("local", "text"), *recipes["text", "local", None]),
-        "synthetic": (*method("critic", "text"), *recipes["text", "critic", 8]),
+        "synthetic": (*method("critic", "text"), *recipes["text", "critic", 8], *FADE),
     }
     found = [Cell("learned", "backprop", ("depth=backprop", *own["backprop"])), Cell("learned", "local", own["local"])]
     found += [Cell("timed", "backprop", ("depth=backprop", *own["backprop"]))]
