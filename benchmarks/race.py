@@ -35,8 +35,8 @@ from benchmarks.runs import train
 
 FORWARD_MS, BACKWARD_MS, CUT_MS = 12.0, 24.0, 6.0
 DELAYS = (0, 20) if QUICK else (0, 20, 50)
-STEPS = 12 if QUICK else 1500
-EVERY = 4 if QUICK else 75
+STEPS = 12 if QUICK else 1000
+EVERY = 4 if QUICK else 50
 SEED = 0
 GRID = Grid("race", "race", {
     "delays_ms": DELAYS, "steps": STEPS, "seed": SEED,
