@@ -22,6 +22,7 @@ from torch import Tensor
 from workers.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.transports.base import ChannelEnd
 from workers.transports.grpc import GrpcListener, grpc_connect
+from workers.transports.torch_distributed import TorchDistributedListener, torch_distributed_connect
 
 #: Tensors that may be under way where a sender has to be told how far the receiver is.
 WINDOW = 8
@@ -104,20 +105,22 @@ class Link(Way):
     """A link of the project: whole frames, checked as in a run. `unix`: over a socket of this machine."""
 
     end: ChannelEnd
+    listener: Any = GrpcListener
+    join: Any = staticmethod(grpc_connect)
 
     def __init__(self, unix: bool = False, **settings: Any) -> None:
         self.unix, self.settings = unix, {"limit": 2 * WINDOW, "timeout_s": TIMEOUT_S, **settings}
 
     def listen(self, folder: Path) -> str:
         bind = f"unix:{folder / 'stage-1'}" if self.unix else "127.0.0.1:0"
-        self.listener = GrpcListener(bind, handshake=_handshake(1), **self.settings)
-        return self.listener.address
+        self.listener = self.listener(bind, handshake=_handshake(1), **self.settings)
+        return str(self.listener.address)
 
     def accept(self) -> None:
         self.end = self.listener.accept(TIMEOUT_S)
 
     def connect(self, address: str) -> None:
-        self.end = grpc_connect(address, _handshake(0), **self.settings)
+        self.end = self.join(address, _handshake(0), **self.settings)
 
     def send(self, tensor: Tensor) -> None:
         self.end.send(Frame(Kind.STEP, 1, tensors={"value": tensor}))
@@ -127,6 +130,13 @@ class Link(Way):
 
     def close(self) -> None:
         self.end.close()
+
+
+class GlooLink(Link):
+    """The same over torch.distributed."""
+
+    listener = TorchDistributedListener
+    join = staticmethod(torch_distributed_connect)
 
 
 class Protobuf(Way):
@@ -216,5 +226,6 @@ WAYS: dict[str, Callable[[], Way]] = {
     "gRPC": Link,
     "gRPC, unix socket": partial(Link, unix=True, ring=0),
     "gRPC, shared memory": partial(Link, unix=True),
+    "torch.distributed": GlooLink,
     "gloo": Gloo,
 }
