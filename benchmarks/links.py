@@ -79,6 +79,7 @@ class Cell:
             *MODEL, *(SYNTHETIC if self.method == "synthetic" else (f"depth={self.method}",)),
             *((f"depth.window={self.window}",) if self.window else ()),
             *((f"depth.microbatches={self.parts}",) if self.parts else ()),
+            *(("depth.chunks=1",) if self.method == "zero_bubble" else ()),  # ZB-H1; two on a stage are slower here
             f"data.batch={BATCH * n}", f"emulate.forward_ms={FORWARD_MS * n}", f"emulate.backward_ms={BACKWARD_MS * n}",
             f"emulate.cut_ms={CUT_MS}", f"stages={STAGES}", *WATCHED,
         )  # fmt: skip
