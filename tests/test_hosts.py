@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import namespaces
 from benchmarks.hosts import Hosts, HostsUnavailable
-from tests.commands import alive, children, wait_for
+from tests.commands import alive, children, command_line, wait_for
 
 ROOT = Path(__file__).parent.parent
 needs_hosts = pytest.mark.skipif(namespaces.why_not() is not None, reason=str(namespaces.why_not()))
@@ -107,10 +107,15 @@ def test_twenty_megabytes_arrive_whole(delay_ms: float | None) -> None:
             assert client.wait(30) == 0
 
 
+def lines_of(pid: int) -> list[int]:
+    """The delay lines that a process has started; a process of tests has other children, too."""
+    return [child for child in children(pid) if any(word.endswith("delay_line.py") for word in command_line(child))]
+
+
 @needs_hosts
 def test_hosts_end_with_all_that_runs_in_them() -> None:
     with Hosts(2) as hosts:
-        (line_pid,) = children(os.getpid())
+        (line_pid,) = lines_of(os.getpid())
         kept = subprocess.Popen(hosts.command(1, ["sleep", "1000"]))
         prefix = hosts._prefix
         assert [path.name for path in namespaces.NAMED.glob(f"{prefix}*")] != []
@@ -135,7 +140,7 @@ def test_a_process_that_is_ended_leaves_nothing_behind_for_long(number: signal.S
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:  # type: ignore[call-overload]
         prefix = line(process)
-        (line_pid,) = children(process.pid)
+        (line_pid,) = lines_of(process.pid)
         assert len(left_behind(prefix)) == 4
         process.send_signal(number)
     wait_for(lambda: not alive(line_pid), "the end of the delay line", 10)
@@ -148,7 +153,7 @@ def test_a_process_that_is_ended_leaves_nothing_behind_for_long(number: signal.S
 @needs_hosts
 def test_a_line_that_has_ended_says_so() -> None:
     with Hosts(2) as hosts:
-        (line_pid,) = children(os.getpid())
+        (line_pid,) = lines_of(os.getpid())
         os.kill(line_pid, signal.SIGKILL)
         with pytest.raises(OSError, match="the delay line has ended"):
             hosts.set_delay(5)

@@ -85,14 +85,14 @@ def test_a_signal_in_the_middle_of_a_record_stops_in_good_order(
 def test_a_second_signal_stops_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = strike(monkeypatch, 2)
+    overrides, before = strike(monkeypatch, 2), children(os.getpid())  # those of other tests
     with pytest.raises(SystemExit) as left, exit_codes():
         launch(settings(*overrides), tmp_path)
     assert left.value.code == 130
     said = capsys.readouterr().err
     assert said == "dni-train: stopped at once; nothing was saved after the last checkpoint\n"
     assert not (tmp_path / "summary.json").exists()
-    assert not children(os.getpid())
+    assert set(children(os.getpid())) <= set(before)
 
 
 @pytest.mark.parametrize("lag", [0, 2])
