@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,10 @@ def plan() -> list[Cell]:
     found = [Cell("learned", "backprop", ("depth=backprop", *own["backprop"])), Cell("learned", "local", own["local"])]
     found += [Cell("timed", "backprop", ("depth=backprop", *own["backprop"]))]
     found += [Cell("timed", "local", (*own["local"], "depth.window=6"))]
-    found += [Cell("timed", f"{name} M={m}", (f"depth={name}", f"depth.microbatches={m}", *own["backprop"]))
-              for name in PIPELINES for m in PARTS]  # fmt: skip
+    for name, m in product(PIPELINES, PARTS):
+        one_part = ("depth.chunks=1",) if name == "zero_bubble" else ()  # ZB-H1; four layers make no eight parts
+        typed = (f"depth={name}", f"depth.microbatches={m}", *one_part, *own["backprop"])
+        found.append(Cell("timed", f"{name} M={m}", typed))
     for delay in DELAYS:
         window = f"depth.window={WINDOWS['synthetic'][delay]}"
         found.append(Cell("raced", "synthetic", (*own["synthetic"], window), delay))
