@@ -1,9 +1,9 @@
 """Loss against seconds over links of 0, 20 and 50 ms: which method has learned most by the clock?
 
 The character LSTM on the Penn Treebank in four stages on four hosts (`benchmarks.hosts`; needs root on Linux), one
-torch thread each. Every pass lasts as long as an emulated accelerator takes: 4 times or more of what it takes here, so
-that the two cores of a small machine do not decide (`cpu_ms` in the record says how much they had to do). Recipes are
-those of `benchmarks.depth` and `benchmarks.lag`, chosen by validation, on another seed.
+torch thread each. Every pass lasts as long as an emulated accelerator takes: several times what it takes here, so that
+the two cores of a small machine do not decide (`cpu_ms` in the record says how much they had to do). Recipes are those
+of `benchmarks.depth` and `benchmarks.lag`, chosen by validation, on another seed.
 
 What a synchronous schedule or a local loss learns in so many steps does not depend on the link: it is trained once, in
 one process, and the seconds of its steps are measured over each link. What targets that come late make of synthetic
