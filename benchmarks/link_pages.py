@@ -27,7 +27,7 @@ def links_rates(results: dict[str, Any]) -> str:
         f"{results['stages']} stages, batches of {results['batch']} but where the line says more. Emulated: forward "
         f"{ms['forward']:g} ms, backward {ms['backward']:g} ms, an update at a cut {ms['cut']:g} ms. {source(results)}"
     )
-    return f"{markdown(linked.RATE_HEADS(delays), linked.rates(results['rows'], delays))}\n\n{note}"
+    return f"{markdown(linked.rate_heads(delays), linked.rates(results['rows'], delays))}\n\n{note}"
 
 
 def links_cells(results: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from benchmarks.record import RESULTS
 BATCH = 32
 
 
-def RATE_HEADS(delays: Sequence[float]) -> list[str]:
+def rate_heads(delays: Sequence[float]) -> list[str]:
     """Of the table of rates."""
     return ["method", *(f"{delay} ms" for delay in delays)]
 

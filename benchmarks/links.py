@@ -21,7 +21,7 @@ from benchmarks.forecast import checked
 from benchmarks.grid import QUICK, Grid, Row
 from benchmarks.hosts import Hosts
 from benchmarks.link_run import WATCHED, Phase, observe
-from benchmarks.link_tables import HEADS, RATE_HEADS, details, rates
+from benchmarks.link_tables import HEADS, details, rate_heads, rates
 from benchmarks.record import bar
 
 STAGES, BATCH = 4, 32
@@ -108,7 +108,7 @@ def main() -> None:
             cells(), measure, lambda row: f"{row['delays']['0']['updates_per_s']:.1f} updates/s", at_once=1
         )
     forecasts = checked(rows, DELAYS, STAGES, BATCH, (FORWARD_MS, BACKWARD_MS, CUT_MS))
-    show("Updates per second", RATE_HEADS(DELAYS), rates(rows, DELAYS))
+    show("Updates per second", rate_heads(DELAYS), rates(rows, DELAYS))
     show("Every cell", HEADS, details(rows, forecasts, DELAYS))
     GRID.head["forecasts"] = forecasts
     GRID.keep(rows, bars(rows, forecasts))
