@@ -3,9 +3,9 @@
 The demonstration's character LSTM, with so large a batch that a plain step takes 20 ms or more, takes the same steps
 in a plain single-process loop and as 1, 2 and 4 stages over each transport. Locked stages take turns, so each may use
 all cores, as the plain loop may: both run with one torch thread and with as many as there are cores, and what is
-promised are ratios of each at its best. Evaluation, checkpoints and the building of the model are not timed. QUICK=1
-takes a few steps of some ways once (the figures then mean nothing) and writes to outputs/bench-machinery/ instead of
-benchmarks/results/.
+promised are ratios of each at its best. Every run has a process of its own, which keeps freed memory (`workers.memory`)
+in the plain loop, too. Evaluation, checkpoints and the building of the model are not timed. QUICK=1 takes a few steps of
+some ways once (the figures then mean nothing) and writes to outputs/bench-machinery/ instead of benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from google.protobuf.wrappers_pb2 import BytesValue
@@ -25,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.plain import plain_loop
+from benchmarks.plain import Trained, plain_loop
 from benchmarks.record import RESULTS, bar, environment, write
 from benchmarks.runs import composed
-from workers.config import Config
 from workers.frame import Frame, Kind
 from workers.launcher import launch
+from workers.memory import keep_memory
 from workers.wire import decode, encode
 
 QUICK = os.environ.get("QUICK") == "1"
@@ -72,6 +74,7 @@ WAYS: dict[Way, tuple[str, ...]] = (
 #: name, bytes of a float32 tensor, how often it is timed
 TENSORS = (("4 KB", 4 * 2**10, 2000), ("1 MB", 2**20, 200), ("16 MB", 16 * 2**20, 40))
 
+T = TypeVar("T")
 console = Console(width=max(Console().width, 100))
 
 
@@ -96,24 +99,36 @@ def repeat(number: int) -> tuple[dict[Way, float], float]:
     losses: list[float] = []
     for threads in CORES:
         console.rule(f"repeat {number} of {REPEATS}: {label(PLAIN, threads)}")
-        plain = plain_loop(composed(*COMMON), threads)
+        plain = alone(plain_run, threads)
         found[PLAIN, threads] = plain.characters_per_s
         losses = losses or plain.losses
     difference = 0.0
     for (name, threads), overrides in WAYS.items():
         console.rule(f"repeat {number} of {REPEATS}: {label(name, threads)}")
-        config = composed(*COMMON, f"launch.torch_threads={threads}", *overrides)
-        summary = split_run(config)
+        typed = (*COMMON, f"launch.torch_threads={threads}", *overrides)
+        summary = alone(split_run, typed)
         found[name, threads] = summary["tokens_per_s"]
         if (name, threads) == (LOCKED, 1):
-            difference = abs(summary["train"]["loss"] - statistics.fmean(losses[-config.log_every :]))
+            difference = abs(summary["train"]["loss"] - statistics.fmean(losses[-composed(*typed).log_every :]))
     return found, difference
 
 
-def split_run(config: Config) -> dict[str, Any]:
+def alone(work: Callable[..., T], *args: Any) -> T:
+    """What `work` returns in a fresh process: threads that torch once made in this one would decide how others wait."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as one:
+        return one.submit(work, *args).result()
+
+
+def plain_run(threads: int) -> Trained:
+    """The plain loop, with memory kept as in stages."""
+    keep_memory()
+    return plain_loop(composed(*COMMON), threads)
+
+
+def split_run(typed: tuple[str, ...]) -> dict[str, Any]:
     """The summary of one run in stages; nothing else of it is kept."""
     with tempfile.TemporaryDirectory() as folder:
-        return launch(config, Path(folder)).summary
+        return launch(composed(*typed), Path(folder)).summary
 
 
 def rates(repeats: list[dict[Way, float]]) -> list[dict[str, Any]]:

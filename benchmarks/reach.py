@@ -3,7 +3,7 @@
 `synthetic + synthetic` against what a pipeline can do: `1f1b + truncated`, `gpipe + truncated` and `gpipe + full`,
 whose windows are whole sequences. Three LSTM layers of 64 units and a softmax layer, a stage each, on an emulated
 accelerator (`benchmarks.links`); a window that is longer than T takes as much longer. Recipes are those of
-`benchmarks.copying` with one of two rates, the one that solved more on seed 100.
+`benchmarks.copying` with one of three rates, the one that solved more on seed 100.
 
 A synchronous schedule learns what backprop learns, whatever the link: that is trained once in one process, and the
 seconds of its steps are measured over the links; those of whole sequences, whose length grows, follow from the model of
@@ -36,7 +36,7 @@ DELAY, STAGES, T, BATCH = 20, 4, 4, 64
 TIMES: Times = (10.0, 20.0, 5.0)  # ms of a forward and a backward pass of a window of T, of an update at a cut
 LANE_STEPS = 400 if QUICK else 20_000
 SEEDS = (0,) if QUICK else (0, 1, 2)
-TRIED, RATES = 100, ("3e-3",) if QUICK else ("3e-3", "6e-3")
+TRIED, RATES = 100, ("3e-3",) if QUICK else ("3e-3", "6e-3", "1.2e-2")
 PARTS = (4,) if QUICK else (4, 8)
 GRID = Grid("reach", "reach", {"delay_ms": DELAY, "lane_steps": LANE_STEPS, "emulated_ms": TIMES})
 MODEL = ("experiment=copy", f"stages={STAGES}", "model.layers=3", "model.cut_at=[lstm2,lstm3,softmax]")

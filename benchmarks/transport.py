@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.record import RESULTS, bar, environment, write
 from benchmarks.ways import TIMEOUT_S, WAYS, WINDOW, Way
-from workers.processes import MEMORY
+from workers.memory import keep_memory
 
 QUICK = os.environ.get("QUICK") == "1"
 REPEATS = 1 if QUICK else 11
@@ -50,7 +50,6 @@ console = Console(width=max(Console().width, 120))
 
 def main() -> None:
     """Measure, print the tables, write the results, print the bars."""
-    os.environ.update(MEMORY | os.environ)  # as every stage has it
     with ExitStack() as opened, tempfile.TemporaryDirectory() as folder:
         pairs = {name: opened.enter_context(Pair.started(name, Path(folder) / str(k))) for k, name in enumerate(NAMES)}
         repeat(pairs)  # memory and threads are there once it counts
@@ -115,6 +114,7 @@ class Pair:
 
 def serve(name: str, k: int, folder: Path, commands: Connection) -> None:
     """The program of process k of a way."""
+    keep_memory()  # as every stage does
     torch.set_num_threads(1)
     way = WAYS[name]()
     if k:

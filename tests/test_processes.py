@@ -20,7 +20,5 @@ def test_stages_that_share_cores_wait_asleep(threads: int, policy: str | None, m
 
 def test_what_the_user_has_set_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.setenv("MALLOC_TOP_PAD_", "0")
     found = environment(tiny(stages=4, launch={"torch_threads": 64}))
-    assert (found["OMP_WAIT_POLICY"], found["MALLOC_TOP_PAD_"]) == ("ACTIVE", "0")
-    assert int(found["MALLOC_MMAP_THRESHOLD_"]) == 256 * 2**20
+    assert found["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -26,6 +26,7 @@ from dni.errors import DniError, PeerTimeout
 from workers.assembly import Job, assemble
 from workers.config import Config, from_any
 from workers.links import connect, listen
+from workers.memory import keep_memory
 
 CONFIG = "config.yaml"
 
@@ -52,6 +53,7 @@ def main() -> None:
 
 def run_stage(config: Config, run_dir: Path, index: int, control: Control, links: ExitStack) -> None:
     """Link up, build, and work until the end; whoever calls closes the links."""
+    keep_memory()
     torch.set_num_threads(config.torch_threads)
     job = Job(
         config, run_dir, lambda record: control.say(event="record", record=record), control.stop,

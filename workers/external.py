@@ -20,6 +20,7 @@ from workers.assembly import Job, assemble
 from workers.config import Config
 from workers.gather import Gatherer, append
 from workers.links import connect, listen
+from workers.memory import keep_memory
 from workers.processes import continue_with
 from workers.schema import AUTO
 from workers.seat import Seat
@@ -46,6 +47,7 @@ def run_later_stage(config: Config, run_dir: Path, seat: Seat) -> None:
 
 def _run(job: Job, seat: Seat) -> None:
     try:
+        keep_memory()
         torch.set_num_threads(job.config.torch_threads)
         with ExitStack() as links:
             (_run_in_group if job.config.pipelined else _run_linked)(job, seat, links)

@@ -26,14 +26,6 @@ log = logging.getLogger(__name__)
 #: After one stage has failed, how long the others may take to say what they saw.
 GRACE_S = 1.0
 
-#: For glibc: keep what big tensors took instead of giving it back to the system, which would clear it for the next
-#: ones page by page. What the user has set wins.
-MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(256 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(1024 * 2**20),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
-
 #: For OpenMP, where stages have more torch threads than there are cores: sleep when there is nothing to do, for whoever
 #: waits in a loop keeps another stage from its core.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -178,7 +170,7 @@ class Supervisor:
 def environment(config: Config) -> dict[str, str]:
     """What a stage's process finds set."""
     crowded = config.stages * config.torch_threads > (os.cpu_count() or 1)
-    return MEMORY | (PATIENT if crowded else {}) | os.environ
+    return (PATIENT if crowded else {}) | os.environ
 
 
 def kind_of(name: str) -> type[DniError]:

@@ -10,6 +10,7 @@ import torch
 from dni.errors import DniError
 from workers.assembly import Job, assemble
 from workers.links import Edge, edge_in_process
+from workers.memory import keep_memory
 from workers.worker import Worker
 
 Outcome = tuple[int, BaseException | None]
@@ -17,6 +18,7 @@ Outcome = tuple[int, BaseException | None]
 
 def run_threads(job: Job) -> None:
     """Run every stage in a thread until all have ended. Raises the error of the stage that failed first."""
+    keep_memory()
     stages = job.config.stages
     torch.set_num_threads(job.config.torch_threads)
     edges: list[Edge] = []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 
@@ -82,11 +82,15 @@ class LinkSettings:
     ring: int = 0  # bytes of memory that both share for big payloads each way
 
 
+#: When it may come out, and a frame, the error in the place of one, or None: the link is down.
+_Item: TypeAlias = tuple[float, Frame | Exception | None]
+
+
 class Inbox:
     """A bounded queue of received frames, each taken out no sooner than `delay_s` seconds after it came in.
 
     The delay stands for the one-way latency of a link: it adds to the transport's own and does not limit how
-    many frames are under way.
+    many frames are under way. Frames are put by one thread, and taken by one.
     """
 
     def __init__(
@@ -101,22 +105,20 @@ class Inbox:
         self.peer = peer  #: who sends, for messages
         self._arrive = arrive  #: done to every frame by the thread that takes it
         self.failure: Exception | None = None
-        self._down_at = 0.0
-        self._items: deque[tuple[float, Frame | Exception]] = deque()
-        self._changed = threading.Condition()
+        self._failing = threading.Lock()
+        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()  # quicker to wake who waits than a condition is
+        self._first: _Item | None = None  # out of the queue, and not yet due
 
     def put(self, item: Frame | Exception) -> None:
         """Append a frame, or the error that takes the place of one.
 
         Raises FlowControlError (which also fails the inbox) beyond `limit` items, and what it failed with.
         """
-        with self._changed:
-            if self.failure is not None:
-                raise _fresh(self.failure)
-            if len(self._items) < self.limit:
-                self._items.append((time.monotonic() + self.delay_s, item))
-                self._changed.notify_all()
-                return
+        if self.failure is not None:
+            raise _fresh(self.failure)
+        if self.pending() < self.limit:
+            self._items.put((time.monotonic() + self.delay_s, item))
+            return
         error = FlowControlError(
             f"more than {self.limit} frames from {self.peer} wait: it exceeds its credit; all stages must "
             "run with the same window"
@@ -126,50 +128,57 @@ class Inbox:
 
     def fail(self, error: Exception) -> None:
         """Mark the link as down behind what is queued; only the first call counts."""
-        with self._changed:
+        with self._failing:
             if self.failure is None:
-                self.failure, self._down_at = error, time.monotonic() + self.delay_s
-                self._changed.notify_all()
+                self.failure = error
+                self._items.put((time.monotonic() + self.delay_s, None))
 
     def take(self, timeout: float | None) -> Frame:
         """The next frame; raises as `ChannelEnd.receive` does."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while True:
-                now = time.monotonic()
-                due = self._due()
-                if due is not None and due <= now:
-                    return self._next()
-                if deadline is not None and deadline <= now:
-                    raise PeerTimeout(f"no frame from {self.peer} within {timeout:g} s")
-                ends = [moment for moment in (due, deadline) if moment is not None]
-                self._changed.wait(min(ends) - now if ends else None)
+        try:
+            due = self._peek(timeout)
+        except queue.Empty:
+            raise self._late(timeout) from None
+        now = time.monotonic()
+        if deadline is not None and now < due > deadline:
+            time.sleep(max(0.0, deadline - now))
+            raise self._late(timeout)
+        if due > now:
+            time.sleep(due - now)
+        return self._next()
 
     def poll(self) -> Frame | None:
         """As `take`, without waiting: None if nothing is due yet."""
-        with self._changed:
-            due = self._due()
-            return self._next() if due is not None and due <= time.monotonic() else None
+        try:
+            return self._next() if self._peek(0) <= time.monotonic() else None
+        except queue.Empty:
+            return None
 
     def pending(self) -> int:
         """Items put and not yet taken."""
-        with self._changed:
-            return len(self._items)
+        waiting = self._items.qsize() + (self._first is not None)
+        return waiting if self.failure is None else max(0, waiting - 1)
 
-    def _due(self) -> float | None:
-        """When the next frame, error or failure may come out; None if nothing is known to come."""
-        if self._items:
-            return self._items[0][0]
-        return None if self.failure is None else self._down_at
+    def _peek(self, timeout: float | None) -> float:
+        """When the first item may come out. Raises queue.Empty if there is none within so many seconds."""
+        if self._first is None:
+            self._first = self._items.get(timeout != 0, timeout)
+        return self._first[0]
 
     def _next(self) -> Frame:
-        if not self._items:
+        assert self._first is not None
+        item = self._first[1]
+        if item is None:  # stays the first
             assert self.failure is not None
             raise _fresh(self.failure)
-        _, item = self._items.popleft()
+        self._first = None
         if isinstance(item, Exception):
             raise item
         return item if self._arrive is None else self._arrive(item)
+
+    def _late(self, timeout: float | None) -> PeerTimeout:
+        return PeerTimeout(f"no frame from {self.peer} within {timeout:g} s")
 
 
 def _fresh(error: Exception) -> Exception:
