@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 GRACE_S = 1.0
 
 #: For OpenMP, where stages have more torch threads than there are cores: sleep when there is nothing to do, for whoever
-#: waits in a loop keeps another stage from its core.
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+#: waits in a loop keeps another stage from its core; GNU's (torch's on Linux) after some microseconds, which are enough
+#: from one operation to the next.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 Message = dict[str, Any]
 
