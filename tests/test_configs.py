@@ -149,6 +149,14 @@ REFUSED = {
     "transport.kind=torch_distributed transport.tls.cert=c transport.tls.key=k transport.tls.ca=a": ""
     "transport=torch_distributed cannot encrypt: use transport=grpc with transport.tls, or set transport.tls.cert, key "
     "and ca to null",
+    **{
+        f"transport.backend=nccl transport.kind={kind}": "transport.backend=nccl is for transport=torch_distributed, "
+        f"not for transport={kind}: use transport=torch_distributed, or transport.backend=gloo"
+        for kind in ("grpc", "local")
+    },
+    "transport.backend=nccl transport.kind=torch_distributed transport.checksum=true": "transport.checksum=true covers "
+    "what passes through the CPU, and with transport.backend=nccl activations do not: set transport.checksum=false, or "
+    "transport.backend=gloo",
     "transport.kind=torch_distributed transport.bind=0.0.0.0:0": "transport.bind=0.0.0.0:0 is not a loopback address "
     "with a port, and links are neither encrypted nor authenticated: use transport.bind=auto, or 127.0.0.1:0; "
     f"elsewhere {ALLOW}",
@@ -401,6 +409,10 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("stages=2 model.cut_at=[lstm9]", r"no layer lstm9; the layers are embedding, lstm1, lstm2, lstm3, softmax"),
         ("devices=[tpu]", r"stage 0 asks for 'tpu': use auto, cpu or cuda:N"),
         ("devices=[cuda:99]", r"stage 0 asks for 'cuda:99', but this machine has \d+ GPUs: use auto or cpu"),
+        (
+            "transport=torch_distributed transport.backend=nccl devices=[cpu]",
+            r"joins stages on GPUs, and stage 0 is on cpu: set devices=\[cuda:0,cuda:1\], say, or transport",
+        ),
         ("data.path=/no/such/file", r"no such file or folder: /no/such/file; give a UTF-8 text file or a folder"),
         ("data.batch=100000", r"need 25700000 characters, it has \d+; use a longer text, a smaller batch or a shorter"),
         ("resume=/no/such/run", r"overrides\.yaml is missing; give the folder of a run of dni-train"),

@@ -253,7 +253,7 @@ def test_stages_of_different_runs_do_not_start(tmp_path: Path) -> None:
 def test_on_one_machine_stages_listen_on_loopback_whatever_the_environment_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from workers.process_group import listen_towards
+    from workers.transports.interface import listen_towards
 
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)

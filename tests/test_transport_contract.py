@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dni.errors import FlowControlError, PeerTimeout, WorkerLost
+from tests.stand_in import GlooGroup
 from workers.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.header import Spec
 from workers.ring import RING_BYTES
@@ -47,8 +48,11 @@ class StagedOnCpu:
 
 
 @pytest.fixture(
-    params=["local", "grpc", "unix", "ring", "torch_distributed", "grpc, staged", "torch_distributed, staged"]
-)
+    params=[
+        "local", "grpc", "unix", "ring", "torch_distributed", "grpc, staged", "torch_distributed, staged",
+        "torch_distributed, direct",
+    ]
+)  # fmt: skip
 def connect(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
     """Makes the upstream and the downstream end of a link; closes them after the test."""
     if request.param.endswith("staged"):
@@ -60,8 +64,9 @@ def connect(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         if request.param == "local":
             ends = local_channel(limit, delay_s)
         elif request.param.startswith("torch_distributed"):
-            store = TorchDistributedListener(handshake=handshake(1), limit=limit, delay_s=delay_s)
-            client = torch_distributed_connect(store.address, handshake(0), limit=limit, delay_s=delay_s)
+            direct = GlooGroup if request.param.endswith("direct") else None
+            store = TorchDistributedListener(handshake=handshake(1), limit=limit, delay_s=delay_s, direct=direct)
+            client = torch_distributed_connect(store.address, handshake(0), limit=limit, delay_s=delay_s, direct=direct)
             open_.append(store)
             ends = client, store.accept(10)
         else:

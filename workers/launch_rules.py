@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dni.errors import ConfigError
 from workers.config import Config
-from workers.schema import AUTO, LaunchMode, TransportKind
+from workers.schema import AUTO, BackendKind, LaunchMode, TransportKind
 from workers.transports.address import is_loopback
 
 _ALLOW = "set transport.tls, or transport.insecure=true if everyone on that network may read and change this run"
@@ -22,6 +22,22 @@ def check_launch(config: Config) -> None:
     if config.transport.peers:
         raise ConfigError(
             "transport.peers is for stages that an engine has started: use launch=external (or transport.peers=[])"
+        )
+
+
+def check_backend(config: Config) -> None:
+    """What the links by NCCL need, as far as settings say. Raises ConfigError."""
+    if config.transport.backend is not BackendKind.nccl:
+        return
+    if config.transport.kind is not TransportKind.torch_distributed:
+        raise ConfigError(
+            f"transport.backend=nccl is for transport=torch_distributed, not for transport={config.transport.kind.name}"
+            ": use transport=torch_distributed, or transport.backend=gloo"
+        )
+    if config.transport.checksum:
+        raise ConfigError(
+            "transport.checksum=true covers what passes through the CPU, and with transport.backend=nccl activations "
+            "do not: set transport.checksum=false, or transport.backend=gloo"
         )
 
 

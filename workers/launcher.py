@@ -27,6 +27,7 @@ from workers.inputs import refuse_large_inputs
 from workers.journal import Record
 from workers.links import credentials
 from workers.monitor import Monitor
+from workers.nccl_rules import check_gpus
 from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
 from workers.resume import best_saved, hand_on, settle_resume
@@ -110,7 +111,9 @@ def refuse_early(config: Config, seat: Seat | None = None) -> None:
     build_chains(config)
     refuse_large(config)
     refuse_large_inputs(config)
-    check_devices(config, devices_here(config, seat))
+    devices = devices_here(config, seat)
+    check_devices(config, devices)
+    check_gpus(config, devices, first=0 if seat is None else seat.rank)
 
 
 def devices_here(config: Config, seat: Seat | None) -> list[str]:

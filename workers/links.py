@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workers.assembly import Job
 from workers.build import device_of
-from workers.schema import AUTO, TransportConfig, TransportKind
+from workers.schema import AUTO, BackendKind, TransportConfig, TransportKind
 from workers.transports.address import UNIX
 from workers.transports.base import ChannelEnd, Listener
 from workers.transports.grpc import GrpcListener, grpc_connect
 from workers.transports.local import local_channel
 from workers.transports.tls import Tls
+
+if TYPE_CHECKING:
+    from workers.transports.direct import MakeGroup
 
 #: Frames an inbox may hold beyond W: handshake, mark, end and the answer to each.
 SLACK = 8
@@ -48,7 +51,7 @@ def listen(job: Job, index: int, bind: str | None = None) -> Listener:
     if _by_torch(job):
         from workers.transports.torch_distributed import TorchDistributedListener  # not every build of torch has it
 
-        return TorchDistributedListener(bind, **settings)
+        return TorchDistributedListener(bind, direct=_direct(job), **settings)
     return GrpcListener(bind, tls=credentials(job.config.transport), ring=_ring(job), **settings)
 
 
@@ -58,7 +61,7 @@ def connect(job: Job, index: int, address: str) -> ChannelEnd:
     if _by_torch(job):
         from workers.transports.torch_distributed import torch_distributed_connect
 
-        return torch_distributed_connect(address, **settings)
+        return torch_distributed_connect(address, direct=_direct(job), **settings)
     return grpc_connect(address, tls=credentials(job.config.transport), ring=_ring(job), **settings)
 
 
@@ -77,6 +80,15 @@ def _ring(job: Job) -> int:
 
 def _by_torch(job: Job) -> bool:
     return job.config.transport.kind is TransportKind.torch_distributed
+
+
+def _direct(job: Job) -> MakeGroup | None:
+    """What makes groups for tensors that travel from GPU to GPU, if they are to."""
+    if job.config.transport.backend is not BackendKind.nccl:
+        return None
+    from workers.transports import nccl
+
+    return nccl.nccl_group
 
 
 def credentials(transport: TransportConfig) -> Tls | None:

@@ -67,6 +67,7 @@ def _check_elsewhere(config: Config, name: str) -> None:
         "transport.peers": (transport.peers, []),
         "transport.checksum": (transport.checksum, False),
         "transport.tls.cert": (transport.tls.cert, None),
+        "transport.backend": (transport.backend.name, "gloo"),
     }
     for key, (asked, plain) in needed.items():
         if asked != plain:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +14,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from dni.errors import HandshakeRefused, PeerTimeout, WorkerLost
 from workers.assembly import Job
 from workers.build import device_of
+from workers.transports.interface import listen_towards
 
 #: Where the stages of one machine meet.
 HERE = "127.0.0.1"
@@ -75,44 +74,10 @@ def lost_neighbours(who: str = "another stage") -> Iterator[None]:
         raise (PeerTimeout if late else WorkerLost)(f"{who} is {what}: {text}") from error
 
 
-def listen_towards(host: str) -> None:
-    """Make gloo and NCCL listen where the store is reached: on the loopback interface, if that is on this machine.
-
-    Elsewhere an interface that the user names (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME) comes first.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, 9))  # sends nothing, but chooses the address to send from
-        except OSError:  # no IPv4 address: left to torch
-            return
-        address = probe.getsockname()[0]
-        name = _interface(probe, address)
-    for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        if name is not None and (address.startswith("127.") or key not in os.environ):
-            os.environ[key] = name
-
-
 def _tcp_store(host: str, port: int, timeout_s: float, *, is_master: bool) -> Any:
     return dist.TCPStore(  # type: ignore[attr-defined]
         host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
     )
-
-
-def _interface(probe: socket.socket, address: str) -> str | None:
-    """The name of the interface that has an IPv4 address; None: it cannot be told."""
-    names = [name for _, name in socket.if_nameindex()]
-    if address.startswith("127."):
-        return next((name for name in names if name.startswith("lo")), None)
-    import fcntl  # not everywhere
-
-    for name in names:
-        try:
-            found = fcntl.ioctl(probe.fileno(), 0x8915, name.encode().ljust(256, b"\0"))  # SIOCGIFADDR of Linux
-        except OSError:  # it has no such address
-            continue
-        if socket.inet_ntoa(found[20:24]) == address:
-            return name
-    return None
 
 
 def _agree(job: Job, index: int, store: Store) -> None:

@@ -9,7 +9,7 @@ from workers.clock_rules import check_clocks
 from workers.config import Config
 from workers.depth_rules import check_depth
 from workers.image_rules import check_images
-from workers.launch_rules import check_launch, check_links
+from workers.launch_rules import check_backend, check_launch, check_links
 from workers.pipeline_rules import check_pipelines
 from workers.ranges import check_numbers
 from workers.schema import (
@@ -34,6 +34,7 @@ def check(config: Config) -> None:
     check_depth(config)
     check_pipelines(config)
     check_launch(config)
+    check_backend(config)
     depth, time, data = config.depth, config.time, config.data
     if depth.lag is not None and depth.lag >= depth.window:
         raise ConfigError(

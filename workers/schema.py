@@ -17,6 +17,7 @@ ModelKind = enum.Enum(
     "ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet", "two_clocks"]
 )
 TransportKind = enum.Enum("TransportKind", ["local", "grpc", "torch_distributed"])
+BackendKind = enum.Enum("BackendKind", ["gloo", "nccl"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
 DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist", "mnist", "cifar10", "two_clocks"])
 OptimizerKind = enum.Enum("OptimizerKind", ["adam", "adamw", "nadam", "sgd"])
@@ -176,6 +177,8 @@ class TlsConfig:  # files in PEM format; the certificate is shown to neighbours,
 @dataclass
 class TransportConfig:
     kind: TransportKind = TransportKind.grpc
+    backend: BackendKind = BackendKind.gloo  # torch_distributed: by what activations and gradients travel; nccl: from
+    # GPU to GPU, one for each stage; the rest goes by gloo
     bind: str = AUTO  # where a stage listens: HOST:PORT, port 0 for any free one; auto: a unix socket in a folder of
     # this user alone, or 127.0.0.1:0 where there are none; with tls or torch_distributed, the latter; on several
     # machines, all interfaces

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,12 @@ FOREVER = timedelta(days=365)
 
 _NEVER_SENT = 99  # a tag
 _AT_ONCE = timedelta(milliseconds=1)
+
+
+class UnderWay(Protocol):
+    """What is being sent or received."""
+
+    def wait(self, timeout: timedelta, /) -> object: ...
 
 
 class GlooPair:
@@ -50,7 +56,7 @@ class GlooPair:
             self.recv(torch.empty(1, dtype=torch.uint8), _NEVER_SENT).wait(_AT_ONCE)
 
 
-def wait(work: Work) -> None:
+def wait(work: UnderWay) -> None:
     """Until it is done. Raises RuntimeError if the pair is broken."""
     work.wait(FOREVER)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed import Work
 
-from workers.transports.gloo import GlooPair, wait
+from workers.transports.direct import DirectPair
+from workers.transports.gloo import GlooPair, UnderWay, wait
 
 MESSAGES, TENSORS = 1, 2  # tags
 
@@ -22,16 +22,18 @@ class _Sending(NamedTuple):
     """What must not be dropped before it has left."""
 
     tensors: list[Tensor]
-    works: list[Work]
+    works: list[UnderWay]
     is_frame: bool
 
 
 class Sender:
     """Hands frames and words to a pair, in order, at most `limit` frames at once."""
 
-    def __init__(self, pair: GlooPair, limit: int, lose: Callable[[RuntimeError], None]) -> None:
-        """`lose` is told why the pair is broken."""
-        self._pair, self._lose = pair, lose
+    def __init__(
+        self, pair: GlooPair, limit: int, lose: Callable[[RuntimeError], None], direct: DirectPair | None = None
+    ) -> None:
+        """`lose` is told why the pair, or the one beside it, is broken."""
+        self._pair, self._direct, self._lose = pair, direct, lose
         self._posting = threading.Lock()
         self._free = threading.Semaphore(limit)
         self._keeping: queue.SimpleQueue[_Sending | None] = queue.SimpleQueue()
@@ -41,23 +43,28 @@ class Sender:
         """Take the place of one frame, if there is one or will be in a moment."""
         return self._free.acquire(timeout=_MOMENT_S)
 
-    def frame(self, message: Tensor, apart: list[Tensor]) -> None:
-        """Send a message and the tensors that belong to it, whose memory must not be changed."""
-        self._post(message, apart, is_frame=True)
+    def frame(self, message: Tensor, apart: list[Tensor], direct: Sequence[Tensor] = ()) -> None:
+        """Send a message and the tensors that belong to it, whose memory must not be changed, except that of `direct`.
+
+        These are copied, and go by the direct pair.
+        """
+        self._post(message, apart, direct, is_frame=True)
 
     def word(self, word: int) -> None:
         """Send a message of one byte."""
-        self._post(torch.tensor([word], dtype=torch.uint8), [], is_frame=False)
+        self._post(torch.tensor([word], dtype=torch.uint8), [], (), is_frame=False)
 
     def finish(self) -> None:
         """End the thread once all has left, or the pair is broken."""
         self._keeping.put(None)
 
-    def _post(self, message: Tensor, apart: list[Tensor], is_frame: bool) -> None:
+    def _post(self, message: Tensor, apart: list[Tensor], direct: Sequence[Tensor], is_frame: bool) -> None:
         with self._posting:
             try:
-                works = [self._pair.send(message, MESSAGES)]
+                works: list[UnderWay] = [self._pair.send(message, MESSAGES)]
                 works += [self._pair.send(tensor, TENSORS) for tensor in apart]
+                if self._direct is not None:
+                    works += [self._direct.send(tensor) for tensor in direct]
             except RuntimeError as error:
                 self._lose(error)
                 return

@@ -4,29 +4,31 @@
                                           <── answer ──
                                           <── group ──>
 
-The stages shake hands in the store of the stage that listens; only stages that agree make a group.
+The stages shake hands in the store of the stage that listens; only stages that agree make a group, or three: two more
+may carry what stages compute with.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
 import torch
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it has one
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it has one
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.frame import Frame, Handshake, Kind, agree
 from workers.transports.address import UNIX, check_address
 from workers.transports.at_exit import abandon_at_exit
 from workers.transports.base import CPU, ChannelEnd, LinkSettings
-from workers.transports.gloo import FOREVER, GlooPair, way_to, why
+from workers.transports.direct import MakeGroup
+from workers.transports.gloo import FOREVER, way_to, why
+from workers.transports.groups import Groups, Pairs, agree_on_way
+from workers.transports.stores import join_store, open_store
 from workers.transports.torch_distributed_end import TorchDistributedEnd
 from workers.wire import FRAME_BYTES, decode, encode
 
@@ -47,18 +49,22 @@ def torch_distributed_connect(
     timeout_s: float = 30.0,
     insecure: bool = False,
     device: torch.device = CPU,
+    direct: MakeGroup | None = None,
 ) -> ChannelEnd:
     """The upstream end of the link to the stage that listens at `address` ("host:port").
 
-    The other side need not listen yet. Arguments and errors are those of `grpc_connect`; there is no encryption.
+    The other side need not listen yet. `direct`: makes groups for what stages compute with, from device to device
+    (`nccl_group`); None: all goes by gloo. Other arguments, and errors, are those of `grpc_connect`; there is no
+    encryption.
     """
     host = _check(address, insecure)
     peer = f"stage {handshake.stage + 1} at {address}"
     settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
 
     def link() -> ChannelEnd:
-        pair = _meet(host, int(address.rpartition(":")[2]), handshake, timeout_s)
-        return TorchDistributedEnd(pair, peer, settings)
+        port = int(address.rpartition(":")[2])
+        pair, beside = _meet(host, port, handshake, timeout_s, Groups(direct, device))
+        return TorchDistributedEnd(pair, peer, settings, beside)
 
     try:
         return _in_time(link, timeout_s)
@@ -87,22 +93,23 @@ class TorchDistributedListener:
         timeout_s: float = 30.0,
         insecure: bool = False,
         device: torch.device = CPU,
+        direct: MakeGroup | None = None,
     ) -> None:
         """Listen at `bind`, with port 0 at any port.
 
         Raises ConfigError if `bind` is taken, impossible or not allowed.
         """
         host = _check(bind, insecure)
-        self._handshake, self._timeout_s = handshake, timeout_s
+        self._handshake, self._timeout_s, self._groups = handshake, timeout_s, Groups(direct, device)
         self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
         self._accepted: queue.SimpleQueue[ChannelEnd | Exception] = queue.SimpleQueue()
         self._ends: list[ChannelEnd] = []
         self._closed = False
         try:
-            self._store: Any = _open_store(host, int(bind.rpartition(":")[2]), timeout_s)
+            self._store: Any = open_store(host, int(bind.rpartition(":")[2]), timeout_s)
         except (OSError, RuntimeError):
             raise ConfigError(f"stage {handshake.stage}: cannot listen at {bind}; choose a free port") from None
-        self._waking: Any = _join_store(host, self._store.port, timeout_s)  # one that waits serves no other thread
+        self._waking: Any = join_store(host, self._store.port, timeout_s)  # one that waits serves no other thread
         self.address = f"{host}:{self._store.port}"
         self._thread = threading.Thread(target=self._listen, name="dni-listener", daemon=True)
         self._thread.start()
@@ -158,10 +165,12 @@ class TorchDistributedListener:
     def _serve(self, number: int) -> None:
         theirs = _read_hello(self._store.get(f"{number}/hello"))
         agree(client=theirs, server=self._handshake)
+        agree_on_way(self._store.get(f"{number}/way").decode(), self._groups.way, self._handshake.stage)
         where = self._store.get(f"{number}/from").decode()
         self._store.set(f"{number}/answer", _hello(self._handshake))
-        pair = GlooPair(self._store, f"{number}/group", 1, way_to(where, self._store.port), self._timeout_s)
-        end = TorchDistributedEnd(pair, f"stage {theirs.stage} at {where}", self._settings)
+        own, meeting = way_to(where, self._store.port), PrefixStore(str(number), self._waking)
+        pair, beside = self._groups.make(meeting, 1, own, self._timeout_s)
+        end = TorchDistributedEnd(pair, f"stage {theirs.stage} at {where}", self._settings, beside)
         self._ends.append(end)
         self._accepted.put(end)
 
@@ -172,17 +181,18 @@ class TorchDistributedListener:
             self._accepted.put(error)
 
 
-def _meet(host: str, port: int, mine: Handshake, timeout_s: float) -> GlooPair:
-    """Shake hands with the stage that listens there, and make a group with it."""
-    store: Any = _join_store(host, port, timeout_s)  # the stubs' takes no bytes
+def _meet(host: str, port: int, mine: Handshake, timeout_s: float, groups: Groups) -> Pairs:
+    """Shake hands with the stage that listens there, and make groups with it."""
+    store: Any = join_store(host, port, timeout_s)  # the stubs' takes no bytes
     number, own = store.add(_CLIENTS, 1), way_to(host, port)
     store.set(f"{number}/from", own)
+    store.set(f"{number}/way", groups.way)
     store.set(f"{number}/hello", _hello(mine))
     answer = store.get(f"{number}/answer")
     if answer.startswith(_REFUSED):
         raise HandshakeRefused(answer.removeprefix(_REFUSED).decode())
     agree(client=mine, server=_read_hello(answer))
-    return GlooPair(store, f"{number}/group", 0, own, timeout_s)
+    return groups.make(PrefixStore(str(number), store), 0, own, timeout_s)
 
 
 def _hello(mine: Handshake) -> bytes:
@@ -201,20 +211,6 @@ def _check(address: str, insecure: bool) -> str:
     if address.startswith(UNIX):
         raise ConfigError(f"address {address!r}: transport=torch_distributed has no unix sockets: use 127.0.0.1:0")
     return check_address(address, insecure)
-
-
-def _open_store(host: str, port: int, timeout_s: float) -> TCPStore:
-    """A store that listens at this address alone; left to itself, torch's would listen at all of this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host.strip("[]"), port), family=family)
-    return TCPStore(
-        host.strip("[]"), listening.getsockname()[1], is_master=True, wait_for_workers=False,
-        timeout=timedelta(seconds=timeout_s), master_listen_fd=listening.detach(),
-    )  # fmt: skip
-
-
-def _join_store(host: str, port: int, timeout_s: float) -> TCPStore:
-    return TCPStore(host.strip("[]"), port, is_master=False, timeout=timedelta(seconds=timeout_s))
 
 
 def _in_time(make: Callable[[], ChannelEnd], timeout_s: float) -> ChannelEnd:

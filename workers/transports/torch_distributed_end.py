@@ -15,16 +15,16 @@ from itertools import cycle
 from typing import TypeAlias
 
 import torch
-from torch.distributed import Work
 
 from dni.errors import FlowControlError, SizeMismatch, WireError, WorkerLost
 from workers.frame import Frame
 from workers.transports.at_exit import abandon_at_exit
 from workers.transports.base import ChannelEnd, Inbox, LinkSettings
-from workers.transports.gloo import GlooPair, wait, why
+from workers.transports.direct import DirectPair
+from workers.transports.gloo import GlooPair, UnderWay, wait, why
 from workers.transports.packing import MESSAGE_BYTES, Arriving, pack, unpack
 from workers.transports.sending import MESSAGES, TENSORS, Sender
-from workers.transports.staging import Leaving, staging_for
+from workers.transports.staging import ON_DEVICE, Leaving, staging_for
 from workers.wire import most_bytes, room_for
 
 _BYE, _SEEN = _WORDS = 0, 1  # first bytes; that of a header is another
@@ -40,22 +40,24 @@ class TorchDistributedEnd(ChannelEnd):
     """One end of a link; made by `torch_distributed_connect` and `TorchDistributedListener`.
 
     Frames are copied and handed to the group by the thread that sends them. Every frame is received right into the
-    tensors that it will have.
+    tensors that it will have. With a direct pair, what stages compute with goes by that.
     """
 
-    def __init__(self, pair: GlooPair, peer: str, settings: LinkSettings) -> None:
-        self._pair, self._settings = pair, settings
-        self._staging = staging_for(settings.device)
-        arrive = self._staging.arrive if self._staging else None
-        self._inbox = Inbox(settings.limit, settings.delay_s, peer, arrive)
+    def __init__(self, pair: GlooPair, peer: str, settings: LinkSettings, direct: DirectPair | None = None) -> None:
+        self._pair, self._direct, self._settings = pair, direct, settings
+        self._by_direct = ON_DEVICE if direct else ()
+        self._staging = None if direct else staging_for(settings.device)
+        beside = direct or self._staging
+        self._room = beside.room if beside else room_for
+        self._inbox = Inbox(settings.limit, settings.delay_s, peer, beside.arrive if beside else None)
         self._leaving: queue.SimpleQueue[Leaving | None] = queue.SimpleQueue()
         self._closed = False
         self._said_bye = False
         self._bye, self._seen = threading.Event(), threading.Event()  # from the peer, or the link is lost
         self._saying = threading.Lock()
-        self._sender = Sender(pair, settings.limit, self._lose)
+        self._sender = Sender(pair, settings.limit, self._lose, direct)
         self._begun = self._landed = 0  # frames
-        self._landing: queue.SimpleQueue[tuple[list[Work], _Item] | None] = queue.SimpleQueue()
+        self._landing: queue.SimpleQueue[tuple[list[UnderWay], _Item] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=each, name=f"dni-{each.__name__[1:]}", daemon=True)
             for each in (self._read, self._land, *([self._leave] if self._staging else []))
@@ -71,7 +73,7 @@ class TorchDistributedEnd(ChannelEnd):
             raise ValueError(f"{where} sent after this end was closed")
         self._raise_if_lost()
         if self._staging is None:
-            packed = pack(frame, checksum=self._settings.checksum)
+            packed = pack(frame, checksum=self._settings.checksum, direct=self._by_direct)
         nbytes, limit = packed.nbytes if self._staging is None else most_bytes(frame), self._settings.max_frame
         if nbytes > limit:
             raise SizeMismatch(f"{where} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends")
@@ -79,7 +81,7 @@ class TorchDistributedEnd(ChannelEnd):
             self._raise_if_lost()
             raise FlowControlError(f"{where}: {self._settings.limit} frames already wait to be sent")
         if self._staging is None:
-            self._sender.frame(packed.message, packed.apart)
+            self._sender.frame(packed.message, packed.apart, packed.direct)
         else:
             self._leaving.put(self._staging.leave(frame))
         self._raise_if_lost()
@@ -101,10 +103,10 @@ class TorchDistributedEnd(ChannelEnd):
         both_heard = self._seen.wait(self._settings.timeout_s) and self._bye.wait(self._settings.timeout_s)
         self._sender.finish()
         if not both_heard:
-            self._pair.end()  # which ends the threads, too
+            self._end()  # which ends the threads, too
         for thread in self._threads:
             thread.join(self._settings.timeout_s)
-        self._pair.end()
+        self._end()
         self._inbox.fail(WorkerLost("this end of the link is closed"))
 
     def abandon(self) -> None:
@@ -112,7 +114,7 @@ class TorchDistributedEnd(ChannelEnd):
         self._closed = True
         self._sender.finish()
         self._leaving.put(None)
-        self._pair.end()
+        self._end()
         for thread in self._threads:
             thread.join(_MOMENT_S)
 
@@ -140,20 +142,27 @@ class TorchDistributedEnd(ChannelEnd):
 
     def _read(self) -> None:
         """Take in messages, and make room for the tensors that follow them."""
-        room = room_for if self._staging is None else self._staging.room
         try:
             for message in self._messages():
                 if message[0] in _WORDS:
                     self._begin([], message[0])
                 else:
-                    arriving = unpack(message, limit=self._settings.max_frame, room=room)
-                    self._begin([self._pair.recv(tensor, TENSORS) for tensor in arriving.apart], arriving)
+                    limit = self._settings.max_frame
+                    arriving = unpack(message, limit=limit, room=self._room, direct=self._by_direct)
+                    self._begin(self._ask(arriving), arriving)
         except WireError as error:
             self._begin([], type(error)(f"malformed frame from {self._inbox.peer}: {error}"))
         except RuntimeError as error:
             self._lose(error)
         finally:
             self._landing.put(None)
+
+    def _ask(self, arriving: Arriving) -> list[UnderWay]:
+        """Have the tensors of a frame come."""
+        works: list[UnderWay] = [self._pair.recv(tensor, TENSORS) for tensor in arriving.apart]
+        if self._direct is not None:
+            works += [self._direct.recv(tensor) for tensor in arriving.direct]
+        return works
 
     def _messages(self) -> Iterator[memoryview]:
         """Messages, to be read at once, until the peer has said BYE, and SEEN to the BYE from here."""
@@ -169,7 +178,7 @@ class TorchDistributedEnd(ChannelEnd):
                 return
             works[place] = self._pair.recv(rooms[place], MESSAGES)
 
-    def _begin(self, works: list[Work], item: _Item) -> None:
+    def _begin(self, works: list[UnderWay], item: _Item) -> None:
         """Deliver at once what need not wait, for its tensors or for what came before."""
         if works or self._begun != self._landed:
             self._begun += 1
@@ -217,11 +226,17 @@ class TorchDistributedEnd(ChannelEnd):
             return type(error)(f"malformed frame from {self._inbox.peer}: {error}")
 
     def _lose(self, error: RuntimeError) -> None:
-        """The peer is gone, or the link was ended here."""
+        """The peer is gone, or the link was ended here; whoever waits for either pair is woken."""
         self._inbox.fail(WorkerLost(f"{self._inbox.peer} is gone ({why(error)})"))
+        self._end()
         self._seen.set()
         self._bye.set()
 
     def _stop(self, error: Exception) -> None:
         self._inbox.fail(error)
+        self._end()
+
+    def _end(self) -> None:
         self._pair.end()
+        if self._direct is not None:
+            self._direct.end()
