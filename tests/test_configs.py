@@ -159,7 +159,7 @@ REFUSED = {
     "transport.backend=gloo",
     "transport.kind=torch_distributed transport.bind=0.0.0.0:0": "transport.bind=0.0.0.0:0 is not a loopback address "
     "with a port, and links are neither encrypted nor authenticated: use transport.bind=auto, or 127.0.0.1:0; "
-    f"elsewhere {ALLOW}",
+    f"elsewhere {ALLOW.replace('transport.tls, or ', '')}",
     "transport.bind=127.0.0.1:5000": "transport.bind=127.0.0.1:5000: 3 of the 4 stages listen and cannot share a port: "
     "use transport.bind=127.0.0.1:0",
     "time.method=synthetic predictor.time.context=none": "predictor.time.kind=critic models the losses of labels: set "

@@ -108,6 +108,12 @@ def test_a_seat_that_does_not_fit_is_refused(environment: dict[str, str], messag
         settle_launch(external(), environment)
 
 
+def test_links_that_cannot_encrypt_need_consent() -> None:
+    far = without(TORCHRUN, "LOCAL_WORLD_SIZE")
+    with pytest.raises(ConfigError, match=r"authenticated: set transport\.insecure=true if"):
+        settle_launch(external(kind="torch_distributed"), far)
+
+
 def test_several_machines_need_tls_or_consent_and_a_list_needs_no_store() -> None:
     far = without(TORCHRUN, "LOCAL_WORLD_SIZE")
     files = {"tls": {"cert": "c.pem", "key": "k.pem", "ca": "a.pem"}}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from dni.errors import ConfigError
 from workers.config import Config
-from workers.schema import LaunchMode
+from workers.schema import LaunchMode, TransportKind
 from workers.transports.address import is_loopback
 
 Environment = Mapping[str, str]
@@ -80,7 +80,8 @@ def _fit(config: Config, seat: Seat, environment: Environment) -> None:
             "launch=external: how are the stages to find each other? Set MASTER_ADDR and MASTER_PORT, or "
             "transport.peers=[HOST:PORT,...], one for each stage"
         )
-    private, tls = (transport.insecure, "") if config.pipelined else (transport.private, "transport.tls, or ")
+    plain = config.pipelined or transport.kind is TransportKind.torch_distributed
+    private, tls = (transport.insecure, "") if plain else (transport.private, "transport.tls, or ")
     if not (seat.one_machine or private):
         raise ConfigError(
             "launch=external: the stages are on several machines, as far as is known, and links are neither encrypted "

@@ -25,6 +25,7 @@ from workers.ring import RING_BYTES
 from workers.transports.address import UNIX, check_address
 from workers.transports.base import CPU, ChannelEnd, LinkSettings
 from workers.transports.grpc_end import GrpcEnd
+from workers.transports.linked import Accepting
 from workers.transports.tls import Tls
 from workers.wire import FRAME_BYTES
 
@@ -109,7 +110,7 @@ def grpc_connect(
     return end
 
 
-class GrpcListener:
+class GrpcListener(Accepting):
     """Where a stage waits for the stage before it.
 
     `address` is what to connect to, "host:port" or "unix:PATH". Clients that are refused, or no stages at all, change
@@ -136,10 +137,9 @@ class GrpcListener:
         Raises ConfigError if `bind` is taken, impossible or not allowed.
         """
         host = check_address(bind, insecure or tls is not None)
-        self._handshake = handshake
+        super().__init__(handshake, _MOST_CLIENTS)
         ring = ring if bind.startswith(UNIX) else 0
         self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring)
-        self._accepted: queue.Queue[GrpcEnd | Exception] = queue.Queue(_MOST_CLIENTS)
         self._ends: set[GrpcEnd] = set()
         self._server = grpc.server(
             cast(futures.ThreadPoolExecutor, _DaemonThreads()),
@@ -154,23 +154,6 @@ class GrpcListener:
             raise ConfigError(f"stage {handshake.stage}: cannot listen at {bind}; choose a free port") from None
         self.address = bind if bind.startswith(UNIX) else f"{host}:{port}"
         self._server.start()
-
-    def accept(self, timeout: float) -> ChannelEnd:
-        """The end of the link to the stage before, once that has connected and agreed.
-
-        Raises PeerTimeout after `timeout` seconds and HandshakeRefused when a stage came and was refused.
-        """
-        stage = self._handshake.stage
-        try:
-            item = self._accepted.get(timeout=timeout)
-        except queue.Empty:
-            raise PeerTimeout(
-                f"stage {stage}: stage {stage - 1} did not connect to {self.address} within {timeout:g} s; "
-                "is it running, and with this address?"
-            ) from None
-        if isinstance(item, Exception):
-            raise item
-        return item
 
     def close(self) -> None:
         """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""

@@ -9,28 +9,26 @@ from typing import Any
 
 import grpc
 
-from dni.errors import FlowControlError, HandshakeRefused, SizeMismatch, WireError, WorkerLost
+from dni.errors import HandshakeRefused, WireError, WorkerLost
 from workers.frame import Frame, Handshake, Kind
 from workers.ring import Rings
-from workers.transports.base import ChannelEnd, Inbox, LinkSettings
+from workers.transports.base import LinkSettings
+from workers.transports.linked import LinkEnd
 from workers.transports.staging import Leaving, staging_for
 from workers.wire import decode, encode, most_bytes, room_for
 
 
-class GrpcEnd(ChannelEnd):
+class GrpcEnd(LinkEnd):
     """One end of a link between processes; made by `grpc_connect` and `GrpcListener`.
 
     Frames are encoded by the thread that sends them and decoded by the end's own thread.
     """
 
     def __init__(self, peer: str, settings: LinkSettings) -> None:
-        self._settings = settings
         self._staging = staging_for(settings.device)
+        super().__init__(peer, settings, self._staging.arrive if self._staging else None)
         self._rings = Rings(settings.ring, settings.max_frame) if settings.ring else None
-        arrive = self._staging.arrive if self._staging else None
-        self._inbox = Inbox(settings.limit, settings.delay_s, peer, arrive)
         self._outgoing: queue.SimpleQueue[bytes | Leaving | None] = queue.SimpleQueue()  # None: nothing follows
-        self._closed = False
         self._over = threading.Event()
 
     def start(self, rpc: Any, incoming: Iterator[bytes], release: Callable[[], None]) -> None:
@@ -62,29 +60,13 @@ class GrpcEnd(ChannelEnd):
         self._inbox.peer = peer
 
     def send(self, frame: Frame) -> None:
-        if self._closed:
-            raise ValueError(f"{self._where(frame)} sent after this end was closed")
-        if self._inbox.failure is not None:
-            raise self._inbox.failure.with_traceback(None)
+        self._check_open(frame)
         if self._staging is None:
             data = self._encode(frame)
-        nbytes, limit = len(data) if self._staging is None else most_bytes(frame), self._settings.max_frame
-        if nbytes > limit:
-            raise SizeMismatch(
-                f"{self._where(frame)} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends"
-            )
+        self._check_size(frame, len(data) if self._staging is None else most_bytes(frame))
         if self._outgoing.qsize() >= self._settings.limit:
-            raise FlowControlError(f"{self._where(frame)}: {self._settings.limit} frames already wait to be sent")
+            raise self._crowded(frame)
         self._outgoing.put(data if self._staging is None else self._staging.leave(frame))
-
-    def receive(self, timeout: float | None) -> Frame:
-        return self._inbox.take(timeout)
-
-    def poll(self) -> Frame | None:
-        return self._inbox.poll()
-
-    def pending(self) -> int:
-        return self._inbox.pending()
 
     def close(self) -> None:
         if self._closed:
@@ -104,9 +86,6 @@ class GrpcEnd(ChannelEnd):
         """End the call at once, sent or not."""
         self._rpc.cancel()
         self.close()
-
-    def _where(self, frame: Frame) -> str:
-        return f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
 
     def _read(self, incoming: Iterator[bytes]) -> None:
         try:

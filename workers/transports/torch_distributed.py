@@ -28,6 +28,7 @@ from workers.transports.base import CPU, ChannelEnd, LinkSettings
 from workers.transports.direct import MakeGroup
 from workers.transports.gloo import FOREVER, way_to, why
 from workers.transports.groups import Groups, Pairs, agree_on_way
+from workers.transports.linked import Accepting
 from workers.transports.stores import join_store, open_store
 from workers.transports.torch_distributed_end import TorchDistributedEnd
 from workers.wire import FRAME_BYTES, decode, encode
@@ -75,7 +76,7 @@ def torch_distributed_connect(
         ) from None
 
 
-class TorchDistributedListener:
+class TorchDistributedListener(Accepting):
     """Where a stage waits for the stage before it; as `GrpcListener`, without encryption.
 
     `address` is what to connect to, "host:port".
@@ -100,9 +101,9 @@ class TorchDistributedListener:
         Raises ConfigError if `bind` is taken, impossible or not allowed.
         """
         host = _check(bind, insecure)
-        self._handshake, self._timeout_s, self._groups = handshake, timeout_s, Groups(direct, device)
+        super().__init__(handshake)
+        self._timeout_s, self._groups = timeout_s, Groups(direct, device)
         self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
-        self._accepted: queue.SimpleQueue[ChannelEnd | Exception] = queue.SimpleQueue()
         self._ends: list[ChannelEnd] = []
         self._closed = False
         try:
@@ -114,23 +115,6 @@ class TorchDistributedListener:
         self._thread = threading.Thread(target=self._listen, name="dni-listener", daemon=True)
         self._thread.start()
         abandon_at_exit(self)
-
-    def accept(self, timeout: float) -> ChannelEnd:
-        """The end of the link to the stage before, once that has connected and agreed.
-
-        Raises PeerTimeout after `timeout` seconds and HandshakeRefused when a stage came and was refused.
-        """
-        stage = self._handshake.stage
-        try:
-            item = self._accepted.get(timeout=timeout)
-        except queue.Empty:
-            raise PeerTimeout(
-                f"stage {stage}: stage {stage - 1} did not connect to {self.address} within {timeout:g} s; "
-                "is it running, and with this address?"
-            ) from None
-        if isinstance(item, Exception):
-            raise item
-        return item
 
     def close(self) -> None:
         """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""

@@ -16,12 +16,13 @@ from typing import TypeAlias
 
 import torch
 
-from dni.errors import FlowControlError, SizeMismatch, WireError, WorkerLost
+from dni.errors import WireError, WorkerLost
 from workers.frame import Frame
 from workers.transports.at_exit import abandon_at_exit
-from workers.transports.base import ChannelEnd, Inbox, LinkSettings
+from workers.transports.base import LinkSettings
 from workers.transports.direct import DirectPair
 from workers.transports.gloo import GlooPair, UnderWay, wait, why
+from workers.transports.linked import LinkEnd
 from workers.transports.packing import MESSAGE_BYTES, Arriving, pack, unpack
 from workers.transports.sending import MESSAGES, TENSORS, Sender
 from workers.transports.staging import ON_DEVICE, Leaving, staging_for
@@ -36,7 +37,7 @@ _MOMENT_S = 1.0  # for a thread to end
 _Item: TypeAlias = Arriving | int | WireError
 
 
-class TorchDistributedEnd(ChannelEnd):
+class TorchDistributedEnd(LinkEnd):
     """One end of a link; made by `torch_distributed_connect` and `TorchDistributedListener`.
 
     Frames are copied and handed to the group by the thread that sends them. Every frame is received right into the
@@ -44,14 +45,13 @@ class TorchDistributedEnd(ChannelEnd):
     """
 
     def __init__(self, pair: GlooPair, peer: str, settings: LinkSettings, direct: DirectPair | None = None) -> None:
-        self._pair, self._direct, self._settings = pair, direct, settings
+        self._pair, self._direct = pair, direct
         self._by_direct = ON_DEVICE if direct else ()
         self._staging = None if direct else staging_for(settings.device)
         beside = direct or self._staging
         self._room = beside.room if beside else room_for
-        self._inbox = Inbox(settings.limit, settings.delay_s, peer, beside.arrive if beside else None)
+        super().__init__(peer, settings, beside.arrive if beside else None)
         self._leaving: queue.SimpleQueue[Leaving | None] = queue.SimpleQueue()
-        self._closed = False
         self._said_bye = False
         self._bye, self._seen = threading.Event(), threading.Event()  # from the peer, or the link is lost
         self._saying = threading.Lock()
@@ -68,32 +68,18 @@ class TorchDistributedEnd(ChannelEnd):
         abandon_at_exit(self)
 
     def send(self, frame: Frame) -> None:
-        where = f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
-        if self._closed:
-            raise ValueError(f"{where} sent after this end was closed")
-        self._raise_if_lost()
+        self._check_open(frame)
         if self._staging is None:
             packed = pack(frame, checksum=self._settings.checksum, direct=self._by_direct)
-        nbytes, limit = packed.nbytes if self._staging is None else most_bytes(frame), self._settings.max_frame
-        if nbytes > limit:
-            raise SizeMismatch(f"{where} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends")
+        self._check_size(frame, packed.nbytes if self._staging is None else most_bytes(frame))
         if not self._sender.may_send():
             self._raise_if_lost()
-            raise FlowControlError(f"{where}: {self._settings.limit} frames already wait to be sent")
+            raise self._crowded(frame)
         if self._staging is None:
             self._sender.frame(packed.message, packed.apart, packed.direct)
         else:
             self._leaving.put(self._staging.leave(frame))
         self._raise_if_lost()
-
-    def receive(self, timeout: float | None) -> Frame:
-        return self._inbox.take(timeout)
-
-    def poll(self) -> Frame | None:
-        return self._inbox.poll()
-
-    def pending(self) -> int:
-        return self._inbox.pending()
 
     def close(self) -> None:
         if self._closed:
@@ -117,10 +103,6 @@ class TorchDistributedEnd(ChannelEnd):
         self._end()
         for thread in self._threads:
             thread.join(_MOMENT_S)
-
-    def _raise_if_lost(self) -> None:
-        if self._inbox.failure is not None:
-            raise self._inbox.failure.with_traceback(None)
 
     def _say_bye(self) -> None:
         with self._saying:

@@ -1,0 +1,77 @@
+"""What links between processes have in common, whatever carries their frames."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+
+from dni.errors import FlowControlError, PeerTimeout, SizeMismatch
+from workers.frame import Frame, Handshake
+from workers.transports.base import ChannelEnd, Inbox, LinkSettings
+
+
+class LinkEnd(ChannelEnd):
+    """One end: an inbox, and what may not be sent."""
+
+    def __init__(self, peer: str, settings: LinkSettings, arrive: Callable[[Frame], Frame] | None) -> None:
+        self._settings = settings
+        self._inbox = Inbox(settings.limit, settings.delay_s, peer, arrive)
+        self._closed = False
+
+    def receive(self, timeout: float | None) -> Frame:
+        return self._inbox.take(timeout)
+
+    def poll(self) -> Frame | None:
+        return self._inbox.poll()
+
+    def pending(self) -> int:
+        return self._inbox.pending()
+
+    def _check_open(self, frame: Frame) -> None:
+        if self._closed:
+            raise ValueError(f"{self._where(frame)} sent after this end was closed")
+        self._raise_if_lost()
+
+    def _check_size(self, frame: Frame, nbytes: int) -> None:
+        if nbytes > (limit := self._settings.max_frame):
+            raise SizeMismatch(
+                f"{self._where(frame)} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends"
+            )
+
+    def _crowded(self, frame: Frame) -> FlowControlError:
+        return FlowControlError(f"{self._where(frame)}: {self._settings.limit} frames already wait to be sent")
+
+    def _raise_if_lost(self) -> None:
+        if self._inbox.failure is not None:
+            raise self._inbox.failure.with_traceback(None)
+
+    def _where(self, frame: Frame) -> str:
+        return f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
+
+
+class Accepting:
+    """A listener's queue of ends that have connected and agreed, or of why one did not."""
+
+    address: str  #: what to connect to
+
+    def __init__(self, handshake: Handshake, most: int = 0) -> None:
+        """`most` may wait; 0: any number."""
+        self._handshake = handshake
+        self._accepted: queue.Queue[ChannelEnd | Exception] = queue.Queue(most)
+
+    def accept(self, timeout: float) -> ChannelEnd:
+        """The end of the link to the stage before, once that has connected and agreed.
+
+        Raises PeerTimeout after `timeout` seconds and HandshakeRefused when a stage came and was refused.
+        """
+        stage = self._handshake.stage
+        try:
+            item = self._accepted.get(timeout=timeout)
+        except queue.Empty:
+            raise PeerTimeout(
+                f"stage {stage}: stage {stage - 1} did not connect to {self.address} within {timeout:g} s; "
+                "is it running, and with this address?"
+            ) from None
+        if isinstance(item, Exception):
+            raise item
+        return item
