@@ -3,9 +3,10 @@
 The demonstration's character LSTM, with so large a batch that a plain step takes 20 ms or more, takes the same steps
 in a plain single-process loop and as 1, 2 and 4 stages over each transport. Locked stages take turns, so each may use
 all cores, as the plain loop may: both run with one torch thread and with as many as there are cores, and what is
-promised are ratios of both with one torch thread, and of each at its best. Every run has a process of its own, which keeps freed memory (`workers.memory`)
-in the plain loop, too. Evaluation, checkpoints and the building of the model are not timed. QUICK=1 takes a few steps of
-some ways once (the figures then mean nothing) and writes to outputs/bench-machinery/ instead of benchmarks/results/.
+promised are ratios of both with one torch thread, and of each at its best. Every run has a process of its own, which
+keeps freed memory (`workers.memory`) in the plain loop, too. Evaluation, checkpoints and the building of the model are
+not timed. QUICK=1 takes a few steps of some ways once (the figures then mean nothing) and writes to
+outputs/bench-machinery/ instead of benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -235,7 +236,8 @@ def bars(rows: list[dict[str, Any]], codec: list[dict[str, Any]], difference: fl
 def promised(row: dict[str, Any], how: str, key: str) -> dict[str, Any]:
     """A way's rate over the plain loop's."""
     goal, ratio = GOALS.get(row["name"]), row[key]
-    return bar(f"{row['name']}: rate over the plain loop's, {how}", ratio, goal, None if goal is None else ratio >= goal)
+    name = f"{row['name']}: rate over the plain loop's, {how}"
+    return bar(name, ratio, goal, None if goal is None else ratio >= goal)
 
 
 if __name__ == "__main__":
