@@ -1,7 +1,7 @@
 """Loss against seconds over links of 0, 20 and 50 ms: which method has learned most by the clock?
 
 The character LSTM on the Penn Treebank in four stages on four hosts (`benchmarks.hosts`; needs root on Linux), one
-torch thread each. Every pass lasts as long as an emulated accelerator takes: several times what it takes here, so that
+torch thread each. Every pass lasts as long as an emulated accelerator takes: more than four times what it takes here, so that
 the two cores of a small machine do not decide (`cpu_ms` in the record says how much they had to do). Recipes are those
 of `benchmarks.depth` and `benchmarks.lag`, chosen by validation, on another seed.
 
@@ -34,7 +34,7 @@ from benchmarks.link_run import LINKED, SYNCHRONOUS, WATCHED, Phase, completed, 
 from benchmarks.record import bar
 from benchmarks.runs import train
 
-FORWARD_MS, BACKWARD_MS, CUT_MS = 12.0, 24.0, 6.0
+FORWARD_MS, BACKWARD_MS, CUT_MS = 16.0, 32.0, 8.0
 DELAYS = (0, 20) if QUICK else (0, 20, 50)
 STEPS = 12 if QUICK else 1000
 EVERY = 4 if QUICK else 50

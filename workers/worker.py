@@ -1,4 +1,7 @@
-"""The training loop of one stage, the same for every method. The numbers are those of docs/architecture.md."""
+"""The training loop of one stage, the same for every method.
+
+The numbers are those of docs/architecture.md, 8 is in docs/rules.md.
+"""
 
 from __future__ import annotations
 
