@@ -6,8 +6,9 @@ from typing import Any
 
 from benchmarks import emulated_links as emulated
 from benchmarks import link_tables as linked
-from benchmarks import race as races
+from benchmarks import race_curves as races
 from benchmarks import reach as reaches
+from benchmarks.grid import spread
 from benchmarks.markdown import markdown, source
 
 
@@ -38,9 +39,10 @@ def links_cells(results: dict[str, Any]) -> str:
 def race(results: dict[str, Any]) -> str:
     """Seconds to backprop's last loss."""
     delays, ms = results["delays_ms"], results["emulated_ms"]
-    goal = results["rows"]["learned, backprop"]["curve"][-1][1]
+    goals = races.goals(results["rows"])
     note = (
-        f"Backprop's loss: {goal:.3f} validation bits, after {results['steps']} steps; seed {results['seed']}. "
+        f"Backprop's loss: {spread(goals, 3)} validation bits, after {results['steps']} steps; {len(goals)} seeds, "
+        "each against its own backprop, mean ± standard deviation. "
         f"Emulated: forward {ms['forward']:g} ms, backward {ms['backward']:g} ms, an update at a cut {ms['cut']:g} ms. "
         f"{source(results)}"
     )

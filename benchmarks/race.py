@@ -1,9 +1,9 @@
 """Loss against seconds over links of 0, 20 and 50 ms: which method has learned most by the clock?
 
 The character LSTM on the Penn Treebank in four stages on four hosts (`benchmarks.hosts`; needs root on Linux), one
-torch thread each. Every pass lasts as long as an emulated accelerator takes: more than four times what it takes here, so that
-the two cores of a small machine do not decide (`cpu_ms` in the record says how much they had to do). Recipes are those
-of `benchmarks.depth` and `benchmarks.lag`, chosen by validation, on another seed.
+torch thread each. Every pass lasts as long as an emulated accelerator takes: more than four times what it takes here,
+so that the two cores of a small machine do not decide (`cpu_ms` in the record says how much they had to do). Recipes
+are those of `benchmarks.depth` and `benchmarks.lag`, chosen by validation, on another seed.
 
 What a synchronous schedule or a local loss learns in so many steps does not depend on the link: it is trained once, in
 one process, and the seconds of its steps are measured over each link. What targets that come late make of synthetic
@@ -14,14 +14,11 @@ folder of the data. Finished runs are read from benchmarks/results/race.json. QU
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -30,17 +27,17 @@ from benchmarks.contenders import TASKS, Overrides, method
 from benchmarks.grid import QUICK, Grid, Row
 from benchmarks.hosts import Hosts
 from benchmarks.lag import FADE
-from benchmarks.link_run import LINKED, SYNCHRONOUS, WATCHED, Phase, completed, observe
-from benchmarks.record import bar
+from benchmarks.link_run import LINKED, WATCHED, Phase, completed, observe
+from benchmarks.race_curves import bars, draw, heads, lines
 from benchmarks.runs import train
 
 FORWARD_MS, BACKWARD_MS, CUT_MS = 16.0, 32.0, 8.0
 DELAYS = (0, 20) if QUICK else (0, 20, 50)
 STEPS = 12 if QUICK else 1000
 EVERY = 4 if QUICK else 50
-SEED = 0
+SEEDS = (0,) if QUICK else (0, 1, 2)
 GRID = Grid("race", "race", {
-    "delays_ms": DELAYS, "steps": STEPS, "seed": SEED,
+    "delays_ms": DELAYS, "steps": STEPS,
     "emulated_ms": {"forward": FORWARD_MS, "backward": BACKWARD_MS, "cut": CUT_MS},
 })  # fmt: skip
 EMULATED = (f"emulate.forward_ms={FORWARD_MS}", f"emulate.backward_ms={BACKWARD_MS}", f"emulate.cut_ms={CUT_MS}")
@@ -63,16 +60,17 @@ class Cell:
     label: str
     typed: Overrides
     delay: int | None = None
+    seed: int = 0
 
     @property
     def name(self) -> str:
         """As it stands in the results."""
-        return f"{self.kind}, {self.label}{'' if self.delay is None else f', {self.delay} ms'}"
+        return f"{self.kind}, {self.label}{'' if self.delay is None else f', {self.delay} ms'}, seed {self.seed}"
 
     @property
     def overrides(self) -> Overrides:
         """As they are typed."""
-        common = (*TASKS["text"].overrides, *self.typed, "time=truncated", f"seed={SEED}")
+        common = (*TASKS["text"].overrides, *self.typed, "time=truncated", f"seed={self.seed}")
         if self.kind == "learned":
             alone = ("transport=local", "launch=threads", "launch.torch_threads=1", "checkpoint.every=null")
             return (*common, *EVALUATED, *alone)
@@ -102,7 +100,7 @@ def plan() -> list[Cell]:
         for lag in CHOSEN_AT["delayed"]:
             typed = ("depth=delayed", *recipes["text", "delayed", lag], window)
             found.append(Cell("raced", f"delayed (rate of lag {lag})", typed, delay))
-    return found
+    return [replace(cell, seed=seed) for seed in SEEDS for cell in found if seed == 0 or cell.kind != "timed"]
 
 
 def main() -> None:
@@ -112,16 +110,12 @@ def main() -> None:
     cells = plan()
     with Hosts(4, delay_ms=0.0) as hosts:
         rows = GRID.fill(cells, partial(measure, hosts), said, at_once=1)
-    curves = {delay: raced(rows, delay) for delay in DELAYS}
-    goal = rows["learned, backprop"]["curve"][-1][1]
-    table = Table(
-        *heads(DELAYS), title=f"Seconds to {goal:.3f} validation bits, which backprop has after {STEPS} steps"
-    )
+    table = Table(*heads(DELAYS), title=f"Seconds to the validation bits that backprop has after {STEPS} steps")
     for line in lines(rows, DELAYS):
         table.add_row(*line)
-    Console(width=150).print(table)
-    draw(curves, goal, GRID.out / "race.png" if QUICK else Path("docs/race.png"))
-    GRID.keep(rows, bars(curves, goal))
+    Console(width=180).print(table)
+    draw(rows, DELAYS, GRID.out / "race.png" if QUICK else Path("docs/race.png"))
+    GRID.keep(rows, bars(rows, DELAYS))
 
 
 def said(row: Row) -> str:
@@ -154,111 +148,6 @@ def measure(hosts: Hosts, cell: Cell) -> Row:
 def curve(run_dir: Path) -> list[tuple[int, float]]:
     """(step, validation bits)."""
     return [(record["step"], record["bits_per_char"]) for record in validated(run_dir)]
-
-
-Curves = dict[str, list[tuple[float, float]]]
-
-
-def raced(rows: dict[str, Row], delay: int) -> Curves:
-    """(seconds, bits) of every method at a delay: of a pipeline's, and of delayed's recipes, the best."""
-    found: Curves = {}
-    for name, row in rows.items():
-        kind, label = name.split(", ")[:2]
-        if kind == "timed":
-            learned = rows[f"learned, {'local' if label == 'local' else 'backprop'}"]["curve"]
-            _keep_better(found, label.split(" ")[0], in_seconds(learned, row["delays"][str(delay)]["updates_per_s"]))
-        elif kind == "raced" and name.endswith(f", {delay} ms"):
-            _keep_better(found, label.split(" ")[0], in_seconds(row["curve"], row["updates_per_s"]))
-    return found
-
-
-def _keep_better(found: Curves, name: str, points: list[tuple[float, float]]) -> None:
-    """By what is reached at the end, then by when."""
-    if name not in found or (points[-1][1], points[-1][0]) < (found[name][-1][1], found[name][-1][0]):
-        found[name] = points
-
-
-def in_seconds(points: Sequence[tuple[int, float]], rate: float) -> list[tuple[float, float]]:
-    """Steps as seconds of training; validation takes none."""
-    return [(step / rate, bits) for step, bits in points]
-
-
-def reaches(points: Sequence[tuple[float, float]], goal: float) -> float | None:
-    """When a curve first is at a loss, between two points on the line that joins them; None: never."""
-    for n, (second, bits) in enumerate(points):
-        if bits <= goal:
-            if n == 0:
-                return second
-            before, above = points[n - 1]
-            return before + (second - before) * (above - goal) / (above - bits)
-    return None
-
-
-def heads(delays: Sequence[int]) -> list[str]:
-    """Of the table."""
-    return [
-        "method",
-        *(
-            part
-            for d in delays
-            for part in (f"s to backprop's loss, {d} ms", f"ms a step, {d} ms", f"last bits, {d} ms")
-        ),
-    ]
-
-
-def lines(rows: dict[str, Row], delays: Sequence[int]) -> list[list[str]]:
-    """Of each method at each delay: seconds to backprop's last loss, of a step, and its own last loss."""
-    goal, curves = rows["learned, backprop"]["curve"][-1][1], {delay: raced(rows, delay) for delay in delays}
-    found = []
-    for name in curves[delays[0]]:
-        line = [name]
-        for delay in delays:
-            points = curves[delay][name]
-            when, steps = reaches(points, goal), rows["learned, backprop"]["curve"][-1][0]
-            line += [
-                "never" if when is None else f"{when:.0f}",
-                f"{1000 * points[-1][0] / steps:.0f}",
-                f"{points[-1][1]:.3f}",
-            ]
-        found.append(line)
-    return found
-
-
-def draw(curves: dict[int, Curves], goal: float, path: Path) -> None:
-    """Validation against seconds, a panel per delay."""
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    for axis, (delay, of_methods) in zip(
-        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
-    ):
-        for name, points in of_methods.items():
-            axis.plot([s for s, _ in points], [b for _, b in points], label=name, marker=".", markersize=3,
-                      linestyle="--" if name in (*SYNCHRONOUS, "backprop") else "-")  # fmt: skip
-        axis.axhline(goal, color="gray", linewidth=0.8)
-        axis.set(title=f"one-way delay {delay} ms", xlabel="seconds of training (emulated accelerator)",
-                 ylabel="validation bits per character", ylim=(goal * 0.9, goal * 1.7))  # fmt: skip
-        axis.set_xlim(0, max(points[-1][0] for name, points in of_methods.items() if name in ("synthetic", "gpipe")))
-        axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
-def bars(curves: dict[int, Curves], goal: float) -> list[dict[str, Any]]:
-    """Seconds of the first synchronous method to backprop's loss over those of synthetic gradients, by delay."""
-    found = []
-    for delay, of_methods in curves.items():
-        ours = reaches(of_methods["synthetic"], goal)
-        times = [reaches(p, goal) for name, p in of_methods.items() if name in (*SYNCHRONOUS, "backprop")]
-        first = min((t for t in times if t is not None), default=None)
-        value = None if ours is None or first is None else first / ours
-        aim = 1.0 if delay >= 20 else None
-        found.append(bar(f"{delay} ms: seconds of the first synchronous schedule over synthetic's", value, aim,
-                         None if aim is None else value is not None and value > 1))  # fmt: skip
-        for rival in ("local", "delayed"):
-            theirs = reaches(of_methods[rival], goal)
-            value = None if ours is None or theirs is None else theirs / ours
-            found.append(bar(f"{delay} ms: seconds of {rival} over synthetic's", value, None, None))
-    return found
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import race, reach
+from benchmarks import race_curves as race
+from benchmarks import reach
 from benchmarks.forecast import checked, fit
 from benchmarks.link_run import figures
 from benchmarks.link_tables import details, rates, reached
@@ -95,19 +96,38 @@ def test_when_a_curve_reaches_a_loss() -> None:
 
 def test_a_race_takes_the_best_parts_and_the_curve_of_what_learns_the_same() -> None:
     rows = {
-        "learned, backprop": {"curve": [[10, 3.0], [20, 2.0]]}, "learned, local": {"curve": [[10, 2.5], [20, 1.8]]},
-        "timed, backprop": {"delays": {"0": {"updates_per_s": 5}}},
-        "timed, local": {"delays": {"0": {"updates_per_s": 20}}},
-        "timed, gpipe M=4": {"delays": {"0": {"updates_per_s": 8}}},
-        "timed, gpipe M=8": {"delays": {"0": {"updates_per_s": 10}}},
-        "raced, delayed (rate of lag 1), 0 ms": {"curve": [[10, 4.0], [20, 3.9]], "updates_per_s": 20},
-        "raced, delayed (rate of lag 8), 0 ms": {"curve": [[10, 3.0], [20, 2.1]], "updates_per_s": 20},
-        "raced, delayed (rate of lag 8), 20 ms": {"curve": [[10, 1.0], [20, 1.0]], "updates_per_s": 20},
+        "learned, backprop, seed 0": {"curve": [[10, 3.0], [20, 2.0]]},
+        "learned, local, seed 0": {"curve": [[10, 2.5], [20, 1.8]]},
+        "timed, backprop, seed 0": {"delays": {"0": {"updates_per_s": 5}}},
+        "timed, local, seed 0": {"delays": {"0": {"updates_per_s": 20}}},
+        "timed, gpipe M=4, seed 0": {"delays": {"0": {"updates_per_s": 8}}},
+        "timed, gpipe M=8, seed 0": {"delays": {"0": {"updates_per_s": 10}}},
+        "raced, delayed (rate of lag 1), 0 ms, seed 0": {"curve": [[10, 4.0], [20, 3.9]], "updates_per_s": 20},
+        "raced, delayed (rate of lag 8), 0 ms, seed 0": {"curve": [[10, 3.0], [20, 2.1]], "updates_per_s": 20},
+        "raced, delayed (rate of lag 8), 20 ms, seed 0": {"curve": [[10, 1.0], [20, 1.0]], "updates_per_s": 20},
     }  # fmt: skip
     assert race.raced(rows, 0) == {
-        "backprop": [(2.0, 3.0), (4.0, 2.0)], "local": [(0.5, 2.5), (1.0, 1.8)], "gpipe": [(1.0, 3.0), (2.0, 2.0)],
-        "delayed": [(0.5, 3.0), (1.0, 2.1)],
+        "backprop": [[(2.0, 3.0), (4.0, 2.0)]], "local": [[(0.5, 2.5), (1.0, 1.8)]],
+        "gpipe": [[(1.0, 3.0), (2.0, 2.0)]], "delayed": [[(0.5, 3.0), (1.0, 2.1)]],
     }  # fmt: skip
+
+
+def test_every_seed_of_a_race_runs_against_its_own_backprop() -> None:
+    rows: dict[str, Any] = {
+        f"learned, backprop, seed {seed}": {"curve": [[10, 3.0], [20, goal]]} for seed, goal in enumerate((2.0, 2.5))
+    }
+    rows["timed, backprop, seed 0"] = {"delays": {"20": {"updates_per_s": 2}}}
+    for seed, last in enumerate((2.0, 2.0)):
+        curve = [[10, 3.0], [20, last]]
+        rows[f"raced, synthetic, 20 ms, seed {seed}"] = {"curve": curve, "updates_per_s": 10}
+    curves = race.raced(rows, 20)
+    assert race.seconds(rows, curves["backprop"]) == [10.0, 10.0]
+    assert race.seconds(rows, curves["synthetic"]) == [2.0, 1.5]
+    assert race.lines(rows, [20]) == [
+        ["backprop", "10.0 ± 0.0", "500", "2.250"], ["synthetic", "1.8 ± 0.4", "100", "2.000"],
+    ]  # fmt: skip
+    first, *_ = race.bars(rows, [20])
+    assert (first["value"], first["holds"]) == (pytest.approx(10 / 1.75, abs=1e-3), True)
 
 
 def test_whole_sequences_take_as_long_as_they_are() -> None:
