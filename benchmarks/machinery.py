@@ -65,7 +65,7 @@ OTHERS = {
 }
 #: What is promised: the rate over the plain loop's.
 GOALS = {SINGLE: 0.95, LOCKED: 0.85, LINKED: 0.8}
-CORES = sorted({1, os.cpu_count() or 1})
+CORES = [1] if QUICK else sorted({1, os.cpu_count() or 1})
 Way = tuple[str, int]  #: name, torch threads
 WAYS: dict[Way, tuple[str, ...]] = (
     {(name, 1): way for name, way in [*TURNS.items(), *OTHERS.items()][:4]}
