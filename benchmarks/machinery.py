@@ -37,7 +37,7 @@ from workers.memory import keep_memory
 from workers.wire import decode, encode
 
 QUICK = os.environ.get("QUICK") == "1"
-STEPS, REPEATS, BATCH = (6, 1, 8) if QUICK else (50, 3, 96)
+STEPS, REPEATS, BATCH = (10, 1, 8) if QUICK else (50, 3, 96)
 OUT = Path("outputs/bench-machinery") if QUICK else RESULTS
 
 COMMON = (
