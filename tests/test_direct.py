@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -35,15 +34,7 @@ from workers.transports.torch_distributed_end import TorchDistributedEnd
 
 SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 4, "fingerprint", 0, 10)
 CLIENT = replace(SERVER, stage=0)
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    for thread in set(threading.enumerate()) - before:
-        thread.join(5)
-        assert not thread.is_alive(), f"{thread} was left behind"
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 Linked = tuple[ChannelEnd, ChannelEnd, TorchDistributedListener]

@@ -31,6 +31,7 @@ from workers.wire import decode, encode
 
 SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 4, "fingerprint", 0, 10)
 CLIENT = replace(SERVER, stage=0)
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 @pytest.fixture
@@ -38,15 +39,6 @@ def listener() -> Iterator[GrpcListener]:
     listener = GrpcListener(handshake=SERVER, timeout_s=5)
     yield listener
     listener.close()
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    for thread in set(threading.enumerate()) - before:
-        thread.join(5)
-        assert not thread.is_alive(), f"{thread} was left behind"
 
 
 def assert_accepts(listener: GrpcListener) -> None:

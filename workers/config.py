@@ -101,6 +101,11 @@ class Config:
         return self.depth.method in PIPELINES
 
     @property
+    def can_encrypt(self) -> bool:
+        """Whether its links know TLS; those of torch.distributed do not."""
+        return not (self.pipelined or self.transport.kind is TransportKind.torch_distributed)
+
+    @property
     def microbatches(self) -> int:
         """M in force."""
         return self.depth.microbatches or self.stages

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dni.errors import ConfigError
 from workers.config import Config
 from workers.schema import AUTO, BackendKind, LaunchMode, TransportKind
-from workers.transports.address import is_loopback
-
-_ALLOW = "transport.insecure=true if everyone on that network may read and change this run"
+from workers.transports.address import consent, is_loopback
 
 
 def check_launch(config: Config) -> None:
@@ -58,12 +56,6 @@ def check_links(config: Config) -> None:
         _check_bind(config)
 
 
-def _allow(config: Config) -> str:
-    """What to set for links that leave this machine."""
-    by_torch = config.transport.kind is TransportKind.torch_distributed
-    return f"set {_ALLOW}" if by_torch else f"set transport.tls, or {_ALLOW}"
-
-
 def _check_peers(config: Config) -> None:
     peers = config.transport.peers
     if len(peers) != config.stages:
@@ -77,7 +69,7 @@ def _check_peers(config: Config) -> None:
         if not (is_loopback(host) or config.transport.private):
             raise ConfigError(
                 f"transport.peers: {peer} is not a loopback address, and links are neither encrypted nor "
-                f"authenticated: {_allow(config)}"
+                f"authenticated: {consent(config.can_encrypt)}"
             )
 
 
@@ -87,7 +79,7 @@ def _check_bind(config: Config) -> None:
     if not port.isdecimal() or not (is_loopback(host) or config.transport.private):
         raise ConfigError(
             f"transport.bind={bind} is not a loopback address with a port, and links are neither encrypted nor "
-            f"authenticated: use transport.bind=auto, or 127.0.0.1:0; elsewhere {_allow(config)}"
+            f"authenticated: use transport.bind=auto, or 127.0.0.1:0; elsewhere {consent(config.can_encrypt)}"
         )
     if int(port) and config.stages > 2 and config.launch.mode is not LaunchMode.external:
         raise ConfigError(

@@ -171,7 +171,8 @@ class Supervisor:
 def environment(config: Config) -> dict[str, str]:
     """What a stage's process finds set."""
     crowded = config.stages * config.torch_threads > (os.cpu_count() or 1)
-    return (PATIENT if crowded else {}) | os.environ
+    chosen = PATIENT.keys() & os.environ.keys()  # together or not at all: GNU's takes the number before the policy
+    return (PATIENT if crowded and not chosen else {}) | os.environ
 
 
 def kind_of(name: str) -> type[DniError]:

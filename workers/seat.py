@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from dni.errors import ConfigError
 from workers.config import Config
-from workers.schema import LaunchMode, TransportKind
-from workers.transports.address import is_loopback
+from workers.schema import LaunchMode
+from workers.transports.address import consent, is_loopback
 
 Environment = Mapping[str, str]
 
@@ -80,13 +80,11 @@ def _fit(config: Config, seat: Seat, environment: Environment) -> None:
             "launch=external: how are the stages to find each other? Set MASTER_ADDR and MASTER_PORT, or "
             "transport.peers=[HOST:PORT,...], one for each stage"
         )
-    plain = config.pipelined or transport.kind is TransportKind.torch_distributed
-    private, tls = (transport.insecure, "") if plain else (transport.private, "transport.tls, or ")
+    private = transport.private if config.can_encrypt else transport.insecure
     if not (seat.one_machine or private):
         raise ConfigError(
             "launch=external: the stages are on several machines, as far as is known, and links are neither encrypted "
-            f"nor authenticated: set {tls}transport.insecure=true if everyone on that network may read and change this "
-            "run (or, on one machine, MASTER_ADDR=localhost)"
+            f"nor authenticated: {consent(config.can_encrypt)} (or, on one machine, MASTER_ADDR=localhost)"
         )
 
 

@@ -41,6 +41,12 @@ def check_address(address: str, private: bool) -> str:
     return host
 
 
+def consent(can_encrypt: bool) -> str:
+    """What to set so that links may leave this machine, for messages."""
+    tls = "transport.tls, or " if can_encrypt else ""
+    return f"set {tls}transport.insecure=true if everyone on that network may read and change this run"
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the host, by what its name says."""
     try:

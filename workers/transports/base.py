@@ -181,6 +181,36 @@ class Inbox:
         return PeerTimeout(f"no frame from {self.peer} within {timeout:g} s")
 
 
+class InboxEnd(ChannelEnd):
+    """One end that receives through an inbox."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._closed = False
+
+    def receive(self, timeout: float | None) -> Frame:
+        return self._inbox.take(timeout)
+
+    def poll(self) -> Frame | None:
+        return self._inbox.poll()
+
+    def pending(self) -> int:
+        return self._inbox.pending()
+
+    def _check_open(self, frame: Frame) -> None:
+        """Raises ValueError after `close`, and what the link failed with."""
+        if self._closed:
+            raise ValueError(f"{self._where(frame)} sent after this end was closed")
+        self._raise_if_lost()
+
+    def _raise_if_lost(self) -> None:
+        if self._inbox.failure is not None:
+            raise _fresh(self._inbox.failure)
+
+    def _where(self, frame: Frame) -> str:
+        return f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
+
+
 def _fresh(error: Exception) -> Exception:
     """A failure is raised as often as it is met, without the trace of the last time."""
     return error.with_traceback(None)

@@ -7,30 +7,15 @@ from collections.abc import Callable
 
 from dni.errors import FlowControlError, PeerTimeout, SizeMismatch
 from workers.frame import Frame, Handshake
-from workers.transports.base import ChannelEnd, Inbox, LinkSettings
+from workers.transports.base import ChannelEnd, Inbox, InboxEnd, LinkSettings
 
 
-class LinkEnd(ChannelEnd):
-    """One end: an inbox, and what may not be sent."""
+class LinkEnd(InboxEnd):
+    """One end, and what may not be sent."""
 
     def __init__(self, peer: str, settings: LinkSettings, arrive: Callable[[Frame], Frame] | None) -> None:
+        super().__init__(Inbox(settings.limit, settings.delay_s, peer, arrive))
         self._settings = settings
-        self._inbox = Inbox(settings.limit, settings.delay_s, peer, arrive)
-        self._closed = False
-
-    def receive(self, timeout: float | None) -> Frame:
-        return self._inbox.take(timeout)
-
-    def poll(self) -> Frame | None:
-        return self._inbox.poll()
-
-    def pending(self) -> int:
-        return self._inbox.pending()
-
-    def _check_open(self, frame: Frame) -> None:
-        if self._closed:
-            raise ValueError(f"{self._where(frame)} sent after this end was closed")
-        self._raise_if_lost()
 
     def _check_size(self, frame: Frame, nbytes: int) -> None:
         if nbytes > (limit := self._settings.max_frame):
@@ -40,13 +25,6 @@ class LinkEnd(ChannelEnd):
 
     def _crowded(self, frame: Frame) -> FlowControlError:
         return FlowControlError(f"{self._where(frame)}: {self._settings.limit} frames already wait to be sent")
-
-    def _raise_if_lost(self) -> None:
-        if self._inbox.failure is not None:
-            raise self._inbox.failure.with_traceback(None)
-
-    def _where(self, frame: Frame) -> str:
-        return f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
 
 
 class Accepting:

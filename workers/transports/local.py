@@ -8,7 +8,7 @@ import torch
 
 from dni.errors import WorkerLost
 from workers.frame import Frame
-from workers.transports.base import ChannelEnd, Inbox
+from workers.transports.base import ChannelEnd, Inbox, InboxEnd
 
 
 def local_channel(limit: int, delay_s: float = 0.0) -> tuple[ChannelEnd, ChannelEnd]:
@@ -24,29 +24,16 @@ def clone(frame: Frame) -> Frame:
     return replace(frame, tensors=tensors)
 
 
-class LocalEnd(ChannelEnd):
+class LocalEnd(InboxEnd):
     """One end of a link between threads; clones what it sends."""
 
     def __init__(self, inbox: Inbox, outbox: Inbox) -> None:
-        self._inbox = inbox
+        super().__init__(inbox)
         self._outbox = outbox
-        self._closed = False
 
     def send(self, frame: Frame) -> None:
-        if self._closed:
-            raise ValueError(f"step {frame.step}: {frame.kind.name} sent after this end was closed")
-        if self._inbox.failure is not None:
-            raise self._inbox.failure.with_traceback(None)
+        self._check_open(frame)
         self._outbox.put(clone(frame))
-
-    def receive(self, timeout: float | None) -> Frame:
-        return self._inbox.take(timeout)
-
-    def poll(self) -> Frame | None:
-        return self._inbox.poll()
-
-    def pending(self) -> int:
-        return self._inbox.pending()
 
     def close(self) -> None:
         self._closed = True
