@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,29 @@ def test_a_stranger_changes_nothing(listener: TorchDistributedListener) -> None:
     with socket.create_connection((host, int(port)), timeout=10) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" * 100)
         assert_accepts(listener)
+
+
+def test_a_last_frame_may_be_answered_and_the_link_ended_before_send_returns(
+    listener: TorchDistributedListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = torch_distributed_connect(listener.address, CLIENT)
+    server = listener.accept(10)
+    assert isinstance(client, TorchDistributedEnd)
+    post = client._sender.frame
+
+    def slowly(*frame: Any) -> bool:
+        taken = post(*frame)
+        assert server.receive(10).kind is Kind.END
+        server.send(Frame(Kind.DONE, 1))
+        server.close()
+        return taken
+
+    monkeypatch.setattr(client._sender, "frame", slowly)
+    client.send(Frame(Kind.END, 1))
+    assert client.receive(10).kind is Kind.DONE
+    with pytest.raises(WorkerLost, match="ended the link"):
+        client.receive(10)
+    client.close()
 
 
 def test_a_link_on_loopback_listens_nowhere_else(listener: TorchDistributedListener) -> None:

@@ -43,12 +43,12 @@ class Sender:
         """Take the place of one frame, if there is one or will be in a moment."""
         return self._free.acquire(timeout=_MOMENT_S)
 
-    def frame(self, message: Tensor, apart: list[Tensor], direct: Sequence[Tensor] = ()) -> None:
+    def frame(self, message: Tensor, apart: list[Tensor], direct: Sequence[Tensor] = ()) -> bool:
         """Send a message and the tensors that belong to it, whose memory must not be changed, except that of `direct`.
 
-        These are copied, and go by the direct pair.
+        These are copied, and go by the direct pair. Returns whether the pair has taken all of it.
         """
-        self._post(message, apart, direct, is_frame=True)
+        return self._post(message, apart, direct, is_frame=True)
 
     def word(self, word: int) -> None:
         """Send a message of one byte."""
@@ -58,7 +58,7 @@ class Sender:
         """End the thread once all has left, or the pair is broken."""
         self._keeping.put(None)
 
-    def _post(self, message: Tensor, apart: list[Tensor], direct: Sequence[Tensor], is_frame: bool) -> None:
+    def _post(self, message: Tensor, apart: list[Tensor], direct: Sequence[Tensor], is_frame: bool) -> bool:
         with self._posting:
             try:
                 works: list[UnderWay] = [self._pair.send(message, MESSAGES)]
@@ -67,8 +67,9 @@ class Sender:
                     works += [self._direct.send(tensor) for tensor in direct]
             except RuntimeError as error:
                 self._lose(error)
-                return
+                return False
             self._keeping.put(_Sending([message, *apart], works, is_frame))
+            return True
 
     def _keep(self) -> None:
         try:

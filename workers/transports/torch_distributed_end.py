@@ -75,11 +75,10 @@ class TorchDistributedEnd(LinkEnd):
         if not self._sender.may_send():
             self._raise_if_lost()
             raise self._crowded(frame)
-        if self._staging is None:
-            self._sender.frame(packed.message, packed.apart, packed.direct)
-        else:
+        if self._staging is not None:
             self._leaving.put(self._staging.leave(frame))
-        self._raise_if_lost()
+        elif not self._sender.frame(packed.message, packed.apart, packed.direct):
+            self._raise_if_lost()  # not where it was taken: the peer may have answered and ended the link by now
 
     def close(self) -> None:
         if self._closed:
