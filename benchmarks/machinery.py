@@ -68,7 +68,7 @@ GOALS = {SINGLE: 0.95, LOCKED: 0.85, LINKED: 0.8}
 CORES = [1] if QUICK else sorted({1, os.cpu_count() or 1})
 Way = tuple[str, int]  #: name, torch threads
 WAYS: dict[Way, tuple[str, ...]] = (
-    {(name, 1): way for name, way in TURNS.items()}
+    {(name, 1): TURNS[name] for name in (SINGLE, LOCKED)}
     if QUICK
     else {(name, n): way for n in CORES for name, way in (TURNS if n > 1 else TURNS | OTHERS).items()}
 )
