@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables test test-hosts check proto
+.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables test test-hosts check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,11 @@ test: install ## run the tests
 
 test-hosts: install ## run the tests on four emulated machines; needs root on Linux
 	$(BIN)/python -m pytest -m hosts
+
+proof: install ## show that small runs of every method come out as at the commit BASE, bit for bit
+	rm -rf .proof && git worktree prune && git worktree add --quiet --detach .proof $(BASE)
+	(cd .proof && ../$(BIN)/python -m tests.reference_runs record ../.proof.json) && git worktree remove --force .proof
+	$(BIN)/python -m tests.reference_runs compare .proof.json
 
 check: install ## lint, formatting, types, import rules
 	$(BIN)/ruff check .

@@ -1,0 +1,189 @@
+"""Results of a fixed set of small runs that repeat bit for bit, to show that a change of the code changes none of them.
+
+    python -m tests.reference_runs record before.json       # at the commit before the change
+    python -m tests.reference_runs compare before.json      # at the commit after it, on the same machine
+
+Each run trains a few steps with settings under which nothing depends on arrival, and is reduced to a digest of its
+losses and one of its parameters; some runs are stopped half way and resumed. The last digits of a sum depend on the
+processor, so digests are compared on one machine and never committed. `make proof BASE=COMMIT` does both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.pictures import digits
+from tests.runs import parameters_of, tiny
+from workers.launcher import launch
+
+Settings = dict[str, Any]
+
+#: Settings that have a new name, as `{"section.new": "section.old"}`: the runs below are written in today's names.
+RENAMED: dict[str, str] = {}
+
+LAGGED: Settings = {"method": "synthetic", "lag": 1}
+CRITIC: Settings = {"kind": "critic", "hidden": 8, "lookahead": 2}
+WINDOWED: Settings = {"context": "window", "history": 5, "lookahead": 9}
+REGRESSOR: Settings = {"kind": "mlp", "hidden": 8, "context": "none"}
+COPY: Settings = {"kind": "copy", "length": 15, "sequence": None}
+
+
+def in_depth(**changes: Any) -> Settings:
+    """Three stages that predict in depth, with some settings of the predictor or of the cut changed."""
+    depth = {**LAGGED, **{key: changes.pop(key) for key in ("inputs", "update_probability") if key in changes}}
+    return {"stages": 3, "depth": depth, "predictor": {"depth": changes}}
+
+
+def in_time(*, depth: Settings | None = None, data: Settings | None = None, **changes: Any) -> Settings:
+    """Two stages that predict in time, with some settings of the time cut changed."""
+    return {
+        "depth": depth or {"method": "backprop"},
+        "time": {"method": "synthetic"},
+        "data": data or {},
+        "predictor": {"time": CRITIC | changes},
+    }
+
+
+def image(folder: Path, kind: str, **changes: Any) -> Settings:
+    """An image model of two stages on a few digits."""
+    data = {"kind": "mnist", "path": str(folder), "batch": 8, "window": 1, "sequence": None}
+    data |= changes.pop("data", {})
+    return {"model": {"kind": kind, "units": 4, "layers": 3}, "data": data, "depth": LAGGED, **changes}
+
+
+def runs(folder: Path) -> dict[str, Settings]:
+    """Every run by name; `folder` holds digits in the format of MNIST."""
+    locked = {"method": "backprop"}
+    pipeline = {"launch": {"mode": "processes"}, "transport": {"kind": "grpc"}}
+    return {
+        # in depth
+        "backprop": {"stages": 3, "depth": locked},
+        "critic": in_depth(),
+        "critic, block": in_depth(hidden=8, match=0.5, warmup=2, scale=0.5, clip=1.0, fits=2),
+        "critic, at once, fade": in_depth(at_once=True, fade=1.0),
+        "critic, replay": in_depth(replay=2),
+        "regressor": in_depth(kind="mlp", hidden=8),
+        "regressor, no labels": in_depth(kind="linear", labels=False),
+        "lambda returns": {**in_depth(mix=0.5), "depth": {**LAGGED, "window": 8}},
+        "inputs": in_depth(inputs="synthetic"),
+        "irregular": in_depth(update_probability=0.5),
+        "rates": {"depth": {**LAGGED, "clocks": [1, 2]}, "stages": 2},
+        "local": {"stages": 3, "depth": {"method": "local"}, "predictor": {"depth": {"hidden": 8}}},
+        "delayed": {"stages": 3, "depth": {"method": "delayed", "lag": 1}, "optimizer": {"staleness": 0.5}},
+        "delayed, newest weights": {"stages": 3, "depth": {"method": "delayed", "lag": 1, "stash": False}},
+        **{
+            name: {"model": {"layers": 6}, "depth": {"method": name, "microbatches": 2}, **pipeline}
+            for name in ("gpipe", "1f1b", "interleaved_1f1b", "zero_bubble")
+        },
+        # in time
+        "full": {"depth": locked, "time": {"method": "full"}},
+        "checkpointed": {"depth": locked, "time": {"method": "checkpointed"}},
+        "time critic": in_time(),
+        "time critic, both": in_time(depth=LAGGED),
+        "time critic, stream": in_time(data={"streaming": True}, **WINDOWED),
+        "time regressor": in_time(**REGRESSOR),
+        "time regressor, context": in_time(**{**REGRESSOR, "context": "lookahead"}),
+        "time lambda returns": in_time(horizon=3, lambda_=0.9),
+        "time auxiliary": in_time(auxiliary=0.5),
+        "time oracle": {"stages": 1, **in_time(depth=locked, data=COPY, kind="oracle", context="none")},
+        "copy, curriculum": in_time(data={**COPY, "length": None}),
+        "repeat copy": {"depth": locked, "data": {**COPY, "kind": "repeat_copy", "length": None}},
+        # models, data
+        **{kind: {"model": {"kind": kind}, "depth": LAGGED} for kind in ("gru", "mingru", "transformer", "mlp")},
+        "sequential mnist": {"depth": LAGGED, "data": {"kind": "seqmnist", "path": str(folder), "side": 7}},
+        "mlp_bn": image(folder, "mlp_bn"),
+        "cnn": image(folder, "cnn", predictor={"depth": {"kind": "conv", "hidden": 8}}),
+        "resnet": {**image(folder, "resnet"), "model": {"kind": "resnet", "units": 4, "layers": 1}},
+        "image noise": image(folder, "mlp_bn", data={"noise": 0.1}, optimizer={"kind": "sgd", "momentum": 0.9}),
+        "two clocks": {
+            "model": {"kind": "two_clocks", "units": 6, "cut_at": ["lstm_b"]},
+            "data": {
+                "kind": "two_clocks",
+                "path": str(folder),
+                "side": 7,
+                "batch": 2,
+                "window": 3,
+                "block": 3,
+                "sequence": 9,
+            },
+            "depth": {**LAGGED, "clocks": [1, 3]},
+        },
+        # optimizers
+        "adamw, cosine": {"depth": locked, "optimizer": {"kind": "adamw", "schedule": "cosine", "warmup_steps": 3}},
+        "nadam": {"depth": locked, "optimizer": {"kind": "nadam", "weight_decay": 0.1}},
+        "accumulate": {"depth": LAGGED, "optimizer": {"accumulate": 3}},
+        "dropout": {"depth": LAGGED, "model": {"dropout": 0.2, "init": "he"}},
+        # transports
+        "grpc": {"stages": 3, "depth": LAGGED, "transport": {"kind": "grpc"}},
+        "grpc, processes": {"depth": LAGGED, "transport": {"kind": "grpc"}, "launch": {"mode": "processes"}},
+        "torch_distributed": {"stages": 3, "depth": LAGGED, "transport": {"kind": "torch_distributed"}},
+    }
+
+
+#: Runs that are stopped after half of their steps and resumed, too.
+RESUMED = (
+    "backprop", "critic", "critic, replay", "lambda returns", "inputs", "rates", "delayed", "time lambda returns",
+    "time critic, stream", "copy, curriculum", "dropout", "adamw, cosine",
+)  # fmt: skip
+
+
+def digests(run_dir: Path, stages: int) -> dict[str, str]:
+    """What a run came to: one digest of all its losses, and one of its parameters, in the order of their names."""
+    losses, parameters = hashlib.sha256(), hashlib.sha256()
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for record in sorted(records, key=lambda r: (r["step"], r["stage"], r["kind"])):
+        if record.get("loss") is not None:
+            losses.update(struct.pack("<qqd", record["step"], record["stage"], record["loss"]))
+    for _, tensor in sorted(parameters_of(run_dir, stages).items()):
+        parameters.update(tensor.numpy().tobytes())
+    return {"losses": losses.hexdigest()[:16], "parameters": parameters.hexdigest()[:16]}
+
+
+def measure(folder: Path) -> dict[str, dict[str, str]]:
+    """Run everything below a folder."""
+    found: dict[str, dict[str, str]] = {}
+    everything = runs(digits(folder / "digits", train=200))
+    for number, (name, settings) in enumerate(everything.items()):
+        print(f"{number + 1} of {len(everything)}: {name}", file=sys.stderr, flush=True)
+        config = tiny(**{"steps": 12, **settings})
+        parts = config.parts
+        launch(config, folder / f"run-{number}")
+        found[name] = digests(folder / f"run-{number}", parts)
+        if name in RESUMED:
+            first = folder / f"run-{number}-first"
+            launch(tiny(**{**settings, "steps": 6, **_whole_schedule(settings)}), first)
+            again = {**settings, "steps": 12, "resume": str(first), **_whole_schedule(settings)}
+            launch(tiny(**again), folder / f"run-{number}-resumed")
+            found[f"{name}, resumed"] = digests(folder / f"run-{number}-resumed", parts)
+    return found
+
+
+def _whole_schedule(settings: Settings) -> Settings:
+    """The schedule of the whole run, for a part of it."""
+    own = settings.get("optimizer", {})
+    return {"optimizer": {**own, "decay_steps": 12}} if own.get("schedule") else {}
+
+
+def main() -> int:
+    """Returns 0, or 1 where a digest differs."""
+    order, file = sys.argv[1], Path(sys.argv[2])
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder))
+    if order == "record":
+        file.write_text(json.dumps(found, indent=2) + "\n")
+        return 0
+    before = json.loads(file.read_text())
+    for name in sorted(before.keys() | found.keys()):
+        same = before.get(name) == found.get(name)
+        print(f"{'same' if same else 'DIFFERENT':9}  {name:32}  {before.get(name)}  {found.get(name)}")
+    return int(before != found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
