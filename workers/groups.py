@@ -11,7 +11,7 @@ import pandas as pd
 
 from dni.errors import ConfigError
 from workers.summary import Run
-from workers.tasks import CUT_SHORT, FACTS, TASK, run_id, settings_of, steps_done, tells_apart, title_of
+from workers.tasks import CUT_SHORT, FACTS, TASK, run_id, settings_of, steps_done, tells_apart, titles_of
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
     table = pd.DataFrame([settings_of(run) for run in finished], dtype=str).fillna("-")
     if unknown := [key for key in by if key not in table]:
         raise ConfigError(f"--by {' '.join(unknown)}: no run has it; choose from: {', '.join(_keys(table))}")
-    task_keys = [key for key in TASK if key in table]
-    differing = {key for key in task_keys if table[key].nunique() > 1}
-    found = []
-    for _, task in table.groupby(task_keys, sort=False):
-        title = title_of(_first(task), differing)
-        found += [_group(title, rows, finished, shown) for rows, shown in _rows(task, by)]
-    return found
+    tasks = [task for _, task in table.groupby([key for key in TASK if key in table], sort=False)]
+    titles = titles_of([_first(task) for task in tasks])
+    return [
+        _group(title, rows, finished, shown)
+        for title, task in zip(titles, tasks, strict=True)
+        for rows, shown in _rows(task, by)
+    ]
 
 
 def goes_on(run: Run, runs: Sequence[Run]) -> Run | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from workers.sittings import KIND, id_of_folder
@@ -36,13 +36,21 @@ def tells_apart(key: str) -> bool:
     return key.rpartition(".")[2] not in OF_ONE_RUN
 
 
-def title_of(settings: Mapping[str, str], differing: set[str]) -> str:
-    """The task of a run in words, with those of its settings that differ between the tasks at hand."""
-    data, model, lanes = (settings.get(key, "-") for key in ("data.name", "model.kind", "lane_steps"))
-    length = f"{settings.get('steps', '-')} steps" if lanes in ("-", "none") else f"{lanes} time steps a lane"
-    named = [part for part in (data, model) if part != "-"]
-    more = [f"{key}={settings.get(key, '-')[:12]}" for key in TASK[4:] if key in differing]
-    return ", ".join([*named, length, *more])
+def titles_of(tasks: Sequence[Mapping[str, str]]) -> list[str]:
+    """A title for each task, from the settings of a run of it: data, model, length, and what else it takes."""
+    short = [_title(task) for task in tasks]
+    titles = []
+    for title, task in zip(short, tasks, strict=True):
+        alike = [other for name, other in zip(short, tasks, strict=True) if name == title]
+        telling = [key for key in TASK if len({other.get(key, "-") for other in alike}) > 1]
+        titles.append(", ".join([title, *(f"{key}={task.get(key, '-')[:12]}" for key in telling)]))
+    return titles
+
+
+def _title(task: Mapping[str, str]) -> str:
+    data, model, lanes = (task.get(key, "-") for key in ("data.name", "model.kind", "lane_steps"))
+    length = f"{task.get('steps', '-')} steps" if lanes in ("-", "none") else f"{lanes} time steps a lane"
+    return ", ".join([*(part for part in (data, model) if part != "-"), length])
 
 
 def run_id(run: Run) -> str:
