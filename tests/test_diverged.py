@@ -81,6 +81,17 @@ class Poisoned:
         monkeypatch.setattr(Journal, "_judge", poisoned)
 
 
+def test_a_run_that_went_on_elsewhere_names_the_checkpoint_that_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch(tiny(steps=5, depth={"method": "backprop"}), tmp_path / "first")
+    Poisoned(monkeypatch, at=8)
+    good = tmp_path / "first" / "checkpoints" / "step-00000005"
+    on = tiny(steps=12, depth={"method": "backprop"}, resume=str(tmp_path / "first"))
+    with pytest.raises(DivergedError, match=f"the last good checkpoint is {good}$"):
+        launch(on, tmp_path / "on")
+
+
 def test_one_stage_alone_may_diverge(tmp_path: Path) -> None:
     """Only the head of the first of two stages learns at this rate; the last stage's loss stays what it was."""
     predictor = {"depth": {"learning_rate": 1e9}}

@@ -111,7 +111,7 @@ def test_what_differs_within_a_row_is_said(tmp_path: Path) -> None:
     assert notes(group) == "in 3 sittings; 50 steps computed twice; resumed on another machine"
 
 
-def test_real_runs_are_known_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_runs_are_known_again(tmp_path: Path) -> None:
     """A run, its extension in another folder, and the same extension once more."""
     config = {"depth": {"method": "backprop"}}
     launch(tiny(steps=5, **config), tmp_path / "a")

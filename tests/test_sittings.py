@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from tests.commands import summary_of
 from tests.runs import tiny
-from workers import sittings
+from workers import checkpoint, sittings
 from workers.launcher import launch
 from workers.sittings import added_up, id_of_folder, sitting
 from workers.summary import read_metrics
@@ -131,10 +132,6 @@ def test_sittings_add_up_and_hand_their_id_on(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_figures_is_read(tmp_path: Path) -> None:
-    import json
-
-    from workers import checkpoint
-
     launch(tiny(steps=5), tmp_path / "first")
     for path in (tmp_path / "first" / "checkpoints").glob("*/stage-*.json"):
         plain = json.loads(path.read_text())

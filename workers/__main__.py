@@ -57,7 +57,7 @@ def report(result: Result, run_dir: Path) -> None:
 
 
 def main() -> None:
-    """Run `dni-train`. Exit codes: 0 done, 1 failed on the way, 2 settings refused, 130 interrupted."""
+    """Run `dni-train`. Exit codes: 0 done, 1 failed on the way or diverged, 2 settings refused, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
     register()
     with exit_codes():

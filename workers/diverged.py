@@ -8,6 +8,7 @@ from typing import Any
 
 from dni.errors import DivergedError
 from workers import checkpoint
+from workers.config import Config
 from workers.stopping import Stop
 
 Record = dict[str, Any]
@@ -25,15 +26,24 @@ def stop_when_diverged(sink: Callable[[Record], None], stop: Stop) -> Callable[[
     return note
 
 
-def refuse_diverged(run_dir: Path, stop: Stop) -> None:
+def refuse_diverged(config: Config, run_dir: Path, stop: Stop) -> None:
     """If the run has diverged, set its later checkpoints aside and raise DivergedError, which says all about it."""
     if stop.diverged is None:
         return
     good, stage = stop.diverged["good"], stop.diverged["stage"]
     checkpoint.set_aside(run_dir, after=good)
-    left = checkpoint.complete_steps(run_dir)
-    last = f"the last good checkpoint is {checkpoint.folder_of(run_dir, left[-1])}" if left else NONE_LEFT
+    found = last_good(config, run_dir, good)
+    last = NONE_LEFT if found is None else f"the last good checkpoint is {found}"
     raise DivergedError(f"stage {stage}, step {stop.diverged['step']}: {stop.diverged['why']}; {last}")
+
+
+def last_good(config: Config, run_dir: Path, good: int) -> Path | None:
+    """The newest complete checkpoint of a step up to `good`: of this run, or the one that it went on from."""
+    steps = [step for step in checkpoint.complete_steps(run_dir) if step <= good]
+    if steps:
+        return checkpoint.folder_of(run_dir, steps[-1])
+    start = config.resume_step or 0
+    return checkpoint.folder_of(Path(config.resume), start) if config.resume and start <= good else None
 
 
 NONE_LEFT = "no complete checkpoint had been written before (checkpoint.every sets how often)"

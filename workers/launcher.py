@@ -74,7 +74,7 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
             ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
             sittings=added_up(monitor.sittings),
         )  # fmt: skip
-    refuse_diverged(run_dir, stop)
+    refuse_diverged(config, run_dir, stop)
     return Result(summary, summary["interrupted"])
 
 
