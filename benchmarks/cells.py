@@ -151,7 +151,7 @@ def try_out(trial: Trial) -> Row:
     except Failed as error:
         return failed(error, trial.name)
     record = validated(TUNING.folder(trial))[-1]
-    return {"score": figure(record, trial.task), "bits": record["bits_per_char"], "accuracy": record["accuracy"]}
+    return {"score": figure(record, trial.task), "bits": record["bits_per_label"], "accuracy": record["accuracy"]}
 
 
 def measure(grid: Grid, cell: Cell) -> Row:
@@ -192,7 +192,7 @@ def figure(record: dict[str, Any], task: str) -> float:
     """What the task reports, of a validation pass."""
     if TASKS[task].unit == "error":
         return 100 * (1 - float(record["accuracy"]))
-    return float(record["bits_per_char"])
+    return float(record["bits_per_label"])
 
 
 def validated(at: Any) -> list[dict[str, Any]]:

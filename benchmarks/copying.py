@@ -130,7 +130,7 @@ def measure(cell: Any, grid: Grid = GRID) -> Row:
         "wall_s": records[-1]["wall_s"],
         "windows": records[-1]["step"],
         "cosine": summary["stage"][0]["time_cosine"] if summary else None,
-        "bits": (summary.get("valid") or {}).get("bits_per_char"),
+        "bits": (summary.get("valid") or {}).get("bits_per_label"),
         "probes": [{key: r[key] for key in PROBED} for r in records if r["kind"] == "probe"],
     }
 

@@ -59,8 +59,8 @@ def row(out: Path, depth: str, time_method: str) -> dict[str, Any]:
         late = run(Path(f"{folder}-{DELAY_MS}ms-whole"), depth, time_method, f"steps={STEPS}", delay)
     return {
         "method": f"{depth} + {time_method}",
-        "valid_bits": fast["valid"]["bits_per_char"],
-        "valid_bits_slow": late["valid"]["bits_per_char"],
+        "valid_bits": fast["valid"]["bits_per_label"],
+        "valid_bits_slow": late["valid"]["bits_per_label"],
         "characters_per_s": fast["tokens_per_s"],
         "characters_per_s_slow": slow["tokens_per_s"],
         "busy": [stage["busy"] for stage in fast["stage"]],

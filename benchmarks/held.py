@@ -20,7 +20,7 @@ from dni.interface import Interface, LossInterface, ZeroInterface
 from dni.models import language_model
 from dni.predictor import Regressor
 from dni.stage import Stage
-from workers.journal import peak_rss_mb
+from workers.tally import peak_rss_mb
 
 SYMBOLS, UNITS, BATCH, WINDOW = 10, 64, 8, 10
 WHOLE = ("checkpointed", "full")

@@ -130,7 +130,7 @@ def measure(cell: Cell) -> Row:
         raise SystemExit(f"{cell.name}: {error}; what it left is in {folder}") from error
     tested = evaluate(folder, "test")
     curve = [
-        [record["step"] * SYMBOLS, round(record["wall_s"], 2), record["bits_per_char"], record["accuracy"]]
+        [record["step"] * SYMBOLS, round(record["wall_s"], 2), record["bits_per_label"], record["accuracy"]]
         for record in read_metrics(folder / METRICS)
         if record["kind"] == "valid"
     ]

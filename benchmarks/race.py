@@ -147,7 +147,7 @@ def measure(hosts: Hosts, cell: Cell) -> Row:
 
 def curve(run_dir: Path) -> list[tuple[int, float]]:
     """(step, validation bits)."""
-    return [(record["step"], record["bits_per_char"]) for record in validated(run_dir)]
+    return [(record["step"], record["bits_per_label"]) for record in validated(run_dir)]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ class Around(Interface):
     def ready(self) -> bool:
         return self.inner.ready
 
+    @property
+    def local_loss(self) -> float | None:  # type: ignore[override]
+        return self.inner.local_loss
+
     def needs(self, step: int) -> int | None:
         return self.inner.needs(step)
 

@@ -119,6 +119,7 @@ class DecoupledInterface(Interface):
             "sent": {str(step): vars(s) for step, s in self._sent.items()},
             "staleness": self.staleness,
             "replay": self.replay.state_dict(),
+            "meters": [{**vars(self.total)}, {**vars(self.recent)}],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -129,6 +130,7 @@ class DecoupledInterface(Interface):
         device = next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
         self._sent = {int(step): Sent(**s).to(device) for step, s in state["sent"].items()}
         self.replay.load_state_dict(state.get("replay", []), device)
+        self.total, self.recent = (FitMeter(**sums) for sums in state.get("meters", ({}, {})))
 
     def _remember(self, step: int, sent: Sent) -> None:
         self._latest = step

@@ -63,10 +63,12 @@ class DelayedInterface(Interface):
         return {"staleness": recent.means()["staleness"]}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"labels": self._labels, "arrived": self._arrived, "done": self._done}
+        meters = [{**vars(self.total)}, {**vars(self.recent)}]
+        return {"labels": self._labels, "arrived": self._arrived, "done": self._done, "meters": meters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._labels, self._arrived, self._done = dict(state["labels"]), dict(state["arrived"]), state["done"]
+        self.total, self.recent = (FitMeter(**sums) for sums in state.get("meters", ({}, {})))
 
     def _take(self, step: int, now: int) -> Due:
         """Gradients come in order: a window before this one has lost its own, and is given up."""

@@ -17,7 +17,7 @@ DniError
 │   └── HandshakeRefused     the two ends of an edge disagree about the run
 ├── WorkerLost               a neighbour or child process is gone
 │   └── PeerTimeout          a neighbour is silent for longer than transport.timeout_s
-├── DivergedError            a loss or gradient is no longer finite
+├── DivergedError            a loss or gradient is not finite, or absurdly large
 └── CheckpointError          a checkpoint is incomplete or damaged
 """
 
@@ -91,7 +91,7 @@ class PeerTimeout(WorkerLost):
 
 
 class DivergedError(DniError):
-    """A loss or gradient is no longer finite."""
+    """A loss or gradient that is not finite, or absurdly large."""
 
 
 class CheckpointError(DniError):

@@ -141,6 +141,7 @@ class InputInterface:
             "optimizer": self.optimizer.state_dict(),
             "state": None if self._state is None else list(self._state),
             "asked": {step: {"data": a.data, "entered": list(a.entered)} for step, a in self._asked.items()},
+            "recent": {**vars(self.recent)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -151,6 +152,7 @@ class InputInterface:
         self._asked = {
             step: Asked(a["data"].to(self.device), self._moved(a["entered"])) for step, a in state["asked"].items()
         }
+        self.recent = InputMeter(**state.get("recent", {}))
 
     def _moved(self, state: Sequence[Tensor]) -> State:
         return tuple(s.to(self.device) for s in state)

@@ -42,6 +42,9 @@ class Interface:
     #: Summed loss in nats and counted labels of the last step, where the interface measures it.
     measured: tuple[float, int] | None = None
 
+    #: Nats per label of the last step, of a loss of the stage's own in the place of the network's; None: it has none.
+    local_loss: float | None = None
+
     #: How many steps old the newest target was when it was learned from: what `gradient` answers is as far behind.
     staleness = 0
 

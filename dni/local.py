@@ -77,11 +77,13 @@ class LocalInterface(Interface):
         return {"predictor_loss": recent.means()["predictor_loss"]}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict()}
+        recent = {**vars(self._recent)}
+        return {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict(), "recent": recent}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._recent = FitMeter(**state.get("recent", {}))
 
     def _loss(self, value: Tensor, labels: Tensor) -> Tensor:
         rows = value.flatten(1) if value.dim() > labels.dim() + 1 else value  # of feature maps (B, C, H, W)
@@ -90,5 +92,6 @@ class LocalInterface(Interface):
     def _measure(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):
             raise DivergedError(f"the local loss of step {step} is {loss}: lower the learning rates or clip gradients")
+        self.local_loss = loss
         self._recent.updates += 1
         self._recent.loss += loss

@@ -1,4 +1,4 @@
-"""Numbers that a run reports: bits per character, hits, n-gram baselines, cosines, how well predictors fit."""
+"""Numbers that a run reports: bits per label, hits, n-gram baselines, cosines, how well predictors fit."""
 
 from __future__ import annotations
 

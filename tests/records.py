@@ -27,7 +27,7 @@ def train(stage: int, step: int, **figures: Any) -> dict[str, Any]:
         "predictor_loss": 0.1,
         "time_cosine": None,
     }
-    return base | shown | {"loss": None, "bits_per_char": None} | figures
+    return base | shown | {"loss": None, "bits_per_label": None} | figures
 
 
 def valid(step: int, loss: float) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def valid(step: int, loss: float) -> dict[str, Any]:
         "step": step,
         "wall_s": 1.0,
         "loss": loss,
-        "bits_per_char": loss / LN2,
+        "bits_per_label": loss / LN2,
     }
 
 

@@ -14,7 +14,7 @@ def write_run(
     summary = {
         "method": {"depth": depth, "time": "truncated"}, "experiment": "chars", "seed": seed, "stages": 2,
         "transport": "local", "launch": "threads", "steps": 20, "wall_s": 4.0, "tokens_per_s": 100.0,
-        "train": {"loss": 1.0, "bits_per_char": 1.4}, "valid": {"loss": 1.4, "bits_per_char": valid},
+        "train": {"loss": 1.0, "bits_per_label": 1.4}, "valid": {"loss": 1.4, "bits_per_label": valid},
         "stage": [{"index": 0, "busy": 0.4, "staleness_mean": 3.0}, {"index": 1, "busy": 0.6}],
         "restarts": 0, "interrupted": False, "versions": {}, "data": {"name": "tiny", "sha256": "ab"},
         "window": 4, "lag": None, "delay_ms": 0.0,
@@ -30,5 +30,7 @@ def write_run(
 def metrics(last: float) -> list[dict[str, Any]]:
     train = [{"kind": "train", "stage": 1, "step": s, "wall_s": s / 5, "loss": 4 - s / 10} for s in range(1, 21)]
     first = {"kind": "train", "stage": 0, "step": 10, "wall_s": 2.0, "loss": None}
-    bits = [{"kind": "valid", "stage": 1, "step": s, "wall_s": s / 5, "bits_per_char": last + 20 - s} for s in (10, 20)]
+    bits = [
+        {"kind": "valid", "stage": 1, "step": s, "wall_s": s / 5, "bits_per_label": last + 20 - s} for s in (10, 20)
+    ]
     return [*train, first, *bits]

@@ -41,7 +41,7 @@ def test_the_smoke_experiment_leaves_a_whole_run_behind(tmp_path: Path) -> None:
     assert [stage.keys() >= STAGE_KEYS for stage in summary["stage"]] == [True, True]
     assert summary["method"] == {"depth": "synthetic", "time": "truncated"}
     assert (summary["steps"], summary["transport"], summary["interrupted"]) == (60, "grpc", False)
-    assert 0 < summary["valid"]["bits_per_char"] < 6.6  # what 96 equally likely characters would cost
+    assert 0 < summary["valid"]["bits_per_label"] < 6.6  # what 96 equally likely characters would cost
 
 
 @pytest.mark.timeout(90)

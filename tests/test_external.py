@@ -119,13 +119,26 @@ def test_the_first_stage_hears_of_the_records_of_all(tmp_path: Path) -> None:
     assert [stage["index"] for stage in result.summary["stage"]] == [0, 1, 2]
 
 
+def test_a_loss_that_is_absurd_ends_all_stages_in_good_order(tmp_path: Path) -> None:
+    evaluate = {"every": None, "windows": 1}
+    huge = {"depth": {"method": "local"}, "optimizer": {"learning_rate": 1e9}, "evaluate": evaluate}
+    result, errors = run_all(tmp_path, steps=10**6, log_every=1000, **huge)
+    assert result is None
+    assert [type(error) for error in errors] == [DivergedError]  # of the first stage, which speaks for the run
+    assert "the loss of the last 100 steps is" in str(errors[0])
+    assert summary_of(tmp_path)["ended"] == "diverged"
+
+
 def test_each_stage_says_why_it_ended(tmp_path: Path) -> None:
     huge = {"kind": "sgd", "learning_rate": 1e38, "clip": None}
     result, errors = run_all(tmp_path, depth={"method": "backprop"}, optimizer=huge, steps=100)
     assert result is None
     assert {type(error) for error in errors} <= {DivergedError, WorkerLost}
-    assert any(isinstance(error, DivergedError) for error in errors)
-    assert {str(error).split(":")[0] for error in errors} == {"stage 0", "stage 1"}
+    (first,) = (error for error in errors if str(error).startswith("stage 1, step "))  # said by the first stage
+    (last,) = (error for error in errors if error is not first)
+    assert isinstance(first, DivergedError)
+    assert str(last).startswith("stage 1: ")
+    assert summary_of(tmp_path)["ended"] == "diverged"
     assert all("no complete checkpoint had been written" in str(error) for error in errors)
     assert record_file(tmp_path, 1).exists()
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.run_folders import metrics, write_run
-from workers.figures import _probes, curve, draw
+from workers.figures import _probes, _training, curve, draw, smoothed
 from workers.groups import group_runs
 from workers.summary import Run, find_runs
 
@@ -34,6 +34,15 @@ def test_probes_are_a_curve_where_there_are_some(tmp_path: Path) -> None:
     assert "probe.png" in draw(groups, tmp_path)
 
 
+def test_a_smoothed_curve_starts_and_ends_where_the_recorded_one_does(tmp_path: Path) -> None:
+    assert smoothed([9.0, 3.0, 6.0, 0.0, 6.0, 6.0], 2) == [9.0, 6.0, 24 / 5, 21 / 5, 4.0, 6.0]
+    axes = _training(group_runs(find_runs([write_run(tmp_path / "a")])), "step", "step")
+    recorded, smooth = axes.lines
+    for end in (0, -1):
+        assert list(recorded.get_ydata())[end] == list(smooth.get_ydata())[end]
+    assert axes.get_ylabel() == "training loss (nats per label)"
+
+
 def test_only_figures_with_data_are_drawn(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a")
     without_validation = [record for record in metrics(2.0) if record["kind"] == "train"]
@@ -41,3 +50,4 @@ def test_only_figures_with_data_are_drawn(tmp_path: Path) -> None:
     captions = draw(group_runs(find_runs([run])), tmp_path)
     assert list(captions) == ["train_step.png", "train_seconds.png", "utilisation.png"]
     assert sorted(path.name for path in tmp_path.glob("*.png")) == sorted(captions)
+    assert {path.stem for path in tmp_path.glob("*.svg")} == {Path(name).stem for name in captions}

@@ -18,10 +18,10 @@ def test_seeds_are_one_group_with_mean_and_deviation(tmp_path: Path) -> None:
     first, second = group_runs(find_runs([tmp_path]))
     assert (first.label, second.label) == ("backprop + truncated", "synthetic + truncated")
     # mean 12 / 3; squared deviations 4 + 1 + 9 = 14, sample variance 7
-    mean, deviation, n = spread(first, ("valid", "bits_per_char"))
+    mean, deviation, n = spread(first, ("valid", "bits_per_label"))
     assert (mean, n) == (4.0, 3)
     assert deviation == pytest.approx(2.6457513110645907)
-    assert spread(second, ("valid", "bits_per_char")) == (1.25, None, 1)
+    assert spread(second, ("valid", "bits_per_label")) == (1.25, None, 1)
 
 
 def test_settings_of_the_configuration_split_groups_too(tmp_path: Path) -> None:

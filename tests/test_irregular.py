@@ -82,7 +82,7 @@ def test_each_stage_goes_back_at_steps_of_its_own_and_the_one_before_learns_from
         step_of = worker.journal
 
         def noted(*args: Any, _to: Any = moved[stage], _update: Any = update, _of: Any = step_of, **kw: Any) -> None:
-            _to.append(_of.steps + 1)
+            _to.append(_of.tally.steps + 1)
             _update(*args, **kw)
 
         worker.stage.update = noted  # type: ignore[method-assign]

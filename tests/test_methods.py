@@ -36,7 +36,7 @@ def test_every_combination_of_methods_runs(
     )
     summary = launch(config, tmp_path).summary
     assert summary["steps"] == 5
-    assert 0 < summary["valid"]["bits_per_char"] < 8
+    assert 0 < summary["valid"]["bits_per_label"] < 8
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:

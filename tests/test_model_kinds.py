@@ -37,7 +37,7 @@ def test_it_learns_what_needs_memory(kind: str, stages: int, depth: str, time: s
         evaluate={"every": None, "windows": 2},
     )  # fmt: skip
     summary = launch(config, tmp_path / "run").summary
-    assert summary["valid"]["bits_per_char"] < 0.5
+    assert summary["valid"]["bits_per_label"] < 0.5
 
 
 @pytest.mark.parametrize("cut_at", [[], ["{}2"], ["{}1", "{}2", "softmax"]])

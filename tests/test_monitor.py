@@ -52,8 +52,8 @@ def test_the_last_probe_of_every_stage_goes_with_its_end(tmp_path: Path) -> None
 
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
     with Monitor(tmp_path, 2, 40, console=plain()[0]) as monitor:
-        monitor(train(1, 10, loss=math.nan, bits_per_char=math.inf))
-    assert lines(tmp_path) == [train(1, 10, loss=None, bits_per_char=None)]
+        monitor(train(1, 10, loss=math.nan, bits_per_label=math.inf))
+    assert lines(tmp_path) == [train(1, 10, loss=None, bits_per_label=None)]
 
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_a_group_is_a_row_with_mean_and_deviation(tmp_path: Path) -> None:
         write_run(tmp_path / f"a{seed}", seed, bits)
     write_run(tmp_path / "b", 0, 1.25, depth="synthetic")
     heading, row, other = table_rows(group_runs(find_runs([tmp_path])))
-    assert heading[:3] == ["method", "n", "valid (bits/char)"]
+    assert heading[:3] == ["method", "n", "valid (bits/label)"]
     assert row[:3] == ["backprop + truncated", "3", "4.000 ± 2.646"]  # sample variance (4 + 1 + 9) / 2
     assert other[:3] == ["synthetic + truncated", "1", "1.250"]
     assert row[heading.index("busy fraction")] == "0.500 ± 0.000"  # (0.4 + 0.6) / 2
@@ -40,11 +40,11 @@ def test_a_group_is_a_row_with_mean_and_deviation(tmp_path: Path) -> None:
 def test_a_missing_value_shows_in_n(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0, 2.0)
     write_run(tmp_path / "b", 1, valid=4.0)
-    write_run(tmp_path / "c", 2, train={"loss": None, "bits_per_char": None})
+    write_run(tmp_path / "c", 2, train={"loss": None, "bits_per_label": None})
     (group,) = group_runs(find_runs([tmp_path]))
     heading, row = table_rows([group])
     assert row[heading.index("n")] == "3"
-    assert row[heading.index("train (bits/char)")] == "1.400 ± 0.000 (n=2)"
+    assert row[heading.index("train (bits/label)")] == "1.400 ± 0.000 (n=2)"
 
 
 def test_a_run_is_read_once(tmp_path: Path) -> None:
@@ -61,9 +61,11 @@ def test_everything_is_written_and_the_page_loads_nothing(tmp_path: Path, capsys
     (unfinished / "metrics.jsonl").write_text(json.dumps(metrics(2.0)[6]) + '\n{"kind": "tr')
     out = tmp_path / "report"
     assert main([str(tmp_path / "runs"), "--out", str(out), "--by", "method", "experiment"]) == 0
-    pictures = ["train_seconds.png", "train_step.png", "utilisation.png", "valid.png"]
+    names = ["train_seconds", "train_step", "utilisation", "valid"]
+    pictures = [f"{name}.{kind}" for name in names for kind in ("png", "svg")]
     assert sorted(p.name for p in out.iterdir()) == ["report.html", "table.csv", "table.md", *pictures]
-    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    assert all((out / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in names)
+    assert all("<svg" in (out / f"{name}.svg").read_text() for name in names)
 
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == 4
@@ -77,11 +79,12 @@ def test_everything_is_written_and_the_page_loads_nothing(tmp_path: Path, capsys
     assert f"unfinished: {unfinished}" in shown
     assert "synthetic + truncated" in shown
     table = (out / "table.md").read_text(encoding="utf-8").splitlines()
-    assert table[2].startswith("| backprop + truncated | <b>$x$ / y | 1 | 2.000 |")
-    assert len({line.count("|") for line in table[:4]}) == 1
+    assert table[0] == "### tiny, 20 steps"
+    assert table[4].startswith("| backprop + truncated | <b>$x$ / y | 1 | 2.000 |")
+    assert len({line.count("|") for line in table[2:6]}) == 1
     with (out / "table.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["valid (bits/char) mean"] for row in rows] == ["2.0", "4.0"]
+    assert [row["valid (bits/label) mean"] for row in rows] == ["2.0", "4.0"]
 
 
 def test_unfinished_runs_alone_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from workers.stopping import Stop, best, stop_when_no_better, waited
 
 
 def passes(*bits: float | None) -> list[dict[str, Any]]:
-    return [{"kind": "valid", "step": n, "bits_per_char": b} for n, b in enumerate(bits, 1)]
+    return [{"kind": "valid", "step": n, "bits_per_label": b} for n, b in enumerate(bits, 1)]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_run_in_threads_ends_with_the_pass_and_keeps_the_best_checkpoint(tmp_p
     summary = result.summary
     assert (result.interrupted, summary["interrupted"], summary["ended"]) == (False, False, "patience")
     assert (summary["steps"], summary["best"]["step"]) == (9, 3)
-    assert summary["best"]["bits_per_char"] == summary["valid"]["bits_per_char"]
+    assert summary["best"]["bits_per_label"] == summary["valid"]["bits_per_label"]
     assert checkpoint.complete_steps(tmp_path) == [3, 9]
 
 

@@ -34,9 +34,9 @@ def test_summary_has_the_agreed_layout(tmp_path: Path) -> None:
         "method": {"depth": "synthetic", "time": "truncated"},
         "experiment": "chars", "seed": 3, "stages": 2, "transport": "local", "launch": "threads",
         "steps": 40, "wall_s": 5.0, "tokens_per_s": 1600.0,  # 8000 characters in 5 s
-        "train": {"loss": pytest.approx(1.5 * LN2), "bits_per_char": pytest.approx(1.5)},
-        "valid": {"loss": 2.5 * LN2, "bits_per_char": pytest.approx(2.5), "accuracy": 0.5},
-        "best": {"step": 40, "bits_per_char": pytest.approx(2.0)},
+        "train": {"loss": pytest.approx(1.5 * LN2), "bits_per_label": pytest.approx(1.5)},
+        "valid": {"loss": 2.5 * LN2, "bits_per_label": pytest.approx(2.5), "accuracy": 0.5},
+        "best": {"step": 40, "bits_per_label": pytest.approx(2.0)},
         "stage": [
             {"index": 0, "staleness_mean": 2.5, "predictor_cosine": 0.5, **common},
             {"index": 1, "staleness_mean": None, "predictor_cosine": None, **common},

@@ -61,7 +61,7 @@ def test_a_run_may_be_limited_by_time_steps_whatever_the_window(tmp_path: Path) 
         data = {"kind": "copy", "batch": 4, "window": window, "sequence": None, "length": 15}
         summary = launch(copying(data=data, lane_steps=64, steps=10**6), tmp_path / name).summary
         assert summary["steps"] == 64 // window
-        assert summary["valid"]["bits_per_char"] > 0  # sequences of a fixed length are validated on
+        assert summary["valid"]["bits_per_label"] > 0  # sequences of a fixed length are validated on
 
 
 @pytest.mark.parametrize("time", ["full", "checkpointed"])
@@ -84,7 +84,7 @@ def test_sequential_mnist_runs(time: str, tmp_path: Path) -> None:
         pytest.skip(f"MNIST is not in {folder}: name its folder in DNI_MNIST")
     data = {"kind": "seqmnist", "path": str(folder), "side": 7, "batch": 8, "window": 7, "sequence": None}
     summary = launch(copying(data=data, time={"method": time}, steps=14), tmp_path).summary
-    assert summary["valid"]["bits_per_char"] > 0
+    assert summary["valid"]["bits_per_label"] > 0
 
 
 #: A narrow version of experiment=stream.

@@ -47,17 +47,17 @@ def train(settings: DictConfig) -> None:
 def report(result: Result, run_dir: Path) -> None:
     """Say what a run came to. Raises Interrupted if it was."""
     done, valid = result.summary["steps"], result.summary["valid"]
-    bits, right = valid["bits_per_char"], valid["accuracy"]
+    bits, right = valid["bits_per_label"], valid["accuracy"]
     if result.interrupted:
         raise Interrupted(f"stopped after step {done}; go on with: dni-train resume={run_dir}")
-    reached = "" if bits is None else f", validation {bits:.3f} bits per character"
+    reached = "" if bits is None else f", validation {bits:.3f} bits per label"
     reached += "" if right is None else f", {right:.1%} right"
     why = ", out of patience" if result.summary["ended"] == "patience" else ""
     log.info("step %s%s%s: %s", done, reached, why, run_dir)
 
 
 def main() -> None:
-    """Run `dni-train`. Exit codes: 0 done, 1 failed on the way, 2 settings refused, 130 interrupted."""
+    """Run `dni-train`. Exit codes: 0 done, 1 failed on the way or diverged, 2 settings refused, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
     register()
     with exit_codes():

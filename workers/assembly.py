@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +72,10 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     after = None
     if downstream is not None:
         after = Downstream(downstream, stage=index, window=_edge_window(config), clock=clock, timeout_s=timeout)
-    journal = Journal(job.sink, index, depth, time_cut, before, after, clock, every=config.log_every)
+    journal = Journal(
+        job.sink, index, depth, time_cut, before, after, clock, every=config.log_every,
+        guessing=math.log(config.model.symbols or 1),
+    )  # fmt: skip
     worker = Worker(
         stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,
         lag=config.depth.lag,

@@ -70,6 +70,16 @@ def prune(run_dir: Path, keep: int, spare: int | None = None) -> None:
         shutil.rmtree(folder_of(run_dir, step), ignore_errors=True)
 
 
+def set_aside(run_dir: Path, after: int) -> None:
+    """Rename the checkpoints of steps above `after` to `diverged-...`: nothing goes on from them any more."""
+    for step in complete_steps(run_dir):
+        if step > after:
+            folder = folder_of(run_dir, step)
+            aside = folder.with_name(folder.name.replace("step-", "diverged-"))
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+
+
 def copy(source: Path, run_dir: Path, step: int) -> None:
     """Copy a complete checkpoint from one run folder to another, unless it is there."""
     target = folder_of(run_dir, step)

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,12 +29,23 @@ def curve(run: Run, kind: str, x: str, y: str) -> pd.DataFrame:
     return chosen
 
 
+def smoothed(values: Sequence[float], half: int) -> list[float]:
+    """The mean of each value and of `half` values on either side; towards the ends of as many as there are on both.
+
+    So the first and the last are those that were recorded.
+    """
+    at, sums = np.arange(len(values)), np.concatenate([[0.0], np.cumsum(values)])
+    reach = np.minimum(half, np.minimum(at, at[::-1]))
+    means: list[float] = ((sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)).tolist()
+    return means
+
+
 def _axes(title: str, groups: Sequence[Group], x_label: str, y_label: str, width: float = 6.4) -> Axes:
     figure = Figure(figsize=(width, 4.2 + 0.25 * len(groups)), dpi=150, layout="constrained")
     methods = list(dict.fromkeys(m.replace(" ", "\N{NO-BREAK SPACE}") for group in groups for m in group.methods))
     named = ", ".join(methods[:4] + ([f"{len(methods) - 4} more"] if len(methods) > 4 else []))
     axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
-    axes.set_title(_plain(f"{title}\n{textwrap.fill(named, round(11 * width))}"), fontsize=11)
+    axes.set_title(_plain(f"{title}: {groups[0].task}\n{textwrap.fill(named, round(11 * width))}"), fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
@@ -48,11 +61,12 @@ def _plain(text: str) -> str:
 
 
 def _validation(groups: Sequence[Group]) -> Axes:
-    axes = _axes("Validation", groups, "step", "validation loss (bits per character)")
+    axes = _axes("Validation", groups, "step", "validation loss (bits per label)")
     for index, group in enumerate(groups):
-        points = pd.concat([curve(run, "valid", "step", "bits_per_char") for run in group.runs])
-        by_step, (colour, dash) = points.groupby("step")["bits_per_char"], _look(index)
-        mean, sd = by_step.mean(), by_step.std()
+        points = pd.concat([curve(run, "valid", "step", "bits_per_label") for run in group.runs])
+        by_step, (colour, dash) = points.groupby("step")["bits_per_label"], _look(index)
+        everywhere = by_step.count() == len(group.runs)  # a mean over fewer runs would jump where one ends
+        mean, sd = by_step.mean()[everywhere], by_step.std()[everywhere]
         if len(mean):
             axes.plot(mean, color=colour, linestyle=dash, marker="o", markersize=4, label=_plain(group.label))
             axes.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
@@ -65,7 +79,7 @@ def _training(groups: Sequence[Group], x: str, x_label: str) -> Axes:
         colour, dash = _look(index)
         curves = [c for run in group.runs if len(c := curve(run, "train", x, "loss"))]
         for number, points in enumerate(curves):
-            smooth = points["loss"].rolling(max(5, len(points) // 15), center=True, min_periods=1).mean()
+            smooth = smoothed(list(points["loss"]), max(2, len(points) // 30))
             label = _plain(group.label) if number == 0 else ""
             axes.plot(points[x], points["loss"], color=colour, alpha=0.25, linewidth=0.7)
             axes.plot(points[x], smooth, color=colour, linestyle=dash, label=label)
@@ -108,13 +122,25 @@ def _busy(run: Run) -> dict[int, float | None]:
     return {entry["index"]: value(entry, ["busy"]) for entry in (run.summary or {}).get("stage", [])}
 
 
-def draw(groups: Sequence[Group], out: Path) -> dict[str, str]:
-    """Write the figures that have data into `out`; captions by file name."""
+def draw(groups: Sequence[Group], out: Path, prefix: str = "") -> dict[str, str]:
+    """Write the figures of one task that have data into `out`, as PNG and SVG; captions by the name of the PNG.
+
+    Runs that have diverged are not in them.
+    """
+    groups = [group for group in groups if group.runs]
+    if not groups:
+        return {}
     thin = "Thin: as recorded; thick: centred running mean; one line per run."
     drawn = {
-        "valid.png": (_validation(groups), "Validation: mean over the runs, band of one standard deviation."),
+        "valid.png": (
+            _validation(groups),
+            "Validation: mean over the runs at the steps that all of them have, band of one standard deviation.",
+        ),
         "train_step.png": (_training(groups, "step", "step"), f"Training loss by step. {thin}"),
-        "train_seconds.png": (_training(groups, "wall_s", "time (s)"), f"Training loss by time. {thin}"),
+        "train_seconds.png": (
+            _training(groups, "wall_s", "time of all sittings (s)"),
+            f"Training loss by time. {thin}",
+        ),
         "probe.png": (
             _probes(groups),
             "Gradient of the parameters, as the time cut makes it, against the exact one.",
@@ -129,5 +155,7 @@ def draw(groups: Sequence[Group], out: Path) -> dict[str, str]:
         figure = axes.get_figure(root=True)
         assert figure is not None
         figure.legend(loc="outside lower center", frameon=False, fontsize=9)  # below the axes, never on them
-        figure.savefig(out / name, metadata={"Software": None})
-    return {name: caption for name, (_, caption) in filled.items()}
+        figure.savefig(out / f"{prefix}{name}", metadata={"Software": None})
+        with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+            figure.savefig(out / f"{prefix}{Path(name).stem}.svg", metadata={"Date": None})
+    return {f"{prefix}{name}": caption for name, (_, caption) in filled.items()}

@@ -15,13 +15,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dni.errors import ConfigError
+from dni.errors import ConfigError, DniError
 from workers import checkpoint
 from workers.assembly import Job
 from workers.build import build_chains, device_of
 from workers.child import CONFIG
 from workers.config import Config, to_plain
 from workers.cuts import refuse_large
+from workers.diverged import refuse_diverged, stop_when_diverged
 from workers.external import run_first_stage, run_later_stage
 from workers.inputs import refuse_large_inputs
 from workers.journal import Record
@@ -33,6 +34,7 @@ from workers.processes import Supervisor
 from workers.resume import best_saved, hand_on, settle_resume
 from workers.rules import check
 from workers.seat import SUBMITTED, Seat
+from workers.sittings import added_up, begin_sitting
 from workers.sources import Data, resolve
 from workers.stopping import Stop, stop_when_no_better
 from workers.summary import METRICS, RunFacts, write_summary
@@ -51,23 +53,28 @@ class Result:
 
 
 def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
-    """Run to the end, or to an interrupt. Raises ConfigError before anything starts; WorkerLost if a stage is lost.
+    """Run to the end, or to an interrupt. Raises ConfigError before anything starts; WorkerLost if a stage is lost;
+    DivergedError, with a summary written, if the run has diverged.
 
     `seat`: of the first stage, where an engine has started all of them.
     """
     config, data = settle(config, seat)
     claim(run_dir, config)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+    begun = begin_sitting(config)  # before what is computed again is cut off
     hand_on(config, run_dir)
     with Monitor(run_dir, config.stages, config.planned_steps) as monitor, socket_folder() as sockets:
+        monitor(begun)
         stop = Stop()
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, data, sockets)
-        run_stages(job, stop, seat)
+        run_to_an_end(job, stop, seat)
         ends = monitor.summary_stages()
         summary = write_summary(
             run_dir, facts(config, data, seat), stages=ends, valid=monitor.valid_history,
             ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
+            sittings=added_up(monitor.sittings),
         )  # fmt: skip
+    refuse_diverged(config, run_dir, stop)
     return Result(summary, summary["interrupted"])
 
 
@@ -86,6 +93,15 @@ def settle(config: Config, seat: Seat | None) -> tuple[Config, Data]:
     return config, data
 
 
+def run_to_an_end(job: Job, stop: Stop, seat: Seat | None) -> None:
+    """As `run_stages`, but stages that are lost because one has diverged are no error: it is said with the summary."""
+    try:
+        run_stages(job, stop, seat)
+    except DniError:
+        if stop.diverged is None:
+            raise
+
+
 def run_stages(job: Job, stop: Stop, seat: Seat | None = None) -> None:
     """In threads or processes, as the settings say, or here the first one, until all stages have ended."""
     if seat is not None:
@@ -101,8 +117,8 @@ def run_stages(job: Job, stop: Stop, seat: Seat | None = None) -> None:
 
 
 def why_ended(config: Config, stop: Stop, done: int) -> str:
-    """The setting that ended the run, or "interrupted"."""
-    return stop.reason or ("steps" if done >= config.steps else "lane_steps")
+    """The setting that ended the run, "interrupted" or "diverged"."""
+    return "diverged" if stop.diverged else stop.reason or ("steps" if done >= config.steps else "lane_steps")
 
 
 def refuse_early(config: Config, seat: Seat | None = None) -> None:
@@ -137,18 +153,27 @@ def claim(run_dir: Path, config: Config) -> None:
 def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:
     """Where the records of all stages go: to the monitor, and to what acts upon them."""
     keep_few = keep_few_checkpoints(config, run_dir, monitor)
+    watched = stop_when_diverged(keep_few, stop)
     patience = config.evaluate.patience
     if patience is None:
-        return keep_few
-    return stop_when_no_better(keep_few, monitor.valid_history, stop, patience, config.steps)
+        return watched
+    return stop_when_no_better(watched, monitor.valid_history, stop, patience, config.steps)
 
 
 def keep_few_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callable[[Record], None]:
-    """A sink that also removes old checkpoints once a newer one is complete; with patience the best one stays."""
+    """A sink that also removes old checkpoints once a newer one is complete; with patience the best one stays.
+
+    While the loss of some stage is absurd none is removed: the last good one may be needed.
+    """
+    marks: dict[int, list[bool]] = {}  # by step: of each stage that has saved, whether its loss is absurd
 
     def note(record: Record) -> None:
         monitor(record)
-        if record["kind"] == "checkpoint" and record["stage"] == 0:  # the first stage saves last
+        if record["kind"] != "checkpoint":
+            return
+        told = marks.setdefault(record["step"], [])
+        told.append(record["absurd"])
+        if len(told) == config.stages and not any(marks.pop(record["step"])):
             waits = config.evaluate.patience is not None
             spare = best_saved(run_dir, monitor.valid_history) if waits else None
             checkpoint.prune(run_dir, config.checkpoint.keep, spare)

@@ -24,6 +24,7 @@ from workers.summary import METRICS, finite, read_metrics
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 4096  #: records waiting to be shown; further ones are written, but not shown
+WRITTEN = ("train", "valid", "own", "probe", "sitting", "diverged")  #: kinds of records that `metrics.jsonl` holds
 CLOSE_S = 10.0  #: longest wait for the display at the end of a run
 
 
@@ -46,6 +47,7 @@ class Monitor:
     ) -> None:
         self.run_dir = Path(run_dir)
         self.valid_history: list[dict[str, Any]] = []
+        self.sittings: list[dict[str, Any]] = []
         self._ends: dict[int, dict[str, Any]] = {}
         self._probes: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
@@ -59,6 +61,7 @@ class Monitor:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         earlier = _earlier_records(self.run_dir / METRICS)
         self.valid_history = [record for record in earlier if record.get("kind") == "valid"]
+        self.sittings = [record for record in earlier if record.get("kind") == "sitting"]
         self._probes = {record["stage"]: record for record in earlier if record.get("kind") == "probe"}
         self._file = (self.run_dir / METRICS).open("a", encoding="utf-8")
         self._thread.start()
@@ -93,11 +96,13 @@ class Monitor:
             return [{"index": stage, **end, **probes.get(stage, {})} for stage, end in sorted(self._ends.items())]
 
     def _keep(self, record: dict[str, Any], file: IO[str]) -> None:
-        if record["kind"] in ("train", "valid", "own", "probe"):
+        if record["kind"] in WRITTEN:
             file.write(json.dumps(record) + "\n")
             file.flush()
         if record["kind"] == "valid":
             self.valid_history.append(record)
+        elif record["kind"] == "sitting":
+            self.sittings.append(record)
         elif record["kind"] == "probe":
             self._probes[record["stage"]] = record
         elif record["kind"] == "end":

@@ -56,8 +56,9 @@ class PipelinedWorker:
         self.depth = LossInterface() if config.parts - 1 in self.stages else Interface()
         self.blocked, self.computing = Blocked(), Computing()
         self.journal = Journal(
-            job.sink, index, self.depth, ZeroInterface(), self.feed, None, self.blocked, every=config.log_every
-        )
+            job.sink, index, self.depth, ZeroInterface(), self.feed, None, self.blocked, every=config.log_every,
+            guessing=math.log(config.model.symbols or 1),
+        )  # fmt: skip
         self.orders = Notice(0, ENDING)  # (whether this step is the last one, 0)
         self.news = Notice(config.stages - 1, MEASURED)  # (summed nats, counted labels) of this step
         self.step, self.counted = job.start, 0
@@ -74,10 +75,8 @@ class PipelinedWorker:
         while kind is not Kind.END:
             frame = self.feed.receive()
             kind, self.step = frame.kind, frame.step
-            self.journal.received(kind)
-            with naming(f"step {frame.step}"), lost_neighbours(next_to):
+            with self.journal.handling(frame), naming(f"step {frame.step}"), lost_neighbours(next_to):
                 handlers[kind](frame)
-            self.journal.handled(kind)
 
     def train(self, frame: Frame) -> None:
         """One training step; what the others have to say of it has come when it is over."""
@@ -135,6 +134,7 @@ class PipelinedWorker:
     def state_dict(self, part: int) -> dict[str, Any]:
         """What a checkpoint holds of a part: the same as with `depth=backprop`."""
         nothing: dict[str, Any] = {"depth": {}, "time": {}, "bootstrap": {}, "early": [], "losses": []}
+        nothing["journal"] = self.journal.state_dict()
         return {"stage": self.stages[part].state_dict(), "upstream": self.feed.state_dict(), **nothing}
 
     def _neighbours(self) -> str:
@@ -181,6 +181,7 @@ class PipelinedWorker:
             try:
                 stage.load_state_dict(state["stage"])
                 self.feed.load_state_dict(state["upstream"])
+                self.journal.load_state_dict(state.get("journal"))
             except (RuntimeError, ValueError, KeyError) as error:
                 raise CheckpointError(
                     f"stage {self.index}, step {start}: the checkpoint in {folder} does not fit this model: {error}"

@@ -1,11 +1,9 @@
-"""`dni-report`: any number of run folders as one table, curves and one self-contained page."""
+"""`dni-report`: any number of run folders as one table for every task, curves and one self-contained page."""
 
 from __future__ import annotations
 
 import argparse
-import base64
 import csv
-import html
 import io
 import sys
 from collections.abc import Sequence
@@ -19,13 +17,15 @@ from rich.text import Text
 from dni.errors import ConfigError
 from workers.figures import draw
 from workers.groups import Group, group_runs, spread
-from workers.summary import Run, find_runs
+from workers.notes import left_out, notes
+from workers.page import Section, page
+from workers.summary import find_runs
 
 #: heading, place in the summary (of `stage`: the mean over stages), format
 COLUMNS = (
-    ("valid (bits/char)", ("valid", "bits_per_char"), "{:.3f}"),
+    ("valid (bits/label)", ("valid", "bits_per_label"), "{:.3f}"),
     ("valid accuracy", ("valid", "accuracy"), "{:.3f}"),
-    ("train (bits/char)", ("train", "bits_per_char"), "{:.3f}"),
+    ("train (bits/label)", ("train", "bits_per_label"), "{:.3f}"),
     ("time (s)", ("wall_s",), "{:.1f}"),
     ("tokens/s", ("tokens_per_s",), "{:.0f}"),
     ("busy fraction", ("stage", "busy"), "{:.3f}"),
@@ -37,12 +37,14 @@ COLUMNS = (
 
 
 def table_rows(groups: Sequence[Group]) -> list[list[str]]:
-    """The table as text, headings first, without the columns that no run has a value for."""
+    """The table of one task as text, headings first, without the columns that no run has a value for."""
     columns = [c for c in COLUMNS if any(spread(group, c[1])[2] for group in groups)]
-    rows = [[*(groups[0].values if groups else []), "n", *(name for name, _, _ in columns)]]
-    for group in groups:
+    remarks = [notes(group) for group in groups]
+    last = ["seeds", *(["notes"] if any(remarks) else [])]
+    rows = [[*(groups[0].values if groups else []), "n", *(name for name, _, _ in columns), *last]]
+    for group, remark in zip(groups, remarks, strict=True):
         cells = [_cell(*spread(group, place), len(group.runs), form) for _, place, form in columns]
-        rows.append([*group.values.values(), str(len(group.runs)), *cells])
+        rows.append([*group.values.values(), str(len(group.runs)), *cells, group.seeds, remark][: len(rows[0])])
     return rows
 
 
@@ -53,114 +55,85 @@ def _cell(mean: float | None, deviation: float | None, n: int, runs: int, form: 
     return text if n == runs else f"{text} (n={n})"
 
 
+def by_task(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """The groups of every task, in order."""
+    tasks: dict[str, list[Group]] = {}
+    for group in groups:
+        tasks.setdefault(group.task, []).append(group)
+    return tasks
+
+
+def warnings(groups: Sequence[Group]) -> list[str]:
+    """What to keep in mind when rows of one task are compared."""
+    seeds = {group.seeds for group in groups if group.runs}
+    return ["The rows have different seeds: their means are not of the same trials."] if len(seeds) > 1 else []
+
+
 def _write_csv(groups: Sequence[Group], path: Path) -> None:
     names = [f"{name} {part}" for name, _, _ in COLUMNS for part in ("mean", "sd", "n")]
+    keys = list(dict.fromkeys(key for group in groups for key in group.values))
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
-        out.writerow([*(groups[0].values if groups else []), "n", *names])
+        out.writerow(["task", *keys, "n", *names, "seeds", "notes"])
         for group in groups:
+            shown = [group.values.get(key, "") for key in keys]
             numbers = [number for _, place, _ in COLUMNS for number in spread(group, place)]
-            out.writerow([*group.values.values(), len(group.runs), *numbers])
+            out.writerow([group.task, *shown, len(group.runs), *numbers, group.seeds, notes(group)])
 
 
-def _markdown(rows: list[list[str]], unfinished: Sequence[str]) -> str:
-    table = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table]
-    return "\n".join([*lines, "", *(f"- unfinished: {line}" for line in unfinished), ""])
+def _markdown(sections: Sequence[Section], others: Sequence[str]) -> str:
+    lines: list[str] = []
+    for section in sections:
+        table = [section.rows[0], ["---"] * len(section.rows[0]), *section.rows[1:]]
+        shown = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table]
+        lines += [f"### {section.title}", "", *shown, "", *section.lines, *([""] if section.lines else [])]
+    return "\n".join([*lines, *(f"- {line}" for line in others), ""])
 
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8886; --quiet: light-dark(#555, #aaa); }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 0 auto; padding: 1rem;
-       background: light-dark(#fff, #16181c); color: light-dark(#1a1a1a, #e8e8e8); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
-th { vertical-align: bottom; } td { white-space: nowrap; }
-.figures { display: grid; gap: 1.5rem;
-           grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
-figure { margin: 0; max-width: 46rem; }
-img { width: 100%; background: #fff; border-radius: .4rem; }
-figcaption, ul { color: var(--quiet); font-size: .9rem; } li { overflow-wrap: anywhere; }
-"""
-
-
-def page(
-    rows: list[list[str]],
-    pictures: Sequence[tuple[str, bytes]],
-    runs: Sequence[str],
-    unfinished: Sequence[str],
-) -> str:
-    """One HTML page that loads nothing: `rows` of the table, captions with PNG bytes."""
-    figures = "".join(
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{caption}</figcaption></figure>\n"
-        for caption, png in pictures
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Training report</title><style>{STYLE}</style></head><body>
-<h1>Training report</h1>
-<p>Settings: {len(rows) - 1}. Finished runs: {len(runs)}. Values: mean ± standard deviation over n runs.</p>
-<div class="wide"><table>{_table_html(rows)}</table></div>
-{_list_html("Unfinished runs, not in the table", unfinished)}
-<div class="figures">{figures}</div>
-{_list_html("Runs", runs)}
-</body></html>
-"""
-
-
-def _table_html(rows: list[list[str]]) -> str:
-    head, *body = [[html.escape(cell) for cell in row] for row in rows]
-    lines = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in body)
-    return f"<tr><th>{'</th><th>'.join(head)}</th></tr>{lines}"
-
-
-def _list_html(title: str, lines: Sequence[str]) -> str:
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    return f"<h2>{title}</h2><ul>{items}</ul>" if lines else ""
-
-
-def _show(rows: list[list[str]], unfinished: Sequence[str], out: Path) -> None:
+def _show(sections: Sequence[Section], others: Sequence[str], out: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 240)
-    table = Table(*map(escape, rows[0]))
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    if rows[1:]:
+    for section in sections:
+        table = Table(*map(escape, section.rows[0]), title=Text(section.title), title_justify="left")
+        for row in section.rows[1:]:
+            table.add_row(*map(Text, row))
         console.print(table)
-    for line in [*(f"unfinished: {line}" for line in unfinished), f"report: {out / 'report.html'}"]:
+        for line in section.lines:
+            console.print(Text(line), soft_wrap=True)
+    for line in [*others, f"report: {out / 'report.html'}"]:
         console.print(Text(line), soft_wrap=True)
 
 
 def report(folders: Sequence[str], out: Path, by: Sequence[str] = ()) -> None:
-    """Read the runs in `folders`; write table, figures and report.html into `out`; print the table.
+    """Read the runs in `folders`; write tables, figures and report.html into `out`; print the tables.
 
     Raises ConfigError for folders without runs, damaged files and unknown keys, OSError for a bad `out`.
     """
     runs = find_runs(folders)
     groups = group_runs(runs, by)
-    rows, unfinished = table_rows(groups), [_progress(run) for run in runs if run.summary is None]
-    finished = [f"{g.label}: {run.path}, seed {(run.summary or {}).get('seed')}" for g in groups for run in g.runs]
+    counted = [f"{g.label}: {run.path}, seed {(run.summary or {}).get('seed')}" for g in groups for run in g.runs]
+    others = left_out(runs, groups)
     out.mkdir(parents=True, exist_ok=True)
-    pictures = [(caption, (out / name).read_bytes()) for name, caption in draw(groups, out).items()]
-    (out / "table.md").write_text(_markdown(rows, unfinished), encoding="utf-8")
+    tasks = by_task(groups)
+    sections = [_section(f"{n}-" if len(tasks) > 1 else "", *task, out) for n, task in enumerate(tasks.items(), 1)]
+    (out / "table.md").write_text(_markdown(sections, others), encoding="utf-8")
     _write_csv(groups, out / "table.csv")
-    (out / "report.html").write_text(page(rows, pictures, finished, unfinished), encoding="utf-8")
-    _show(rows, unfinished, out)
+    (out / "report.html").write_text(page(sections, counted, others), encoding="utf-8")
+    _show(sections, others, out)
 
 
-def _progress(run: Run) -> str:
-    step = max((record["step"] for record in run.metrics), default=0)
-    return f"{run.path}: no summary.json, last record at step {step}"
+def _section(prefix: str, title: str, groups: list[Group], out: Path) -> Section:
+    pictures = [(caption, (out / name).read_bytes()) for name, caption in draw(groups, out, prefix).items()]
+    return Section(title, table_rows(groups), warnings(groups), pictures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `dni-report`. Returns 0, or 2 after one line on stderr that says what to change."""
-    parser = argparse.ArgumentParser("dni-report", description="Runs as one table, curves and one HTML page.")
+    parser = argparse.ArgumentParser("dni-report", description="Runs as a table per task, curves and one HTML page.")
     parser.add_argument("folders", nargs="+", metavar="RUN_DIR", help="a run, or a folder that holds runs")
     parser.add_argument("--out", type=Path, help="default: RUN_DIR/report; ./report for several folders")
-    parser.add_argument("--by", nargs="+", default=[], metavar="KEY", help="settings to group by: method stages ...")
+    parser.add_argument(
+        "--by", nargs="+", default=[], metavar="KEY", help="settings to group by: method stages seed ..."
+    )
     asked = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table

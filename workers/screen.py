@@ -24,7 +24,7 @@ PLAIN_S = 5.0  #: shortest time between two progress lines where there is no ter
 COLUMNS = (
     ("step", "step", "{:.0f}"),
     ("loss\n(nats)", "loss", "{:.4f}"),
-    ("bits/\nchar", "bits_per_char", "{:.4f}"),
+    ("bits/\nlabel", "bits_per_label", "{:.4f}"),
     ("steps/s", "steps_per_s", "{:.1f}"),
     ("busy", "busy", "{:.0%}"),
     ("queue", "queue", "{:.0f}"),
@@ -59,6 +59,7 @@ class Screen:
         self.own: Record = {}  # validation of a task of a stage's own
         self.probed: dict[int, Record] = {}  # by stage
         self._pending, self._shown_at = False, float("-inf")
+        self._first_at: float | None = None  # when the first record came
         in_place = console.is_terminal if live is None else live
         self._live = LiveTable(console) if in_place else None
 
@@ -82,7 +83,7 @@ class Screen:
             if self._live is None and len(self._newest_probe()) == self.stages:
                 self._print(self.probe())
         self._pending |= kind in ("train", "end") or (self._live is not None and kind in ("valid", "own", "probe"))
-        if self._pending and time.monotonic() - self._shown_at >= (REFRESH_S if self._live else PLAIN_S):
+        if self._pending and self._is_due(time.monotonic()):
             self._draw()
 
     def close(self) -> None:
@@ -93,6 +94,12 @@ class Screen:
         finally:
             if self._live:
                 self._live.stop()
+
+    def _is_due(self, now: float) -> bool:
+        """Whether to draw now; the first time once the last stage has told, which has the loss, or after a while."""
+        self._first_at = now if self._first_at is None else self._first_at
+        told = self.stages - 1 in self.rows or self._shown_at > 0 or now - self._first_at >= PLAIN_S
+        return told and now - self._shown_at >= (REFRESH_S if self._live else PLAIN_S)
 
     def _row(self, record: Record) -> dict[str, Any]:
         return self.rows.setdefault(record["stage"], {})
@@ -131,9 +138,10 @@ class Screen:
     def line(self) -> str:
         """Progress, then the last stage's loss and the figures of every stage, first to last."""
         last = self.rows.get(self.stages - 1, {})
-        loss, bits = (_cell(last.get(key), "{:.4f}") for key in ("loss", "bits_per_char"))
-        pace = _cell(last.get("steps_per_s"), "{:.1f}")
-        parts = [self.progress(), f"loss {loss} nats ({bits} bits/char)", f"{pace} steps/s"]
+        loss, bits, pace = (last.get(key) for key in ("loss", "bits_per_label", "steps_per_s"))
+        parts = [self.progress()]
+        parts += [] if loss is None else [f"loss {loss:.4f} nats ({_cell(bits, '{:.4f}')} bits/label)"]
+        parts += [] if pace is None else [f"{pace:.1f} steps/s"]
         for name, key, form in PER_STAGE:
             if key == "busy" or self._any(key):
                 parts.append(" ".join([name, *(_cell(row.get(key), form) for row in self._by_stage())]))
@@ -206,10 +214,10 @@ class LiveTable:
 
 
 def _validated(record: Record) -> str:
-    loss, bits = (_cell(record.get(key), "{:.4f}") for key in ("loss", "bits_per_char"))
+    loss, bits = (_cell(record.get(key), "{:.4f}") for key in ("loss", "bits_per_label"))
     right = record.get("accuracy")
     accuracy = "" if right is None else f", {right:.1%} right"
-    return f"{bits} bits/char ({loss} nats){accuracy}"
+    return f"{bits} bits/label ({loss} nats){accuracy}"
 
 
 def _known(record: Record) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Why a run ends before its last step: it is interrupted, or validation has not improved for too long."""
+"""Why a run ends before its last step: it is interrupted, it has diverged, or validation has not improved for long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Record = Mapping[str, Any]
 class Stop(Event):
     """Once set, the run ends in good order after the step under way; the first reason is the one that is kept."""
 
-    reason: str | None = None  #: "interrupted" or "patience"
+    reason: str | None = None  #: "interrupted", "patience" or "diverged"
+    diverged: Record | None = None  #: what the first stage that has diverged says of it
 
     def because(self, reason: str) -> None:
         """Set, and say why. Safe in a signal handler, which may find the thread it stops in the middle of this."""
@@ -25,9 +26,9 @@ class Stop(Event):
 
 
 def best(valid: Sequence[Record]) -> Record | None:
-    """The first validation pass with the fewest bits per character; None if none has a finite number of them."""
-    measured = [record for record in valid if record.get("bits_per_char") is not None]
-    return min(measured, key=lambda record: float(record["bits_per_char"]), default=None)
+    """The first validation pass with the fewest bits per label; None if none has a finite number of them."""
+    measured = [record for record in valid if record.get("bits_per_label") is not None]
+    return min(measured, key=lambda record: float(record["bits_per_label"]), default=None)
 
 
 def waited(valid: Sequence[Record]) -> int:

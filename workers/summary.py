@@ -9,10 +9,11 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -22,6 +23,7 @@ from workers.stopping import best
 
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
+OLD_NAMES = {"bits_per_char": "bits_per_label"}
 STAGE_KEYS = (
     "busy",
     "steps_per_s",
@@ -31,21 +33,6 @@ STAGE_KEYS = (
     "peak_rss_mb",
     "device",
 )
-#: facts of a summary that set runs apart, the most telling first
-FACTS = (
-    "window",
-    "lag",
-    "stages",
-    "transport",
-    "delay_ms",
-    "steps",
-    "experiment",
-    "data",
-    "launch",
-    "interrupted",
-)
-#: settings that do not set runs apart, by the last part of their name
-OF_ONE_RUN = {"seed", "run_id", "run_dir", "output_dir", "resume", "bind", "peers"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +67,7 @@ def write_summary(
     valid: Sequence[Mapping[str, Any]],
     restarts: int = 0,
     ended: str = "steps",
+    sittings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write `run_dir/summary.json` in one piece (temporary file, then rename) and return what it holds.
 
@@ -87,10 +75,11 @@ def write_summary(
     the fewest steps and the most seconds of any stage's end, None if none ended; `tokens_per_s`:
     characters over the longest training time of any stage (`train_s`, else `wall_s`). Losses: the last, in nats
     per label. `best`: the validation pass with the fewest bits, None without validation. `ended`: what ended the run,
-    "interrupted" or the setting that did: "steps", "lane_steps" or "patience".
+    "interrupted", "diverged", or the setting that did: "steps", "lane_steps" or "patience". `sittings`: what
+    `workers.sittings.added_up` says. All figures are added up over the sittings.
     """
     summary = _summary(facts, [finite(s) for s in stages], [finite(v) for v in valid])
-    summary |= {"restarts": restarts, "interrupted": ended == "interrupted", "ended": ended}
+    summary |= {"restarts": restarts, "interrupted": ended == "interrupted", "ended": ended, **sittings}
     temporary = Path(run_dir) / f".{SUMMARY}.{os.getpid()}"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(summary, indent=2) + "\n")
@@ -116,9 +105,9 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
         "steps": min((e["step"] for e in ends), default=None),
         "wall_s": wall_s,
         "tokens_per_s": characters / train_s if characters is not None and train_s else None,
-        "train": {"loss": loss, "bits_per_char": None if loss is None else loss / math.log(2)},
-        "valid": {key: measured.get(key) for key in ("loss", "bits_per_char", "accuracy")},
-        "best": None if chosen is None else {key: chosen[key] for key in ("step", "bits_per_char")},
+        "train": {"loss": loss, "bits_per_label": None if loss is None else loss / math.log(2)},
+        "valid": {key: measured.get(key) for key in ("loss", "bits_per_label", "accuracy")},
+        "best": None if chosen is None else {key: chosen[key] for key in ("step", "bits_per_label")},
         "stage": [_stage(facts, end) for end in ends],
         "versions": _versions(),
         "data": {"name": facts.data_name, "sha256": facts.data_sha256},
@@ -155,23 +144,6 @@ class Run:
     summary: dict[str, Any] | None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
-
-    def settings(self) -> dict[str, str]:
-        """What the run was asked to do, by dotted key, from configuration and summary; no seed, no folder."""
-        summary = self.summary or {}
-        result = {"steps"} if summary.get("ended") == "patience" else set()  # asked for was what the configuration says
-        facts = {key: summary.get(key) for key in ("method", *FACTS) if summary and key not in result}
-        flat = dict(_flatten(self.config)) | dict(_flatten(facts))
-        flat["method"] = f"{flat.get('method.depth')} + {flat.get('method.time')}"
-        return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in OF_ONE_RUN}
-
-
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", "none" if value is None else str(value)
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Run]:
@@ -216,7 +188,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
     stage = summary.get("stage", [])
     if not isinstance(stage, list) or not all(isinstance(e, dict) and isinstance(e.get("index"), int) for e in stage):
         raise _damaged(path, "stage is not a list of entries with an index")
-    return dict(summary)
+    return _renamed(summary)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -228,14 +200,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
+        record = _renamed(record) if isinstance(record, dict) else record
     except ValueError as error:
         raise _damaged(path, f"line {number}: {error}") from error
     if not isinstance(record, dict) or not all(isinstance(record.get(key), int) for key in ("stage", "step")):
         raise _damaged(path, f"line {number}: not a record with a stage and a step")
-    for key in ("wall_s", "loss", "bits_per_char", "accuracy"):
+    for key in ("wall_s", "loss", "bits_per_label", "accuracy"):
         if not isinstance(record.get(key), int | float | None):
             raise _damaged(path, f"line {number}: {key} is not a number")
     return record
+
+
+def _renamed(tree: dict[str, Any]) -> dict[str, Any]:
+    """With today's names, also of the figures of older runs."""
+    return {OLD_NAMES.get(k, k): _renamed(v) if isinstance(v, dict) else v for k, v in tree.items()}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -73,13 +73,14 @@ class Unlocked:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the data is, the predictor, and what it has not learned from yet; at a mark nothing is unanswered."""
-        return {"feed": self.feed.state_dict(), "inputs": self.inputs.state_dict(), "early": self._early}
+        state = {"feed": self.feed.state_dict(), "inputs": self.inputs.state_dict(), "early": self._early}
+        return {**state, "figures": self._figures}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.feed.load_state_dict(state["feed"])
         self.inputs.load_state_dict(state["inputs"])
-        self._early = dict(state["early"])
+        self._early, self._figures = dict(state["early"]), state.get("figures", {})
 
     def figures(self) -> dict[str, Any]:
         """How well inputs were predicted since the last call, or before it if nothing was learned since."""

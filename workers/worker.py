@@ -85,10 +85,9 @@ class Worker:
         while kind is not Kind.END:
             frame = self.upstream.receive()  # 1. the activation of this step (the first stage reads a batch)
             kind = frame.kind
-            self.journal.received(kind)
-            handle = handlers[kind] if self.clock.ticks(frame) else self.rest
-            handle(frame)
-            self.journal.handled(kind)
+            with self.journal.handling(frame):
+                handle = handlers[kind] if self.clock.ticks(frame) else self.rest
+                handle(frame)
 
     def train(self, frame: Frame) -> None:
         """One training step."""
@@ -220,6 +219,7 @@ class Worker:
         """Everything a checkpoint of this stage holds."""
         stage, depth, time = self.stage.state_dict(), self.depth.state_dict(), self.time.state_dict()
         news = {"early": self.early, "losses": self.losses, "upstream": self.upstream.state_dict()}
+        news |= {"journal": self.journal.state_dict()}
         clock = {"clock": self.clock.state_dict()} if self.clock.every > 1 else {}
         return {"stage": stage, "depth": depth, "time": time, "bootstrap": self.bootstrap.state_dict(), **news, **clock}
 
@@ -232,6 +232,7 @@ class Worker:
         self.early = [Target(step, g, tuple(Loss(*n) for n in news), *late) for step, g, news, *late in state["early"]]
         self.losses = [Loss(*loss) for loss in state["losses"]]
         self.upstream.load_state_dict(state["upstream"])
+        self.journal.load_state_dict(state.get("journal"))
         if self.clock.every > 1:
             self.clock.load_state_dict(state["clock"])
 
