@@ -71,7 +71,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     after = None
     if downstream is not None:
         after = Downstream(downstream, stage=index, window=_edge_window(config), clock=clock, timeout_s=timeout)
-    journal = Journal(job.sink, index, depth, time_cut, before, after, clock, every=config.log_every)
+    journal = Journal(job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage])
     worker = Worker(
         stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,
         lag=config.depth.lag,

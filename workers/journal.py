@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch import Tensor
 from dni.decoupled import DecoupledInterface
 from dni.interface import Interface
 from dni.metrics import FitMeter, bits
+from dni.stage import Stage
 from dni.types import IGNORED
 from workers.downstream import Downstream
 from workers.edge import Blocked
 from workers.feed import Feed
 from workers.frame import Kind
+from workers.optimizer_figures import optimizer_figures
 from workers.unlocked import Unlocked
 from workers.upstream import Upstream
 
@@ -27,7 +29,7 @@ Record = dict[str, Any]
 
 class Journal:
     """Sends records to a sink: `train` every `every` steps, `valid` per pass (`own` of a task of the
-    stage's own), `probe`, `checkpoint`, and one `end`.
+    stage's own), `probe`, `checkpoint`, and one `end`. `parts`: the parts of the model that the stage holds.
 
     Busy is 1 - time blocked on queues or credit / time since the first frame. `train_s` is the time that training steps
     took or were waited for; validation, probes and checkpoints are not in it.
@@ -44,8 +46,9 @@ class Journal:
         clock: Blocked,
         *,
         every: int,
+        parts: Sequence[Stage] = (),
     ) -> None:
-        self.sink, self.index, self.every = sink, index, every
+        self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
         self.upstream, self.downstream = upstream, downstream
         self.steps = self.characters = 0
@@ -134,7 +137,7 @@ class Journal:
             in_flight=self.downstream.in_flight if self.downstream else 0,
             staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
             time_cosine=in_time.get("cosine"), loss=loss, bits_per_char=None if loss is None else bits(loss),
-            **self.upstream.figures(),
+            **optimizer_figures(self.parts), **self.upstream.figures(),
         )  # fmt: skip
 
     def _loss_since(self, name: str) -> float | None:

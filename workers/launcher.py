@@ -36,6 +36,7 @@ from workers.seat import SUBMITTED, Seat
 from workers.sources import Data, resolve
 from workers.stopping import Stop, stop_when_no_better
 from workers.summary import METRICS, RunFacts, write_summary
+from workers.tensorboard_log import keep_settings
 from workers.threads import run_threads
 from workers.transports.address import socket_folder
 
@@ -59,7 +60,8 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
     claim(run_dir, config)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
     hand_on(config, run_dir)
-    with Monitor(run_dir, config.stages, config.planned_steps) as monitor, socket_folder() as sockets:
+    watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
+    with watched as monitor, socket_folder() as sockets:
         stop = Stop()
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, data, sockets)
         run_stages(job, stop, seat)
@@ -68,6 +70,8 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
             run_dir, facts(config, data, seat), stages=ends, valid=monitor.valid_history,
             ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
         )  # fmt: skip
+    if config.tensorboard:
+        keep_settings(run_dir, to_plain(config), summary)
     return Result(summary, summary["interrupted"])
 
 
