@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dni.errors import ConfigError
-from workers import checkpoint
+from workers import checkpoint, vocabulary
 from workers.assembly import Job
 from workers.build import build_chains, device_of
 from workers.child import CONFIG
@@ -59,6 +59,7 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
     config, data = settle(config, seat)
     claim(run_dir, config)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+    vocabulary.save(run_dir, data.characters)
     hand_on(config, run_dir)
     watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
     with watched as monitor, socket_folder() as sockets:
