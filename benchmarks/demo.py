@@ -1,7 +1,8 @@
 """The demonstration: one model trained three ways, in four processes over gRPC, without and with a slow link.
 
-Prints one table, writes it with the pictures and report.html to outputs/demo/<time>/. QUICK=1 takes a few steps only
-(the figures then mean nothing); RECORD=1 also keeps the figures in benchmarks/results/demo.json.
+Says first how long it will take, before every run how much time is left, and at last one table. Writes it with the
+pictures and report.html to outputs/demo/<time>/. QUICK=1 takes a few steps only (the figures then mean nothing);
+RECORD=1 also keeps the figures in benchmarks/results/demo.json.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from benchmarks.record import RESULTS, bar, environment, write
 from benchmarks.runs import run_to_the_end
+from benchmarks.time_left import TimeLeft, minutes
 from dni.data.text import load_text
 from dni.metrics import ngram_bits
 from workers.report import report
@@ -25,6 +27,8 @@ from workers.report import report
 METHODS = (("backprop", "truncated"), ("synthetic", "truncated"), ("synthetic", "synthetic"))
 QUICK = os.environ.get("QUICK") == "1"
 STEPS, SLOW_STEPS, DELAY_MS = (30, 20, 50) if QUICK else (1500, 60, 50)
+CHARACTERS = 32 * 32  #: of a step
+START_S = 10.0  #: of a run: four processes, the data, the validation at its end
 
 console = Console(width=max(Console().width, 124))
 
@@ -32,31 +36,51 @@ console = Console(width=max(Console().width, 124))
 def main() -> None:
     """Train, compare, print. Exit code: that of the first run that did not end well, else 0."""
     out = Path("outputs") / "demo" / time.strftime("%Y-%m-%d_%H-%M-%S")
-    started = time.monotonic()
-    rows = [row(out, depth, time_method) for depth, time_method in METHODS]
+    started, left = time.monotonic(), TimeLeft(expected_s())
+    console.print(announcement(left), soft_wrap=True)
+    rows = [row(out, depth, time_method, left) for depth, time_method in METHODS]
     report([str(out / folder_name(*method)) for method in METHODS], out)
     results = {
         "rows": rows, "ngrams": ngrams(), "wall_s": time.monotonic() - started, "environment": environment(),
         "steps": STEPS, "slow_steps": SLOW_STEPS, "delay_ms": DELAY_MS, "seed": 0,
     }  # fmt: skip
-    show(results, out)
     results["bars"] = bars(rows)
+    show(results, out)
     write(out / "demo.json", results)
     if os.environ.get("RECORD") == "1" and not QUICK:
         write(RESULTS / "demo.json", results)
 
 
-def row(out: Path, depth: str, time_method: str) -> dict[str, Any]:
+def expected_s() -> list[float]:
+    """Seconds of each run, in the order of `row`, as the recorded rates give them on the machine that they are of."""
+    recorded, found = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8")), []
+    for (depth, _), line in zip(METHODS, recorded["rows"], strict=True):
+        fast, slow = line["characters_per_s"], line["characters_per_s_slow"]
+        late = [(STEPS, slow)] if depth == "synthetic" else []
+        found += [START_S + steps * CHARACTERS / rate for steps, rate in [(STEPS, fast), (SLOW_STEPS, slow), *late]]
+    return found
+
+
+def announcement(left: TimeLeft) -> str:
+    """What comes, and how long it may take."""
+    machine = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8"))["environment"]["machine"]
+    return (
+        f"{len(left.expected)} runs of one model, then one table: {minutes(left.left_s)} on the machine of the "
+        f"recorded figures ({machine}). From the second run on the time left is measured here."
+    )
+
+
+def row(out: Path, depth: str, time_method: str, left: TimeLeft) -> dict[str, Any]:
     """One method: the whole training; a few steps over the slow link for the rate; what it learns over that link."""
     folder, delay = out / folder_name(depth, time_method), f"transport.delay_ms={DELAY_MS}"
-    fast = run(folder, depth, time_method, f"steps={STEPS}")
+    fast = run(left, folder, depth, time_method, f"steps={STEPS}")
     slow = run(  # no warm-up: all of a step's work from the first step on
-        Path(f"{folder}-{DELAY_MS}ms"), depth, time_method, f"steps={SLOW_STEPS}", delay, "evaluate.every=null",
+        left, Path(f"{folder}-{DELAY_MS}ms"), depth, time_method, f"steps={SLOW_STEPS}", delay, "evaluate.every=null",
         "evaluate.windows=4", "predictor.depth.warmup=0",
     )  # fmt: skip
     late = fast  # locked stages learn the same at any delay, bit for bit
     if depth == "synthetic":
-        late = run(Path(f"{folder}-{DELAY_MS}ms-whole"), depth, time_method, f"steps={STEPS}", delay)
+        late = run(left, Path(f"{folder}-{DELAY_MS}ms-whole"), depth, time_method, f"steps={STEPS}", delay)
     return {
         "method": f"{depth} + {time_method}",
         "valid_bits": fast["valid"]["bits_per_label"],
@@ -77,16 +101,18 @@ def folder_name(depth: str, time_method: str) -> str:
     return f"{depth}-{time_method}"
 
 
-def run(folder: Path, *settings: str) -> dict[str, Any]:
+def run(left: TimeLeft, folder: Path, *settings: str) -> dict[str, Any]:
     """One `dni-train` run in a folder of its own; returns its summary. A run that fails ends the demonstration."""
     depth, time_method, *rest = settings
     overrides = ["experiment=demo", f"depth={depth}", f"time={time_method}", *rest]
-    console.rule(" ".join(overrides))
+    console.rule(str(left))
+    console.print(" ".join(overrides), soft_wrap=True, highlight=False)
     command = [sys.executable, "-m", "workers", *overrides, f"hydra.run.dir={folder}"]
     ended, _ = run_to_the_end(command)
     if ended:
         console.print(f"stopped: {' '.join(overrides)} ended with exit code {ended}; what it left is in {folder}")
         sys.exit(ended)
+    left.finished()
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
 
@@ -100,7 +126,13 @@ def ngrams() -> dict[str, float]:
 
 def show(results: dict[str, Any], out: Path) -> None:
     """The table, and what it rests on."""
-    table = Table(title=f"4-stage character LSTM, 4 processes over gRPC, W = 8, {results['steps']} steps, seed 0")
+    at, digest = results["environment"], results["rows"][0]["sha256"][:16]
+    text = f"Text: Python {at['python']}'s own manual, sha256 {digest}…"
+    table = Table(
+        title=f"4-stage character LSTM, 4 processes over gRPC, W = 8, {results['steps']} steps, seed 0",
+        caption=f"{text}; {at['machine']}; {results['wall_s']:.0f} s.\nPictures and report: {out}/report.html",
+        caption_justify="left",
+    )
     slow = f"at {DELAY_MS} ms"
     numbers = ("bits/char\nat 0 ms", f"bits/char\n{slow}", "char/s\nat 0 ms", f"char/s\n{slow}")
     others = ("busy per stage\nat 0 ms", f"busy per stage\n{slow}", "staleness\nat 0 ms", f"staleness\n{slow}")
@@ -118,13 +150,6 @@ def show(results: dict[str, Any], out: Path) -> None:
     for name, value in results["ngrams"].items():
         table.add_row(f"{name}, counted", f"{value:.3f}")
     console.print(table)
-    at = results["environment"]
-    digest = results["rows"][0]["sha256"][:16]
-    console.print(
-        f"Text: Python {at['python']}'s own manual, sha256 {digest}…; {at['machine']}; {results['wall_s']:.0f} s.\n"
-        f"Pictures and report: {out}/report.html",
-        soft_wrap=True,
-    )
 
 
 def shares(busy: list[float]) -> str:

@@ -96,6 +96,7 @@ class Stage:
         self.accumulate, self.schedule = accumulate, schedule
         self.device = torch.device(device)
         self.state: State | None = None
+        self.gradient_norm: float | None = None  #: of the newest optimizer step, before clipping; None: none was taken
         self.randomness = OwnRandomness(seed, self.device) if is_stochastic(module) else None
         self._evaluation_state: State | None = None
         self._graph: Graph | None = None
@@ -178,6 +179,7 @@ class Stage:
             "random": self.randomness.states if self.randomness else {},
             "gathered": vars(self._gathered),
             "schedule": self.schedule and self.schedule.state_dict(),
+            "gradient_norm": self.gradient_norm,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -186,6 +188,7 @@ class Stage:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
+        self.gradient_norm = state.get("gradient_norm")  # checkpoints of older versions have none
         self.state = None if state["state"] is None else tuple(s.to(self.device) for s in state["state"])
         if self.randomness:
             self.randomness.states = state["random"]
@@ -200,6 +203,7 @@ class Stage:
             norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.clip or math.inf).item()
             if not math.isfinite(norm):
                 raise DivergedError(f"the gradient norm is {norm}: lower the learning rates, or clip gradients")
+            self.gradient_norm = norm
             if norm:  # windows without gradient are no reason to move: momentum would
                 rates = [group["lr"] for group in self.optimizer.param_groups]
                 self._set_rates([rate * factor for rate in rates])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dni.errors import ConfigError
 from tests.records import end, plain, probe, train, valid
@@ -94,20 +93,6 @@ def test_damaged_earlier_lines_are_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps(train(0, 1)) + "\n{oops\n")
     with pytest.raises(ConfigError, match="line 2"), Monitor(tmp_path, 2, 40, console=plain()[0]):
         pass
-
-
-def test_tensorboard_has_a_curve_per_stage_and_number(tmp_path: Path) -> None:
-    with Monitor(tmp_path, 2, 40, console=plain()[0]) as monitor:
-        monitor(train(1, 10, loss=2.0))
-        monitor(train(1, 20, loss=1.0))
-        monitor(valid(20, 1.5))
-        monitor(probe(1, 20))
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("stage1/loss")] == [(10, 2.0), (20, 1.0)]
-    assert [(e.step, e.value) for e in events.Scalars("stage1/valid_loss")] == [(20, 1.5)]
-    assert [(e.step, e.value) for e in events.Scalars("stage1/probe_time_cosine")] == [(20, 0.25)]
-    assert "stage1/time_cosine" not in events.Tags()["scalars"]
 
 
 def test_a_broken_display_is_logged_once_and_ends_nothing(

@@ -73,7 +73,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     if downstream is not None:
         after = Downstream(downstream, stage=index, window=_edge_window(config), clock=clock, timeout_s=timeout)
     journal = Journal(
-        job.sink, index, depth, time_cut, before, after, clock, every=config.log_every,
+        job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
         guessing=math.log(config.model.symbols or 1),
     )  # fmt: skip
     worker = Worker(

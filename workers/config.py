@@ -49,6 +49,7 @@ class Config:
     stages: int = 4
     devices: list[str] = field(default_factory=lambda: ["auto"])  # one for all stages, or one each: auto, cpu, cuda:N
     log_every: int = 10
+    tensorboard: bool = True  # write TensorBoard events into the run folder
     run_id: str | None = None  # launch=external: the name of the folder that all stages share; null: the engine's job
     resume: str | None = None  # run folder to go on from
     resume_step: int | None = None  # which of its checkpoints; null: the newest complete one

@@ -69,16 +69,21 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
 
 def read_settings(run_dir: Path) -> tuple[Config, Data]:
     """The settings of a run, and its data opened again. Raises ConfigError if the data is not the same any more."""
-    if not run_dir.is_dir():
-        raise ConfigError(f"{run_dir}: no such folder; give the folder of a run")
-    if not (run_dir / CONFIG).is_file():
-        raise ConfigError(f"{run_dir}: no {CONFIG} in it; give the folder of a run, which dni-train wrote")
-    trained = from_any(run_dir / CONFIG)
+    trained = trained_settings(run_dir)
     config, data = resolve(trained)
     changed = differences(to_plain(trained), to_plain(config))
     if changed:
         raise ConfigError(f"{run_dir}: the data has changed since it was trained on: {', '.join(changed)}")
     return config, data
+
+
+def trained_settings(run_dir: Path) -> Config:
+    """The settings that a run was trained with; its data need not be there. Raises ConfigError if it is no run."""
+    if not run_dir.is_dir():
+        raise ConfigError(f"{run_dir}: no such folder; give the folder of a run")
+    if not (run_dir / CONFIG).is_file():
+        raise ConfigError(f"{run_dir}: no {CONFIG} in it; give the folder of a run, which dni-train wrote")
+    return from_any(run_dir / CONFIG)
 
 
 def open_split(data: Data, split: str) -> tuple[Source, int]:
@@ -130,10 +135,10 @@ def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
     """
     chains = build_chains(config)
     whole = Chain(OrderedDict(layer for chain in chains for layer in chain.named_children()))
-    states = [checkpoint.load(run_dir, step, index)["stage"]["module"] for index in range(len(chains))]
+    states = [checkpoint.load(run_dir, step, index) for index in range(len(chains))]
     try:
-        whole.load_state_dict({name: value for state in states for name, value in state.items()})
-    except RuntimeError as error:
+        whole.load_state_dict({name: value for state in states for name, value in state["stage"]["module"].items()})
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"step {step}: the checkpoint in {run_dir} does not fit its settings: {error}") from error
     return chains if config.depth.clocks else [whole]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,11 +14,13 @@ from dni.decoupled import DecoupledInterface
 from dni.errors import DivergedError
 from dni.interface import Interface
 from dni.metrics import FitMeter, bits
+from dni.stage import Stage
 from dni.types import IGNORED
 from workers.downstream import Downstream
 from workers.edge import Blocked
 from workers.feed import Feed
 from workers.frame import Frame, Kind
+from workers.optimizer_figures import optimizer_figures
 from workers.tally import Tally
 from workers.unlocked import Unlocked
 from workers.upstream import Upstream
@@ -30,6 +32,7 @@ Record = dict[str, Any]
 class Journal:
     """Sends records to a sink: `train` every `every` steps, `valid` per pass (`own` of a task of the
     stage's own), `probe`, `checkpoint`, one `diverged` if the stage has (`workers.watch`), and one `end`.
+    `parts`: the parts of the model that the stage holds.
 
     All figures are of the whole run: a resumed one goes on where its checkpoint was written. `wall_s` is the time since
     the first frame, added up over the sittings; busy is 1 - time blocked on queues or credit / `wall_s`. `train_s` is
@@ -49,8 +52,9 @@ class Journal:
         *,
         every: int,
         guessing: float = 0.0,
+        parts: Sequence[Stage] = (),
     ) -> None:
-        self.sink, self.index, self.every = sink, index, every
+        self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
         self.upstream, self.downstream = upstream, downstream
         self.tally, self.watch = Tally(), Watch(guessing)
@@ -166,7 +170,7 @@ class Journal:
             in_flight=self.downstream.in_flight if self.downstream else 0,
             staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
             time_cosine=in_time.get("cosine"), loss=loss, bits_per_label=None if loss is None else bits(loss),
-            **self.upstream.figures(),
+            **optimizer_figures(self.parts), **self.upstream.figures(),
         )  # fmt: skip
 
     def _judge(self, step: int) -> None:

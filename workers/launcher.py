@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dni.errors import ConfigError, DniError
-from workers import checkpoint
+from workers import checkpoint, vocabulary
 from workers.assembly import Job
 from workers.build import build_chains, device_of
 from workers.child import CONFIG
@@ -38,6 +38,7 @@ from workers.sittings import added_up, begin_sitting
 from workers.sources import Data, resolve
 from workers.stopping import Stop, stop_when_no_better
 from workers.summary import METRICS, RunFacts, write_summary
+from workers.tensorboard_log import keep_settings
 from workers.threads import run_threads
 from workers.transports.address import socket_folder
 
@@ -61,9 +62,11 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
     config, data = settle(config, seat)
     claim(run_dir, config)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+    vocabulary.save(run_dir, data.characters)
     begun = begin_sitting(config)  # before what is computed again is cut off
     hand_on(config, run_dir)
-    with Monitor(run_dir, config.stages, config.planned_steps) as monitor, socket_folder() as sockets:
+    watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
+    with watched as monitor, socket_folder() as sockets:
         monitor(begun)
         stop = Stop()
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, data, sockets)
@@ -74,6 +77,8 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
             ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
             sittings=added_up(monitor.sittings),
         )  # fmt: skip
+    if config.tensorboard:
+        keep_settings(run_dir, to_plain(config), summary)
     refuse_diverged(config, run_dir, stop)
     return Result(summary, summary["interrupted"])
 

@@ -14,12 +14,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 from rich.console import Console
 
 from workers.screen import REFRESH_S, Record, Screen
 from workers.summary import METRICS, finite, read_metrics
+from workers.tensorboard_log import Board
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ class Monitor:
     """Sink of the records of all stages; a context manager, and safe to call from any thread inside it.
 
     `steps`: the last step of the run. `live`: a table in place, not plain lines (default: on a terminal).
-    Lines that a resumed run finds in `metrics.jsonl` stay, and count as its own. Entering raises ConfigError if one of
-    them is damaged.
+    `tensorboard`: write events. Lines that a resumed run finds in `metrics.jsonl` stay, and count as its own. Entering
+    raises ConfigError if one of them is damaged.
     """
 
     def __init__(
@@ -44,8 +45,11 @@ class Monitor:
         *,
         live: bool | None = None,
         console: Console | None = None,
+        tensorboard: bool = True,
     ) -> None:
         self.run_dir = Path(run_dir)
+        self._stages, self._tensorboard = stages, tensorboard
+        self._earlier: list[dict[str, Any]] = []
         self.valid_history: list[dict[str, Any]] = []
         self.sittings: list[dict[str, Any]] = []
         self._ends: dict[int, dict[str, Any]] = {}
@@ -59,7 +63,7 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        earlier = _earlier_records(self.run_dir / METRICS)
+        earlier = self._earlier = _earlier_records(self.run_dir / METRICS)
         self.valid_history = [record for record in earlier if record.get("kind") == "valid"]
         self.sittings = [record for record in earlier if record.get("kind") == "sitting"]
         self._probes = {record["stage"]: record for record in earlier if record.get("kind") == "probe"}
@@ -117,8 +121,8 @@ class Monitor:
             self._full = True
 
     def _display(self) -> None:
-        board = Guarded("TensorBoard", lambda: Board(self.run_dir))
-        parts = (Guarded("terminal", lambda: self._screen), board)
+        board = Guarded("TensorBoard", lambda: Board(self.run_dir, self._stages, self._earlier))
+        parts = [Guarded("terminal", lambda: self._screen), *([board] if self._tensorboard else [])]
         while True:
             try:
                 record = self._queue.get(timeout=REFRESH_S)
@@ -159,28 +163,6 @@ class Guarded:
             with contextlib.suppress(Exception):
                 if self._part is not None:
                     self._part.close()  # gives the terminal back
-
-
-class Board:
-    """TensorBoard events: a scalar per number of a record, `stage1/loss` or `stage3/valid_loss`, by step."""
-
-    PREFIX: ClassVar = {"train": "", "valid": "valid_", "own": "own_", "probe": "probe_"}
-
-    def __init__(self, run_dir: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import: only when needed
-
-        self._writer: Any = SummaryWriter(str(run_dir / "tensorboard"), flush_secs=10)
-
-    def show(self, record: Record) -> None:
-        if record.get("kind") not in self.PREFIX:
-            return
-        prefix = f"stage{record['stage']}/{self.PREFIX[record['kind']]}"
-        for name, value in record.items():
-            if name not in ("kind", "stage", "step") and isinstance(value, int | float):
-                self._writer.add_scalar(prefix + name, value, record["step"])
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def _figures(record: Record) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class PipelinedWorker:
         self.journal = Journal(
             job.sink, index, self.depth, ZeroInterface(), self.feed, None, self.blocked, every=config.log_every,
             guessing=math.log(config.model.symbols or 1),
+            parts=list(self.stages.values()),
         )  # fmt: skip
         self.orders = Notice(0, ENDING)  # (whether this step is the last one, 0)
         self.news = Notice(config.stages - 1, MEASURED)  # (summed nats, counted labels) of this step
@@ -89,14 +90,15 @@ class PipelinedWorker:
         self._passes(frame)
         for stage in self.stages.values():
             stage.update(labels.numel())
-            if stage.schedule is not None:
-                stage.schedule.step()
         with self.blocked.waiting():
             (last, _), (nats, counted) = self.orders.heard(), self.news.heard()
         self.feed.finish(frame, losses=[Loss(frame.step, nats, int(counted))])
         if last:
             self.ending.set()
         self.journal.step(frame.step, labels.numel())
+        for stage in self.stages.values():
+            if stage.schedule is not None:
+                stage.schedule.step()
 
     def evaluate(self, frame: Frame) -> None:
         """One validation window, of the whole batch: forward only."""

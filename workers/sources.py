@@ -42,6 +42,7 @@ class Data:
         None  #: its own test split; nothing is read before the call
     )
     image: list[int] | None = None  #: channels, height and width, where the inputs are images
+    characters: tuple[str, ...] | None = None  #: of a text, by symbol
 
 
 def open_data(config: Config) -> Data:
@@ -81,7 +82,10 @@ def text_data(corpus: Corpus, config: Config) -> Data:
         return LanesSource(valid, symbols)
 
     test = None if held_out is None else lambda: LanesSource(lanes(held_out), symbols)
-    return Data(corpus.name, corpus.sha256, symbols, symbols, source, from_the_start, length, from_the_start, test)
+    return Data(
+        corpus.name, corpus.sha256, symbols, symbols, source, from_the_start, length, from_the_start, test,
+        characters=corpus.symbols,
+    )  # fmt: skip
 
 
 def _copying(config: Config) -> Data:

@@ -116,11 +116,11 @@ class Worker:
         if not dues:
             self.upstream.finish(frame, losses=self.news(step))
         self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
-        if self.stage.schedule is not None:
-            self.stage.schedule.step()  # of the run's steps: the same at all stages, whatever moved
         if self.retelling is not None:
             self.retell(self.retelling, frame)  # 8. send mixed targets back, for which step 6 was too early
-        self.journal.step(step, labels.numel())
+        self.journal.step(step, labels.numel())  # records this step's rate, so the schedule comes after it
+        if self.stage.schedule is not None:
+            self.stage.schedule.step()  # of the run's steps: the same at all stages, whatever moved
 
     def rest(self, frame: Frame) -> None:
         """A window between two ticks: nothing is run, and news goes on its way."""
@@ -131,9 +131,9 @@ class Worker:
         self.depth.measured = None
         self.upstream.finish(frame, losses=self.news(frame.step))
         self.take_targets(None if self.lag is None else frame.step - self.lag)
+        self.journal.step(frame.step, 0)
         if self.stage.schedule is not None:
             self.stage.schedule.step()
-        self.journal.step(frame.step, 0)
 
     def pass_on(self, frame: Frame, output: Tensor | None = None) -> None:
         """Send what follows from a frame to the next stage; blocks while W frames are unfinished there."""
