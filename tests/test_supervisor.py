@@ -59,7 +59,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         both = "if first:\n{}\nelse:\n{}\n".format(*("\n".join("    " + x for x in p.splitlines()) for p in parts))
         monkeypatch.setattr(spawn, "PROGRAM", PROGRAM + both)
         monkeypatch.setattr(processes, "GRACE_S", 0.3)
-        return Supervisor(Job(tiny(), tmp_path, lambda record: None, Stop()))
+        return Supervisor(Job(tiny(transport={"timeout_s": 0.5}), tmp_path, lambda record: None, Stop()))
 
     return make
 
@@ -175,6 +175,16 @@ def test_a_stage_that_is_done_and_does_not_exit_is_ended(
     supervisor = play("say(DONE)\nthreading.Thread(target=until_killed).start()", "say(DONE)\nuntil_killed()")
     supervisor.run()
     assert caplog.messages == ["stage 0, 1 was done, but did not exit: killed"]
+
+
+def test_one_request_to_stop_ends_a_run_whose_first_stage_is_stuck(play: Play) -> None:
+    supervisor = play(f"os.kill(os.getpid(), {int(signal.SIGSTOP)})", GOES_ON)
+    supervisor.job.stop.set()
+    supervisor.wake()
+    said = ended(supervisor, WorkerLost)
+    assert said.startswith(
+        "stage 0, after step 0: it was told to stop, and did not answer within 0.5 s; its process is"
+    )
 
 
 def test_a_stage_ignores_what_the_terminal_or_an_engine_sends_it(play: Play) -> None:

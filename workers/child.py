@@ -1,10 +1,10 @@
 """The program of one stage's process, with the arguments RUN_DIR SOCKETS CHANNEL INDEX; see `workers.spawn`.
 
 It reads its settings from RUN_DIR, listens in the folder SOCKETS ("": at a port), and talks to the supervisor over the
-descriptor CHANNEL (`workers.channel`): `{"peer": address}` and `{"stop": true}` come, `{"event": "listening",
-"address": ...}` (`"store"` from the first stage of a pipelined run), `{"event": "record", ...}`, and at last
-`{"event": "done"}` or `{"event": "error", ...}` go. When the channel ends, the supervisor is gone, and so are this
-process and the folder. All that is printed goes to the stage's log.
+descriptor CHANNEL (`workers.channel`). `{"peer": address}` and `{"stop": true}` come. What goes is `{"event":
+"listening", "address": ...}` (`"store"` from the first stage of a pipelined run), `"stopping"` in answer to a stop,
+`{"event": "record", ...}`, and at last `{"event": "done"}` or `{"event": "error", ...}`. When the channel ends, the
+supervisor is gone, and so are this process and the folder. All that is printed goes to the stage's log.
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ class Control:
                 self._peers.put(message["peer"])
             if message.get("stop"):
                 self.stop.set()
+                self.say(event="stopping")
         if self.sockets is not None:  # which the supervisor would have removed
             shutil.rmtree(self.sockets, ignore_errors=True)
         os._exit(1)  # the supervisor is gone: leave no orphan

@@ -57,7 +57,7 @@ class Supervisor:
         self.failures: list[Failure] = []
         self._messages: SimpleQueue[tuple[int, Message]] = SimpleQueue()
         self._running, self._done = set(range(self.stages)), set[int]()
-        self._deadline: float | None = None
+        self._deadline: float | None = None  # when whatever still runs is killed
         self._told = False
 
     def run(self) -> None:
@@ -106,23 +106,32 @@ class Supervisor:
         if self.job.stop.is_set() and not self._told:
             self._told = True
             self.tell(0, stop=True)
+            if self._deadline is None and 0 not in self._done:
+                self._deadline = time.monotonic() + self.job.config.transport.timeout_s
 
     def _until_ended(self) -> Iterator[tuple[int, Message]]:
-        """Messages until all stages have ended, or must have: GRACE_S after the last failure, or LEAVE_S after all
-        have said that they are done."""
+        """Messages until all stages have ended, or the time for it is over (`_deadline`)."""
         while self._running:
             left = None if self._deadline is None else self._deadline - time.monotonic()
             try:
                 yield self._messages.get(timeout=None if left is None else max(0.0, left))
             except Empty:
-                if not self.failures:
-                    log.warning("stage %s was done, but did not exit: killed", ", ".join(map(str, self._running)))
-                return
+                return self._give_up()
+
+    def _give_up(self) -> None:
+        """What was still awaited has not come in time; all that runs will be killed."""
+        if self._running <= self._done:
+            log.warning("stage %s was done, but did not exit: killed", ", ".join(map(str, sorted(self._running))))
+        elif not self.failures:
+            timeout_s = self.job.config.transport.timeout_s
+            self._fail(0, f"it was told to stop, and did not answer within {timeout_s:g} s; its process is stuck")
 
     def _handle(self, index: int, message: Message) -> None:
         match message["event"]:
             case "stop":
                 self._tell_stop()
+            case "stopping":
+                self._note_answer()
             case "listening":
                 self.tell(index - 1, peer=message["address"])
             case "store":
@@ -143,8 +152,15 @@ class Supervisor:
                 self._running -= {index}
                 self._note_exit(index, message["code"])
 
+    def _note_answer(self) -> None:
+        """The first stage has been told to stop, or need not be any more."""
+        if not self.failures and not self._running <= self._done:
+            self._deadline = None
+
     def _note_done(self, index: int) -> None:
         self._done.add(index)
+        if 0 in self._done:
+            self._note_answer()
         if self._running <= self._done and not self.failures:
             self._deadline = time.monotonic() + LEAVE_S
 
