@@ -16,7 +16,9 @@ DniError
 │   ├── FlowControlError     a peer sent more than its credit
 │   └── HandshakeRefused     the two ends of an edge disagree about the run
 ├── WorkerLost               a neighbour or child process is gone
-│   └── PeerTimeout          a neighbour is silent for longer than transport.timeout_s
+│   ├── PeerTimeout          a neighbour is silent for longer than transport.timeout_s
+│   └── EndedEarly           a stage ended before its work was done
+├── ThreadDied               a background thread ended with an error that was not foreseen
 ├── DivergedError            a loss or gradient is not finite, or absurdly large
 └── CheckpointError          a checkpoint is incomplete or damaged
 """
@@ -88,6 +90,14 @@ class WorkerLost(DniError):
 
 class PeerTimeout(WorkerLost):
     """A neighbour has been silent for longer than allowed."""
+
+
+class EndedEarly(WorkerLost):
+    """A stage that ended before its work was done, whatever its exit status."""
+
+
+class ThreadDied(DniError):
+    """A background thread that ended with an error that was not foreseen."""
 
 
 class DivergedError(DniError):

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tests.commands import LOCAL, SMALL, Command, alive, children, run, settings
 from workers import checkpoint
 from workers.__main__ import exit_codes
 from workers.launcher import launch
+
+ROOT = Path(__file__).resolve().parent.parent
 
 #: Every step takes at least 40 ms, so that a run can be met in its middle.
 SLOW = (*SMALL, "depth=backprop", "transport.delay_ms=20", "launch=processes")
@@ -71,16 +74,46 @@ def test_a_killed_stage_ends_the_run_with_the_command_that_goes_on(transport: st
     assert [trained_steps(resumed, k) for k in (0, 1)] == [list(range(5, 41, 5))] * 2
 
 
-def test_no_stage_and_no_socket_outlive_a_killed_supervisor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [None, 1])
+def test_no_stage_and_no_socket_outlive_a_killed_supervisor(stopped: int | None, tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
-    with Command(tmp_path, (*SLOW, "stages=1", "steps=100000"), environment={"TMPDIR": str(tmp_path / "t")}) as command:
+    how = (*SLOW, f"stages={1 if stopped is None else 2}", "steps=100000")
+    with Command(tmp_path, how, environment={"TMPDIR": str(tmp_path / "t")}) as command:
         command.until_trained(5)
         stages = command.stages()
-        assert stages.keys() == {0}
+        assert stages.keys() == ({0} if stopped is None else {0, 1})
         assert list((tmp_path / "t").glob("dni-*"))
+        if stopped is not None:  # it cannot notice by itself
+            os.kill(stages[stopped], signal.SIGSTOP)
         command.process.send_signal(signal.SIGKILL)
         wait_for(lambda: not any(alive(pid) for pid in stages.values()), "the end of all stages", within=5)
         assert not list((tmp_path / "t").glob("dni-*"))
+
+
+def test_what_lies_in_the_current_folder_and_what_workers_print_harm_nobody(tmp_path: Path) -> None:
+    """Started as the installed command is: its own folder is the first on the import path."""
+    here = tmp_path / "here"
+    for name in ("random.py", "queue.py", "workers/__init__.py", "dni/__init__.py", "bin/start", "site/mine.py"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text("raise RuntimeError('not this one')")
+    (here / "bin" / "start").write_text("from workers.__main__ import main\nmain()\n")
+    (here / "site" / "sitecustomize.py").write_text("print('hello')\nimport mine\n")
+    (here / "site" / "mine.py").write_text("import sys\nsys.stderr.write('caution\\n')\nprint('no newline', end='')\n")
+    path = {"PYTHONPATH": os.pathsep.join([str(here / "site"), str(ROOT)])}
+    start = (sys.executable, str(here / "bin" / "start"))
+    with Command(here, (*SMALL, "launch=processes", "steps=5"), start, path) as command:
+        done = command.finish()
+        folder = command.run_dir()
+    assert (done.code, summary_of(folder)["steps"]) == (0, 5), done.err
+    logs = [(folder / "logs" / f"stage-{k}.log").read_bytes() for k in (0, 1)]
+    assert logs == [b"hello\ncaution\nno newline"] * 2
+
+
+def test_the_module_as_a_program_leaves_the_current_folder_as_well(tmp_path: Path) -> None:
+    for name in ("random.py", "queue.py"):
+        (tmp_path / name).write_text("raise RuntimeError('not this one')")
+    done = run(tmp_path, "stages=0")
+    assert (done.code, [line[:11] for line in done.err]) == (2, ["dni-train: "])
 
 
 def test_a_frozen_stage_ends_the_run_with_its_name(tmp_path: Path) -> None:

@@ -1,53 +1,57 @@
-"""The program of one stage's process: `python -m workers.child RUN_DIR SOCKETS INDEX`, started by the supervisor.
+"""The program of one stage's process, with the arguments RUN_DIR SOCKETS CHANNEL INDEX; see `workers.spawn`.
 
-It reads its settings from RUN_DIR, listens in the folder SOCKETS ("": at a port), and talks to the supervisor in JSON
-lines: on stdin come `{"peer": address}` and `{"stop": true}`, on stdout go `{"event": "listening", "address": ...}`
-(`"store"` from the first stage of a pipelined run), `{"event": "record", ...}`, and at last `{"event": "done"}` or
-`{"event": "error", ...}`. When stdin ends, the supervisor is gone, and so are this process and the folder.
+It reads its settings from RUN_DIR, listens in the folder SOCKETS ("": at a port), and talks to the supervisor over the
+descriptor CHANNEL (`workers.channel`). `{"peer": address}` and `{"stop": true}` come. What goes is `{"event":
+"listening", "address": ...}` (`"store"` from the first stage of a pipelined run), `"stopping"` in answer to a stop,
+`{"event": "record", ...}`, and at last `{"event": "done"}` or `{"event": "error", ...}`. When the channel ends, the
+supervisor is gone, and so are this process and the folder. All that is printed goes to the stage's log.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from dni.errors import DniError, PeerTimeout
 from workers.assembly import Job, assemble
+from workers.background import background
+from workers.channel import Channel
 from workers.config import Config, from_any
+from workers.early_exit import no_early_exit
 from workers.links import connect, listen
 from workers.memory import keep_memory
 
 CONFIG = "config.yaml"
 
+#: Of an error's text, in the message to the supervisor; the log has all of it.
+MOST_CHARACTERS = 4000
+
 
 def main() -> None:
     """Run one stage and report how it ended; the exit status is 0 or 1."""
-    run_dir, sockets, index = Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None, int(sys.argv[3])
-    for number in (signal.SIGINT, signal.SIGTERM):  # the supervisor decides what they mean; an engine may tell us all
-        signal.signal(number, signal.SIG_IGN)
+    run_dir, sockets = Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None
+    descriptor, index = int(sys.argv[3]), int(sys.argv[4])
     threading.current_thread().name = f"stage-{index}"
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(levelname)s][%(threadName)s] %(message)s")
-    control, failed = Control(sockets), False
+    control, failed = Control(descriptor, sockets), False
     with ExitStack() as links:  # closed after the report: the other stages then fail, too, and the cause must be first
         try:
-            run_stage(from_any(run_dir / CONFIG), run_dir, index, control, links)
+            with no_early_exit():
+                run_stage(from_any(run_dir / CONFIG), run_dir, index, control, links)
             control.say(event="done")
         except BaseException as error:
             failed = True
             logging.getLogger(__name__).exception("stage %d ended with an error", index)
-            message = str(error) if isinstance(error, DniError) else f"{type(error).__name__}: {error}"
-            control.say(event="error", type=type(error).__name__, message=message)
+            control.fail(error)
     sys.exit(failed)
 
 
@@ -89,21 +93,23 @@ def _run_in_group(job: Job, index: int, control: Control, links: ExitStack) -> N
 
 
 class Control:
-    """The two pipes to the supervisor. Anything else that prints goes to the log, not into the pipe."""
+    """What a stage and its supervisor have to say to each other."""
 
-    def __init__(self, sockets: Path | None = None) -> None:
+    def __init__(self, descriptor: int, sockets: Path | None = None) -> None:
         self.sockets = sockets
         self.stop = threading.Event()
         self._peers: SimpleQueue[str] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._out: IO[str] = os.fdopen(os.dup(1), "w", buffering=1)
-        os.dup2(2, 1)
-        threading.Thread(target=self._listen, name="control", daemon=True).start()
+        self._channel = Channel.inherited(descriptor)
+        background("control", self._listen, self._died).start()
 
     def say(self, **message: Any) -> None:
-        """Send one line to the supervisor."""
-        with self._lock:
-            self._out.write(json.dumps(message) + "\n")
+        """Send one message to the supervisor."""
+        self._channel.say(**message)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the supervisor what has ended this stage."""
+        text = str(error) if isinstance(error, DniError) else f"{type(error).__name__}: {error}"
+        self.say(event="error", type=type(error).__name__, message=text[:MOST_CHARACTERS])
 
     def peer(self, timeout_s: float) -> str:
         """The address to connect to, once the supervisor has told it. Raises PeerTimeout."""
@@ -113,16 +119,19 @@ class Control:
             raise PeerTimeout(f"no address to connect to came within {timeout_s} s") from error
 
     def _listen(self) -> None:
-        for line in sys.stdin:
-            message = json.loads(line)
+        for message in self._channel.messages():
             if "peer" in message:
                 self._peers.put(message["peer"])
             if message.get("stop"):
                 self.stop.set()
+                self.say(event="stopping")
         if self.sockets is not None:  # which the supervisor would have removed
             shutil.rmtree(self.sockets, ignore_errors=True)
         os._exit(1)  # the supervisor is gone: leave no orphan
 
-
-if __name__ == "__main__":
-    main()
+    def _died(self, error: Exception) -> None:
+        """Nobody hears the supervisor any more: tell it why, and end, whatever the stage is doing."""
+        try:
+            self.fail(error)
+        finally:
+            os._exit(1)

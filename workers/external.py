@@ -18,6 +18,7 @@ import torch
 from dni.errors import ConfigError, DniError, PeerTimeout
 from workers.assembly import Job, assemble
 from workers.config import Config
+from workers.early_exit import no_early_exit
 from workers.gather import Gatherer, append
 from workers.links import connect, listen
 from workers.memory import keep_memory
@@ -49,7 +50,7 @@ def _run(job: Job, seat: Seat) -> None:
     try:
         keep_memory()
         torch.set_num_threads(job.config.torch_threads)
-        with ExitStack() as links:
+        with ExitStack() as links, no_early_exit():
             (_run_in_group if job.config.pipelined else _run_linked)(job, seat, links)
     except ConfigError as error:
         raise type(error)(_said_by(seat.rank, error)) from error

@@ -8,22 +8,28 @@ The files are emptied before the first stage connects to the second one, and sta
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dni.errors import PeerTimeout
+from dni.errors import PeerTimeout, WireError
 from workers.assembly import Job
-
-log = logging.getLogger(__name__)
+from workers.background import background
 
 Record = dict[str, Any]
 
 #: Seconds between two looks at the files.
 EVERY_S = 0.2
+
+
+def _parse(line: bytes, stage: int) -> Record:
+    try:
+        record = json.loads(line)
+        return {**record, "kind": record["kind"]}
+    except (ValueError, TypeError, KeyError):
+        raise WireError(f"stage {stage} left a line that is no record: {line[:60]!r}") from None
 
 
 def record_file(run_dir: Path, stage: int) -> Path:
@@ -47,7 +53,7 @@ class Gatherer:
         self._failure: Exception | None = None
         self._over = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._follow, name="gather", daemon=True)
+        self._thread = background("gather", self._follow, self._fail)
 
     def __enter__(self) -> Gatherer:
         record_file(self.job.run_dir, 0).parent.mkdir(exist_ok=True)
@@ -81,13 +87,8 @@ class Gatherer:
         while not over:
             with self._changed:
                 over = self._changed.wait_for(lambda: self._over, EVERY_S)
-            try:
-                for stage in self._read:
-                    self._pass_on(stage)
-            except Exception as error:
-                log.exception("the records of the other stages cannot be gathered")
-                self._note(failure=error)
-                return
+            for stage in self._read:
+                self._pass_on(stage)
 
     def _pass_on(self, stage: int) -> None:
         with record_file(self.job.run_dir, stage).open("rb") as file:
@@ -95,12 +96,18 @@ class Gatherer:
             whole, newline, _ = file.read().rpartition(b"\n")  # the rest of a line is still to come
         self._read[stage] += len(whole) + len(newline)
         for line in whole.splitlines():
-            record = json.loads(line)
+            record = _parse(line, stage)
             self.job.sink(record)
             self._note(ended=stage if record["kind"] == "end" else None)
 
-    def _note(self, ended: int | None = None, failure: Exception | None = None) -> None:
+    def _note(self, ended: int | None) -> None:
         with self._changed:
             self._waiting -= {ended}
-            self._failure = failure
             self._changed.notify_all()
+
+    def _fail(self, error: Exception) -> None:
+        """Have the run end now, in good order: `until_ended` then raises the error."""
+        with self._changed:
+            self._failure = error
+            self._changed.notify_all()
+        self.job.stop.set()

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from rich.console import Console
 
+from workers.background import background
 from workers.screen import REFRESH_S, Record, Screen
 from workers.summary import METRICS, finite, read_metrics
 from workers.tensorboard_log import Board
@@ -59,7 +60,8 @@ class Monitor:
         self._queue: queue.Queue[Record | None] = queue.Queue(QUEUE_LIMIT)
         self._full = False
         self._screen = Screen(console or Console(), stages, steps, live)
-        self._thread = threading.Thread(target=self._display, name="monitor", daemon=True)
+        self._broken: Exception | None = None  # what ended the thread below
+        self._thread = background("monitor", self._display, self._died)
 
     def __enter__(self) -> Monitor:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,13 @@ class Monitor:
             log.warning("the display of %s did not finish within %.0f s", self.run_dir, CLOSE_S)
 
     def __call__(self, record: Record) -> None:
-        """Take one record. Raises RuntimeError outside the `with` block, OSError if it cannot be written."""
+        """Take one record.
+
+        Raises RuntimeError outside the `with` block, OSError if it cannot be written, ThreadDied if the thread that
+        shows records is dead.
+        """
+        if self._broken is not None:
+            raise self._broken
         kept = finite(record)
         with self._lock:
             if self._file is None:
@@ -119,6 +127,9 @@ class Monitor:
             if not self._full:
                 log.warning("the display of %s is behind: some records are written but not shown", self.run_dir)
             self._full = True
+
+    def _died(self, error: Exception) -> None:
+        self._broken = error
 
     def _display(self) -> None:
         board = Guarded("TensorBoard", lambda: Board(self.run_dir, self._stages, self._earlier))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
-import subprocess
-import sys
-import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +13,25 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from dni import errors
-from dni.errors import ConfigError, DniError, WorkerLost
+from dni.errors import ConfigError, DniError, EndedEarly, ThreadDied, WorkerLost
 from workers import checkpoint
 from workers.assembly import Job
+from workers.channel import Message
 from workers.config import Config
+from workers.stage_process import StageProcess
 
 log = logging.getLogger(__name__)
 
 #: After one stage has failed, how long the others may take to say what they saw.
 GRACE_S = 1.0
 
+#: After all stages have said that they are done, how long their processes may take to exit.
+LEAVE_S = 15.0
+
 #: For OpenMP, where stages have more torch threads than there are cores: sleep when there is nothing to do, for whoever
 #: waits in a loop keeps another stage from its core; GNU's (torch's on Linux) after some microseconds, which are enough
 #: from one operation to the next.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-
-Message = dict[str, Any]
 
 
 @dataclass
@@ -45,15 +45,19 @@ class Failure:
 
 
 class Supervisor:
-    """Starts the stages, tells each its neighbour's address, passes on their records, and ends them together."""
+    """Starts the stages, tells each its neighbour's address, passes on their records, and ends them together.
+
+    `run` must be called in a thread that stays until it returns (see `StageProcess`).
+    """
 
     def __init__(self, job: Job) -> None:
         self.job, self.stages = job, job.config.stages
-        self.children: list[subprocess.Popen[str]] = []
+        self.children: list[StageProcess] = []
         self.last_step = [job.start] * self.stages
         self.failures: list[Failure] = []
         self._messages: SimpleQueue[tuple[int, Message]] = SimpleQueue()
-        self._running = self.stages
+        self._running, self._done = set(range(self.stages)), set[int]()
+        self._deadline: float | None = None  # when whatever still runs is killed
         self._told = False
 
     def run(self) -> None:
@@ -69,68 +73,65 @@ class Supervisor:
 
     def start(self) -> None:
         """Start one process per stage, each with its log file."""
-        self._log(0).parent.mkdir(exist_ok=True)
+        logs = self.job.run_dir / "logs"
+        logs.mkdir(exist_ok=True)
+        arguments = str(self.job.run_dir), str(self.job.sockets or "")
         for k in range(self.stages):
-            with self._log(k).open("a") as file:
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "workers.child", str(self.job.run_dir), str(self.job.sockets or ""), str(k)],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True,
-                    env=environment(self.job.config),
-                    start_new_session=True,  # Ctrl-C reaches the supervisor alone
-                )  # fmt: skip
+            child = StageProcess(k, logs / f"stage-{k}.log", arguments, environment(self.job.config))
             self.children.append(child)
-            threading.Thread(target=self._read, args=(k, child), name=f"read-{k}", daemon=True).start()
+            child.follow(self._hear)
 
     def wake(self) -> None:
         """After the job's stop has been set: have the first stage told. Safe in a signal handler."""
-        self._messages.put((0, {"event": "stop"}))
-
-    def _tell_stop(self) -> None:
-        if self.job.stop.is_set() and not self._told:
-            self._told = True
-            self.tell(0, stop=True)
+        self._hear(0, {"event": "stop"})
 
     def tell(self, index: int, **message: Any) -> None:
-        """Send one line to a stage; a stage that is gone hears nothing."""
-        stdin = self.children[index].stdin
-        assert stdin is not None
+        """Send one message to a stage; a stage that is gone hears nothing."""
         try:
-            stdin.write(json.dumps(message) + "\n")
-            stdin.flush()
-        except (BrokenPipeError, ValueError):
+            self.children[index].tell(**message)
+        except OSError:
             log.debug("stage %d is gone and was not told %s", index, message)
 
     def kill(self) -> None:
         """End whatever still runs, and wait until it has."""
         for child in self.children:
-            if child.poll() is None:
-                child.kill()
+            child.process.kill()
         for child in self.children:
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None and pipe is child.stdin:
-                    _close_quietly(pipe)
+            child.end()
 
-    def _read(self, index: int, child: subprocess.Popen[str]) -> None:
-        assert child.stdout is not None
-        with child.stdout:
-            for line in child.stdout:
-                if line.endswith("\n"):  # a stage that is killed may leave half a line
-                    self._messages.put((index, json.loads(line)))
-        self._messages.put((index, {"event": "exit", "code": child.wait()}))
+    def _hear(self, index: int, message: Message) -> None:
+        self._messages.put((index, message))
+
+    def _tell_stop(self) -> None:
+        if self.job.stop.is_set() and not self._told:
+            self._told = True
+            self.tell(0, stop=True)
+            if self._deadline is None and 0 not in self._done:
+                self._deadline = time.monotonic() + self.job.config.transport.timeout_s
 
     def _until_ended(self) -> Iterator[tuple[int, Message]]:
-        """Messages until all stages have ended, or GRACE_S after the first failure."""
+        """Messages until all stages have ended, or the time for it is over (`_deadline`)."""
         while self._running:
+            left = None if self._deadline is None else self._deadline - time.monotonic()
             try:
-                yield self._messages.get(timeout=GRACE_S if self.failures else None)
+                yield self._messages.get(timeout=None if left is None else max(0.0, left))
             except Empty:
-                return
+                return self._give_up()
+
+    def _give_up(self) -> None:
+        """What was still awaited has not come in time; all that runs will be killed."""
+        if self._running <= self._done:
+            log.warning("stage %s was done, but did not exit: killed", ", ".join(map(str, sorted(self._running))))
+        elif not self.failures:
+            timeout_s = self.job.config.transport.timeout_s
+            self._fail(0, f"it was told to stop, and did not answer within {timeout_s:g} s; its process is stuck")
 
     def _handle(self, index: int, message: Message) -> None:
         match message["event"]:
             case "stop":
                 self._tell_stop()
+            case "stopping":
+                self._note_answer()
             case "listening":
                 self.tell(index - 1, peer=message["address"])
             case "store":
@@ -140,25 +141,43 @@ class Supervisor:
                 self.last_step[index] = max(self.last_step[index], message["record"]["step"])
                 self.job.sink(message["record"])
                 self._tell_stop()  # what the record says may have ended the run
+            case "done":
+                self._note_done(index)
             case "error":
                 kind = kind_of(message["type"])
-                reason = (
-                    message["message"] if kind is not DniError else f"{message['message']} (see {self._log(index)})"
-                )
-                self.failures.append(Failure(index, reason, kind, issubclass(kind, WorkerLost)))
+                unforeseen = kind in (DniError, ThreadDied)
+                reason = f"{message['message']} (see {self.children[index].log})" if unforeseen else message["message"]
+                self._fail(index, reason, kind, issubclass(kind, WorkerLost) and kind is not EndedEarly)
             case "exit":
-                self._running -= 1
+                self._running -= {index}
                 self._note_exit(index, message["code"])
+
+    def _note_answer(self) -> None:
+        """The first stage has been told to stop, or need not be any more."""
+        if not self.failures and not self._running <= self._done:
+            self._deadline = None
+
+    def _note_done(self, index: int) -> None:
+        self._done.add(index)
+        if 0 in self._done:
+            self._note_answer()
+        if self._running <= self._done and not self.failures:
+            self._deadline = time.monotonic() + LEAVE_S
 
     def _note_exit(self, index: int, code: int) -> None:
         if code < 0:
-            name = signal.Signals(-code).name
-            self.failures.append(Failure(index, f"its process was killed by {name}"))
-        elif code and all(failure.stage != index for failure in self.failures):
-            self.failures.append(Failure(index, f"its process ended with status {code} (see {self._log(index)})"))
+            self._fail(index, f"its process was killed by {signal_name(-code)}")
+        elif all(failure.stage != index for failure in self.failures) and (code or index not in self._done):
+            early = "" if index in self._done else " before its work was done"
+            said = self.children[index].last_words()
+            self._fail(
+                index, f"its process ended with status {code}{early}; {'the end of its' if said else 'see its'} log "
+                f"{self.children[index].log}{': ' if said else ''}{said}", EndedEarly,
+            )  # fmt: skip
 
-    def _log(self, index: int) -> Path:
-        return self.job.run_dir / "logs" / f"stage-{index}.log"
+    def _fail(self, index: int, reason: str, kind: type[DniError] = WorkerLost, consequence: bool = False) -> None:
+        self.failures.append(Failure(index, reason, kind, consequence))
+        self._deadline = time.monotonic() + GRACE_S
 
     def _error(self) -> DniError:
         cause = min(self.failures, key=lambda failure: failure.consequence)
@@ -175,6 +194,14 @@ def environment(config: Config) -> dict[str, str]:
     return (PATIENT if crowded and not chosen else {}) | os.environ
 
 
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; the number for one that has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def kind_of(name: str) -> type[DniError]:
     """The class of an error that a stage reported by name; DniError for one that was not foreseen."""
     found = getattr(errors, name, None)
@@ -189,10 +216,3 @@ def continue_with(run_dir: Path) -> str:
     return (
         f"last complete checkpoint: {checkpoint.folder_of(run_dir, steps[-1])}; go on with: dni-train resume={run_dir}"
     )
-
-
-def _close_quietly(pipe: Any) -> None:
-    try:
-        pipe.close()
-    except BrokenPipeError:
-        log.debug("a stage was gone before its pipe was closed")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 
 import torch
 
 from dni.errors import DniError
 from workers.assembly import Job, assemble
+from workers.background import background
+from workers.early_exit import no_early_exit
 from workers.links import Edge, edge_in_process
 from workers.memory import keep_memory
 from workers.worker import Worker
@@ -30,10 +33,9 @@ def run_threads(job: Job) -> None:
             for k in range(stages)
         ]
         threads = [
-            threading.Thread(
-                target=_work, args=(k, worker, outcomes, job.config.torch_threads), name=f"stage-{k}", daemon=True
-            )
+            background(f"stage-{k}", partial(_work, worker, job.config.torch_threads, note), note)
             for k, worker in enumerate(workers)
+            for note in [partial(_note, outcomes, k)]
         ]
         for thread in threads:
             thread.start()
@@ -44,13 +46,18 @@ def run_threads(job: Job) -> None:
         _close(edges)
 
 
-def _work(index: int, worker: Worker, outcomes: SimpleQueue[Outcome], torch_threads: int) -> None:
+def _note(outcomes: SimpleQueue[Outcome], index: int, error: BaseException | None = None) -> None:
+    outcomes.put((index, error))
+
+
+def _work(worker: Worker, torch_threads: int, note: Callable[..., None]) -> None:
     try:
         torch.set_num_threads(torch_threads)  # MKL has a number of its own for every thread
-        worker.run()
-        outcomes.put((index, None))
+        with no_early_exit():
+            worker.run()
+        note()
     except BaseException as error:  # whatever it is, the launcher must hear of it
-        outcomes.put((index, error))
+        note(error)
 
 
 def _wait(outcomes: SimpleQueue[Outcome], edges: list[Edge], stages: int) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import suppress
@@ -20,6 +19,7 @@ import grpc
 import torch
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
+from workers.background import background, thread_died
 from workers.frame import Handshake, agree
 from workers.ring import RING_BYTES
 from workers.transports.address import UNIX, check_address
@@ -176,6 +176,9 @@ class GrpcListener(Accepting):
             self._ends.add(end)
         except (WireError, WorkerLost, queue.Full) as error:
             self._refuse(error, context)
+        except Exception as error:  # not foreseen: gRPC would only log it, and nobody would come
+            self.died(thread_died("dni-call", error))
+            raise
         yield from end.outgoing()
 
     def _add_port(self, bind: str, tls: Tls | None) -> int:
@@ -215,10 +218,7 @@ class _DaemonThreads(futures.Executor):
         future: futures.Future[Any] = futures.Future()
 
         def run() -> None:
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:
-                future.set_exception(error)
+            future.set_result(fn(*args, **kwargs))
 
-        threading.Thread(target=run, name="dni-call", daemon=True).start()
+        background("dni-call", run, future.set_exception).start()
         return future

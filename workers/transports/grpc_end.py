@@ -5,11 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
 
-from dni.errors import HandshakeRefused, WireError, WorkerLost
+from dni.errors import DniError, HandshakeRefused, WireError, WorkerLost
+from workers.background import background, thread_died
 from workers.frame import Frame, Handshake, Kind
 from workers.ring import Rings
 from workers.transports.base import LinkSettings
@@ -36,13 +38,17 @@ class GrpcEnd(LinkEnd):
         self._rpc, self._release = rpc, release
         if not rpc.add_callback(self._over.set):
             self._over.set()
-        self._reader = threading.Thread(target=self._read, args=(incoming,), name="dni-reader", daemon=True)
+        self._reader = background("dni-reader", partial(self._read, incoming), self._died)
         self._reader.start()
 
     def outgoing(self) -> Iterator[bytes]:
         """Encoded frames to be sent, as they come; ends after `close` or when the link is down."""
-        items: Iterator[bytes | Leaving] = iter(self._outgoing.get, None)
-        return map(self._encoded, items)
+        try:
+            while (item := self._outgoing.get()) is not None:
+                yield self._encoded(item)
+        except Exception as error:  # gRPC, in whose thread this runs, would only log it
+            self._died(thread_died("dni-sender", error))
+            raise
 
     def greet(self, mine: Handshake) -> None:
         """Send the first frame."""
@@ -92,11 +98,15 @@ class GrpcEnd(LinkEnd):
             for data in incoming:
                 self._inbox.put(self._decode(data))
             self._inbox.fail(WorkerLost(f"{self._inbox.peer} ended the link or is gone"))
-        except Exception as error:
+        except (grpc.RpcError, DniError) as error:
             self._inbox.fail(self._explain(error))
             self._rpc.cancel()
         finally:
             self._outgoing.put(None)
+
+    def _died(self, error: Exception) -> None:
+        self._inbox.fail(error)
+        self._rpc.cancel()
 
     def _encoded(self, item: bytes | Leaving) -> bytes:
         return item if isinstance(item, bytes) else self._encode(item.wait())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
+from contextlib import suppress
 
 from dni.errors import FlowControlError, PeerTimeout, SizeMismatch
 from workers.frame import Frame, Handshake
@@ -36,6 +37,11 @@ class Accepting:
         """`most` may wait; 0: any number."""
         self._handshake = handshake
         self._accepted: queue.Queue[ChannelEnd | Exception] = queue.Queue(most)
+
+    def died(self, error: Exception) -> None:
+        """Have `accept` raise what ended a thread that serves clients."""
+        with suppress(queue.Full):
+            self._accepted.put_nowait(error)
 
     def accept(self, timeout: float) -> ChannelEnd:
         """The end of the link to the stage before, once that has connected and agreed.

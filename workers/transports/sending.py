@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from workers.background import background
 from workers.transports.direct import DirectPair
 from workers.transports.gloo import GlooPair, UnderWay, wait
 
@@ -30,14 +31,14 @@ class Sender:
     """Hands frames and words to a pair, in order, at most `limit` frames at once."""
 
     def __init__(
-        self, pair: GlooPair, limit: int, lose: Callable[[RuntimeError], None], direct: DirectPair | None = None
+        self, pair: GlooPair, limit: int, lose: Callable[[Exception], None], direct: DirectPair | None = None
     ) -> None:
         """`lose` is told why the pair, or the one beside it, is broken."""
         self._pair, self._direct, self._lose = pair, direct, lose
         self._posting = threading.Lock()
         self._free = threading.Semaphore(limit)
         self._keeping: queue.SimpleQueue[_Sending | None] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._keep, name="dni-keep", daemon=True)
+        self.thread = background("dni-keep", self._keep, lose)
 
     def may_send(self) -> bool:
         """Take the place of one frame, if there is one or will be in a moment."""

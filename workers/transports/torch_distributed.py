@@ -21,6 +21,7 @@ import torch
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it has one
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
+from workers.background import background
 from workers.frame import Frame, Handshake, Kind, agree
 from workers.transports.address import UNIX, check_address
 from workers.transports.at_exit import abandon_at_exit
@@ -112,7 +113,7 @@ class TorchDistributedListener(Accepting):
             raise ConfigError(f"stage {handshake.stage}: cannot listen at {bind}; choose a free port") from None
         self._waking: Any = join_store(host, self._store.port, timeout_s)  # one that waits serves no other thread
         self.address = f"{host}:{self._store.port}"
-        self._thread = threading.Thread(target=self._listen, name="dni-listener", daemon=True)
+        self._thread = background("dni-listener", self._listen, self.died)
         self._thread.start()
         abandon_at_exit(self)
 
@@ -211,7 +212,7 @@ def _in_time(make: Callable[[], ChannelEnd], timeout_s: float) -> ChannelEnd:
         if given_up.is_set() and isinstance(item, TorchDistributedEnd):
             item.abandon()
 
-    threading.Thread(target=work, name="dni-connect", daemon=True).start()
+    background("dni-connect", work, made.put).start()
     try:
         item = made.get(timeout=timeout_s)
     except queue.Empty:

@@ -17,6 +17,7 @@ from typing import TypeAlias
 import torch
 
 from dni.errors import WireError, WorkerLost
+from workers.background import background
 from workers.frame import Frame
 from workers.transports.at_exit import abandon_at_exit
 from workers.transports.base import LinkSettings
@@ -59,7 +60,7 @@ class TorchDistributedEnd(LinkEnd):
         self._begun = self._landed = 0  # frames
         self._landing: queue.SimpleQueue[tuple[list[UnderWay], _Item] | None] = queue.SimpleQueue()
         self._threads = [
-            threading.Thread(target=each, name=f"dni-{each.__name__[1:]}", daemon=True)
+            background(f"dni-{each.__name__[1:]}", each, self._lose)
             for each in (self._read, self._land, *([self._leave] if self._staging else []))
         ]
         self._threads.append(self._sender.thread)
@@ -206,9 +207,11 @@ class TorchDistributedEnd(LinkEnd):
         except WireError as error:
             return type(error)(f"malformed frame from {self._inbox.peer}: {error}")
 
-    def _lose(self, error: RuntimeError) -> None:
-        """The peer is gone, or the link was ended here; whoever waits for either pair is woken."""
-        self._inbox.fail(WorkerLost(f"{self._inbox.peer} is gone ({why(error)})"))
+    def _lose(self, error: Exception) -> None:
+        """The peer is gone, or the link was ended here, or a thread of it is dead; whoever waits for either pair is
+        woken. `error`: torch's RuntimeError, or what ended the thread."""
+        by_torch = isinstance(error, RuntimeError)
+        self._inbox.fail(WorkerLost(f"{self._inbox.peer} is gone ({why(error)})") if by_torch else error)
         self._end()
         self._seen.set()
         self._bye.set()
