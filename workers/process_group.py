@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,14 +14,15 @@ from dni.errors import HandshakeRefused, PeerTimeout, WorkerLost
 from workers.assembly import Job
 from workers.build import device_of
 from workers.transports.interface import listen_towards
+from workers.transports.stores import join_store, open_store
 
 #: Where the stages of one machine meet.
 HERE = "127.0.0.1"
 
 
 def host_store(timeout_s: float) -> tuple[Store, str]:
-    """A key-value store of this process at a free port of this machine, and its HOST:PORT."""
-    store = _tcp_store(HERE, 0, timeout_s, is_master=True)
+    """A key-value store of this process at a free port of the loopback interface, and its HOST:PORT."""
+    store = open_store(HERE, 0, timeout_s)
     return store, f"{HERE}:{store.port}"
 
 
@@ -30,10 +30,9 @@ def reach_store(address: str, timeout_s: float) -> Store:
     """The store of another process. Raises PeerTimeout."""
     host, _, port = address.rpartition(":")
     try:
-        store: Store = _tcp_store(host, int(port), timeout_s, is_master=False)
+        return join_store(host, int(port), timeout_s)
     except dist.DistError as error:
         raise PeerTimeout(f"no store at {address} within {timeout_s:g} s") from error
-    return store
 
 
 @contextmanager
@@ -72,12 +71,6 @@ def lost_neighbours(who: str = "another stage") -> Iterator[None]:
         late = "timed out" in text.lower() or "timeout" in text.lower()
         what = "silent for longer than transport.timeout_s" if late else "gone"
         raise (PeerTimeout if late else WorkerLost)(f"{who} is {what}: {text}") from error
-
-
-def _tcp_store(host: str, port: int, timeout_s: float, *, is_master: bool) -> Any:
-    return dist.TCPStore(  # type: ignore[attr-defined]
-        host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
-    )
 
 
 def _agree(job: Job, index: int, store: Store) -> None:
