@@ -103,12 +103,14 @@ class Journal:
     def end(self, step: int) -> None:
         """The run is over for this stage."""
         depth, time_cut = self.depth.means(), self.time_cut.means()
+        dropped = dict(self.downstream.dropped) if self.downstream else {}
         self._send(
             "end", step, busy=self.busy, train_s=self.train_s, characters=self.characters,
             steps_per_s=self.steps / self.train_s if self.train_s else 0.0,
             staleness_mean=depth.get("staleness"), predictor_cosine=depth.get("cosine"),
             time_cosine=time_cut.get("cosine"), train_loss=self._train_loss, peak_rss_mb=peak_rss_mb(),
             **self.upstream.figures(), **({"own": self._own} if self._own else {}),
+            **({"dropped_targets": dropped} if dropped else {}),
         )  # fmt: skip
 
     @property
