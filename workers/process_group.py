@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,8 +14,12 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from dni.errors import HandshakeRefused, PeerTimeout, WorkerLost
 from workers.assembly import Job
 from workers.build import device_of
+from workers.roll_call import RollCall
 from workers.transports.interface import listen_towards
 from workers.transports.stores import join_store, open_store
+
+#: Of this process's group, of which torch, too, has one alone.
+_roll_call: RollCall | None = None
 
 #: Where the stages of one machine meet.
 HERE = "127.0.0.1"
@@ -53,21 +58,32 @@ def process_group(job: Job, index: int, store: Store, host: str) -> Iterator[Non
         dist.init_process_group(
             backend, store=mine, rank=index, world_size=job.config.stages, timeout=timedelta(seconds=timeout_s)
         )
+    global _roll_call
+    hosted = "TORCHELASTIC_USE_AGENT_STORE" not in os.environ
+    _roll_call = RollCall(mine, index, job.config.stages, timeout_s, hosted=hosted)
     try:
         yield
     finally:
+        _roll_call.end()
         dist.destroy_process_group()
 
 
 @contextmanager
 def lost_neighbours(who: str = "another stage") -> Iterator[None]:
-    """What torch says when a rank is gone, or silent for too long, becomes WorkerLost or PeerTimeout."""
+    """What torch says when a rank is gone, or silent for too long, becomes WorkerLost or PeerTimeout.
+
+    A stage of which no sign of life is seen is the first cause, whoever was waited for.
+    """
     try:
         yield
     except RuntimeError as error:
         text = next(iter(str(error).splitlines()), "").split(". This is typically")[0]
         if not (isinstance(error, dist.DistError) or "gloo" in text):
             raise
+        silent = None if _roll_call is None else _roll_call.silent()
+        if silent is not None:
+            said = f"stage {silent} is silent: is its process stopped, or its machine down? ({text})"
+            raise PeerTimeout(said) from error
         late = "timed out" in text.lower() or "timeout" in text.lower()
         what = "silent for longer than transport.timeout_s" if late else "gone"
         raise (PeerTimeout if late else WorkerLost)(f"{who} is {what}: {text}") from error
