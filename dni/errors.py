@@ -12,6 +12,7 @@ DniError
 │   ├── UnknownDtype         an element type this version does not know
 │   ├── BadShape             a negative or too large dimension
 │   ├── SizeMismatch         a byte count that does not match the shapes
+│   ├── WrongTensor          a name, shape, element type or range that is not what was agreed
 │   ├── OutOfOrder           a frame skipped, repeated or sent in the wrong place
 │   ├── FlowControlError     a peer sent more than its credit
 │   └── HandshakeRefused     the two ends of an edge disagree about the run
@@ -70,6 +71,10 @@ class BadShape(WireError):
 
 class SizeMismatch(WireError):
     """A byte count that does not match the shapes."""
+
+
+class WrongTensor(WireError):
+    """A tensor whose name, shape, element type or range is not what both stages' settings say."""
 
 
 class OutOfOrder(WireError):

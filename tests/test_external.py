@@ -201,4 +201,4 @@ def test_a_store_that_nobody_opens_is_a_timeout(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(free_ports(1)[0]))
     with pytest.raises(PeerTimeout, match=r"no store at MASTER_ADDR:MASTER_PORT within 0\.1 s"):
-        Stored(Seat(1, 2, "WORLD_SIZE", True), 2, "run", 0.1)
+        Stored(Seat(1, 2, "WORLD_SIZE", True), "run", 0.1)

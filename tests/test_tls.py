@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from dni.errors import ConfigError, PeerTimeout
+from dni.errors import ConfigError, HandshakeRefused, PeerTimeout
 from tests.certificates import authority
 from tests.runs import assert_same, parameters_of, tiny
 from workers.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
@@ -39,22 +40,70 @@ def test_frames_cross_an_encrypted_link_and_it_may_leave_the_machine(ours: dict[
         end.close()
 
 
-@pytest.mark.parametrize("who", ["plaintext", "another authority", "another host's name"])
-def test_strangers_are_not_let_in(who: str, ours: dict[str, str], tmp_path: Path) -> None:
-    tls = Tls.read(**ours)
-    theirs: Tls | None = None
-    if who == "another authority":
-        theirs = replace(Tls.read(**authority(tmp_path / "theirs")), ca=tls.ca)  # trusts us, and is not trusted
-    listening = tls
-    if who == "another host's name":
-        files = authority(tmp_path / "elsewhere", "DNS:elsewhere.example")
-        listening = theirs = Tls.read(**files)
-    listener = GrpcListener(handshake=SERVER, tls=listening)
-    with pytest.raises(PeerTimeout, match="no answer from stage 1"):
-        grpc_connect(listener.address, CLIENT, tls=theirs, timeout_s=0.5)
+def two_ends(case: str, ours: Tls, folder: Path) -> tuple[Tls | None, Tls | None]:
+    """What the two ends of a link have; one of them is a stranger, here or there."""
+    if case == "another host's name":
+        elsewhere = Tls.read(**authority(folder / "elsewhere", "DNS:elsewhere.example"))
+        return elsewhere, elsewhere
+    good, stranger = ours, None
+    if case.startswith("another authority"):
+        stranger = replace(Tls.read(**authority(folder / "theirs")), ca=ours.ca)  # trusts us, and is not trusted
+    elif case.startswith("expired"):
+        expired = Tls.read(**authority(folder / "theirs", days=-1))
+        good, stranger = (replace(one, ca=ours.ca + expired.ca) for one in (ours, expired))
+    return (stranger, good) if case.endswith(" here") else (good, stranger)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("plaintext here", "it wants TLS and this stage speaks plaintext: set transport.tls at all stages, or at none"),
+        ("plaintext there", "it speaks plaintext and this stage wants TLS: set transport.tls at all stages, or at"),
+        ("another authority here", "it does not accept this stage's certificate: all stages need one of the same auth"),
+        ("another authority there", "its certificate is not signed by the authority in transport.tls.ca"),
+        ("another host's name", r"its certificate is not for the name 127\.0\.0\.1: make one that names it"),
+        ("expired here", "it does not accept this stage's certificate"),
+        ("expired there", "its certificate has expired: make a new one"),
+    ],
+)
+def test_strangers_are_not_let_in_and_are_told_why_within_seconds(
+    case: str, message: str, ours: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.transports.refusal._LOOK_S", 0.1)
+    here, there = two_ends(case, Tls.read(**ours), tmp_path)
+    listener = GrpcListener(handshake=SERVER, tls=there)
+    start = time.monotonic()
+    with pytest.raises(HandshakeRefused, match=f"no link to stage 1 at 127.*: {message}"):
+        grpc_connect(listener.address, CLIENT, tls=here, timeout_s=60)
+    assert time.monotonic() - start < 15
     with pytest.raises(PeerTimeout):
         listener.accept(0)
     listener.close()
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("expired", r"the certificate in transport\.tls\.cert has expired: make a new one \(cert=.*cert\.pem, key=.*"),
+        ("wrong authority", r"the certificate in transport\.tls\.cert is not signed by the authority in transport"),
+        ("another key", r"transport\.tls\.key does not match transport\.tls\.cert: give the key that"),
+    ],
+)
+def test_a_certificate_that_nobody_would_accept_is_refused_before_anything_starts(
+    case: str, message: str, ours: dict[str, str], tmp_path: Path
+) -> None:
+    theirs = authority(tmp_path / "theirs", days=-1 if case == "expired" else 2)
+    files = {
+        "expired": theirs,
+        "wrong authority": {**theirs, "ca": ours["ca"]},
+        "another key": {**ours, "key": theirs["key"]},
+    }
+    with pytest.raises(ConfigError, match=message):
+        launch(tiny(transport={"kind": "grpc", "tls": files[case]}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    if case == "another key":
+        with pytest.raises(ConfigError, match=f"cannot listen at .*; {message}"):
+            GrpcListener(handshake=SERVER, tls=Tls.read(**files[case]))
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,16 @@ def frames(config: Config, *others: tuple[Kind, int]) -> list[Frame]:
     """What stage 0 sends: five training steps, and frames of other kinds."""
     shape = (config.data.batch, config.data.window)
     torch.manual_seed(1)
-    tensors = {"labels": torch.zeros(shape, dtype=torch.long), "reset": torch.zeros(4, dtype=torch.bool)}
+    no = torch.zeros(4, dtype=torch.bool)
+    tensors = {"labels": torch.zeros(shape, dtype=torch.long), "reset": no, "ends": no}
     order = [*((Kind.STEP, step) for step in range(1, 6)), *others]
+
+    def window(kind: Kind) -> dict[str, torch.Tensor]:
+        value = torch.randn(*shape, config.model.units)
+        return {"value": value, **tensors} if kind in (Kind.STEP, Kind.EVALUATE) else {}
+
     return [
-        Frame(kind, step, sequence, stage=0, tensors={"value": torch.randn(*shape, config.model.units), **tensors})
-        for sequence, (kind, step) in enumerate(order, 1)
+        Frame(kind, step, sequence, stage=0, tensors=window(kind)) for sequence, (kind, step) in enumerate(order, 1)
     ]
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
 
-from dni.errors import CorruptHeader, DniError, FlowControlError, OutOfOrder, WireError, WorkerLost
-from workers.edge import LINK_FAILED, Blocked, Loss, Target, naming
+from dni.errors import DniError, FlowControlError, OutOfOrder, WireError, WorkerLost
+from workers.answers import Answers
+from workers.edge import LINK_FAILED, Blocked, Target, naming
 from workers.frame import Frame, Kind
 from workers.transports.base import ChannelEnd
 
 log = logging.getLogger(__name__)
+
+#: Windows of steps for which a late gradient is held against the value that was sent.
+_REMEMBERED = 16
 
 
 class Downstream:
@@ -31,6 +36,8 @@ class Downstream:
         self._asked: int | None = None  # sequence of the last frame that was exchanged
         self._answer: Target | WireError | None = None  # the gradient of that frame
         self._strict = False  # whether a malformed frame is an error or a missing target
+        self._answers = Answers(_REMEMBERED * window)
+        self.dropped: Counter[str] = Counter()  #: targets that were malformed, by the error that says how
 
     @property
     def in_flight(self) -> int:
@@ -52,6 +59,8 @@ class Downstream:
         with naming(f"stage {self._stage}, sending {kind.name} of step {step} to stage {self._stage + 1}"):
             self._end.send(frame)
         self._sent += 1
+        if "value" in tensors:
+            self._answers.remember(kind, step, tensors["value"])
         if kind is Kind.STEP:
             self._flying[step] = self._sent
 
@@ -103,9 +112,13 @@ class Downstream:
             elif self._strict:
                 raise item
             else:
-                log.warning("stage %d, step %d or later: target dropped: %s", self._stage, step, item)
+                self._drop(step, item)
         if failure is not None:
             raise failure
+
+    def _drop(self, step: int, error: WireError) -> None:
+        self.dropped[type(error).__name__] += 1
+        log.warning("stage %d, step %d or later: target dropped: %s", self._stage, step, error)
 
     def _gather(self, complete: Callable[[], bool], what: str) -> None:
         """Receive until `complete`, or until a malformed frame that must be raised has arrived."""
@@ -126,7 +139,7 @@ class Downstream:
     def _receive(self, what: str) -> None:
         """Wait for one frame from the next stage."""
         with self._watching(f"waiting for {what}"):
-            with self._clock.waiting():
+            with self._clock.waiting(self._stage + 1):
                 frame = self._end.receive(self._timeout_s)
             self._note(frame)
 
@@ -158,13 +171,13 @@ class Downstream:
             raise OutOfOrder(f"{where} is done through frame {frame.done_through}; only {self._sent} were sent")
         self._done = max(self._done, frame.done_through)
         if frame.kind is Kind.GRADIENT or frame.tensors:
-            self._take(frame, _target(frame, where))
+            self._take(frame, self._answers.read(frame, where, asked=frame.done_through == self._asked))
         for over in [step for step, sequence in self._flying.items() if sequence <= self._done]:
             del self._flying[over]
             self._last_done = max(self._last_done, over)
 
     def _take(self, frame: Frame, item: Target | WireError) -> None:
-        late = isinstance(item, Target) and item.late
+        late = item.late if isinstance(item, Target) else "late" in frame.tensors
         if frame.done_through == self._asked and not late:
             self._answer = item
         else:
@@ -177,12 +190,3 @@ class Downstream:
                 "take targets after every step that was sent"
             )
         self._arrived.append((step, item))
-
-
-def _target(frame: Frame, where: str) -> Target | WireError:
-    if frame.kind is Kind.GRADIENT and "gradient" not in frame.tensors:
-        return CorruptHeader(f"{where} has tensors {[*frame.tensors]} and none called 'gradient'")
-    losses = frame.tensors["losses"].tolist() if "losses" in frame.tensors else []
-    news = tuple(Loss(int(step), nats, int(count)) for step, nats, count in losses)
-    late = int(frame.tensors["late"]) if "late" in frame.tensors else 0
-    return Target(frame.step, frame.tensors.get("gradient"), news, late)

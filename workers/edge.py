@@ -44,15 +44,17 @@ class Blocked:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.waited_for: int | None = None  #: the stage that is waited for now
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside the block."""
-        start = time.monotonic()
+    def waiting(self, stage: int | None = None) -> Iterator[None]:
+        """Count the time inside the block, in which `stage` is waited for."""
+        start, self.waited_for = time.monotonic(), stage
         try:
             yield
         finally:
             self.seconds += time.monotonic() - start
+            self.waited_for = None
 
 
 @contextmanager

@@ -84,9 +84,9 @@ def _run_in_group(job: Job, seat: Seat, links: ExitStack) -> None:
     # needs torch.distributed, which not every build of torch has
     from workers.pipelined import PipelinedWorker
     from workers.process_group import HERE, process_group
-    from workers.store import open_store
+    from workers.store import meet
 
-    store = open_store(seat, job.config.stages, job.config.transport.timeout_s)
+    store = meet(seat, job.config.transport.timeout_s)
     host = HERE if seat.one_machine else os.environ["MASTER_ADDR"]
     links.enter_context(process_group(job, seat.rank, store, host))
     with deaf() if seat.rank else ExitStack():
@@ -143,7 +143,7 @@ def find_addresses(job: Job, seat: Seat) -> Addresses:
         return Listed(transport.peers)
     from workers.store import Stored  # needs torch.distributed, which not every build of torch has
 
-    return Stored(seat, job.config.stages, job.run_dir.name, transport.timeout_s)
+    return Stored(seat, job.run_dir.name, transport.timeout_s)
 
 
 def where_to_listen(job: Job, seat: Seat) -> str | None:

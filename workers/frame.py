@@ -24,7 +24,7 @@ class Kind(enum.IntEnum):
 
 
 #: Version of the meaning of frames; both ends of an edge must have the same.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 @dataclass(frozen=True)

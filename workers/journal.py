@@ -122,12 +122,14 @@ class Journal:
         if self.watch.diverged(at_the_end=True):
             self._condemn(step, self.watch.verdict())
         depth, time_cut, tally = self.depth.means(), self.time_cut.means(), self.tally
+        dropped = dict(self.downstream.dropped) if self.downstream else {}
         self._send(
             "end", step, busy=self.busy, train_s=tally.train_s, characters=tally.characters,
             steps_per_s=tally.steps / tally.train_s if tally.train_s else 0.0,
             staleness_mean=depth.get("staleness"), predictor_cosine=depth.get("cosine"),
             time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(),
             **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
+            **({"dropped_targets": dropped} if dropped else {}),
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dni.errors import ConfigError
 from workers.assembly import Job
 from workers.build import device_of
 from workers.schema import AUTO, BackendKind, TransportConfig, TransportKind
@@ -12,6 +13,7 @@ from workers.transports.address import UNIX
 from workers.transports.base import ChannelEnd, Listener
 from workers.transports.grpc import GrpcListener, grpc_connect
 from workers.transports.local import local_channel
+from workers.transports.refusal import why_own_refused
 from workers.transports.tls import Tls
 
 if TYPE_CHECKING:
@@ -92,9 +94,15 @@ def _direct(job: Job) -> MakeGroup | None:
 
 
 def credentials(transport: TransportConfig) -> Tls | None:
-    """What both ends of every link prove who they are with. Raises ConfigError if the files cannot be read."""
-    tls = transport.tls
-    return None if tls.cert is None else Tls.read(tls.cert, str(tls.key), str(tls.ca))
+    """What both ends of every link prove who they are with. Raises ConfigError for files that nobody would accept."""
+    files = transport.tls
+    if files.cert is None:
+        return None
+    tls = Tls.read(files.cert, str(files.key), str(files.ca))
+    reason = why_own_refused(tls)
+    if reason is not None:
+        raise ConfigError(f"{reason} (cert={files.cert}, key={files.key}, ca={files.ca})")
+    return tls
 
 
 def _bind(job: Job, index: int) -> str:

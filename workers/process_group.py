@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,15 +14,20 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from dni.errors import HandshakeRefused, PeerTimeout, WorkerLost
 from workers.assembly import Job
 from workers.build import device_of
+from workers.roll_call import RollCall
 from workers.transports.interface import listen_towards
+from workers.transports.stores import join_store, open_store
+
+#: Of this process's group, of which torch, too, has one alone.
+_roll_call: RollCall | None = None
 
 #: Where the stages of one machine meet.
 HERE = "127.0.0.1"
 
 
 def host_store(timeout_s: float) -> tuple[Store, str]:
-    """A key-value store of this process at a free port of this machine, and its HOST:PORT."""
-    store = _tcp_store(HERE, 0, timeout_s, is_master=True)
+    """A key-value store of this process at a free port of the loopback interface, and its HOST:PORT."""
+    store = open_store(HERE, 0, timeout_s)
     return store, f"{HERE}:{store.port}"
 
 
@@ -30,10 +35,9 @@ def reach_store(address: str, timeout_s: float) -> Store:
     """The store of another process. Raises PeerTimeout."""
     host, _, port = address.rpartition(":")
     try:
-        store: Store = _tcp_store(host, int(port), timeout_s, is_master=False)
+        return join_store(host, int(port), timeout_s)
     except dist.DistError as error:
         raise PeerTimeout(f"no store at {address} within {timeout_s:g} s") from error
-    return store
 
 
 @contextmanager
@@ -54,30 +58,35 @@ def process_group(job: Job, index: int, store: Store, host: str) -> Iterator[Non
         dist.init_process_group(
             backend, store=mine, rank=index, world_size=job.config.stages, timeout=timedelta(seconds=timeout_s)
         )
+    global _roll_call
+    hosted = "TORCHELASTIC_USE_AGENT_STORE" not in os.environ
+    _roll_call = RollCall(mine, index, job.config.stages, timeout_s, hosted=hosted)
     try:
         yield
     finally:
+        _roll_call.end()
         dist.destroy_process_group()
 
 
 @contextmanager
 def lost_neighbours(who: str = "another stage") -> Iterator[None]:
-    """What torch says when a rank is gone, or silent for too long, becomes WorkerLost or PeerTimeout."""
+    """What torch says when a rank is gone, or silent for too long, becomes WorkerLost or PeerTimeout.
+
+    A stage of which no sign of life is seen is the first cause, whoever was waited for.
+    """
     try:
         yield
     except RuntimeError as error:
         text = next(iter(str(error).splitlines()), "").split(". This is typically")[0]
         if not (isinstance(error, dist.DistError) or "gloo" in text):
             raise
+        silent = None if _roll_call is None else _roll_call.silent()
+        if silent is not None:
+            said = f"stage {silent} is silent: is its process stopped, or its machine down? ({text})"
+            raise PeerTimeout(said) from error
         late = "timed out" in text.lower() or "timeout" in text.lower()
         what = "silent for longer than transport.timeout_s" if late else "gone"
         raise (PeerTimeout if late else WorkerLost)(f"{who} is {what}: {text}") from error
-
-
-def _tcp_store(host: str, port: int, timeout_s: float, *, is_master: bool) -> Any:
-    return dist.TCPStore(  # type: ignore[attr-defined]
-        host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
-    )
 
 
 def _agree(job: Job, index: int, store: Store) -> None:

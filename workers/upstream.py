@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dni.errors import OutOfOrder, WireError
+from workers.contents import Contents
 from workers.edge import LINK_FAILED, Blocked, Loss, naming
 from workers.frame import Frame, Kind
 from workers.transports.base import ChannelEnd
@@ -17,11 +18,19 @@ _FORWARD = (Kind.STEP, Kind.EVALUATE, Kind.PROBE, Kind.MARK, Kind.END)
 
 
 class Upstream:
-    """The edge from stage k-1 to stage k, held by stage k."""
+    """The edge from stage k-1 to stage k, held by stage k. `contents`: what its frames must hold; None: anything."""
 
-    def __init__(self, end: ChannelEnd, *, stage: int, clock: Blocked, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        end: ChannelEnd,
+        *,
+        stage: int,
+        clock: Blocked,
+        timeout_s: float | None,
+        contents: Contents | None = None,
+    ) -> None:
         self._end, self._clock, self._timeout_s = end, clock, timeout_s
-        self._stage = stage
+        self._stage, self._contents = stage, contents
         self._received = 0
         self._finished = 0
         self._sent = 0
@@ -44,10 +53,10 @@ class Upstream:
     def receive(self) -> Frame:
         """The next frame, waited for at most `timeout_s`.
 
-        Raises WorkerLost, PeerTimeout, the error of a malformed frame in its place, or OutOfOrder. After the
-        last two that frame counts as received, and what follows can be received.
+        Raises WorkerLost, PeerTimeout, the error of a malformed frame in its place, OutOfOrder, or WrongTensor. After
+        the last three that frame counts as received, and what follows can be received.
         """
-        with self._clock.waiting():
+        with self._clock.waiting(self._stage - 1):
             frame = self._next(lambda: self._end.receive(self._timeout_s))
         assert frame is not None
         return frame
@@ -102,4 +111,6 @@ class Upstream:
             raise OutOfOrder(f"{where} has sequence {frame.sequence}, expected was {expected}: frames were {lost}")
         if frame.kind not in _FORWARD:
             raise OutOfOrder(f"{where} does not go downstream; is that stage connected the right way round?")
+        if self._contents is not None:
+            self._contents.check(frame, where)
         return frame

@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 import torch
 
 from dni.errors import FlowControlError, PeerTimeout
+from workers.blame import Blame
 from workers.frame import Frame
 
 CPU = torch.device("cpu")
@@ -48,6 +49,13 @@ class ChannelEnd(ABC):
     @abstractmethod
     def pending(self) -> int:
         """Frames that were received and not yet taken, due or not."""
+
+    def tell(self, whom: Callable[[], Blame | None]) -> None:  # noqa: B027  # most transports cannot
+        """Have the other side told every so often whom this stage waits for, if the transport can."""
+
+    def blamed(self) -> Blame | None:
+        """Who holds up the stage at the other end, which may be that stage itself; None: not known."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -26,6 +26,7 @@ from workers.transports.address import UNIX, check_address
 from workers.transports.base import CPU, ChannelEnd, LinkSettings
 from workers.transports.grpc_end import GrpcEnd
 from workers.transports.linked import Accepting
+from workers.transports.refusal import greeting_or_reason, why_own_refused
 from workers.transports.tls import Tls
 from workers.wire import FRAME_BYTES
 
@@ -97,12 +98,11 @@ def grpc_connect(
     call: Any = link(end.outgoing(), wait_for_ready=True)
     end.start(call, call, channel.close)
     try:
-        agree(client=handshake, server=end.greeting())
+        agree(client=handshake, server=greeting_or_reason(end.greeting, peer, address, tls, timeout_s))
     except PeerTimeout:
         end.abandon()
         raise PeerTimeout(
-            f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there"
-            f"{', and do both ends know the certificate of the other?' if tls else '?'}"
+            f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there?"
         ) from None
     except BaseException:
         end.abandon()
@@ -151,7 +151,10 @@ class GrpcListener(Accepting):
         try:
             port = self._add_port(bind, tls)
         except RuntimeError:
-            raise ConfigError(f"stage {handshake.stage}: cannot listen at {bind}; choose a free port") from None
+            reason = None if tls is None else why_own_refused(tls)
+            raise ConfigError(
+                f"stage {handshake.stage}: cannot listen at {bind}; {reason or 'choose a free port'}"
+            ) from None
         self.address = bind if bind.startswith(UNIX) else f"{host}:{port}"
         self._server.start()
 
@@ -168,7 +171,7 @@ class GrpcListener(Accepting):
         end = GrpcEnd(f"the client at {where}", self._settings)
         end.start(context, requests, lambda: self._ends.discard(end))
         try:
-            theirs = end.greeting()
+            theirs = end.greeting(self._settings.timeout_s)
             agree(client=theirs, server=self._handshake)
             end.rename(f"stage {theirs.stage} at {where}")
             end.greet(self._handshake)

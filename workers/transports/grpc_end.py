@@ -54,9 +54,9 @@ class GrpcEnd(LinkEnd):
         """Send the first frame."""
         self.send(Frame(Kind.HANDSHAKE, stage=mine.stage, handshake=mine))
 
-    def greeting(self) -> Handshake:
-        """The peer's first frame; raises HandshakeRefused if it is anything but a handshake."""
-        frame = self._inbox.take(self._settings.timeout_s)
+    def greeting(self, timeout: float) -> Handshake:
+        """The peer's first frame. Raises HandshakeRefused if it is anything but a handshake, PeerTimeout if late."""
+        frame = self._inbox.take(timeout)
         if frame.handshake is None:
             raise HandshakeRefused(f"{self._inbox.peer} began with a {frame.kind.name} frame, not with a handshake")
         return frame.handshake

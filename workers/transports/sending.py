@@ -51,9 +51,9 @@ class Sender:
         """
         return self._post(message, apart, direct, is_frame=True)
 
-    def word(self, word: int) -> None:
-        """Send a message of one byte."""
-        self._post(torch.tensor([word], dtype=torch.uint8), [], (), is_frame=False)
+    def word(self, word: int, more: bytes = b"") -> None:
+        """Send a message of one byte, and more."""
+        self._post(torch.tensor([word, *more], dtype=torch.uint8), [], (), is_frame=False)
 
     def finish(self) -> None:
         """End the thread once all has left, or the pair is broken."""

@@ -66,7 +66,7 @@ def torch_distributed_connect(
     def link() -> ChannelEnd:
         port = int(address.rpartition(":")[2])
         pair, beside = _meet(host, port, handshake, timeout_s, Groups(direct, device))
-        return TorchDistributedEnd(pair, peer, settings, beside)
+        return TorchDistributedEnd(pair, handshake.stage + 1, address, settings, beside)
 
     try:
         return _in_time(link, timeout_s)
@@ -155,7 +155,7 @@ class TorchDistributedListener(Accepting):
         self._store.set(f"{number}/answer", _hello(self._handshake))
         own, meeting = way_to(where, self._store.port), PrefixStore(str(number), self._waking)
         pair, beside = self._groups.make(meeting, 1, own, self._timeout_s)
-        end = TorchDistributedEnd(pair, f"stage {theirs.stage} at {where}", self._settings, beside)
+        end = TorchDistributedEnd(pair, theirs.stage, where, self._settings, beside)
         self._ends.append(end)
         self._accepted.put(end)
 

@@ -3,21 +3,23 @@
     end ── message, tensors, message, ... BYE ──> end
         <── message, ... SEEN ── BYE ── SEEN ──
 
-An end that closes says BYE, which comes after all that was sent; who has taken that in answers SEEN, and says BYE too.
+Signs of life go beside these (`workers.transports.pulse`), until the BYE. An end that closes says BYE, which comes
+after all that was sent; who has taken that in answers SEEN, and says BYE too.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from typing import TypeAlias
 
 import torch
 
-from dni.errors import WireError, WorkerLost
+from dni.errors import PeerTimeout, WireError, WorkerLost
 from workers.background import background
+from workers.blame import Blame
 from workers.frame import Frame
 from workers.transports.at_exit import abandon_at_exit
 from workers.transports.base import LinkSettings
@@ -25,6 +27,7 @@ from workers.transports.direct import DirectPair
 from workers.transports.gloo import GlooPair, UnderWay, wait, why
 from workers.transports.linked import LinkEnd
 from workers.transports.packing import MESSAGE_BYTES, Arriving, pack, unpack
+from workers.transports.pulse import ALIVE, Pulse
 from workers.transports.sending import MESSAGES, TENSORS, Sender
 from workers.transports.staging import ON_DEVICE, Leaving, staging_for
 from workers.wire import most_bytes, room_for
@@ -33,25 +36,26 @@ _BYE, _SEEN = _WORDS = 0, 1  # first bytes; that of a header is another
 _ROOM = 8  # messages that may come before the first of them is read
 _MOMENT_S = 1.0  # for a thread to end
 
-
 #: What comes in: a frame, a word, or the error that takes the place of a frame.
 _Item: TypeAlias = Arriving | int | WireError
 
 
 class TorchDistributedEnd(LinkEnd):
-    """One end of a link; made by `torch_distributed_connect` and `TorchDistributedListener`.
+    """One end of a link to a stage; made by `torch_distributed_connect` and `TorchDistributedListener`.
 
     Frames are copied and handed to the group by the thread that sends them. Every frame is received right into the
     tensors that it will have. With a direct pair, what stages compute with goes by that.
     """
 
-    def __init__(self, pair: GlooPair, peer: str, settings: LinkSettings, direct: DirectPair | None = None) -> None:
+    def __init__(
+        self, pair: GlooPair, stage: int, where: str, settings: LinkSettings, direct: DirectPair | None
+    ) -> None:
         self._pair, self._direct = pair, direct
         self._by_direct = ON_DEVICE if direct else ()
         self._staging = None if direct else staging_for(settings.device)
         beside = direct or self._staging
         self._room = beside.room if beside else room_for
-        super().__init__(peer, settings, beside.arrive if beside else None)
+        super().__init__(f"stage {stage} at {where}", settings, beside.arrive if beside else None)
         self._leaving: queue.SimpleQueue[Leaving | None] = queue.SimpleQueue()
         self._said_bye = False
         self._bye, self._seen = threading.Event(), threading.Event()  # from the peer, or the link is lost
@@ -63,7 +67,8 @@ class TorchDistributedEnd(LinkEnd):
             background(f"dni-{each.__name__[1:]}", each, self._lose)
             for each in (self._read, self._land, *([self._leave] if self._staging else []))
         ]
-        self._threads.append(self._sender.thread)
+        self._pulse = Pulse(stage, settings.timeout_s, self._say_alive, self._lose)
+        self._threads += [self._sender.thread, self._pulse.thread]
         for thread in self._threads:
             thread.start()
         abandon_at_exit(self)
@@ -81,12 +86,26 @@ class TorchDistributedEnd(LinkEnd):
         elif not self._sender.frame(packed.message, packed.apart, packed.direct):
             self._raise_if_lost()  # not where it was taken: the peer may have answered and ended the link by now
 
+    def receive(self, timeout: float | None) -> Frame:
+        try:
+            return super().receive(timeout)
+        except PeerTimeout as error:
+            raise PeerTimeout(f"{error}: {self._pulse.explain()}") from None
+
+    def tell(self, whom: Callable[[], Blame | None]) -> None:
+        self._pulse.tell(whom)
+
+    def blamed(self) -> Blame:
+        return self._pulse.blamed()
+
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         self._say_bye()
-        both_heard = self._seen.wait(self._settings.timeout_s) and self._bye.wait(self._settings.timeout_s)
+        self._pulse.end()
+        wait_s = self._pulse.patience(self._settings.timeout_s)
+        both_heard = self._seen.wait(wait_s) and self._bye.wait(wait_s)
         self._sender.finish()
         if not both_heard:
             self._end()  # which ends the threads, too
@@ -112,6 +131,11 @@ class TorchDistributedEnd(LinkEnd):
         elif not said:
             self._sender.word(_BYE)
 
+    def _say_alive(self, sign: bytes) -> None:
+        with self._saying:  # nothing but SEEN may follow a BYE
+            if not self._said_bye:
+                self._sender.word(ALIVE, sign)
+
     def _leave(self) -> None:
         """Hand over frames that come from a GPU, once they are here; last of all the BYE."""
         try:
@@ -126,6 +150,8 @@ class TorchDistributedEnd(LinkEnd):
         """Take in messages, and make room for the tensors that follow them."""
         try:
             for message in self._messages():
+                if self._pulse.takes(message):
+                    continue
                 if message[0] in _WORDS:
                     self._begin([], message[0])
                 else:
@@ -221,6 +247,7 @@ class TorchDistributedEnd(LinkEnd):
         self._end()
 
     def _end(self) -> None:
+        self._pulse.end()
         self._pair.end()
         if self._direct is not None:
             self._direct.end()
