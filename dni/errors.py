@@ -18,7 +18,10 @@ DniError
 ├── WorkerLost               a neighbour or child process is gone
 │   └── PeerTimeout          a neighbour is silent for longer than transport.timeout_s
 ├── DivergedError            a loss or gradient is no longer finite
-└── CheckpointError          a checkpoint is incomplete or damaged
+├── SystemRefused            the system refused a file, a process or the like
+│   └── OutOfMemory          it refused memory, or the GPU has no more
+└── CheckpointError          a checkpoint cannot be read, or is not of this run
+    └── DamagedCheckpoint    a file of it is not as it was written
 """
 
 
@@ -94,5 +97,17 @@ class DivergedError(DniError):
     """A loss or gradient is no longer finite."""
 
 
+class SystemRefused(DniError):
+    """The system refused a file, a process or the like."""
+
+
+class OutOfMemory(SystemRefused):
+    """The system refused memory, or the GPU has no more."""
+
+
 class CheckpointError(DniError):
-    """A checkpoint that is incomplete or damaged."""
+    """A checkpoint that cannot be read, or is not of this run."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint of which a file is not as it was written."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,10 +110,17 @@ def _edge_window(config: Config) -> int:
 
 
 def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
-    state = checkpoint.load(folder, job.start, index)
-    try:
+    state = checkpoint.load(folder, job.start, index, job.config.stages)
+    with fitting(folder, job.start, index):
         worker.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as error:
+
+
+@contextmanager
+def fitting(folder: Path, step: int, stage: int) -> Iterator[None]:
+    """What is loaded inside is of this model. Raises CheckpointError if it does not fit."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(
-            f"stage {index}, step {job.start}: the checkpoint in {folder} does not fit this model: {error}"
+            f"stage {stage}, step {step}: the checkpoint in {folder} does not fit this model: {error}"
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -129,9 +128,7 @@ def claim(run_dir: Path, config: Config) -> None:
     if used and not own:
         raise ConfigError(f"{run_dir} already holds a run: name another hydra.run.dir, or go on with it (resume=)")
     run_dir.mkdir(parents=True, exist_ok=True)
-    for step in checkpoint.complete_steps(run_dir):
-        if step > (config.resume_step or 0):
-            shutil.rmtree(checkpoint.folder_of(run_dir, step))
+    checkpoint.drop_after(run_dir, config.resume_step or 0)
 
 
 def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:

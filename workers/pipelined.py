@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dni.errors import CheckpointError, DivergedError
+from dni.errors import DivergedError
 from dni.interface import Interface, LossInterface, ZeroInterface
 from dni.metrics import hits
 from dni.predictor import summed_cross_entropy
 from dni.types import IGNORED
 from workers import checkpoint
-from workers.assembly import Job
+from workers.assembly import Job, fitting
 from workers.build import build_stage
 from workers.edge import Blocked, Loss, naming
 from workers.feed import Feed
@@ -177,11 +177,7 @@ class PipelinedWorker:
     def _go_on(self, folder: Path) -> None:
         start = self.job.start
         for part, stage in self.stages.items():
-            state = checkpoint.load(folder, start, part)
-            try:
+            state = checkpoint.load(folder, start, part, self.config.parts)
+            with fitting(folder, start, part):
                 stage.load_state_dict(state["stage"])
                 self.feed.load_state_dict(state["upstream"])
-            except (RuntimeError, ValueError, KeyError) as error:
-                raise CheckpointError(
-                    f"stage {self.index}, step {start}: the checkpoint in {folder} does not fit this model: {error}"
-                ) from error

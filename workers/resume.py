@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dni.errors import ResumeError
+from dni.errors import CheckpointError, ResumeError
 from workers import checkpoint
 from workers.child import CONFIG
 from workers.config import Config, from_any, to_plain
 from workers.stopping import best, waited
 from workers.summary import METRICS, read_metrics
+
+log = logging.getLogger(__name__)
 
 #: Sections that may not change when a run goes on.
 AGREED = ("seed", "stages", "model", "data", "depth", "time", "predictor", "optimizer")
@@ -25,18 +28,29 @@ def settle_resume(config: Config) -> Config:
     folder = Path(config.resume)
     if not (folder / CONFIG).is_file():
         raise ResumeError(f"resume={folder}: no {CONFIG} in it; give the folder of a run")
-    complete = checkpoint.complete_steps(folder)
-    step = complete[-1] if complete and config.resume_step is None else config.resume_step
-    if step is None:
-        raise ResumeError(f"resume={folder}: no checkpoint in it is complete; start the run anew, without resume")
-    if step not in complete:
-        raise ResumeError(f"resume={folder}: no complete checkpoint of step {step}; complete are: {complete or 'none'}")
+    step = _whole_checkpoint(folder, config.resume_step)
     before = replace(from_any(folder / CONFIG), resume=None)
     changed = differences(to_plain(before), to_plain(config))
     if changed:
         raise ResumeError(f"resume={folder} was another run: {', '.join(changed)}; leave these settings as they were")
     _refuse_finished(config, folder, step)
     return replace(config, resume=str(folder.absolute()), resume_step=step)
+
+
+def _whole_checkpoint(folder: Path, asked: int | None) -> int:
+    """The step of the checkpoint to go on from: the one that is asked for, or the newest. Raises ResumeError."""
+    try:
+        step = checkpoint.newest_whole(folder) if asked is None else asked
+        if step is not None and checkpoint.verify(folder, step):
+            return step
+    except CheckpointError as error:
+        others = [step for step in checkpoint.complete_steps(folder) if step != asked] if asked is not None else []
+        way = f"try resume_step={others[-1]}" if others else "start the run anew, without resume"
+        raise ResumeError(f"resume={folder}: {error}; {way}") from error
+    if asked is None:
+        raise ResumeError(f"resume={folder}: no checkpoint in it is complete; start the run anew, without resume")
+    complete = checkpoint.complete_steps(folder) or "none"
+    raise ResumeError(f"resume={folder}: no complete checkpoint of step {asked}; complete are: {complete}")
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -58,7 +72,10 @@ def hand_on(config: Config, run_dir: Path) -> None:
     (run_dir / METRICS).write_text("".join(json.dumps(record) + "\n" for record in kept))
     chosen = best_saved(folder, kept) if config.evaluate.patience is not None else None
     if chosen is not None:
-        checkpoint.copy(folder, run_dir, chosen)
+        try:
+            checkpoint.copy(folder, run_dir, chosen)
+        except CheckpointError as error:
+            log.warning("the best checkpoint so far is left behind: %s", error)
 
 
 def earlier_records(folder: Path, step: int) -> list[dict[str, Any]]:
