@@ -288,6 +288,8 @@ REFUSED = {
     f"{CUT} data.window=4 data.sequence=16 evaluate.probe=9": "evaluate.probe=9 takes a whole sequence through all "
     "stages at one rate: set evaluate.probe=null",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
+    "launch.torch_threads=5000": "launch.torch_threads=5000 must be at most 4096",
+    "model.units=10000000000000000000": "model.units=10000000000000000000 must be below 1000000000000000",
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
         "steps", "stages", "log_every", "data.block", "model.units", "model.layers", "model.heads", "model.memory",
         "data.batch",

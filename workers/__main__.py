@@ -20,6 +20,7 @@ from dni.errors import ConfigError, DniError
 from workers.config import from_any, one_line, register
 from workers.launcher import Result, launch, launch_later_stage
 from workers.meeting import meeting_point
+from workers.refusals import as_refusal, name_refusals_of_threads
 from workers.seat import SUBMITTED, settle_launch
 from workers.shared_folder import share_folder
 
@@ -59,6 +60,8 @@ def report(result: Result, run_dir: Path) -> None:
 def main() -> None:
     """Run `dni-train`. Exit codes: 0 done, 1 failed on the way, 2 settings refused, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
+    logging.raiseExceptions = False  # a log that cannot be written (a full disk) does not fill the screen
+    name_refusals_of_threads()
     register()
     with exit_codes():
         sys.argv[1:] = share_folder(with_resumed_overrides(sys.argv[1:]), os.environ)
@@ -78,7 +81,10 @@ def exit_codes() -> Iterator[None]:
         leave(1, f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         leave(130, "stopped at once; nothing was saved after the last checkpoint")
-    except RuntimeError as error:
+    except (OSError, MemoryError, RuntimeError) as error:
+        refusal = as_refusal(error)
+        if refusal is not None:  # of Hydra, before the run or after it: what a run meets is a DniError
+            leave(2, str(refusal))
         if type(error).__name__ != "UncompletedJobError":  # of submitit, which need not be installed
             raise
         leave(1, f"{' '.join(str(error).splitlines()[:2])}; the logs of its tasks lie beside it")

@@ -23,6 +23,7 @@ from workers.feed import Feed
 from workers.frame import PROTOCOL_VERSION, Handshake
 from workers.inputs import input_interface
 from workers.journal import Journal, Record
+from workers.refusals import as_refusal
 from workers.schema import DepthMethod, InputKind
 from workers.sources import Data, open_data
 from workers.transports.base import ChannelEnd
@@ -121,6 +122,8 @@ def fitting(folder: Path, step: int, stage: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if as_refusal(error) is not None:
+            raise
         raise CheckpointError(
             f"stage {stage}, step {step}: the checkpoint in {folder} does not fit this model: {error}"
         ) from error

@@ -27,6 +27,7 @@ from workers.assembly import Job, assemble
 from workers.config import Config, from_any
 from workers.links import connect, listen
 from workers.memory import keep_memory
+from workers.refusals import as_refusal
 
 CONFIG = "config.yaml"
 
@@ -46,8 +47,9 @@ def main() -> None:
         except BaseException as error:
             failed = True
             logging.getLogger(__name__).exception("stage %d ended with an error", index)
-            message = str(error) if isinstance(error, DniError) else f"{type(error).__name__}: {error}"
-            control.say(event="error", type=type(error).__name__, message=message)
+            named = as_refusal(error) or error
+            message = str(named) if isinstance(named, DniError) else f"{type(error).__name__}: {error}"
+            control.say(event="error", type=type(named).__name__, message=message)
     sys.exit(failed)
 
 

@@ -29,6 +29,7 @@ from workers.choice import choose
 from workers.clock import Clock
 from workers.config import Config, from_any, to_plain
 from workers.frame import Frame, Kind
+from workers.refusals import about, as_refusal, refusals_named
 from workers.resume import differences
 from workers.sources import Data, resolve
 from workers.summary import finite
@@ -55,7 +56,9 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
         "accuracy": right / labels, "error": (labels - right) / labels, "labels": labels,
         "data": {"name": data.name, "sha256": data.sha256},
     }  # fmt: skip
-    (run_dir / f"evaluation-{split}.json").write_text(json.dumps(finite(found), indent=2) + "\n")
+    path = run_dir / f"evaluation-{split}.json"
+    with about(path):
+        path.write_text(json.dumps(finite(found), indent=2) + "\n")
     return found
 
 
@@ -97,6 +100,8 @@ def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
     try:
         whole.load_state_dict({name: value for state in states for name, value in state.items()})
     except RuntimeError as error:
+        if as_refusal(error) is not None:
+            raise
         raise CheckpointError(f"step {step}: the checkpoint in {run_dir} does not fit its settings: {error}") from error
     return chains if config.depth.clocks else [whole]
 
@@ -140,8 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
     asked = parser.parse_args(argv)
     try:
-        found = evaluate(asked.run_dir, asked.split, asked.step)
-    except (DniError, OSError) as error:
+        with refusals_named():
+            found = evaluate(asked.run_dir, asked.split, asked.step)
+    except DniError as error:
         print(f"dni-evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from dni.errors import ConfigError
 from workers import checkpoint
 from workers.assembly import Job
+from workers.broken import refusals_in_a_run, saying_how_to_go_on
 from workers.build import build_chains, device_of
 from workers.child import CONFIG
 from workers.config import Config, to_plain
@@ -29,12 +30,13 @@ from workers.monitor import Monitor
 from workers.nccl_rules import check_gpus
 from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
+from workers.refusals import about, refusals_at_the_door
 from workers.resume import best_saved, hand_on, settle_resume
 from workers.rules import check
 from workers.seat import SUBMITTED, Seat
 from workers.sources import Data, resolve
 from workers.stopping import Stop, stop_when_no_better
-from workers.summary import METRICS, RunFacts, write_summary
+from workers.summary import METRICS, SUMMARY, RunFacts, write_summary
 from workers.threads import run_threads
 from workers.transports.address import socket_folder
 
@@ -54,26 +56,36 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
 
     `seat`: of the first stage, where an engine has started all of them.
     """
-    config, data = settle(config, seat)
-    claim(run_dir, config)
-    OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
-    hand_on(config, run_dir)
+    with refusals_at_the_door():
+        config, data = settle(config, seat)
+        claim(run_dir, config)
+        OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+        hand_on(config, run_dir)
+    with refusals_in_a_run(run_dir):
+        summary = follow(config, data, run_dir, seat)
+    return Result(summary, summary["interrupted"])
+
+
+def follow(config: Config, data: Data, run_dir: Path, seat: Seat | None) -> dict[str, Any]:
+    """Run the stages, write down what they report, and return the summary."""
     with Monitor(run_dir, config.stages, config.planned_steps) as monitor, socket_folder() as sockets:
         stop = Stop()
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, data, sockets)
         run_stages(job, stop, seat)
         ends = monitor.summary_stages()
-        summary = write_summary(
-            run_dir, facts(config, data, seat), stages=ends, valid=monitor.valid_history,
-            ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
-        )  # fmt: skip
-    return Result(summary, summary["interrupted"])
+        with about(run_dir / SUMMARY):
+            return write_summary(
+                run_dir, facts(config, data, seat), stages=ends, valid=monitor.valid_history,
+                ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
+            )  # fmt: skip
 
 
 def launch_later_stage(config: Config, run_dir: Path, seat: Seat) -> None:
     """Run another stage than the first, where an engine has started all of them. Raises as `launch`."""
-    config, _ = settle(config, seat)
-    run_later_stage(config, run_dir, seat)
+    with refusals_at_the_door():
+        config, _ = settle(config, seat)
+    with refusals_in_a_run(run_dir):
+        run_later_stage(config, run_dir, seat)
 
 
 def settle(config: Config, seat: Seat | None) -> tuple[Config, Data]:
@@ -91,7 +103,7 @@ def run_stages(job: Job, stop: Stop, seat: Seat | None = None) -> None:
         with stop_on_signals(stop, lambda: None):
             return run_first_stage(job, seat)
     if job.config.threads:
-        with stop_on_signals(stop, lambda: None):
+        with stop_on_signals(stop, lambda: None), saying_how_to_go_on(job.run_dir):
             return run_threads(job)
     supervisor = Supervisor(job)
     with stop_on_signals(stop, supervisor.wake):

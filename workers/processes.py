@@ -16,10 +16,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from dni import errors
-from dni.errors import ConfigError, DniError, WorkerLost
+from dni.errors import ConfigError, DniError, OutOfMemory, WorkerLost
 from workers import checkpoint
 from workers.assembly import Job
 from workers.config import Config
+from workers.refusals import LESS, memory_kills
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Supervisor:
         self._messages: SimpleQueue[tuple[int, Message]] = SimpleQueue()
         self._running = self.stages
         self._told = False
+        self._memory_kills = memory_kills()
 
     def run(self) -> None:
         """Until every stage has ended. Raises the error of the stage that failed first, WorkerLost if it was killed."""
@@ -151,7 +153,10 @@ class Supervisor:
                 self._note_exit(index, message["code"])
 
     def _note_exit(self, index: int, code: int) -> None:
-        if code < 0:
+        if code == -signal.SIGKILL and memory_kills() > self._memory_kills:
+            reason = f"its process was killed, most likely by the system, which was out of memory: {LESS}"
+            self.failures.append(Failure(index, reason, OutOfMemory))
+        elif code < 0:
             name = signal.Signals(-code).name
             self.failures.append(Failure(index, f"its process was killed by {name}"))
         elif code and all(failure.stage != index for failure in self.failures):

@@ -12,6 +12,7 @@ from dni.errors import CheckpointError, ResumeError
 from workers import checkpoint
 from workers.child import CONFIG
 from workers.config import Config, from_any, to_plain
+from workers.refusals import about
 from workers.stopping import best, waited
 from workers.summary import METRICS, read_metrics
 
@@ -69,7 +70,8 @@ def hand_on(config: Config, run_dir: Path) -> None:
         return
     folder = Path(config.resume)
     kept = earlier_records(folder, config.resume_step)  # wholly, for it may be the file written to
-    (run_dir / METRICS).write_text("".join(json.dumps(record) + "\n" for record in kept))
+    with about(run_dir / METRICS):
+        (run_dir / METRICS).write_text("".join(json.dumps(record) + "\n" for record in kept))
     chosen = best_saved(folder, kept) if config.evaluate.patience is not None else None
     if chosen is not None:
         try:

@@ -14,6 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from workers.refusals import about
+
 _OPENING = b'{"sha256": "'
 _DIGITS = 64
 _CHUNK = 2**20
@@ -27,7 +29,8 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Write `content` (not empty) to `path` in one piece, and wait until it is on the disk. Raises OSError."""
     rest = f'", {json.dumps(content)[1:]}'.encode()
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(_OPENING + hashlib.sha256(rest).hexdigest().encode() + rest)
+    with about(temporary):
+        temporary.write_bytes(_OPENING + hashlib.sha256(rest).hexdigest().encode() + rest)
     put_in_place(temporary, path)
 
 
@@ -64,7 +67,8 @@ def sync(path: Path) -> None:
     """Wait until a file, or the list of names in a folder, is on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with about(path):
+            os.fsync(descriptor)
     except OSError as error:
         if not (error.errno == errno.EINVAL and path.is_dir()):  # some file systems cannot for folders
             raise

@@ -11,6 +11,7 @@ from dni.errors import DniError
 from workers.assembly import Job, assemble
 from workers.links import Edge, edge_in_process
 from workers.memory import keep_memory
+from workers.refusals import as_refusal
 from workers.worker import Worker
 
 Outcome = tuple[int, BaseException | None]
@@ -37,7 +38,7 @@ def run_threads(job: Job) -> None:
         ]
         for thread in threads:
             thread.start()
-        _wait(outcomes, edges, stages)
+        _wait(outcomes, edges, workers)
         for thread in threads:
             thread.join()
     finally:
@@ -53,15 +54,18 @@ def _work(index: int, worker: Worker, outcomes: SimpleQueue[Outcome], torch_thre
         outcomes.put((index, error))
 
 
-def _wait(outcomes: SimpleQueue[Outcome], edges: list[Edge], stages: int) -> None:
+def _wait(outcomes: SimpleQueue[Outcome], edges: list[Edge], workers: list[Worker]) -> None:
     first: tuple[int, BaseException] | None = None
-    for _ in range(stages):
+    for _ in workers:
         index, error = outcomes.get()
         if error is not None and first is None:
             first = index, error
             _close(edges)  # wakes every other stage, which then fails as a consequence
     if first is not None:
         index, error = first
+        refusal = as_refusal(error)
+        if refusal is not None:
+            raise type(refusal)(f"stage {index}, step {workers[index].step}: {refusal}") from error
         if isinstance(error, DniError):
             raise type(error)(f"stage {index}: {error}") from error
         raise error
