@@ -119,6 +119,7 @@ REFUSED = {
     "predictor.time.auxiliary=0.1 needs the target of every "
     "window at once, and predictor.time.horizon=2 makes them together: set predictor.time.horizon=1 (or "
     "predictor.time.auxiliary=0)",
+    "start_step=3": "start_step=3 needs the folder of a run: add start_from=FOLDER",
     "resume_step=3": "resume_step=3 needs the folder of the run to go on from: add resume=FOLDER",
     "evaluate.patience=3 evaluate.every=null": "evaluate.patience=3 counts validation passes, and with "
     "evaluate.every=null there is one, at the end: set evaluate.every=250, say (or evaluate.patience=null)",

@@ -111,7 +111,7 @@ def with_resumed_overrides(arguments: list[str]) -> list[str]:
     record = Path(str(folder)) / ".hydra" / "overrides.yaml"
     if not record.is_file():
         raise ConfigError(f"resume={folder}: {record} is missing; give the folder of a run of dni-train")
-    given = {a.split("=")[0].lstrip("+") for a in arguments} | {"resume", "resume_step"}
+    given = {a.split("=")[0].lstrip("+") for a in arguments} | {"resume", "resume_step", "start_from", "start_step"}
     before = [str(override) for override in OmegaConf.load(record)]
     return [o for o in before if o.split("=")[0].lstrip("+") not in given] + arguments
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
 
-from dni.errors import CheckpointError
 from dni.stage import Stage
 from workers import checkpoint
-from workers.build import build_stage
+from workers.build import build_stage, follow_course
 from workers.clock import Clock
 from workers.config import Config
 from workers.cuts import bootstrap, depth_interface, goes_back, time_interface
@@ -23,12 +21,12 @@ from workers.feed import Feed
 from workers.frame import PROTOCOL_VERSION, Handshake
 from workers.inputs import input_interface
 from workers.journal import Journal, Record
-from workers.refusals import as_refusal
 from workers.schema import DepthMethod, InputKind
 from workers.sources import Data, open_data
 from workers.transports.base import ChannelEnd
 from workers.unlocked import Unlocked
 from workers.upstream import Upstream
+from workers.warm_start import take_weights
 from workers.worker import Worker
 
 
@@ -85,6 +83,8 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     )  # fmt: skip
     if config.resume is not None:
         _go_on(worker, job, Path(config.resume), index)
+    elif config.start_from is not None:
+        take_weights(config, stage, depth, time_cut)
     return worker
 
 
@@ -112,18 +112,6 @@ def _edge_window(config: Config) -> int:
 
 def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
     state = checkpoint.load(folder, job.start, index, job.config.stages)
-    with fitting(folder, job.start, index):
+    with checkpoint.fitting(folder, job.start, index):
         worker.load_state_dict(state)
-
-
-@contextmanager
-def fitting(folder: Path, step: int, stage: int) -> Iterator[None]:
-    """What is loaded inside is of this model. Raises CheckpointError if it does not fit."""
-    try:
-        yield
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        if as_refusal(error) is not None:
-            raise
-        raise CheckpointError(
-            f"stage {stage}, step {step}: the checkpoint in {folder} does not fit this model: {error}"
-        ) from error
+        follow_course(worker.stage, job.config)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dni.errors import CheckpointError, DamagedCheckpoint
+from workers.refusals import as_refusal
 from workers.sealed import put_in_place, sync
 from workers.stage_files import UNCHECKED, read_stage, stages_in, with_tensors, write_stage
 
@@ -135,6 +138,19 @@ def copy(source: Path, run_dir: Path, step: int) -> None:
         for file in partly.iterdir():
             sync(file)
         put_in_place(partly, target)
+
+
+@contextmanager
+def fitting(folder: Path, step: int, stage: int) -> Iterator[None]:
+    """What is loaded inside is of this model. Raises CheckpointError if it does not fit."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if as_refusal(error) is not None:
+            raise
+        raise CheckpointError(
+            f"stage {stage}, step {step}: the checkpoint in {folder} does not fit this model: {error}"
+        ) from error
 
 
 def folder_of(run_dir: Path, step: int) -> Path:

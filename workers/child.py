@@ -24,12 +24,11 @@ import torch
 
 from dni.errors import DniError, PeerTimeout
 from workers.assembly import Job, assemble
+from workers.config import CONFIG as CONFIG
 from workers.config import Config, from_any
 from workers.links import connect, listen
 from workers.memory import keep_memory
 from workers.refusals import as_refusal
-
-CONFIG = "config.yaml"
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from workers.resume import best_saved, hand_on, settle_resume
 from workers.rules import check
 from workers.seat import SUBMITTED, Seat
 from workers.sources import Data, resolve
+from workers.start import settle_start
 from workers.stopping import Stop, stop_when_no_better
 from workers.summary import METRICS, SUMMARY, RunFacts, write_summary
 from workers.threads import run_threads
@@ -91,8 +92,9 @@ def launch_later_stage(config: Config, run_dir: Path, seat: Seat) -> None:
 def settle(config: Config, seat: Seat | None) -> tuple[Config, Data]:
     """Check the settings and fill in what they leave open. Raises ConfigError."""
     check(config)
+    decay_steps = config.optimizer.decay_steps
     config, data = resolve(config)
-    config = settle_resume(config)
+    config = settle_start(settle_resume(config, decay_steps))
     refuse_early(config, seat)
     return config, data
 

@@ -13,6 +13,7 @@ from workers import checkpoint
 from workers.child import CONFIG
 from workers.config import Config, from_any, to_plain
 from workers.refusals import about
+from workers.resumed_schedule import settle_schedule
 from workers.stopping import best, waited
 from workers.summary import METRICS, read_metrics
 
@@ -22,8 +23,14 @@ log = logging.getLogger(__name__)
 AGREED = ("seed", "stages", "model", "data", "depth", "time", "predictor", "optimizer")
 
 
-def settle_resume(config: Config) -> Config:
-    """Name the checkpoint to go on from, and refuse a run that is not the same. Raises ResumeError."""
+_WEIGHTS_ALONE = "or take its weights alone into a new run: start_from={} instead of resume"
+
+
+def settle_resume(config: Config, decay_steps: int | None = None) -> Config:
+    """Name the checkpoint to go on from, and refuse a run that is not the same. Raises ResumeError.
+
+    `decay_steps`: optimizer.decay_steps as it was given; in `config` it is filled in.
+    """
     if config.resume is None:
         return config
     folder = Path(config.resume)
@@ -31,9 +38,14 @@ def settle_resume(config: Config) -> Config:
         raise ResumeError(f"resume={folder}: no {CONFIG} in it; give the folder of a run")
     step = _whole_checkpoint(folder, config.resume_step)
     before = replace(from_any(folder / CONFIG), resume=None)
+    config = _without_its_start(config, before)
+    before = settle_schedule(config, before, decay_steps, step)
     changed = differences(to_plain(before), to_plain(config))
     if changed:
-        raise ResumeError(f"resume={folder} was another run: {', '.join(changed)}; leave these settings as they were")
+        raise ResumeError(
+            f"resume={folder} was another run: {', '.join(changed)}; leave these settings as they were, "
+            f"{_WEIGHTS_ALONE.format(folder)}"
+        )
     _refuse_finished(config, folder, step)
     return replace(config, resume=str(folder.absolute()), resume_step=step)
 
@@ -52,6 +64,19 @@ def _whole_checkpoint(folder: Path, asked: int | None) -> int:
         raise ResumeError(f"resume={folder}: no checkpoint in it is complete; start the run anew, without resume")
     complete = checkpoint.complete_steps(folder) or "none"
     raise ResumeError(f"resume={folder}: no complete checkpoint of step {asked}; complete are: {complete}")
+
+
+def _without_its_start(config: Config, before: Config) -> Config:
+    """Where the run began is no concern of its continuation, which repeats its settings. Raises ResumeError if asked to
+    begin elsewhere."""
+    if config.start_from is None:
+        return config
+    if before.start_from is None or Path(before.start_from) != Path(config.start_from).expanduser().absolute():
+        raise ResumeError(
+            f"resume={config.resume} goes on with all of a run, start_from={config.start_from} takes the weights alone "
+            "into a new one: leave one of the two out"
+        )
+    return replace(config, start_from=None, start_step=None)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -96,18 +121,22 @@ def best_saved(run_dir: Path, records: list[dict[str, Any]]) -> int | None:
 def _refuse_finished(config: Config, folder: Path, step: int) -> None:
     """Raise ResumeError where a run would end before its first step, or with its first validation."""
     if step >= config.steps:
-        raise ResumeError(f"resume={folder} has already taken {step} steps: set steps above that, not {config.steps}")
+        raise ResumeError(
+            f"resume={folder} has already taken {step} steps: set steps above that, not {config.steps}, "
+            f"{_WEIGHTS_ALONE.format(folder)}"
+        )
     limit, patience = config.lane_steps, config.evaluate.patience
     done = 0 if limit is None else checkpoint.load(folder, step, 0)["upstream"]["lane_steps"]
     if limit is not None and done >= limit:
         raise ResumeError(
-            f"resume={folder} has already run through {done} time steps: set lane_steps above that, not {limit}"
+            f"resume={folder} has already run through {done} time steps: set lane_steps above that, not {limit}, "
+            f"{_WEIGHTS_ALONE.format(folder)}"
         )
     passes = waited(_valid(earlier_records(folder, step)))
     if patience is not None and passes >= patience:
         raise ResumeError(
             f"resume={folder} has already seen {passes} validation passes without a better one: set evaluate.patience "
-            f"above that, not {patience} (or null)"
+            f"above that, not {patience} (or null), {_WEIGHTS_ALONE.format(folder)}"
         )
 
 
