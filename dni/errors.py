@@ -21,7 +21,10 @@ DniError
 │   └── EndedEarly           a stage ended before its work was done
 ├── ThreadDied               a background thread ended with an error that was not foreseen
 ├── DivergedError            a loss or gradient is not finite, or absurdly large
-└── CheckpointError          a checkpoint is incomplete or damaged
+├── SystemRefused            the system refused a file, a process or the like
+│   └── OutOfMemory          it refused memory, or the GPU has no more
+└── CheckpointError          a checkpoint cannot be read, or is not of this run
+    └── DamagedCheckpoint    a file of it is not as it was written
 """
 
 
@@ -109,5 +112,17 @@ class DivergedError(DniError):
     """A loss or gradient that is not finite, or absurdly large."""
 
 
+class SystemRefused(DniError):
+    """The system refused a file, a process or the like."""
+
+
+class OutOfMemory(SystemRefused):
+    """The system refused memory, or the GPU has no more."""
+
+
 class CheckpointError(DniError):
-    """A checkpoint that is incomplete or damaged."""
+    """A checkpoint that cannot be read, or is not of this run."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint of which a file is not as it was written."""

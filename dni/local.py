@@ -14,6 +14,12 @@ from dni.metrics import FitMeter
 from dni.predictor import summed_cross_entropy
 
 
+def local_head(features: int, classes: int, hidden: int = 0) -> nn.Sequential:
+    """The classifier of a local loss."""
+    below = [nn.Linear(features, hidden), nn.ReLU()] if hidden else []
+    return nn.Sequential(*below, nn.Linear(hidden or features, classes))
+
+
 class LocalInterface(Interface):
     """The exact gradient of a local classifier's loss, learned at the same step (Belilovsky et al. 2019,
     arXiv 1901.08164).
@@ -40,8 +46,7 @@ class LocalInterface(Interface):
         learning_rate: float = 3e-3,
         device: torch.device | str = "cpu",
     ) -> None:
-        below = [nn.Linear(features, hidden), nn.ReLU()] if hidden else []
-        self.head = nn.Sequential(*below, nn.Linear(hidden or features, classes)).to(device)
+        self.head = local_head(features, classes, hidden).to(device)
         self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
         self._recent = FitMeter()
 

@@ -54,3 +54,12 @@ def schedule(optimizer: Optimizer, course: Course) -> LambdaLR:
     scheduler = LambdaLR(optimizer, course)
     optimizer.step()
     return scheduler
+
+
+def set_course(scheduler: LambdaLR, course: Course) -> None:
+    """Have a scheduler go on by `course` from the step that it has come to; nothing changes where it is its own."""
+    if all(each == course for each in scheduler.lr_lambdas):
+        return
+    scheduler.lr_lambdas = [course for _ in scheduler.lr_lambdas]
+    for group, full in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["lr"] = full * course(scheduler.last_epoch)

@@ -119,6 +119,7 @@ REFUSED = {
     "predictor.time.auxiliary=0.1 needs the target of every "
     "window at once, and predictor.time.horizon=2 makes them together: set predictor.time.horizon=1 (or "
     "predictor.time.auxiliary=0)",
+    "start_step=3": "start_step=3 needs the folder of a run: add start_from=FOLDER",
     "resume_step=3": "resume_step=3 needs the folder of the run to go on from: add resume=FOLDER",
     "evaluate.patience=3 evaluate.every=null": "evaluate.patience=3 counts validation passes, and with "
     "evaluate.every=null there is one, at the end: set evaluate.every=250, say (or evaluate.patience=null)",
@@ -288,6 +289,8 @@ REFUSED = {
     f"{CUT} data.window=4 data.sequence=16 evaluate.probe=9": "evaluate.probe=9 takes a whole sequence through all "
     "stages at one rate: set evaluate.probe=null",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
+    "launch.torch_threads=5000": "launch.torch_threads=5000 must be at most 4096",
+    "model.units=10000000000000000000": "model.units=10000000000000000000 must be below 1000000000000000",
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
         "steps", "stages", "log_every", "data.block", "model.units", "model.layers", "model.heads", "model.memory",
         "data.batch",

@@ -107,6 +107,21 @@ def test_the_best_checkpoint_is_the_default_then_the_last(ptb: Path, tmp_path: P
     assert measured(run)["which"] == "last"
 
 
+def test_a_damaged_checkpoint_is_named_and_another_one_measured(
+    ptb: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = shutil.copytree(ptb, tmp_path / "run")
+    best, steps = json.loads((ptb / "summary.json").read_text())["best"]["step"], checkpoint.complete_steps(run)
+    others = [step for step in steps if step != best]
+    for step in (best, others[-1]):
+        (checkpoint.folder_of(run, step) / "stage-1.safetensors").write_bytes(b"")
+    found = measured(run)
+    assert (found["step"], found["which"]) == (max(set(others[:-1])), "last")
+    assert f"step-{best:08d}/stage-1.safetensors is damaged" in caplog.messages[0]
+    assert caplog.messages[0].endswith("; it is the best one, and the last one is taken instead")
+    assert any(f"step-{others[-1]:08d}/stage-1.safetensors is damaged" in message for message in caplog.messages)
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
@@ -130,7 +145,8 @@ def test_what_is_not_there_is_named(ptb: Path, tmp_path: Path, capsys: pytest.Ca
     assert "it was never validated; use --step last" in refused(capsys, run, "--step", "best")
     last = checkpoint.folder_of(run, checkpoint.complete_steps(run)[-1])
     (last / "stage-0.safetensors").write_bytes(b"")
-    assert "cannot be read" in refused(capsys, run)
+    step = last.name.removeprefix("step-").lstrip("0")
+    assert "stage-0.safetensors is damaged: its content does not" in refused(capsys, run, "--step", step)
     shutil.rmtree(run / "checkpoints")
     assert "no complete checkpoint in it (checkpoint.every sets how often one is written)" in refused(capsys, run)
 

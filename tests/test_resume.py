@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from dni.errors import ResumeError
 from tests.commands import LOCAL, SMALL, Command, children, settings, summary_of, trained_steps
 from tests.runs import assert_same, parameters_of
 from workers import checkpoint, launcher
@@ -107,6 +108,60 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
     launch(settings(*start, "steps=10"), tmp_path)
     launch(settings(*start, "steps=20", f"resume={tmp_path}"), tmp_path)
     assert trained_steps(tmp_path, 0) == [5, 10, 15, 20]
+
+
+def damage(run_dir: Path, step: int, name: str) -> None:
+    path = checkpoint.folder_of(run_dir, step) / name
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = (*SMALL, *LOCAL, "depth.lag=1", "checkpoint.every=5")
+    launch(settings(*start, "steps=20"), tmp_path / "whole")
+    launch(settings(*start, "steps=10"), tmp_path / "run")
+    damage(tmp_path / "run", 10, "stage-1.safetensors")
+    on = launch(settings(*start, "steps=20", f"resume={tmp_path / 'run'}"), tmp_path / "on")
+    assert on.summary["steps"] == 20
+    assert [message for message in caplog.messages if "damaged" in message] == [
+        f"stage 1, step 10: {tmp_path}/run/checkpoints/step-00000010/stage-1.safetensors is damaged: its content does "
+        "not match its digest; going back to the checkpoint of step 5"
+    ]
+    assert trained_steps(tmp_path / "on", 0) == [5, 10, 15, 20]
+    assert_same(parameters_of(tmp_path / "on", 2), parameters_of(tmp_path / "whole", 2))
+    launch(settings(*start, "steps=20", f"resume={tmp_path / 'run'}"), tmp_path / "run")  # and in its own folder
+    assert_same(parameters_of(tmp_path / "run", 2), parameters_of(tmp_path / "whole", 2))
+    assert (tmp_path / "run" / "checkpoints" / "damaged-step-00000010").is_dir()
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    start = (*SMALL, *LOCAL, "checkpoint.every=5")
+    launch(settings(*start, "steps=10"), tmp_path / "run")
+    damage(tmp_path / "run", 10, "stage-0.json")
+    asked = (*start, "steps=20", f"resume={tmp_path / 'run'}")
+    with pytest.raises(ResumeError, match=r"step-00000010/stage-0\.json is damaged: .*; try resume_step=5$"):
+        launch(settings(*asked, "resume_step=10"), tmp_path / "on")
+    damage(tmp_path / "run", 5, "stage-1.json")
+    with pytest.raises(ResumeError, match=r"step-00000010/stage-0\.json is damaged: .*; start the run anew, without"):
+        launch(settings(*asked), tmp_path / "on")
+    assert not (tmp_path / "on").exists()
+
+
+def test_the_best_checkpoint_is_left_behind_if_it_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start = (*SMALL, *LOCAL, "evaluate.every=5", "evaluate.patience=9", "steps=10", "checkpoint.keep=9")
+    launch(settings(*start), tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    worse = [line.replace('"bits_per_char": ', '"bits_per_char": 9') if '"valid"' in line else line for line in lines]
+    better = [new if '"step": 10' in new else old for old, new in zip(lines, worse, strict=True)]
+    metrics.write_text("".join(f"{line}\n" for line in better))
+    damage(tmp_path / "run", 5, "stage-0.safetensors")
+    launch(settings(*start[:-2], "steps=12", f"resume={tmp_path / 'run'}"), tmp_path / "on")
+    (said,) = [message for message in caplog.messages if "damaged" in message]
+    assert said.startswith("the best checkpoint so far is left behind: stage 0, step 5: ")
 
 
 def test_a_run_on_a_text_that_has_changed_since_cannot_go_on(

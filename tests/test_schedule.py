@@ -126,11 +126,36 @@ def test_a_longer_run_goes_on_with_the_schedule_it_began_with(tmp_path: Path) ->
     """Its end was filled in from the steps of the first run; another end is another run."""
     first = {"stages": 1, "resume": str(tmp_path / "first")}
     launch(tiny(stages=1, optimizer=SCHEDULE), tmp_path / "first")
-    with pytest.raises(ResumeError, match=r"optimizer\.decay_steps was 10, now 12; leave these settings as they were"):
+    with pytest.raises(ResumeError) as refused:
         launch(tiny(steps=12, optimizer=SCHEDULE, **first), tmp_path / "other")
+    assert str(refused.value) == (
+        f"resume={tmp_path}/first: the cosine schedule was to end at step 10, as many as there were to be, and now "
+        "there are 12: add optimizer.decay_steps=12 to stretch it (step 11 is then taken at a rate of "
+        f"{expected(11, 12):g}), optimizer.decay_steps=10 to let it end there (from then on the rate is 0.001), or "
+        f"begin a new one with its weights: start_from={tmp_path}/first instead of resume"
+    )
     launch(tiny(steps=12, optimizer={**SCHEDULE, "decay_steps": 10}, **first), tmp_path / "on")
     group = checkpoint.load(tmp_path / "on", 12, 0)["stage"]["optimizer"]["param_groups"][0]
     assert group["lr"] == pytest.approx(1e-3)
+
+
+def test_a_finished_run_goes_on_with_its_schedule_stretched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From step 11 on, rates are those of a run of 14 steps; the same end as before is let be, and said."""
+    caplog.set_level("INFO")
+    own = {**SCHEDULE, "kind": "sgd"}
+    backprop: dict[str, Any] = {"stages": 2, "depth": {"method": "backprop"}}
+    launch(tiny(**backprop, optimizer=own), tmp_path / "first")
+    more: dict[str, Any] = {**backprop, "steps": 14, "resume": str(tmp_path / "first")}
+    launch(tiny(**more, optimizer={**own, "decay_steps": 14}), tmp_path / "on")
+    whole = tiny(**backprop, steps=14, optimizer=own)
+    trained = plain_training(whole, lambda step: expected(step, 10 if step <= 10 else 14))
+    assert_same(parameters_of(tmp_path / "on", 2), trained)
+    launch(tiny(**more, optimizer={**own, "decay_steps": 10}), tmp_path / "ended")
+    assert [message for message in caplog.messages if "schedule ends" in message] == [
+        f"the cosine schedule ends at step 14 now, not at 10: step 11 is taken at a rate of {expected(11, 14):g}, not "
+        "0.001",
+        "the cosine schedule ends at step 10, and the rate stays at 0.001: optimizer.decay_steps=14 stretches it",
+    ]
 
 
 def test_a_limit_in_time_steps_is_where_the_schedule_ends(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from dni.errors import ConfigError, DniError
 from workers.config import from_any, one_line, register
 from workers.launcher import Result, launch, launch_later_stage
 from workers.meeting import meeting_point
+from workers.refusals import as_refusal, name_refusals_of_threads
 from workers.seat import SUBMITTED, settle_launch
 from workers.shared_folder import share_folder
 
@@ -65,6 +66,8 @@ def report(result: Result, run_dir: Path) -> None:
 def main() -> None:
     """Run `dni-train`. Exit codes: 0 done, 1 failed on the way or diverged, 2 settings refused, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
+    logging.raiseExceptions = False  # a log that cannot be written (a full disk) does not fill the screen
+    name_refusals_of_threads()
     register()
     with exit_codes():
         sys.argv[1:] = share_folder(with_resumed_overrides(sys.argv[1:]), os.environ)
@@ -84,7 +87,10 @@ def exit_codes() -> Iterator[None]:
         leave(1, f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         leave(130, "stopped at once; nothing was saved after the last checkpoint")
-    except RuntimeError as error:
+    except (OSError, MemoryError, RuntimeError) as error:
+        refusal = as_refusal(error)
+        if refusal is not None:  # of Hydra, before the run or after it: what a run meets is a DniError
+            leave(2, str(refusal))
         if type(error).__name__ != "UncompletedJobError":  # of submitit, which need not be installed
             raise
         leave(1, f"{' '.join(str(error).splitlines()[:2])}; the logs of its tasks lie beside it")
@@ -111,7 +117,7 @@ def with_resumed_overrides(arguments: list[str]) -> list[str]:
     record = Path(str(folder)) / ".hydra" / "overrides.yaml"
     if not record.is_file():
         raise ConfigError(f"resume={folder}: {record} is missing; give the folder of a run of dni-train")
-    given = {a.split("=")[0].lstrip("+") for a in arguments} | {"resume", "resume_step"}
+    given = {a.split("=")[0].lstrip("+") for a in arguments} | {"resume", "resume_step", "start_from", "start_step"}
     before = [str(override) for override in OmegaConf.load(record)]
     return [o for o in before if o.split("=")[0].lstrip("+") not in given] + arguments
 

@@ -11,10 +11,9 @@ from threading import Event
 
 import torch
 
-from dni.errors import CheckpointError
 from dni.stage import Stage
 from workers import checkpoint
-from workers.build import activation_shape, build_stage
+from workers.build import activation_shape, build_stage, follow_course
 from workers.clock import Clock
 from workers.config import Config
 from workers.contents import Contents
@@ -32,6 +31,7 @@ from workers.sources import Data, open_data
 from workers.transports.base import ChannelEnd
 from workers.unlocked import Unlocked
 from workers.upstream import Upstream
+from workers.warm_start import take_weights
 from workers.worker import Worker
 
 
@@ -94,6 +94,8 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     )  # fmt: skip
     if config.resume is not None:
         _go_on(worker, job, Path(config.resume), index)
+    elif config.start_from is not None:
+        take_weights(config, stage, depth, time_cut)
     return worker
 
 
@@ -141,10 +143,7 @@ def _edge_window(config: Config) -> int:
 
 
 def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
-    state = checkpoint.load(folder, job.start, index)
-    try:
+    state = checkpoint.load(folder, job.start, index, job.config.stages)
+    with checkpoint.fitting(folder, job.start, index):
         worker.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"stage {index}, step {job.start}: the checkpoint in {folder} does not fit this model: {error}"
-        ) from error
+        follow_course(worker.stage, job.config)

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from dni.errors import ConfigError, PartitionError
 from dni.models import char_mlp, image_model, initialise, language_model, two_clocks
 from dni.partition import partition
 from dni.recurrent import Chain
 from dni.retold import RetellingStage
-from dni.schedule import Course, schedule
+from dni.schedule import Course, schedule, set_course
 from dni.stage import Stage
 from dni.stash import StashingStage
 from workers.config import Config
@@ -106,7 +107,19 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: Config) -> torch.op
     own = config.optimizer
     if own.schedule is ScheduleKind.constant and not own.warmup_steps:
         return None
-    return schedule(optimizer, Course(own.schedule.name, own.warmup_steps, config.decay_steps or 1, own.final))
+    return schedule(optimizer, course_of(config))
+
+
+def course_of(config: Config) -> Course:
+    """How the learning rate goes over the steps of a run."""
+    own = config.optimizer
+    return Course(own.schedule.name, own.warmup_steps, config.decay_steps or 1, own.final)
+
+
+def follow_course(stage: Stage, config: Config) -> None:
+    """Once a checkpoint is loaded: the schedule of these settings, which may end at another step than the one saved."""
+    if isinstance(stage.schedule, LambdaLR):
+        set_course(stage.schedule, course_of(config))
 
 
 def device_of(config: Config, index: int) -> torch.device:

@@ -25,12 +25,12 @@ from dni.errors import DniError, PeerTimeout
 from workers.assembly import Job, assemble
 from workers.background import background
 from workers.channel import Channel
+from workers.config import CONFIG as CONFIG
 from workers.config import Config, from_any
 from workers.early_exit import no_early_exit
 from workers.links import connect, listen
 from workers.memory import keep_memory
-
-CONFIG = "config.yaml"
+from workers.refusals import as_refusal
 
 #: Of an error's text, in the message to the supervisor; the log has all of it.
 MOST_CHARACTERS = 4000
@@ -108,8 +108,9 @@ class Control:
 
     def fail(self, error: BaseException) -> None:
         """Tell the supervisor what has ended this stage."""
-        text = str(error) if isinstance(error, DniError) else f"{type(error).__name__}: {error}"
-        self.say(event="error", type=type(error).__name__, message=text[:MOST_CHARACTERS])
+        named = as_refusal(error) or error
+        text = str(named) if isinstance(named, DniError) else f"{type(named).__name__}: {named}"
+        self.say(event="error", type=type(named).__name__, message=text[:MOST_CHARACTERS])
 
     def peer(self, timeout_s: float) -> str:
         """The address to connect to, once the supervisor has told it. Raises PeerTimeout."""

@@ -39,6 +39,9 @@ from workers.schema import (
     TransportKind,
 )
 
+#: What a run's settings are called in its folder.
+CONFIG = "config.yaml"
+
 
 @dataclass
 class Config:
@@ -53,6 +56,8 @@ class Config:
     run_id: str | None = None  # launch=external: the name of the folder that all stages share; null: the engine's job
     resume: str | None = None  # run folder to go on from
     resume_step: int | None = None  # which of its checkpoints; null: the newest complete one
+    start_from: str | None = None  # run folder whose weights a new run begins with; all else is new
+    start_step: str | None = None  # which of its checkpoints: a number of steps, best or last; null: best, else last
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)

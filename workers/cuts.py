@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from dni.around import SlowerInterface
 from dni.auxiliary import Auxiliary
@@ -23,11 +24,12 @@ from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
 from dni.interface import Interface, LossInterface, TrueInterface, ZeroInterface
-from dni.local import LocalInterface
+from dni.local import LocalInterface, local_head
 from dni.oracle import OracleInterface
 from dni.own_task import OwnTask
 from dni.predictor import Predictor, Regressor, SoftmaxCritic
 from dni.randomness import happens
+from dni.recurrent import Chain
 from dni.stage import Stage
 from workers.build import activation_shape
 from workers.config import Config
@@ -80,6 +82,25 @@ def _of_the_next(config: Config, index: int, stage: Stage) -> Interface:
     memory = config.depth.window + 2
     predictor = _depth_predictor(config, cut, shape)
     return _decoupled(predictor, cut, stage, memory=memory, replay=cut.replay, fade=cut.fade, expects=expects)
+
+
+def learners(config: Config, index: int, chain: Chain) -> dict[str, nn.Module]:
+    """What learns at the cuts of a stage, in "depth" and in "time", of which only names and shapes are known."""
+    found: dict[str, nn.Module] = {}
+    method, features = config.depth.method, sum(s.numel() for s in chain.initial_state(1))
+    if config.pipelined:
+        return found
+    with torch.device("meta"):
+        if index < config.stages - 1 and method in (DepthMethod.synthetic, DepthMethod.local):
+            cut, shape = config.predictor.depth, activation_shape(config, index)
+            if method is DepthMethod.local:
+                found["depth"] = local_head(math.prod(shape), config.model.symbols or 0, cut.hidden)
+            else:
+                found["depth"] = _depth_predictor(config, cut, shape)
+        in_time = config.predictor.time
+        if config.time.method is TimeMethod.synthetic and features and in_time.kind is not PredictorKind.oracle:
+            found["time"] = _time_predictor(config, in_time, features)
+    return found
 
 
 def refuse_large(config: Config) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,14 @@ from dni.types import IGNORED
 from workers import checkpoint
 from workers.build import build_chains, device_of
 from workers.child import CONFIG
+from workers.choice import choose
 from workers.clock import Clock
 from workers.config import Config, from_any, to_plain
 from workers.frame import Frame, Kind
+from workers.refusals import about, as_refusal, refusals_named
 from workers.resume import differences
 from workers.sources import Data, resolve
-from workers.stopping import best
-from workers.summary import METRICS, finite, read_metrics
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A checkpoint, and which one it is: "best", "last" or "chosen"."""
-
-    step: int
-    which: str
+from workers.summary import finite
 
 
 def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -> dict[str, Any]:
@@ -54,7 +47,7 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     torch.set_num_threads(config.torch_threads)  # as in training: with other numbers, last digits differ
     split = split or ("valid" if data.test is None else "test")
     source, windows = open_split(data, split)
-    choice = choose(run_dir, step)
+    choice = choose(run_dir, step, "--step ")
     device = device_of(replace(config, devices=["auto"]), 0)
     parts = load_parts(config, run_dir, choice.step)
     loss, right, labels = measure(parts, config.depth.clocks or [1], source, windows, device)
@@ -63,7 +56,9 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
         "accuracy": right / labels, "error": (labels - right) / labels, "labels": labels,
         "data": {"name": data.name, "sha256": data.sha256},
     }  # fmt: skip
-    (run_dir / f"evaluation-{split}.json").write_text(json.dumps(finite(found), indent=2) + "\n")
+    path = run_dir / f"evaluation-{split}.json"
+    with about(path):
+        path.write_text(json.dumps(finite(found), indent=2) + "\n")
     return found
 
 
@@ -99,35 +94,6 @@ def open_split(data: Data, split: str) -> tuple[Source, int]:
     return data.valid(), data.valid_windows
 
 
-def choose(run_dir: Path, asked: str | None) -> Choice:
-    """The checkpoint that is asked for. Raises ConfigError if it is not there, or not complete."""
-    complete = checkpoint.complete_steps(run_dir)
-    if not complete:
-        raise ConfigError(f"{run_dir}: no complete checkpoint in it (checkpoint.every sets how often one is written)")
-    best_known = best_step(run_dir)
-    if asked in (None, "best") and best_known in complete:
-        return Choice(int(best_known or 0), "best")
-    if asked in (None, "last"):
-        return Choice(complete[-1], "last")
-    if asked == "best":
-        why = (
-            "it was never validated" if best_known is None else f"step {best_known} was not kept (with patience it is)"
-        )
-        raise ConfigError(f"{run_dir}: no checkpoint of the best validation pass: {why}; use --step last")
-    if not asked.isdecimal():
-        raise ConfigError(f"--step {asked}: give a number of steps, best or last")
-    if int(asked) not in complete:
-        raise ConfigError(f"{run_dir}: no complete checkpoint of step {asked}; complete are: {complete}")
-    return Choice(int(asked), "chosen")
-
-
-def best_step(run_dir: Path) -> int | None:
-    """The step of the run's best validation pass."""
-    records = read_metrics(run_dir / METRICS) if (run_dir / METRICS).is_file() else []
-    chosen = best([record for record in records if record["kind"] == "valid"])
-    return None if chosen is None else int(chosen["step"])
-
-
 def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
     """The stages of a run, as one model unless they tick at different rates, with the parameters of a checkpoint.
 
@@ -135,10 +101,12 @@ def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
     """
     chains = build_chains(config)
     whole = Chain(OrderedDict(layer for chain in chains for layer in chain.named_children()))
-    states = [checkpoint.load(run_dir, step, index) for index in range(len(chains))]
+    states = [checkpoint.load(run_dir, step, index, len(chains)) for index in range(len(chains))]
     try:
         whole.load_state_dict({name: value for state in states for name, value in state["stage"]["module"].items()})
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        if as_refusal(error) is not None:
+            raise
         raise CheckpointError(f"step {step}: the checkpoint in {run_dir} does not fit its settings: {error}") from error
     return chains if config.depth.clocks else [whole]
 
@@ -182,8 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
     asked = parser.parse_args(argv)
     try:
-        found = evaluate(asked.run_dir, asked.split, asked.step)
-    except (DniError, OSError) as error:
+        with refusals_named():
+            found = evaluate(asked.run_dir, asked.split, asked.step)
+    except DniError as error:
         print(f"dni-evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(

@@ -23,6 +23,7 @@ from workers.gather import Gatherer, append
 from workers.links import connect, listen
 from workers.memory import keep_memory
 from workers.processes import continue_with
+from workers.refusals import refusals_named
 from workers.schema import AUTO
 from workers.seat import Seat
 from workers.transports.address import UNIX, is_loopback, socket_folder
@@ -50,7 +51,7 @@ def _run(job: Job, seat: Seat) -> None:
     try:
         keep_memory()
         torch.set_num_threads(job.config.torch_threads)
-        with ExitStack() as links, no_early_exit():
+        with refusals_named(), ExitStack() as links, no_early_exit():
             (_run_in_group if job.config.pipelined else _run_linked)(job, seat, links)
     except ConfigError as error:
         raise type(error)(_said_by(seat.rank, error)) from error

@@ -17,6 +17,7 @@ from typing import Any
 from dni.errors import PeerTimeout, WireError
 from workers.assembly import Job
 from workers.background import background
+from workers.refusals import about
 
 Record = dict[str, Any]
 
@@ -39,7 +40,8 @@ def record_file(run_dir: Path, stage: int) -> Path:
 
 def append(run_dir: Path, stage: int, record: Record) -> None:
     """Add a record. The file is closed every time: over a network only then is it certain to be seen."""
-    with record_file(run_dir, stage).open("a", encoding="utf-8") as file:
+    path = record_file(run_dir, stage)
+    with about(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 from dni.errors import ConfigError, DniError
 from workers import checkpoint, vocabulary
 from workers.assembly import Job
+from workers.broken import refusals_in_a_run, saying_how_to_go_on
 from workers.build import build_chains, device_of
 from workers.child import CONFIG
 from workers.config import Config, to_plain
@@ -31,13 +31,15 @@ from workers.monitor import Monitor
 from workers.nccl_rules import check_gpus
 from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
+from workers.refusals import about, refusals_at_the_door
 from workers.resume import best_saved, hand_on, settle_resume
 from workers.rules import check
 from workers.seat import SUBMITTED, Seat
 from workers.sittings import added_up, begin_sitting
 from workers.sources import Data, resolve
+from workers.start import settle_start
 from workers.stopping import Stop, stop_when_no_better
-from workers.summary import METRICS, RunFacts, write_summary
+from workers.summary import METRICS, SUMMARY, RunFacts, write_summary
 from workers.tensorboard_log import keep_settings
 from workers.threads import run_threads
 from workers.transports.address import socket_folder
@@ -59,41 +61,53 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
 
     `seat`: of the first stage, where an engine has started all of them.
     """
-    config, data = settle(config, seat)
-    claim(run_dir, config)
-    OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
-    vocabulary.save(run_dir, data.characters)
-    begun = begin_sitting(config)  # before what is computed again is cut off
-    hand_on(config, run_dir)
-    watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
-    with watched as monitor, socket_folder() as sockets:
-        monitor(begun)
-        stop = Stop()
-        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, data, sockets)
-        run_to_an_end(job, stop, seat)
-        ends = monitor.summary_stages()
-        summary = write_summary(
-            run_dir, facts(config, data, seat), stages=ends, valid=monitor.valid_history,
-            ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
-            sittings=added_up(monitor.sittings),
-        )  # fmt: skip
-    if config.tensorboard:
-        keep_settings(run_dir, to_plain(config), summary)
+    stop = Stop()
+    with refusals_at_the_door():
+        config, data = settle(config, seat)
+        claim(run_dir, config)
+        OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+        vocabulary.save(run_dir, data.characters)
+        begun = begin_sitting(config)  # before what is computed again is cut off
+        hand_on(config, run_dir)
+    with refusals_in_a_run(run_dir):
+        summary = follow(config, data, run_dir, seat, stop, begun)
     refuse_diverged(config, run_dir, stop)
     return Result(summary, summary["interrupted"])
 
 
+def follow(config: Config, data: Data, run_dir: Path, seat: Seat | None, stop: Stop, begun: Record) -> dict[str, Any]:
+    """Run the stages, write down what they report, and return the summary. `begun`: the record of this start."""
+    watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
+    with watched as monitor, socket_folder() as sockets:
+        monitor(begun)
+        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, data, sockets)
+        run_to_an_end(job, stop, seat)
+        ends = monitor.summary_stages()
+        with about(run_dir / SUMMARY):
+            summary = write_summary(
+                run_dir, facts(config, data, seat), stages=ends, valid=monitor.valid_history,
+                ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
+                sittings=added_up(monitor.sittings),
+            )  # fmt: skip
+    if config.tensorboard:
+        keep_settings(run_dir, to_plain(config), summary)
+    return summary
+
+
 def launch_later_stage(config: Config, run_dir: Path, seat: Seat) -> None:
     """Run another stage than the first, where an engine has started all of them. Raises as `launch`."""
-    config, _ = settle(config, seat)
-    run_later_stage(config, run_dir, seat)
+    with refusals_at_the_door():
+        config, _ = settle(config, seat)
+    with refusals_in_a_run(run_dir):
+        run_later_stage(config, run_dir, seat)
 
 
 def settle(config: Config, seat: Seat | None) -> tuple[Config, Data]:
     """Check the settings and fill in what they leave open. Raises ConfigError."""
     check(config)
+    decay_steps = config.optimizer.decay_steps
     config, data = resolve(config)
-    config = settle_resume(config)
+    config = settle_start(settle_resume(config, decay_steps))
     refuse_early(config, seat)
     return config, data
 
@@ -113,7 +127,7 @@ def run_stages(job: Job, stop: Stop, seat: Seat | None = None) -> None:
         with stop_on_signals(stop, lambda: None):
             return run_first_stage(job, seat)
     if job.config.threads:
-        with stop_on_signals(stop, lambda: None):
+        with stop_on_signals(stop, lambda: None), saying_how_to_go_on(job.run_dir):
             return run_threads(job)
     supervisor = Supervisor(job)
     with stop_on_signals(stop, supervisor.wake):
@@ -150,9 +164,7 @@ def claim(run_dir: Path, config: Config) -> None:
     if used and not own:
         raise ConfigError(f"{run_dir} already holds a run: name another hydra.run.dir, or go on with it (resume=)")
     run_dir.mkdir(parents=True, exist_ok=True)
-    for step in checkpoint.complete_steps(run_dir):
-        if step > (config.resume_step or 0):
-            shutil.rmtree(checkpoint.folder_of(run_dir, step))
+    checkpoint.drop_after(run_dir, config.resume_step or 0)
 
 
 def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:

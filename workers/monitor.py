@@ -19,6 +19,7 @@ from typing import IO, Any
 from rich.console import Console
 
 from workers.background import background
+from workers.refusals import about
 from workers.screen import REFRESH_S, Record, Screen
 from workers.summary import METRICS, finite, read_metrics
 from workers.tensorboard_log import Board
@@ -65,7 +66,8 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        earlier = self._earlier = _earlier_records(self.run_dir / METRICS)
+        with about(self.run_dir / METRICS):
+            earlier = self._earlier = _earlier_records(self.run_dir / METRICS)
         self.valid_history = [record for record in earlier if record.get("kind") == "valid"]
         self.sittings = [record for record in earlier if record.get("kind") == "sitting"]
         self._probes = {record["stage"]: record for record in earlier if record.get("kind") == "probe"}
@@ -77,14 +79,15 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            if self._file is not None:
-                self._file.close()
-            self._file = None
+            file, self._file = self._file, None
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=CLOSE_S)
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
             log.warning("the display of %s did not finish within %.0f s", self.run_dir, CLOSE_S)
+        if file is not None:
+            with about(self.run_dir / METRICS) if error is None else contextlib.suppress(OSError):
+                file.close()  # which writes what could not be written, on a full disk in vain once more
 
     def __call__(self, record: Record) -> None:
         """Take one record.
@@ -109,8 +112,9 @@ class Monitor:
 
     def _keep(self, record: dict[str, Any], file: IO[str]) -> None:
         if record["kind"] in WRITTEN:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
+            with about(self.run_dir / METRICS):
+                file.write(json.dumps(record) + "\n")
+                file.flush()
         if record["kind"] == "valid":
             self.valid_history.append(record)
         elif record["kind"] == "sitting":

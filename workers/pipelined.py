@@ -12,14 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dni.errors import CheckpointError, DivergedError
+from dni.errors import DivergedError
 from dni.interface import Interface, LossInterface, ZeroInterface
 from dni.metrics import hits
 from dni.predictor import summed_cross_entropy
 from dni.types import IGNORED
 from workers import checkpoint
 from workers.assembly import Job
-from workers.build import build_stage
+from workers.build import build_stage, follow_course
 from workers.edge import Blocked, Loss, naming
 from workers.feed import Feed
 from workers.frame import Frame, Kind
@@ -29,6 +29,7 @@ from workers.part import Computing
 from workers.pipeline import Pipeline, shapes_of
 from workers.process_group import lost_neighbours
 from workers.sources import open_data
+from workers.warm_start import take_weights
 
 #: Tags of what is not of the pipeline.
 ENDING, MEASURED, VALIDATING = 1, 2, 3
@@ -68,6 +69,9 @@ class PipelinedWorker:
         self.pipeline: Pipeline | None = None
         if config.resume is not None:
             self._go_on(Path(config.resume))
+        elif config.start_from is not None:
+            for stage in self.stages.values():
+                take_weights(config, stage)
 
     def run(self) -> None:
         """Work until the end of the run. Raises WorkerLost, DivergedError."""
@@ -179,12 +183,9 @@ class PipelinedWorker:
     def _go_on(self, folder: Path) -> None:
         start = self.job.start
         for part, stage in self.stages.items():
-            state = checkpoint.load(folder, start, part)
-            try:
+            state = checkpoint.load(folder, start, part, self.config.parts)
+            with checkpoint.fitting(folder, start, part):
                 stage.load_state_dict(state["stage"])
+                follow_course(stage, self.config)
                 self.feed.load_state_dict(state["upstream"])
                 self.journal.load_state_dict(state.get("journal"))
-            except (RuntimeError, ValueError, KeyError) as error:
-                raise CheckpointError(
-                    f"stage {self.index}, step {start}: the checkpoint in {folder} does not fit this model: {error}"
-                ) from error

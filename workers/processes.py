@@ -13,11 +13,12 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from dni import errors
-from dni.errors import ConfigError, DniError, EndedEarly, ThreadDied, WorkerLost
+from dni.errors import ConfigError, DniError, EndedEarly, OutOfMemory, ThreadDied, WorkerLost
 from workers import checkpoint
 from workers.assembly import Job
 from workers.channel import Message
 from workers.config import Config
+from workers.refusals import LESS, memory_kills
 from workers.stage_process import StageProcess
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Supervisor:
         self._running, self._done = set(range(self.stages)), set[int]()
         self._deadline: float | None = None  # when whatever still runs is killed
         self._told = False
+        self._memory_kills = memory_kills()
 
     def run(self) -> None:
         """Until every stage has ended. Raises the error of the stage that failed first, WorkerLost if it was killed."""
@@ -165,7 +167,10 @@ class Supervisor:
             self._deadline = time.monotonic() + LEAVE_S
 
     def _note_exit(self, index: int, code: int) -> None:
-        if code < 0:
+        if code == -signal.SIGKILL and memory_kills() > self._memory_kills:
+            reason = f"its process was killed, most likely by the system, which was out of memory: {LESS}"
+            self._fail(index, reason, OutOfMemory)
+        elif code < 0:
             self._fail(index, f"its process was killed by {signal_name(-code)}")
         elif all(failure.stage != index for failure in self.failures) and (code or index not in self._done):
             early = "" if index in self._done else " before its work was done"

@@ -7,8 +7,11 @@ import math
 from dni.errors import ConfigError
 from workers.config import Config
 
-#: A thousand random states are made from every seed, and torch counts them in 64 bits.
-LARGEST_SEED = 10**15
+#: torch counts in 64 bits: a thousand random states, which are made from every seed, and weights by some thousands.
+LARGEST = 10**15
+
+#: More than any machine has cores; OpenMP ends the process when it cannot have so many.
+MOST_THREADS = 4096
 
 
 def check_numbers(config: Config) -> None:
@@ -66,17 +69,20 @@ def check_numbers(config: Config) -> None:
     for key, value in one_or_more.items():
         if value is not None and value < 1:
             raise ConfigError(f"{key}={value} must be 1 or more")
-    if config.seed >= LARGEST_SEED:
-        raise ConfigError(f"seed={config.seed} must be below {LARGEST_SEED}")
     for key, number in zero_or_more.items():
         if not 0 <= number < float("inf"):
             raise ConfigError(f"{key}={number} must be 0 or more, and finite")
+    for key, count in (one_or_more | zero_or_more).items():
+        if count is not None and count >= LARGEST:
+            raise ConfigError(f"{key}={count} must be below {LARGEST}")
     for key, size in above_zero.items():
         if size is not None and not 0 < size < float("inf"):
             raise ConfigError(f"{key}={size} must be above 0, and finite")
     for key, share in below_one.items():
         if not 0 <= share < 1:
             raise ConfigError(f"{key}={share} must be 0 or more, and below 1")
+    if (config.launch.torch_threads or 0) > MOST_THREADS:
+        raise ConfigError(f"launch.torch_threads={config.launch.torch_threads} must be at most {MOST_THREADS}")
     if config.transport.timeout_s * 1000 <= 4 * config.transport.delay_ms:
         enough = math.ceil(config.transport.delay_ms / 100)
         raise ConfigError(

@@ -3,40 +3,80 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dni.errors import ResumeError
+from dni.errors import CheckpointError, ResumeError
 from workers import checkpoint
 from workers.child import CONFIG
 from workers.config import Config, from_any, to_plain
+from workers.refusals import about
+from workers.resumed_schedule import settle_schedule
 from workers.stopping import best, waited
 from workers.summary import METRICS, read_metrics
+
+log = logging.getLogger(__name__)
 
 #: Sections that may not change when a run goes on.
 AGREED = ("seed", "stages", "model", "data", "depth", "time", "predictor", "optimizer")
 
 
-def settle_resume(config: Config) -> Config:
-    """Name the checkpoint to go on from, and refuse a run that is not the same. Raises ResumeError."""
+_WEIGHTS_ALONE = "or take its weights alone into a new run: start_from={} instead of resume"
+
+
+def settle_resume(config: Config, decay_steps: int | None = None) -> Config:
+    """Name the checkpoint to go on from, and refuse a run that is not the same. Raises ResumeError.
+
+    `decay_steps`: optimizer.decay_steps as it was given; in `config` it is filled in.
+    """
     if config.resume is None:
         return config
     folder = Path(config.resume)
     if not (folder / CONFIG).is_file():
         raise ResumeError(f"resume={folder}: no {CONFIG} in it; give the folder of a run")
-    complete = checkpoint.complete_steps(folder)
-    step = complete[-1] if complete and config.resume_step is None else config.resume_step
-    if step is None:
-        raise ResumeError(f"resume={folder}: no checkpoint in it is complete; start the run anew, without resume")
-    if step not in complete:
-        raise ResumeError(f"resume={folder}: no complete checkpoint of step {step}; complete are: {complete or 'none'}")
+    step = _whole_checkpoint(folder, config.resume_step)
     before = replace(from_any(folder / CONFIG), resume=None)
+    config = _without_its_start(config, before)
+    before = settle_schedule(config, before, decay_steps, step)
     changed = differences(to_plain(before), to_plain(config))
     if changed:
-        raise ResumeError(f"resume={folder} was another run: {', '.join(changed)}; leave these settings as they were")
+        raise ResumeError(
+            f"resume={folder} was another run: {', '.join(changed)}; leave these settings as they were, "
+            f"{_WEIGHTS_ALONE.format(folder)}"
+        )
     _refuse_finished(config, folder, step)
     return replace(config, resume=str(folder.absolute()), resume_step=step)
+
+
+def _whole_checkpoint(folder: Path, asked: int | None) -> int:
+    """The step of the checkpoint to go on from: the one that is asked for, or the newest. Raises ResumeError."""
+    try:
+        step = checkpoint.newest_whole(folder) if asked is None else asked
+        if step is not None and checkpoint.verify(folder, step):
+            return step
+    except CheckpointError as error:
+        others = [step for step in checkpoint.complete_steps(folder) if step != asked] if asked is not None else []
+        way = f"try resume_step={others[-1]}" if others else "start the run anew, without resume"
+        raise ResumeError(f"resume={folder}: {error}; {way}") from error
+    if asked is None:
+        raise ResumeError(f"resume={folder}: no checkpoint in it is complete; start the run anew, without resume")
+    complete = checkpoint.complete_steps(folder) or "none"
+    raise ResumeError(f"resume={folder}: no complete checkpoint of step {asked}; complete are: {complete}")
+
+
+def _without_its_start(config: Config, before: Config) -> Config:
+    """Where the run began is no concern of its continuation, which repeats its settings. Raises ResumeError if asked to
+    begin elsewhere."""
+    if config.start_from is None:
+        return config
+    if before.start_from is None or Path(before.start_from) != Path(config.start_from).expanduser().absolute():
+        raise ResumeError(
+            f"resume={config.resume} goes on with all of a run, start_from={config.start_from} takes the weights alone "
+            "into a new one: leave one of the two out"
+        )
+    return replace(config, start_from=None, start_step=None)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -55,10 +95,14 @@ def hand_on(config: Config, run_dir: Path) -> None:
         return
     folder = Path(config.resume)
     kept = earlier_records(folder, config.resume_step)  # wholly, for it may be the file written to
-    (run_dir / METRICS).write_text("".join(json.dumps(record) + "\n" for record in kept))
+    with about(run_dir / METRICS):
+        (run_dir / METRICS).write_text("".join(json.dumps(record) + "\n" for record in kept))
     chosen = best_saved(folder, kept) if config.evaluate.patience is not None else None
     if chosen is not None:
-        checkpoint.copy(folder, run_dir, chosen)
+        try:
+            checkpoint.copy(folder, run_dir, chosen)
+        except CheckpointError as error:
+            log.warning("the best checkpoint so far is left behind: %s", error)
 
 
 def earlier_records(folder: Path, step: int) -> list[dict[str, Any]]:
@@ -77,18 +121,22 @@ def best_saved(run_dir: Path, records: list[dict[str, Any]]) -> int | None:
 def _refuse_finished(config: Config, folder: Path, step: int) -> None:
     """Raise ResumeError where a run would end before its first step, or with its first validation."""
     if step >= config.steps:
-        raise ResumeError(f"resume={folder} has already taken {step} steps: set steps above that, not {config.steps}")
+        raise ResumeError(
+            f"resume={folder} has already taken {step} steps: set steps above that, not {config.steps}, "
+            f"{_WEIGHTS_ALONE.format(folder)}"
+        )
     limit, patience = config.lane_steps, config.evaluate.patience
     done = 0 if limit is None else checkpoint.load(folder, step, 0)["upstream"]["lane_steps"]
     if limit is not None and done >= limit:
         raise ResumeError(
-            f"resume={folder} has already run through {done} time steps: set lane_steps above that, not {limit}"
+            f"resume={folder} has already run through {done} time steps: set lane_steps above that, not {limit}, "
+            f"{_WEIGHTS_ALONE.format(folder)}"
         )
     passes = waited(_valid(earlier_records(folder, step)))
     if patience is not None and passes >= patience:
         raise ResumeError(
             f"resume={folder} has already seen {passes} validation passes without a better one: set evaluate.patience "
-            f"above that, not {patience} (or null)"
+            f"above that, not {patience} (or null), {_WEIGHTS_ALONE.format(folder)}"
         )
 
 

@@ -90,6 +90,8 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"resume_step={config.resume_step} needs the folder of the run to go on from: add resume=FOLDER"
         )
+    if config.start_step is not None and config.start_from is None:
+        raise ConfigError(f"start_step={config.start_step} needs the folder of a run: add start_from=FOLDER")
     if config.evaluate.probe is not None:
         _check_probe(config)
     if config.transport.kind is not TransportKind.local:

@@ -24,8 +24,9 @@ from dni.errors import CheckpointError, ConfigError, DniError
 from dni.recurrent import Chain
 from workers import vocabulary
 from workers.build import device_of
+from workers.choice import choose
 from workers.config import Config
-from workers.evaluate import choose, load_parts, read_settings, trained_settings
+from workers.evaluate import load_parts, read_settings, trained_settings
 from workers.schema import DataKind
 
 
@@ -119,7 +120,7 @@ def open_writer(run_dir: Path, step: str | None = None) -> Writer:
     refuse_other_data(config, run_dir)
     characters = vocabulary.load(run_dir, config.model.symbols) or read_settings(run_dir)[1].characters
     assert characters is not None, "a text has characters"
-    chosen = choose(run_dir, step).step
+    chosen = choose(run_dir, step, "--step ").step
     (model,) = load_parts(config, run_dir, chosen)
     torch.set_num_threads(config.torch_threads)  # as in training and evaluation
     reader = Reader(model, config.window, device_of(replace(config, devices=["auto"]), 0))

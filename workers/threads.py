@@ -14,6 +14,7 @@ from workers.background import background
 from workers.early_exit import no_early_exit
 from workers.links import Edge, edge_in_process
 from workers.memory import keep_memory
+from workers.refusals import as_refusal
 from workers.worker import Worker
 
 Outcome = tuple[int, BaseException | None]
@@ -39,7 +40,7 @@ def run_threads(job: Job) -> None:
         ]
         for thread in threads:
             thread.start()
-        _wait(outcomes, edges, stages)
+        _wait(outcomes, edges, workers)
         for thread in threads:
             thread.join()
     finally:
@@ -60,15 +61,18 @@ def _work(worker: Worker, torch_threads: int, note: Callable[..., None]) -> None
         note(error)
 
 
-def _wait(outcomes: SimpleQueue[Outcome], edges: list[Edge], stages: int) -> None:
+def _wait(outcomes: SimpleQueue[Outcome], edges: list[Edge], workers: list[Worker]) -> None:
     first: tuple[int, BaseException] | None = None
-    for _ in range(stages):
+    for _ in workers:
         index, error = outcomes.get()
         if error is not None and first is None:
             first = index, error
             _close(edges)  # wakes every other stage, which then fails as a consequence
     if first is not None:
         index, error = first
+        refusal = as_refusal(error)
+        if refusal is not None:
+            raise type(refusal)(f"stage {index}, step {workers[index].step}: {refusal}") from error
         if isinstance(error, DniError):
             raise type(error)(f"stage {index}: {error}") from error
         raise error

@@ -71,6 +71,7 @@ class Worker:
         self.clock = clock or Clock()
         self.losses: list[Loss] = []  # news on its way to the source of the data
         self.early: list[Target] = []  # targets that a mark brought in before their time
+        self.step = 0  # of the newest frame
 
     def run(self) -> None:
         """Work until the end of the run has come through and every later stage has finished."""
@@ -84,7 +85,7 @@ class Worker:
         kind = None
         while kind is not Kind.END:
             frame = self.upstream.receive()  # 1. the activation of this step (the first stage reads a batch)
-            kind = frame.kind
+            kind, self.step = frame.kind, frame.step
             with self.journal.handling(frame):
                 handle = handlers[kind] if self.clock.ticks(frame) else self.rest
                 handle(frame)
