@@ -25,6 +25,8 @@ from dni.retold import RetellingStage
 from dni.stage import Gradients, Stage
 from dni.stash import StashingStage
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Auxiliary",
     "Bootstrap",
@@ -59,5 +61,6 @@ __all__ = [
     "StateTarget",
     "TrueInterface",
     "ZeroInterface",
+    "__version__",
     "partition",
 ]

@@ -17,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError, DniError
-from workers.config import from_any, one_line, register
+from workers.config import from_any, one_line, register, setting_names
+from workers.help import answered
 from workers.launcher import Result, launch, launch_later_stage
 from workers.meeting import meeting_point
 from workers.seat import SUBMITTED, settle_launch
 from workers.shared_folder import share_folder
+from workers.suggest import suggestion
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
     register()
     with exit_codes():
+        if answered(sys.argv[1:]):
+            return
         sys.argv[1:] = share_folder(with_resumed_overrides(sys.argv[1:]), os.environ)
         train()
 
@@ -118,7 +122,8 @@ def explain(error: BaseException) -> str:
         cause = "" if error.__cause__ is None else one_line(error.__cause__)
         missing = "hydra/launcher/submitit_" in message
         cause += " Install it with: pip install hydra-submitit-launcher" if missing else ""
-        return f"{message} {cause} (all settings: dni-train --cfg job)"
+        hint = suggestion(f"{message} {cause}", setting_names())
+        return f"{message} {cause}{hint} (all settings: dni-train --cfg job)"
     return message
 
 

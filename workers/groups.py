@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dni.errors import ConfigError
+from workers.suggest import did_you_mean
 from workers.summary import FACTS, Run
 
 
@@ -32,7 +33,8 @@ def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
     settings = [(run.settings(), run) for run in runs if run.summary is not None]
     known = sorted({key for have, _ in settings for key in have})
     if settings and (unknown := [key for key in by if key not in known]):
-        raise ConfigError(f"--by {' '.join(unknown)}: no run has it; choose from: {', '.join(known)}")
+        hint = did_you_mean(unknown[0], known)
+        raise ConfigError(f"--by {' '.join(unknown)}: no run has it{hint}; choose from: {', '.join(known)}")
     groups: dict[tuple[str, ...], list[tuple[dict[str, str], Run]]] = {}
     for have, run in settings:
         groups.setdefault(tuple(have.get(key, "-") for key in by or known), []).append((have, run))
