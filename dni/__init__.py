@@ -9,6 +9,7 @@ from dni.bootstrap import Bootstrap, PastWindow, StateTarget
 from dni.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.decoupled import DecoupledInterface
 from dni.delayed import DelayedInterface
+from dni.errors import UsageError
 from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
@@ -60,6 +61,7 @@ __all__ = [
     "StashingStage",
     "StateTarget",
     "TrueInterface",
+    "UsageError",
     "ZeroInterface",
     "__version__",
     "partition",

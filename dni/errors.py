@@ -17,6 +17,7 @@ DniError
 │   └── HandshakeRefused     the two ends of an edge disagree about the run
 ├── WorkerLost               a neighbour or child process is gone
 │   └── PeerTimeout          a neighbour is silent for longer than transport.timeout_s
+├── UsageError               `dni` called in a way that cannot work, or would learn nothing
 ├── DivergedError            a loss or gradient is no longer finite
 └── CheckpointError          a checkpoint is incomplete or damaged
 """
@@ -88,6 +89,10 @@ class WorkerLost(DniError):
 
 class PeerTimeout(WorkerLost):
     """A neighbour has been silent for longer than allowed."""
+
+
+class UsageError(DniError, ValueError):
+    """`dni` was called in a way that cannot work, or that would learn nothing."""
 
 
 class DivergedError(DniError):

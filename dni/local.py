@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dni.errors import DivergedError
 from dni.interface import Interface
 from dni.metrics import FitMeter
+from dni.misuse import REFUSALS, explain, misfit
 from dni.predictor import summed_cross_entropy
 
 
@@ -42,6 +43,7 @@ class LocalInterface(Interface):
     ) -> None:
         below = [nn.Linear(features, hidden), nn.ReLU()] if hidden else []
         self.head = nn.Sequential(*below, nn.Linear(hidden or features, classes)).to(device)
+        self.head.features, self.head.classes = features, classes  # type: ignore[assignment]
         self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
         self._recent = FitMeter()
 
@@ -53,7 +55,10 @@ class LocalInterface(Interface):
         if labels is None:
             raise ValueError("a local loss needs the labels of its step")
         leaf, parameters = value.detach().requires_grad_(), list(self.head.parameters())
-        loss, rows = self._loss(leaf, labels), labels.numel()
+        try:
+            loss, rows = self._loss(leaf, labels), labels.numel()
+        except REFUSALS as error:
+            explain(error, step, misfit(self.head, self._rows(value, labels), labels))
         self._measure(step, loss.item() / rows)
         gradient, *gradients = torch.autograd.grad(loss, [leaf, *parameters])
         for parameter, summed in zip(parameters, gradients, strict=True):
@@ -84,8 +89,10 @@ class LocalInterface(Interface):
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _loss(self, value: Tensor, labels: Tensor) -> Tensor:
-        rows = value.flatten(1) if value.dim() > labels.dim() + 1 else value  # of feature maps (B, C, H, W)
-        return summed_cross_entropy(self.head(rows), labels)
+        return summed_cross_entropy(self.head(self._rows(value, labels)), labels)
+
+    def _rows(self, value: Tensor, labels: Tensor) -> Tensor:
+        return value.flatten(1) if value.dim() > labels.dim() + 1 else value  # of feature maps (B, C, H, W)
 
     def _measure(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):

@@ -30,6 +30,7 @@ from workers.monitor import Monitor
 from workers.nccl_rules import check_gpus
 from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
+from workers.provenance import origin_of
 from workers.resume import best_saved, hand_on, settle_resume
 from workers.rules import check
 from workers.seat import SUBMITTED, Seat
@@ -59,13 +60,14 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
     claim(run_dir, config)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
     hand_on(config, run_dir)
+    known = facts(config, data, seat)
     with Monitor(run_dir, config.stages, config.planned_steps) as monitor, socket_folder() as sockets:
         stop = Stop()
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, data, sockets)
         run_stages(job, stop, seat)
         ends = monitor.summary_stages()
         summary = write_summary(
-            run_dir, facts(config, data, seat), stages=ends, valid=monitor.valid_history,
+            run_dir, known, stages=ends, valid=monitor.valid_history,
             ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
         )  # fmt: skip
     return Result(summary, summary["interrupted"])
@@ -174,6 +176,7 @@ def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
         data_name=data.name,
         data_sha256=data.sha256,
         devices=devices,  # of other machines nothing is known
+        origin=origin_of(config),
     )
 
 

@@ -65,6 +65,7 @@ class RunFacts:
     data_name: str
     data_sha256: str | None
     devices: Sequence[str] = ()  #: by stage; used where a stage's own "end" record names none
+    origin: Mapping[str, Any] = field(default_factory=dict)  #: `workers.provenance`: model's size, commit of the code
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,13 +85,12 @@ def write_summary(
     """Write `run_dir/summary.json` in one piece (temporary file, then rename) and return what it holds.
 
     `stages` and `valid` are the monitor's `summary_stages()` and `valid_history`. `steps` and `wall_s` are
-    the fewest steps and the most seconds of any stage's end, None if none ended; `tokens_per_s`:
-    characters over the longest training time of any stage (`train_s`, else `wall_s`). Losses: the last, in nats
-    per label. `best`: the validation pass with the fewest bits, None without validation. `ended`: what ended the run,
-    "interrupted" or the setting that did: "steps", "lane_steps" or "patience".
+    the fewest steps and the most seconds of any stage's end, None if none ended; `tokens_per_s`: characters over the
+    longest training time of any stage (`train_s`, else `wall_s`). Losses: the last, in nats per label. `best`: the
+    validation pass with the fewest bits, None without validation. `ended`: "interrupted" or the setting that ended it.
     """
     summary = _summary(facts, [finite(s) for s in stages], [finite(v) for v in valid])
-    summary |= {"restarts": restarts, "interrupted": ended == "interrupted", "ended": ended}
+    summary |= {"restarts": restarts, "interrupted": ended == "interrupted", "ended": ended, **facts.origin}
     temporary = Path(run_dir) / f".{SUMMARY}.{os.getpid()}"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(summary, indent=2) + "\n")
