@@ -24,6 +24,7 @@ from workers.meeting import meeting_point
 from workers.seat import SUBMITTED, settle_launch
 from workers.shared_folder import share_folder
 from workers.suggest import suggestion
+from workers.sweep import check_sweep, what_is_left
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ def train(settings: DictConfig) -> None:
         if seat is not None and seat.rank:
             launch_later_stage(config, run_dir, seat)
         else:
-            report(launch(config, run_dir, seat), run_dir)
+            with what_is_left(run_dir):
+                report(launch(config, run_dir, seat), run_dir)
 
 
 def report(result: Result, run_dir: Path) -> None:
@@ -66,6 +68,7 @@ def main() -> None:
         if answered(sys.argv[1:]):
             return
         sys.argv[1:] = share_folder(with_resumed_overrides(sys.argv[1:]), os.environ)
+        check_sweep(sys.argv[1:], explain)
         train()
 
 
