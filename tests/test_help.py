@@ -124,7 +124,7 @@ def test_help_is_one_screen_and_its_lists_are_whole(
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     for group in ("depth", "time", "data", "model"):
-        (line,) = [line for line in lines if line.startswith(f"  {group} ")]
+        (line,) = [line for line in lines if line.startswith(f" {group} ")]
         assert set(re.findall(r"\w+", line)) - {group, "images"} == {p.stem for p in (CONF / group).glob("*.yaml")}
 
 
