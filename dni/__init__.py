@@ -9,6 +9,7 @@ from dni.bootstrap import Bootstrap, PastWindow, StateTarget
 from dni.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.decoupled import DecoupledInterface
 from dni.delayed import DelayedInterface
+from dni.errors import UsageError
 from dni.guessing import GuessingCritic
 from dni.hindsight import Hindsight
 from dni.horizon import Horizon
@@ -24,6 +25,8 @@ from dni.regression import SquaredCritic, SquaredLossInterface
 from dni.retold import RetellingStage
 from dni.stage import Gradients, Stage
 from dni.stash import StashingStage
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Auxiliary",
@@ -58,6 +61,8 @@ __all__ = [
     "StashingStage",
     "StateTarget",
     "TrueInterface",
+    "UsageError",
     "ZeroInterface",
+    "__version__",
     "partition",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dni.interface import Interface
+from dni.misuse import refuse_below
 
 
 class Around(Interface):
@@ -54,6 +55,7 @@ class SlowerInterface(Around):
 
     def __init__(self, inner: Interface, every: int) -> None:
         super().__init__(inner)
+        refuse_below(1, every=every)
         self.every = every
 
     def needs(self, step: int) -> int | None:

@@ -46,6 +46,7 @@ class ConvRegressor(Predictor):
 
     def __init__(self, channels: int, *, hidden: int, classes: int = 0) -> None:
         super().__init__()
+        self.features, self.classes = channels, classes
         self.first = nn.Conv2d(channels, hidden, _SIZE, padding=_SIZE // 2)
         self.second = nn.Conv2d(hidden, hidden, _SIZE, padding=_SIZE // 2)
         self.last = nn.Conv2d(hidden, channels, _SIZE, padding=_SIZE // 2)
@@ -82,6 +83,7 @@ class PooledCritic(SoftmaxCritic):
         channels, height, width = shape
         rows, columns = min(cells, height), min(cells, width)
         super().__init__(channels * rows * columns, **settings)
+        self.features = channels * height * width
         self.shape, self.grid = (channels, height, width), (channels, rows, columns)
         self.across: Tensor
         self.along: Tensor

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dni.errors import DivergedError
+from dni.errors import DivergedError, UsageError
 from dni.interface import Due, Interface
 from dni.metrics import FitMeter, cosine
+from dni.misuse import REFUSALS, explain, misfit, refuse_below, refuse_optimizer, require_target
 from dni.predictor import Predictor
 from dni.randomness import without_dropout
 from dni.replay import Example, Replay
@@ -49,8 +50,16 @@ class DecoupledInterface(Interface):
         fade: float = 0.0,
         expects: Callable[[int], bool] | None = None,
     ) -> None:
+        if not isinstance(predictor, Predictor):
+            raise UsageError(
+                f"a {type(predictor).__name__} is no dni.Predictor: take dni.Regressor, say, or subclass one"
+            )
+        refuse_below(1, memory=memory, fits=fits)
+        refuse_below(0, warmup=warmup, replay=replay)
         self.predictor, self.replay, self.expects = predictor, Replay(replay), expects
         parameters = list(predictor.parameters())  # an oracle has none, and is not trained
+        if optimizer is not None and parameters:
+            refuse_optimizer(predictor, optimizer)
         self.optimizer = optimizer or (torch.optim.Adam(parameters, 3e-3, fused=True) if parameters else None)
         self.warmup, self.memory, self.fits = warmup, memory, fits
         self.scale, self.clip, self.fade = scale, clip, fade
@@ -66,11 +75,15 @@ class DecoupledInterface(Interface):
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
         """Remember the value (nobody may write to it any more) and its labels; return the predicted gradient.
 
-        Rows that are `over` get exactly zero, and teach the predictor nothing.
+        Rows that are `over` get exactly zero, and teach the predictor nothing. Raises UsageError for a value or labels
+        that the predictor is not made for.
         """
         sent = Sent.of(value, labels, over)
         self._remember(step, sent)
-        answer = self._answer(sent, value)
+        try:
+            answer = self._answer(sent, value)
+        except REFUSALS as error:
+            explain(error, step, misfit(self.predictor, sent.value, sent.labels))
         self._learn_at_once(sent)
         return answer
 
@@ -88,12 +101,15 @@ class DecoupledInterface(Interface):
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored.
 
-        `labels` are put after those that were given with the value.
+        `labels` are put after those that were given with the value. Raises UsageError for a target that is None, or
+        not of the value's shape.
         """
+        require_target(step, gradient)
         sent = self._sent.pop(step, None)
         if sent is None:
             return
         target, labels = sent.mine(gradient), sent.known(labels)
+        require_target(step, target, sent.value)
         self.staleness = self._latest - step
         for n in range(self.fits):
             fit = self.predictor.fit(sent.value, labels, target)

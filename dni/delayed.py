@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from dni.errors import UsageError
 from dni.interface import Due, Interface
 from dni.metrics import FitMeter
+from dni.misuse import refuse_below, require_target
 
 #: Windows a stage may go back through in one step: it catches up, and answers each frame with a bounded number.
 AT_ONCE = 2
@@ -36,6 +38,8 @@ class DelayedInterface(Interface):
     targets_first = True
 
     def __init__(self, edges: int = 1, lag: int | None = None) -> None:
+        refuse_below(1, edges=edges)
+        refuse_below(0, lag=lag)
         self.lag, self.late = lag, 0 if lag is None else lag * edges
         self._labels: dict[int, int] = {}  # step -> labels, of the windows that are waiting
         self._arrived: dict[int, Tensor] = {}
@@ -45,6 +49,13 @@ class DelayedInterface(Interface):
     def needs(self, step: int) -> int | None:
         return None if self.lag is None else step - self.lag
 
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        """There is none yet. Raises UsageError."""
+        raise UsageError(
+            "a delayed gradient is that of an earlier step: go through `for due in cut.due(step, value, labels)`, each "
+            "with stage.backward(due.gradient, None, due.step) of a dni.StashingStage"
+        )
+
     def due(self, step: int, value: Tensor, labels: Tensor) -> list[Due]:
         self._labels[step] = labels.numel()
         ready = sorted(earlier for earlier in self._arrived if earlier <= step - self.late)
@@ -52,6 +63,7 @@ class DelayedInterface(Interface):
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         """Keep the gradient until it is due; of a step that is used or given up it is ignored."""
+        require_target(step, gradient)
         if step > self._done:
             self._arrived[step] = gradient
 

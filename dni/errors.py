@@ -20,6 +20,7 @@ DniError
 │   ├── PeerTimeout          a neighbour is silent for longer than transport.timeout_s
 │   └── EndedEarly           a stage ended before its work was done
 ├── ThreadDied               a background thread ended with an error that was not foreseen
+├── UsageError               `dni` called in a way that cannot work, or would learn nothing
 ├── DivergedError            a loss or gradient is not finite, or absurdly large
 ├── SystemRefused            the system refused a file, a process or the like
 │   └── OutOfMemory          it refused memory, or the GPU has no more
@@ -106,6 +107,10 @@ class EndedEarly(WorkerLost):
 
 class ThreadDied(DniError):
     """A background thread that ended with an error that was not foreseen."""
+
+
+class UsageError(DniError, ValueError):
+    """`dni` was called in a way that cannot work, or that would learn nothing."""
 
 
 class DivergedError(DniError):

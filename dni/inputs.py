@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.errors import DivergedError
+from dni.misuse import refuse_below, refuse_device, refuse_optimizer, require_target
 from dni.models import language_model
 from dni.predictor import squared_distance
 from dni.recurrent import Chain, reset_lanes
@@ -92,6 +93,9 @@ class InputInterface:
         memory: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
+        refuse_optimizer(module, optimizer)
+        refuse_device(module, torch.device(device))
+        refuse_below(1, memory=memory)
         self.module, self.optimizer, self.memory = module, optimizer, memory
         self.device = torch.device(device)
         self.recent = InputMeter()
@@ -122,6 +126,7 @@ class InputInterface:
         if asked is None:
             return
         prediction, _ = self.module(asked.data, asked.entered)
+        require_target(step, value, prediction)
         wanted = _rows(value.to(self.device))
         loss = squared_distance(_rows(prediction), wanted)
         self.optimizer.zero_grad()

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dni.errors import DivergedError
+from dni.misuse import REFUSALS, explain, label_misfit, require_target
 from dni.predictor import cross_entropy_gradient
 from dni.types import IGNORED
 
@@ -124,6 +125,7 @@ class TrueInterface(Interface):
         return self._arrived.pop(step)
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
+        require_target(step, gradient)
         self._arrived[step] = gradient
 
 
@@ -137,10 +139,14 @@ class LossInterface(Interface):
         self.loss = math.nan
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
-        """The exact dL/dvalue. Raises DivergedError if the loss is not finite, ValueError without labels."""
+        """The exact dL/dvalue. Raises DivergedError if the loss is not finite, ValueError without labels, and its
+        UsageError for labels that do not belong to the value."""
         if labels is None:
             raise ValueError(f"step {step} reached the loss without labels")
-        total, gradient = self._differentiated(value, labels)
+        try:
+            total, gradient = self._differentiated(value, labels)
+        except REFUSALS as error:
+            explain(error, step, self._misfit(value, labels))
         self.measured = total.item(), self._count(labels)
         self.loss = self.measured[0] / max(1, self.measured[1])
         if not math.isfinite(self.loss):
@@ -161,6 +167,14 @@ class LossInterface(Interface):
     def _differentiated(self, value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The summed loss, and its gradient with respect to the value."""
         return cross_entropy_gradient(value, labels)
+
+    def _misfit(self, value: Tensor, labels: Tensor) -> str | None:
+        """Why the loss of these cannot be computed."""
+        if labels.numel() != value[..., 0].numel():
+            return (
+                f"labels {tuple(labels.shape)} for an output of shape {tuple(value.shape)}: one is needed for each row"
+            )
+        return label_misfit("the output", value, labels)
 
     def _count(self, labels: Tensor) -> int:
         return int((labels != IGNORED).sum())

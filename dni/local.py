@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dni.errors import DivergedError
 from dni.interface import Interface
 from dni.metrics import FitMeter
+from dni.misuse import REFUSALS, explain, misfit
 from dni.predictor import summed_cross_entropy
 
 
@@ -47,6 +48,7 @@ class LocalInterface(Interface):
         device: torch.device | str = "cpu",
     ) -> None:
         self.head = local_head(features, classes, hidden).to(device)
+        self.head.features, self.head.classes = features, classes  # type: ignore[assignment]
         self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
         self._recent = FitMeter()
 
@@ -58,7 +60,10 @@ class LocalInterface(Interface):
         if labels is None:
             raise ValueError("a local loss needs the labels of its step")
         leaf, parameters = value.detach().requires_grad_(), list(self.head.parameters())
-        loss, rows = self._loss(leaf, labels), labels.numel()
+        try:
+            loss, rows = self._loss(leaf, labels), labels.numel()
+        except REFUSALS as error:
+            explain(error, step, misfit(self.head, self._rows(value, labels), labels))
         self._measure(step, loss.item() / rows)
         gradient, *gradients = torch.autograd.grad(loss, [leaf, *parameters])
         for parameter, summed in zip(parameters, gradients, strict=True):
@@ -91,8 +96,10 @@ class LocalInterface(Interface):
         self._recent = FitMeter(**state.get("recent", {}))
 
     def _loss(self, value: Tensor, labels: Tensor) -> Tensor:
-        rows = value.flatten(1) if value.dim() > labels.dim() + 1 else value  # of feature maps (B, C, H, W)
-        return summed_cross_entropy(self.head(rows), labels)
+        return summed_cross_entropy(self.head(self._rows(value, labels)), labels)
+
+    def _rows(self, value: Tensor, labels: Tensor) -> Tensor:
+        return value.flatten(1) if value.dim() > labels.dim() + 1 else value  # of feature maps (B, C, H, W)
 
     def _measure(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):

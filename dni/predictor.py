@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dni.errors import UsageError
 from dni.types import IGNORED
 
 
@@ -26,6 +27,9 @@ class Fit(NamedTuple):
 
 class Predictor(nn.Module):
     """Base class. `forward` is the synthetic gradient; `fit` scores it against a target gradient."""
+
+    features: int | None = None  #: of a row of the values it is made for (channels of a convolution); None: any
+    classes = 0  #: of the labels that it sees; 0: it sees none, or numbers
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
         """The synthetic gradient dL/dvalue, in the shape of `value`; L is summed over batch and time."""
@@ -57,6 +61,7 @@ class Regressor(Predictor):
 
     def __init__(self, features: int, *, hidden: int = 0, classes: int = 0, lookahead: int = 1) -> None:
         super().__init__()
+        self.features, self.classes = features, classes
         self.first = nn.Linear(features, hidden) if hidden else None
         self.last = nn.Linear(hidden or features, features)
         self.context = LabelContext(classes, lookahead, hidden or features) if classes else None
@@ -84,7 +89,7 @@ class Critic(Predictor):
 
     def __init__(self, features: int, outputs: int, *, hidden: int, match: float, at_once: bool) -> None:
         super().__init__()
-        self.match, self.at_once = match, at_once
+        self.match, self.at_once, self.features = match, at_once, features
         self.first = nn.Linear(features, hidden) if hidden else None
         self.last = nn.Linear(hidden or features, outputs)
         nn.init.normal_(self.last.weight, std=0.01)
@@ -186,6 +191,10 @@ class LabelContext(nn.Module):
             self.table.weight[0] = 0
 
     def forward(self, rows: Tensor) -> Tensor:
+        if rows.shape[-1] != len(self.offset):
+            raise UsageError(
+                f"{rows.shape[-1]} labels for each row, and the predictor has lookahead={len(self.offset)}"
+            )
         index = torch.where(rows == IGNORED, 0, rows + self.offset)
         return self.table(index).sum(-2)  # type: ignore[no-any-return]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dni.errors import UsageError
 from dni.types import State
 
 
@@ -20,7 +21,10 @@ class Recurrent(nn.Module):
 
 
 class Chain(nn.Sequential):
-    """Layers in a row, some of them `Recurrent`; their states lie one after another in a single tuple."""
+    """Layers in a row, some of them `Recurrent`; their states lie one after another in a single tuple.
+
+    Raises UsageError for a layer that returns something else than it must.
+    """
 
     def initial_state(self, batch: int) -> State:
         """The concatenated initial states of the recurrent layers; empty if there are none."""
@@ -32,11 +36,40 @@ class Chain(nn.Sequential):
         for layer in self:
             if isinstance(layer, Recurrent):
                 size = len(layer.initial_state(1))
-                x, new = layer(x, left[:size])
+                answer = layer(x, left[:size])
+                if not (isinstance(answer, tuple) and len(answer) == 2 and len(answer[1]) == size):
+                    raise self._wrong(layer, f"must return (output, state), a state of {size} tensors")
+                x, new = answer
                 left, after = left[size:], after + tuple(new)
             else:
                 x = layer(x)
+            if not isinstance(x, Tensor):
+                raise self._wrong(layer, _instead_of(layer, x))
         return x, after
+
+    def _wrong(self, layer: nn.Module, what: str) -> UsageError:
+        name = next(key for key, one in self._modules.items() if one is layer)
+        return UsageError(f"layer {name!r} ({type(layer).__name__}) {what}")
+
+
+def _instead_of(layer: nn.Module, answer: object) -> str:
+    """What is wrong with a layer that returns something else than a tensor, and what to write."""
+    known = {nn.LSTM: "dni.models.LSTM", nn.GRU: "dni.models.GRU"}.get(type(layer))
+    other = "a dni.Recurrent around it" if isinstance(layer, nn.RNNBase) else "a module around it that returns one"
+    carries = ", which carries its state from window to window" if isinstance(layer, nn.RNNBase) else ""
+    return f"returns a {type(answer).__name__}, and must return one tensor: write {known or other}{carries}"
+
+
+def as_chain(module: nn.Module) -> Chain:
+    """The module as a `Chain`; an `nn.Sequential` keeps the names of its layers."""
+    if isinstance(module, Chain):
+        return module
+    if isinstance(module, nn.Sequential):
+        chain = Chain()
+        for name, layer in module.named_children():
+            chain.add_module(name, layer)
+        return chain
+    return Chain(module)
 
 
 def reset_lanes(state: State, reset: Tensor | None) -> State:
@@ -63,4 +96,6 @@ def unpack(flat: Tensor, like: State) -> State:
         size = moved[0].numel()
         parts.append(flat[:, start : start + size].view(moved.shape).movedim(0, -2))
         start += size
+    if start != flat.shape[1]:
+        raise UsageError(f"a packed state of {flat.shape[1]} numbers a row, where {start} belong to this stage's state")
     return tuple(parts)

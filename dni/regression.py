@@ -62,6 +62,9 @@ class SquaredLossInterface(LossInterface):
         error = value.detach() - numbers(value, labels)
         return error.pow(2).sum() / 2, error
 
+    def _misfit(self, value: Tensor, labels: Tensor) -> str | None:
+        return None
+
     def _count(self, labels: Tensor) -> int:
         return labels.numel() // labels.shape[-1]
 

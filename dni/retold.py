@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dni.delayed import AT_ONCE
+from dni.errors import UsageError
+from dni.misuse import refuse_below
 from dni.recurrent import unpack
 from dni.rerun import Remembered, RerunningStage
 from dni.stage import Gradients
@@ -51,6 +53,7 @@ class RetellingStage(RerunningStage):
     def __init__(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, *, mix: float, memory: int, **settings: Any
     ) -> None:
+        refuse_below(1, memory=memory)
         super().__init__(module, optimizer, **{**settings, "first": True})
         self.mix, self.memory = mix, memory
         self._windows: dict[int, Used] = {}
@@ -67,6 +70,8 @@ class RetellingStage(RerunningStage):
 
     def backward(self, output: Tensor | None, state: Tensor | None = None, step: int = 0) -> Gradients:
         """As `Stage.backward`; the gradients are kept with the window."""
+        if step not in self._windows:
+            raise UsageError(f"no window of step {step} was run: give forward and backward the same step")
         self._windows[step].output_gradient, self._windows[step].state_gradient = output, state
         return super().backward(output, state, step)
 

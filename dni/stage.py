@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dni.errors import DivergedError
+from dni.errors import DivergedError, UsageError
+from dni.gathered import Gathered
+from dni.misuse import refuse_divisor, refuse_earlier, refuse_gradient, refuse_input, refuse_stage
 from dni.randomness import OwnRandomness, is_stochastic
-from dni.recurrent import Chain, pack, reset_lanes, unpack
+from dni.recurrent import as_chain, pack, reset_lanes, unpack
 from dni.types import State
 
 
@@ -33,35 +34,12 @@ class Graph(NamedTuple):
     leaving: State
 
 
-@dataclass
-class Gathered:
-    """Parameter gradients, by the parameter's name, summed over the windows since the last optimizer step."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    divisor: float = 0
-    windows: int = 0
-
-    def add(self, module: nn.Module, divisor: float) -> None:
-        """Take one window's gradients; whoever set them must not write to them any more."""
-        for name, parameter in module.named_parameters():
-            if parameter.grad is not None:
-                earlier = self.sums.get(name)
-                self.sums[name] = parameter.grad if earlier is None else earlier.add_(parameter.grad)
-        self.divisor += divisor
-        self.windows += 1
-
-    def hand_over(self, module: nn.Module) -> list[Tensor]:
-        """Make the sums the gradients of the module's parameters, and return them."""
-        for name, parameter in module.named_parameters():
-            parameter.grad = self.sums.get(name)
-        return list(self.sums.values())
-
-
 class Stage:
     """A module with its optimizer, and the state it carries from window to window.
 
     `forward`, `backward` and `update` are called in this order, once per step. Losses are sums over batch and time;
-    only the parameter gradients are divided, in `update`. (`dni.stash` has a stage that goes back later.)
+    only the parameter gradients are divided, in `update`. (`dni.stash` has a stage that goes back later.) What cannot
+    work raises UsageError.
 
     Args:
         module: a `Chain`, an `nn.Sequential` (made one), or any module from tensor to tensor.
@@ -78,6 +56,9 @@ class Stage:
             where a window is cut. None keeps all activations.
     """
 
+    #: Whether windows wait for their gradients, so that `backward` may go through an earlier one.
+    keeps_windows = False
+
     def __init__(
         self,
         module: nn.Module,
@@ -91,6 +72,7 @@ class Stage:
         first: bool = False,
         chunk: int | None = None,
     ) -> None:
+        refuse_stage(module, optimizer, schedule, torch.device(device), accumulate=accumulate, chunk=chunk)
         self.module = as_chain(module)
         self.optimizer, self.clip, self.first, self.chunk = optimizer, clip, first, chunk
         self.accumulate, self.schedule = accumulate, schedule
@@ -100,6 +82,7 @@ class Stage:
         self.randomness = OwnRandomness(seed, self.device) if is_stochastic(module) else None
         self._evaluation_state: State | None = None
         self._graph: Graph | None = None
+        self._newest = 0  # step of the window that was run last
         self._gathered = Gathered()
 
     def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -109,22 +92,29 @@ class Stage:
         starts here; `step` names the window for a stage that keeps several. Returns the output and the packed state
         after the window (B, F), both detached; None for a stateless stage.
         """
+        refuse_input(activation)
         x, leaf = self._fresh_input(activation.to(self.device))
         entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, len(x)))
         entered = reset_lanes(entering, None if reset is None else reset.to(self.device))
         with self.randomness.active() if self.randomness else nullcontext():
             output, leaving = self._run(x, entered)
-        self._graph = Graph(leaf, entering, output, leaving)
+        self._graph, self._newest = Graph(leaf, entering, output, leaving), step
         self.state = tuple(s.detach() for s in leaving)
         return output.detach(), pack(self.state) if self.state else None
 
     def backward(self, output: Tensor | None, state: Tensor | None = None, step: int = 0) -> Gradients:
         """One backward pass from dL/d output and dL/d state (B, F), None standing for zero.
 
-        Adds to the parameter gradients and returns the gradients of what came in.
+        Adds to the parameter gradients and returns the gradients of what came in. Raises UsageError if there was no
+        forward pass, or if the gradient is not that of its output.
         """
         graph, self._graph = self._graph, None
-        assert graph is not None, "forward comes first"
+        if graph is None:
+            raise UsageError(f"step {step}: backward comes once after each forward")
+        if step != self._newest and not self.keeps_windows:
+            refuse_earlier(step, self._newest)
+        if output is not None:
+            refuse_gradient(output, graph.output)
         ends: list[Tensor] = [] if output is None else [graph.output]
         gradients: list[Tensor] = [] if output is None else [output.to(self.device)]
         if state is not None:
@@ -151,8 +141,11 @@ class Stage:
         the sum of their divisors, clip, and take one optimizer step, at `factor` times its learning rates. A window
         that may not `move` counts for nothing.
 
-        Raises DivergedError if the norm of what was gathered is not finite.
+        Raises DivergedError if the norm of what was gathered is not finite, UsageError before the backward pass.
         """
+        if self._graph is not None:
+            raise UsageError("update comes after backward: the window that was run last has no gradients yet")
+        refuse_divisor(divisor)
         if move:
             self._gathered.add(self.module, divisor)
         if self._gathered.windows == self.accumulate:
@@ -164,9 +157,13 @@ class Stage:
         """Run one validation window in evaluation mode, with a carried state of its own, and return the output."""
         x = activation.to(self.device)
         state = self._carried(self._evaluation_state, len(x))
+        modes = [(part, part.training) for part in self.module.modules()]
         self.module.eval()
-        output, after = self.module(x, reset_lanes(state, None if reset is None else reset.to(self.device)))
-        self.module.train()
+        try:
+            output, after = self.module(x, reset_lanes(state, None if reset is None else reset.to(self.device)))
+        finally:  # layers that are kept in evaluation mode stay in it
+            for part, training in modes:
+                part.training = training
         self._evaluation_state = after
         return output  # type: ignore[no-any-return]
 
@@ -248,15 +245,3 @@ class Stage:
 def _gradient(leaf: Tensor) -> Tensor:
     """Zeros where nothing flowed back."""
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-
-
-def as_chain(module: nn.Module) -> Chain:
-    """The module as a `Chain`; an `nn.Sequential` keeps the names of its layers."""
-    if isinstance(module, Chain):
-        return module
-    if isinstance(module, nn.Sequential):
-        chain = Chain()
-        for name, layer in module.named_children():
-            chain.add_module(name, layer)
-        return chain
-    return Chain(module)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dni.errors import UsageError
 from dni.rerun import Remembered, RerunningStage
 from dni.stage import Gradients, Graph
 
@@ -38,6 +39,8 @@ class StashingStage(RerunningStage):
         settings: those of `Stage`.
     """
 
+    keeps_windows = True
+
     def __init__(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, *, stash: bool = True, **settings: Any
     ) -> None:
@@ -58,6 +61,8 @@ class StashingStage(RerunningStage):
 
     def backward(self, output: Tensor | None, state: Tensor | None = None, step: int = 0) -> Gradients:
         """As `Stage.backward`, through the window of `step`; windows before it are given up."""
+        if step not in self._held:
+            raise UsageError(f"no window of step {step} waits for its gradient: those that do are {sorted(self._held)}")
         held = self._held[step]
         self._held = {later: kept for later, kept in self._held.items() if later > step}
         self._instead = held.weights

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import dni
 from tests.commands import Command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +19,8 @@ WHERE = """
 import dni, workers.conf
 from pathlib import Path
 print(dni.__file__)
+from workers.explain import settings
+assert settings()["optimizer.clip"].unit == "norm"  # so that a user of the wheel needs no source
 print(*sorted(str(p) for folder in workers.conf.__path__ for p in Path(folder).rglob("*.yaml")), sep="\\n")
 """
 
@@ -59,6 +62,12 @@ def test_the_wheel_brings_the_packages_and_every_config_file(installed: Path, tm
     commands = {"dni-train", "dni-report", "dni-evaluate", "dni-sample", "dni-simulate"}
     assert {p.name for p in (installed / "bin").glob("dni-*")} == commands
     assert not (installed / "tests").exists()
+    (metadata,) = installed.glob("dni-*.dist-info/METADATA")
+    head, _, description = metadata.read_text(encoding="utf-8").partition("\n\n")
+    assert f"Version: {dni.__version__}" in head
+    assert "Description-Content-Type: text/markdown" in head
+    assert "Project-URL: Paper, https://arxiv.org/abs/1608.05343" in head
+    assert description.strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
 
 
 @pytest.mark.timeout(120)

@@ -23,9 +23,7 @@ def test_the_library_example_is_short_runs_and_learns() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(code.splitlines()) <= 15
     torch.manual_seed(0)
-    rule = torch.randn(20, 10)
-    inputs = torch.randn(400, 64, 20)
-    names: dict[str, object] = {"batches": [(x, (x @ rule).argmax(-1)) for x in inputs]}
+    names: dict[str, object] = {}
     exec(code, names)
     loss = names["cuts"][-1].loss  # type: ignore[index]
     assert loss < 1.0  # guessing: log 10 = 2.3

@@ -106,7 +106,8 @@ def test_chunks_are_computed_again() -> None:
     value, target = torch.randn(2, B, T, D, dtype=torch.float64)
     found = []
     for chunk in (None, 2):
-        stage = RetellingStage(copy.deepcopy(module), sgd(module), mix=0.5, memory=2, chunk=chunk)
+        own = copy.deepcopy(module)
+        stage = RetellingStage(own, sgd(own), mix=0.5, memory=2, chunk=chunk)
         stage.forward(value, step=1)
         stage.backward(value, step=1)
         stage.told(1, target)
@@ -123,7 +124,8 @@ def test_the_oldest_two_are_answered_and_no_more_than_memory_wait() -> None:
         stage.update()
     for step in (4, 1, 3, 2):
         stage.told(step, step * one)
-    two = RetellingStage(copy.deepcopy(module), sgd(module), mix=1.0, memory=3)
+    twin = copy.deepcopy(module)
+    two = RetellingStage(twin, sgd(twin), mix=1.0, memory=3)
     two.load_state_dict(copy.deepcopy(stage.state_dict()))
     for each in (stage, two):
         answers = [each.retell(), each.retell(), each.retell()]

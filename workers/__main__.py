@@ -23,12 +23,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError, DniError
-from workers.config import from_any, one_line, register
+from workers.config import from_any, one_line, register, setting_names
+from workers.help import answered
 from workers.launcher import Result, launch, launch_later_stage
 from workers.meeting import meeting_point
 from workers.refusals import as_refusal, name_refusals_of_threads
 from workers.seat import SUBMITTED, settle_launch
 from workers.shared_folder import share_folder
+from workers.suggest import suggestion
+from workers.sweep import check_sweep, what_is_left
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,8 @@ def train(settings: DictConfig) -> None:
         if seat is not None and seat.rank:
             launch_later_stage(config, run_dir, seat)
         else:
-            report(launch(config, run_dir, seat), run_dir)
+            with what_is_left(run_dir):
+                report(launch(config, run_dir, seat), run_dir)
 
 
 def report(result: Result, run_dir: Path) -> None:
@@ -70,7 +74,10 @@ def main() -> None:
     name_refusals_of_threads()
     register()
     with exit_codes():
+        if answered(sys.argv[1:]):
+            return
         sys.argv[1:] = share_folder(with_resumed_overrides(sys.argv[1:]), os.environ)
+        check_sweep(sys.argv[1:], explain)
         train()
 
 
@@ -130,7 +137,8 @@ def explain(error: BaseException) -> str:
         cause = "" if error.__cause__ is None else one_line(error.__cause__)
         missing = "hydra/launcher/submitit_" in message
         cause += " Install it with: pip install hydra-submitit-launcher" if missing else ""
-        return f"{message} {cause} (all settings: dni-train --cfg job)"
+        hint = suggestion(f"{message} {cause}", setting_names())
+        return f"{message} {cause}{hint} (all settings: dni-train --cfg job)"
     return message
 
 

@@ -38,6 +38,7 @@ from workers.schema import (
     TransportConfig,
     TransportKind,
 )
+from workers.suggest import suggestion
 
 #: What a run's settings are called in its folder.
 CONFIG = "config.yaml"
@@ -45,30 +46,31 @@ CONFIG = "config.yaml"
 
 @dataclass
 class Config:
-    experiment: str = "default"
-    seed: int = 0
-    steps: int = 1000
-    lane_steps: int | None = None  # stop once every lane has run through this many time steps, whatever T
-    stages: int = 4
+    experiment: str = "default"  # the name of the experiment in summaries and reports
+    seed: int = 0  # [seed] of first weights, made-up data, dropout and random updates
+    steps: int = 1000  # [steps] after which the run ends: a step trains on one window of every lane
+    lane_steps: int | None = None  # [time steps] stop once every lane has run through so many, whatever T; null: never
+    stages: int = 4  # [stages] into which the model is cut, one worker each
     devices: list[str] = field(default_factory=lambda: ["auto"])  # one for all stages, or one each: auto, cpu, cuda:N
-    log_every: int = 10
+    log_every: int = 10  # [steps] between two training records of a stage
     tensorboard: bool = True  # write TensorBoard events into the run folder
     run_id: str | None = None  # launch=external: the name of the folder that all stages share; null: the engine's job
     resume: str | None = None  # run folder to go on from
-    resume_step: int | None = None  # which of its checkpoints; null: the newest complete one
+    resume_step: int | None = None  # [steps] which of its checkpoints; null: the newest complete one
     start_from: str | None = None  # run folder whose weights a new run begins with; all else is new
     start_step: str | None = None  # which of its checkpoints: a number of steps, best or last; null: best, else last
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    depth: DepthConfig = field(default_factory=DepthConfig)
-    time: TimeConfig = field(default_factory=TimeConfig)
-    predictor: PredictorConfig = field(default_factory=PredictorConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    transport: TransportConfig = field(default_factory=TransportConfig)
-    launch: LaunchConfig = field(default_factory=LaunchConfig)
-    emulate: EmulateConfig = field(default_factory=EmulateConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)  # the network: its layers, their sizes, where it is cut
+    data: DataConfig = field(default_factory=DataConfig)  # what is learned: B lanes of windows of T steps
+    depth: DepthConfig = field(default_factory=DepthConfig)  # the cuts between stages: the method, what is in flight
+    time: TimeConfig = field(default_factory=TimeConfig)  # the cuts between the windows of a sequence
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of every stage, alike; its schedule, clipping
+    transport: TransportConfig = field(default_factory=TransportConfig)  # the links between stages
+    launch: LaunchConfig = field(default_factory=LaunchConfig)  # where the stages run, and with how many threads
+    emulate: EmulateConfig = field(default_factory=EmulateConfig)  # an accelerator: a pass that is done sooner sleeps
+    # in training; what it computes stays the same
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)  # validation, probes, and when to stop early
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # when state is saved, and how long it stays
 
     @property
     def window(self) -> int:
@@ -172,7 +174,8 @@ def from_any(settings: Any) -> Config:
         loaded = OmegaConf.load(settings) if isinstance(settings, str | Path) else OmegaConf.create(settings)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{one_line(error)} (all settings: dni-train --cfg job)") from error
+        hint = suggestion(one_line(error), setting_names())
+        raise ConfigError(f"{one_line(error)}{hint} (all settings: dni-train --cfg job)") from error
     assert isinstance(config, Config)
     return config
 
@@ -181,6 +184,19 @@ def to_plain(config: Config) -> dict[str, Any]:
     """Nested dicts, lists, strings and numbers: the inverse of `from_any`."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(config), default=lambda member: member.name))
     return plain
+
+
+def setting_names() -> list[str]:
+    """The dotted names of all settings and sections, each section before what is in it."""
+
+    def inside(tree: dict[str, Any], start: str) -> list[str]:
+        return [
+            name
+            for key, value in tree.items()
+            for name in (start + key, *(inside(value, f"{start}{key}.") if isinstance(value, dict) else []))
+        ]
+
+    return inside(to_plain(Config()), "")
 
 
 def one_line(error: BaseException) -> str:

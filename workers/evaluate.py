@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dni import __version__
 from dni.data.source import Source
 from dni.data.text import Window, split_labels
 from dni.errors import CheckpointError, ConfigError, DniError
@@ -145,6 +146,7 @@ def _output(stages: Sequence[tuple[Stage, Clock]], window: Window, index: int) -
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `dni-evaluate`. Returns 0, or 2 after one line on stderr that says what to change."""
     parser = argparse.ArgumentParser("dni-evaluate", description="Measure a trained run on its test split.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
     parser.add_argument("--split", choices=("valid", "test"), help="default: test where the data has one")
     parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dni.errors import ConfigError
+from workers.suggest import did_you_mean
 from workers.summary import Run
 from workers.tasks import CUT_SHORT, FACTS, TASK, run_id, settings_of, steps_done, tells_apart, titles_of
 
@@ -57,7 +58,8 @@ def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
         return []
     table = pd.DataFrame([settings_of(run) for run in finished], dtype=str).fillna("-")
     if unknown := [key for key in by if key not in table]:
-        raise ConfigError(f"--by {' '.join(unknown)}: no run has it; choose from: {', '.join(_keys(table))}")
+        hint = did_you_mean(unknown[0], _keys(table))
+        raise ConfigError(f"--by {' '.join(unknown)}: no run has it{hint}; choose from: {', '.join(_keys(table))}")
     tasks = [task for _, task in table.groupby([key for key in TASK if key in table], sort=False)]
     titles = titles_of([_first(task) for task in tasks])
     return [

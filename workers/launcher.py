@@ -31,6 +31,7 @@ from workers.monitor import Monitor
 from workers.nccl_rules import check_gpus
 from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
+from workers.provenance import origin_of
 from workers.refusals import about, refusals_at_the_door
 from workers.resume import best_saved, hand_on, settle_resume
 from workers.rules import check
@@ -63,29 +64,48 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
     """
     stop = Stop()
     with refusals_at_the_door():
-        config, data = settle(config, seat)
-        claim(run_dir, config)
-        OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
-        vocabulary.save(run_dir, data.characters)
-        begun = begin_sitting(config)  # before what is computed again is cut off
-        hand_on(config, run_dir)
+        prepared = prepare(config, run_dir, seat)
     with refusals_in_a_run(run_dir):
-        summary = follow(config, data, run_dir, seat, stop, begun)
-    refuse_diverged(config, run_dir, stop)
+        summary = follow(prepared, seat, stop)
+    refuse_diverged(prepared.config, run_dir, stop)
     return Result(summary, summary["interrupted"])
 
 
-def follow(config: Config, data: Data, run_dir: Path, seat: Seat | None, stop: Stop, begun: Record) -> dict[str, Any]:
-    """Run the stages, write down what they report, and return the summary. `begun`: the record of this start."""
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may start, and what is known of it before it does."""
+
+    config: Config  #: with everything filled in
+    data: Data
+    run_dir: Path
+    facts: RunFacts
+    begun: Record  #: that this sitting begins
+
+
+def prepare(config: Config, run_dir: Path, seat: Seat | None) -> Prepared:
+    """Check the settings, claim the run's folder and write the settings into it. Raises ConfigError."""
+    config, data = settle(config, seat)
+    known = facts(config, data, seat)
+    claim(run_dir, config)
+    OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+    vocabulary.save(run_dir, data.characters)
+    begun = begin_sitting(config)  # before what is computed again is cut off
+    hand_on(config, run_dir)
+    return Prepared(config, data, run_dir, known, begun)
+
+
+def follow(prepared: Prepared, seat: Seat | None, stop: Stop) -> dict[str, Any]:
+    """Run the stages, write down what they report, and return the summary."""
+    config, run_dir = prepared.config, prepared.run_dir
     watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
     with watched as monitor, socket_folder() as sockets:
-        monitor(begun)
-        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, data, sockets)
+        monitor(prepared.begun)
+        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, prepared.data, sockets)
         run_to_an_end(job, stop, seat)
         ends = monitor.summary_stages()
         with about(run_dir / SUMMARY):
             summary = write_summary(
-                run_dir, facts(config, data, seat), stages=ends, valid=monitor.valid_history,
+                run_dir, prepared.facts, stages=ends, valid=monitor.valid_history,
                 ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
                 sittings=added_up(monitor.sittings),
             )  # fmt: skip
@@ -216,6 +236,7 @@ def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
         data_name=data.name,
         data_sha256=data.sha256,
         devices=devices,  # of other machines nothing is known
+        origin=origin_of(config),
     )
 
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from dni import __version__
 from dni.errors import ConfigError
 from workers.figures import draw
 from workers.groups import Group, group_runs, spread
@@ -129,6 +130,7 @@ def _section(prefix: str, title: str, groups: list[Group], out: Path) -> Section
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `dni-report`. Returns 0, or 2 after one line on stderr that says what to change."""
     parser = argparse.ArgumentParser("dni-report", description="Runs as a table per task, curves and one HTML page.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("folders", nargs="+", metavar="RUN_DIR", help="a run, or a folder that holds runs")
     parser.add_argument("--out", type=Path, help="default: RUN_DIR/report; ./report for several folders")
     parser.add_argument(

@@ -52,6 +52,7 @@ class RunFacts:
     data_name: str
     data_sha256: str | None
     devices: Sequence[str] = ()  #: by stage; used where a stage's own "end" record names none
+    origin: Mapping[str, Any] = field(default_factory=dict)  #: `workers.provenance`: model's size, commit of the code
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +80,8 @@ def write_summary(
     `workers.sittings.added_up` says. All figures are added up over the sittings.
     """
     summary = _summary(facts, [finite(s) for s in stages], [finite(v) for v in valid])
-    summary |= {"restarts": restarts, "interrupted": ended == "interrupted", "ended": ended, **sittings}
+    ends = {"restarts": restarts, "interrupted": ended == "interrupted", "ended": ended}
+    summary |= {**ends, **sittings, **facts.origin}
     temporary = Path(run_dir) / f".{SUMMARY}.{os.getpid()}"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(summary, indent=2) + "\n")

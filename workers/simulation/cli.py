@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dni import __version__
 from dni.errors import ConfigError
 from workers.simulation.figure import draw, label
 from workers.simulation.model import ASYNCHRONOUS, METHODS, Prediction, predict
@@ -186,6 +187,7 @@ def simulate(asked: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `dni-simulate`. Returns 0, or 2 after one line on stderr that says what to change."""
     parser = argparse.ArgumentParser("dni-simulate", description="Predict what each method would reach elsewhere.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--stages", default="4", metavar="K", help="stages in a row (4)")
     for option, default, text in NUMBERS:
         shown = text if default is None else f"{text} ({default})"

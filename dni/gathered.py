@@ -1,0 +1,31 @@
+"""The parameter gradients of several windows, for one optimizer step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Gathered:
+    """Parameter gradients, by the parameter's name, summed over the windows since the last optimizer step."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    divisor: float = 0
+    windows: int = 0
+
+    def add(self, module: nn.Module, divisor: float) -> None:
+        """Take one window's gradients; whoever set them must not write to them any more."""
+        for name, parameter in module.named_parameters():
+            if parameter.grad is not None:
+                earlier = self.sums.get(name)
+                self.sums[name] = parameter.grad if earlier is None else earlier.add_(parameter.grad)
+        self.divisor += divisor
+        self.windows += 1
+
+    def hand_over(self, module: nn.Module) -> list[Tensor]:
+        """Make the sums the gradients of the module's parameters, and return them."""
+        for name, parameter in module.named_parameters():
+            parameter.grad = self.sums.get(name)
+        return list(self.sums.values())

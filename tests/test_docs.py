@@ -1,0 +1,94 @@
+"""What the pages show runs as it stands: every block is run, or says above it that it is not, and why."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from workers.compose import compose_settings
+from workers.rules import check
+from workers.sweep import combinations
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?:<!-- not run: (?P<why>[^>]+) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+class Block(NamedTuple):
+    """A block of a page; `why`: the reason that it is not run."""
+
+    page: str
+    kind: str
+    text: str
+    why: str | None
+
+
+BLOCKS = [
+    Block(page.name, found["kind"], found["text"], found["why"])
+    for page in PAGES
+    for found in BLOCK.finditer(page.read_text(encoding="utf-8"))
+    if found["kind"] != "text"  # a picture
+]
+
+
+def test_every_block_is_run_or_says_why_not() -> None:
+    kinds = {block.kind for block in BLOCKS if not block.why}
+    assert kinds == {"", "python"}  # of another kind nothing is known: mark it
+    assert all(len(block.why) > 5 for block in BLOCKS if block.why)
+    fences = sum(page.read_text(encoding="utf-8").count("\n```") for page in PAGES)
+    pictures = sum(page.read_text(encoding="utf-8").count("\n```text\n") for page in PAGES)
+    assert fences == 2 * (len(BLOCKS) + pictures)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if block.kind == "python" and not block.why}))
+def test_python_runs_as_it_stands(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page one after another, as in a notebook."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in BLOCKS:
+        if (block.page, block.kind, block.why) == (page, "python", None):
+            exec(block.text, names)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("block", [b for b in BLOCKS if not b.kind and not b.why], ids=lambda b: b.text.split("\n")[0])
+def test_commands_run_as_they_stand(block: Block, tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    done = subprocess.run(
+        ["bash", "-euc", 'PATH=$PWD/.venv/bin:$PATH\n' + block.text],
+        cwd=tmp_path, capture_output=True, text=True, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def commands() -> list[str]:
+    """The commands of dni-train in the README's blocks that are not run; test_launching has those of its page."""
+    lines = [line for block in BLOCKS if block.why and block.page == "README.md" for line in block.text.splitlines()]
+    return [line.partition("dni-train ")[2] for line in lines if "dni-train " in line]
+
+
+@pytest.mark.parametrize("words", commands())
+def test_commands_that_are_not_run_are_accepted(words: str) -> None:
+    for overrides in combinations(shlex.split(words, comments=True)):
+        check(compose_settings(overrides))
+
+
+@pytest.mark.timeout(240)
+def test_the_examples_that_are_typed_pass_strict_mypy(tmp_path: Path) -> None:
+    """With the cache of `make check`, which comes first in continuous integration."""
+    files: list[str] = []
+    for page in ("README.md", "python.md"):
+        text = "".join(b.text for b in BLOCKS if (b.page, b.kind, b.why) == (page, "python", None))
+        file = tmp_path / f"{page.partition('.')[0].lower()}_example.py"
+        file.write_text(text)
+        files.append(str(file))
+    words = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), *files]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=230)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,125 @@
+"""`dni-train` from Python: `from workers import train`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dni.errors import ConfigError
+from workers.__main__ import explain, with_resumed_overrides
+from workers.child import CONFIG
+from workers.compose import compose_settings
+from workers.config import Config, to_plain
+from workers.launcher import launch
+from workers.schema import LaunchMode
+from workers.summary import METRICS, SUMMARY, read_metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run folder, and what is in it. `TrainedRun(Path(FOLDER))` reads one that `dni-train` has written."""
+
+    folder: Path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds. Raises FileNotFoundError if the run has not ended."""
+        found: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run was stopped before its end; `train(["resume=FOLDER"])` goes on with it."""
+        return bool(self.summary["interrupted"])
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Every record of the run, one a row: `kind` (train, valid, own, probe), `stage`, `step` and the figures.
+
+        Losses are in nats per label, times in seconds.
+        """
+        import pandas as pd  # which takes a while, and a run needs none of it
+
+        records: pd.DataFrame = pd.DataFrame(read_metrics(self.folder / METRICS))
+        return records
+
+    def curve(self, kind: str = "train", stage: int | None = None) -> pd.DataFrame:
+        """The records of one kind and stage (default: the last one), by step, without figures that it does not have."""
+        every = self.metrics
+        asked = every["stage"].max() if stage is None else stage
+        chosen: pd.DataFrame = every[(every["kind"] == kind) & (every["stage"] == asked)].set_index("step")
+        known: pd.DataFrame = chosen.dropna(axis="columns", how="all")
+        return known
+
+
+def train(overrides: Sequence[str] = (), folder: str | Path | None = None) -> TrainedRun:
+    """Do what `dni-train OVERRIDES` does, and return the run when it has ended.
+
+    One run at a time, in threads or processes as the settings say; an engine's job (`launch=external`) and sweeps are
+    for the command. In the main thread Ctrl-C (a notebook's stop button) ends the run in good order: it is saved, and
+    `interrupted`. Torch's random state and number of threads are afterwards what they were.
+
+    Args:
+        overrides: settings, each as it is typed: `["experiment=smoke", "seed=1"]`.
+        folder: of the run; default: as of the command, `outputs/DATE/TIME` below the current folder.
+
+    Raises:
+        ConfigError: the settings cannot be run, or the folder holds a run already; nothing was started.
+        DniError: the run failed on its way (`WorkerLost`, `DivergedError`, ...).
+    """
+    config = _settings(overrides)
+    run_dir = Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S-%f") if folder is None else folder)
+    try:
+        with _torch_as_it_was():
+            launch(config, run_dir)
+    finally:
+        _note(config, overrides, run_dir)
+    return TrainedRun(run_dir)
+
+
+def _settings(overrides: Sequence[str]) -> Config:
+    if isinstance(overrides, str):
+        raise ConfigError(f"train takes a list of settings: write train([{overrides!r}])")
+    for word in overrides:
+        if word.startswith(("-", "hydra")):
+            raise ConfigError(f"{word}: train takes settings, NAME=VALUE; the folder is its argument folder=")
+    try:
+        config = compose_settings(with_resumed_overrides(list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+    if config.launch.mode is LaunchMode.external:
+        raise ConfigError("launch=external is for processes that an engine has started: there, use dni-train")
+    return config
+
+
+@contextmanager
+def _torch_as_it_was() -> Iterator[None]:
+    """A run in threads seeds torch and sets its threads, which are the caller's as well."""
+    threads = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _note(config: Config, overrides: Sequence[str], run_dir: Path) -> None:
+    """Leave the words beside a run that was begun here, as Hydra does for the command: `resume=` repeats them."""
+    beside = run_dir / ".hydra"
+    if (run_dir / CONFIG).is_file() and not beside.exists():
+        beside.mkdir()
+        OmegaConf.save(OmegaConf.create(with_resumed_overrides(list(overrides))), beside / "overrides.yaml")
+        OmegaConf.save(OmegaConf.create(to_plain(config)), beside / "config.yaml")
