@@ -100,7 +100,7 @@ def test_a_whole_run_begins_where_the_earlier_one_was(earlier: Path, tmp_path: P
     summary = launch(tiny(start_from=str(earlier), steps=3, stages=1, seed=5), tmp_path / "run").summary
     assert summary["steps"] == 3
     settled = (tmp_path / "run" / "config.yaml").read_text()
-    best = min((r for r in read_metrics(earlier / METRICS) if r["kind"] == "valid"), key=lambda r: r["bits_per_char"])
+    best = min((r for r in read_metrics(earlier / METRICS) if r["kind"] == "valid"), key=lambda r: r["bits_per_label"])
     assert f"start_step: '{best['step']}'" in settled
     assert f"start_from: {earlier}" in settled
 

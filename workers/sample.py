@@ -20,6 +20,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from dni import __version__
 from dni.errors import CheckpointError, ConfigError, DniError
 from dni.recurrent import Chain
 from workers import vocabulary
@@ -146,6 +147,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser("dni-sample", description="Let a run that was trained on text write text.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
     parser.add_argument("--prompt", default="\n", metavar="TEXT", help="what the text begins with; default: a new line")
     parser.add_argument("--length", type=int, default=500, metavar="N", help="characters to write (default 500)")
