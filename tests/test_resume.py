@@ -16,18 +16,18 @@ from omegaconf import OmegaConf
 from tests.commands import LOCAL, SMALL, Command, children, settings, summary_of, trained_steps
 from tests.runs import assert_same, parameters_of
 from workers import checkpoint, launcher
-from workers.__main__ import exit_codes, with_resumed_overrides
 from workers.assembly import Job
 from workers.config import to_plain
 from workers.launcher import launch
 from workers.monitor import Monitor
 from workers.sources import resolve
 from workers.threads import run_threads
+from workers.train import exit_codes
 
 
 def resumed(folder: Path, target: Path, *more: str) -> Path:
     """What `dni-train resume=FOLDER MORE` does, with its run folder named."""
-    launch(settings(*with_resumed_overrides([f"resume={folder}", *more])), target)
+    launch(settings(f"resume={folder}", *more), target)
     return target
 
 

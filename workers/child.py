@@ -24,24 +24,24 @@ import torch
 
 from dni.errors import DniError, PeerTimeout
 from workers.assembly import Job, assemble
-from workers.config import Config, from_any
+from workers.config import Config
 from workers.links import connect, listen
 from workers.memory import keep_memory
-
-CONFIG = "config.yaml"
+from workers.record import read_record
+from workers.signals import ENDING
 
 
 def main() -> None:
     """Run one stage and report how it ended; the exit status is 0 or 1."""
     run_dir, sockets, index = Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None, int(sys.argv[3])
-    for number in (signal.SIGINT, signal.SIGTERM):  # the supervisor decides what they mean; an engine may tell us all
+    for number in ENDING:  # the supervisor decides what they mean; an engine may tell us all
         signal.signal(number, signal.SIG_IGN)
     threading.current_thread().name = f"stage-{index}"
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(levelname)s][%(threadName)s] %(message)s")
     control, failed = Control(sockets), False
     with ExitStack() as links:  # closed after the report: the other stages then fail, too, and the cause must be first
         try:
-            run_stage(from_any(run_dir / CONFIG), run_dir, index, control, links)
+            run_stage(read_record(run_dir), run_dir, index, control, links)
             control.say(event="done")
         except BaseException as error:
             failed = True

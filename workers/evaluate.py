@@ -24,10 +24,10 @@ from dni.stage import Stage
 from dni.types import IGNORED
 from workers import checkpoint
 from workers.build import build_chains, device_of
-from workers.child import CONFIG
 from workers.clock import Clock
-from workers.config import Config, from_any, to_plain
+from workers.config import Config, to_plain
 from workers.frame import Frame, Kind
+from workers.record import read_record
 from workers.resume import differences
 from workers.sources import Data, resolve
 from workers.stopping import best
@@ -71,9 +71,7 @@ def read_settings(run_dir: Path) -> tuple[Config, Data]:
     """The settings of a run, and its data opened again. Raises ConfigError if the data is not the same any more."""
     if not run_dir.is_dir():
         raise ConfigError(f"{run_dir}: no such folder; give the folder of a run")
-    if not (run_dir / CONFIG).is_file():
-        raise ConfigError(f"{run_dir}: no {CONFIG} in it; give the folder of a run, which dni-train wrote")
-    trained = from_any(run_dir / CONFIG)
+    trained = read_record(run_dir)
     config, data = resolve(trained)
     changed = differences(to_plain(trained), to_plain(config))
     if changed:

@@ -13,29 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from dni.errors import ConfigError
 from workers import checkpoint
+from workers.accept import Accepted, accept, devices_here
 from workers.assembly import Job
-from workers.build import build_chains, device_of
-from workers.child import CONFIG
-from workers.config import Config, to_plain
-from workers.cuts import refuse_large
+from workers.config import Config
 from workers.external import run_first_stage, run_later_stage
-from workers.inputs import refuse_large_inputs
 from workers.journal import Record
-from workers.links import credentials
 from workers.monitor import Monitor
-from workers.nccl_rules import check_gpus
-from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
-from workers.resume import best_saved, hand_on, settle_resume
-from workers.rules import check
+from workers.record import write_record
+from workers.resume import best_saved, hand_on
 from workers.seat import SUBMITTED, Seat
-from workers.sources import Data, resolve
+from workers.signals import ENDING, INSISTENT
+from workers.sources import Data
 from workers.stopping import Stop, stop_when_no_better
-from workers.summary import METRICS, RunFacts, write_summary
+from workers.summary import RunFacts, write_summary
 from workers.threads import run_threads
 from workers.transports.address import socket_folder
 
@@ -55,9 +47,15 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
 
     `seat`: of the first stage, where an engine has started all of them.
     """
-    config, data = settle(config, seat)
-    claim(run_dir, config)
-    OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+    with accept(config, run_dir, seat) as accepted:
+        return run(accepted)
+
+
+def run(accepted: Accepted) -> Result:
+    """Run what was accepted, the first stage of it or all. Raises as `launch`."""
+    config, data, run_dir, seat = accepted.config, accepted.data, accepted.run_dir, accepted.seat
+    drop_later_checkpoints(run_dir, config.resume_step or 0)
+    write_record(run_dir, accepted.recorded)
     hand_on(config, run_dir)
     with Monitor(run_dir, config.stages, config.planned_steps) as monitor, socket_folder() as sockets:
         stop = Stop()
@@ -73,17 +71,8 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
 
 def launch_later_stage(config: Config, run_dir: Path, seat: Seat) -> None:
     """Run another stage than the first, where an engine has started all of them. Raises as `launch`."""
-    config, _ = settle(config, seat)
-    run_later_stage(config, run_dir, seat)
-
-
-def settle(config: Config, seat: Seat | None) -> tuple[Config, Data]:
-    """Check the settings and fill in what they leave open. Raises ConfigError."""
-    check(config)
-    config, data = resolve(config)
-    config = settle_resume(config)
-    refuse_early(config, seat)
-    return config, data
+    with accept(config, run_dir, seat) as accepted:
+        run_later_stage(accepted.config, run_dir, seat)
 
 
 def run_stages(job: Job, stop: Stop, seat: Seat | None = None) -> None:
@@ -105,33 +94,11 @@ def why_ended(config: Config, stop: Stop, done: int) -> str:
     return stop.reason or ("steps" if done >= config.steps else "lane_steps")
 
 
-def refuse_early(config: Config, seat: Seat | None = None) -> None:
-    """Build what the stages will build, so that a bad cut or device is refused before anything starts."""
-    credentials(config.transport)
-    build_chains(config)
-    refuse_large(config)
-    refuse_large_inputs(config)
-    devices = devices_here(config, seat)
-    check_devices(config, devices)
-    check_gpus(config, devices, first=0 if seat is None else seat.rank)
-
-
-def devices_here(config: Config, seat: Seat | None) -> list[str]:
-    """The devices of the stages from the first on, or of the one that is here. Raises ConfigError if one is missing."""
-    stages = range(config.stages) if seat is None else [seat.rank]
-    return [str(device_of(config, index)) for index in stages]
-
-
-def claim(run_dir: Path, config: Config) -> None:
-    """Make the run's folder. Raises ConfigError if another run is in it; one that goes on drops what came later."""
-    used = (run_dir / METRICS).exists() or (run_dir / "checkpoints").exists()
-    own = config.resume is not None and Path(config.resume).resolve() == run_dir.resolve()
-    if used and not own:
-        raise ConfigError(f"{run_dir} already holds a run: name another hydra.run.dir, or go on with it (resume=)")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for step in checkpoint.complete_steps(run_dir):
-        if step > (config.resume_step or 0):
-            shutil.rmtree(checkpoint.folder_of(run_dir, step))
+def drop_later_checkpoints(run_dir: Path, step: int) -> None:
+    """A run that goes on in its own folder takes the steps after this one anew."""
+    for later in checkpoint.complete_steps(run_dir):
+        if later > step:
+            shutil.rmtree(checkpoint.folder_of(run_dir, later))
 
 
 def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:
@@ -178,8 +145,8 @@ def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
 
 
 def _ending() -> list[signal.Signals]:
-    """What tells a run to end: Ctrl-C, a cluster engine's SIGTERM, and what submitit sends before its time is over."""
-    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if SUBMITTED in os.environ else [])]
+    """What tells a run to end, and what submitit sends before its time is over."""
+    return [*ENDING, *([signal.SIGUSR2] if SUBMITTED in os.environ else [])]
 
 
 @contextmanager
@@ -190,10 +157,7 @@ def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
 
     def interrupt(signum: int, frame: object) -> None:
         nonlocal asked
-        asked += signum in (
-            signal.SIGINT,
-            signal.SIGTERM,
-        )  # a job that is to make room hears of it by both ways at once
+        asked += signum in INSISTENT  # a job that is to make room hears of it by both ways at once
         if asked > 1:
             raise KeyboardInterrupt
         stop.because("interrupted")

@@ -20,6 +20,7 @@ from dni.errors import ConfigError, DniError, WorkerLost
 from workers import checkpoint
 from workers.assembly import Job
 from workers.config import Config
+from workers.shell import resume_command
 
 log = logging.getLogger(__name__)
 
@@ -186,9 +187,8 @@ def continue_with(run_dir: Path) -> str:
     steps = checkpoint.complete_steps(run_dir)
     if not steps:
         return "no complete checkpoint had been written (checkpoint.every sets how often)"
-    return (
-        f"last complete checkpoint: {checkpoint.folder_of(run_dir, steps[-1])}; go on with: dni-train resume={run_dir}"
-    )
+    last = checkpoint.folder_of(run_dir, steps[-1])
+    return f"last complete checkpoint: {last}; go on with: {resume_command(run_dir)}"
 
 
 def _close_quietly(pipe: Any) -> None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dni.errors import ResumeError
+from dni.errors import ConfigError, ResumeError
 from workers import checkpoint
-from workers.child import CONFIG
-from workers.config import Config, from_any, to_plain
+from workers.config import Config, to_plain
+from workers.record import read_record
 from workers.stopping import best, waited
 from workers.summary import METRICS, read_metrics
 
@@ -23,20 +23,26 @@ def settle_resume(config: Config) -> Config:
     if config.resume is None:
         return config
     folder = Path(config.resume)
-    if not (folder / CONFIG).is_file():
-        raise ResumeError(f"resume={folder}: no {CONFIG} in it; give the folder of a run")
+    before = before_resume(folder)
     complete = checkpoint.complete_steps(folder)
     step = complete[-1] if complete and config.resume_step is None else config.resume_step
     if step is None:
         raise ResumeError(f"resume={folder}: no checkpoint in it is complete; start the run anew, without resume")
     if step not in complete:
         raise ResumeError(f"resume={folder}: no complete checkpoint of step {step}; complete are: {complete or 'none'}")
-    before = replace(from_any(folder / CONFIG), resume=None)
     changed = differences(to_plain(before), to_plain(config))
     if changed:
         raise ResumeError(f"resume={folder} was another run: {', '.join(changed)}; leave these settings as they were")
     _refuse_finished(config, folder, step)
     return replace(config, resume=str(folder.absolute()), resume_step=step)
+
+
+def before_resume(folder: Path) -> Config:
+    """The record of a run that is to go on. Raises ResumeError if there is none, or if it is damaged."""
+    try:
+        return read_record(folder)
+    except ConfigError as error:
+        raise ResumeError(f"resume={folder}: {error}") from error
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -55,7 +61,9 @@ def hand_on(config: Config, run_dir: Path) -> None:
         return
     folder = Path(config.resume)
     kept = earlier_records(folder, config.resume_step)  # wholly, for it may be the file written to
-    (run_dir / METRICS).write_text("".join(json.dumps(record) + "\n" for record in kept))
+    part = run_dir / f".{METRICS}.part"
+    part.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    part.replace(run_dir / METRICS)
     chosen = best_saved(folder, kept) if config.evaluate.patience is not None else None
     if chosen is not None:
         checkpoint.copy(folder, run_dir, chosen)
