@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from dni.errors import ConfigError
 from workers.config import Config, from_any, to_plain
@@ -22,14 +21,17 @@ from workers.shell import literal
 CONFIG = "config.yaml"
 
 #: A record has a few kilobytes; a longer file is something else.
-LONGEST = 2**20
+LONGEST = 2**16
+
+#: Sections in sections, and lists in these.
+DEEPEST = 8
 
 _HEAD = b"# Written by dni-train. SHA-256 of all that follows: "
 
 
 def write_record(run_dir: Path, config: Config) -> None:
     """Write `run_dir/config.yaml` in one piece: a reader sees the old record or the new one, never a part."""
-    body = OmegaConf.to_yaml(OmegaConf.create(to_plain(config))).encode()
+    body = yaml.safe_dump(to_plain(config), allow_unicode=True, sort_keys=False).encode()
     temporary = run_dir / f".{CONFIG}.{os.getpid()}"
     with temporary.open("wb") as file:
         file.write(_HEAD + _digest(body) + b"\n" + body)
@@ -90,14 +92,24 @@ def to_resume(config: Config) -> Config:
 def _parse(path: Path, content: bytes) -> dict[str, Any]:
     try:
         text = content.decode()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise _damaged(path, "it has aliases, and dni-train writes none")
+        _refuse_traps(path, text)
         tree = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise _damaged(path, "it holds no settings")
     return tree
+
+
+def _refuse_traps(path: Path, text: str) -> None:
+    """Raise ConfigError for what a small file can use to keep its reader busy; it is looked at event by event."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise _damaged(path, "it has aliases, and dni-train writes none")
+        if depth > DEEPEST:
+            raise _damaged(path, f"it is nested more than {DEEPEST} deep")
 
 
 def _digest(body: bytes) -> bytes:
