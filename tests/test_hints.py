@@ -20,6 +20,8 @@ from workers.launcher import launch
 from workers.processes import continue_with
 from workers.shell import hydra_value, resume_command
 
+pytestmark = pytest.mark.usefixtures("own_logging")
+
 #: A name with everything in it that a shell or Hydra has a meaning for, and letters beyond ASCII.
 ODD = "a=b, 'c' (d) {e} [f] \"g\" $h ${i} `j` k\\ ~!#&;|*? Größe 試"
 
@@ -44,7 +46,7 @@ def test_the_line_that_is_printed_runs_in_a_shell(name: str, tmp_path: Path) -> 
     launch(settings(*SMALL, *LOCAL, "steps=5", "checkpoint.every=5", "evaluate.windows=1"), folder)
     assert checkpoint.complete_steps(folder) == [5]
     hint = continue_with(folder).split("go on with: ")[1]
-    shell = f"dni-train() {{ {shlex.quote(sys.executable)} -m workers \"$@\"; }}; {hint} steps=10 hydra.run.dir=on"
+    shell = f'dni-train() {{ {shlex.quote(sys.executable)} -m workers "$@"; }}; {hint} steps=10 hydra.run.dir=on'
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     assert summary_of(tmp_path / "on")["steps"] == 10
@@ -53,7 +55,10 @@ def test_the_line_that_is_printed_runs_in_a_shell(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data.path", "=", "x"], r"'data\.path' .*; a setting is written as key=value, without spaces around the sign"),
+        (
+            ["data.path", "=", "x"],
+            r"'data\.path' .*; a setting is written as key=value, without spaces around",
+        ),
         (["data.path = x"], r"data\.path = x.*; if this is a text with signs in it, quote it: \"data\.path='x'\""),
         (["resume=a=b"], r"'resume=a=b' mismatched .*, quote it: \"resume='a=b'\""),
         (["data.path=a=b"], r"'data\.path=a=b' mismatched .*, quote it: \"data\.path='a=b'\""),

@@ -21,6 +21,8 @@ from workers.resume import settle_resume
 from workers.seat import Seat
 from workers.summary import read_run
 
+pytestmark = pytest.mark.usefixtures("own_logging")
+
 STARTED = (*SMALL, *LOCAL, "steps=10", "checkpoint.every=5", "optimizer.learning_rate=0.004")
 
 

@@ -59,7 +59,7 @@ def test_ctrl_c_stops_in_good_order_and_the_run_goes_on_bit_for_bit(tmp_path: Pa
     assert summary_of(part)["interrupted"] is False
 
 
-def strike(monkeypatch: pytest.MonkeyPatch, times: int) -> tuple[str, ...]:
+def strike(monkeypatch: pytest.MonkeyPatch, times: int, number: signal.Signals = signal.SIGTERM) -> tuple[str, ...]:
     """A run without end in one process, whose supervisor is signalled while it passes on a record."""
     struck: list[Mapping[str, Any]] = []
 
@@ -68,16 +68,18 @@ def strike(monkeypatch: pytest.MonkeyPatch, times: int) -> tuple[str, ...]:
             super().__call__(record)
             if record["step"] >= 10 and len(struck) < times:
                 struck.append(record)
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(number)
 
     monkeypatch.setattr(launcher, "Monitor", Struck)
     return (*SMALL, "stages=1", "launch=processes", "steps=100000", "checkpoint.every=null")
 
 
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGHUP, 2)])
 def test_a_signal_in_the_middle_of_a_record_stops_in_good_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = launch(settings(*strike(monkeypatch, 1)), tmp_path)
+    """A terminal that is closed may say so twice, once by its shell."""
+    result = launch(settings(*strike(monkeypatch, times, number)), tmp_path)
     assert (result.interrupted, result.summary["interrupted"]) == (True, True)
     assert checkpoint.complete_steps(tmp_path) == [result.summary["steps"]]
 
