@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from workers import checkpoint
-from workers.compose import begin_with
+from workers.arguments import begin_with
 from workers.config import Config, from_any, register
 
 #: A run of seconds, on a small network.

@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 from dni.errors import ConfigError
 from tests.commands import LOCAL, SMALL, run, settings
 from workers import clock_rules, depth_rules, image_rules, launch_rules, ranges, rules, training_rules
+from workers.command import exit_codes
 from workers.config import from_any, to_plain
 from workers.launcher import launch
 from workers.rules import check
-from workers.train import exit_codes
 
 CONF = Path(workers.conf.__path__[0])
 OPTIONS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}

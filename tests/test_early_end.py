@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import LOCAL, SMALL, Command, wait_for
-from workers import accept, train
+from workers import accept, command
 from workers.external import deaf
 from workers.signals import ENDING
 
@@ -34,7 +34,7 @@ def test_ctrl_c_during_the_checks_is_one_line(
     monkeypatch.setattr(sys, "argv", ["dni-train", *SMALL, *LOCAL])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
-        train.main()
+        command.main()
     assert left.value.code == 130
     assert capsys.readouterr().err == "dni-train: stopped at once; nothing was saved after the last checkpoint\n"
     assert list(tmp_path.iterdir()) == []
@@ -55,5 +55,5 @@ def test_a_terminal_that_is_gone_does_not_hide_how_a_run_ended(monkeypatch: pyte
 
     monkeypatch.setattr(sys, "stderr", Gone())
     with pytest.raises(SystemExit) as left:
-        train.leave(130, "stopped after step 5")
+        command.leave(130, "stopped after step 5")
     assert left.value.code == 130

@@ -12,8 +12,8 @@ import pytest
 
 from tests.commands import LOCAL, SMALL, Command, alive, children, run, settings, summary_of, trained_steps, wait_for
 from workers import checkpoint
+from workers.command import exit_codes
 from workers.launcher import launch
-from workers.train import exit_codes
 
 #: Every step takes at least 40 ms, so that a run can be met in its middle.
 SLOW = (*SMALL, "depth=backprop", "transport.delay_ms=20", "launch=processes")

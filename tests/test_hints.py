@@ -14,8 +14,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tests.commands import LOCAL, SMALL, settings, summary_of
-from workers import checkpoint, train
-from workers.compose import resumed_folder
+from workers import checkpoint, command
+from workers.arguments import resumed_folder
 from workers.launcher import launch
 from workers.processes import continue_with
 from workers.shell import hydra_value, resume_command
@@ -71,7 +71,7 @@ def test_what_the_grammar_does_not_take_is_told_how_to_type(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["dni-train", *words])
     with pytest.raises(SystemExit) as left:
-        train.main()
+        command.main()
     assert left.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(message, line), line

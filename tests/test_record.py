@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from dni.errors import ConfigError, ResumeError
 from tests.commands import LOCAL, SMALL, settings
-from workers import train
+from workers import command
 from workers.launcher import launch, launch_later_stage
 from workers.lock import LOCK
 from workers.record import CONFIG, read_plain, read_record, write_record
@@ -52,12 +52,12 @@ def content(folder: Path) -> dict[str, str]:
     }
 
 
-def command(monkeypatch: pytest.MonkeyPatch, cwd: Path, *words: str) -> int:
+def dni_train(monkeypatch: pytest.MonkeyPatch, cwd: Path, *words: str) -> int:
     """The exit code of `dni-train WORDS` in this process."""
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["dni-train", *words])
     with pytest.raises(SystemExit) as left:
-        train.main()
+        command.main()
     return int(str(left.value.code))
 
 
@@ -80,11 +80,23 @@ def test_a_refused_command_writes_nothing(
     words: tuple[str, ...], finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = content(finished.parent)
-    assert command(monkeypatch, finished.parent, *(word.format(run=finished) for word in words)) == 2
+    assert dni_train(monkeypatch, finished.parent, *(word.format(run=finished) for word in words)) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert len(said.err.splitlines()) == 1, said.err
     assert content(finished.parent) == before
+
+
+def test_a_second_sweep_in_a_folder_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").write_text("seed: 0\n")
+    before = content(tmp_path)
+    assert dni_train(monkeypatch, tmp_path, "-m", "seed=0,1", "hydra.sweep.dir=sweep") == 2
+    said = "dni-train: sweep already holds a sweep: name another hydra.sweep.dir\n"
+    assert capsys.readouterr() == ("", said)
+    assert content(tmp_path) == before
 
 
 def test_composing_alone_writes_nothing(
@@ -94,7 +106,7 @@ def test_composing_alone_writes_nothing(
     before = content(finished.parent)
     monkeypatch.chdir(finished.parent)
     monkeypatch.setattr(sys, "argv", ["dni-train", f"resume={finished}", "steps=20", "--cfg", "job"])
-    train.main()
+    command.main()
     shown = capsys.readouterr().out.splitlines()
     assert {"steps: 20", "  learning_rate: 0.004", "  units: 8"} <= {*shown}
     assert content(finished.parent) == before
@@ -141,7 +153,7 @@ def test_a_strangers_record_is_refused_in_one_line(
     with pytest.raises(ConfigError, match=message):
         read_plain(run_dir / CONFIG)
     before = content(run_dir.parent)
-    assert command(monkeypatch, run_dir.parent, f"resume={run_dir}", "steps=20") == 2
+    assert dni_train(monkeypatch, run_dir.parent, f"resume={run_dir}", "steps=20") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"dni-train: resume={run_dir}: {run_dir / CONFIG}: damaged: ")
     assert content(run_dir.parent) == before
@@ -206,13 +218,13 @@ def test_a_stage_that_an_engine_started_leaves_the_lock_to_the_first(
 
 def test_the_record_says_how_a_run_was_to_be_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not which seat it had: elsewhere it goes on in its own way."""
-    monkeypatch.setattr("workers.train.run", lambda accepted: write_record(tmp_path, accepted.recorded))
-    monkeypatch.setattr("workers.train.report", lambda *given: None)
+    monkeypatch.setattr("workers.command.run", lambda accepted: write_record(tmp_path, accepted.recorded))
+    monkeypatch.setattr("workers.command.report", lambda *given: None)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dni-train", *SMALL, "run_id=night"])
-    train.main()
+    command.main()
     assert read_record(tmp_path).launch == settings(*SMALL).launch
     assert (tmp_path / "outputs" / "night" / LOCK).exists()
 

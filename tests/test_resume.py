@@ -17,12 +17,12 @@ from tests.commands import LOCAL, SMALL, Command, children, settings, summary_of
 from tests.runs import assert_same, parameters_of
 from workers import checkpoint, launcher
 from workers.assembly import Job
+from workers.command import exit_codes
 from workers.config import to_plain
 from workers.launcher import launch
 from workers.monitor import Monitor
 from workers.sources import resolve
 from workers.threads import run_threads
-from workers.train import exit_codes
 
 
 def resumed(folder: Path, target: Path, *more: str) -> Path:

@@ -13,9 +13,9 @@ from submitit.core.utils import UncompletedJobError
 from tests.commands import LOCAL, SMALL, Command, children, settings, summary_of
 from tests.runs import assert_same, parameters_of
 from workers import checkpoint
+from workers.command import exit_codes
 from workers.launcher import launch
 from workers.meeting import first_node, meeting_point
-from workers.train import exit_codes
 
 SUBMITTED = ("-m", "hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.sweep.dir=sweep")
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 def train() -> NoReturn:
     """`dni-train`."""
-    _run("dni-train", "workers.train")
+    _run("dni-train", "workers.command")
 
 
 def report() -> NoReturn:

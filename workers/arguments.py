@@ -52,3 +52,13 @@ def single_run(arguments: Sequence[str]) -> list[str] | None:
     asked.pop("run")
     several = any(word.startswith("hydra.mode=") for word in overrides)
     return None if several or any(asked.values()) else overrides
+
+
+def refuse_second_sweep(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for a sweep into a folder that holds one: Hydra would write over what it says of the first."""
+    named = [word for word in arguments if word.startswith("hydra.sweep.dir=")]
+    if not named or not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*arguments}:
+        return  # a folder that is not named has the time in its name
+    folder = Path(str(OverridesParser.create().parse_overrides(named)[-1].value()))
+    if (folder / "multirun.yaml").exists():
+        raise ConfigError(f"{folder} already holds a sweep: name another hydra.sweep.dir")

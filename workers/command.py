@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError, DniError
 from workers.accept import Accepted, accept
-from workers.compose import begin_with, single_run
+from workers.arguments import begin_with, refuse_second_sweep, single_run
 from workers.config import from_any, one_line, register
 from workers.external import run_later_stage
 from workers.launcher import Result, run
@@ -126,6 +126,7 @@ def main() -> None:
         if overrides is not None:
             run_once(config_name, overrides)
         else:
+            refuse_second_sweep(arguments)
             sys.argv[1:] = [f"--config-name={config_name}", *arguments]
             train()
 
