@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from workers import checkpoint
+from workers.arguments import begin_with
 from workers.config import Config, from_any, register
 
 #: A run of seconds, on a small network.
@@ -32,7 +33,7 @@ def settings(*overrides: str) -> Config:
     """What `dni-train OVERRIDES` makes of its settings."""
     register()
     with initialize_config_module("workers.conf", version_base="1.3"):
-        return from_any(OmegaConf.to_container(compose("config", list(overrides))))
+        return from_any(OmegaConf.to_container(compose(begin_with(overrides)[0], list(overrides))))
 
 
 @dataclass

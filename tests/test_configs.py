@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from dni.errors import ConfigError
 from tests.commands import LOCAL, SMALL, run, settings
 from workers import clock_rules, depth_rules, image_rules, launch_rules, ranges, rules, training_rules
-from workers.__main__ import exit_codes, with_resumed_overrides
+from workers.command import exit_codes
 from workers.config import from_any, to_plain
 from workers.launcher import launch
 from workers.rules import check
@@ -374,7 +374,7 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
     """The line that `dni-train OVERRIDES` ends with, its exit code being 2 and nothing having been written."""
     before = sorted(run_dir.rglob("*"))
     with pytest.raises(SystemExit) as left, exit_codes():
-        launch(settings(*with_resumed_overrides([*overrides])), run_dir)
+        launch(settings(*overrides), run_dir)
     assert left.value.code == 2
     assert sorted(run_dir.rglob("*")) == before
     said = capsys.readouterr()
@@ -418,7 +418,7 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ),
         ("data.path=/no/such/file", r"no such file or folder: /no/such/file; give a UTF-8 text file or a folder"),
         ("data.batch=100000", r"need 25700000 characters, it has \d+; use a longer text, a smaller batch or a shorter"),
-        ("resume=/no/such/run", r"overrides\.yaml is missing; give the folder of a run of dni-train"),
+        ("resume=/no/such/run", r"no config\.yaml in it; give the folder of a run, which dni-train wrote"),
     ],
 )
 def test_a_refusal_is_one_line_and_starts_nothing(
@@ -433,8 +433,6 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, 
     started = (*SMALL, *LOCAL, "steps=10", "checkpoint.every=5")
     folder = tmp_path_factory.mktemp("earlier") / "run"
     launch(settings(*started), folder)
-    (folder / ".hydra").mkdir()
-    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in started))
     return folder, started
 
 
@@ -460,32 +458,32 @@ def test_a_run_that_cannot_go_on_as_asked_is_refused(
 def test_a_run_without_a_complete_checkpoint_cannot_go_on(
     earlier: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, started = earlier
+    folder, _ = earlier
     (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in started))
     line = refusal(capsys, tmp_path / "run", f"resume={tmp_path}", "steps=20")
     assert line == f"resume={tmp_path}: no checkpoint in it is complete; start the run anew, without resume"
 
 
 def test_resuming_repeats_the_settings_of_the_run_and_new_ones_win(earlier: Any) -> None:
+    """All of them, also those that a group sets; and a group that is given anew wins over them."""
     folder, started = earlier
-    again = with_resumed_overrides([f"resume={folder}", "steps=20"])
-    assert again == [*(o for o in started if o != "steps=10"), f"resume={folder}", "steps=20"]
+    again, before = settings(f"resume={folder}", "steps=20", "transport=grpc"), settings(*started)
+    assert (again.steps, again.transport.kind.name, again.resume) == (20, "grpc", str(folder))
+    assert again.launch == before.launch
+    assert again.predictor == before.predictor
+    assert again.model.units == 8
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message", "written"),
+    ("overrides", "message"),
     [
-        (["depth.nosuch=1"], "Could not override 'depth.nosuch'", set()),
-        (["time=synthetic", "model=mlp"], "time=synthetic needs a recurrent model", {".hydra", "dni.log"}),
+        (["depth.nosuch=1"], "Could not override 'depth.nosuch'"),
+        (["time=synthetic", "model=mlp"], "time=synthetic needs a recurrent model"),
     ],
 )
-def test_the_command_itself_refuses_with_one_line(
-    overrides: list[str], message: str, written: set[str], tmp_path: Path
-) -> None:
+def test_the_command_itself_refuses_with_one_line(overrides: list[str], message: str, tmp_path: Path) -> None:
     done = run(tmp_path, *overrides)
     assert (done.code, done.out) == (2, [])
     (line,) = done.err
     assert line.startswith(f"dni-train: {message}")
-    assert {p.name for p in tmp_path.glob("outputs/*/*/*")} == written
+    assert list(tmp_path.iterdir()) == []

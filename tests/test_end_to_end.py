@@ -13,7 +13,7 @@ import pytest
 
 from tests.commands import LOCAL, SMALL, Command, alive, children, run, settings, summary_of, trained_steps, wait_for
 from workers import checkpoint
-from workers.__main__ import exit_codes
+from workers.command import exit_codes
 from workers.launcher import launch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +34,7 @@ def test_the_smoke_experiment_leaves_a_whole_run_behind(tmp_path: Path) -> None:
         folder = command.run_dir()
     assert (done.code, done.err) == (0, [])
     assert str(folder) in done.out[-1]
-    assert {"config.yaml", "hydra.yaml", "overrides.yaml"} <= {p.name for p in (folder / ".hydra").iterdir()}
+    assert not (folder / ".hydra").exists()
     assert list((folder / "tensorboard").glob("events.*"))
     names = {p.name for p in (folder / "checkpoints" / "step-00000060").iterdir()}
     assert names == {f"stage-{k}.{kind}" for k in (0, 1) for kind in ("json", "safetensors")}
@@ -154,8 +154,7 @@ def test_a_text_that_is_too_short_is_refused_before_anything_starts(tmp_path: Pa
     assert done.code == 2
     (line,) = done.err
     assert line.startswith("dni-train: this part of the text is too short: 4 lanes of 18 characters and one label need")
-    assert not list(tmp_path.glob("outputs/*/*/config.yaml"))
-    assert not list(tmp_path.glob("outputs/*/*/logs"))
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize("how", [("launch=processes",), LOCAL], ids=["processes", "threads"])

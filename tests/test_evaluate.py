@@ -157,8 +157,11 @@ def test_a_checkpoint_of_another_model_is_refused(
     run = shutil.copytree(ptb, tmp_path / "run")
     settings = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(settings.replace("units: 8", "units: 4"))
+    assert "config.yaml: damaged: its SHA-256 is not the one in its first line: it was edited" in refused(capsys, run)
+    _, unsigned = settings.split("\n", maxsplit=1)  # as an earlier version wrote it
+    (run / "config.yaml").write_text(unsigned.replace("units: 8", "units: 4"))
     assert re.match(r"step \d+: the checkpoint in .* does not fit its settings: ", refused(capsys, run))
-    (run / "config.yaml").write_text(settings.replace("sha256: ", "sha256: 0"))
+    (run / "config.yaml").write_text(unsigned.replace("sha256: ", "sha256: 0"))
     assert "the data has changed since it was trained on: data.sha256 was 0" in refused(capsys, run)
 
 

@@ -17,8 +17,8 @@ from dni.errors import ResumeError
 from tests.commands import LOCAL, SMALL, Command, children, settings, summary_of, trained_steps
 from tests.runs import assert_same, parameters_of
 from workers import checkpoint, launcher
-from workers.__main__ import exit_codes, with_resumed_overrides
 from workers.assembly import Job
+from workers.command import exit_codes
 from workers.config import to_plain
 from workers.launcher import launch
 from workers.monitor import Monitor
@@ -28,7 +28,7 @@ from workers.threads import run_threads
 
 def resumed(folder: Path, target: Path, *more: str) -> Path:
     """What `dni-train resume=FOLDER MORE` does, with its run folder named."""
-    launch(settings(*with_resumed_overrides([f"resume={folder}", *more])), target)
+    launch(settings(f"resume={folder}", *more), target)
     return target
 
 
@@ -60,7 +60,7 @@ def test_ctrl_c_stops_in_good_order_and_the_run_goes_on_bit_for_bit(tmp_path: Pa
     assert summary_of(part)["interrupted"] is False
 
 
-def strike(monkeypatch: pytest.MonkeyPatch, times: int) -> tuple[str, ...]:
+def strike(monkeypatch: pytest.MonkeyPatch, times: int, number: signal.Signals = signal.SIGTERM) -> tuple[str, ...]:
     """A run without end in one process, whose supervisor is signalled while it passes on a record."""
     struck: list[Mapping[str, Any]] = []
 
@@ -69,16 +69,18 @@ def strike(monkeypatch: pytest.MonkeyPatch, times: int) -> tuple[str, ...]:
             super().__call__(record)
             if record["step"] >= 10 and len(struck) < times:
                 struck.append(record)
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(number)
 
     monkeypatch.setattr(launcher, "Monitor", Struck)
     return (*SMALL, "stages=1", "launch=processes", "steps=100000", "checkpoint.every=null")
 
 
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGHUP, 2)])
 def test_a_signal_in_the_middle_of_a_record_stops_in_good_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = launch(settings(*strike(monkeypatch, 1)), tmp_path)
+    """A terminal that is closed may say so twice, once by its shell."""
+    result = launch(settings(*strike(monkeypatch, times, number)), tmp_path)
     assert (result.interrupted, result.summary["interrupted"]) == (True, True)
     assert checkpoint.complete_steps(tmp_path) == [result.summary["steps"]]
 

@@ -130,10 +130,10 @@ def test_several_machines_need_tls_or_consent_and_a_list_needs_no_store() -> Non
         (["-m", "hydra/launcher=submitit_slurm", "launch=external"], SLURM, []),  # it submits, and is no stage
         (["launch=external"], {}, []),  # refused later, with all else that is wrong
         ([], TORCHRUN | {"RANK": "0"}, ["hydra.run.dir=outputs/night"]),
-        ([], TORCHRUN, ["hydra.run.dir=outputs/night", "hydra.job.name=stage-1", "hydra.output_subdir=null"]),
+        ([], TORCHRUN, ["hydra.run.dir=outputs/night", "hydra.job.name=stage-1"]),
         (["run_id=mine"], SLURM | {"SLURM_PROCID": "0"}, ["hydra.run.dir=outputs/mine"]),
         (["hydra.run.dir=x"], TORCHRUN | {"RANK": "0"}, []),
-        (["hydra.run.dir=x"], TORCHRUN, ["hydra.job.name=stage-1", "hydra.output_subdir=null"]),
+        (["hydra.run.dir=x"], TORCHRUN, ["hydra.job.name=stage-1"]),
         (["launch.mode=external", "run_id=a"], without(POD, "DNI_STAGES") | {"POD_INDEX": "0"},
          ["hydra.run.dir=outputs/a"]),
     ],

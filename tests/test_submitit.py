@@ -13,7 +13,7 @@ from submitit.core.utils import UncompletedJobError
 from tests.commands import LOCAL, SMALL, Command, children, settings, summary_of
 from tests.runs import assert_same, parameters_of
 from workers import checkpoint
-from workers.__main__ import exit_codes
+from workers.command import exit_codes
 from workers.launcher import launch
 from workers.meeting import first_node, meeting_point
 

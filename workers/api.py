@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
-from workers.__main__ import explain, with_resumed_overrides
-from workers.child import CONFIG
+from workers.arguments import begin_with
+from workers.command import explain
 from workers.compose import compose_settings
-from workers.config import Config, to_plain
+from workers.config import Config
 from workers.launcher import launch
 from workers.schema import LaunchMode
 from workers.summary import METRICS, SUMMARY, read_metrics
@@ -82,11 +81,8 @@ def train(overrides: Sequence[str] = (), folder: str | Path | None = None) -> Tr
     """
     config = _settings(overrides)
     run_dir = Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S-%f") if folder is None else folder)
-    try:
-        with _torch_as_it_was():
-            launch(config, run_dir)
-    finally:
-        _note(config, overrides, run_dir)
+    with _torch_as_it_was():
+        launch(config, run_dir)
     return TrainedRun(run_dir)
 
 
@@ -97,7 +93,8 @@ def _settings(overrides: Sequence[str]) -> Config:
         if word.startswith(("-", "hydra")):
             raise ConfigError(f"{word}: train takes settings, NAME=VALUE; the folder is its argument folder=")
     try:
-        config = compose_settings(with_resumed_overrides(list(overrides)))
+        config_name, _ = begin_with(overrides)
+        config = compose_settings(list(overrides), config_name)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
     if config.launch.mode is LaunchMode.external:
@@ -114,12 +111,3 @@ def _torch_as_it_was() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _note(config: Config, overrides: Sequence[str], run_dir: Path) -> None:
-    """Leave the words beside a run that was begun here, as Hydra does for the command: `resume=` repeats them."""
-    beside = run_dir / ".hydra"
-    if (run_dir / CONFIG).is_file() and not beside.exists():
-        beside.mkdir()
-        OmegaConf.save(OmegaConf.create(with_resumed_overrides(list(overrides))), beside / "overrides.yaml")
-        OmegaConf.save(OmegaConf.create(to_plain(config)), beside / "config.yaml")

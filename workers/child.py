@@ -25,11 +25,11 @@ from dni.errors import DniError, PeerTimeout
 from workers.assembly import Job, assemble
 from workers.background import background
 from workers.channel import Channel
-from workers.config import CONFIG as CONFIG
-from workers.config import Config, from_any
+from workers.config import Config
 from workers.early_exit import no_early_exit
 from workers.links import connect, listen
 from workers.memory import keep_memory
+from workers.record import read_record
 from workers.refusals import as_refusal
 
 #: Of an error's text, in the message to the supervisor; the log has all of it.
@@ -46,7 +46,7 @@ def main() -> None:
     with ExitStack() as links:  # closed after the report: the other stages then fail, too, and the cause must be first
         try:
             with no_early_exit():
-                run_stage(from_any(run_dir / CONFIG), run_dir, index, control, links)
+                run_stage(read_record(run_dir), run_dir, index, control, links)
             control.say(event="done")
         except BaseException as error:
             failed = True

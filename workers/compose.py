@@ -16,14 +16,16 @@ from workers.config import Config, from_any, register
 _LOCK = threading.Lock()  # Hydra's state is one for the process
 
 
-def compose_settings(overrides: Sequence[str]) -> Config:
+def compose_settings(overrides: Sequence[str], config_name: str = "config") -> Config:
     """What `dni-train OVERRIDES` makes of its settings; what they leave open is not filled in, nor is anything checked.
+
+    `config_name`: the primary config (`workers.arguments.begin_with`).
 
     A Hydra application may be running in this process. Raises HydraException, OmegaConfBaseException or ConfigError.
     """
     register()
     with _LOCK, _own_hydra():
-        return from_any(OmegaConf.to_container(compose("config", list(overrides))))
+        return from_any(OmegaConf.to_container(compose(config_name, list(overrides))))
 
 
 @contextmanager

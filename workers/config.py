@@ -40,9 +40,6 @@ from workers.schema import (
 )
 from workers.suggest import suggestion
 
-#: What a run's settings are called in its folder.
-CONFIG = "config.yaml"
-
 
 @dataclass
 class Config:

@@ -25,11 +25,11 @@ from dni.stage import Stage
 from dni.types import IGNORED
 from workers import checkpoint
 from workers.build import build_chains, device_of
-from workers.child import CONFIG
 from workers.choice import choose
 from workers.clock import Clock
-from workers.config import Config, from_any, to_plain
+from workers.config import Config, to_plain
 from workers.frame import Frame, Kind
+from workers.record import read_record
 from workers.refusals import about, as_refusal, refusals_named
 from workers.resume import differences
 from workers.sources import Data, resolve
@@ -77,9 +77,7 @@ def trained_settings(run_dir: Path) -> Config:
     """The settings that a run was trained with; its data need not be there. Raises ConfigError if it is no run."""
     if not run_dir.is_dir():
         raise ConfigError(f"{run_dir}: no such folder; give the folder of a run")
-    if not (run_dir / CONFIG).is_file():
-        raise ConfigError(f"{run_dir}: no {CONFIG} in it; give the folder of a run, which dni-train wrote")
-    return from_any(run_dir / CONFIG)
+    return read_record(run_dir)
 
 
 def open_split(data: Data, split: str) -> tuple[Source, int]:

@@ -26,6 +26,7 @@ from workers.processes import continue_with
 from workers.refusals import refusals_named
 from workers.schema import AUTO
 from workers.seat import Seat
+from workers.signals import ENDING
 from workers.transports.address import UNIX, is_loopback, socket_folder
 from workers.transports.base import ChannelEnd
 
@@ -172,7 +173,7 @@ def deaf() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         yield
     finally:

@@ -12,35 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from dni.errors import ConfigError, DniError
+from dni.errors import DniError
 from workers import checkpoint, vocabulary
+from workers.accept import Accepted, accept, devices_here
 from workers.assembly import Job
 from workers.broken import refusals_in_a_run, saying_how_to_go_on
-from workers.build import build_chains, device_of
-from workers.child import CONFIG
 from workers.config import Config, to_plain
-from workers.cuts import refuse_large
 from workers.diverged import refuse_diverged, stop_when_diverged
 from workers.external import run_first_stage, run_later_stage
-from workers.inputs import refuse_large_inputs
 from workers.journal import Record
-from workers.links import credentials
 from workers.monitor import Monitor
-from workers.nccl_rules import check_gpus
-from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
 from workers.provenance import origin_of
+from workers.record import write_record
 from workers.refusals import about, refusals_at_the_door
-from workers.resume import best_saved, hand_on, settle_resume
-from workers.rules import check
+from workers.resume import best_saved, hand_on
 from workers.seat import SUBMITTED, Seat
+from workers.signals import ENDING, INSISTENT
 from workers.sittings import added_up, begin_sitting
-from workers.sources import Data, resolve
-from workers.start import settle_start
+from workers.sources import Data
 from workers.stopping import Stop, stop_when_no_better
-from workers.summary import METRICS, SUMMARY, RunFacts, write_summary
+from workers.summary import SUMMARY, RunFacts, write_summary
 from workers.tensorboard_log import keep_settings
 from workers.threads import run_threads
 from workers.transports.address import socket_folder
@@ -62,50 +54,46 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
 
     `seat`: of the first stage, where an engine has started all of them.
     """
+    with accept(config, run_dir, seat) as accepted:
+        return run(accepted)
+
+
+def run(accepted: Accepted) -> Result:
+    """Run what was accepted, the first stage of it or all. Raises as `launch`."""
     stop = Stop()
     with refusals_at_the_door():
-        prepared = prepare(config, run_dir, seat)
-    with refusals_in_a_run(run_dir):
-        summary = follow(prepared, seat, stop)
-    refuse_diverged(prepared.config, run_dir, stop)
+        known, begun = prepare(accepted)
+    with refusals_in_a_run(accepted.run_dir):
+        summary = follow(accepted, known, begun, stop)
+    refuse_diverged(accepted.config, accepted.run_dir, stop)
     return Result(summary, summary["interrupted"])
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A run that may start, and what is known of it before it does."""
-
-    config: Config  #: with everything filled in
-    data: Data
-    run_dir: Path
-    facts: RunFacts
-    begun: Record  #: that this sitting begins
-
-
-def prepare(config: Config, run_dir: Path, seat: Seat | None) -> Prepared:
-    """Check the settings, claim the run's folder and write the settings into it. Raises ConfigError."""
-    config, data = settle(config, seat)
-    known = facts(config, data, seat)
-    claim(run_dir, config)
-    OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
-    vocabulary.save(run_dir, data.characters)
+def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
+    """Write the settings into the run's folder, with what an earlier sitting hands on; return what the summary says of
+    the settings, and the record that this sitting begins."""
+    config, run_dir = accepted.config, accepted.run_dir
+    known = facts(config, accepted.data, accepted.seat)
+    checkpoint.drop_after(run_dir, config.resume_step or 0)
+    write_record(run_dir, accepted.recorded)
+    vocabulary.save(run_dir, accepted.data.characters)
     begun = begin_sitting(config)  # before what is computed again is cut off
     hand_on(config, run_dir)
-    return Prepared(config, data, run_dir, known, begun)
+    return known, begun
 
 
-def follow(prepared: Prepared, seat: Seat | None, stop: Stop) -> dict[str, Any]:
+def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> dict[str, Any]:
     """Run the stages, write down what they report, and return the summary."""
-    config, run_dir = prepared.config, prepared.run_dir
+    config, run_dir = accepted.config, accepted.run_dir
     watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
     with watched as monitor, socket_folder() as sockets:
-        monitor(prepared.begun)
-        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, prepared.data, sockets)
-        run_to_an_end(job, stop, seat)
+        monitor(begun)
+        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)
+        run_to_an_end(job, stop, accepted.seat)
         ends = monitor.summary_stages()
         with about(run_dir / SUMMARY):
             summary = write_summary(
-                run_dir, prepared.facts, stages=ends, valid=monitor.valid_history,
+                run_dir, known, stages=ends, valid=monitor.valid_history,
                 ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
                 sittings=added_up(monitor.sittings),
             )  # fmt: skip
@@ -116,20 +104,8 @@ def follow(prepared: Prepared, seat: Seat | None, stop: Stop) -> dict[str, Any]:
 
 def launch_later_stage(config: Config, run_dir: Path, seat: Seat) -> None:
     """Run another stage than the first, where an engine has started all of them. Raises as `launch`."""
-    with refusals_at_the_door():
-        config, _ = settle(config, seat)
-    with refusals_in_a_run(run_dir):
-        run_later_stage(config, run_dir, seat)
-
-
-def settle(config: Config, seat: Seat | None) -> tuple[Config, Data]:
-    """Check the settings and fill in what they leave open. Raises ConfigError."""
-    check(config)
-    decay_steps = config.optimizer.decay_steps
-    config, data = resolve(config)
-    config = settle_start(settle_resume(config, decay_steps))
-    refuse_early(config, seat)
-    return config, data
+    with accept(config, run_dir, seat) as accepted, refusals_in_a_run(run_dir):
+        run_later_stage(accepted.config, run_dir, seat)
 
 
 def run_to_an_end(job: Job, stop: Stop, seat: Seat | None) -> None:
@@ -158,33 +134,6 @@ def run_stages(job: Job, stop: Stop, seat: Seat | None = None) -> None:
 def why_ended(config: Config, stop: Stop, done: int) -> str:
     """The setting that ended the run, "interrupted" or "diverged"."""
     return "diverged" if stop.diverged else stop.reason or ("steps" if done >= config.steps else "lane_steps")
-
-
-def refuse_early(config: Config, seat: Seat | None = None) -> None:
-    """Build what the stages will build, so that a bad cut or device is refused before anything starts."""
-    credentials(config.transport)
-    build_chains(config)
-    refuse_large(config)
-    refuse_large_inputs(config)
-    devices = devices_here(config, seat)
-    check_devices(config, devices)
-    check_gpus(config, devices, first=0 if seat is None else seat.rank)
-
-
-def devices_here(config: Config, seat: Seat | None) -> list[str]:
-    """The devices of the stages from the first on, or of the one that is here. Raises ConfigError if one is missing."""
-    stages = range(config.stages) if seat is None else [seat.rank]
-    return [str(device_of(config, index)) for index in stages]
-
-
-def claim(run_dir: Path, config: Config) -> None:
-    """Make the run's folder. Raises ConfigError if another run is in it; one that goes on drops what came later."""
-    used = (run_dir / METRICS).exists() or (run_dir / "checkpoints").exists()
-    own = config.resume is not None and Path(config.resume).resolve() == run_dir.resolve()
-    if used and not own:
-        raise ConfigError(f"{run_dir} already holds a run: name another hydra.run.dir, or go on with it (resume=)")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint.drop_after(run_dir, config.resume_step or 0)
 
 
 def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:
@@ -241,8 +190,8 @@ def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
 
 
 def _ending() -> list[signal.Signals]:
-    """What tells a run to end: Ctrl-C, a cluster engine's SIGTERM, and what submitit sends before its time is over."""
-    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if SUBMITTED in os.environ else [])]
+    """What tells a run to end, and what submitit sends before its time is over."""
+    return [*ENDING, *([signal.SIGUSR2] if SUBMITTED in os.environ else [])]
 
 
 @contextmanager
@@ -253,10 +202,7 @@ def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
 
     def interrupt(signum: int, frame: object) -> None:
         nonlocal asked
-        asked += signum in (
-            signal.SIGINT,
-            signal.SIGTERM,
-        )  # a job that is to make room hears of it by both ways at once
+        asked += signum in INSISTENT  # a job that is to make room hears of it by both ways at once
         if asked > 1:
             raise KeyboardInterrupt
         stop.because("interrupted")

@@ -19,6 +19,7 @@ from workers.assembly import Job
 from workers.channel import Message
 from workers.config import Config
 from workers.refusals import LESS, memory_kills
+from workers.shell import resume_command
 from workers.stage_process import StageProcess
 
 log = logging.getLogger(__name__)
@@ -218,6 +219,5 @@ def continue_with(run_dir: Path) -> str:
     steps = checkpoint.complete_steps(run_dir)
     if not steps:
         return "no complete checkpoint had been written (checkpoint.every sets how often)"
-    return (
-        f"last complete checkpoint: {checkpoint.folder_of(run_dir, steps[-1])}; go on with: dni-train resume={run_dir}"
-    )
+    last = checkpoint.folder_of(run_dir, steps[-1])
+    return f"last complete checkpoint: {last}; go on with: {resume_command(run_dir)}"

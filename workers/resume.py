@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dni.errors import CheckpointError, ResumeError
+from dni.errors import CheckpointError, ConfigError, ResumeError
 from workers import checkpoint
-from workers.child import CONFIG
-from workers.config import Config, from_any, to_plain
+from workers.config import Config, to_plain
+from workers.record import read_record
 from workers.refusals import about
 from workers.resumed_schedule import settle_schedule
 from workers.stopping import best, waited
@@ -34,10 +34,8 @@ def settle_resume(config: Config, decay_steps: int | None = None) -> Config:
     if config.resume is None:
         return config
     folder = Path(config.resume)
-    if not (folder / CONFIG).is_file():
-        raise ResumeError(f"resume={folder}: no {CONFIG} in it; give the folder of a run")
+    before = replace(before_resume(folder), resume=None)
     step = _whole_checkpoint(folder, config.resume_step)
-    before = replace(from_any(folder / CONFIG), resume=None)
     config = _without_its_start(config, before)
     before = settle_schedule(config, before, decay_steps, step)
     changed = differences(to_plain(before), to_plain(config))
@@ -79,6 +77,14 @@ def _without_its_start(config: Config, before: Config) -> Config:
     return replace(config, start_from=None, start_step=None)
 
 
+def before_resume(folder: Path) -> Config:
+    """The record of a run that is to go on. Raises ResumeError if there is none, or if it is damaged."""
+    try:
+        return read_record(folder)
+    except ConfigError as error:
+        raise ResumeError(f"resume={folder}: {error}") from error
+
+
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Settings of the agreed sections that differ, as `key was old, now new`."""
     old, new = _flat(before), _flat(now)
@@ -95,8 +101,10 @@ def hand_on(config: Config, run_dir: Path) -> None:
         return
     folder = Path(config.resume)
     kept = earlier_records(folder, config.resume_step)  # wholly, for it may be the file written to
+    part = run_dir / f".{METRICS}.part"
     with about(run_dir / METRICS):
-        (run_dir / METRICS).write_text("".join(json.dumps(record) + "\n" for record in kept))
+        part.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        part.replace(run_dir / METRICS)
     chosen = best_saved(folder, kept) if config.evaluate.patience is not None else None
     if chosen is not None:
         try:

@@ -1,4 +1,4 @@
-"""How the processes of one run come to write into one folder, of which the first keeps Hydra's part."""
+"""How the processes of one run come to write into one folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from dni.errors import ConfigError
+from workers.config import Config
 from workers.schema import LaunchMode
 from workers.seat import Environment, Seat, find_seat
 
@@ -13,12 +14,14 @@ from workers.seat import Environment, Seat, find_seat
 RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
-def share_folder(arguments: list[str], environment: Environment) -> list[str]:
+def share_folder(arguments: list[str], environment: Environment, recorded: Config | None = None) -> list[str]:
     """The command's arguments, with the folder that all stages share where an engine has started them.
 
+    `recorded`: of a run that goes on, its settings, which stand where the arguments say nothing.
     Raises ConfigError where nothing names it, and for a multirun, whose runs each engine would have to start anew.
     """
-    mode = _last(arguments, "launch", "launch.mode") or LaunchMode.auto.name
+    before = LaunchMode.auto if recorded is None else recorded.launch.mode
+    mode = _last(arguments, "launch", "launch.mode") or before.name
     seat = find_seat(environment) if mode in (LaunchMode.auto.name, LaunchMode.external.name) else None
     if seat is None or not (mode == LaunchMode.external.name or seat.certain):
         return arguments
@@ -29,15 +32,15 @@ def share_folder(arguments: list[str], environment: Environment) -> list[str]:
             "launch=external is one stage of one run, and -m makes many: start a job for each, have them submitted "
             "(hydra/launcher=submitit_slurm), or, on one machine, use launch=processes"
         )
-    return [*_overrides(arguments, seat), *arguments]
+    return [*_overrides(arguments, seat, recorded), *arguments]
 
 
-def _overrides(arguments: Sequence[str], seat: Seat) -> list[str]:
-    name = [f"hydra.job.name=stage-{seat.rank}", "hydra.output_subdir=null"] if seat.rank else []  # logs into a file of
-    # its own, and leaves .hydra to the first
+def _overrides(arguments: Sequence[str], seat: Seat, recorded: Config | None) -> list[str]:
+    name = [f"hydra.job.name=stage-{seat.rank}"] if seat.rank else []  # logs into a file of its own
     if _last(arguments, "hydra.run.dir") is not None:
         return name
-    run_id = _last(arguments, "run_id") or seat.job
+    before = None if recorded is None else recorded.run_id
+    run_id = _last(arguments, "run_id") or before or seat.job
     if run_id in (None, "null"):
         raise ConfigError("launch=external: what is the folder that all stages share to be called? Set run_id=NAME")
     if not RUN_ID.fullmatch(run_id):

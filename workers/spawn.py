@@ -11,6 +11,8 @@ import os
 import signal
 import sys
 
+from workers.signals import ENDING
+
 #: First the import path, then the parent: `workers.child` takes seconds to import.
 PROGRAM = """\
 import sys
@@ -41,7 +43,7 @@ def begin(parent: int) -> None:
     The end of the control channel tells a stage that its parent is gone, and the stage then cleans up and ends. One
     that is stopped (SIGSTOP) cannot notice: where the system can, it continues it when the parent dies.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # an engine may send them to all processes of a job
+    for number in ENDING:  # an engine may send them to all processes of a job
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)

@@ -9,8 +9,9 @@ from pathlib import Path
 from dni.data.text import load_text
 from dni.errors import CheckpointError, ConfigError, DataError
 from workers.choice import choose
-from workers.config import CONFIG, Config, from_any
+from workers.config import Config
 from workers.cuts import learners
+from workers.record import read_record
 from workers.schema import DataKind
 from workers.warm_start import EarlierStage, chains_without_content, earlier_stages, fits, layers_of, learned
 
@@ -27,8 +28,10 @@ def settle_start(config: Config) -> Config:
     if config.start_from is None:
         return config
     folder = Path(config.start_from).expanduser().absolute()
-    if not (folder / CONFIG).is_file():
-        raise ConfigError(f"start_from={folder}: no {CONFIG} in it; give the folder of a run")
+    try:
+        before = read_record(folder)
+    except ConfigError as error:
+        raise ConfigError(f"start_from={error}") from error
     try:
         choice = choose(folder, config.start_step, "start_step=")
         config = replace(config, start_from=str(folder), start_step=str(choice.step))
@@ -36,7 +39,7 @@ def settle_start(config: Config) -> Config:
     except CheckpointError as error:
         raise ConfigError(f"start_from={folder}: {error}; choose another with start_step=N") from error
     _refuse_other_model(config, stages)
-    _refuse_other_symbols(config, from_any(folder / CONFIG))
+    _refuse_other_symbols(config, before)
     told = _told(config, stages)
     log.info("starting from the weights of step %d (%s) of %s%s", choice.step, choice.which, folder, told)
     return config

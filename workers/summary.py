@@ -16,9 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from dni.errors import ConfigError
+from workers.record import CONFIG, read_plain
 from workers.stopping import best
 
 SUMMARY = "summary.json"
@@ -140,7 +139,7 @@ def _version(package: str) -> str | None:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read: no `summary` if the run did not finish, no `config` if it left no `.hydra/`."""
+    """A run folder, read: no `summary` if the run did not finish, no `config` if it left none."""
 
     path: Path
     summary: dict[str, Any] | None
@@ -175,14 +174,14 @@ def read_run(folder: Path) -> Run:
         path=folder,
         summary=_read_summary(summary) if summary.is_file() else None,
         metrics=read_metrics(metrics) if metrics.is_file() else [],
-        config=_read_config(folder / ".hydra" / "config.yaml"),
+        config=_read_config(folder),
     )
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     method = summary.get("method") if isinstance(summary, dict) else None
     if not isinstance(method, dict) or not {"depth", "time"} <= method.keys():
@@ -203,7 +202,7 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
         record = _renamed(record) if isinstance(record, dict) else record
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, f"line {number}: {error}") from error
     if not isinstance(record, dict) or not all(isinstance(record.get(key), int) for key in ("stage", "step")):
         raise _damaged(path, f"line {number}: not a record with a stage and a step")
@@ -218,12 +217,10 @@ def _renamed(tree: dict[str, Any]) -> dict[str, Any]:
     return {OLD_NAMES.get(k, k): _renamed(v) if isinstance(v, dict) else v for k, v in tree.items()}
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.is_file() else {}
-    except Exception as error:  # YAML and OmegaConf share no base class
-        raise _damaged(path, str(error)) from error
-    return {str(k): v for k, v in config.items()} if isinstance(config, dict) else {}
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The record; of a folder that has none, what Hydra wrote there in earlier versions."""
+    found = [path for path in (folder / CONFIG, folder / ".hydra" / "config.yaml") if path.is_file()]
+    return read_plain(found[0]) if found else {}
 
 
 def _damaged(path: Path, why: str) -> ConfigError:

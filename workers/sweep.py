@@ -19,10 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
 from workers import checkpoint
+from workers.accept import settle
 from workers.compose import compose_settings
-from workers.launcher import settle
 from workers.rules import check
 from workers.seat import SUBMITTED
+from workers.shell import hydra_value
 
 #: Flags of Hydra that ask for several runs.
 SWEEPS = ("-m", "--multirun")
@@ -45,7 +46,7 @@ def combinations(arguments: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*choices)]
 
 
-def check_sweep(arguments: Sequence[str], explain: Callable[[BaseException], str]) -> None:
+def check_sweep(arguments: Sequence[str], explain: Callable[[BaseException], str], config_name: str = "config") -> None:
     """Check every job of a sweep as its run would be; of jobs that are submitted elsewhere, the settings alone.
 
     Raises ConfigError if one is refused, after one line on stderr for each.
@@ -56,7 +57,7 @@ def check_sweep(arguments: Sequence[str], explain: Callable[[BaseException], str
     jobs, refused = combinations(arguments), 0
     for number, job in enumerate(jobs):
         try:
-            config = compose_settings(job)
+            config = compose_settings(job, config_name)
             if elsewhere:
                 check(config)
             else:
@@ -85,7 +86,7 @@ def remaining(run_dir: Path, number: int, arguments: Sequence[str]) -> list[str]
     jobs, folder = combinations(arguments), run_dir.parent
     done, left = ", ".join(map(str, range(number))) or "none", range(number + 1, len(jobs))
     saved = bool(checkpoint.complete_steps(run_dir))
-    again = [f"resume={run_dir}"] if saved else jobs[number]
+    again = [f"resume={hydra_value(str(run_dir.absolute()))}"] if saved else jobs[number]
     place = run_dir if saved else f"{run_dir}-again"  # a folder that holds a run takes no other
     return [
         f"of the {len(jobs)} runs of this sweep, finished: {done}; unfinished: {number}; "
@@ -96,7 +97,7 @@ def remaining(run_dir: Path, number: int, arguments: Sequence[str]) -> list[str]
 
 
 def _command(words: Sequence[str], place: Path | str) -> str:
-    return f"dni-train {shlex.join([*words, f'hydra.run.dir={place}'])}"
+    return f"dni-train {shlex.join([*words, f'hydra.run.dir={hydra_value(str(place))}'])}"
 
 
 def _own(word: str) -> bool:

@@ -23,7 +23,8 @@ from dni.recurrent import Chain
 from dni.stage import Stage
 from workers import checkpoint
 from workers.build import build_chains
-from workers.config import CONFIG, Config, from_any
+from workers.config import Config
+from workers.record import read_record
 
 Weights = Mapping[str, Tensor]
 
@@ -47,7 +48,7 @@ class EarlierStage:
 def earlier_stages(config: Config) -> Iterator[EarlierStage]:
     """The stages of the checkpoint that `start_from` and `start_step` name, one at a time. Raises CheckpointError."""
     folder, step = Path(config.start_from or ""), int(config.start_step or 0)
-    chains = chains_without_content(from_any(folder / CONFIG))
+    chains = chains_without_content(read_record(folder))
     for index, chain in enumerate(chains):
         state = checkpoint.load(folder, step, index, len(chains))
         yield EarlierStage(layers_of(chain), state["stage"]["module"], state["depth"], state["time"])

@@ -1,0 +1,63 @@
+"""The commands, from their first moment on: until all is imported, Ctrl-C ends them with one line, as it does later.
+
+Imports of the standard library alone, and few: what is slow to import comes with the command that is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+def train() -> NoReturn:
+    """`dni-train`."""
+    _run("dni-train", "workers.command")
+
+
+def report() -> NoReturn:
+    """`dni-report`."""
+    _run("dni-report", "workers.report")
+
+
+def evaluate() -> NoReturn:
+    """`dni-evaluate`."""
+    _run("dni-evaluate", "workers.evaluate")
+
+
+def sample() -> NoReturn:
+    """`dni-sample`."""
+    _run("dni-sample", "workers.sample")
+
+
+def simulate() -> NoReturn:
+    """`dni-simulate`."""
+    _run("dni-simulate", "workers.simulation.cli")
+
+
+def _run(name: str, module: str) -> NoReturn:
+    """Import a module and leave with what its `main()` returns; 130 after Ctrl-C."""
+    try:
+        main = _imported(name, module)
+        code = main()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name}: stopped\n")
+        code = 130
+    sys.exit(code)
+
+
+def _imported(name: str, module: str) -> Callable[[], int | None]:
+    heard = signal.getsignal(signal.SIGINT)
+    if heard is signal.default_int_handler:  # nohup, or a background job, does not hear it
+
+        def leave(signum: int, frame: object) -> None:
+            os.write(2, f"{name}: stopped before anything began; nothing was written\n".encode())
+            os._exit(130)  # an exception would end in the middle of some library's import
+
+        signal.signal(signal.SIGINT, leave)
+    main: Callable[[], int | None] = importlib.import_module(module).main
+    signal.signal(signal.SIGINT, heard)
+    return main

@@ -1,0 +1,43 @@
+"""What a user can type: values as Hydra reads them, and commands as a shell reads them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+#: What Hydra's grammar and a shell both take as it stands.
+_PLAIN = re.compile(r"/[A-Za-z0-9_./-]*")
+
+
+def resume_command(run_dir: Path) -> str:
+    """The command that goes on with a run, for any name of its folder."""
+    return f"dni-train {shell_word(f'resume={hydra_value(str(run_dir.absolute()))}')}"
+
+
+def how_to_type(override: str) -> str:
+    """What to type instead of an override that Hydra's grammar does not take."""
+    key, sign, value = (part.strip() for part in override.partition("="))
+    if not (key and sign and value):
+        return "a setting is written as key=value, without spaces around the sign"
+    return f"if this is a text with signs in it, quote it: {shell_word(f'{key}={hydra_value(value)}')}"
+
+
+def shell_word(text: str) -> str:
+    """The text as one word of a POSIX shell."""
+    easy = not re.search(r"[\\`$\"!\n]", text)
+    return f'"{text}"' if easy and shlex.quote(text) != text else shlex.quote(text)
+
+
+def hydra_value(text: str) -> str:
+    """The text as the value of an override, quoted unless it is a path of plain characters."""
+    if _PLAIN.fullmatch(text):
+        return text
+    escaped = re.sub(r"(\\*)'", lambda found: found.group(1) * 2 + "\\'", literal(text))
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{escaped[len(escaped) - trailing :]}'"
+
+
+def literal(text: str) -> str:
+    """The text for OmegaConf, in which `${...}` then stands for nothing but itself."""
+    return re.sub(r"(\\*)\$\{", lambda found: found.group(1) * 2 + "\\${", text)
