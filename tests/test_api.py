@@ -19,7 +19,7 @@ import workers
 from dni.errors import ConfigError
 from tests.commands import LOCAL, SMALL
 from workers import TrainedRun, train
-from workers.__main__ import main
+from workers.command import main
 from workers.summary import find_runs, read_metrics
 
 QUICK = [*SMALL, *LOCAL, "log_every=1", "checkpoint.every=null", "depth=backprop"]

@@ -12,7 +12,7 @@ from dni.errors import DivergedError
 from tests.commands import summary_of
 from tests.runs import tiny
 from workers import checkpoint
-from workers.__main__ import exit_codes
+from workers.command import exit_codes
 from workers.config import Config
 from workers.launcher import launch
 from workers.watch import STEPS

@@ -96,7 +96,7 @@ def test_what_lies_in_the_current_folder_and_what_workers_print_harm_nobody(tmp_
     for name in ("random.py", "queue.py", "workers/__init__.py", "dni/__init__.py", "bin/start", "site/mine.py"):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text("raise RuntimeError('not this one')")
-    (here / "bin" / "start").write_text("from workers.__main__ import main\nmain()\n")
+    (here / "bin" / "start").write_text("from workers.command import main\nmain()\n")
     (here / "site" / "sitecustomize.py").write_text("print('hello')\nimport mine\n")
     (here / "site" / "mine.py").write_text("import sys\nsys.stderr.write('caution\\n')\nprint('no newline', end='')\n")
     path = {"PYTHONPATH": os.pathsep.join([str(here / "site"), str(ROOT)])}

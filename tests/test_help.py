@@ -15,7 +15,7 @@ import workers.evaluate
 import workers.report
 import workers.simulation.cli
 from dni.errors import ConfigError
-from workers.__main__ import main
+from workers.command import main
 from workers.config import Config, from_any, setting_names
 from workers.explain import bounds, settings
 from workers.groups import group_runs

@@ -20,6 +20,7 @@ from workers.record import CONFIG, read_plain, read_record, write_record
 from workers.resume import settle_resume
 from workers.seat import Seat
 from workers.summary import read_run
+from workers.tasks import settings_of
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 
@@ -116,7 +117,7 @@ def test_report_and_resume_read_the_record_whatever_hydra_left(run_dir: Path) ->
     (run_dir / ".hydra").mkdir()
     (run_dir / ".hydra" / "config.yaml").write_text("optimizer: {learning_rate: 0.1}\n")
     (run_dir / ".hydra" / "overrides.yaml").write_text("- optimizer.learning_rate=0.1\n- steps=7\n")
-    assert read_run(run_dir).settings()["optimizer.learning_rate"] == "0.004"
+    assert settings_of(read_run(run_dir))["optimizer.learning_rate"] == "0.004"
     resumed = settings(f"resume={run_dir}", "steps=20")
     assert (resumed.optimizer.learning_rate, resumed.steps) == (0.004, 20)
 
@@ -128,7 +129,7 @@ def test_a_folder_of_an_earlier_version_is_still_read(run_dir: Path) -> None:
     (run_dir / CONFIG).unlink()
     (run_dir / ".hydra").mkdir()
     (run_dir / ".hydra" / "config.yaml").write_text("optimizer: {learning_rate: 0.25}\n")
-    assert read_run(run_dir).settings()["optimizer.learning_rate"] == "0.25"
+    assert settings_of(read_run(run_dir))["optimizer.learning_rate"] == "0.25"
 
 
 #: What a stranger may put in the place of a record, and what is said of it.

@@ -19,8 +19,8 @@ import torch
 from dni.errors import ConfigError, DniError, OutOfMemory, SystemRefused
 from tests.commands import LOCAL, SMALL, run, settings
 from workers import checkpoint, processes, refusals
-from workers.__main__ import exit_codes
 from workers.assembly import Job
+from workers.command import exit_codes
 from workers.evaluate import main as evaluate
 from workers.launcher import launch
 from workers.processes import Supervisor

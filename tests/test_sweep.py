@@ -12,7 +12,7 @@ import pytest
 
 import workers.launcher
 from tests.commands import LOCAL, SMALL
-from workers.__main__ import main
+from workers.command import main
 from workers.launcher import run_stages
 from workers.sweep import combinations
 

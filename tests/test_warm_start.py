@@ -13,7 +13,6 @@ from dni.errors import ConfigError, ResumeError
 from tests.commands import settings
 from tests.runs import assert_same, parameters_of, tiny
 from workers import checkpoint
-from workers.__main__ import with_resumed_overrides
 from workers.assembly import Job
 from workers.config import Config
 from workers.cuts import learners
@@ -118,12 +117,6 @@ def test_a_warm_started_run_goes_on_by_itself(earlier: Path, tmp_path: Path) -> 
     ):
         launch(tiny(**both, steps=6), tmp_path / "no")
     assert not (tmp_path / "no").exists()
-
-
-def test_what_a_resumed_run_repeats_is_not_where_it_began(tmp_path: Path) -> None:
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text("- start_from=a\n- start_step=3\n- seed=2\n")
-    assert with_resumed_overrides([f"resume={tmp_path}"]) == ["seed=2", f"resume={tmp_path}"]
 
 
 @pytest.mark.parametrize(
