@@ -36,7 +36,7 @@ def test_a_run_is_that_of_the_command_and_comes_back_as_numbers(
     expected = [r["loss"] for r in read_metrics(Path("command/metrics.jsonl")) if r["kind"] == "train" and r["stage"]]
     assert (losses.index.tolist(), losses.tolist()) == ([1, 2, 3, 4], expected)
     assert isinstance(run.metrics, pd.DataFrame)
-    assert set(run.metrics["kind"]) == {"train", "valid"}
+    assert set(run.metrics["kind"]) == {"sitting", "train", "valid"}
     assert set(run.curve("train", stage=0).index) == {1, 2, 3, 4}
     assert "accuracy" not in run.curve("train")
     assert (run.summary["steps"], run.interrupted) == (4, False)

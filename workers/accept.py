@@ -68,7 +68,7 @@ def _accepted(config: Config, run_dir: Path, seat: Seat | None, asked: LaunchCon
         return accepted
     resumed = None if config.resume is None else Path(config.resume)
     refuse_taken(run_dir, resumed)
-    make_folder(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(run_dir, resumed))
     refuse_taken(run_dir, resumed)  # another start may have been faster
     return accepted
@@ -89,14 +89,6 @@ def refuse_taken(run_dir: Path, resumed: Path | None = None) -> None:
     own = resumed is not None and resumed.resolve() == run_dir.resolve()
     if not own and any((run_dir / name).exists() for name in TRACES):
         raise ConfigError(f"{run_dir} already holds a run: name another hydra.run.dir, or go on with it (resume=)")
-
-
-def make_folder(run_dir: Path) -> None:
-    """Raises ConfigError if it cannot be made."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{run_dir} cannot be made: {error.strerror}; name another hydra.run.dir") from error
 
 
 def refuse_early(config: Config, seat: Seat | None = None) -> None:

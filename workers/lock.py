@@ -20,18 +20,14 @@ LOCK = ".lock"
 def locked(run_dir: Path, resumed: Path | None = None) -> Iterator[None]:
     """Hold the lock of a run's folder, and of the one that it goes on from.
 
-    Raises ConfigError, naming the folder, if another process holds one of them, or if the run's folder cannot be
+    Raises ConfigError, naming the folder, if another process holds one of them, OSError if the run's folder cannot be
     written to. A folder to go on from may be read-only: then no run can be going on in it.
     """
     with ExitStack() as held:
         if resumed is not None and resumed.resolve() != run_dir.resolve():
             with suppress(OSError):
                 held.enter_context(_lock(resumed))
-        try:
-            held.enter_context(_lock(run_dir))
-        except OSError as error:
-            why = f"{run_dir} cannot be written to: {error.strerror}"
-            raise ConfigError(f"{why}; name another hydra.run.dir") from error
+        held.enter_context(_lock(run_dir))
         yield
 
 
