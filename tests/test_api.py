@@ -21,6 +21,7 @@ from tests.commands import LOCAL, SMALL
 from workers import TrainedRun, train
 from workers.command import main
 from workers.summary import find_runs, read_metrics
+from workers.tasks import settings_of
 
 QUICK = [*SMALL, *LOCAL, "log_every=1", "checkpoint.every=null", "depth=backprop"]
 
@@ -41,7 +42,7 @@ def test_a_run_is_that_of_the_command_and_comes_back_as_numbers(
     assert "accuracy" not in run.curve("train")
     assert (run.summary["steps"], run.interrupted) == (4, False)
     assert TrainedRun(Path("python")).summary == run.summary
-    first, second = (found.settings() for found in find_runs([run.folder, "command"]))
+    first, second = (settings_of(found) for found in find_runs([run.folder, "command"]))
     assert first == second  # the report sees no difference
 
 

@@ -157,7 +157,7 @@ def test_the_best_checkpoint_is_left_behind_if_it_is_damaged(tmp_path: Path, cap
     launch(settings(*start), tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
     lines = metrics.read_text().splitlines()
-    worse = [line.replace('"bits_per_label": ', '"bits_per_char": 9') if '"valid"' in line else line for line in lines]
+    worse = [line.replace('"bits_per_label": ', '"bits_per_label": 9') if '"valid"' in line else line for line in lines]
     better = [new if '"step": 10' in new else old for old, new in zip(lines, worse, strict=True)]
     metrics.write_text("".join(f"{line}\n" for line in better))
     damage(tmp_path / "run", 5, "stage-0.safetensors")

@@ -46,7 +46,7 @@ class TrainedRun:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """Every record of the run, one a row: `kind` (sitting, train, valid, own, probe), `stage`, `step` and the figures.
+        """Every record of the run, one a row: `kind` (sitting, train, valid, own, probe), `stage`, `step` and figures.
 
         Losses are in nats per label, times in seconds.
         """
