@@ -194,6 +194,11 @@ def test_a_copy_that_is_not_the_original_says_so(tmp_path: Path) -> None:
     assert label_of("cifar10", tmp_path) == "cifar10"
     (tmp_path / "label.txt").write_text("CIFAR-10, JPEG q75\nmore\n")
     assert label_of("cifar10", tmp_path) == "CIFAR-10, JPEG q75"
+    (tmp_path / "label.txt").write_bytes(b"\xef\xbb\xbfCIFAR-10, JPEG q75\r\n")
+    assert label_of("cifar10", tmp_path) == "CIFAR-10, JPEG q75"
+    (tmp_path / "label.txt").write_bytes("CIFAR-10, JPEG q75".encode("utf-16"))
+    with pytest.raises(DataError, match=r"label\.txt is UTF-16, not UTF-8 text"):
+        label_of("cifar10", tmp_path)
 
 
 def test_the_real_digits() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dni.data.order import Order
 from dni.data.pixels import VALID, read_mnist
 from dni.data.text import Window
+from dni.data.utf8 import read_utf8
 from dni.errors import ConfigError, DataError
 
 Name = Literal["mnist", "cifar10"]
@@ -135,11 +136,9 @@ def held_out_images(name: Name, folder: Path) -> Images:
 
 def label_of(name: Name, folder: Path) -> str:
     """What to call the data: the first line of a `label.txt` beside it, if there is one, where a copy is not the
-    original ("CIFAR-10, JPEG q75"); else its name."""
-    try:
-        lines = (folder / _LABEL_FILE).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return name
+    original ("CIFAR-10, JPEG q75"); else its name. Raises DataError if that file cannot be read."""
+    file = folder / _LABEL_FILE
+    lines = read_utf8(file).splitlines() if file.is_file() else []
     return lines[0].strip() or name if lines else name
 
 
