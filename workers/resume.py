@@ -40,9 +40,12 @@ def settle_resume(config: Config) -> Config:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings of the agreed sections that differ, as `key was old, now new`."""
+    """Settings of the agreed sections that differ, as `key was old, now new`.
+
+    A digest that was not recorded says nothing: earlier versions had none of images.
+    """
     old, new = _flat(before), _flat(now)
-    keys = [key for key in old if key.split(".")[0] in AGREED]
+    keys = [key for key in old if key.split(".")[0] in AGREED and (key, old[key]) != ("data.sha256", None)]
     return [f"{key} was {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
 
 

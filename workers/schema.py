@@ -63,7 +63,7 @@ class DataConfig:
     streaming: bool = False  # labels after a window are not known yet: no lookahead
     label: str | None = None  # images: what to call them; null: what a label.txt beside them says, else their kind
     noise: float = 0.0  # images: deviation of Gaussian noise on the normalised ones, in training alone
-    sha256: str | None = None  # of the text; filled in from it
+    sha256: str | None = None  # of the data that is read, but for images' test split; filled in from it
     batch: int = 32  # B lanes
     window: int = 32  # T steps; time=checkpointed: of a chunk that is computed again
     sequence: int | None = 256  # steps between resets, a multiple of T; null: lanes run on to the end of the text

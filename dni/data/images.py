@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dni.data.idx import read_mnist
 from dni.data.order import Order
-from dni.data.pixels import VALID, read_mnist
+from dni.data.pixels import VALID
 from dni.data.text import Window
 from dni.data.utf8 import read_utf8
 from dni.errors import ConfigError, DataError
@@ -108,6 +109,10 @@ class ImageSource:
     def _drawn(self, n: int, shape: Sequence[int]) -> Tensor:
         """Standard normal, by (seed, batch); the 1 keeps it apart from what the order draws by (seed, pass)."""
         return torch.from_numpy(np.random.default_rng((self._seed, n, 1)).standard_normal(tuple(shape), np.float32))
+
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """The images (n, C, H, W) and labels (n,) of this part, uint8, as they were read."""
+        return self._images
 
     def report(self, window: int, loss: float, count: int) -> None:
         """Ignored: the order of the images is fixed."""
