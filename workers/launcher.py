@@ -30,7 +30,7 @@ from workers.monitor import Monitor
 from workers.nccl_rules import check_gpus
 from workers.pipeline_rules import check_devices
 from workers.processes import Supervisor
-from workers.resume import best_saved, hand_on, settle_resume
+from workers.resume import best_saved, hand_on, settle_resume, warn_of_versions
 from workers.rules import check
 from workers.seat import SUBMITTED, Seat
 from workers.sources import Data, resolve
@@ -38,6 +38,7 @@ from workers.stopping import Stop, stop_when_no_better
 from workers.summary import METRICS, RunFacts, write_summary
 from workers.threads import run_threads
 from workers.transports.address import socket_folder
+from workers.versions import keep_versions
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,10 @@ def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
     `seat`: of the first stage, where an engine has started all of them.
     """
     config, data = settle(config, seat)
+    warn_of_versions(config)
     claim(run_dir, config)
     OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+    keep_versions(run_dir)
     hand_on(config, run_dir)
     with Monitor(run_dir, config.stages, config.planned_steps) as monitor, socket_folder() as sockets:
         stop = Stop()

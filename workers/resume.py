@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from workers.child import CONFIG
 from workers.config import Config, from_any, to_plain
 from workers.stopping import best, waited
 from workers.summary import METRICS, read_metrics
+from workers.versions import changed_versions
+
+log = logging.getLogger(__name__)
 
 #: Sections that may not change when a run goes on.
 AGREED = ("seed", "stages", "model", "data", "depth", "time", "predictor", "optimizer")
@@ -47,6 +51,15 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     old, new = _flat(before), _flat(now)
     keys = [key for key in old if key.split(".")[0] in AGREED and (key, old[key]) != ("data.sha256", None)]
     return [f"{key} was {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
+
+
+def warn_of_versions(config: Config) -> None:
+    """Name the versions that are not those a run was computed with so far."""
+    changed = changed_versions(Path(config.resume)) if config.resume is not None else []
+    if changed:
+        log.warning(
+            "resume=%s: %s; its last digits may differ from those of one version", config.resume, ", ".join(changed)
+        )
 
 
 def hand_on(config: Config, run_dir: Path) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from omegaconf import OmegaConf
 
 from dni.errors import ConfigError
 from workers.stopping import best
+from workers.versions import versions
 
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
@@ -120,7 +119,7 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
         "valid": {key: measured.get(key) for key in ("loss", "bits_per_char", "accuracy")},
         "best": None if chosen is None else {key: chosen[key] for key in ("step", "bits_per_char")},
         "stage": [_stage(facts, end) for end in ends],
-        "versions": _versions(),
+        "versions": versions(),
         "data": {"name": facts.data_name, "sha256": facts.data_sha256},
         "window": facts.window,
         "lag": facts.lag,
@@ -133,18 +132,6 @@ def _stage(facts: RunFacts, end: Mapping[str, Any]) -> dict[str, Any]:
     if entry["device"] is None and end["index"] < len(facts.devices):
         entry["device"] = facts.devices[end["index"]]
     return entry | {key: end[key] for key in ("probe", "input_r2", "own") if key in end}
-
-
-def _versions() -> dict[str, str | None]:
-    packages = {"torch": "torch", "grpc": "grpcio", "dni": "dni"}
-    return {"python": platform.python_version()} | {name: _version(p) for name, p in packages.items()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 @dataclass(frozen=True)
