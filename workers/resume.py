@@ -57,9 +57,8 @@ def warn_of_versions(config: Config) -> None:
     """Name the versions that are not those a run was computed with so far."""
     changed = changed_versions(Path(config.resume)) if config.resume is not None else []
     if changed:
-        log.warning(
-            "resume=%s: %s; its last digits may differ from those of one version", config.resume, ", ".join(changed)
-        )
+        what = ", ".join(changed)
+        log.warning("resume=%s goes on under other versions: %s; last digits may differ", config.resume, what)
 
 
 def hand_on(config: Config, run_dir: Path) -> None:
