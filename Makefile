@@ -2,9 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Python 3.10: one that pyenv has, else what is called so.
+OLDEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10) python3.10)
+OLDEST := .venv-oldest/bin/python
+TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables test test-hosts check proto proof
+.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables test test-oldest test-hosts check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +70,17 @@ tables: install ## write the README's tables from benchmarks/results
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n auto
+
+# Left out is what tests the tools of developers (the wheel, the generated code), whose versions are those of `make test`.
+# What old versions deprecate in newer companions is nobody's concern here.
+test-oldest: ## run the tests with the oldest versions that are allowed, in .venv-oldest; TESTS=tests/test_x.py: some
+	@$(OLDEST_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' || \
+	    { echo "$(OLDEST_PYTHON) is not Python 3.10, the oldest: say make test-oldest OLDEST_PYTHON=/path/to/python3.10"; exit 1; }
+	@$(OLDEST) -m pip --version >/dev/null 2>&1 || $(OLDEST_PYTHON) -m venv .venv-oldest
+	$(OLDEST) -m pip install --quiet -c constraints-oldest.txt -e . \
+	    pytest pytest-timeout pytest-xdist hypothesis hydra-submitit-launcher
+	$(OLDEST) -m pytest -n auto -W default::DeprecationWarning \
+	    --ignore tests/test_packaging.py --ignore tests/test_proto_current.py $(TESTS)
 
 test-hosts: install ## run the tests on four emulated machines; needs root on Linux
 	$(BIN)/python -m pytest -m hosts

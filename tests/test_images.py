@@ -174,7 +174,7 @@ def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
         ImageSource(numbered(7), 8, AS_IT_IS, shuffle=True)
     with pytest.raises(DataError, match=r"cannot read .*data_batch_1\.bin: No such file.*binary version"):
         training_images("cifar10", tmp_path)
-    with pytest.raises(DataError, match=r"cannot read .*train-images-idx3-ubyte\.gz"):
+    with pytest.raises(DataError, match=r"no train-images-idx3-ubyte\.gz in"):
         training_images("mnist", tmp_path)
     write(tmp_path, "train", np.zeros((5_000, 28, 28), np.uint8), np.zeros(5_000, np.uint8))
     with pytest.raises(DataError, match="holds 5000 training images, of which the last 5000 are for validation"):
@@ -194,6 +194,11 @@ def test_a_copy_that_is_not_the_original_says_so(tmp_path: Path) -> None:
     assert label_of("cifar10", tmp_path) == "cifar10"
     (tmp_path / "label.txt").write_text("CIFAR-10, JPEG q75\nmore\n")
     assert label_of("cifar10", tmp_path) == "CIFAR-10, JPEG q75"
+    (tmp_path / "label.txt").write_bytes(b"\xef\xbb\xbfCIFAR-10, JPEG q75\r\n")
+    assert label_of("cifar10", tmp_path) == "CIFAR-10, JPEG q75"
+    (tmp_path / "label.txt").write_bytes("CIFAR-10, JPEG q75".encode("utf-16"))
+    with pytest.raises(DataError, match=r"label\.txt is UTF-16, not UTF-8 text"):
+        label_of("cifar10", tmp_path)
 
 
 def test_the_real_digits() -> None:

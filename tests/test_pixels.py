@@ -131,8 +131,12 @@ def test_settings_that_cannot_be_run(folder: Path) -> None:
 
 
 def test_files_that_are_not_mnist(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read .*t10k-images-idx3-ubyte\.gz: No such file"):
+    with pytest.raises(DataError) as refused:
         load_mnist(tmp_path, "test")
+    assert str(refused.value) == (
+        f"no t10k-images-idx3-ubyte.gz in {tmp_path}, nor t10k-images-idx3-ubyte, t10k-images.idx3-ubyte.gz or "
+        "t10k-images.idx3-ubyte: give a folder with MNIST's four files, gzipped or not"
+    )
     images, labels = np.zeros((2, 28, 28), np.uint8), np.array([1, 2], np.uint8)
     file = tmp_path / "t10k-images-idx3-ubyte.gz"
 
@@ -146,7 +150,7 @@ def test_files_that_are_not_mnist(tmp_path: Path) -> None:
     good = file.read_bytes()
     for broken in (good[:-12], b"text", gzip.compress(b"\0\0")):
         file.write_bytes(broken)
-        with pytest.raises(DataError, match="is no complete gzip file of images"):
+        with pytest.raises(DataError, match="is no complete file of images"):
             load_mnist(tmp_path, "test")
     file.write_bytes(gzip.compress(struct.pack(">4I", 2051, 3, 28, 28) + images.tobytes()))
     with pytest.raises(DataError, match="announces 3 images, 2352 bytes, but holds 1568"):
@@ -154,6 +158,36 @@ def test_files_that_are_not_mnist(tmp_path: Path) -> None:
     file.write_bytes(gzip.compress(struct.pack(">4I", 2051, 2, 32, 32)))
     with pytest.raises(DataError, match=r"does not hold MNIST's images: its header is 2051 2 \[32, 32\]"):
         load_mnist(tmp_path, "test")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("named", ["{}-idx{}-ubyte", "{}.idx{}-ubyte", "{}-idx{}-ubyte.gz", "{}.idx{}-ubyte.gz"])
+def test_files_are_read_packed_or_not_under_each_of_their_names(named: str, packed: bool, tmp_path: Path) -> None:
+    """What a file is, its first bytes say; two of its names are also those of folders that archives come in."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    digits = np.array([7, 2, 1], dtype=np.uint8)
+    held = {
+        named.format("t10k-images", 3): struct.pack(">4I", 2051, 3, 28, 28) + pixels.tobytes(),
+        named.format("t10k-labels", 1): struct.pack(">2I", 2049, 3) + digits.tobytes(),
+    }
+    for name, raw in held.items():
+        (tmp_path / name).write_bytes(gzip.compress(raw) if packed else raw)
+    if named != "{}-idx{}-ubyte":
+        (tmp_path / "t10k-images-idx3-ubyte").mkdir()
+    images, labels = load_mnist(tmp_path, "test")
+    assert np.array_equal(images.numpy(), pixels)
+    assert labels.tolist() == [7, 2, 1]
+
+
+def test_a_file_that_is_not_packed_can_be_cut_short_too(tmp_path: Path) -> None:
+    file = tmp_path / "t10k-images-idx3-ubyte"
+    for cut, message in (
+        (5, "is no complete file of images"),
+        (1584, "announces 3 images, 2352 bytes, but holds 1568"),
+    ):
+        file.write_bytes((struct.pack(">4I", 2051, 3, 28, 28) + bytes(2352))[:cut])
+        with pytest.raises(DataError, match=message):
+            load_mnist(tmp_path, "test")
 
 
 def test_the_real_images() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.records import LN2, end, plain, valid
 from workers.monitor import Monitor
@@ -28,7 +29,10 @@ def test_summary_has_the_agreed_layout(tmp_path: Path) -> None:
     summary = write_summary(tmp_path, FACTS, stages=monitor.summary_stages(), valid=monitor.valid_history)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     versions = summary.pop("versions")
-    assert versions.keys() == {"python", "torch", "grpc", "dni"}
+    assert versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert versions.keys() == {
+        "python", "torch", "numpy", "grpc", "protobuf", "hydra", "omegaconf", "safetensors", "dni",
+    }  # fmt: skip
     common = {"busy": 0.25, "steps_per_s": 10.0, "time_cosine": None, "peak_rss_mb": 100.0, "device": "cpu"}
     assert summary == {
         "method": {"depth": "synthetic", "time": "truncated"},

@@ -78,6 +78,59 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("abc é".encode("latin-1"))
     with pytest.raises(DataError, match=r"latin\.txt is not UTF-8 text: .* at byte 4"):
         load_text(str(tmp_path))
+    (tmp_path / "latin.txt").write_bytes(MARK + "abc é".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.txt is not UTF-8 text: .* at byte 7"):
+        load_text(str(tmp_path))
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+def test_a_byte_order_mark_is_no_character_of_a_file(tmp_path: Path) -> None:
+    """Inside a text it is one: two files that were joined by other means are not taken apart."""
+    (tmp_path / "fox.txt").write_bytes(MARK + b"cab cab \xc3\xa9\r\n")
+    corpus = load_text(str(tmp_path / "fox.txt"))
+    assert corpus.symbols == ("\n", "\r", " ", "a", "b", "c", "é")
+    assert corpus.train.tolist() == [5, 3, 4, 2, 5, 3, 4, 2, 6]
+    assert corpus.sha256 == hashlib.sha256(b"cab cab \xc3\xa9\r\n").hexdigest()  # as without the mark
+    (tmp_path / "fox.txt").write_bytes(b"ab" + MARK + b"cd")
+    assert load_text(str(tmp_path / "fox.txt")).symbols == ("a", "b", "c", "d", "\ufeff")
+    (tmp_path / "fox.txt").write_bytes(MARK)
+    with pytest.raises(DataError, match=r"'fox\.txt' is empty"):
+        load_text(str(tmp_path / "fox.txt"))
+
+
+def test_a_byte_order_mark_is_no_character_of_any_file_in_a_folder(tmp_path: Path) -> None:
+    for name, text in {"a.txt": MARK + b"aa", "b.txt": b"bb", "c.txt": MARK + b"cc"}.items():
+        (tmp_path / name).write_bytes(text)
+    corpus = load_text(str(tmp_path))
+    assert decode(torch.cat([corpus.train, corpus.valid]), corpus.symbols) == "aa\nbb\ncc"
+
+
+def test_a_byte_order_mark_is_no_character_of_the_penn_treebank(tmp_path: Path) -> None:
+    for part, text in {"train": b" the cat \n", "valid": b" a cat \n", "test": b" dog \n"}.items():
+        (tmp_path / f"ptb.{part}.txt").write_bytes(MARK + text)
+    corpus = load_text(str(tmp_path))
+    assert corpus.test is not None
+    parts = [decode(ids, corpus.symbols) for ids in (corpus.train, corpus.valid, corpus.test)]
+    assert parts == ["the cat\n", "a cat\n", "dog\n"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "called"),
+    [
+        ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE"), ("utf-32", "UTF-32"),
+    ],
+)  # fmt: skip
+def test_another_encoding_of_unicode_is_named(encoding: str, called: str, tmp_path: Path) -> None:
+    """Those of 16 bits without a mark would pass for UTF-8: every other character would be zero."""
+    (tmp_path / "fox.txt").write_bytes("The quick brown fox — “and so on”.\r\n".encode(encoding))
+    with pytest.raises(DataError) as refused:
+        load_text(str(tmp_path / "fox.txt"))
+    assert str(refused.value) == (
+        f"{tmp_path}/fox.txt is {called}, not UTF-8 text: convert it (iconv -f {called} -t UTF-8 OLD > NEW) or leave "
+        "it out"
+    )
 
 
 def test_an_incomplete_penn_treebank_is_refused(tmp_path: Path) -> None:

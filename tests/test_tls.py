@@ -40,6 +40,13 @@ def test_frames_cross_an_encrypted_link_and_it_may_leave_the_machine(ours: dict[
         end.close()
 
 
+def test_a_byte_order_mark_is_no_part_of_a_certificate(ours: dict[str, str], tmp_path: Path) -> None:
+    marked = {name: str(tmp_path / name) for name in ours}
+    for name, path in ours.items():
+        Path(marked[name]).write_bytes(b"\xef\xbb\xbf" + Path(path).read_bytes())
+    assert Tls.read(**marked) == Tls.read(**ours)
+
+
 def two_ends(case: str, ours: Tls, folder: Path) -> tuple[Tls | None, Tls | None]:
     """What the two ends of a link have; one of them is a stranger, here or there."""
     if case == "another host's name":

@@ -58,6 +58,18 @@ def _imported(name: str, module: str) -> Callable[[], int | None]:
             os._exit(130)  # an exception would end in the middle of some library's import
 
         signal.signal(signal.SIGINT, leave)
+    refuse_too_old(name)
     main: Callable[[], int | None] = importlib.import_module(module).main
     signal.signal(signal.SIGINT, heard)
     return main
+
+
+def refuse_too_old(name: str) -> None:
+    """Leave with exit code 2 if packages are missing, or not of the versions that `pyproject.toml` asks for."""
+    from workers.versions import unmet_requirements
+
+    unmet = unmet_requirements()
+    if unmet:
+        wanted = " ".join(f"'{line.partition(',')[0]}'" for line in unmet)
+        sys.stderr.write(f"{name}: dni needs {'; '.join(unmet)}: pip install {wanted}\n")
+        sys.exit(2)

@@ -26,7 +26,7 @@ from workers.processes import Supervisor
 from workers.provenance import origin_of
 from workers.record import write_record
 from workers.refusals import about, refusals_at_the_door
-from workers.resume import best_saved, hand_on
+from workers.resume import best_saved, hand_on, warn_of_versions
 from workers.seat import SUBMITTED, Seat
 from workers.signals import ENDING, INSISTENT
 from workers.sittings import added_up, begin_sitting
@@ -36,6 +36,7 @@ from workers.summary import SUMMARY, RunFacts, write_summary
 from workers.tensorboard_log import keep_settings
 from workers.threads import run_threads
 from workers.transports.address import socket_folder
+from workers.versions import keep_versions
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,10 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
     the settings, and the record that this sitting begins."""
     config, run_dir = accepted.config, accepted.run_dir
     known = facts(config, accepted.data, accepted.seat)
+    warn_of_versions(config)
     checkpoint.drop_after(run_dir, config.resume_step or 0)
     write_record(run_dir, accepted.recorded)
+    keep_versions(run_dir)
     vocabulary.save(run_dir, accepted.data.characters)
     begun = begin_sitting(config)  # before what is computed again is cut off
     hand_on(config, run_dir)

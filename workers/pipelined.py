@@ -152,7 +152,8 @@ class PipelinedWorker:
     def _passes(self, frame: Frame) -> None:
         value, before, start = frame.tensors["value"], self.computing.seconds, time.monotonic()
         if self.pipeline is None or self.pipeline.window != value.shape:
-            self.pipeline = Pipeline(self.config, self.stages, self._shapes_of(value), self._loss, self.computing)
+            shapes = self._shapes_of(value)
+            self.pipeline = Pipeline(self.config, self.stages, shapes, value.dtype, self._loss, self.computing)
         self.losses = []
         self.pipeline.step(value, frame.tensors["labels"], frame.tensors["reset"])
         computed = self.computing.seconds - before

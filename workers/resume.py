@@ -16,6 +16,9 @@ from workers.refusals import about
 from workers.resumed_schedule import settle_schedule
 from workers.stopping import best, waited
 from workers.summary import METRICS, read_metrics
+from workers.versions import changed_versions
+
+log = logging.getLogger(__name__)
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +89,21 @@ def before_resume(folder: Path) -> Config:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings of the agreed sections that differ, as `key was old, now new`."""
+    """Settings of the agreed sections that differ, as `key was old, now new`.
+
+    A digest that was not recorded says nothing: earlier versions had none of images.
+    """
     old, new = _flat(before), _flat(now)
-    keys = [key for key in old if key.split(".")[0] in AGREED]
+    keys = [key for key in old if key.split(".")[0] in AGREED and (key, old[key]) != ("data.sha256", None)]
     return [f"{key} was {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
+
+
+def warn_of_versions(config: Config) -> None:
+    """Name the versions that are not those a run was computed with so far."""
+    changed = changed_versions(Path(config.resume)) if config.resume is not None else []
+    if changed:
+        what = ", ".join(changed)
+        log.warning("resume=%s goes on under other versions: %s; last digits may differ", config.resume, what)
 
 
 def hand_on(config: Config, run_dir: Path) -> None:

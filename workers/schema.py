@@ -67,7 +67,7 @@ class DataConfig:
     streaming: bool = False  # labels after a window are not known yet: no lookahead
     label: str | None = None  # images: what to call them; null: what a label.txt beside them says, else their kind
     noise: float = 0.0  # [deviations] images: Gaussian noise on the normalised ones, in training alone
-    sha256: str | None = None  # of the text; filled in from it
+    sha256: str | None = None  # of the data that is read, but for the test split of images; filled in from it
     batch: int = 32  # [lanes] B, examples or sequences that are trained on at once
     window: int = 32  # [time steps] T, of one training step; time=checkpointed: of a chunk that is computed again
     sequence: int | None = 256  # [time steps] between resets, a multiple of T; null: lanes run on to the text's end

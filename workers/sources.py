@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
 from dni.data.copying import CopySource
+from dni.data.digest import digest_of
 from dni.data.images import ImageSource, Scale, held_out_images, label_of, training_images
 from dni.data.pixels import Part, PixelSource
 from dni.data.source import LanesSource, Source
@@ -25,24 +26,29 @@ VALIDATION_SEQUENCES = 16
 #: Where the inputs are images, whose folders have the names of the kinds if data.path does not say otherwise.
 IMAGES: dict[DataKind, Literal["mnist", "cifar10"]] = {DataKind.mnist: "mnist", DataKind.cifar10: "cifar10"}
 
+_Images = PixelSource | ImageSource | TwoClocksSource
+
 
 @dataclass(frozen=True)
 class Data:
     """What a run reads."""
 
     name: str
-    sha256: str | None  #: of a text
+    digest: Callable[[], str | None]  #: of what is trained and validated on (`sha256` keeps it); None: it is generated
     symbols: int  #: V
     input_symbols: int
     train: Source
     valid: Callable[[], Source]  #: from its start, for every pass
     valid_windows: int  #: of a pass; 0: there is no validation
     probe: Callable[[], Source]  #: begins with the sequence to probe with
-    test: Callable[[], LanesSource | PixelSource | ImageSource | TwoClocksSource] | None = (
-        None  #: its own test split; nothing is read before the call
-    )
+    test: Callable[[], LanesSource | _Images] | None = None  #: its own test split; nothing is read before the call
     image: list[int] | None = None  #: channels, height and width, where the inputs are images
     characters: tuple[str, ...] | None = None  #: of a text, by symbol
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """Found when it is first asked for: the stages, which read the data again, do not need it."""
+        return self.digest()
 
 
 def open_data(config: Config) -> Data:
@@ -82,8 +88,9 @@ def text_data(corpus: Corpus, config: Config) -> Data:
         return LanesSource(valid, symbols)
 
     test = None if held_out is None else lambda: LanesSource(lanes(held_out), symbols)
+    name, sizes = corpus.name, (symbols, symbols)
     return Data(
-        corpus.name, corpus.sha256, symbols, symbols, source, from_the_start, length, from_the_start, test,
+        name, lambda: corpus.sha256, *sizes, source, from_the_start, length, from_the_start, test,
         characters=corpus.symbols,
     )  # fmt: skip
 
@@ -111,7 +118,7 @@ def _copying(config: Config) -> Data:
     per_sequence = 0 if data.length is None else train.windows_per_sequence
     windows = VALIDATION_SEQUENCES * per_sequence
     name, sizes = data.kind.name, (train.symbols, train.input_symbols)
-    return Data(name, None, *sizes, train, valid, windows, probe if data.length is None else valid)
+    return Data(name, lambda: None, *sizes, train, valid, windows, probe if data.length is None else valid)
 
 
 def _pixels(config: Config) -> Data:
@@ -128,8 +135,8 @@ def _pixels(config: Config) -> Data:
 
     train, valid = source("train"), source("valid")
     length = valid.windows_per_pass
-    sizes, test = (train.symbols, train.input_symbols), partial(source, "test")
-    return Data("seqmnist", None, *sizes, train, from_the_start, length, from_the_start, test)
+    digest, sizes = partial(_digest, train, valid), (train.symbols, train.input_symbols)
+    return Data("seqmnist", digest, *sizes, train, from_the_start, length, from_the_start, partial(source, "test"))
 
 
 def _images(config: Config) -> Data:
@@ -146,8 +153,8 @@ def _images(config: Config) -> Data:
         return ImageSource(held_out_images(kind, folder), data.batch, scale)
 
     name, length = data.label or label_of(kind, folder), from_the_start().windows_per_pass
-    sizes = (train.symbols, train.input_symbols)
-    return Data(name, None, *sizes, train, from_the_start, length, from_the_start, test, [*train.shape])
+    digest, sizes = partial(_digest, train, from_the_start()), (train.symbols, train.input_symbols)
+    return Data(name, digest, *sizes, train, from_the_start, length, from_the_start, test, [*train.shape])
 
 
 def _two_clocks(config: Config) -> Data:
@@ -163,4 +170,12 @@ def _two_clocks(config: Config) -> Data:
 
     train, valid = source("train"), source("valid")
     length, sizes = valid.windows_per_pass, (train.symbols, train.input_symbols)
-    return Data("two_clocks", None, *sizes, train, from_the_start, length, from_the_start, partial(source, "test"))
+    digest, test = partial(_digest, train, valid), partial(source, "test")
+    return Data("two_clocks", digest, *sizes, train, from_the_start, length, from_the_start, test)
+
+
+def _digest(
+    train: PixelSource | ImageSource | TwoClocksSource, valid: PixelSource | ImageSource | TwoClocksSource
+) -> str:
+    """Of the images as they are held; the test images are not opened."""
+    return digest_of(*train.contents(), *valid.contents())

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 from dni.errors import ConfigError
 from workers.record import CONFIG, read_plain
 from workers.stopping import best
+from workers.versions import versions
 
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
@@ -110,7 +109,7 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
         "valid": {key: measured.get(key) for key in ("loss", "bits_per_label", "accuracy")},
         "best": None if chosen is None else {key: chosen[key] for key in ("step", "bits_per_label")},
         "stage": [_stage(facts, end) for end in ends],
-        "versions": _versions(),
+        "versions": versions(),
         "data": {"name": facts.data_name, "sha256": facts.data_sha256},
         "window": facts.window,
         "lag": facts.lag,
@@ -123,18 +122,6 @@ def _stage(facts: RunFacts, end: Mapping[str, Any]) -> dict[str, Any]:
     if entry["device"] is None and end["index"] < len(facts.devices):
         entry["device"] = facts.devices[end["index"]]
     return entry | {key: end[key] for key in ("probe", "input_r2", "own", "dropped_targets") if key in end}
-
-
-def _versions() -> dict[str, str | None]:
-    packages = {"torch": "torch", "grpc": "grpcio", "dni": "dni"}
-    return {"python": platform.python_version()} | {name: _version(p) for name, p in packages.items()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dni.data.idx import read_mnist
 from dni.data.order import Order
-from dni.data.pixels import VALID, read_mnist
+from dni.data.pixels import VALID
 from dni.data.text import Window
+from dni.data.utf8 import read_utf8
 from dni.errors import ConfigError, DataError
 
 Name = Literal["mnist", "cifar10"]
@@ -108,6 +110,10 @@ class ImageSource:
         """Standard normal, by (seed, batch); the 1 keeps it apart from what the order draws by (seed, pass)."""
         return torch.from_numpy(np.random.default_rng((self._seed, n, 1)).standard_normal(tuple(shape), np.float32))
 
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """The images (n, C, H, W) and labels (n,) of this part, uint8, as they were read."""
+        return self._images
+
     def report(self, window: int, loss: float, count: int) -> None:
         """Ignored: the order of the images is fixed."""
 
@@ -135,11 +141,9 @@ def held_out_images(name: Name, folder: Path) -> Images:
 
 def label_of(name: Name, folder: Path) -> str:
     """What to call the data: the first line of a `label.txt` beside it, if there is one, where a copy is not the
-    original ("CIFAR-10, JPEG q75"); else its name."""
-    try:
-        lines = (folder / _LABEL_FILE).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return name
+    original ("CIFAR-10, JPEG q75"); else its name. Raises DataError if that file cannot be read."""
+    file = folder / _LABEL_FILE
+    lines = read_utf8(file).splitlines() if file.is_file() else []
     return lines[0].strip() or name if lines else name
 
 

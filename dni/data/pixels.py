@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import struct
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from dni.data.idx import read_mnist
 from dni.data.order import Order
 from dni.data.source import refuse_lookahead
 from dni.data.text import Window
@@ -23,7 +20,6 @@ Part = Literal["train", "valid", "test"]
 
 _SIDE = 28
 VALID = 5_000  #: the last images of the training files
-_MAGIC = {"images": 2051, "labels": 2049}
 
 
 class PixelSource:
@@ -34,7 +30,7 @@ class PixelSource:
     anew by (seed, pass), the others keep their order.
 
     Args:
-        folder: holds the four IDX files of MNIST, gzipped: `train-images-idx3-ubyte.gz` and so on.
+        folder: holds the four IDX files of MNIST, gzipped or not: `train-images-idx3-ubyte.gz` and so on.
         batch, window, lookahead: B, T and L of the windows.
         part: `train` and `valid` (the last 5,000) of the training files, or `test`.
         seed: of the shuffling, not negative.
@@ -98,6 +94,10 @@ class PixelSource:
         reset, ends = (torch.full((self.batch,), here) for here in (position == 0, position == self._windows - 1))
         return Window(inputs, labels, reset, ends)
 
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """The images (n, side * side) and labels (n,) of this part, uint8, as they were read."""
+        return self._pixels, self._labels
+
     def report(self, window: int, loss: float, count: int) -> None:
         """Ignored: the order of the images is fixed."""
 
@@ -115,39 +115,6 @@ def load_mnist(folder: Path, part: Part) -> tuple[Tensor, Tensor]:
     images, labels = read_mnist(folder, "t10k" if part == "test" else "train")
     cut = {"train": slice(0, -VALID), "valid": slice(-VALID, None), "test": slice(None)}[part]
     return images[cut], labels[cut].clone()  # the whole is not kept alive
-
-
-def read_mnist(folder: Path, name: Literal["train", "t10k"]) -> tuple[Tensor, Tensor]:
-    """All images (n, 28, 28) and labels (n,) of two files, uint8. Raises DataError if one cannot be read."""
-    images = _read(folder / f"{name}-images-idx3-ubyte.gz", "images", (_SIDE, _SIDE))
-    labels = _read(folder / f"{name}-labels-idx1-ubyte.gz", "labels", ())
-    if len(images) != len(labels):
-        raise DataError(f"{folder} holds {len(images)} {name} images, but {len(labels)} labels: fetch both anew")
-    if (labels > 9).any():
-        raise DataError(f"{folder} holds a {name} label {labels.max()}: MNIST has the digits 0 to 9")
-    return images, labels
-
-
-def _read(file: Path, kind: Literal["images", "labels"], shape: tuple[int, ...]) -> Tensor:
-    """An IDX file: magic number, number of items, their dimensions (all big-endian uint32), then bytes."""
-    layout = f">{2 + len(shape)}I"
-    try:
-        with gzip.open(file) as stream:
-            head = stream.read(struct.calcsize(layout))
-            if len(head) < struct.calcsize(layout):
-                raise EOFError
-            magic, count, *dimensions = struct.unpack(layout, head)
-            if magic != _MAGIC[kind] or tuple(dimensions) != shape:
-                raise DataError(f"{file} does not hold MNIST's {kind}: its header is {magic} {count} {dimensions}")
-            size = count * math.prod(shape)
-            body = stream.read(size)
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise DataError(f"{file} is no complete gzip file of {kind}: fetch it anew") from None
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}; give a folder with MNIST's .gz files") from None
-    if len(body) < size:
-        raise DataError(f"{file} announces {count} {kind}, {size} bytes, but holds {len(body)}: fetch it anew")
-    return torch.from_numpy(np.frombuffer(body, dtype=np.uint8).copy()).view(count, *shape)
 
 
 def quantise(images: Tensor, side: int, levels: int) -> Tensor:

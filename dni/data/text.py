@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dni.data.utf8 import read_utf8
 from dni.errors import ConfigError, DataError
 from dni.types import IGNORED
 
@@ -40,7 +41,8 @@ def load_text(path: str | None = None) -> Corpus:
     folder that holds `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt` is the Penn Treebank and keeps its
     own split. Any other folder is read recursively, its files (hidden ones left out) sorted by path and
     joined by a newline. A text without a split of its own is cut into the first 90 % (train) and the rest
-    (valid). Raises DataError if nothing can be read or a file is not UTF-8.
+    (valid). A byte order mark at the start of a file is no character of the text. Raises DataError if nothing can
+    be read or a file is not UTF-8.
     """
     if path is None:
         return _split_in_two("pydoc-topics", _builtin_text())
@@ -49,7 +51,7 @@ def load_text(path: str | None = None) -> Corpus:
         return _load_folder(source)
     if not source.is_file():
         raise DataError(f"no such file or folder: {source}; give a UTF-8 text file or a folder of them")
-    return _split_in_two(source.name, _read(source))
+    return _split_in_two(source.name, read_utf8(source))
 
 
 def _builtin_text() -> str:
@@ -61,25 +63,14 @@ def _builtin_text() -> str:
 def _load_folder(folder: Path) -> Corpus:
     missing = [name for name in _PTB_FILES if not (folder / name).is_file()]
     if not missing:
-        return _encode(folder.name, [_strip_lines(_read(folder / name)) for name in _PTB_FILES])
+        return _encode(folder.name, [_strip_lines(read_utf8(folder / name)) for name in _PTB_FILES])
     if len(missing) < len(_PTB_FILES):
         raise DataError(f"the Penn Treebank in {folder} is incomplete: add {' and '.join(missing)}")
     files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
     if not files:
         raise DataError(f"the folder {folder} holds no files: put UTF-8 text files into it or name another")
-    return _split_in_two(folder.name, "\n".join(_read(folder / file) for file in files))
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file} is not UTF-8 text: {error.reason} at byte {error.start}; convert it or leave it out"
-        ) from None
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
+    return _split_in_two(folder.name, "\n".join(read_utf8(folder / file) for file in files))
 
 
 def _strip_lines(text: str) -> str:

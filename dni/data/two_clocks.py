@@ -30,7 +30,7 @@ class TwoClocksSource:
     keep their order.
 
     Args:
-        folder: holds the four IDX files of MNIST, gzipped.
+        folder: holds the four IDX files of MNIST, gzipped or not.
         batch, window: B and S.
         block: T, a multiple of S.
         sequence: digits between resets, a multiple of T; None: a lane's whole pass.
@@ -95,6 +95,10 @@ class TwoClocksSource:
         reset, ends = (torch.full((self.batch,), at % self._sequence == 0) for at in (start, end))
         labels, own = counted.sum(dim=1, keepdim=True), self._own(lanes, end)
         return Window(self._inputs(lanes[:, start:end], start), labels, reset, ends, own)
+
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """The images (n, side^2) and digits (n,) of this part, uint8, as they were read."""
+        return self._pixels, self._digits
 
     def report(self, window: int, loss: float, count: int) -> None:
         """Ignored: the order of the digits is fixed."""

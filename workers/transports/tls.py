@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Tls:
 
 def _read(name: str, path: str) -> bytes:
     try:
-        pem = Path(path).expanduser().read_bytes()
+        pem = Path(path).expanduser().read_bytes().removeprefix(BOM_UTF8)  # behind which gRPC finds nothing
     except OSError as error:
         raise ConfigError(f"transport.tls.{name}={path} cannot be read: {error.strerror}") from error
     if b"-----BEGIN " not in pem:
