@@ -37,7 +37,6 @@ class Part(PipelineStage):
         lanes: the module.
         index, parts: which part it is, of how many.
         shapes: (B/M, ...) of what comes in and what goes out.
-        entering: the type of what comes into the first part; between parts it is torch's default.
         computing: adds up the time of the passes.
         forward_ms, backward_ms: how long those of one microbatch last at least.
     """
@@ -49,14 +48,12 @@ class Part(PipelineStage):
         parts: int,
         shapes: tuple[torch.Size, torch.Size],
         *,
-        entering: torch.dtype,
         computing: Computing,
         forward_ms: float,
         backward_ms: float,
     ) -> None:
         device, first = lanes.stage.device, index == 0
-        inputs = torch.empty(shapes[0], device="meta", dtype=entering if first else None)
-        outputs = torch.empty(shapes[1], device="meta")
+        inputs, outputs = (torch.empty(shape, device="meta") for shape in shapes)
         super().__init__(lanes, index, parts, device, (inputs.requires_grad_(not first),), (outputs.requires_grad_(),))
         self.lanes, self.computing, self.asks_ahead = lanes, computing, device.type == "cpu"
         self._forward = lasting(super().forward_one_chunk, forward_ms)

@@ -47,7 +47,6 @@ class Pipeline:
     Args:
         stages: those of this process, by the number of their part.
         shapes: of the whole batch, before and after every part (`shapes_of`).
-        dtype: of what comes into the first part, which torch 2.10 compares.
         loss: of the scores and the labels of one microbatch, summed; called M times per step, in the last stage.
         computing: adds up the time of the passes.
     """
@@ -57,7 +56,6 @@ class Pipeline:
         config: Config,
         stages: Mapping[int, Stage],
         shapes: Sequence[torch.Size],
-        dtype: torch.dtype,
         loss: Callable[[Tensor, Tensor], Tensor],
         computing: Computing,
     ) -> None:
@@ -69,7 +67,6 @@ class Pipeline:
         parts = [
             Part(
                 lanes, index, config.parts, (each[index], each[index + 1]),
-                entering=dtype,
                 computing=computing,
                 forward_ms=config.emulate.forward_ms / share,
                 backward_ms=config.emulate.backward_ms / share,

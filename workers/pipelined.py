@@ -152,8 +152,7 @@ class PipelinedWorker:
     def _passes(self, frame: Frame) -> None:
         value, before, start = frame.tensors["value"], self.computing.seconds, time.monotonic()
         if self.pipeline is None or self.pipeline.window != value.shape:
-            shapes = self._shapes_of(value)
-            self.pipeline = Pipeline(self.config, self.stages, shapes, value.dtype, self._loss, self.computing)
+            self.pipeline = Pipeline(self.config, self.stages, self._shapes_of(value), self._loss, self.computing)
         self.losses = []
         self.pipeline.step(value, frame.tensors["labels"], frame.tensors["reset"])
         computed = self.computing.seconds - before
