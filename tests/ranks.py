@@ -16,8 +16,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from tests.runs import tiny
 from workers.assembly import Job
-from workers.child import CONFIG
 from workers.config import Config, from_any, to_plain
+from workers.record import CONFIG
 from workers.resume import settle_resume
 from workers.sources import resolve
 

@@ -18,10 +18,10 @@ from tests.listening import listening
 from tests.runs import tiny
 from tests.test_external import free_ports
 from workers.assembly import Job
-from workers.child import CONFIG
 from workers.config import Config, to_plain
 from workers.launcher import launch, launch_later_stage
 from workers.processes import Supervisor
+from workers.record import CONFIG
 from workers.seat import Seat
 from workers.sources import resolve
 from workers.store import meet
