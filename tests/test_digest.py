@@ -15,9 +15,10 @@ from dni.data.images import training_images
 from dni.errors import ResumeError
 from tests.pictures import digits, pictures
 from tests.runs import tiny
+from workers.accept import settle
 from workers.config import Config
 from workers.evaluate import main
-from workers.launcher import launch, settle
+from workers.launcher import launch
 from workers.resume import differences
 from workers.sources import resolve
 

@@ -283,7 +283,7 @@ def test_a_run_equals_one_in_memory_bit_for_bit(
 ) -> None:
     made = Kept()
     monkeypatch.setattr(nccl, "nccl_group", made)
-    monkeypatch.setattr("workers.launcher.check_gpus", lambda *_, **__: None)
+    monkeypatch.setattr("workers.accept.check_gpus", lambda *_, **__: None)
     same = {"stages": 3, "depth": depth, "checkpoint": {"every": 4}}
     launch(tiny(**same, transport={"kind": "torch_distributed", "backend": "nccl"}), tmp_path / "direct")
     launch(tiny(**same), tmp_path / "local")

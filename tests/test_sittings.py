@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from tests.commands import summary_of
 from tests.runs import tiny
 from workers import checkpoint, sittings
 from workers.launcher import launch
+from workers.sealed import read_sealed, write_sealed
 from workers.sittings import added_up, id_of_folder, sitting
 from workers.summary import read_metrics
 
@@ -134,8 +134,8 @@ def test_sittings_add_up_and_hand_their_id_on(tmp_path: Path) -> None:
 def test_a_checkpoint_without_figures_is_read(tmp_path: Path) -> None:
     launch(tiny(steps=5), tmp_path / "first")
     for path in (tmp_path / "first" / "checkpoints").glob("*/stage-*.json"):
-        plain = json.loads(path.read_text())
+        plain = read_sealed(path)
         del plain["state"]["journal"]
-        path.write_text(json.dumps(plain))
+        write_sealed(path, plain)
     assert "journal" not in checkpoint.load(tmp_path / "first", 5, 0)
     assert launch(tiny(steps=10, resume=str(tmp_path / "first")), tmp_path / "on").summary["steps"] == 10
