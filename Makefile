@@ -8,7 +8,7 @@ OLDEST := .venv-oldest/bin/python
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables test test-oldest test-hosts check proto proof
+.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables test test-long test-oldest test-hosts check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ tables: install ## write the README's tables from benchmarks/results
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n auto
+
+test-long: install ## run the tests that take long
+	$(BIN)/python -m pytest -n auto -m long
 
 # Left out is what tests the tools of developers (the wheel, the generated code), whose versions are those of `make test`.
 # What old versions deprecate in newer companions is nobody's concern here.

@@ -33,6 +33,7 @@ def quick(name: str, folder: Path) -> tuple[list[dict[str, Any]], str]:
     return bars, ended.stdout
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_machinery(tmp_path: Path) -> None:
     bars, _ = quick("machinery", tmp_path)
@@ -49,6 +50,7 @@ def test_machinery(tmp_path: Path) -> None:
     assert {"machine", "torch", "command"} <= results["environment"].keys()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_transport(tmp_path: Path) -> None:
     bars, _ = quick("transport", tmp_path)

@@ -48,7 +48,7 @@ def test_the_smoke_experiment_leaves_a_whole_run_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("transport", ["grpc", "torch_distributed"])
+@pytest.mark.parametrize("transport", ["grpc", pytest.param("torch_distributed", marks=pytest.mark.long)])
 def test_a_killed_stage_ends_the_run_with_the_command_that_goes_on(transport: str, tmp_path: Path) -> None:
     with Command(tmp_path, (*SLOW, f"transport={transport}", "steps=40", "checkpoint.every=10")) as command:
         command.until_saved()

@@ -7,6 +7,8 @@ import pytest
 from benchmarks.memory import measure
 
 
+@pytest.mark.long
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["truncated", "synthetic"])
 def test_memory_does_not_grow_with_the_sequence(method: str) -> None:
     short, long = (measure(method, steps)["extra_mb"] for steps in (1000, 20_000))

@@ -171,6 +171,7 @@ def in_microbatches(config: Config) -> dict[str, Tensor]:
     return dict(zip(names, model.state_dict().values(), strict=True))
 
 
+@pytest.mark.long
 def test_an_emulated_accelerator_makes_the_bubbles_of_the_schedule(ranks: Ranks, tmp_path: Path) -> None:
     """M + K - 1 passes there and back, each 1 / M of the batch's; of these a stage works in M."""
     config = piped(
@@ -204,11 +205,16 @@ def test_ctrl_c_ends_all_processes_at_one_step_and_leaves_a_whole_run(tmp_path: 
     assert report([str(folder), "--out", str(tmp_path / "report")]) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "says"),
     [
         (signal.SIGKILL, r"stage 1, after step \d+: its process was killed by SIGKILL; "),
-        (signal.SIGSTOP, r"stage 0, after step \d+: step \d+: stage 1 is silent: is its process stopped"),
+        pytest.param(
+            signal.SIGSTOP,
+            r"stage 0, after step \d+: step \d+: stage 1 is silent: is its process stopped",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_lost_stage_ends_the_run_with_its_name(number: signal.Signals, says: str, tmp_path: Path) -> None:

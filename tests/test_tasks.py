@@ -94,6 +94,7 @@ STREAM = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_stream_holds_no_more_as_it_goes_on(tmp_path: Path) -> None:
     held = {}
     for steps in (100, 1500):
