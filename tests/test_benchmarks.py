@@ -33,8 +33,8 @@ def quick(name: str, folder: Path) -> tuple[list[dict[str, Any]], str]:
     return bars, ended.stdout
 
 
-@pytest.mark.long
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_machinery(tmp_path: Path) -> None:
     bars, _ = quick("machinery", tmp_path)
     results = json.loads((tmp_path / "outputs/bench-machinery/machinery.json").read_text())
@@ -50,8 +50,8 @@ def test_machinery(tmp_path: Path) -> None:
     assert {"machine", "torch", "command"} <= results["environment"].keys()
 
 
-@pytest.mark.long
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_transport(tmp_path: Path) -> None:
     bars, _ = quick("transport", tmp_path)
     results = json.loads((tmp_path / "outputs/bench-transport/transport.json").read_text())

@@ -31,8 +31,8 @@ def losses(run_dir: Path) -> list[tuple[int, str, int, float]]:
     return sorted((r["stage"], r["kind"], r["step"], r.get("loss") or 0.0) for r in records)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_a_run_under_torchrun_equals_one_in_one_process_bit_for_bit(tmp_path: Path) -> None:
     method = ("experiment=smoke", "depth=backprop", *SMALL[1:], "steps=6", "log_every=2", "evaluate.every=3")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workers")

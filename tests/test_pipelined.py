@@ -171,7 +171,6 @@ def in_microbatches(config: Config) -> dict[str, Tensor]:
     return dict(zip(names, model.state_dict().values(), strict=True))
 
 
-@pytest.mark.long
 def test_an_emulated_accelerator_makes_the_bubbles_of_the_schedule(ranks: Ranks, tmp_path: Path) -> None:
     """M + K - 1 passes there and back, each 1 / M of the batch's; of these a stage works in M."""
     config = piped(
@@ -184,6 +183,7 @@ def test_an_emulated_accelerator_makes_the_bubbles_of_the_schedule(ranks: Ranks,
         assert 10 * 0.06 / end["wall_s"] <= end["busy"] <= 0.8
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_all_processes_at_one_step_and_leaves_a_whole_run(tmp_path: Path) -> None:
     method = (*SMALL, "model.layers=3", "depth=zero_bubble", "evaluate.every=20", "launch=processes")
     with Command(tmp_path, (*method, "steps=100000")) as command:
@@ -205,7 +205,6 @@ def test_ctrl_c_ends_all_processes_at_one_step_and_leaves_a_whole_run(tmp_path: 
     assert report([str(folder), "--out", str(tmp_path / "report")]) == 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "says"),
     [
@@ -231,6 +230,7 @@ def test_a_lost_stage_ends_the_run_with_its_name(number: signal.Signals, says: s
     assert not any(alive(pid) for pid in stages.values())
 
 
+@pytest.mark.long
 def test_under_torchrun_it_equals_plain_backpropagation(tmp_path: Path) -> None:
     method = (*SMALL, "model.layers=2", "depth=1f1b", "steps=6", "log_every=2")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workers")

@@ -20,8 +20,8 @@ from workers.meeting import first_node, meeting_point
 SUBMITTED = ("-m", "hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.sweep.dir=sweep")
 
 
-@pytest.mark.long
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_a_sweep_whose_stages_are_tasks_equals_runs_in_one_process_bit_for_bit(tmp_path: Path) -> None:
     method = (*SMALL, "depth=backprop", "steps=6")
     with Command(tmp_path, (*SUBMITTED, *method, "launch=external", "seed=0,1")) as command:
@@ -35,8 +35,8 @@ def test_a_sweep_whose_stages_are_tasks_equals_runs_in_one_process_bit_for_bit(t
         assert (summary["launch"], summary["seed"], len(summary["stage"])) == ("external", seed, 2)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_a_job_whose_time_is_nearly_over_is_saved(tmp_path: Path) -> None:
     """`launch=auto` takes the seat. SLURM and submitit may both tell all tasks that their time is over."""
     with Command(tmp_path, (*SUBMITTED, *SMALL, "depth.lag=1", "steps=100000", "checkpoint.every=5")) as command:
