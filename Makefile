@@ -27,43 +27,43 @@ demo: install ## run the demonstration (benchmarks/demo.py)
 	$(BIN)/python -m benchmarks.demo
 
 bench-machinery: install ## measure what splitting costs: stages against a plain loop, the frame codec (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.machinery
+	$(BIN)/python -m benchmarks.overhead.split_vs_plain
 
 bench-transport: install ## measure what links between processes carry, as shares of raw TCP (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.transport
+	$(BIN)/python -m benchmarks.overhead.transport
 
 bench-depth: install ## every method in depth on four tasks, test split; goes on where it stopped (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.depth
+	$(BIN)/python -m benchmarks.depth.methods
 
 bench-lag: install ## measure what late targets cost, by method; goes on where it stopped (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.lag
+	$(BIN)/python -m benchmarks.depth.staleness
 
 bench-copy: install ## how long a sequence is learned, by method and window; goes on where it stopped (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.copying
+	$(BIN)/python -m benchmarks.time.copy_task
 
 bench-ptb: install ## Penn Treebank and sequential MNIST, by method and window; goes on where it stopped (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.ptb
+	$(BIN)/python -m benchmarks.time.ptb
 
 bench-flagship: install ## copy in two processes, both cuts synthetic, against backprop + truncated (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.flagship
+	$(BIN)/python -m benchmarks.time.both_cuts
 
 bench-memory: install ## measure memory against the length of a sequence, by method in time (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.time.memory
 
 bench-step-cost: install ## measure what a synthetic step costs over a truncated one (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.step_cost
+	$(BIN)/python -m benchmarks.time.step_cost
 
 bench-links: install ## updates per second by method, delay and window on four emulated hosts; needs root (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.links
+	$(BIN)/python -m benchmarks.delay.throughput
 
 bench-race: install ## loss against seconds by method and delay on four emulated hosts; needs root (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.race
+	$(BIN)/python -m benchmarks.delay.time_to_loss
 
 bench-reach: install ## how long a sequence is learned by the clock on four emulated hosts; needs root (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.reach
+	$(BIN)/python -m benchmarks.delay.copy_by_clock
 
 bench-delay-line: install ## measure the emulated links between hosts; needs root (QUICK=1: fast)
-	$(BIN)/python -m benchmarks.emulated_links
+	$(BIN)/python -m benchmarks.network.calibrate
 
 tables: install ## write the README's tables from benchmarks/results
 	$(BIN)/python -m benchmarks.tables

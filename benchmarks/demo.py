@@ -17,12 +17,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, bar, environment, write
-from benchmarks.runs import run_to_the_end
+from benchmarks.harness.environment import RESULTS, bar, environment, write
+from benchmarks.harness.runs import run_to_the_end
 from benchmarks.time_left import TimeLeft, minutes
 from dni.data.text import load_text
 from dni.metrics import ngram_bits
-from workers.report import report
+from workers.reporting.report import report
 
 METHODS = (("backprop", "truncated"), ("synthetic", "truncated"), ("synthetic", "synthetic"))
 QUICK = os.environ.get("QUICK") == "1"

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import copying as copies
-from benchmarks import depth as depths
-from benchmarks import lag as lags
-from benchmarks import machinery as splits
-from benchmarks import ptb as reading
-from benchmarks import transport as links
-from benchmarks.grid import by_seed, spread
-from benchmarks.link_pages import delay_line, links_cells, links_rates, race, reach
-from benchmarks.markdown import markdown, source
-from benchmarks.record import RESULTS
+from benchmarks.delay.pages import delay_line, links_cells, links_rates, race, reach
+from benchmarks.depth import methods as depths
+from benchmarks.depth import staleness as lags
+from benchmarks.harness.environment import RESULTS
+from benchmarks.harness.grid import by_seed, spread
+from benchmarks.harness.markdown import markdown, source
+from benchmarks.overhead import split_vs_plain as splits
+from benchmarks.overhead import transport as links
+from benchmarks.time import copy_task as copies
+from benchmarks.time import ptb as reading
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("depth", "launching", "links"))]

@@ -3,28 +3,30 @@
 This package is the mathematics of one stage: no network, no configuration files, no processes (those are `workers`).
 """
 
-from dni.around import SlowerInterface
-from dni.auxiliary import Auxiliary
-from dni.bootstrap import Bootstrap, PastWindow, StateTarget
-from dni.convolutional import ConvRegressor, Flattened, PooledCritic
-from dni.decoupled import DecoupledInterface
-from dni.delayed import DelayedInterface
 from dni.errors import UsageError
-from dni.guessing import GuessingCritic
-from dni.hindsight import Hindsight
-from dni.horizon import Horizon
-from dni.inputs import InputInterface
-from dni.interface import Interface, LossInterface, TrueInterface, ZeroInterface
-from dni.local import LocalInterface
-from dni.oracle import Oracle, OracleInterface
-from dni.own_task import OwnTask
-from dni.partition import partition
-from dni.predictor import Predictor, Regressor, SoftmaxCritic
+from dni.interfaces.base import Interface, TrueInterface, ZeroInterface
+from dni.interfaces.delayed import DelayedInterface
+from dni.interfaces.local import LocalInterface
+from dni.interfaces.local_objective import OwnTask
+from dni.interfaces.loss import LossInterface, SquaredLossInterface
+from dni.interfaces.oracle import Oracle, OracleInterface
+from dni.interfaces.synthetic import DecoupledInterface
+from dni.interfaces.synthetic_input import InputInterface
+from dni.interfaces.wrapper import SlowerInterface
+from dni.predictors.base import Predictor
+from dni.predictors.convolutional import ConvRegressor, Flattened, PooledCritic
+from dni.predictors.critic import SoftmaxCritic, SquaredCritic
+from dni.predictors.regressor import Regressor
+from dni.predictors.soft_label_critic import GuessingCritic
 from dni.recurrent import Chain, Recurrent
-from dni.regression import SquaredCritic, SquaredLossInterface
-from dni.retold import RetellingStage
-from dni.stage import Gradients, Stage
-from dni.stash import StashingStage
+from dni.stages.base import Gradients, Stage
+from dni.stages.lambda_return import RetellingStage
+from dni.stages.partition import partition
+from dni.stages.weight_stashing import StashingStage
+from dni.time_targets.auxiliary import Auxiliary
+from dni.time_targets.base import Bootstrap, PastWindow, StateTarget
+from dni.time_targets.deferred import Hindsight
+from dni.time_targets.lambda_return import Horizon
 
 __version__ = "0.1.0"
 

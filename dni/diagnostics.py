@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dni.data.text import Window
-from dni.interface import Interface
+from dni.data.window import Window
+from dni.interfaces.base import Interface
+from dni.losses import cross_entropy_gradient
 from dni.metrics import cosine
-from dni.predictor import cross_entropy_gradient
-from dni.randomness import without_dropout
 from dni.recurrent import Chain, pack, unpack
+from dni.rng import without_dropout
 from dni.types import State
 
 

@@ -18,9 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.pictures import digits
-from tests.runs import parameters_of, tiny
-from workers.launcher import launch
+from tests.support.pictures import digits
+from tests.support.runs import parameters_of, tiny
+from workers.launch.launcher import launch
 
 Settings = dict[str, Any]
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from workers.compose import compose_settings
-from workers.rules import check
-from workers.sweep import combinations
+from workers.cli.sweep import combinations
+from workers.config.compose import compose_settings
+from workers.config.validation.check import check
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import dni
-from tests.commands import Command
+from tests.support.commands import Command
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "dni", "workers", "conf")
@@ -19,7 +19,7 @@ WHERE = """
 import dni, workers.conf
 from pathlib import Path
 print(dni.__file__)
-from workers.explain import settings
+from workers.cli.explain import settings
 assert settings()["optimizer.clip"].unit == "norm"  # so that a user of the wheel needs no source
 print(*sorted(str(p) for folder in workers.conf.__path__ for p in Path(folder).rglob("*.yaml")), sep="\\n")
 """
@@ -57,7 +57,7 @@ def test_the_wheel_brings_the_packages_and_every_config_file(installed: Path, tm
     assert package == str(installed / "dni" / "__init__.py")
     expected = {p.relative_to(ROOT / "conf") for p in (ROOT / "conf").rglob("*.yaml")}
     assert {Path(p).relative_to(installed / "workers" / "conf") for p in configs} == expected
-    for part in ("dni/py.typed", "workers/py.typed", "workers/stage_pb2.pyi", "workers/transports/grpc.py"):
+    for part in ("dni/py.typed", "workers/py.typed", "workers/stage_pb2.pyi", "workers/comm/transports/grpc/link.py"):
         assert (installed / part).is_file()
     commands = {"dni-train", "dni-report", "dni-evaluate", "dni-sample", "dni-simulate"}
     assert {p.name for p in (installed / "bin").glob("dni-*")} == commands

@@ -8,7 +8,7 @@ _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False) and sys.path[0] == os.getcwd() != _HOME:
     del sys.path[0]
 
-from workers.commands import train
+from workers.cli.commands import train
 
 if __name__ == "__main__":
     train()

@@ -15,13 +15,13 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
-from workers.arguments import begin_with
-from workers.command import explain
-from workers.compose import compose_settings
-from workers.config import Config
-from workers.launcher import launch
-from workers.schema import LaunchMode
-from workers.summary import METRICS, SUMMARY, read_metrics
+from workers.cli.arguments import begin_with
+from workers.cli.train import explain
+from workers.config.compose import compose_settings
+from workers.config.schema import LaunchMode
+from workers.config.settings import Config
+from workers.launch.launcher import launch
+from workers.tracking.run import METRICS, SUMMARY, read_metrics
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,11 +1,12 @@
 """Deterministic sources of training windows."""
 
-from dni.data.copying import CopySource
+from dni.data.copy_task import CopySource
 from dni.data.images import ImageSource
-from dni.data.pixels import PixelSource
-from dni.data.source import LanesSource, Source
-from dni.data.text import Corpus, Lanes, Window, load_text
+from dni.data.sequential_mnist import PixelSource
+from dni.data.source import Source
+from dni.data.text import Corpus, Lanes, LanesSource, load_text
 from dni.data.two_clocks import TwoClocksSource
+from dni.data.window import Window
 
 __all__ = [
     "CopySource",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dni.data.text import Window
+from dni.data.window import Window
 from dni.types import IGNORED
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dni.data.idx import read_mnist
-from dni.data.order import Order
-from dni.data.pixels import VALID
-from dni.data.text import Window
+from dni.data.sampler import Order
+from dni.data.sequential_mnist import VALID
 from dni.data.utf8 import read_utf8
+from dni.data.window import Window
 from dni.errors import ConfigError, DataError
 
 Name = Literal["mnist", "cifar10"]

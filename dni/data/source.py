@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from dni.data.text import Lanes, Window
+from dni.data.window import Window
 from dni.errors import ConfigError
 
 
@@ -40,43 +40,6 @@ class Source(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-
-
-class LanesSource:
-    """The lanes of a text, window after window; reports change nothing.
-
-    Args:
-        lanes: the text.
-        symbols: V, the number of different characters of the whole corpus.
-        streaming: the text arrives as it is read: raises ConfigError if `lanes` looks ahead.
-    """
-
-    def __init__(self, lanes: Lanes, symbols: int, *, streaming: bool = False) -> None:
-        refuse_lookahead(streaming, lanes.lookahead)
-        self.lanes, self.streaming = lanes, streaming
-        self.symbols = self.input_symbols = symbols
-        self._window = 0
-
-    @property
-    def windows_per_pass(self) -> int:
-        """Windows from the start of the text to its end."""
-        return self.lanes.windows_per_pass
-
-    def next(self) -> Window:
-        """The next window; after the last one of a pass, the first of the next pass."""
-        self._window += 1
-        return self.lanes.window(self._window - 1)
-
-    def report(self, window: int, loss: float, count: int) -> None:
-        """Ignored: the order of a text is fixed."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The number of the next window."""
-        return {"window": self._window}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._window = state["window"]
 
 
 def refuse_lookahead(streaming: bool, lookahead: int) -> None:

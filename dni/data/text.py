@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dni.data.source import refuse_lookahead
 from dni.data.utf8 import read_utf8
+from dni.data.window import Window
 from dni.errors import ConfigError, DataError
 from dni.types import IGNORED
 
@@ -94,32 +96,6 @@ def _encode(name: str, parts: Sequence[str]) -> Corpus:
     return Corpus(name, symbols, digest, *ids)
 
 
-class Window(NamedTuple):
-    """One window of every lane; or a batch of examples that are no sequences, each with one label."""
-
-    inputs: Tensor  #: (B, T) int64; of examples: (B, ...) float32
-    labels: Tensor  #: (B, T+L) int64: the T next characters, then L more; IGNORED beyond the sequence's end; or (B,)
-    reset: Tensor  #: (B,) bool: the carried state starts anew with this window
-    ends: Tensor  #: (B,) bool: the sequence ends with this window; nothing that follows depends on the state
-    own: Tensor | None = None  #: (B, 1) int64: labels of the first stage's own task, at the window's end
-
-    @property
-    def steps(self) -> int:
-        """T: the time steps of the window; 1 for a batch of examples."""
-        return 1 if self.labels.dim() == 1 else self.inputs.shape[1]
-
-
-def split_labels(value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The labels that belong to a value (B, T, ...), and those that come after it: (B, T) and (B, L).
-
-    Examples that are no sequence have one label each, (B,), and none after it: (B,) and (B, 0).
-    """
-    if labels.dim() == 1:
-        return labels, labels.new_empty(len(labels), 0)
-    steps = value.shape[1]
-    return labels[:, :steps], labels[:, steps:]
-
-
 class Lanes:
     """A text as B contiguous lanes of equal length, read in windows of T characters: a pure function of n.
 
@@ -162,3 +138,40 @@ class Lanes:
         reset = torch.full((self.batch,), start % self._sequence == 0)
         ends = torch.full((self.batch,), end == sequence_end)
         return Window(self._lanes[:, start:end].to(torch.int64, copy=True), labels, reset, ends)
+
+
+class LanesSource:
+    """The lanes of a text, window after window; reports change nothing.
+
+    Args:
+        lanes: the text.
+        symbols: V, the number of different characters of the whole corpus.
+        streaming: the text arrives as it is read: raises ConfigError if `lanes` looks ahead.
+    """
+
+    def __init__(self, lanes: Lanes, symbols: int, *, streaming: bool = False) -> None:
+        refuse_lookahead(streaming, lanes.lookahead)
+        self.lanes, self.streaming = lanes, streaming
+        self.symbols = self.input_symbols = symbols
+        self._window = 0
+
+    @property
+    def windows_per_pass(self) -> int:
+        """Windows from the start of the text to its end."""
+        return self.lanes.windows_per_pass
+
+    def next(self) -> Window:
+        """The next window; after the last one of a pass, the first of the next pass."""
+        self._window += 1
+        return self.lanes.window(self._window - 1)
+
+    def report(self, window: int, loss: float, count: int) -> None:
+        """Ignored: the order of a text is fixed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the next window."""
+        return {"window": self._window}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._window = state["window"]

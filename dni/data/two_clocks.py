@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dni.data.order import Order
-from dni.data.pixels import Part, load_mnist, quantise
-from dni.data.text import Window
+from dni.data.sampler import Order
+from dni.data.sequential_mnist import Part, load_mnist, quantise
+from dni.data.window import Window
 from dni.errors import ConfigError, DataError
 from dni.types import IGNORED
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from torch import nn
 
 from dni.errors import ConfigError
-from dni.models.linear_recurrence import MinGRU
-from dni.models.memory_transformer import SegmentTransformer
+from dni.models.mingru import MinGRU
 from dni.models.recurrent import GRU, LSTM
+from dni.models.transformer import SegmentTransformer
 from dni.recurrent import Chain, Recurrent
 
 

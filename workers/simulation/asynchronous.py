@@ -1,10 +1,10 @@
-"""Stages that do not wait for gradients: the steps of `workers.worker`, with W frames unfinished on an edge at most."""
+"""Stages that do not wait for gradients: the steps of `workers.runtime.worker`, at most W frames unfinished."""
 
 from __future__ import annotations
 
 from collections import deque
 
-from dni.delayed import AT_ONCE
+from dni.interfaces.delayed import AT_ONCE
 from workers.simulation.events import Link, Network, Program, Stage
 
 ACKNOWLEDGED = -1  # the note of an answer without a gradient

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from workers.figures import COLOURS, DASHES
+from workers.reporting.figures import COLOURS, DASHES
 from workers.simulation.model import ASYNCHRONOUS, METHODS, Prediction
 
 _COLOURS = dict(zip(METHODS, ("#000000", *COLOURS[:6], "#999999"), strict=True))

@@ -1,0 +1,1 @@
+"""Benchmarks over slow links between emulated hosts."""

@@ -1,0 +1,59 @@
+"""The tables of docs/links.md, and of the emulated links themselves, from benchmarks/results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.delay import copy_by_clock as reaches
+from benchmarks.delay import throughput_tables as linked
+from benchmarks.delay import time_to_loss_curves as races
+from benchmarks.harness.grid import spread
+from benchmarks.harness.markdown import markdown, source
+from benchmarks.network import calibrate as emulated
+
+
+def delay_line(results: dict[str, Any]) -> str:
+    """How long the emulated links really are."""
+    note = (
+        f"ms; {results['hosts']} hosts in a row, streams both ways on every link; load average of the machine before: "
+        f"{results['load_before']}. {source(results)}"
+    )
+    return f"{markdown(emulated.HEADS, emulated.lines(results))}\n\n{note}"
+
+
+def links_rates(results: dict[str, Any]) -> str:
+    """Updates per second by method and delay."""
+    delays, ms = results["delays_ms"], results["emulated_ms"]
+    note = (
+        f"{results['stages']} stages, batches of {results['batch']} but where the line says more. Emulated: forward "
+        f"{ms['forward']:g} ms, backward {ms['backward']:g} ms, an update at a cut {ms['cut']:g} ms. {source(results)}"
+    )
+    return f"{markdown(linked.rate_heads(delays), linked.rates(results['rows'], delays))}\n\n{note}"
+
+
+def links_cells(results: dict[str, Any]) -> str:
+    """All that was seen of every cell."""
+    return markdown(linked.HEADS, linked.details(results["rows"], results["forecasts"], results["delays_ms"]))
+
+
+def race(results: dict[str, Any]) -> str:
+    """Seconds to backprop's last loss."""
+    delays, ms = results["delays_ms"], results["emulated_ms"]
+    goals = races.goals(results["rows"])
+    note = (
+        f"Backprop's loss: {spread(goals, 3)} validation bits, after {results['steps']} steps; {len(goals)} seeds, "
+        "each against its own backprop, mean ± standard deviation. "
+        f"Emulated: forward {ms['forward']:g} ms, backward {ms['backward']:g} ms, an update at a cut {ms['cut']:g} ms. "
+        f"{source(results)}"
+    )
+    return f"{markdown(races.heads(delays), races.lines(results['rows'], delays))}\n\n{note}"
+
+
+def reach(results: dict[str, Any]) -> str:
+    """Length by symbols and by the clock."""
+    forward, backward, cut = results["emulated_ms"]
+    note = (
+        f"{results['lane_steps']:,} time steps per lane, mean ± standard deviation over seeds. Emulated, per window of "
+        f"4: forward {forward:g} ms, backward {backward:g} ms, an update at a cut {cut:g} ms. {source(results)}"
+    )
+    return f"{markdown(reaches.HEADS, reaches.lines(results['rows']))}\n\n{note}"

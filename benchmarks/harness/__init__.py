@@ -1,0 +1,1 @@
+"""What benchmarks share: methods, tuning, grids of runs, tables."""

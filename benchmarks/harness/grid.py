@@ -1,0 +1,119 @@
+"""A benchmark as a grid of cells: finished ones are read from its record, the others run two at a time (JOBS=n)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from benchmarks.harness.environment import RESULTS, environment, write
+from benchmarks.harness.runs import recipe
+
+QUICK = os.environ.get("QUICK") == "1"
+JOBS = int(os.environ.get("JOBS", "1" if QUICK else "2"))  # cells at once
+
+Row = dict[str, Any]
+
+
+class Cell(Protocol):
+    """One run."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in the results; its parts are separated by ", "."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """As they are typed."""
+
+
+C = TypeVar("C", bound=Cell)
+
+
+@dataclass
+class Grid:
+    """The cells of one benchmark and their rows.
+
+    Args:
+        name: its runs are in outputs/bench-NAME, its record in benchmarks/results (with QUICK=1 beside the runs).
+        record: the record's name.
+        head: what stands at the top of the record.
+    """
+
+    name: str
+    record: str
+    head: dict[str, Any] = field(default_factory=dict)
+    _measured: bool = field(default=False, init=False)  # whether rows of this machine are among them
+
+    @property
+    def out(self) -> Path:
+        """Where the runs are."""
+        return Path(f"outputs/bench-{self.name}") / ("quick" if QUICK else "full")
+
+    @property
+    def path(self) -> Path:
+        """Of the record."""
+        return (self.out if QUICK else RESULTS) / f"{self.record}.json"
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell's run is: its name without what shells and Hydra mind."""
+        return self.out / re.sub(r"[^\w.-]", "", cell.name.replace(", ", "-"))
+
+    def finished(self) -> dict[str, Row]:
+        """The rows of earlier calls, by name."""
+        return dict(json.loads(self.path.read_text(encoding="utf-8"))["rows"]) if self.path.is_file() else {}
+
+    def fill(
+        self, cells: Sequence[C], measure: Callable[[C], Row], show: Callable[[Row], str], at_once: int = JOBS
+    ) -> dict[str, Row]:
+        """The rows of all cells, in their order. Every row is kept as soon as it is there."""
+        rows, keys = self.finished(), {cell.name: recipe(*cell.overrides) for cell in cells}
+        missing = [cell for cell in cells if rows.get(cell.name, {}).get("key") != keys[cell.name]]
+        print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished", flush=True)
+        self._measured |= bool(missing)
+        with ThreadPoolExecutor(at_once) as pool:
+            running = {pool.submit(measure, cell): cell for cell in missing}
+            try:
+                for number, future in enumerate(as_completed(running), 1):
+                    name = running[future].name
+                    rows[name] = {"key": keys[name], **future.result()}
+                    self.keep(rows, [])
+                    print(f"{number}/{len(missing)} {name}: {show(rows[name])}", flush=True)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # what runs has ended or been told to; nothing more is begun
+                raise
+        return {cell.name: rows[cell.name] for cell in cells}
+
+    def keep(self, rows: dict[str, Row], bars: list[dict[str, Any]]) -> None:
+        """Write what there is, and where rows were made: on several machines, if the record was begun on another."""
+        here = environment()
+        if self.path.is_file():
+            before = json.loads(self.path.read_text(encoding="utf-8"))["environment"]
+            machines = dict.fromkeys(
+                [*before["machine"].split(" and "), *([here["machine"]] if self._measured else [])]
+            )
+            here = {**(here if self._measured else before), "machine": " and ".join(machines)}
+        write(self.path, {**self.head, "environment": here, "rows": rows, "bars": bars})
+
+
+def by_seed(rows: dict[str, Row]) -> dict[str, list[Row]]:
+    """The rows of cells that differ only in their seed, which is put in, by what stands before it in their names."""
+    found: dict[str, list[Row]] = {}
+    for name, row in rows.items():
+        group, _, seed = name.rpartition(", seed ")
+        found.setdefault(group, []).append({**row, "seed": int(seed)})
+    return found
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return "-"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"

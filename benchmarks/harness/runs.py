@@ -1,0 +1,77 @@
+"""Settings and runs of the benchmarks: composed as `dni-train` composes them, each run in a folder of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from workers.config.settings import Config, from_any, register, to_plain
+
+
+class Failed(Exception):
+    """A run did not end well; the message is the line it ended with."""
+
+
+def composed(*overrides: str) -> Config:
+    """The settings that `dni-train OVERRIDES` has."""
+    register()
+    with initialize_config_module("workers.conf", version_base="1.3"):
+        return from_any(OmegaConf.to_container(compose("config", overrides=list(overrides))))
+
+
+def recipe(*overrides: str) -> str:
+    """A digest of all settings that differ from the defaults, but for how a run is watched and where its data lies.
+
+    It changes with what is asked for and not with settings that are new and off, so that finished results keep.
+    """
+    settings = _different(to_plain(composed(*overrides)), to_plain(Config()))
+    watched = ("log_every", "checkpoint")
+    asked = {key: value for key, value in settings.items() if key not in watched}
+    asked.get("data", {}).pop("path", None)
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _different(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            value = _different(value, defaults[key])
+            if value:
+                found[key] = value
+        elif value != defaults[key]:
+            found[key] = value
+    return found
+
+
+def train(folder: Path, *overrides: str, quiet: bool = False) -> dict[str, Any]:
+    """`dni-train OVERRIDES` as a process of its own, in `folder`, which is emptied first; its summary.
+
+    Raises Failed, or SystemExit if the run was interrupted.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "workers", *overrides, f"hydra.run.dir={folder}"]
+    code, said = run_to_the_end(command, stdout=subprocess.DEVNULL if quiet else None, stderr=subprocess.PIPE)
+    if code == 130:
+        sys.exit(f"interrupted; finished runs are kept, this one is in {folder}")
+    if code:
+        raise Failed((said.strip().splitlines() or [f"exit code {code}"])[-1])
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+def run_to_the_end(command: list[str], *, stdout: int | None = None, stderr: int | None = None) -> tuple[int, str]:
+    """The exit code, and what came on a piped stderr. Ctrl-C reaches the run itself, which then has time to save."""
+    with subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True) as process:
+        try:
+            said = process.communicate()[1]
+        except KeyboardInterrupt:
+            said = process.communicate()[1]  # a second Ctrl-C ends both
+    return process.returncode, said or ""

@@ -1,0 +1,1 @@
+"""Emulated hosts and links: network namespaces with a delay line between them."""

@@ -1,0 +1,1 @@
+"""What the workers and their links cost."""

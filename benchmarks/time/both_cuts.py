@@ -1,0 +1,60 @@
+"""Both cuts at once: copy, T=4, two LSTM stages in two processes over gRPC, W = 4; what is solved in how many symbols.
+
+`synthetic + synthetic` against `backprop + truncated`, which is what a user would run today. Finished cells are read
+from benchmarks/results/flagship.json. QUICK=1 takes few symbols; they stay in outputs/bench-flagship/quick/.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks.harness.environment import bar
+from benchmarks.harness.grid import Grid, by_seed, spread
+from benchmarks.time.copy_task import LANE_STEPS, LOOKAHEAD, SEEDS, measure
+
+GRID = Grid("flagship", "flagship", {"lane_steps": LANE_STEPS})
+METHODS = {
+    "backprop + truncated": ("depth=backprop", "time=truncated"),
+    "synthetic + synthetic": ("depth=synthetic", "time=synthetic", "predictor.time.hidden=256"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As it stands in the results."""
+        return f"{self.method}, seed {self.seed}"
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """As they are typed."""
+        return (
+            "experiment=copy", *METHODS[self.method], f"predictor.time.lookahead={LOOKAHEAD}", "stages=2",
+            "model.layers=2", "model.cut_at=[lstm2]", "transport=grpc", "launch=processes", "depth.window=4",
+            f"seed={self.seed}", f"lane_steps={LANE_STEPS}", "launch.torch_threads=1", "checkpoint.every=null",
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Run what is not finished, one after the other, then print the bar."""
+    cells = [Cell(method, seed) for seed in SEEDS for method in METHODS]
+    rows = GRID.fill(cells, partial(measure, grid=GRID), lambda row: f"length {row['solved']}", at_once=1)
+    solved = {method: [row["solved"] for row in found] for method, found in by_seed(rows).items()}
+    for method, lengths in solved.items():
+        print(f"{method}: {spread(lengths)}")
+    reference = statistics.mean(solved["backprop + truncated"])
+    ratio = statistics.mean(solved["synthetic + synthetic"]) / reference if reference else None
+    name = "copy, T=4, 2 stages: synthetic over backprop + truncated"
+    GRID.keep(rows, [bar(name, ratio, 1.5, ratio is not None and ratio >= 1.5)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Copy and repeat copy: bits are read, then reproduced from memory once or several times (Graves et al. 2014).
+
+With N = 3 bits, copied once, and with N = 2 bits, repeated R = 2 times (`.` is IGNORED, `_` is BLANK):
+
+    inputs  MARK 1 0 1 x1 _ _ _  _          inputs  MARK 1 0 x2 _ _ _ _  _
+    labels    .  . . .  . 1 0 1 MARK        labels    .  . .  . 1 0 1 0 MARK
+
+so a sequence has (R + 1) N + 3 steps (2 N + 3 to copy once), of which R N + 1 count. The step `xR` says that reading is
+over and how many copies are wanted. Ids: 0 and 1 are the bits, 2 is MARK (start as an input, end as a label), 3 is
+BLANK, 3 + R is `xR`. What pads a sequence to whole windows is BLANK, its labels IGNORED.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import count as count_from
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dni.data.source import refuse_lookahead
+from dni.data.window import Window
+from dni.errors import ConfigError
+from dni.types import IGNORED
+
+MARK, BLANK = 2, 3
+#: Of repeat copy: beyond it (sequences of 1,059 steps) only the number of bits grows.
+MOST_REPEATS = 32
+#: A sequence that is still not fully reported when this many newer ones have begun is given up.
+_MOST_UNREPORTED = 64
+
+
+@dataclass
+class _Unreported:
+    """What training reached so far on a sequence."""
+
+    missing: set[int]  # numbers of the windows that hold counted labels, and are not yet reported
+    loss: float = 0.0
+    count: int = 0
+
+
+class CopySource:
+    """Batches of B sequences of one length, all lanes in step, drawn anew from (seed, number of the sequence).
+
+    The curriculum begins at level 1, N = R = 1. A level is solved by a batch of sequences, begun at this level, whose
+    mean over all its counted labels is below `threshold_bits`; the next batch to begin is then longer: N grows by one,
+    or in repeat copy N and R in turn, N first (lengths 5, 7, 9, 12, 15, 19, ...).
+
+    Args:
+        batch, window, lookahead: B, T and L of the windows; no T: one window is one whole sequence.
+        seed: not negative.
+        repeat: repeat copy.
+        length: of every sequence, in steps; None: the curriculum.
+        threshold_bits: bits per counted label.
+        streaming: no labels after the window are known.
+
+    Raises ConfigError if the sizes do not fit, no sequence has `length` steps, or a stream shall look ahead.
+    """
+
+    symbols = 3  #: 0, 1 and MARK
+
+    def __init__(
+        self,
+        batch: int,
+        window: int | None,
+        lookahead: int = 0,
+        *,
+        seed: int,
+        repeat: bool = False,
+        length: int | None = None,
+        threshold_bits: float = 0.15,
+        streaming: bool = False,
+    ) -> None:
+        if batch < 1 or (window is not None and window < 1) or lookahead < 0 or seed < 0:
+            raise ConfigError(f"need batch {batch} >= 1, window {window} >= 1, lookahead {lookahead}, seed {seed} >= 0")
+        refuse_lookahead(streaming, lookahead)
+        self.batch, self.lookahead, self._fixed_window = batch, lookahead, window
+        self.seed, self.threshold_bits, self.streaming = seed, threshold_bits, streaming
+        self._most_repeats = MOST_REPEATS if repeat else 1
+        self.input_symbols = 4 + self._most_repeats
+        self._fixed = None if length is None else self._level_of(length)
+        self._solved = 0  # the highest level that was solved
+        self._window, self._sequences = 0, 0  # how many were given out, how many were begun
+        self._first, self._running = 0, 1  # of the sequence under way: its first window, its level
+        self._inputs, self._labels = torch.empty(batch, 0), torch.empty(batch, 0)
+        self._unreported: list[_Unreported] = []  # of the present level, oldest first
+
+    @property
+    def level(self) -> int:
+        """What the next sequence will be: 1, 2, ..."""
+        return self._fixed or self._solved + 1
+
+    @property
+    def length(self) -> int:
+        """Steps of the sequences of the present level, without padding."""
+        return self._length(self.level)
+
+    @property
+    def solved_length(self) -> int:
+        """Steps of the longest sequences that were solved; 0: none yet."""
+        return self._length(self._solved) if self._solved else 0
+
+    @property
+    def window_size(self) -> int:
+        """T of the sequence under way."""
+        return self._fixed_window or self._length(self._running)
+
+    @property
+    def windows_per_sequence(self) -> int:
+        """Of the present level."""
+        return math.ceil(self.length / (self._fixed_window or self.length))
+
+    def longest_within(self, steps: int) -> int:
+        """Steps of the longest sequences, up to the present level, that have at most so many; else of level 1."""
+        lengths = [self._length(level) for level in range(1, self.level + 1)]
+        return max((n for n in lengths if n <= steps), default=lengths[0])
+
+    def next(self) -> Window:
+        """The next window of all lanes."""
+        start = (self._window - self._first) * self.window_size
+        if start >= self._inputs.shape[1]:
+            self._begin()
+            start = 0
+        self._window += 1
+        end = start + self.window_size
+        labels = self._labels[:, start : end + self.lookahead].clone()
+        reset, ends = (torch.full((self.batch,), here) for here in (start == 0, end == self._inputs.shape[1]))
+        return Window(self._inputs[:, start:end].clone(), labels, reset, ends)
+
+    def rest(self) -> tuple[Tensor, Tensor]:
+        """Inputs and labels (B, N) of the sequence under way after the newest window; N = 0 at its end."""
+        end = (self._window - self._first) * self.window_size
+        return self._inputs[:, end:], self._labels[:, end : self._inputs.shape[1]]
+
+    def report(self, window: int, loss: float, count: int) -> None:
+        """Take the summed nats and the number of counted labels of a window; it counts once, and at its own level."""
+        for sequence in self._unreported:
+            if window in sequence.missing:
+                sequence.missing.remove(window)
+                sequence.loss += loss
+                sequence.count += count
+                if not sequence.missing:
+                    self._finish(sequence)
+                return
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the source is, and what was reported of which window."""
+        return {
+            "window": self._window,
+            "sequences": self._sequences,
+            "first": self._first,
+            "running": self._running,
+            "solved": self._solved,
+            "unreported": [[sorted(s.missing), s.loss, s.count] for s in self._unreported],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`, for a source that was made with the same arguments."""
+        self._window, self._sequences = state["window"], state["sequences"]
+        self._first, self._running, self._solved = state["first"], state["running"], state["solved"]
+        self._unreported = [_Unreported(set(missing), loss, n) for missing, loss, n in state["unreported"]]
+        if self._sequences:
+            self._inputs, self._labels = self._draw()
+
+    def _shape(self, level: int) -> tuple[int, int]:
+        """N and R of a level."""
+        repeats = min((level + 1) // 2, self._most_repeats)
+        return level + 1 - repeats, repeats
+
+    def _length(self, level: int) -> int:
+        bits, repeats = self._shape(level)
+        return (repeats + 1) * bits + 3
+
+    def _level_of(self, length: int) -> int:
+        level = next(n for n in count_from(1) if self._length(n) >= length)
+        if self._length(level) != length:
+            near = [str(self._length(n)) for n in (level - 1, level) if n]
+            raise ConfigError(f"no sequence of this task has {length} steps: use {' or '.join(near)}")
+        return level
+
+    def _begin(self) -> None:
+        self._first, self._running = self._window, self.level
+        self._sequences += 1
+        self._inputs, self._labels = self._draw()
+        counted = (self._labels[0] != IGNORED).nonzero().flatten() // self.window_size
+        self._unreported.append(_Unreported({self._first + n for n in counted.tolist()}))
+        del self._unreported[:-_MOST_UNREPORTED]
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """Inputs (B, padded) and labels (B, padded + L) of the sequence under way."""
+        n, repeats = self._shape(self._running)
+        length = self._length(self._running)
+        drawn = np.random.default_rng((self.seed, self._sequences)).integers(0, 2, (self.batch, n))
+        bits = torch.from_numpy(drawn)
+        padded = math.ceil(length / self.window_size) * self.window_size
+        inputs = torch.full((self.batch, padded), BLANK)
+        inputs[:, 0], inputs[:, 1 : n + 1], inputs[:, n + 1] = MARK, bits, BLANK + repeats
+        labels = torch.full((self.batch, padded + self.lookahead), IGNORED)
+        labels[:, n + 2 : length - 1], labels[:, length - 1] = bits.repeat(1, repeats), MARK
+        return inputs, labels
+
+    def _finish(self, sequence: _Unreported) -> None:
+        self._unreported.remove(sequence)
+        if sequence.loss < self.threshold_bits * math.log(2) * sequence.count:
+            self._solved = self.level
+            self._unreported.clear()  # begun at the level that is over

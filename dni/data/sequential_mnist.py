@@ -1,0 +1,127 @@
+"""Sequential MNIST: an image is read pixel by pixel, and named after the last one (Le et al. 2015)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dni.data.idx import read_mnist
+from dni.data.sampler import Order
+from dni.data.source import refuse_lookahead
+from dni.data.window import Window
+from dni.errors import ConfigError, DataError
+from dni.types import IGNORED
+
+Part = Literal["train", "valid", "test"]
+
+_SIDE = 28
+VALID = 5_000  #: the last images of the training files
+
+
+class PixelSource:
+    """MNIST's images as B lanes of sequences, row by row, in windows of T pixels; one label, at the last pixel.
+
+    Inputs are grey levels, 0 (background) to `levels` - 1. A sequence is padded to whole windows with 0, its labels
+    IGNORED. A pass takes every image of its part at most once, whole batches only; the training images are shuffled
+    anew by (seed, pass), the others keep their order.
+
+    Args:
+        folder: holds the four IDX files of MNIST, gzipped or not: `train-images-idx3-ubyte.gz` and so on.
+        batch, window, lookahead: B, T and L of the windows.
+        part: `train` and `valid` (the last 5,000) of the training files, or `test`.
+        seed: of the shuffling, not negative.
+        side: 28, or 14 or 7: each pixel is then the mean of 2x2 or 4x4, and a sequence has 196 or 49 steps.
+        levels: of grey, from 2 to 256.
+        streaming: no labels after the window are known.
+
+    Raises ConfigError for other settings, DataError if the files cannot be read or are too few images for a batch.
+    """
+
+    symbols = 10  #: the digits
+
+    def __init__(
+        self,
+        folder: str | Path,
+        batch: int,
+        window: int,
+        lookahead: int = 0,
+        *,
+        part: Part = "train",
+        seed: int = 0,
+        side: int = 28,
+        levels: int = 16,
+        streaming: bool = False,
+    ) -> None:
+        if batch < 1 or window < 1 or lookahead < 0 or seed < 0:
+            raise ConfigError(f"need batch {batch} >= 1, window {window} >= 1, lookahead {lookahead}, seed {seed} >= 0")
+        if side not in (28, 14, 7) or not 2 <= levels <= 256:
+            raise ConfigError(f"side {side} must be 28, 14 or 7, and {levels} grey levels between 2 and 256")
+        refuse_lookahead(streaming, lookahead)
+        self.batch, self.window_size, self.lookahead = batch, window, lookahead
+        self.streaming = streaming
+        self.input_symbols, self.length = levels, side * side
+        images, self._labels = load_mnist(Path(folder).expanduser(), part)
+        if len(images) < batch:
+            raise DataError(f"{len(images)} {part} images are less than one batch of {batch}: use a smaller batch")
+        self._pixels = quantise(images, side, levels)  # (images, length) uint8
+        self._windows = math.ceil(self.length / window)  # of one sequence
+        self.windows_per_pass = len(images) // batch * self._windows
+        self._window = 0
+        self._order = Order(len(images), seed=seed, shuffle=part == "train")
+
+    def next(self) -> Window:
+        """The next window of all lanes."""
+        self._window += 1
+        return self.window(self._window - 1)
+
+    def window(self, n: int) -> Window:
+        """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
+        number, within = divmod(n, self.windows_per_pass)
+        group, position = divmod(within, self._windows)
+        rows = self._order.of(number)[group * self.batch : (group + 1) * self.batch]
+        start = position * self.window_size
+        known = self._pixels[rows, start : start + self.window_size]
+        inputs = torch.zeros(self.batch, self.window_size, dtype=torch.int64)
+        inputs[:, : known.shape[1]] = known
+        labels = torch.full((self.batch, self.window_size + self.lookahead), IGNORED)
+        last = self.length - 1 - start
+        if last < labels.shape[1]:
+            labels[:, last] = self._labels[rows].long()
+        reset, ends = (torch.full((self.batch,), here) for here in (position == 0, position == self._windows - 1))
+        return Window(inputs, labels, reset, ends)
+
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """The images (n, side * side) and labels (n,) of this part, uint8, as they were read."""
+        return self._pixels, self._labels
+
+    def report(self, window: int, loss: float, count: int) -> None:
+        """Ignored: the order of the images is fixed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the next window."""
+        return {"window": self._window}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._window = state["window"]
+
+
+def load_mnist(folder: Path, part: Part) -> tuple[Tensor, Tensor]:
+    """Images (n, 28, 28) and labels (n,) of a part, uint8. Raises DataError if a file cannot be read."""
+    images, labels = read_mnist(folder, "t10k" if part == "test" else "train")
+    cut = {"train": slice(0, -VALID), "valid": slice(-VALID, None), "test": slice(None)}[part]
+    return images[cut], labels[cut].clone()  # the whole is not kept alive
+
+
+def quantise(images: Tensor, side: int, levels: int) -> Tensor:
+    """(n, 28, 28) uint8 -> (n, side * side) uint8 below `levels`: the mean of each block, rounded down."""
+    block = _SIDE // side
+    parts = []
+    for start in range(0, len(images), 1024):  # 32 bits per pixel of all images at once: hundreds of megabytes
+        sums = images[start : start + 1024].view(-1, side, block, side, block).sum(dim=(2, 4), dtype=torch.int32)
+        parts.append((sums * levels // (256 * block * block)).to(torch.uint8).flatten(1))
+    return torch.cat(parts)

@@ -1,0 +1,109 @@
+"""A local loss in the place of the gradient that is cut off: decoupled greedy learning."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni.errors import DivergedError
+from dni.interfaces.base import Interface
+from dni.losses import summed_cross_entropy
+from dni.metrics import FitMeter
+from dni.misuse import REFUSALS, explain, misfit
+
+
+def local_head(features: int, classes: int, hidden: int = 0) -> nn.Sequential:
+    """The classifier of a local loss."""
+    below = [nn.Linear(features, hidden), nn.ReLU()] if hidden else []
+    return nn.Sequential(*below, nn.Linear(hidden or features, classes))
+
+
+class LocalInterface(Interface):
+    """The exact gradient of a local classifier's loss, learned at the same step (Belilovsky et al. 2019,
+    arXiv 1901.08164).
+
+        L(v) = -log softmax(W2 relu(W1 v + b1) + b2)[y],  or of W v + b without hidden units, summed over batch and time
+
+    A stage goes back with dL/dv, and the head takes one step on the mean of L over the rows of the same v: stage and
+    head learn as one network, and nothing comes back from the stages that follow.
+
+    Args:
+        features: D, the size of an activation's row; of feature maps C x H x W.
+        classes: V.
+        hidden: units of a hidden layer; 0 for a linear classifier.
+        learning_rate: of the head's own Adam.
+        device: where the head lives.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        classes: int,
+        hidden: int = 0,
+        learning_rate: float = 3e-3,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.head = local_head(features, classes, hidden).to(device)
+        self.head.features, self.head.classes = features, classes  # type: ignore[assignment]
+        self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
+        self._recent = FitMeter()
+
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        """The exact dL/dvalue of today's head, for labels (B, T) or (B,), and one update of the head after it.
+
+        Raises DivergedError if the local loss is not finite, ValueError without labels.
+        """
+        if labels is None:
+            raise ValueError("a local loss needs the labels of its step")
+        leaf, parameters = value.detach().requires_grad_(), list(self.head.parameters())
+        try:
+            loss, rows = self._loss(leaf, labels), labels.numel()
+        except REFUSALS as error:
+            explain(error, step, misfit(self.head, self._rows(value, labels), labels))
+        self._measure(step, loss.item() / rows)
+        gradient, *gradients = torch.autograd.grad(loss, [leaf, *parameters])
+        for parameter, summed in zip(parameters, gradients, strict=True):
+            parameter.grad = summed / rows
+        self.optimizer.step()
+        return gradient
+
+    def again(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
+        return self.predict(value, labels)
+
+    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        if labels is None:
+            raise ValueError("a local loss needs the labels of its step")
+        leaf = value.detach().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self._loss(leaf, labels), leaf)
+        return gradient
+
+    def take_recent(self) -> dict[str, float | None]:
+        recent, self._recent = self._recent, FitMeter()
+        return {"predictor_loss": recent.means()["predictor_loss"]}
+
+    def state_dict(self) -> dict[str, Any]:
+        recent = {**vars(self._recent)}
+        return {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict(), "recent": recent}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._recent = FitMeter(**state.get("recent", {}))
+
+    def _loss(self, value: Tensor, labels: Tensor) -> Tensor:
+        return summed_cross_entropy(self.head(self._rows(value, labels)), labels)
+
+    def _rows(self, value: Tensor, labels: Tensor) -> Tensor:
+        return value.flatten(1) if value.dim() > labels.dim() + 1 else value  # of feature maps (B, C, H, W)
+
+    def _measure(self, step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(f"the local loss of step {step} is {loss}: lower the learning rates or clip gradients")
+        self.local_loss = loss
+        self._recent.updates += 1
+        self._recent.loss += loss

@@ -1,0 +1,94 @@
+"""A stage with a task of its own beside what it sends on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni.errors import DivergedError
+from dni.interfaces.base import Due, Interface
+from dni.interfaces.wrapper import Around
+from dni.losses import summed_cross_entropy
+from dni.types import IGNORED
+
+
+class OwnTask(Around):
+    """The exact gradient of a loss of the stage's own, and what another interface says of the value that is sent on:
+
+        dL/dv = dL_own/dv + g(v),    L_own = -log softmax(W v + b)[y], summed over batch and time
+
+    as network A has them in the two-network experiment of Jaderberg et al. 2017, where v is its message to B and g the
+    synthetic gradient of it. The head W, b takes one step on the mean of L_own at the same step; where all labels are
+    IGNORED it stays as it is.
+
+    Labels are (B, S + L) for a value (B, S, D): first the S of the own task, then those that the value's interface
+    sees.
+
+    Args:
+        inner: answers for the value that is sent on.
+        features: D.
+        classes: of the own task.
+        learning_rate: of the head's own Adam.
+        device: where the head lives.
+    """
+
+    def __init__(
+        self,
+        inner: Interface,
+        features: int,
+        *,
+        classes: int,
+        learning_rate: float = 3e-3,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(inner)
+        self.head = nn.Linear(features, classes, device=device)
+        self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
+
+    def due(self, step: int, value: Tensor, labels: Tensor) -> list[Due]:
+        own, _ = _parted(value, labels)
+        return [Due(step, self.gradient(step, value, labels), own.numel())]
+
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        """The sum of both. Raises DivergedError if the own loss is not finite, ValueError without labels."""
+        if labels is None:
+            raise ValueError("a task of its own needs the labels of its step")
+        own, others = _parted(value, labels)
+        gradient, sent = self._learn(step, value, own), self.inner.gradient(step, value, others, over)
+        return gradient if sent is None else gradient + sent.to(gradient.device)
+
+    @torch.no_grad()
+    def judged(self, value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(value), _parted(value, labels)[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inner": self.inner.state_dict(), "head": self.head.state_dict(), "adam": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state["inner"])
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["adam"])
+
+    def _learn(self, step: int, value: Tensor, labels: Tensor) -> Tensor:
+        """The exact dL_own/dv of today's head, and one update of the head after it."""
+        self.measured = None
+        count = int((labels != IGNORED).sum())
+        if not count:
+            return torch.zeros_like(value)
+        leaf, parameters = value.detach().requires_grad_(), list(self.head.parameters())
+        loss = summed_cross_entropy(self.head(leaf), labels)
+        self.measured = loss.item(), count
+        if not math.isfinite(self.measured[0]):
+            raise DivergedError(f"the own loss of step {step} is {self.measured[0]}: lower the learning rates")
+        gradient, *gradients = torch.autograd.grad(loss, [leaf, *parameters])
+        for parameter, summed in zip(parameters, gradients, strict=True):
+            parameter.grad = summed / count
+        self.optimizer.step()
+        return gradient
+
+
+def _parted(value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return labels[:, : value.shape[1]], labels[:, value.shape[1] :]

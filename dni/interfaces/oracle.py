@@ -1,0 +1,62 @@
+"""The exact gradient as a prediction, to bound what any predictor can reach. For analysis, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dni.interfaces.base import Interface
+from dni.losses import summed_cross_entropy
+from dni.predictors.base import Predictor
+from dni.recurrent import Chain, unpack
+from dni.rng import without_dropout
+
+
+class Oracle(Predictor):
+    """Differentiates the true remaining loss.
+
+    Args:
+        remaining_loss: maps a value and its labels to the summed loss of everything that follows it: the rest of the
+            network in depth, the rest of the sequence in time, with today's parameters.
+    """
+
+    def __init__(self, remaining_loss: Callable[[Tensor, Tensor | None], Tensor]) -> None:
+        super().__init__()
+        self.remaining_loss = remaining_loss
+
+    def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
+        with torch.enable_grad():
+            leaf = value.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.remaining_loss(leaf, labels), leaf)
+        return gradient
+
+
+class OracleInterface(Interface):
+    """A time cut that answers with the exact gradient of the rest of the sequence; there is nothing to learn.
+
+    With parameters that stand still over a sequence this is full backpropagation through time. Every answer runs the
+    rest of the sequence forward and back: a sequence costs the square of its windows. Nothing is dropped in it.
+
+    Args:
+        module: the whole model, its output the scores of the labels.
+        rest: the inputs (B, N) and labels (B, N) after the window under way; N = 0 at the end.
+    """
+
+    def __init__(self, module: Chain, rest: Callable[[], tuple[Tensor, Tensor]]) -> None:
+        self.module, self.rest = module, rest
+
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
+        inputs, wanted = self.rest()
+        if not inputs.shape[1]:
+            return None
+
+        def remaining_loss(state: Tensor, _: Tensor | None) -> Tensor:
+            entered = unpack(state, self.module.initial_state(len(state)))
+            output, _after = self.module(inputs.to(state.device), entered)
+            return summed_cross_entropy(output, wanted.to(state.device))
+
+        with without_dropout(self.module):
+            exact: Tensor = Oracle(remaining_loss)(value, None)
+        return exact if over is None else exact.masked_fill(over.unsqueeze(-1), 0.0)

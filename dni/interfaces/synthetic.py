@@ -1,0 +1,194 @@
+"""A synthetic gradient now, and its target later: the decoupled neural interface (Jaderberg et al. 2017)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni.errors import DivergedError, UsageError
+from dni.interfaces.base import Due, Interface
+from dni.interfaces.pending import Sent
+from dni.interfaces.replay_buffer import Example, Replay
+from dni.metrics import FitMeter, cosine
+from dni.misuse import REFUSALS, explain, misfit, refuse_below, refuse_optimizer, require_target
+from dni.predictors.base import Predictor
+from dni.rng import without_dropout
+
+
+class DecoupledInterface(Interface):
+    """A synthetic gradient now; one regression step of the predictor when its target arrives.
+
+    Args:
+        predictor: the model of the gradient.
+        optimizer: updates the predictor's parameters; default Adam with learning rate 3e-3.
+        warmup: predictor updates before the stage may move (`ready`).
+        fits: optimizer steps of the predictor per target.
+        scale: factor on the predicted gradient that the network receives; the predictor is fitted without it.
+        clip: largest norm of the predictor's parameter gradients; None does not clip.
+        memory: how many sent values are remembered; the oldest is given up for a newer one.
+        replay: how many of the targets before it every target is fitted together with (`dni.interfaces.replay_buffer`).
+        fade: a; what a target teaches that is s steps late counts (1 + s)^-a. For predictors that learn something else
+            at once (`Predictor.known`), beside which it can count for less: Adam is blind to the scale of a whole.
+        expects: whether the target of a step will come at all; the value of a step whose will not is not remembered.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        warmup: int = 0,
+        memory: int = 64,
+        fits: int = 1,
+        scale: float = 1.0,
+        clip: float | None = None,
+        replay: int = 0,
+        fade: float = 0.0,
+        expects: Callable[[int], bool] | None = None,
+    ) -> None:
+        if not isinstance(predictor, Predictor):
+            raise UsageError(
+                f"a {type(predictor).__name__} is no dni.Predictor: take dni.Regressor, say, or subclass one"
+            )
+        refuse_below(1, memory=memory, fits=fits)
+        refuse_below(0, warmup=warmup, replay=replay)
+        self.predictor, self.replay, self.expects = predictor, Replay(replay), expects
+        parameters = list(predictor.parameters())  # an oracle has none, and is not trained
+        if optimizer is not None and parameters:
+            refuse_optimizer(predictor, optimizer)
+        self.optimizer = optimizer or (torch.optim.Adam(parameters, 3e-3, fused=True) if parameters else None)
+        self.warmup, self.memory, self.fits = warmup, memory, fits
+        self.scale, self.clip, self.fade = scale, clip, fade
+        self.updates = 0
+        self.total, self.recent = FitMeter(), FitMeter()
+        self._sent: dict[int, Sent] = {}
+        self._latest = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.updates >= self.warmup
+
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        """Remember the value (nobody may write to it any more) and its labels; return the predicted gradient.
+
+        Rows that are `over` get exactly zero, and teach the predictor nothing. Raises UsageError for a value or labels
+        that the predictor is not made for.
+        """
+        sent = Sent.of(value, labels, over)
+        self._remember(step, sent)
+        try:
+            answer = self._answer(sent, value)
+        except REFUSALS as error:
+            explain(error, step, misfit(self.predictor, sent.value, sent.labels))
+        self._learn_at_once(sent)
+        return answer
+
+    def skip(self, step: int, value: Tensor, labels: Tensor) -> list[Due]:
+        """The value is remembered: its target may come, for the next stage decides for itself."""
+        sent = Sent.of(value, labels, None)
+        self._remember(step, sent)
+        self._learn_at_once(sent)
+        return []
+
+    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        with without_dropout(self.predictor):
+            return self._answer(Sent.of(value, labels, over), value)
+
+    def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
+        """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored.
+
+        `labels` are put after those that were given with the value. Raises UsageError for a target that is None, or
+        not of the value's shape.
+        """
+        require_target(step, gradient)
+        sent = self._sent.pop(step, None)
+        if sent is None:
+            return
+        target, labels = sent.mine(gradient), sent.known(labels)
+        require_target(step, target, sent.value)
+        self.staleness = self._latest - step
+        for n in range(self.fits):
+            fit = self.predictor.fit(sent.value, labels, target)
+            self._improve(self.replay.loss(self.predictor, fit.loss) * (1 + self.staleness) ** -self.fade)
+            if n == 0:
+                self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
+        self.replay.keep(Example(sent.value, labels, target))
+        self.updates += 1
+
+    def means(self) -> dict[str, float | None]:
+        return self.total.means()
+
+    def take_recent(self) -> dict[str, float | None]:
+        recent, self.recent = self.recent, FitMeter()
+        return recent.means()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "predictor": self.predictor.state_dict(),
+            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+            "updates": self.updates,
+            "latest": self._latest,
+            "sent": {str(step): vars(s) for step, s in self._sent.items()},
+            "staleness": self.staleness,
+            "replay": self.replay.state_dict(),
+            "meters": [{**vars(self.total)}, {**vars(self.recent)}],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.predictor.load_state_dict(state["predictor"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.updates, self._latest, self.staleness = state["updates"], state["latest"], state.get("staleness", 0)
+        device = next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
+        self._sent = {int(step): Sent(**s).to(device) for step, s in state["sent"].items()}
+        self.replay.load_state_dict(state.get("replay", []), device)
+        self.total, self.recent = (FitMeter(**sums) for sums in state.get("meters", ({}, {})))
+
+    def _remember(self, step: int, sent: Sent) -> None:
+        self._latest = step
+        if len(sent.value) and (self.expects is None or self.expects(step)):
+            self._sent[step] = sent
+        while len(self._sent) > self.memory:
+            del self._sent[min(self._sent)]
+
+    def _learn_at_once(self, sent: Sent) -> None:
+        known = self.predictor.known(sent.value, sent.labels)
+        if known is not None:
+            self._improve(known)
+
+    @torch.no_grad()
+    def _answer(self, sent: Sent, value: Tensor) -> Tensor:
+        prediction: Tensor = self.predictor(sent.value, sent.labels)
+        if self.scale != 1:
+            prediction = prediction * self.scale
+        if sent.rows is None:
+            return prediction
+        whole = torch.zeros_like(value)
+        whole[sent.rows] = prediction
+        return whole
+
+    def _improve(self, loss: Tensor) -> None:
+        """One step of the predictor."""
+        if self.optimizer is None:
+            return
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), self.clip)
+        self.optimizer.step()
+
+    def _measure(self, step: int, loss: float, prediction: Tensor, target: Tensor) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the predictor's loss for step {step} is {loss}: lower its learning rate, or clip gradients"
+            )
+        similarity = cosine(prediction, target)
+        for meter in (self.total, self.recent):
+            meter.updates += 1
+            meter.loss += loss
+            meter.cosine += similarity
+            meter.staleness += self._latest - step

@@ -1,0 +1,1 @@
+"""Models of the gradient at a cut: regressors, and critics that model the loss itself."""

@@ -1,0 +1,110 @@
+"""Models of the gradient of feature maps (B, C, H, W): every example is one row, with one label, (B,)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni.losses import squared_distance
+from dni.predictors.base import Fit, LabelContext, Predictor, label_rows
+from dni.predictors.critic import SoftmaxCritic
+
+_SIZE = 5  # of a filter
+
+
+class Flattened(Predictor):
+    """A predictor of rows (B, D) for values of any shape (B, ...), D the product of what follows B."""
+
+    def __init__(self, rows: Predictor) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
+        flat: Tensor = self.rows(value.flatten(1), labels)
+        return flat.view(value.shape)
+
+    def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
+        loss, prediction = self.rows.fit(value.flatten(1), labels, target.flatten(1))
+        return Fit(loss, prediction.view(value.shape))
+
+    def known(self, value: Tensor, labels: Tensor | None) -> Tensor | None:
+        return self.rows.known(value.flatten(1), labels)
+
+
+class ConvRegressor(Predictor):
+    """g = W3 * relu(W2 * relu(W1 * v + C y) + b2) + b3, * a convolution with 5x5 filters (Jaderberg et al. 2017).
+
+    The label's column C y is the same at every position, as a map of ones per class among the inputs would make it. The
+    last layer starts at zero, weight and bias, so that an untrained regressor predicts no gradient at all.
+
+    Args:
+        channels: C, of the value.
+        hidden: channels of the two hidden layers.
+        classes: V with labels as context (the paper's cDNI), 0 without.
+    """
+
+    def __init__(self, channels: int, *, hidden: int, classes: int = 0) -> None:
+        super().__init__()
+        self.features, self.classes = channels, classes
+        self.first = nn.Conv2d(channels, hidden, _SIZE, padding=_SIZE // 2)
+        self.second = nn.Conv2d(hidden, hidden, _SIZE, padding=_SIZE // 2)
+        self.last = nn.Conv2d(hidden, channels, _SIZE, padding=_SIZE // 2)
+        self.context = LabelContext(classes, 1, hidden) if classes else None
+        nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
+        z = self.first(value)
+        if self.context is not None:
+            z = z + self.context(label_rows(value.flatten(1), labels))[:, :, None, None]
+        return self.last(torch.relu(self.second(torch.relu(z))))  # type: ignore[no-any-return]
+
+    def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
+        """The squared distance to the target, summed over channels and positions and averaged over examples."""
+        prediction = self(value, labels)
+        return Fit(squared_distance(prediction.flatten(1), target.flatten(1)), prediction)
+
+
+class PooledCritic(SoftmaxCritic):
+    """A softmax critic of the means in a grid of cells: p = R v S^T in every channel, and `SoftmaxCritic`'s C(p).
+
+    Its gradient, dC/dv = R^T (dC/dp) S, is the same all over a cell. `cells` = 1 sees the mean of each channel, as many
+    as there are positions all of the value. It takes and returns rows (B, C H W): put it into `Flattened`.
+
+    Args:
+        shape: (C, H, W) of the value.
+        cells: of the grid, in each direction, at most; they are those of adaptive average pooling.
+        settings: classes, hidden, match and at_once, as of `SoftmaxCritic`.
+    """
+
+    def __init__(self, shape: Sequence[int], *, cells: int, **settings: Any) -> None:
+        channels, height, width = shape
+        rows, columns = min(cells, height), min(cells, width)
+        super().__init__(channels * rows * columns, **settings)
+        self.features = channels * height * width
+        self.shape, self.grid = (channels, height, width), (channels, rows, columns)
+        self.across: Tensor
+        self.along: Tensor
+        self.register_buffer("across", _means(height, rows), persistent=False)
+        self.register_buffer("along", _means(width, columns), persistent=False)
+
+    def _hidden(self, value: Tensor) -> Tensor:
+        cells: Tensor = self.across @ value.view(-1, *self.shape) @ self.along.T
+        return super()._hidden(cells.flatten(1))
+
+    def _pull_back(self, z: Tensor, error: Tensor) -> Tensor:
+        spread: Tensor = self.across.T @ super()._pull_back(z, error).view(-1, *self.grid) @ self.along
+        return spread.flatten(1)
+
+
+def _means(size: int, cells: int) -> Tensor:
+    """(cells, size): row i is the mean of the positions from floor(i size / cells) up to ceil((i + 1) size / cells)."""
+    matrix = torch.zeros(cells, size)
+    for i in range(cells):
+        start, end = i * size // cells, -(-(i + 1) * size // cells)
+        matrix[i, start:end] = 1 / (end - start)
+    return matrix

@@ -1,0 +1,39 @@
+"""Regressors: from a value, and labels if wanted, to the gradient of the loss with respect to it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dni.predictors.base import LabelContext, Predictor, label_rows
+
+
+class Regressor(Predictor):
+    """g = W2 relu(W1 v + C y) + b, or g = W v + C y + b without a hidden layer (Jaderberg et al. 2017, section 2).
+
+    The last layer starts at zero, weight and bias (as does C where it is added to the last layer), so that an untrained
+    regressor predicts no gradient at all.
+
+    Args:
+        features: D, the size of a row.
+        hidden: units of the hidden layer; 0 for a linear predictor.
+        classes: V with labels as context (the paper's cDNI), 0 without.
+        lookahead: how many labels each row has.
+    """
+
+    def __init__(self, features: int, *, hidden: int = 0, classes: int = 0, lookahead: int = 1) -> None:
+        super().__init__()
+        self.features, self.classes = features, classes
+        self.first = nn.Linear(features, hidden) if hidden else None
+        self.last = nn.Linear(hidden or features, features)
+        self.context = LabelContext(classes, lookahead, hidden or features) if classes else None
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        if self.context is not None and not hidden:
+            nn.init.zeros_(self.context.table.weight)
+
+    def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
+        seen = 0 if self.context is None else self.context(label_rows(value, labels))
+        if self.first is None:
+            return self.last(value) + seen  # type: ignore[no-any-return]
+        return self.last(torch.relu(self.first(value) + seen))  # type: ignore[no-any-return]

@@ -1,0 +1,65 @@
+"""What it takes to run a window again later, as it was run and without a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dni.stages.base import Stage
+from dni.types import State
+
+
+@dataclass
+class Remembered:
+    """What a window was run on. Nobody may write to its tensors any more."""
+
+    value: Tensor
+    reset: Tensor | None
+    entering: State | None
+    random: dict[str, Tensor]  #: state before the forward pass, of a stage that draws
+
+
+class RerunningStage(Stage):
+    """A stage that can run a remembered window again: from the same input and state, with the same random draws.
+
+    The state that is carried on, the random state and the module's buffers (batch norm's running statistics) are
+    afterwards what they were. Settings: those of `Stage`.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
+        super().__init__(module, optimizer, **settings)
+        self._instead: dict[str, Tensor] = {}  # runs in the place of the module's own parameters and buffers, by name
+
+    def _remember(self, activation: Tensor, reset: Tensor | None) -> dict[str, Any]:
+        """The fields of `Remembered`, of the window that is about to be run."""
+        value = activation.detach().to(self.device)
+        return {"value": value, "reset": reset, "entering": self.state, "random": self._random()}
+
+    def _run_again(self, window: Remembered) -> None:
+        """Leaves the window's graph where `Stage.backward` finds it, and copies of the buffers in `_instead`."""
+        carried, random = self.state, self._random()
+        self.state = window.entering
+        self._draw_from(window.random)
+        self._instead = {**self._instead, **{name: buffer.clone() for name, buffer in self.module.named_buffers()}}
+        Stage.forward(self, window.value, window.reset)
+        self.state = carried
+        self._draw_from(random)
+
+    def _call(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        return functional_call(self.module, self._instead, (x, state))  # type: ignore[no-any-return]
+
+    def _here(self, value: Tensor, entering: State | None, **others: Any) -> dict[str, Any]:
+        """The fields of a remembered window that was loaded, on the stage's device."""
+        carried = None if entering is None else tuple(s.to(self.device) for s in entering)
+        return {"value": value.to(self.device), "entering": carried, **others}
+
+    def _random(self) -> dict[str, Tensor]:
+        return self.randomness.states if self.randomness else {}
+
+    def _draw_from(self, states: dict[str, Tensor]) -> None:
+        if self.randomness:
+            self.randomness.states = states

@@ -1,0 +1,57 @@
+"""Targets that wait until the labels after their state are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni.time_targets.base import Bootstrap, PastWindow, StateTarget
+from dni.types import IGNORED
+
+
+@dataclass
+class _Waiting:
+    step: int
+    gradient: Tensor
+    labels: Tensor  # (B, so far)
+    over: Tensor  # (B,) bool: the sequence has ended
+
+
+class Hindsight(Bootstrap):
+    """Bootstrapped targets, each kept until the L labels after its state have come or its sequences are over.
+
+    Holds at most L / T + 1 targets and their labels. What follows the end of a sequence is IGNORED.
+
+    Args:
+        lookahead: L.
+    """
+
+    def __init__(self, lookahead: int) -> None:
+        self.lookahead = lookahead
+        self._waiting: list[_Waiting] = []
+
+    def targets(self, window: PastWindow, gradient: Tensor | None) -> list[StateTarget]:
+        """Those that are complete, oldest first, with their labels (B, L)."""
+        reset, ends = (rows.to(window.labels.device) for rows in (window.reset, window.ends))
+        for step, target, _ in super().targets(window, gradient):
+            self._waiting.append(_Waiting(step, target, window.labels[:, :0], torch.zeros_like(reset)))
+        for waiting in self._waiting:
+            over = waiting.over.to(reset.device) | reset
+            known = window.labels.masked_fill(over.unsqueeze(-1), IGNORED)
+            waiting.labels = torch.cat([waiting.labels.to(known.device), known], dim=1)[:, : self.lookahead]
+            waiting.over = over | ends
+        done = [w for w in self._waiting if w.labels.shape[1] == self.lookahead or w.over.all()]
+        self._waiting = [w for w in self._waiting if not any(w is other for other in done)]
+        return [StateTarget(w.step, w.gradient, self._padded(w.labels)) for w in done]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"waiting": [vars(waiting) for waiting in self._waiting]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._waiting = [_Waiting(**waiting) for waiting in state["waiting"]]  # moved when they are used
+
+    def _padded(self, labels: Tensor) -> Tensor:
+        return torch.nn.functional.pad(labels, (0, self.lookahead - labels.shape[1]), value=IGNORED)

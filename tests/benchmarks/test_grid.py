@@ -1,0 +1,138 @@
+"""A benchmark's grid: finished cells are not run again; tables and bars are arithmetic on its rows."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from benchmarks.harness import grid
+from benchmarks.harness.grid import Grid, by_seed, spread
+from benchmarks.time import copy_task as copying
+from benchmarks.time import ptb
+
+
+@dataclass(frozen=True)
+class Cell:
+    name: str
+    overrides: tuple[str, ...]
+
+
+def test_only_what_is_missing_or_was_asked_for_otherwise_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    monkeypatch.setattr(grid, "QUICK", False)
+    made, ran = Grid("some", "some", {"symbols": 5}), []
+
+    def measure(cell: Cell) -> dict[str, Any]:
+        ran.append(cell.name)
+        return {"value": len(ran)}
+
+    cells = [Cell("a, seed 0", ("seed=0",)), Cell("a, seed 1", ("seed=1",))]
+    rows = made.fill(cells, measure, str, at_once=1)
+    assert [row["value"] for row in rows.values()] == [1, 2]
+    kept = json.loads((tmp_path / "some.json").read_text())
+    assert (kept["symbols"], kept["rows"], kept["bars"]) == (5, rows, [])
+    again = [cells[0], Cell("a, seed 1", ("seed=1", "steps=7")), Cell("b, seed 0", ("seed=0", "log_every=3"))]
+    assert list(made.fill(again, measure, str, at_once=1)) == ["a, seed 0", "a, seed 1", "b, seed 0"]
+    assert ran == ["a, seed 0", "a, seed 1", "a, seed 1", "b, seed 0"]
+    keys = {name: row["key"] for name, row in made.finished().items()}
+    assert keys["a, seed 0"] == keys["b, seed 0"]  # how often it is logged changes no result
+
+
+def test_after_a_failure_nothing_more_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    monkeypatch.setattr(grid, "QUICK", False)
+    ran, cancelled, shutdown = [], Event(), ThreadPoolExecutor.shutdown
+
+    def measure(cell: Cell) -> dict[str, Any]:
+        ran.append(cell.name)
+        if cell.name == "b":
+            raise SystemExit("b failed")
+        if cell.name > "b":
+            cancelled.wait(30)
+        return {}
+
+    def cancelling(pool: ThreadPoolExecutor, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        shutdown(pool, wait=False, cancel_futures=cancel_futures)
+        cancelled.set()
+        shutdown(pool, wait=wait)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", cancelling)
+
+    cells = [Cell(name, ()) for name in "abcdefgh"]
+    with pytest.raises(SystemExit, match="b failed"):
+        Grid("some", "some").fill(cells, measure, str, at_once=1)
+    assert ran in (["a", "b"], ["a", "b", "c"])  # one may have begun before the failure was heard of
+    assert "a" in Grid("some", "some").finished()
+
+
+def test_seeds_belong_together() -> None:
+    rows: dict[str, Any] = {"a, T=4, seed 0": {"n": 1}, "b, seed 0": {"n": 2}, "a, T=4, seed 1": {"n": 3}}
+    assert by_seed(rows) == {"a, T=4": [{"n": 1, "seed": 0}, {"n": 3, "seed": 1}], "b": [{"n": 2, "seed": 0}]}
+    assert (spread([1.0, 3.0]), spread([2.5], 2), spread([])) == ("2.0 ± 1.4", "2.50 ± 0.00", "-")
+
+
+def copied(*solved: tuple[float, float], wall: float, **more: Any) -> dict[str, Any]:
+    curve = [[length, 0, at] for length, at in solved]
+    return {"solved": solved[-1][0], "curve": curve, "wall_s": wall, "cosine": None, "probes": [], **more}
+
+
+def test_lengths_are_compared_at_equal_symbols_and_at_equal_seconds() -> None:
+    rows = {
+        "copy, T=4, truncated, seed 0": copied((9, 3.0), (11, 5.0), wall=10.0),
+        "copy, T=4, critic, seed 0": copied((11, 4.0), (17, 9.0), (22, 15.0), wall=20.0),
+    }
+    ours = copying.lengths(rows)[1]
+    assert (ours[3], ours[5], ours[8]) == ("22.0 ± 0.0", "17.0 ± 0.0", "4 / 36")
+    (first, *_) = copying.bars(rows)
+    assert first == {"bar": "copy, T=4: critic over truncated", "value": 2.0, "goal": 2.0, "holds": True}
+
+
+def read(bits: float, *curve: tuple[float, float]) -> dict[str, Any]:
+    return {"bits": bits, "accuracy": 0.5, "steps": 10, "wall_s": 4.0, "curve": [[0, at, b, 0.5] for at, b in curve]}
+
+
+def test_the_share_of_the_distance_is_asked_for_only_where_the_window_matters() -> None:
+    bits = {
+        "seqmnist": {"T=8, truncated": (3.0, 3.2), "T=40, truncated": (2.0, 2.2), "T=8, critic": (1.6, 1.6)},
+        "ptb": {"T=8, truncated": (2.0, 2.2), "T=40, truncated": (2.0, 2.1), "T=8, critic": (1.9, 1.9)},
+    }
+    rows = {
+        f"{task}, {method}, seed {seed}": read(value, (1.0, 3.0))
+        for task, groups in bits.items() for method, values in groups.items() for seed, value in enumerate(values)
+    }  # fmt: skip
+    found = {line["bar"]: (line["value"], line["holds"]) for line in ptb.bars(rows)}
+    assert found == {
+        "ptb: truncated(8) - truncated(40), bits, over the seeds' spread of 0.1414": (0.05, False),
+        "seqmnist: truncated(8) - truncated(40), bits, over the seeds' spread of 0.1414": (1.0, True),
+        "seqmnist: share of that distance closed by critic(8)": (1.5, True),
+    }
+
+
+def test_a_record_names_all_machines_that_rows_were_made_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    monkeypatch.setattr(grid, "QUICK", False)
+
+    def on(machine: str, *cells: Cell) -> str:
+        monkeypatch.setattr(grid, "environment", lambda: {"machine": machine})
+        made = Grid("some", "some")
+        made.keep(made.fill(cells, lambda cell: {"value": 1}, str, at_once=1), [])
+        return str(json.loads((tmp_path / "some.json").read_text())["environment"]["machine"])
+
+    one, two = Cell("a, seed 0", ("seed=0",)), Cell("a, seed 1", ("seed=1",))
+    assert on("first", one) == "first"
+    assert on("second", one) == "first"  # nothing was measured there
+    assert on("second", one, two) == "first and second"
+    assert on("first", one, two, Cell("b", ("seed=2",))) == "first and second"
+
+
+def test_a_run_lies_in_a_folder_that_hydra_takes() -> None:
+    cell = Cell("mnist, 3 cuts, critic, true targets (mix 1), p=0.1, seed 0", ())
+    assert Grid("some", "some").folder(cell).name == "mnist-3cuts-critic-truetargetsmix1-p0.1-seed0"

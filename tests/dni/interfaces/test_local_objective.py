@@ -1,0 +1,130 @@
+"""A stage with a task of its own, and a next stage that ticks less often: which gradients add up when."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dni.errors import DivergedError
+from dni.interfaces.base import TrueInterface, ZeroInterface
+from dni.interfaces.local_objective import OwnTask
+from dni.interfaces.loss import LossInterface
+from dni.interfaces.synthetic import DecoupledInterface
+from dni.interfaces.wrapper import SlowerInterface
+from dni.predictors.regressor import Regressor
+from dni.types import IGNORED
+
+B, D, RATE = 3, 4, 0.1
+OWN = torch.tensor([[2], [IGNORED], [0]])
+SENT = torch.tensor([[7], [8], [9]])
+LABELS = torch.cat([OWN, SENT], dim=1)
+
+
+def value(seed: int = 0) -> torch.Tensor:
+    return torch.randn(B, 1, D, generator=torch.Generator().manual_seed(seed))
+
+
+def task(inner: TrueInterface | SlowerInterface | DecoupledInterface | ZeroInterface) -> OwnTask:
+    torch.manual_seed(5)
+    return OwnTask(inner, D, classes=3, learning_rate=RATE)
+
+
+def own_gradient(made: OwnTask, x: torch.Tensor) -> torch.Tensor:
+    """By PyTorch: the two counted rows' losses, summed."""
+    leaf = x.clone().requires_grad_()
+    F.cross_entropy(made.head(leaf)[[0, 2], 0], OWN[[0, 2], 0], reduction="sum").backward()
+    assert leaf.grad is not None
+    made.head.zero_grad()
+    return leaf.grad
+
+
+def test_the_gradient_is_the_sum_of_both_and_is_divided_by_the_own_labels() -> None:
+    made, x, arrived = task(TrueInterface()), value(), value(1)
+    expected = own_gradient(made, x) + arrived
+    made.target(4, arrived)
+    (due,) = made.due(4, x, LABELS)
+    assert (due.step, due.labels) == (4, B)
+    torch.testing.assert_close(due.gradient, expected, rtol=0, atol=1e-7)
+
+
+def test_the_head_learns_the_mean_of_the_counted_labels() -> None:
+    """Adam's first step is `RATE` against the sign of every gradient."""
+    made, x = task(ZeroInterface()), value()
+    before = {name: p.detach().clone() for name, p in made.head.named_parameters()}
+    loss = F.cross_entropy(made.head(x)[[0, 2], 0], OWN[[0, 2], 0], reduction="sum")
+    signs = torch.autograd.grad(loss, list(made.head.parameters()))
+    made.gradient(1, x, LABELS)
+    assert made.measured == (pytest.approx(loss.item()), 2)
+    for (name, after), gradient in zip(made.head.named_parameters(), signs, strict=True):
+        torch.testing.assert_close(after.detach(), before[name] - RATE * gradient.sign(), rtol=0, atol=1e-4)
+
+
+def test_without_a_counted_label_the_head_stays_and_the_value_hears_only_of_what_was_sent() -> None:
+    made, x, arrived = task(TrueInterface()), value(), value(1)
+    before = [p.detach().clone() for p in made.head.parameters()]
+    made.target(2, arrived)
+    ignored = torch.cat([torch.full_like(OWN, IGNORED), SENT], dim=1)
+    assert torch.equal(made.gradient(2, x, ignored), arrived)
+    assert made.measured is None
+    assert all(torch.equal(a, b) for a, b in zip(before, made.head.parameters(), strict=True))
+
+
+def test_a_predictor_of_the_message_sees_only_its_labels_and_is_taught_as_ever() -> None:
+    inner = DecoupledInterface(Regressor(D, classes=10), warmup=1)
+    made, x = task(inner), value()
+    assert not made.ready
+    made.gradient(3, x, LABELS)
+    assert torch.equal(inner.state_dict()["sent"]["3"]["labels"], SENT)
+    made.target(3, value(2))
+    assert made.ready
+    assert made.means()["staleness"] == 0.0
+    assert made.take_recent()["cosine"] is not None
+
+
+def test_it_is_judged_by_its_own_labels() -> None:
+    made, x = task(ZeroInterface()), value()
+    scores, labels = made.judged(x, LABELS)
+    torch.testing.assert_close(scores, x @ made.head.weight.T + made.head.bias)
+    assert torch.equal(labels, OWN)
+    assert not scores.requires_grad
+    assert ZeroInterface().judged(x, SENT) is None
+    judged = LossInterface().judged(x, SENT)
+    assert judged is not None
+    assert judged[0] is x
+    assert judged[1] is SENT
+
+
+def test_it_goes_on_from_its_state() -> None:
+    a, b = (
+        task(DecoupledInterface(Regressor(D, classes=10))),
+        OwnTask(DecoupledInterface(Regressor(D, classes=10)), D, classes=3, learning_rate=RATE),
+    )
+    for step in (1, 2):
+        a.gradient(step, value(step), LABELS)
+    b.load_state_dict(copy.deepcopy(a.state_dict()))
+    for step in (2, 3):
+        for made in (a, b):
+            made.target(step, value(9))
+        assert torch.equal(a.gradient(step + 1, value(step), LABELS), b.gradient(step + 1, value(step), LABELS))
+
+
+def test_a_loss_that_is_not_finite_and_missing_labels_are_errors() -> None:
+    with pytest.raises(DivergedError, match="own loss of step 1"):
+        task(ZeroInterface()).gradient(1, value() * torch.inf, LABELS)
+    with pytest.raises(ValueError, match="needs the labels"):
+        task(ZeroInterface()).gradient(1, value(), None)
+
+
+def test_a_slower_stage_is_asked_at_its_ticks_alone() -> None:
+    made = SlowerInterface(TrueInterface(), 3)
+    assert made.targets_first
+    assert [made.needs(step) for step in range(1, 7)] == [None, None, 3, None, None, 6]
+    made.target(3, value())
+    assert [made.gradient(step, value(), None) is None for step in (1, 2, 3, 4)] == [True, True, False, True]
+    predicting = SlowerInterface(DecoupledInterface(Regressor(D)), 2)
+    for step in range(1, 7):
+        predicting.gradient(step, value(), None)
+    assert sorted(predicting.state_dict()["sent"]) == ["2", "4", "6"]

@@ -1,0 +1,64 @@
+"""The exact gradient as an answer at every cut in time: with parameters that stand still it is full backpropagation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni.data.copy_task import CopySource
+from dni.interfaces.oracle import OracleInterface
+from dni.losses import summed_cross_entropy
+from dni.models import language_model
+from dni.stages.base import Stage
+from tests.support.runs import parameters_of, tiny
+from workers.launch.launcher import launch
+
+
+def test_with_parameters_that_stand_still_it_is_full_backpropagation() -> None:
+    torch.manual_seed(0)
+    model = language_model("lstm", CopySource.symbols, 6, 1, inputs=5).double()
+    parts, whole = (CopySource(3, window, seed=0, length=15) for window in (4, None))
+
+    stage = Stage(model, torch.optim.SGD(model.parameters()), first=True)
+    cut = OracleInterface(stage.module, parts.rest)
+    for step in range(parts.windows_per_sequence):
+        window = parts.next()
+        output, state = stage.forward(window.inputs, window.reset)
+        assert state is not None
+        leaf = output.requires_grad_()
+        (gradient,) = torch.autograd.grad(summed_cross_entropy(leaf, window.labels), leaf)
+        stage.backward(gradient, cut.gradient(step, state, None, window.ends))
+    in_windows = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    model.zero_grad()
+    window = whole.next()
+    output, _ = model(window.inputs, model.initial_state(3))
+    summed_cross_entropy(output, window.labels).backward()
+    at_once = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(at_once) == len(in_windows) == len(list(model.parameters()))
+    for a, b in zip(in_windows, at_once, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_run_with_an_oracle_and_one_update_per_sequence_is_full_backpropagation(tmp_path: Path) -> None:
+    """Sequences of 9 steps are three windows; SGD adds up, and no clipping stands between."""
+
+    def trained(name: str, steps: int, **more: Any) -> dict[str, Tensor]:
+        config = tiny(
+            steps=steps, stages=1, model={"layers": 1, "cut_at": []}, evaluate={"every": None},
+            data={"kind": "copy", "batch": 4, "window": 3, "length": 9}, **more,
+        )  # fmt: skip
+        launch(config, tmp_path / name)
+        return parameters_of(tmp_path / name, 1)
+
+    sgd = {"kind": "sgd", "learning_rate": 0.5, "clip": None}
+    oracle = {"time": {"method": "synthetic"}, "predictor": {"time": {"kind": "oracle"}}}
+    by_windows = trained("oracle", 12, **oracle, optimizer={**sgd, "accumulate": 3})
+    at_once = trained("full", 4, time={"method": "full"}, optimizer=sgd)
+    truncated = trained("truncated", 12, time={"method": "truncated"}, optimizer={**sgd, "accumulate": 3})
+    for name, parameter in by_windows.items():
+        torch.testing.assert_close(parameter, at_once[name], rtol=1e-5, atol=1e-6)
+    assert not all(torch.allclose(truncated[name], at_once[name], rtol=1e-3, atol=1e-4) for name in at_once)

@@ -1,0 +1,98 @@
+"""A critic that guesses the labels ahead: its gradient is autograd's, and it learns what was read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from dni.interfaces.synthetic import DecoupledInterface
+from dni.predictors.soft_label_critic import GuessingCritic
+from dni.types import IGNORED
+
+B, F, V, L, X, H = 7, 4, 3, 2, 5, 6
+
+
+def critic(hidden: int = 8) -> GuessingCritic:
+    torch.manual_seed(0)
+    found = GuessingCritic(F, classes=V, lookahead=L, inputs=X, history=H, hidden=hidden, match=0.5).double()
+    torch.nn.init.normal_(found.guess.weight)
+    torch.nn.init.normal_(found.last.weight)
+    return found
+
+
+def read() -> Tensor:
+    seen = torch.randint(0, X, (B, H))
+    seen[0, :3] = IGNORED  # a lane that has read three symbols
+    return seen
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_the_gradient_is_autograds_of_the_cross_entropy_with_the_guesses(hidden: int) -> None:
+    model, seen = critic(hidden), read()
+    value = torch.randn(B, F, dtype=torch.float64, requires_grad=True)
+    z = value if model.first is None else torch.tanh(model.first(value))
+    onehot = torch.nn.functional.one_hot(seen.clamp(min=0), X).double() * (seen != IGNORED).unsqueeze(-1)
+    first = model.seen.table.weight[1:].view(H, X, -1)
+    guesses = model.guess(torch.relu(torch.einsum("bhx,hxd->bd", onehot, first))).view(B * L, V + 1).softmax(1)
+    scores = model.last(z).view(B * L, V + 1)
+    total = torch.nn.functional.cross_entropy(scores, guesses.detach(), reduction="sum")
+    (expected,) = torch.autograd.grad(total, value)
+    torch.testing.assert_close(model(value.detach(), seen), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_loss_is_both_cross_entropies_and_the_distance_to_the_target() -> None:
+    model, seen = critic(), read()
+    value, target = torch.randn(2, B, F, dtype=torch.float64)
+    came = torch.randint(0, V, (B, L))
+    came[1, 1] = IGNORED  # its class is V
+    known = torch.where(came == IGNORED, V, came).flatten()
+    assert model.first is not None
+    scores = model.last(torch.tanh(model.first(value))).view(-1, V + 1).log_softmax(1)
+    guesses = model.guess(torch.relu(model.seen(seen))).view(-1, V + 1).log_softmax(1)
+    rows = torch.arange(B * L)
+    losses = -(scores[rows, known] + guesses[rows, known]).sum() / B
+    distance = (model(value, seen) - target).pow(2).sum() / B
+    fit = model.fit(value, torch.cat([seen, came], 1), target)
+    torch.testing.assert_close(fit.loss, losses + 0.5 * distance, rtol=1e-10, atol=1e-12)
+
+
+def test_the_teacher_is_not_taught_by_the_distance() -> None:
+    model, seen = critic(), read()
+    value, target = torch.randn(2, B, F, dtype=torch.float64)
+    known = torch.cat([seen, torch.zeros(B, L, dtype=torch.int64)], 1)
+    gradients = []
+    for scale in (1.0, 9.0):
+        model.zero_grad()
+        model.fit(value, known, scale * target).loss.backward()
+        assert model.guess.weight.grad is not None
+        assert model.last.weight.grad is not None
+        gradients.append((model.guess.weight.grad.clone(), model.last.weight.grad.clone()))
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    assert not torch.equal(gradients[0][1], gradients[1][1])
+
+
+def test_untrained_it_guesses_evenly_and_asks_little_of_the_state() -> None:
+    torch.manual_seed(0)
+    model = GuessingCritic(F, classes=V, lookahead=L, inputs=X, history=H, hidden=8)
+    assert model(torch.randn(B, F), read()).abs().max() < 1e-3
+
+
+def test_through_an_interface_it_learns_labels_that_come_later() -> None:
+    """The label ahead is the oldest symbol of the history; the state says nothing. The teacher finds it."""
+    torch.manual_seed(0)
+    model = GuessingCritic(F, classes=X, lookahead=1, inputs=X, history=H, hidden=16)
+    cut = DecoupledInterface(model, torch.optim.Adam(model.parameters(), 1e-2))
+    nothing = torch.zeros(64, F)
+    for step in range(150):
+        seen = torch.randint(0, X, (64, H))
+        cut.gradient(step, nothing, seen)
+        cut.target(step, nothing, seen[:, :1])
+    seen = torch.randint(0, X, (64, H))
+    guesses = model.guess(torch.relu(model.seen(seen))).softmax(-1)
+    assert (guesses.argmax(-1) == seen[:, 0]).float().mean() > 0.95
+
+
+def test_without_what_was_read_it_says_so() -> None:
+    with pytest.raises(ValueError, match="without them"):
+        critic()(torch.zeros(B, F, dtype=torch.float64), None)

@@ -1,0 +1,312 @@
+"""predictor.depth.mix: targets that were mixed with the true gradient, against autograd on the unsplit network."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dni.losses import summed_cross_entropy
+from dni.models import LSTM
+from dni.recurrent import Chain, pack, reset_lanes
+from dni.stages.base import Stage
+from dni.stages.lambda_return import RetellingStage
+from tests.support.runs import assert_same, parameters_of, tiny
+from tests.workers.runtime.test_worker import STEPS, Line, late, lost, twice
+from workers.build.data import resolve
+from workers.build.model import build_chains
+from workers.config.settings import Config
+from workers.launch.launcher import launch
+
+B, T, D = 2, 4, 3
+T_RUN = 6  # of the small runs
+
+
+def sgd(module: nn.Module, rate: float = 0.1) -> torch.optim.SGD:
+    return torch.optim.SGD(module.parameters(), rate)
+
+
+def test_an_answer_in_numbers() -> None:
+    """y = w2 w1 x with w1 = 2, w2 = 3, x = 1: learned from g = 1 at a rate of 0.1, the weights become 1.7 and 2.8.
+
+    A target G = 5, mixed in by a quarter, then goes back as 1.7 * 2.8 * (3/4 * 1 + 1/4 * 5).
+    """
+    module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
+    for layer, weight in zip(module, (2.0, 3.0), strict=True):
+        nn.init.constant_(layer.weight, weight)
+    stage, one = RetellingStage(module, sgd(module), mix=0.25, memory=2), torch.ones(1, 1, dtype=torch.float64)
+    stage.forward(one, step=1)
+    assert stage.backward(one, step=1).activation is None
+    stage.update()
+    assert stage.retell() == []
+    stage.told(1, 5 * one)
+    ((step, gradient),) = stage.retell()
+    assert (step, gradient.item()) == (1, pytest.approx(1.7 * 2.8 * 2.0))
+    assert [p.item() for p in module.parameters()] == pytest.approx([1.7, 2.8])
+    assert all(p.grad is None for p in module.parameters())
+    stage.told(1, one)  # answered
+    assert stage.retell() == []
+
+
+def modules(dropout: float) -> list[Chain]:
+    """The same twice: recurrent, with dropout and batch norm."""
+    torch.manual_seed(3)
+    one = Chain(LSTM(D, D), nn.Dropout(dropout), LSTM(D, D), Norm(), nn.Linear(D, D)).double()
+    return [one, copy.deepcopy(one)]
+
+
+class Norm(nn.BatchNorm1d):
+    """Of the features of (B, T, D)."""
+
+    def __init__(self) -> None:
+        super().__init__(D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_what_is_run_again_is_what_was_run_and_leaves_no_trace(dropout: float) -> None:
+    """Parameters stand still, and m = 1: the answer is a plain stage's to the same target, three windows later."""
+    a, b = modules(dropout)
+    plain, stage = Stage(a, sgd(a, 0.0)), RetellingStage(b, sgd(b, 0.0), mix=1.0, memory=9)
+    generator, reset = torch.Generator().manual_seed(1), torch.tensor([True, False])
+    expected: list[Tensor | None] = []
+    targets: list[Tensor] = []
+    for step in range(8):
+        value, predicted, target = torch.randn(3, B, T, D, generator=generator, dtype=torch.float64)
+        back = torch.randn(B, 4 * D, generator=generator, dtype=torch.float64)
+        plain.forward(value, reset if step % 3 == 1 else None)
+        expected.append(plain.backward(target, back).activation)
+        stage.forward(value, reset if step % 3 == 1 else None, step)
+        stage.backward(predicted, back, step)
+        stage.update()
+        targets.append(target)
+        if step >= 3:
+            before = copy.deepcopy(stage.state_dict())
+            stage.told(step - 3, targets[step - 3])
+            ((answered, gradient),) = stage.retell()
+            assert answered == step - 3
+            torch.testing.assert_close(gradient, expected[answered], rtol=1e-12, atol=1e-14)
+            after = stage.state_dict()
+            for part in ("module", "random"):
+                assert_same(before[part], after[part])
+            assert all(torch.equal(x, y) for x, y in zip(before["state"], after["state"], strict=True))
+            assert all(p.grad is None for p in b.parameters())
+    assert_same(a.state_dict(), b.state_dict())  # the running statistics have seen every window once
+
+
+def test_chunks_are_computed_again() -> None:
+    torch.manual_seed(2)
+    module = Chain(LSTM(D, D), nn.Linear(D, D)).double()
+    value, target = torch.randn(2, B, T, D, dtype=torch.float64)
+    found = []
+    for chunk in (None, 2):
+        own = copy.deepcopy(module)
+        stage = RetellingStage(own, sgd(own), mix=0.5, memory=2, chunk=chunk)
+        stage.forward(value, step=1)
+        stage.backward(value, step=1)
+        stage.told(1, target)
+        found.append(stage.retell()[0].gradient)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
+
+
+def test_the_oldest_two_are_answered_and_no_more_than_memory_wait() -> None:
+    module = nn.Linear(1, 1)
+    stage, one = RetellingStage(module, sgd(module, 0.0), mix=1.0, memory=3), torch.ones(1, 1)
+    for step in (1, 2, 3, 4):
+        stage.forward(one * step, step=step)
+        stage.backward(one, step=step)
+        stage.update()
+    for step in (4, 1, 3, 2):
+        stage.told(step, step * one)
+    twin = copy.deepcopy(module)
+    two = RetellingStage(twin, sgd(twin), mix=1.0, memory=3)
+    two.load_state_dict(copy.deepcopy(stage.state_dict()))
+    for each in (stage, two):
+        answers = [each.retell(), each.retell(), each.retell()]
+        assert [[step for step, _ in some] for some in answers] == [[2, 3], [4], []]  # the first was given up
+        assert answers[1][0].gradient.item() == pytest.approx(4 * module.weight.item())
+
+
+def mixed(mix: float, lag: int | None = 1, stages: int = 3, **changes: Any) -> dict[str, Any]:
+    """Settings: predictors that learn from the first step on, and predict something soon."""
+    return {
+        "stages": stages,
+        "depth": {"method": "synthetic", "window": 8, "lag": lag},
+        "predictor": {
+            "depth": {"kind": "critic", "learning_rate": 0.05, "mix": mix},
+            "time": {"kind": "critic", "hidden": 8, "lookahead": 2},
+        },
+        **changes,
+    }
+
+
+class Ledger:
+    """What every cut of a line answered and was taught, with parameters of the stages that stand still."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.used: dict[tuple[str, int, int], Tensor | None] = {}
+        self.taught: dict[tuple[int, int], Tensor] = {}
+        for k, worker in enumerate(line.workers):
+            for group in worker.stage.optimizer.param_groups:
+                group["lr"] = 0.0
+            self._watch("time", k, worker.time)
+            if worker.downstream is not None:
+                self._watch("depth", k, worker.depth)
+
+    def _watch(self, name: str, k: int, cut: Any) -> None:
+        gradient, target = cut.gradient, cut.target
+
+        def answers(step: int, *args: Any) -> Tensor | None:
+            self.used[name, k, step] = gradient(step, *args)
+            return self.used[name, k, step]
+
+        def learns(step: int, given: Tensor, *more: Any) -> None:
+            if name == "depth":
+                self.taught[k, step] = given
+            target(step, given, *more)
+
+        cut.gradient, cut.target = answers, learns
+
+    def expected(self, config: Config, mix: float) -> dict[tuple[int, int], Tensor]:
+        """The definition, cut by cut from the loss on, by plain autograd."""
+        config, opened = resolve(config)
+        chains = build_chains(config)
+        states = [chain.initial_state(config.data.batch) for chain in chains]
+        found: dict[tuple[int, int], Tensor] = {}
+        for step in range(1, STEPS + 1):
+            window = opened.train.next()
+            x, cuts, leaving = window.inputs, [], []
+            for k, chain in enumerate(chains):
+                x, after = chain(x, reset_lanes(states[k], window.reset))
+                states[k] = tuple(s.detach() for s in after)
+                cuts.append(x)
+                leaving.append(after)
+            target = torch.autograd.grad(summed_cross_entropy(x, window.labels[:, :T_RUN]), cuts[-1])[0]
+            for k in reversed(range(1, config.stages)):
+                answer = target if k == config.stages - 1 else self.answer(k, step, target, mix)
+                total = (cuts[k] * answer).sum()
+                state_gradient = self.used.get(("time", k, step))  # None, too, where there is no state
+                if state_gradient is not None:
+                    total = total + (pack(leaving[k]) * state_gradient).sum()
+                (target,) = torch.autograd.grad(total, cuts[k - 1], retain_graph=True)
+                found[k - 1, step] = target
+        return found
+
+    def answer(self, k: int, step: int, target: Tensor, mix: float) -> Tensor:
+        predicted = self.used["depth", k, step]
+        assert predicted is not None
+        return (1 - mix) * predicted + mix * target
+
+
+@pytest.mark.parametrize("time", ["truncated", "synthetic"])
+@pytest.mark.parametrize(("mix", "stages", "lag"), [(1.0, 3, 0), (1.0, 4, 1), (0.4, 3, 2), (0.4, 4, 1)])
+def test_every_cut_is_taught_the_mixture(mix: float, stages: int, lag: int, time: str, tmp_path: Path) -> None:
+    """With m = 1 (and time cut off) that is the gradient of the unsplit network: see `whole`."""
+    settings = mixed(mix, lag, stages, time={"method": time})
+    line = Line(tmp_path, **{**settings, "lag": lag})
+    ledger = Ledger(line)
+    line.run()
+    config = tiny(**settings)
+    expected = ledger.expected(config, mix)
+    # a cut with e edges to the loss has been taught all but its last e * lag steps
+    taught = {(k, s) for k in range(stages - 1) for s in range(1, STEPS + 1 - lag * (stages - 1 - k))}
+    assert ledger.taught.keys() == taught
+    for key in taught:
+        torch.testing.assert_close(ledger.taught[key], expected[key], rtol=2e-4, atol=1e-6)
+    if mix == 1 and time == "truncated":
+        exact = whole(config)
+        for step in {s for k, s in taught if k == 0}:
+            torch.testing.assert_close(ledger.taught[0, step], exact[step], rtol=2e-4, atol=1e-6)
+
+
+def whole(config: Config) -> dict[int, Tensor]:
+    """dL/d output of the first stage, step by step, from one graph over all stages."""
+    config, opened = resolve(config)
+    chains = build_chains(config)
+    states = [chain.initial_state(config.data.batch) for chain in chains]
+    found = {}
+    for step in range(1, STEPS + 1):
+        window = opened.train.next()
+        x, cut = window.inputs, None
+        for k, chain in enumerate(chains):
+            x, after = chain(x, reset_lanes(states[k], window.reset))
+            states[k] = tuple(s.detach() for s in after)
+            cut = x if cut is None else cut
+        assert cut is not None
+        (found[step],) = torch.autograd.grad(summed_cross_entropy(x, window.labels[:, :T_RUN]), cut)
+    return found
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_target_is_so_many_steps_late_per_edge(lag: int, tmp_path: Path) -> None:
+    records = launch(tiny(**mixed(0.5, lag)), tmp_path).summary
+    assert [stage["staleness_mean"] for stage in records["stage"]] == [2 * lag, lag, None]
+
+
+def test_without_mixing_nothing_is_kept_and_no_edge_shares_its_window(tmp_path: Path) -> None:
+    for mix, method, kept in ((0.0, "synthetic", False), (0.5, "synthetic", True), (0.5, "backprop", False)):
+        settings = mixed(mix, None)
+        settings["depth"] = {"method": method, "window": 8}
+        line = Line(tmp_path, **settings)
+        assert [isinstance(w.stage, RetellingStage) for w in line.workers] == [False, kept, False]
+        assert [w.downstream and w.downstream._window for w in line.workers] == [*[4 if kept else 8] * 2, None]
+
+
+@pytest.mark.parametrize(("window", "faults"), [(2, []), (5, []), (5, [lost(2), lost(6)]), (6, [late(3, 1), twice(7)])])
+def test_a_free_run_ends_and_no_more_than_w_windows_wait(faults: Any, window: int, tmp_path: Path) -> None:
+    settings = mixed(0.5, None, depth={"method": "synthetic", "window": window})
+    line = Line(tmp_path, faults, **settings, evaluate={"every": 5, "windows": 3, "probe": 4})
+    stage, held = line.workers[1].stage, []
+    assert isinstance(stage, RetellingStage)
+    retell = stage.retell
+
+    def watched() -> Any:
+        held.append(len(stage.state_dict()["windows"]))
+        return retell()
+
+    stage.retell = watched  # type: ignore[method-assign]
+    line.run()
+    assert len(held) == STEPS
+    assert max(held) <= window + 2
+    assert line.in_flight() == [0, 0]
+    for updates in line.updates():
+        assert STEPS - len(faults) - 2 * window <= updates <= STEPS
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_with_a_lag_what_never_comes_is_answered_without_a_gradient(lag: int, tmp_path: Path) -> None:
+    """Two targets are lost on every edge: the first cut misses those that the second one never got, too."""
+    line = Line(tmp_path, [lost(4), lost(7)], **{**mixed(0.5, lag), "lag": lag})
+    line.run()
+    first, second = line.updates()
+    assert second == STEPS - lag - 2
+    assert STEPS - 2 * lag - 4 <= first <= STEPS - 2 * lag - 2
+    assert line.in_flight() == [0, 0]
+
+
+@pytest.mark.parametrize("time", ["truncated", "synthetic"])
+def test_with_a_lag_a_run_does_not_depend_on_arrival_or_interruption(time: str, tmp_path: Path) -> None:
+    saving = {"every": 4, "keep": 9}
+    ways: dict[str, dict[str, Any]] = {
+        "threads": {},
+        "late": {"transport": {"kind": "grpc", "delay_ms": 3}, "evaluate": {"probe": 3}},
+        "saved": {"checkpoint": saving},
+        "part": {"checkpoint": saving, "resume": str(tmp_path / "saved"), "resume_step": 4},
+    }
+    for way, changes in ways.items():
+        launch(tiny(**mixed(0.5, time={"method": time}, **changes)), tmp_path / way)
+        assert_same(parameters_of(tmp_path / "threads", 3), parameters_of(tmp_path / way, 3))
+
+
+def test_a_free_run_goes_on_where_it_was_saved(tmp_path: Path) -> None:
+    settings = mixed(0.5, None, checkpoint={"every": 4, "keep": 9})
+    launch(tiny(**settings), tmp_path / "saved")
+    part = launch(tiny(**settings, resume=str(tmp_path / "saved"), resume_step=4), tmp_path / "part").summary
+    assert part["steps"] == 10

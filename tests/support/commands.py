@@ -1,0 +1,163 @@
+"""`dni-train` as a user starts it: as a process that can be watched and killed, or its settings in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from workers.cli.arguments import begin_with
+from workers.config.settings import Config, from_any, register
+from workers.storage import checkpoint
+
+#: A run of seconds, on a small network.
+SMALL = (
+    "stages=2", "log_every=5", "model.units=8", "model.layers=1", "data.batch=4", "data.window=6", "data.sequence=18",
+    "evaluate.every=null", "evaluate.windows=1", "launch.torch_threads=1", "predictor.depth.warmup=0",
+)  # fmt: skip
+
+LOCAL = ("transport=local", "launch=threads")
+
+
+def settings(*overrides: str) -> Config:
+    """What `dni-train OVERRIDES` makes of its settings."""
+    register()
+    with initialize_config_module("workers.conf", version_base="1.3"):
+        return from_any(OmegaConf.to_container(compose(begin_with(overrides)[0], list(overrides))))
+
+
+@dataclass
+class Finished:
+    """How a command ended: its status and the lines it wrote."""
+
+    code: int
+    out: list[str]
+    err: list[str]
+
+
+@dataclass
+class Command:
+    """`dni-train OVERRIDES`, started in `folder`; a context manager that leaves no process behind."""
+
+    folder: Path
+    overrides: tuple[str, ...]
+    program: tuple[str, ...] = (sys.executable, "-m", "workers")
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __enter__(self) -> Command:
+        self.process = subprocess.Popen(
+            [*self.program, *self.overrides],
+            cwd=self.folder,
+            env={**os.environ, **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pid in [self.process.pid, *children(self.process.pid)]:
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.communicate()
+
+    def finish(self, within: float = 45) -> Finished:
+        """Wait for its end."""
+        out, err = self.process.communicate(timeout=within)
+        return Finished(self.process.returncode, out.splitlines(), err.splitlines())
+
+    def until(self, holds: Callable[[], bool], what: str, within: float = 40) -> None:
+        """Wait for something that the command does; it must not end before."""
+        wait_for(lambda: holds() or self.process.poll() is not None, what, within)
+        assert holds(), f"the command ended before: {what}: {self.process.communicate()}"
+
+    def run_dir(self) -> Path:
+        """The only run folder below the command's folder."""
+        (found,) = (path.parent for path in self.folder.glob("outputs/*/*/config.yaml"))
+        return found
+
+    def stages(self) -> dict[int, int]:
+        """The process of each stage: index -> pid."""
+        return {int(command_line(pid)[-1]): pid for pid in children(self.process.pid)}
+
+    def until_trained(self, step: int) -> None:
+        """Wait for a training record of `step` or later."""
+        self.until(lambda: last_step(self.folder) >= step, f"step {step}")
+
+    def until_saved(self) -> None:
+        """Wait for a complete checkpoint."""
+        self.until(
+            lambda: any(checkpoint.complete_steps(run) for run in self.folder.glob("outputs/*/*")), "a checkpoint"
+        )
+
+
+def run(folder: Path, *overrides: str, within: float = 45) -> Finished:
+    """Run `dni-train OVERRIDES` in a folder to its end."""
+    with Command(folder, overrides) as command:
+        return command.finish(within)
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return found
+
+
+def trained_steps(run_dir: Path, stage: int) -> list[int]:
+    """The steps of a stage's training records, in the order of the file."""
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [r["step"] for r in records if r["kind"] == "train" and r["stage"] == stage]
+
+
+def last_step(folder: Path) -> int:
+    """The newest step in any `metrics.jsonl` of the runs in a folder; 0 if there is none."""
+    lines = [line for file in folder.glob("outputs/*/*/metrics.jsonl") for line in file.read_text().splitlines(True)]
+    steps = [int(line.split('"step": ')[1].split(",")[0]) for line in lines if line.endswith("\n")]
+    return max(steps, default=0)
+
+
+def wait_for(holds: Callable[[], bool], what: str, within: float) -> None:
+    """Look until it holds; fails after `within` seconds."""
+    deadline = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """Child processes that run or wait to be reaped."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        status = _stat(int(folder.name))
+        if status is not None and status[1] == pid:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process is there and has not ended."""
+    status = _stat(pid)
+    return status is not None and status[0] not in "ZX"
+
+
+def command_line(pid: int) -> list[str]:
+    """The words a process was started with."""
+    return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """(state, parent) of a process; None if it is gone."""
+    try:
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return state, int(parent)

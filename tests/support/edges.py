@@ -1,0 +1,100 @@
+"""An edge between two stages, over any transport, and frames that belong there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from workers.comm.contents import Contents
+from workers.comm.downstream import Downstream
+from workers.comm.edge import Blocked
+from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
+from workers.comm.transports.base import ChannelEnd
+from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
+from workers.comm.transports.local import LocalEnd, local_channel
+from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
+from workers.comm.upstream import Upstream
+
+B, T, D, V, C = 3, 2, 5, 7, 4
+
+TEXT = Contents((D,), torch.float32, B, V, steps=T, context=C, context_symbols=6)
+IMAGES = Contents((2, 4, 4), torch.float32, B, V, steps=1, sequences=False, smaller=True)
+CLOCKS = Contents((D,), torch.float32, B, V, one_label=True, every=2, numbered=True)
+
+NO = torch.zeros(B, dtype=torch.bool)
+NUMBER = torch.tensor(1)
+
+
+def step() -> dict[str, Tensor]:
+    labels = torch.tensor([[0, V - 1], [-1, 3], [2, 2]])
+    context = torch.tensor([[-1, 5, 0, 0]] * B)
+    return {"value": torch.zeros(B, T, D), "labels": labels, "reset": NO, "ends": NO, "context": context}
+
+
+def probe() -> dict[str, Tensor]:
+    lanes = torch.zeros(B, 3, dtype=torch.long)
+    context = torch.zeros(2, B, C, dtype=torch.long)
+    return {"value": torch.zeros(B, 3, D), "labels": lanes, "context": context, "windows": torch.tensor([2, 1])}
+
+
+def images(batch: int = B) -> dict[str, Tensor]:
+    each = torch.ones(batch, dtype=torch.bool)
+    value, labels = torch.zeros(batch, 2, 4, 4), torch.zeros(batch, dtype=torch.long)
+    return {"value": value, "labels": labels, "reset": each, "ends": each}
+
+
+def evaluated() -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in step().items() if name != "context"}
+
+
+def window() -> dict[str, Tensor]:
+    """Of two clocks: one label, for any number of steps."""
+    return {"value": torch.zeros(B, 9, D), "labels": torch.zeros(B, 1, dtype=torch.long), "reset": NO, "ends": NO}
+
+
+SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 2, "fingerprint", 0, 1)
+CLIENT = replace(SERVER, stage=0)
+
+
+TRANSPORTS = ("local", "grpc", "torch_distributed")
+
+
+@contextmanager
+def link(transport: str) -> Iterator[tuple[ChannelEnd, ChannelEnd]]:
+    """The ends of a link between stages 0 and 1."""
+    with ExitStack() as opened:
+        if transport == "local":
+            client, server = local_channel(64)
+        elif transport == "grpc":
+            listener = opened.enter_context(closing(GrpcListener(handshake=SERVER)))
+            client = grpc_connect(listener.address, CLIENT)
+            server = listener.accept(10)
+        else:
+            store = opened.enter_context(closing(TorchDistributedListener(handshake=SERVER)))
+            client = torch_distributed_connect(store.address, CLIENT)
+            server = store.accept(10)
+        for end in (client, server):
+            opened.enter_context(closing(end))
+        yield client, server
+
+
+def edge(ends: tuple[ChannelEnd, ChannelEnd]) -> tuple[Downstream, Upstream]:
+    down = Downstream(ends[0], stage=0, window=8, clock=Blocked(), timeout_s=10)
+    return down, Upstream(ends[1], stage=1, clock=Blocked(), timeout_s=10, contents=TEXT)
+
+
+def changed(monkeypatch: pytest.MonkeyPatch, kind: Kind, name: str, steps: set[int]) -> None:
+    """Every link in memory shortens this tensor in the frames of one kind at some steps."""
+    send = LocalEnd.send
+
+    def instead(end: LocalEnd, frame: Frame) -> None:
+        if frame.kind is kind and frame.step in steps:
+            frame = replace(frame, tensors={**frame.tensors, name: frame.tensors[name][..., :1]})
+        send(end, frame)
+
+    monkeypatch.setattr(LocalEnd, "send", instead)

@@ -1,0 +1,90 @@
+"""Small runs that the tests start, and plain training to hold them against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from dni.losses import summed_cross_entropy
+from dni.recurrent import reset_lanes
+from workers.build.data import resolve
+from workers.build.model import build_chains
+from workers.build.optimizer import build_optimizer
+from workers.config.settings import Config, from_any
+from workers.storage import checkpoint
+
+TINY: dict[str, Any] = {
+    "steps": 10, "stages": 2, "log_every": 5,
+    "model": {"units": 8, "layers": 3},
+    "data": {"batch": 4, "window": 6, "sequence": 18},
+    "transport": {"kind": "local", "timeout_s": 30},
+    "launch": {"mode": "threads", "torch_threads": 1},
+    "evaluate": {"every": 4, "windows": 2},
+    "checkpoint": {"every": None},
+}  # fmt: skip
+
+
+def tiny(**changes: Any) -> Config:
+    """The tiny run with some settings changed, by section: `tiny(stages=3, depth={"method": "backprop"})`."""
+    return from_any(OmegaConf.to_container(OmegaConf.merge(TINY, changes)))
+
+
+def parameters_of(run_dir: Path, stages: int) -> dict[str, Tensor]:
+    """All parameters in the newest checkpoint of a run, by the names they have in the whole model."""
+    step = checkpoint.complete_steps(run_dir)[-1]
+    found: dict[str, Tensor] = {}
+    for k in range(stages):
+        found |= checkpoint.load(run_dir, step, k)["stage"]["module"]
+    return found
+
+
+def plain_training(config: Config, rate: Callable[[int], float] | None = None) -> dict[str, Tensor]:
+    """The unsplit model, trained by plain backpropagation; gradients are clipped by the parameters of each stage, whose
+    layers draw from a random state of their own. `rate`: the learning rate of step 1, 2, ..."""
+    config, opened = resolve(config)
+    chains = build_chains(config)
+    whole = nn.ModuleList(chains)
+    optimizer = build_optimizer(whole, config.optimizer)
+    states = [chain.initial_state(config.data.batch) for chain in chains]
+    draws = [torch.Generator().manual_seed(1000 * config.seed + k).get_state() for k in range(len(chains))]
+    for step in range(1, config.steps + 1):
+        window = opened.train.next()
+        for group in optimizer.param_groups if rate else ():
+            group["lr"] = rate(step)
+        x = window.inputs
+        for k, chain in enumerate(chains):
+            torch.set_rng_state(draws[k])
+            x, after = chain(x, reset_lanes(states[k], window.reset))
+            draws[k] = torch.get_rng_state()
+            states[k] = tuple(s.detach() for s in after)
+        summed_cross_entropy(x, window.labels).backward()
+        if step % config.optimizer.accumulate:
+            continue
+        for chain in chains:
+            for parameter in chain.parameters():
+                assert parameter.grad is not None
+                parameter.grad.div_(config.optimizer.accumulate * window.labels.numel())
+            if config.optimizer.clip is not None:
+                nn.utils.clip_grad_norm_(chain.parameters(), config.optimizer.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: value for chain in chains for name, value in chain.state_dict().items()}
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """Equal names, and equal values bit for bit."""
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different, f"different: {different}"
+
+
+def assert_near(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """Equal names, and values that are equal but for the order of a GPU's sums."""
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,121 @@
+"""What the settings make of torch's optimizers, held against their formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dni.stages.base import Stage
+from tests.support.commands import settings
+from tests.support.runs import assert_same, parameters_of, plain_training, tiny
+from workers.build.optimizer import build_optimizer
+from workers.config.schema import OptimizerConfig, OptimizerKind
+from workers.launch.launcher import launch
+
+GRADIENTS, EPS = (0.5, -1.0, 2.0, 0.25), 1e-8
+START, RATE, DECAY = 3.0, 0.1, 0.2
+
+
+def taken(kind: str, **more: Any) -> list[float]:
+    """A single weight after each of a few steps with given gradients."""
+    module, found = nn.Linear(1, 1, bias=False).double(), []
+    nn.init.constant_(module.weight, START)
+    optimizer = build_optimizer(module, OptimizerConfig(OptimizerKind[kind], learning_rate=RATE, **more))
+    for gradient in GRADIENTS:
+        module.weight.grad = torch.full((1, 1), gradient, dtype=torch.float64)
+        optimizer.step()
+        found.append(module.weight.item())
+    return found
+
+
+def by_hand(step: Callable[[float, float, dict[str, float], int], float]) -> list[float]:
+    """`step`(weight, gradient, memory, number from 1) -> the weight after it."""
+    weight, memory, found = START, {"m": 0.0, "v": 0.0, "product": 1.0}, []
+    for n, gradient in enumerate(GRADIENTS, 1):
+        weight = step(weight, gradient, memory, n)
+        found.append(weight)
+    return found
+
+
+def adam(w: float, g: float, memory: dict[str, float], n: int, b1: float = 0.9, b2: float = 0.999) -> float:
+    memory["m"] = b1 * memory["m"] + (1 - b1) * g
+    memory["v"] = b2 * memory["v"] + (1 - b2) * g * g
+    return w - RATE * memory["m"] / (1 - b1**n) / ((memory["v"] / (1 - b2**n)) ** 0.5 + EPS)
+
+
+def nadam(rising: Callable[[int], float], b1: float) -> Callable[..., float]:
+    """Dozat 2016: `rising`(n) is the momentum mu of step n; the mean of the gradients has b1."""
+
+    def step(w: float, g: float, memory: dict[str, float], n: int) -> float:
+        mu, following = rising(n), rising(n + 1)
+        memory["product"] *= mu
+        memory["m"] = b1 * memory["m"] + (1 - b1) * g
+        memory["v"] = 0.999 * memory["v"] + 0.001 * g * g
+        now = (1 - mu) * g / (1 - memory["product"])
+        ahead = following * memory["m"] / (1 - memory["product"] * following)
+        w -= RATE * DECAY * w
+        return w - RATE * (now + ahead) / ((memory["v"] / (1 - 0.999**n)) ** 0.5 + EPS)
+
+    return step
+
+
+def sgd(nesterov: bool) -> Callable[..., float]:
+    def step(w: float, g: float, memory: dict[str, float], n: int) -> float:
+        g += DECAY * w
+        memory["m"] = 0.9 * memory["m"] + g
+        return w - RATE * (g + 0.9 * memory["m"] if nesterov else memory["m"])
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "step"),
+    [
+        ("adam", {}, adam),
+        ("adam", {"beta1": 0.5, "beta2": 0.9}, lambda *now: adam(*now, 0.5, 0.9)),
+        ("adam", {"weight_decay": DECAY}, lambda w, g, *rest: adam(w, g + DECAY * w, *rest)),
+        ("adamw", {"weight_decay": DECAY}, lambda w, *rest: adam(w, *rest) - RATE * DECAY * w),
+        ("nadam", {"weight_decay": DECAY, "beta1": 0.99}, nadam(lambda n: 0.99 * (1 - 0.96 ** (0.004 * n) / 2), 0.99)),
+        ("nadam", {"weight_decay": DECAY, "momentum_decay": 0.0}, nadam(lambda n: 0.45, 0.9)),
+        ("nadam", {"weight_decay": DECAY, "beta1": 0.99, "momentum_decay": 1000}, nadam(lambda n: 0.99, 0.99)),
+        ("sgd", {"weight_decay": DECAY, "momentum": 0.9}, sgd(False)),
+        ("sgd", {"weight_decay": DECAY, "momentum": 0.9, "nesterov": True}, sgd(True)),
+    ],
+)  # fmt: skip
+def test_the_formula(kind: str, more: dict[str, Any], step: Callable[..., float]) -> None:
+    assert taken(kind, **more) == pytest.approx(by_hand(step), rel=1e-6)  # NAdam holds its product in float32
+
+
+def test_the_defaults_are_torchs_own() -> None:
+    """As ever: Adam in one kernel, plain SGD, nothing decayed."""
+    made = {kind: build_optimizer(nn.Linear(1, 1), OptimizerConfig(OptimizerKind[kind])) for kind in ("adam", "sgd")}
+    plain = {
+        "adam": torch.optim.Adam(nn.Linear(1, 1).parameters(), 4e-3, fused=True),
+        "sgd": torch.optim.SGD(nn.Linear(1, 1).parameters(), 4e-3, momentum=0.0),
+    }
+    assert {kind: o.defaults for kind, o in made.items()} == {kind: o.defaults for kind, o in plain.items()}
+
+
+@pytest.mark.parametrize("preset", ["adamw", "nesterov"])
+def test_with_a_preset_stages_equal_the_unsplit_model(preset: str, tmp_path: Path) -> None:
+    config = tiny(stages=3, depth={"method": "backprop"})
+    config.optimizer = settings(f"optimizer={preset}").optimizer
+    launch(config, tmp_path)
+    assert_same(parameters_of(tmp_path, 3), plain_training(config))
+
+
+def test_weights_decay_only_where_there_is_a_step() -> None:
+    """A window without any gradient is none."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, START)
+    stage = Stage(module, build_optimizer(module, OptimizerConfig(OptimizerKind.adamw, RATE, weight_decay=DECAY)))
+    for back, expected in ((0.0, START), (1.0, START - RATE * DECAY * START - RATE)):
+        stage.forward(torch.ones(1, 1))
+        stage.backward(torch.full((1, 1), back))
+        stage.update()
+        assert module.weight.item() == pytest.approx(expected, abs=1e-5)

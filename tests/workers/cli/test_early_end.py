@@ -1,0 +1,60 @@
+"""Ctrl-C before the first step, and a terminal that is closed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import LOCAL, SMALL, Command, wait_for
+from workers.cli import train as command
+from workers.launch import accept
+from workers.launch.external import deaf
+from workers.system.signals import ENDING
+
+pytestmark = pytest.mark.usefixtures("own_logging")
+
+
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
+    with Command(tmp_path, (*SMALL, *LOCAL)) as command:
+        maps = Path(f"/proc/{command.process.pid}/maps")
+        wait_for(lambda: "libtorch" in maps.read_text(), "the import of torch", within=60)
+        command.process.send_signal(signal.SIGINT)
+        done = command.finish()
+    assert (done.code, done.out) == (130, [])
+    assert done.err == ["dni-train: stopped before anything began; nothing was written"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_during_the_checks_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(accept, "build_chains", lambda config: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(sys, "argv", ["dni-train", *SMALL, *LOCAL])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "dni-train: stopped at once; nothing was saved after the last checkpoint\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_that_an_engine_started_does_not_heed_a_closed_terminal() -> None:
+    """The first stage does, and tells it."""
+    with deaf():
+        assert {signal.getsignal(number) for number in ENDING} == {signal.SIG_IGN}
+    assert signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} == {*ENDING}
+
+
+def test_a_terminal_that_is_gone_does_not_hide_how_a_run_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def write(self, text: str) -> int:
+            raise OSError("Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with pytest.raises(SystemExit) as left:
+        command.leave(130, "stopped after step 5")
+    assert left.value.code == 130

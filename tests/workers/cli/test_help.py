@@ -1,0 +1,165 @@
+"""What a user is told without reading a source: --help, --explain, --version, and what a misspelt name may mean."""
+
+from __future__ import annotations
+
+import re
+from contextlib import nullcontext, suppress
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import dni
+import workers.cli.evaluate
+import workers.reporting.report
+import workers.simulation.cli
+from dni.errors import ConfigError
+from workers.cli.explain import bounds, settings
+from workers.cli.help import explained
+from workers.cli.train import main
+from workers.config.settings import Config, from_any, setting_names
+from workers.config.suggest import did_you_mean, nearest
+from workers.reporting.aggregate import group_runs
+from workers.tracking.run import Run
+
+CONF = Path(__file__).parents[3] / "conf"
+
+
+def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """What `dni-train WORDS` prints before it ends well."""
+    monkeypatch.setattr("sys.argv", ["dni-train", *words])
+    with suppress(SystemExit) if "--help" in words else nullcontext():
+        main()
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """The line with which `dni-train WORDS` is refused."""
+    monkeypatch.setattr("sys.argv", ["dni-train", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_every_setting_is_explained_and_every_number_has_a_unit() -> None:
+    assert list(settings()) == setting_names()
+    assert len(settings()) > 100
+    unexplained = [name for name, one in settings().items() if len(one.meaning) < 5]
+    assert not unexplained, "explain them in the comments of workers/config/schema.py or workers/config/settings.py"
+    without = [name for name, one in settings().items() if one.is_number and not one.unit]
+    assert not without, "begin their comments with a unit: # [steps] ..."
+
+
+def test_one_setting_with_unit_meaning_default_values_and_the_options_that_set_it() -> None:
+    text = " ".join(" ".join(explained(["optimizer.learning_rate"])).split())
+    assert text.startswith("optimizer.learning_rate [rate] of the stages")
+    assert "default 0.004; values: number, above 0, and finite" in text
+    assert "optimizer=sgd (0.5)" in text  # as in conf/optimizer/sgd.yaml
+    assert "experiment=mnist (0.001)" in text
+    assert "adam (" not in text  # which sets what is the default
+    kind = " ".join(explained(["transport.backend"]))
+    assert "default gloo; values: gloo | nccl" in kind
+    assert "seed" not in kind
+    assert "default null; values: whole number, 1 or more, or null" in " ".join(explained(["data.length"]))
+
+
+def test_a_comment_of_several_lines_is_read_to_its_end_and_no_further() -> None:
+    assert settings()["transport.ring_mb"].meaning == (
+        "memory that two stages on one machine share each way for big tensors, taken as it is needed (Linux, over unix "
+        "sockets); 0: all go through the socket"
+    )
+    inherited = settings()["predictor.time.fits"]
+    assert (inherited.unit, inherited.meaning) == ("steps", "of the predictor per target")
+
+
+def test_ranges_are_those_that_refuse() -> None:
+    assert bounds("optimizer.clip") == "above 0, and finite"
+    assert bounds("model.dropout") == "0 or more, and below 1"
+    assert bounds("steps") == "1 or more"
+    assert bounds("data.side") == ""
+
+
+def test_a_section_has_its_options_and_all_its_settings() -> None:
+    lines = explained(["predictor"])
+    assert {f"predictor.{part}" for part in ("depth.clip", "time.context", "inputs.hidden")} <= set(lines)
+    assert any(line.startswith("    predictor=critic: A local model of the softmax loss") for line in lines)
+    assert {f"optimizer.{each.name}" for each in fields(Config().optimizer)} <= set(explained(["optimizer"]))
+
+
+def test_explain_and_version_at_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said(capsys, monkeypatch, "--explain", "optimizer.clip").startswith("optimizer.clip\n    [norm] largest")
+    assert said(capsys, monkeypatch, "--explain=steps").startswith("steps\n")
+    overview = said(capsys, monkeypatch, "--explain").splitlines()
+    assert {line.partition(":")[0] for line in overview[1:] if line} == set(settings())
+    assert max(map(len, overview)) <= 100
+    wrong = refused(capsys, monkeypatch, "--explain", "optimizer.clip_norm")
+    assert "--explain optimizer.clip_norm: no such setting (did you mean `optimizer.clip`?)" in wrong
+    assert said(capsys, monkeypatch, "--version") == f"dni-train {dni.__version__}\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "program", [workers.reporting.report.main, workers.cli.evaluate.main, workers.simulation.cli.main]
+)
+def test_the_other_commands_say_their_version(program, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SystemExit) as end:
+        program(["--version"])
+    name, version = capsys.readouterr().out.split()
+    assert (end.value.code, name.startswith("dni-"), version) == (0, True, dni.__version__)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert metadata.version("dni") == dni.__version__
+
+
+def test_help_is_one_screen_and_its_lists_are_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = said(capsys, monkeypatch, "--help").rstrip().splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    for group in ("depth", "time", "data", "model"):
+        (line,) = [line for line in lines if line.startswith(f" {group} ")]
+        assert set(re.findall(r"\w+", line)) - {group, "images"} == {p.stem for p in (CONF / group).glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("optimizer.learning_rat=0.1", "`optimizer.learning_rate`"),
+        ("learning_rate=0.1", "`optimizer.learning_rate` or `predictor.depth.learning_rate`"),
+        ("optimzer.learning_rate=1", "`optimizer.learning_rate`"),
+        ("optimzer=adam", "`optimizer`"),
+        ("+optimizer.lr=1", "`optimizer.learning_rate`"),
+        ("optimizer=adm", "`optimizer=adam`"),
+        ("experiment=smok", "`experiment=smoke`"),
+        ("model.kind=lstmm", "`model.kind=lstm`"),
+        ("depth=syntetic", "`depth=synthetic`"),
+        ("data=txt", "`data=text`"),
+    ],
+)
+def test_a_misspelt_word_gets_the_nearest(
+    word: str, meant: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"did you mean {meant}" in refused(capsys, monkeypatch, word)
+
+
+def test_nothing_is_suggested_where_nothing_is_near() -> None:
+    assert nearest("xyzzy", setting_names()) == []
+    assert did_you_mean("xyzzy", setting_names()) == ""
+    assert did_you_mean("anything", []) == ""
+
+
+def test_settings_from_python_and_keys_of_the_report_get_suggestions_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean `data.window`\?"):
+        from_any({"data": {"windw": 3}})
+    with pytest.raises(ConfigError, match=r"--by transprt: no run has it \(did you mean `transport`\?\); choose from"):
+        group_runs([Run(tmp_path, {"method": {"depth": "local", "time": "full"}, "transport": "grpc"})], ["transprt"])

@@ -1,0 +1,239 @@
+"""dni-sample: its probabilities are the evaluation's, what is drawn follows them, what cannot be drawn is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dni.data import load_text
+from dni.errors import ConfigError
+from tests.support.runs import tiny
+from workers.cli.evaluate import evaluate, load_parts, trained_settings
+from workers.cli.sample import Taste, main, open_writer
+from workers.config.schema import DataKind
+from workers.config.settings import to_plain
+from workers.launch.launcher import launch
+from workers.storage import checkpoint
+from workers.storage.vocabulary import VOCABULARY
+
+TEXT = "the cat sat on the mat, and the dog saw it all\n" * 40
+BATCH = 4
+
+
+def trained(folder: Path, **model: Any) -> Path:
+    """A run of three stages on a text, validated on lanes that run on to the end."""
+    folder.mkdir()
+    (folder / "text.txt").write_text(TEXT)
+    config = tiny(
+        steps=20, stages=3, model={"units": 8, "layers": 3, **model}, depth={"lag": 1},
+        data={"path": str(folder / "text.txt"), "batch": BATCH, "sequence": None},
+        optimizer={"learning_rate": 2e-2}, evaluate={"windows": None},
+    )  # fmt: skip
+    launch(config, folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("sample") / "lstm")
+
+
+def copied(run: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(run, folder / "run"))
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 0
+    found = capsys.readouterr()
+    assert found.err == ""
+    return found.out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    found = capsys.readouterr()
+    (line,) = found.err.splitlines()
+    assert found.out == ""
+    assert line.startswith("dni-sample: ")
+    return line.removeprefix("dni-sample: ")
+
+
+@pytest.mark.parametrize("model", [{}, {"kind": "mingru"}, {"kind": "transformer", "heads": 2, "memory": 8}])
+def test_the_probabilities_are_those_of_the_evaluation(model: dict[str, Any], tmp_path: Path) -> None:
+    """Step by step, those of every lane in one piece; summed, the loss that dni-evaluate finds window by window."""
+    run_dir = trained(tmp_path / "model", **model)
+    found = evaluate(run_dir, "valid")
+    valid = load_text(trained_settings(run_dir).data.path).valid
+    lanes = valid[: len(valid) // BATCH * BATCH].view(BATCH, -1).long()
+    usable = (lanes.shape[1] - 1) // 6 * 6
+    (whole,) = load_parts(trained_settings(run_dir), run_dir, found["step"])
+    with torch.no_grad():
+        at_once = whole(lanes[:, :usable])[0].double().softmax(-1)
+    nats = 0.0
+    for lane, expected in zip(lanes.tolist(), at_once, strict=True):
+        reader = open_writer(run_dir).reader
+        for place in range(usable):
+            scores = reader.read(lane[place : place + 1])
+            probabilities = Taste().probabilities(scores)
+            torch.testing.assert_close(probabilities, expected[place], rtol=1e-5, atol=1e-7)
+            nats -= math.log(float(probabilities[lane[place + 1]]))
+    assert found["labels"] == BATCH * usable
+    assert nats == pytest.approx(found["bits_per_label"] * math.log(2) * found["labels"], rel=1e-6)
+
+
+def test_a_text_that_is_read_in_pieces_is_the_same_text(run: Path) -> None:
+    one, two = open_writer(run), open_writer(run)
+    ids = one.encode("the dog saw it all")
+    for symbol in ids[:-1]:
+        one.reader.read([symbol])
+    torch.testing.assert_close(one.reader.read(ids[-1:]), two.reader.read(ids))
+
+
+def test_greedy_text_is_the_likeliest_at_every_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, run, "--prompt", "the ", "--length", "40", "--temperature", "0")
+    assert text.startswith("the ")
+    assert len(text) == 4 + 40 + 1
+    writer = open_writer(run)
+    ids = torch.tensor([writer.encode(text[:-1])])
+    with torch.no_grad():
+        likeliest = writer.reader.model(ids)[0][0].argmax(-1)
+    assert likeliest[3:-1].tolist() == ids[0, 4:].tolist()
+    assert said(capsys, run, "--prompt", "the ", "--length", "40", "--top-k", "1", "--seed", "9") == text
+
+
+def test_the_seed_decides_what_is_drawn(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, again, two = (said(capsys, run, "--length", "60", "--seed", seed) for seed in ("0", "0", "1"))
+    assert one == again != two
+    assert one.startswith("\n")  # the prompt, unless another is given
+    assert set(one) <= set(TEXT)
+
+
+def test_temperature_and_top_k_change_the_probabilities_as_they_say() -> None:
+    scores = torch.tensor([0.2, 0.5, 0.3]).log()
+    for taste, expected in {
+        Taste(): [0.2, 0.5, 0.3],
+        Taste(0.5): [0.04 / 0.38, 0.25 / 0.38, 0.09 / 0.38],
+        Taste(top_k=2): [0, 0.625, 0.375],
+        Taste(0.5, 2): [0, 0.25 / 0.34, 0.09 / 0.34],
+        Taste(0): [0, 1, 0],
+        Taste(1e-300): [0, 1, 0],
+        Taste(top_k=99): [0.2, 0.5, 0.3],
+    }.items():
+        assert taste.probabilities(scores).tolist() == pytest.approx(expected, rel=1e-6), taste
+    with pytest.raises(ConfigError, match="--temperature -1: give a number from 0"):
+        Taste(-1)
+    with pytest.raises(ConfigError, match="--top-k 0: give 1 or more"):
+        Taste(top_k=0)
+
+
+def test_every_character_is_shown_as_it_comes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        shown: list[int] = []  # noqa: RUF012
+
+        def flush(self) -> None:
+            self.shown.append(len(self.getvalue()))
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main([str(run), "--prompt", "the", "--length", "5"]) == 0
+    assert terminal.shown[:7] == [3, 4, 5, 6, 7, 8, 9]
+
+
+def test_the_text_need_not_be_there_and_an_older_run_reads_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = said(capsys, run, "--length", "20")
+    assert json.loads((run / VOCABULARY).read_text())["characters"] == "".join(sorted(set(TEXT)))
+    older = copied(run, tmp_path)
+    (older / VOCABULARY).unlink()
+    assert said(capsys, older, "--length", "20") == before
+    text = Path(str(trained_settings(run).data.path))
+    moved = text.rename(tmp_path / "moved.txt")
+    try:
+        assert said(capsys, run, "--length", "20") == before
+        assert refused(capsys, older).startswith(f"no such file or folder: {text}")
+    finally:
+        moved.rename(text)
+    (older / VOCABULARY).write_text('{"characters": "abc"}')
+    assert "3 characters, but the model has" in refused(capsys, older)
+    (older / VOCABULARY).write_text("{")
+    assert f"{older / VOCABULARY}: damaged" in refused(capsys, older)
+
+
+def test_what_cannot_be_sampled_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--prompt has 'é' (U+00E9) as its character 4, which is not among the 17 characters" in refused(
+        capsys, run, "--prompt", "caté"
+    )
+    assert "--prompt is empty" in refused(capsys, run, "--prompt", "")
+    assert "--length 0: give 1 or more" in refused(capsys, run, "--length", "0")
+    assert "--seed -1: give a number from 0" in refused(capsys, run, "--seed", "-1")
+    assert "argument --top-k: invalid int value: 'few'" in refused(capsys, run, "--top-k", "few")
+    assert "required: RUN_DIR" in refused(capsys)
+    assert "no such folder; give the folder of a run" in refused(capsys, tmp_path / "no")
+    assert "no config.yaml in it" in refused(capsys, tmp_path)
+    assert "no complete checkpoint of step 7" in refused(capsys, run, "--step", "7")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DataKind if kind is not DataKind.text], ids=lambda kind: kind.name)
+def test_other_data_than_text_is_refused(kind: DataKind, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    OmegaConf.save(OmegaConf.create(to_plain(tiny(data={"kind": kind.name}))), tmp_path / "config.yaml")
+    assert f"trained on data={kind.name}: only runs on text (data=text or ptb)" in refused(capsys, tmp_path)
+
+
+def test_stages_at_different_rates_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    OmegaConf.save(OmegaConf.create(to_plain(tiny(depth={"clocks": [1, 2]}))), tmp_path / "config.yaml")
+    assert "with depth.clocks=[1, 2] the last stage does not answer" in refused(capsys, tmp_path)
+
+
+def test_a_damaged_or_missing_checkpoint_is_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = copied(run, tmp_path)
+    folder = checkpoint.folder_of(damaged, 20)
+    whole = (folder / "stage-1.safetensors").read_bytes()
+    (folder / "stage-1.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "stage 1, step 20: " in refused(capsys, damaged)
+    (folder / "stage-1.safetensors").write_bytes(whole)
+    plain = json.loads((folder / "stage-2.json").read_text())
+    (folder / "stage-2.json").write_text(json.dumps(plain | {"state": {}}))
+    assert "step 20: " in refused(capsys, damaged)
+    shutil.rmtree(folder)
+    assert "no complete checkpoint in it" in refused(capsys, damaged)
+
+
+def test_scores_that_are_no_numbers_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    diverged = copied(run, tmp_path)
+    state = checkpoint.load(diverged, 20, 2)
+    for weight in state["stage"]["module"].values():
+        weight.fill_(math.nan)
+    checkpoint.save(diverged, 2, 3, 20, state)
+    assert refused(capsys, diverged) == "step 20: the model's scores are not finite; take an earlier --step"
+
+
+def test_a_reader_that_has_enough_and_an_interrupt_end_quietly(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with monkeypatch.context() as patch, os.fdopen(writing, "w") as pipe:
+        patch.setattr(sys, "stdout", pipe)
+        assert main([str(run)]) == 0
+    assert capsys.readouterr().err == ""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workers.cli.sample.open_writer", interrupted)
+    assert main([str(run)]) == 130

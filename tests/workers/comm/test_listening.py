@@ -1,0 +1,130 @@
+"""Where processes listen: on the loopback interface alone, unless the user lets links leave the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from dni.errors import ConfigError
+from tests.support.commands import SMALL, Command
+from tests.support.listening import listening
+from tests.support.runs import tiny
+from tests.workers.launch.test_external import free_ports
+from workers.build.data import resolve
+from workers.config.settings import Config, to_plain
+from workers.launch.cluster_environment import Seat
+from workers.launch.launcher import launch, launch_later_stage
+from workers.launch.store import meet
+from workers.launch.supervisor import Supervisor
+from workers.launch.threads import run_threads
+from workers.runtime.job import Job
+from workers.runtime.recorder import Journal
+from workers.storage.record import CONFIG
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="needs Linux's /proc")
+
+LOOPBACK = {"127.0.0.1"}
+
+
+class Watched:
+    """A job of a tiny run, and where its processes listened when a stage had trained."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        config, data = resolve(config)
+        run_dir.mkdir()
+        OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
+        self.found: set[str] = set()
+        self.children: list[subprocess.Popen[str]] = []
+        self.job = Job(config, run_dir, self.note, Event(), data)  # without a folder for unix sockets
+
+    def note(self, record: dict[str, Any]) -> None:
+        if record["kind"] == "train":
+            self.found |= listening(*(child.process.pid for child in self.children))
+
+
+@pytest.mark.parametrize("kind", ["grpc", "torch_distributed"])
+def test_threads(kind: str, tmp_path: Path) -> None:
+    run = Watched(tiny(stages=3, transport={"kind": kind}), tmp_path / "run")
+    run_threads(run.job)
+    assert run.found == LOOPBACK
+
+
+@pytest.mark.parametrize(("kind", "method"), [("torch_distributed", "synthetic"), ("grpc", "1f1b")])
+def test_processes(kind: str, method: str, tmp_path: Path) -> None:
+    config = tiny(depth={"method": method}, transport={"kind": kind}, launch={"mode": "processes"})
+    run = Watched(config, tmp_path / "run")
+    supervisor = Supervisor(run.job)
+    run.children = supervisor.children
+    supervisor.run()
+    assert run.found == LOOPBACK
+
+
+def test_an_engine_s_processes(tmp_path: Path) -> None:
+    """The store at MASTER_ADDR, and the group of a pipeline."""
+    port = str(free_ports(1)[0])
+    started = (*SMALL, "model.layers=2", "depth=1f1b", "steps=100000", "hydra.run.dir=outputs/of/two")
+    with ExitStack() as both:
+        first, second = (
+            both.enter_context(
+                Command(
+                    tmp_path, started,
+                    environment={
+                        "RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+                    },
+                )
+            )
+            for rank in ("0", "1")
+        )  # fmt: skip
+        first.until_trained(5)
+        assert listening(first.process.pid) == listening(second.process.pid) == LOOPBACK
+
+
+@pytest.mark.parametrize("kind", ["grpc", "torch_distributed"])
+@pytest.mark.parametrize("host", ["localhost", "a-name-of-this-machine.invalid"])
+def test_an_engine_s_stages_on_one_machine(
+    host: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two stages that find each other in the store; here as threads. All are on one machine, whatever its name."""
+    monkeypatch.setenv("MASTER_ADDR", host)
+    monkeypatch.setenv("MASTER_PORT", str(free_ports(1)[0]))
+    config = tiny(launch={"mode": "external"}, transport={"kind": kind})
+    seats = [Seat(rank, 2, "WORLD_SIZE", True, None, 2) for rank in range(2)]
+    second = threading.Thread(target=launch_later_stage, args=(config, tmp_path, seats[1]))
+    second.start()
+    found: set[str] = set()
+    saved = Journal.saved
+
+    def look(journal: Journal, step: int) -> None:
+        """Both stages are still at work when one has saved."""
+        found.update(listening())
+        saved(journal, step)
+
+    monkeypatch.setattr(Journal, "saved", look)
+    launch(config, tmp_path, seats[0])
+    second.join()
+    assert found == LOOPBACK
+
+
+def test_a_store_for_several_machines_listens_at_the_address_that_the_user_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seat = Seat(0, 2, "WORLD_SIZE", True)
+    for host, port in zip(("127.0.0.2", "0.0.0.0"), map(str, free_ports(2)), strict=True):
+        monkeypatch.setenv("MASTER_ADDR", host)
+        monkeypatch.setenv("MASTER_PORT", port)
+        before = listening()
+        store = meet(seat, 5)
+        assert listening() - before == {host}
+        with pytest.raises(ConfigError, match=f"cannot listen at MASTER_ADDR:MASTER_PORT, {host}:{port}"):
+            meet(seat, 5)
+        del store
+    monkeypatch.setenv("MASTER_PORT", "http")
+    with pytest.raises(ConfigError, match="MASTER_PORT=http in the environment must be a number"):
+        meet(seat, 5)

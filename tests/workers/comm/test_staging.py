@@ -1,0 +1,68 @@
+"""Copies between a GPU and pinned memory, and runs whose frames take that way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.runs import assert_near, parameters_of, tiny
+from workers.comm.frame import Frame, Kind
+from workers.comm.header import Spec
+from workers.comm.transports.staging import Staging, staging_for
+from workers.launch.launcher import launch
+
+
+def on_gpu(test: Callable[..., None]) -> Callable[..., None]:
+    """Skip the test where there is no GPU."""
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")(test))
+
+
+def test_a_stage_on_the_cpu_stages_nothing() -> None:
+    assert staging_for(torch.device("cpu")) is None
+
+
+@on_gpu
+def test_what_leaves_is_what_was_there_when_it_was_sent() -> None:
+    staging = Staging(torch.device("cuda:0"))
+    value, labels = torch.ones(4_000_000, device="cuda:0"), torch.tensor([1, 2])
+    leaving = staging.leave(Frame(Kind.STEP, 3, tensors={"value": value, "labels": labels}))
+    value.zero_()
+    labels.zero_()
+    frame = leaving.wait()
+    assert (frame.kind, frame.step) == (Kind.STEP, 3)
+    assert frame.tensors["value"].is_pinned()
+    assert frame.tensors["value"].sum() == 4_000_000
+    assert frame.tensors["labels"].tolist() == [1, 2]
+
+
+@on_gpu
+def test_frames_that_leave_together_do_not_share_memory() -> None:
+    staging, value = Staging(torch.device("cuda:0")), torch.zeros(1_000_000, device="cuda:0")
+    leaving = []
+    for number in range(8):
+        value.fill_(number)
+        leaving.append(staging.leave(Frame(Kind.STEP, number, tensors={"value": value})))
+    assert [int(each.wait().tensors["value"].mean()) for each in leaving] == list(range(8))
+
+
+@on_gpu
+def test_what_arrives_is_on_the_gpu_if_it_is_wanted_there() -> None:
+    staging = Staging(torch.device("cuda:0"))
+    specs = [Spec("value", torch.float32, (3,), 12), Spec("reset", torch.bool, (3,), 3)]
+    frame = Frame(Kind.STEP, 1, tensors={spec.name: staging.room(spec).fill_(1) for spec in specs})
+    assert [tensor.is_pinned() for tensor in frame.tensors.values()] == [True, False]
+    arrived = staging.arrive(frame).tensors
+    assert [str(tensor.device) for tensor in arrived.values()] == ["cuda:0", "cpu"]
+    assert arrived["value"].tolist() == [1, 1, 1]
+
+
+@on_gpu
+@pytest.mark.parametrize("transport", ["grpc", "torch_distributed"])
+def test_a_run_equals_one_whose_frames_stay_on_the_gpu(transport: str, tmp_path: Path) -> None:
+    same = {"stages": 3, "depth": {"method": "backprop"}}
+    launch(tiny(**same, transport={"kind": transport}), tmp_path / "staged")
+    launch(tiny(**same), tmp_path / "local")
+    assert_near(parameters_of(tmp_path / "staged", 3), parameters_of(tmp_path / "local", 3))

@@ -1,0 +1,271 @@
+"""What every transport promises; one suite for all of them, with real sockets where there are sockets."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from dni.errors import FlowControlError, PeerTimeout, WorkerLost
+from tests.support.faulty import Fault, FaultyEnd
+from tests.support.stand_in import GlooGroup
+from workers.comm.codec import room_for
+from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
+from workers.comm.header import Spec
+from workers.comm.shared_memory import RING_BYTES
+from workers.comm.transports.base import ChannelEnd
+from workers.comm.transports.grpc import end as grpc_end
+from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
+from workers.comm.transports.local import clone, local_channel
+from workers.comm.transports.staging import Leaving
+from workers.comm.transports.torch_distributed import end as torch_distributed_end
+from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
+
+Ends = tuple[ChannelEnd, ChannelEnd]
+
+
+class Connect(Protocol):
+    def __call__(self, limit: int = 64, delay_s: float = 0.0) -> Ends: ...
+
+
+def handshake(stage: int) -> Handshake:
+    return Handshake(PROTOCOL_VERSION, "run", stage, 2, "fingerprint", 0, 0)
+
+
+class StagedOnCpu:
+    """Stands for the copies between a GPU and the CPU, where there is none; the ends do all else as with one."""
+
+    def leave(self, frame: Frame) -> Leaving:
+        return Leaving(clone(frame), Mock(spec=torch.cuda.Event))
+
+    def room(self, spec: Spec) -> torch.Tensor:
+        return room_for(spec)
+
+    def arrive(self, frame: Frame) -> Frame:
+        return frame
+
+
+@pytest.fixture(
+    params=[
+        "local", "grpc", "unix", "ring", "torch_distributed", "grpc, staged", "torch_distributed, staged",
+        "torch_distributed, direct",
+    ]
+)  # fmt: skip
+def connect(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
+    """Makes the upstream and the downstream end of a link; closes them after the test."""
+    if request.param.endswith("staged"):
+        for module in (grpc_end, torch_distributed_end):
+            monkeypatch.setattr(module, "staging_for", lambda device: StagedOnCpu())
+    open_: list[ChannelEnd | GrpcListener | TorchDistributedListener] = []
+
+    def link(limit: int = 64, delay_s: float = 0.0) -> Ends:
+        if request.param == "local":
+            ends = local_channel(limit, delay_s)
+        elif request.param.startswith("torch_distributed"):
+            direct = GlooGroup if request.param.endswith("direct") else None
+            store = TorchDistributedListener(handshake=handshake(1), limit=limit, delay_s=delay_s, direct=direct)
+            client = torch_distributed_connect(store.address, handshake(0), limit=limit, delay_s=delay_s, direct=direct)
+            open_.append(store)
+            ends = client, store.accept(10)
+        else:
+            bind = f"unix:{tmp_path}/stage-1" if request.param in ("unix", "ring") else "127.0.0.1:0"
+            ring = RING_BYTES if request.param == "ring" else 0
+            listener = GrpcListener(bind, handshake=handshake(1), limit=limit, delay_s=delay_s, ring=ring)
+            client = grpc_connect(listener.address, handshake(0), limit=limit, delay_s=delay_s, ring=ring)
+            open_.append(listener)
+            ends = client, listener.accept(10)
+        open_.extend(ends)
+        return ends
+
+    yield link
+    for each in reversed(open_):
+        each.close()
+
+
+def step(number: int, size: int = 3) -> Frame:
+    return Frame(Kind.STEP, number, tensors={"value": torch.full((size,), float(number))})
+
+
+def received(end: ChannelEnd, count: int) -> list[int]:
+    return [end.receive(10).step for _ in range(count)]
+
+
+def test_frames_arrive_in_order_both_ways(connect: Connect) -> None:
+    a, b = connect()
+    for number in range(20):
+        a.send(step(number))
+        b.send(step(100 + number))
+    assert received(b, 20) == list(range(20))
+    assert received(a, 20) == list(range(100, 120))
+
+
+def test_a_frame_keeps_every_field(connect: Connect) -> None:
+    a, b = connect()
+    a.send(Frame(Kind.GRADIENT, 7, 3, 2, 1, {"x": torch.tensor([1.5]), "y": torch.tensor([[True]])}))
+    frame = b.receive(10)
+    assert (frame.kind, frame.step, frame.sequence, frame.done_through, frame.stage) == (Kind.GRADIENT, 7, 3, 2, 1)
+    assert [(n, t.dtype, t.tolist()) for n, t in frame.tensors.items()] == [
+        ("x", torch.float32, [1.5]),
+        ("y", torch.bool, [[True]]),
+    ]
+
+
+def test_a_sent_tensor_still_belongs_to_the_sender(connect: Connect) -> None:
+    a, b = connect()
+    value = torch.ones(1000)
+    a.send(Frame(Kind.STEP, 1, tensors={"value": value}))
+    value.zero_()
+    assert b.receive(10).tensors["value"].sum() == 1000
+
+
+def test_a_received_tensor_belongs_to_the_receiver(connect: Connect) -> None:
+    a, b = connect()
+    value = torch.ones(1000)
+    for _ in range(2):
+        a.send(Frame(Kind.STEP, 1, tensors={"value": value}))
+    b.receive(10).tensors["value"].zero_()
+    assert value.sum() == 1000
+    assert b.receive(10).tensors["value"].sum() == 1000
+
+
+def test_a_strided_tensor_that_needs_gradients_arrives_contiguous_and_plain(connect: Connect) -> None:
+    a, b = connect()
+    value = torch.arange(6.0, requires_grad=True).reshape(2, 3).t()
+    a.send(Frame(Kind.STEP, 1, tensors={"value": value}))
+    arrived = b.receive(10).tensors["value"]
+    assert arrived.tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert arrived.is_contiguous()
+    assert not arrived.requires_grad
+
+
+def test_poll_and_pending_tell_what_is_here(connect: Connect) -> None:
+    a, b = connect()
+    assert b.poll() is None
+    assert b.pending() == 0
+    for number in range(3):
+        a.send(step(number))
+    assert received(b, 1) == [0]
+    a.close()  # delivers the other two
+    assert b.pending() == 2
+    polled = [b.poll(), b.poll()]
+    assert [frame.step for frame in polled if frame is not None] == [1, 2]
+
+
+def test_receive_gives_up_after_its_timeout(connect: Connect) -> None:
+    _, b = connect()
+    start = time.monotonic()
+    with pytest.raises(PeerTimeout, match=r"within 0\.05 s"):
+        b.receive(0.05)
+    assert time.monotonic() - start >= 0.05
+
+
+def test_more_frames_than_the_limit_is_a_named_error(connect: Connect) -> None:
+    a, b = connect(limit=4)
+    with pytest.raises((FlowControlError, WorkerLost)) as sender:
+        send_all(a, 1000)
+    assert b.pending() <= 4
+    if isinstance(sender.value, WorkerLost):  # the receiver was faster: it has the reason
+        received(b, 4)
+        with pytest.raises(FlowControlError, match="4 frames"):
+            b.receive(10)
+
+
+def send_all(end: ChannelEnd, count: int) -> None:
+    for number in range(count):
+        end.send(step(number))
+
+
+def test_the_delay_is_added_once_to_each_frame_and_does_not_limit_the_rate(connect: Connect) -> None:
+    delay = 0.2
+    a, b = connect(delay_s=delay)
+    sent = []
+    for number in range(20):
+        sent.append(time.monotonic())
+        a.send(step(number))
+    late = []
+    for number in range(20):
+        assert b.receive(10).step == number
+        late.append(time.monotonic() - sent[number])
+    assert min(late) >= delay
+    assert time.monotonic() - sent[0] < 10 * delay  # one after another they would take 20
+
+
+def test_a_round_trip_takes_twice_the_delay(connect: Connect) -> None:
+    a, b = connect(delay_s=0.05)
+    start = time.monotonic()
+    a.send(step(1))
+    b.send(b.receive(10))
+    a.receive(10)
+    assert 0.1 <= time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("closer", [0, 1])
+def test_close_delivers_what_was_sent_and_then_the_peer_is_lost(connect: Connect, closer: int) -> None:
+    ends = connect()
+    closing, other = ends[closer], ends[1 - closer]
+    for number in range(8):
+        closing.send(step(number, size=250_000))
+    closing.close()
+    assert received(other, 8) == list(range(8))
+    for _ in range(2):
+        with pytest.raises(WorkerLost):
+            other.receive(10)
+    with pytest.raises(WorkerLost):
+        other.poll()
+    with pytest.raises(WorkerLost):
+        other.send(step(9))
+
+
+def test_close_twice_is_close_once_and_nothing_is_sent_after_it(connect: Connect) -> None:
+    a, b = connect()
+    a.close()
+    a.close()
+    with pytest.raises(ValueError, match="step 3: STEP"):
+        a.send(step(3))
+    with pytest.raises(WorkerLost):
+        a.receive(10)
+    b.close()
+
+
+def test_both_ends_may_close_first(connect: Connect) -> None:
+    a, b = connect(delay_s=0.01)
+    a.send(step(1))
+    b.send(step(2))
+    b.close()
+    a.close()
+    assert received(a, 1) == [2]
+
+
+def test_a_loss_is_delayed_like_a_frame(connect: Connect) -> None:
+    a, b = connect(delay_s=0.1)
+    start = time.monotonic()
+    a.close()
+    with pytest.raises(WorkerLost):
+        b.receive(10)
+    assert time.monotonic() - start >= 0.1
+
+
+def test_faults_drop_duplicate_and_delay_by_place(connect: Connect) -> None:
+    a, b = connect()
+    faulty = FaultyEnd(
+        a, [Fault(Kind.STEP, 1, "drop"), Fault(Kind.STEP, 2, "duplicate"), Fault(Kind.STEP, 3, "delay", sends=2)]
+    )
+    for number in range(7):
+        faulty.send(step(number))
+    faulty.close()
+    assert received(b, 7) == [0, 2, 2, 4, 5, 3, 6]
+
+
+def test_a_delayed_frame_goes_out_at_close_at_the_latest(connect: Connect) -> None:
+    a, b = connect()
+    faulty = FaultyEnd(a, [Fault(Kind.STEP, 1, "delay", sends=9)])
+    held = step(1)
+    faulty.send(held)
+    held.tensors["value"].zero_()
+    faulty.send(step(2))
+    faulty.close()
+    assert b.receive(10).step == 2
+    assert b.receive(10).tensors["value"].tolist() == [1, 1, 1]

@@ -1,0 +1,495 @@
+"""Settings: all that is offered composes, and what cannot be run is refused in one line before anything starts."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import workers.conf
+from omegaconf import OmegaConf
+
+from dni.errors import ConfigError
+from tests.support.commands import LOCAL, SMALL, run, settings
+from workers.cli.train import exit_codes
+from workers.config.settings import from_any, to_plain
+from workers.config.validation import check as rules
+from workers.config.validation import clocks as clock_rules
+from workers.config.validation import depth as depth_rules
+from workers.config.validation import images as image_rules
+from workers.config.validation import launch as launch_rules
+from workers.config.validation import ranges
+from workers.config.validation import training as training_rules
+from workers.config.validation.check import check
+from workers.launch.launcher import launch
+
+CONF = Path(workers.conf.__path__[0])
+OPTIONS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
+OPTIONS = {group: names for group, names in OPTIONS.items() if names}
+ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name in names]
+METHODS = ("depth", "time", "transport", "predictor")
+
+#: Options that do not go with the defaults, and what they need.
+NEEDS = {
+    "data=mnist": ["model=mlp_bn"],
+    "data=cifar10": ["model=cnn"],
+    "model=mlp_bn": ["data=mnist"],
+    "model=cnn": ["data=cifar10"],
+    "model=resnet": ["data=cifar10"],
+    "predictor=conv": ["data=cifar10", "model=cnn"],
+    "data=two_clocks": ["model=two_clocks", "stages=2"],
+    "model=two_clocks": ["data=two_clocks", "stages=2"],
+}
+
+
+def test_the_groups_are_those_of_the_documentation() -> None:
+    assert OPTIONS.keys() == {
+        "data", "depth", "experiment", "launch", "model", "optimizer", "predictor", "time", "transport",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["seed=0", *ALONE])
+def test_every_option_composes_and_can_be_run(option: str) -> None:
+    config = settings(option, *NEEDS.get(option, []))
+    check(config)
+    assert from_any(to_plain(config)) == config
+
+
+@pytest.mark.parametrize("depth", OPTIONS["depth"])
+def test_every_combination_of_methods_composes_and_can_be_run(depth: str) -> None:
+    for names in itertools.product([depth], *(OPTIONS[group] for group in METHODS[1:])):
+        if names[-1] == "conv":  # of images, which have no cut in time
+            continue
+        config = settings(*(f"{group}={name}" for group, name in zip(METHODS, names, strict=True)))
+        if names[:2] == ("delayed", "synthetic"):
+            continue  # refused, see below
+        if config.pipelined and (names[1] not in ("truncated", "full") or names[2] == "local"):
+            continue  # refused: test_pipelined
+        check(config)
+        chosen = (config.depth.method.name, config.time.method.name, config.transport.kind.name)
+        assert chosen == names[:3]
+
+
+TWO = "data.kind=two_clocks model.kind=two_clocks"
+CUT = f"{TWO} stages=2 model.cut_at=[lstm_b]"
+
+EXTERNAL = "launch.mode=external stages=2"
+ALLOW = "set transport.tls, or transport.insecure=true if everyone on that network may read and change this run"
+
+#: For every rule: settings that break it, and the whole of its message, which names what to type.
+REFUSED = {
+    "depth.lag=4": "depth.lag=4 does not fit depth.window=4: the target of step t - lag must still be in flight; "
+    "set depth.window=5 or more (or depth.lag=null)",
+    "depth.method=delayed stages=4 depth.window=2": "depth=delayed shares depth.window=2 among 3 edges, on each of "
+    "which a step may be 1 late: set depth.window=3 or more",
+    "depth.method=delayed stages=3 depth.lag=3": "depth=delayed shares depth.window=4 among 2 edges, on each of which "
+    "a step may be 3 late: set depth.window=6 or more",
+    "depth.method=delayed time.method=synthetic": "depth=delayed goes back too late for "
+    "time=synthetic: use time=truncated (or depth=synthetic)",
+    "predictor.depth.mix=1.5": "predictor.depth.mix=1.5 must be at most 1: from 0, where every target starts from the "
+    "next prediction, to 1, where it starts from the loss",
+    "predictor.depth.mix=0.5 depth.lag=1": "predictor.depth.mix=0.5 shares depth.window=4 among 3 edges, on each of "
+    "which a target may be 1 late: set depth.window=6 or more (or predictor.depth.mix=0)",
+    "optimizer.staleness=0.5 depth.method=local": "optimizer.staleness=0.5 shortens the steps of late gradients, and "
+    "with depth=local none is late: set optimizer.staleness=0 (or depth=synthetic)",
+    "evaluate.probe=9 time.method=full depth.method=delayed": "evaluate.probe=9 has nothing to measure, for no "
+    "gradient is cut in time or predicted in depth: set evaluate.probe=null",
+    "time.method=full data.sequence=null": "time=full backpropagates through whole sequences: set data.sequence to "
+    "their length, data.sequence=256 say (or time=truncated)",
+    "time.method=checkpointed data.sequence=null": "time=checkpointed backpropagates through whole sequences: set "
+    "data.sequence to their length, data.sequence=256 say (or time=truncated)",
+    "data.sequence=40": "data.sequence=40 is not a multiple of data.window=32: set data.sequence=32, say "
+    "(or data.sequence=null)",
+    "data.sequence=8": "data.sequence=8 is not a multiple of data.window=32: set data.sequence=32, say "
+    "(or data.sequence=null)",
+    "time.method=synthetic model.kind=mlp": "time=synthetic needs a recurrent model: model=mlp carries no state; "
+    "use model=lstm, say",
+    "model.kind=transformer model.units=10 model.heads=4": "model.heads=4 does not divide model.units=10: set "
+    "model.units=12, say",
+    "transport.kind=local launch.mode=processes": "transport=local joins threads of one process: use launch=threads, "
+    "or transport=grpc",
+    "devices=[cpu,cpu]": "devices names 2 devices for 4 stages: name one, or one each",
+    "devices=[]": "devices names 0 devices for 4 stages: name one, or one each",
+    "model.cut_at=[lstm2,softmax]": "model.cut_at names 2 cuts, which makes 3 stages, but stages=4: change one, or set "
+    "model.cut_at=[] to cut by balance",
+    "time.method=synthetic predictor.time.horizon=2 predictor.time.lambda_=1.5": ""
+    "predictor.time.lambda_=1.5 must be at most 1: from 0, "
+    "where every target starts from the next prediction, to 1, where it starts from the last one of a horizon",
+    "time.method=synthetic predictor.time.lambda_=0.5": ""
+    "predictor.time.lambda_=0.5 mixes the targets of several windows: set "
+    "predictor.time.horizon=4, say (or predictor.time.lambda_=0)",
+    "time.method=synthetic predictor.time.auxiliary=0.1 predictor.time.horizon=2": ""
+    "predictor.time.auxiliary=0.1 needs the target of every "
+    "window at once, and predictor.time.horizon=2 makes them together: set predictor.time.horizon=1 (or "
+    "predictor.time.auxiliary=0)",
+    "start_step=3": "start_step=3 needs the folder of a run: add start_from=FOLDER",
+    "resume_step=3": "resume_step=3 needs the folder of the run to go on from: add resume=FOLDER",
+    "evaluate.patience=3 evaluate.every=null": "evaluate.patience=3 counts validation passes, and with "
+    "evaluate.every=null there is one, at the end: set evaluate.every=250, say (or evaluate.patience=null)",
+    "evaluate.patience=3 data.kind=repeat_copy data.sequence=null": "evaluate.patience=3 needs validation, and the "
+    "curriculum of data=repeat_copy has none: set data.length (or evaluate.patience=null)",
+    **{
+        f"transport.bind={bind}": f"transport.bind={bind} is not a loopback address with a port, and links are neither "
+        f"encrypted nor authenticated: use transport.bind=auto, or 127.0.0.1:0; elsewhere {ALLOW}"
+        for bind in ("0.0.0.0:0", "localhost")
+    },
+    "transport.kind=local launch.mode=external": "transport=local joins threads of one process: use launch=threads, "
+    "or transport=grpc",
+    "run_id=x": "run_id=x names the folder of stages that an engine has started: use launch=external, or "
+    "hydra.run.dir=outputs/x instead",
+    "transport.peers=[a:1]": "transport.peers is for stages that an engine has started: use launch=external (or "
+    "transport.peers=[])",
+    f"{EXTERNAL} transport.peers=[localhost:1]": "transport.peers names 1 addresses for 2 stages: name HOST:PORT of "
+    "each",
+    **{
+        f"{EXTERNAL} transport.peers=[localhost:1,{peer}]": f"transport.peers: {peer} is not HOST:PORT with a port "
+        "above 0"
+        for peer in ("localhost", "localhost:0", "localhost:http")
+    },
+    f"{EXTERNAL} transport.peers=[localhost:1,dni-1.dni:7000]": "transport.peers: dni-1.dni:7000 is not a loopback "
+    f"address, and links are neither encrypted nor authenticated: {ALLOW}",
+    "transport.tls.cert=c.pem transport.tls.ca=ca.pem": "transport.tls needs cert, key and ca: set transport.tls.key, "
+    "or none of them",
+    "transport.kind=torch_distributed transport.tls.cert=c transport.tls.key=k transport.tls.ca=a": ""
+    "transport=torch_distributed cannot encrypt: use transport=grpc with transport.tls, or set transport.tls.cert, key "
+    "and ca to null",
+    **{
+        f"transport.backend=nccl transport.kind={kind}": "transport.backend=nccl is for transport=torch_distributed, "
+        f"not for transport={kind}: use transport=torch_distributed, or transport.backend=gloo"
+        for kind in ("grpc", "local")
+    },
+    "transport.backend=nccl transport.kind=torch_distributed transport.checksum=true": "transport.checksum=true covers "
+    "what passes through the CPU, and with transport.backend=nccl activations do not: set transport.checksum=false, or "
+    "transport.backend=gloo",
+    "transport.kind=torch_distributed transport.bind=0.0.0.0:0": "transport.bind=0.0.0.0:0 is not a loopback address "
+    "with a port, and links are neither encrypted nor authenticated: use transport.bind=auto, or 127.0.0.1:0; "
+    f"elsewhere {ALLOW.replace('transport.tls, or ', '')}",
+    "transport.bind=127.0.0.1:5000": "transport.bind=127.0.0.1:5000: 3 of the 4 stages listen and cannot share a port: "
+    "use transport.bind=127.0.0.1:0",
+    "time.method=synthetic predictor.time.context=none": "predictor.time.kind=critic models the losses of labels: set "
+    "predictor.time.context=lookahead (or window, where the labels after a window are not known yet)",
+    "time.method=synthetic predictor.time.context=window predictor.time.horizon=2": ""
+    "predictor.time.context=window makes a critic learn when "
+    "the labels have come, from the plain target: set predictor.time.horizon=1 and predictor.time.auxiliary=0",
+    "data.streaming=true time.method=synthetic": "data.streaming=true: the labels after a window are not known yet: "
+    "set predictor.time.context=window",
+    "predictor.depth.fade=1": "predictor.depth.fade=1.0 makes late targets count for less beside a loss that is "
+    "learned at once: set predictor.depth.at_once=true (or predictor.depth.fade=0)",
+    "predictor.depth.kind=mlp predictor.depth.at_once=true": "predictor.depth.at_once=true: a predictor of kind mlp "
+    "learns from targets alone; set predictor.depth.at_once=false, or use predictor=critic",
+    "predictor.depth.kind=oracle": "predictor.depth.kind=oracle: there is no oracle in depth; set "
+    "predictor.depth.kind=critic",
+    "time.method=synthetic predictor.time.kind=oracle": ""
+    "predictor.time.kind=oracle runs the rest of a sequence through "
+    "the whole model: it needs stages=1, data=copy or repeat_copy and data.streaming=false, not stages=4 data=text "
+    "data.streaming=false",
+    "time.method=synthetic predictor.time.kind=oracle stages=1 data.kind=copy data.sequence=null "
+    "predictor.time.horizon=3": "predictor.time.kind=oracle is taught nothing: set predictor.time.horizon=1 and "
+    "predictor.time.auxiliary=0",
+    "time.method=synthetic predictor.time.kind=oracle stages=1 data.kind=copy data.sequence=null evaluate.probe=5": (
+        "evaluate.probe=5 would compare an oracle with itself: set evaluate.probe=null"
+    ),
+    "transport.delay_ms=15000": "transport.timeout_s=60 is too short for the round trip that transport.delay_ms=15000 "
+    "makes: set transport.timeout_s=150 or more",
+    "evaluate.probe=9 time.method=checkpointed": "evaluate.probe=9 keeps all activations of a sequence, which "
+    "time=checkpointed is there to avoid: set evaluate.probe=null (or time=full)",
+    "evaluate.probe=9 time.method=full stages=1": "evaluate.probe=9 has nothing to measure, for no gradient is cut in "
+    "time or predicted in depth: set evaluate.probe=null",
+    "evaluate.probe=9 model.kind=mlp depth.method=backprop": "evaluate.probe=9 has nothing to measure, for no gradient "
+    "is cut in time or predicted in depth: set evaluate.probe=null",
+    "evaluate.probe=9 data.kind=seqmnist": "evaluate.probe_windows=8 is less than a sequence, whose labels come last: "
+    "set evaluate.probe_windows=25",
+    "evaluate.probe=9 data.kind=copy data.length=35 data.window=4": "evaluate.probe_windows=8 is less than a sequence, "
+    "whose labels come last: set evaluate.probe_windows=9",
+    "model.kind=cnn": "model=cnn reads images, and data=text has none: use data=mnist or data=cifar10",
+    "data.kind=mnist": "data=mnist has images, and model=lstm reads symbols: use model=mlp_bn, model=cnn or "
+    "model=resnet",
+    "data.kind=cifar10 model.kind=cnn time.method=full": "time=full has nothing to cut, for data=cifar10 has no time: "
+    "use time=truncated",
+    "data.kind=mnist model.kind=mlp_bn data.sequence=null": "data=mnist has no sequences: set data.window=1 and "
+    "data.sequence=null",
+    "data.kind=mnist model.kind=resnet data.window=1 data.sequence=null evaluate.probe=9": "evaluate.probe=9 goes "
+    "through a sequence, and data=mnist has none: set evaluate.probe=null",
+    "data.kind=mnist model.kind=mlp_bn data.window=1 data.sequence=null data.batch=1": "data.batch=1: model=mlp_bn has "
+    "batch norm, which needs a batch: set data.batch=64, say",
+    "predictor.time.kind=conv": "predictor.time.kind=conv: a state has no height and width; use "
+    "predictor.time.kind=mlp, say",
+    "predictor.depth.kind=conv": "predictor.depth.kind=conv needs feature maps, and between the layers of model=lstm "
+    "there are none: use predictor=critic, say (or model=cnn or model=resnet)",
+    "predictor.depth.kind=conv model.kind=cnn": "predictor.depth.kind=conv needs channels: set "
+    "predictor.depth.hidden=32, say",
+    "data.noise=0.5": "data.noise=0.5 is for images, and data=text has symbols: set data.noise=0",
+    "model.dropout=0.2 model.layers=1": "model.dropout=0.2 is between the layers of model=lstm, and there is one: set "
+    "model.layers=2 or more (or model.dropout=0)",
+    "optimizer.nesterov=true optimizer.momentum=0.9": "optimizer.nesterov=true is for sgd, and optimizer.kind=adam: "
+    "set optimizer.kind=nadam and optimizer.nesterov=false",
+    "optimizer.nesterov=true optimizer.kind=sgd": "optimizer.nesterov=true needs momentum: set optimizer.momentum=0.9, "
+    "say",
+    "optimizer.schedule=step optimizer.final=0.1": "optimizer.schedule=step needs to know when: set "
+    "optimizer.decay_steps=333, say",
+    "optimizer.schedule=step optimizer.decay_steps=9": "optimizer.schedule=step with optimizer.final=0 stops at the "
+    "first fall: set optimizer.final=0.1, say",
+    "optimizer.schedule=linear data.kind=copy time.method=full lane_steps=900": "optimizer.schedule=linear does not "
+    "know how many steps lane_steps=900 will be, for the sequences grow: set optimizer.decay_steps",
+    "optimizer.schedule=cosine optimizer.warmup_steps=50 steps=50": "optimizer.warmup_steps=50 leaves none of the 50 "
+    "steps of optimizer.schedule=cosine: set optimizer.warmup_steps=5, say",
+    "depth.update_probability=0.5 predictor.depth.mix=0.5 depth.window=9": "predictor.depth.mix=0.5 makes targets from "
+    "every window that came, and depth.update_probability=0.5 depth.inputs=received leaves some out or goes ahead of "
+    "them: set predictor.depth.mix=0 (or depth.update_probability=1 and depth.inputs=received)",
+    "depth.update_probability=1.5": "depth.update_probability=1.5 must be at most 1, with which every stage updates at "
+    "every step",
+    "depth.update_probability=0.5 depth.method=backprop": "depth.update_probability=0.5 leaves steps without a "
+    "gradient, and depth=backprop would wait for it: use depth=synthetic or depth=local (or "
+    "depth.update_probability=1)",
+    "depth.update_probability=0.5 time.method=synthetic predictor.time.horizon=2": "depth.update_probability=0.5 "
+    "leaves windows out, and targets in time that are made from several would miss them: set predictor.time.horizon=1, "
+    "predictor.time.auxiliary=0 and, for a critic, predictor.time.context=lookahead",
+    "depth.inputs=synthetic depth.method=local": "depth.inputs=synthetic is for stages that do not wait for gradients "
+    "either, and answers with synthetic ones: use depth=synthetic, not depth=local (or depth.inputs=received)",
+    "depth.inputs=synthetic data.kind=copy data.sequence=null": "depth.inputs=synthetic makes every stage read the "
+    "data for itself, and the curriculum of data=copy depends on losses that only the first one hears of: set "
+    "data.length (or depth.inputs=received)",
+    "depth.inputs=synthetic predictor.inputs.hidden=0": "predictor.inputs.hidden=0: a GRU predicts what stages with "
+    "state send: set 128, say",
+    "depth.clocks=[1,2]": "depth.clocks=[1,2] names 2 clocks for 4 stages: name one each, or set depth.clocks=[]",
+    **{
+        f"depth.clocks=[{clocks}]": f"depth.clocks=[{clocks}] must begin with 1 and go on in multiples, each of the "
+        "one before: depth.clocks=[1,2,4,8], say"
+        for clocks in ("2,2,2,2", "1,2,3,6", "1,4,2,2", "1,0,0,0", "1,-1,1,1")
+    },
+    **{
+        f"depth.clocks=[1,1,2,2] depth.method={method}": "depth.clocks=[1,1,2,2] tells when a gradient is asked for, "
+        f"and depth={method} asks for none then: use depth=synthetic or depth=backprop (or depth.clocks=[])"
+        for method in ("local", "delayed")
+    },
+    "depth.clocks=[1,1,1,2] time.method=synthetic": "depth.clocks=[1,1,1,2]: what lies beside a window is not what a "
+    "slower stage reads next: set predictor.time.kind=mlp predictor.time.context=none (or time=truncated)",
+    "depth.clocks=[1,1,1,2] evaluate.probe=9": "evaluate.probe=9 takes a whole sequence through all stages at one "
+    "rate: set evaluate.probe=null",
+    **{
+        f"depth.clocks=[1,1,1,2] {key}={asked}": f"{key}={asked} counts on stages that work at every step, for one "
+        f"task: set {key}={needed} (or depth.clocks=[] and another data than two_clocks)"
+        for key, asked, needed in (("depth.update_probability", 0.5, 1.0), ("depth.inputs", "synthetic", "received"),
+                                   ("predictor.depth.mix", 0.5, 0.0), ("optimizer.staleness", 0.5, 0.0))
+    },
+    "data.kind=two_clocks": "data=two_clocks does not go with model=lstm: data=two_clocks and model=two_clocks go "
+    "together only (experiment=two_clocks has both)",
+    "model.kind=two_clocks": "data=text does not go with model=two_clocks: data=two_clocks and model=two_clocks go "
+    "together only (experiment=two_clocks has both)",
+    TWO: "data=two_clocks needs network A alone in the first of two or more stages, not stages=4 model.cut_at=[]: set "
+    "stages=2 model.cut_at=[lstm_b]",
+    f"{TWO} stages=2 model.cut_at=[softmax]": "data=two_clocks needs network A alone in the first of two or more "
+    "stages, not stages=2 model.cut_at=[softmax]: set stages=2 model.cut_at=[lstm_b]",
+    **{
+        f"{CUT} depth.method={method}": "data=two_clocks adds the gradient of the message to that of A's own task, and "
+        f"depth={method} has none: use depth=synthetic or depth=backprop"
+        for method in ("local", "delayed")
+    },
+    f"{CUT} time.method=synthetic": "data=two_clocks goes with time=truncated, not with time=synthetic",
+    f"{CUT} data.window=3 data.sequence=12": "data.block=4 is not a multiple of data.window=3: set data.window=4, say",
+    f"{CUT} data.window=2 data.sequence=18": "data.sequence=18 is not a multiple of data.block=4: set "
+    "data.sequence=16, say (or data.sequence=null)",
+    f"{CUT} data.window=4 data.sequence=16 evaluate.probe=9": "evaluate.probe=9 takes a whole sequence through all "
+    "stages at one rate: set evaluate.probe=null",
+    "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
+    "launch.torch_threads=5000": "launch.torch_threads=5000 must be at most 4096",
+    "model.units=10000000000000000000": "model.units=10000000000000000000 must be below 1000000000000000",
+    **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
+        "steps", "stages", "log_every", "data.block", "model.units", "model.layers", "model.heads", "model.memory",
+        "data.batch",
+        "data.window", "data.sequence", "depth.window", "predictor.time.lookahead", "evaluate.every",
+        "evaluate.windows", "evaluate.patience", "evaluate.probe", "evaluate.probe_windows", "checkpoint.every",
+        "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
+        "predictor.time.horizon", "predictor.time.history", "predictor.depth.cells", "optimizer.decay_steps",
+    )},
+    **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
+        "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden",
+        "predictor.time.hidden", "predictor.depth.replay", "optimizer.warmup_steps", "predictor.inputs.hidden",
+    )},
+    **{f"{key}=nan": f"{key}=nan must be 0 or more, and finite" for key in (
+        "transport.delay_ms", "optimizer.momentum", "predictor.depth.learning_rate", "predictor.time.learning_rate",
+        "predictor.depth.match", "predictor.time.match", "predictor.depth.scale", "predictor.time.scale",
+        "predictor.time.lambda_", "predictor.time.auxiliary", "predictor.depth.mix", "optimizer.staleness",
+        "predictor.depth.fade",
+        "optimizer.weight_decay", "optimizer.momentum_decay", "data.noise", "predictor.inputs.learning_rate",
+        "emulate.forward_ms", "emulate.backward_ms", "emulate.cut_ms",
+    )},
+    **{f"{key}=1": f"{key}=1.0 must be 0 or more, and below 1" for key in (
+        "model.dropout", "optimizer.beta1", "optimizer.beta2", "optimizer.final",
+    )},
+    **{f"{key}={value}": f"{key}={float(value)} must be above 0, and finite" for key, value in (
+        ("optimizer.learning_rate", "0"), ("optimizer.clip", "inf"), ("transport.timeout_s", "-2"),
+        ("predictor.depth.clip", "0"), ("predictor.time.clip", "-1"), ("depth.update_probability", "0"),
+    )},
+}  # fmt: skip
+
+
+def refused(overrides: str) -> pytest.ExceptionInfo[ConfigError]:
+    with pytest.raises(ConfigError) as info:
+        check(from_any(OmegaConf.from_dotlist(overrides.split())))
+    return info
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_a_broken_rule_says_what_to_type(overrides: str) -> None:
+    assert str(refused(overrides).value) == REFUSED[overrides]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "evaluate.probe=9",
+        "evaluate.probe=9 time.method=full",
+        "evaluate.probe=9 model.kind=mlp",
+        "evaluate.probe=9 stages=1 time.method=truncated",
+        "evaluate.probe=9 data.kind=seqmnist time.method=full",
+        "evaluate.probe=9 data.kind=repeat_copy data.length=32 data.window=4",
+    ],
+)
+def test_a_probe_of_either_cut_can_be_run(overrides: str) -> None:
+    check(from_any(OmegaConf.from_dotlist(overrides.split())))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        f"{EXTERNAL} transport.peers=[dni-0.dni:7000,dni-1.dni:7000] transport.insecure=true",
+        f"{EXTERNAL} transport.peers=[a:1,b:1] transport.tls.cert=c transport.tls.key=k transport.tls.ca=a run_id=x",
+        "launch.mode=external stages=3 transport.bind=0.0.0.0:7000 transport.insecure=true",
+    ],
+)
+def test_stages_on_several_machines_can_be_run(overrides: str) -> None:
+    check(from_any(OmegaConf.from_dotlist(overrides.split())))
+
+
+def test_every_rule_was_broken() -> None:
+    all_rules = {
+        (Path(module.__file__), node.lineno)
+        for module in (rules, clock_rules, depth_rules, image_rules, launch_rules, ranges, training_rules)
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
+        if isinstance(node, ast.Raise)
+    }
+    ends = [refused(overrides).traceback[-1] for overrides in REFUSED]
+    assert {(Path(end.path), end.lineno + 1) for end in ends} == all_rules
+
+
+def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) -> str:
+    """The line that `dni-train OVERRIDES` ends with, its exit code being 2 and nothing having been written."""
+    before = sorted(run_dir.rglob("*"))
+    with pytest.raises(SystemExit) as left, exit_codes():
+        launch(settings(*overrides), run_dir)
+    assert left.value.code == 2
+    assert sorted(run_dir.rglob("*")) == before
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("dni-train: ")
+    return line.removeprefix("dni-train: ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("nosuch=1", r"Could not override 'nosuch'.*dni-train --cfg job"),
+        ("+nosuch=1", r"Key 'nosuch' not in 'Config'.*dni-train --cfg job"),
+        ("depth.nosuch=1", r"depth\.nosuch: Key 'nosuch' not in 'DepthConfig'.*dni-train --cfg job"),
+        (
+            "depth=nosuch",
+            r"Could not find 'depth/nosuch' Available options in 'depth': 1f1b backprop delayed gpipe interleaved_1f1b "
+            "local synthetic zero_bubble",
+        ),
+        ("experiment=nosuch", r"Available options in 'experiment': .*demo mnist smoke"),
+        ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("steps=1.5", r"steps: Value '1.5' of type 'float' could not be converted to Integer"),
+        ("steps=null", r"steps=null.*not Optional"),
+        (
+            "model.kind=rnn",
+            r"model\.kind: Invalid value 'rnn', expected one of \[lstm, gru, mingru, transformer, mlp, mlp_bn, cnn, ",
+        ),
+        ("model.cut_at=softmax", r"model\.cut_at: .*not a ListConfig"),
+        ("optimizer.clip=yes", r"optimizer\.clip: Value 'yes' of type 'str' could not be converted to Float"),
+        ("steps", r"Error parsing override 'steps' missing EQUAL"),
+        ("data.path=${nosuch}", r"data\.path: Interpolation key 'nosuch' not found"),
+        ("depth.lag=9", r"set depth\.window=10 or more"),
+        ("stages=6", r"stages is 6, but this model can be cut into 1 to 5, beginning at embedding, lstm1"),
+        ("stages=2 model.cut_at=[lstm9]", r"no layer lstm9; the layers are embedding, lstm1, lstm2, lstm3, softmax"),
+        ("devices=[tpu]", r"stage 0 asks for 'tpu': use auto, cpu or cuda:N"),
+        ("devices=[cuda:99]", r"stage 0 asks for 'cuda:99', but this machine has \d+ GPUs: use auto or cpu"),
+        (
+            "transport=torch_distributed transport.backend=nccl devices=[cpu]",
+            r"joins stages on GPUs, and stage 0 is on cpu: set devices=\[cuda:0,cuda:1\], say, or transport",
+        ),
+        ("data.path=/no/such/file", r"no such file or folder: /no/such/file; give a UTF-8 text file or a folder"),
+        ("data.batch=100000", r"need 25700000 characters, it has \d+; use a longer text, a smaller batch or a shorter"),
+        ("resume=/no/such/run", r"no config\.yaml in it; give the folder of a run, which dni-train wrote"),
+    ],
+)
+def test_a_refusal_is_one_line_and_starts_nothing(
+    overrides: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.search(message, refusal(capsys, tmp_path / "run", *overrides.split()))
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
+    """A run of ten steps with checkpoints at 5 and 10, and how it was started."""
+    started = (*SMALL, *LOCAL, "steps=10", "checkpoint.every=5")
+    folder = tmp_path_factory.mktemp("earlier") / "run"
+    launch(settings(*started), folder)
+    return folder, started
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], r"has already taken 10 steps: set steps above that, not 10"),
+        (["steps=20", "lane_steps=60"], r"has already run through 60 time steps: set lane_steps above that, not 60"),
+        (["steps=20", "resume_step=7"], r"no complete checkpoint of step 7; complete are: \[5, 10\]"),
+        (["steps=20", "seed=1"], r"was another run: seed was 0, now 1; leave these settings as they were"),
+        (["steps=20", "model.units=9", "depth.lag=1"], r"model\.units was 8, now 9, depth\.lag was None, now 1"),
+    ],
+)
+def test_a_run_that_cannot_go_on_as_asked_is_refused(
+    more: list[str], message: str, earlier: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = earlier
+    line = refusal(capsys, tmp_path / "run", f"resume={folder}", *more)
+    assert line.startswith(f"resume={folder}")
+    assert re.search(message, line)
+
+
+def test_a_run_without_a_complete_checkpoint_cannot_go_on(
+    earlier: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = earlier
+    (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
+    line = refusal(capsys, tmp_path / "run", f"resume={tmp_path}", "steps=20")
+    assert line == f"resume={tmp_path}: no checkpoint in it is complete; start the run anew, without resume"
+
+
+def test_resuming_repeats_the_settings_of_the_run_and_new_ones_win(earlier: Any) -> None:
+    """All of them, also those that a group sets; and a group that is given anew wins over them."""
+    folder, started = earlier
+    again, before = settings(f"resume={folder}", "steps=20", "transport=grpc"), settings(*started)
+    assert (again.steps, again.transport.kind.name, again.resume) == (20, "grpc", str(folder))
+    assert again.launch == before.launch
+    assert again.predictor == before.predictor
+    assert again.model.units == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["depth.nosuch=1"], "Could not override 'depth.nosuch'"),
+        (["time=synthetic", "model=mlp"], "time=synthetic needs a recurrent model"),
+    ],
+)
+def test_the_command_itself_refuses_with_one_line(overrides: list[str], message: str, tmp_path: Path) -> None:
+    done = run(tmp_path, *overrides)
+    assert (done.code, done.out) == (2, [])
+    (line,) = done.err
+    assert line.startswith(f"dni-train: {message}")
+    assert list(tmp_path.iterdir()) == []

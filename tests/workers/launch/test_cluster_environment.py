@@ -1,0 +1,158 @@
+"""Which stage a process is: what engines say of it, what is refused, and the folder that all stages share."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from dni.errors import ConfigError
+from tests.support.runs import tiny
+from workers.config.schema import LaunchMode
+from workers.config.settings import Config
+from workers.launch.cluster_environment import Seat, find_seat, settle_launch
+from workers.launch.run_folder import share_folder
+
+TORCHRUN = {
+    "RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "night",
+    "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500",
+}  # fmt: skip
+SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77"}
+SUBMITIT = {
+    "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_NTASKS": "2",
+    "SUBMITIT_LOCAL_JOB_ID": "4711",
+}  # fmt: skip
+POD = {"DNI_STAGES": "3", "KUBERNETES_SERVICE_HOST": "10.0.0.9", "HOSTNAME": "dni-2"}
+
+
+def without(environment: dict[str, str], *keys: str) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    ("environment", "seat"),
+    [
+        ({}, None),
+        (TORCHRUN, Seat(1, 2, "WORLD_SIZE", True, "night", 2)),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, Seat(1, 2, "WORLD_SIZE", True, "night", 1)),
+        (TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"}, Seat(1, 2, "WORLD_SIZE", True, None, 2)),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, Seat(0, 2, "WORLD_SIZE", True, None, 2)),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "node7"}, Seat(0, 2, "WORLD_SIZE", True, None, 1)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Seat(0, 1, "WORLD_SIZE", False)),  # alone: it may be any job of an engine
+        ({"RANK": "0"}, None),
+        (SLURM, Seat(3, 4, "SLURM_NTASKS", True, "77", 2)),
+        (SLURM | TORCHRUN, Seat(1, 2, "WORLD_SIZE", True, "night", 2)),  # torchrun within a SLURM job
+        (without(SLURM, "SLURM_STEP_ID"), Seat(3, 4, "SLURM_NTASKS", False, "77", 2)),  # the batch script itself
+        (without(SLURM, "SLURM_NNODES"), Seat(3, 4, "SLURM_NTASKS", True, "77", 1)),
+        (SUBMITIT, Seat(1, 2, "hydra.launcher.tasks_per_node", True, None, 2)),
+        (SUBMITIT | SLURM, Seat(1, 2, "hydra.launcher.tasks_per_node", True, None, 2)),  # on one node of a SLURM job
+        (SLURM | {"SUBMITIT_EXECUTOR": "slurm"}, Seat(3, 4, "SLURM_NTASKS", True, "77", 2)),
+        (
+            SUBMITIT | {"SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_GLOBALID": "0"},
+            Seat(0, 1, "hydra.launcher.tasks_per_node", False, None, 1),
+        ),
+        (POD, Seat(2, 3, "DNI_STAGES", True)),
+        (POD | {"JOB_COMPLETION_INDEX": "1", "HOSTNAME": "job-1-x8k2"}, Seat(1, 3, "DNI_STAGES", True)),
+        (POD | {"POD_INDEX": "0"}, Seat(0, 3, "DNI_STAGES", True)),
+        (without(POD, "DNI_STAGES"), Seat(2, None, "DNI_STAGES", False)),
+        (POD | {"HOSTNAME": "notebook"}, None),
+        ({"HOSTNAME": "node-3"}, None),  # any machine's name
+    ],
+)
+def test_what_engines_say(environment: dict[str, str], seat: Seat | None) -> None:
+    assert find_seat(environment) == seat
+
+
+def external(mode: str = "external", **transport: object) -> Config:
+    return tiny(launch={"mode": mode, "torch_threads": None}, transport={"kind": "grpc", **transport})
+
+
+@pytest.mark.parametrize("mode", ["threads", "processes"])
+def test_an_explicit_choice_wins(mode: str) -> None:
+    config = external(mode)
+    assert settle_launch(config, TORCHRUN) == (config, None)
+
+
+def test_auto_takes_a_seat_that_is_certain_and_no_other() -> None:
+    config, seat = settle_launch(external("auto"), TORCHRUN)
+    assert (config.launch.mode, seat) == (LaunchMode.external, find_seat(TORCHRUN))
+    assert config.torch_threads == max(1, (os.cpu_count() or 1) // 2)  # two of the stages are here
+    for alone in ({}, {"RANK": "0", "WORLD_SIZE": "1"}, without(SLURM, "SLURM_STEP_ID"), without(POD, "DNI_STAGES")):
+        assert settle_launch(external("auto"), alone) == (external("auto"), None)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "launch=external: nothing says which stage this is: start it with torchrun or srun, set RANK and "
+             "WORLD_SIZE, or, in a pod, DNI_STAGES"),
+        (TORCHRUN | {"WORLD_SIZE": "4"}, "launch=external: WORLD_SIZE says that there are 4 processes, and stages=2: "
+                                         "each is one stage: set stages=4, or start 2"),
+        (SLURM, "launch=external: SLURM_NTASKS says that there are 4 processes, and stages=2: each is one stage: set "
+                "stages=4, or start 2"),
+        (SUBMITIT | {"SUBMITIT_LOCAL_NTASKS": "3"},
+         "launch=external: hydra.launcher.tasks_per_node says that there are 3 processes, and stages=2: each is one "
+         "stage: set stages=3, or start 2"),
+        (TORCHRUN | {"RANK": "2"}, "launch=external: WORLD_SIZE calls this process 2, of 0 to 1"),
+        (TORCHRUN | {"RANK": "-1"}, "RANK=-1 in the environment must be a number, 0 or more"),
+        (without(TORCHRUN, "MASTER_PORT"), "launch=external: how are the stages to find each other? Set MASTER_ADDR "
+                                           "and MASTER_PORT, or transport.peers=[HOST:PORT,...], one for each stage"),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, "launch=external: the stages are on several machines, as far as is "
+         "known, and links are neither encrypted nor authenticated: set transport.tls, or transport.insecure=true if "
+         "everyone on that network may read and change this run (or, on one machine, MASTER_ADDR=localhost)"),
+    ],
+)  # fmt: skip
+def test_a_seat_that_does_not_fit_is_refused(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        settle_launch(external(), environment)
+
+
+def test_links_that_cannot_encrypt_need_consent() -> None:
+    far = without(TORCHRUN, "LOCAL_WORLD_SIZE")
+    with pytest.raises(ConfigError, match=r"authenticated: set transport\.insecure=true if"):
+        settle_launch(external(kind="torch_distributed"), far)
+
+
+def test_several_machines_need_tls_or_consent_and_a_list_needs_no_store() -> None:
+    far = without(TORCHRUN, "LOCAL_WORLD_SIZE")
+    files = {"tls": {"cert": "c.pem", "key": "k.pem", "ca": "a.pem"}}
+    for transport in ({"insecure": True}, files, {"peers": ["localhost:1", "localhost:2"]}):
+        assert settle_launch(external(**transport), far)[1] == find_seat(far)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "more"),
+    [
+        (["steps=5"], {}, []),
+        (["launch=processes"], TORCHRUN, []),
+        (["-m", "seed=0,1"], {"RANK": "0", "WORLD_SIZE": "1"}, []),
+        (["-m", "hydra/launcher=submitit_slurm", "launch=external"], SLURM, []),  # it submits, and is no stage
+        (["launch=external"], {}, []),  # refused later, with all else that is wrong
+        ([], TORCHRUN | {"RANK": "0"}, ["hydra.run.dir=outputs/night"]),
+        ([], TORCHRUN, ["hydra.run.dir=outputs/night", "hydra.job.name=stage-1"]),
+        (["run_id=mine"], SLURM | {"SLURM_PROCID": "0"}, ["hydra.run.dir=outputs/mine"]),
+        (["hydra.run.dir=x"], TORCHRUN | {"RANK": "0"}, []),
+        (["hydra.run.dir=x"], TORCHRUN, ["hydra.job.name=stage-1"]),
+        (["launch.mode=external", "run_id=a"], without(POD, "DNI_STAGES") | {"POD_INDEX": "0"},
+         ["hydra.run.dir=outputs/a"]),
+    ],
+)  # fmt: skip
+def test_all_stages_share_a_folder_that_the_first_one_describes(
+    arguments: list[str], environment: dict[str, str], more: list[str]
+) -> None:
+    assert share_folder(arguments, environment) == [*more, *arguments]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "seed=0,1"], "launch=external is one stage of one run, and -m makes many"),
+        (["--multirun", "launch=external"], "start a job for each"),
+        (["run_id=null"], "what is the folder that all stages share to be called? Set run_id=NAME"),
+        (["run_id=../x"], "run_id=../x is to name a folder: use letters, digits"),
+    ],
+)
+def test_a_folder_that_cannot_be_shared_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        share_folder(arguments, TORCHRUN)

@@ -1,0 +1,213 @@
+"""The supervisor and real processes: small programs in the place of stages, which do what stages should not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dni.errors import DniError, EndedEarly, WireError, WorkerLost
+from tests.support.commands import alive
+from tests.support.runs import tiny
+from workers.launch import supervisor as processes
+from workers.launch.launcher import launch
+from workers.launch.supervisor import Supervisor, signal_name
+from workers.runtime.job import Job
+from workers.runtime.worker import Worker
+from workers.system import spawn
+from workers.system.early_exit import no_early_exit
+from workers.tracking.early_stopping import Stop
+
+#: In the place of `workers.launch.stage_main`; nothing is imported that takes time.
+PROGRAM = """\
+import sys
+sys.path[:] = {path}
+from workers.system.spawn import begin
+begin({parent})
+import os, socket, subprocess, threading
+channel = socket.socket(fileno=int(sys.argv[-2]))
+first = sys.argv[-1] == "0"
+
+def say(line):
+    channel.sendall(line + b"\\n")
+
+def until_killed():
+    while channel.recv(1):
+        pass
+
+DONE = b'{{"event": "done"}}'
+"""
+
+#: What a stage does that goes on and on, and ends only if it is killed.
+GOES_ON = """
+while True:
+    say(b'{"event": "record", "record": {"kind": "train", "step": 7}}')
+"""
+
+Play = Callable[..., Supervisor]
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
+    """A supervisor of two stages, the programs of which are given."""
+
+    def make(first: str, second: str) -> Supervisor:
+        parts = [part.replace("{", "{{").replace("}", "}}").strip() for part in (first, second)]
+        both = "if first:\n{}\nelse:\n{}\n".format(*("\n".join("    " + x for x in p.splitlines()) for p in parts))
+        monkeypatch.setattr(spawn, "PROGRAM", PROGRAM + both)
+        monkeypatch.setattr(processes, "GRACE_S", 0.3)
+        return Supervisor(Job(tiny(transport={"timeout_s": 0.5}), tmp_path, lambda record: None, Stop()))
+
+    return make
+
+
+def ended(supervisor: Supervisor, kind: type[DniError]) -> str:
+    """What the run ends with; no process is left."""
+    with pytest.raises(kind) as caught:
+        supervisor.run()
+    assert type(caught.value) is kind
+    assert not any(alive(child.process.pid) for child in supervisor.children)
+    return str(caught.value)
+
+
+def log_of(supervisor: Supervisor, stage: int) -> str:
+    return supervisor.children[stage].log.read_text()
+
+
+def test_all_that_is_printed_goes_to_the_log_in_order_and_nothing_else_happens(play: Play) -> None:
+    supervisor = play(
+        """
+print("one")
+sys.stderr.write("two\\n")
+subprocess.run(["/bin/sh", "-c", "echo three; echo four >&2"])
+os.write(1, b"\\xff\\xfe five")
+os.write(2, b"w" * 10**8)
+print('{"event": "done"}', end="")
+assert sys.stdin.read() == ""
+say(DONE)
+""",
+        "say(DONE)",
+    )
+    supervisor.run()
+    log = supervisor.children[0].log
+    text = log.read_bytes()
+    log.unlink()
+    assert text == b"one\ntwo\nthree\nfour\n\xff\xfe five" + b"w" * 10**8 + b'{"event": "done"}'
+    assert log_of(supervisor, 1) == ""
+
+
+def test_a_line_that_is_no_message_ends_the_run_though_all_goes_on(play: Play) -> None:
+    said = ended(play("say(b'hello')" + GOES_ON, GOES_ON), WireError)
+    assert said.startswith("stage 0, after step 0: the control channel brought a line that is no message: b'hello")
+
+
+@pytest.mark.parametrize("how", ["sys.exit(0)", "os._exit(0)"])
+def test_a_stage_that_exits_with_status_0_too_early_is_the_cause(
+    how: str, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, lost = (b'{"event": "record", "record": {"kind": "train", "step": 7}}',
+                    b'{"event": "error", "type": "WorkerLost", "message": "a neighbour is gone"}')  # fmt: skip
+    supervisor = play(f"say({lost!r}); sys.exit(1)", f"say({record!r}); print('bye'); {how}")
+    monkeypatch.setattr(processes, "GRACE_S", 60.0)  # never waited for: both end
+    said = ended(supervisor, EndedEarly)
+    log = supervisor.children[1].log
+    why = f"its process ended with status 0 before its work was done; the end of its log {log}: bye; "
+    assert said.startswith(f"stage 1, after step 7: {why}")
+
+
+def test_a_stage_that_dies_at_its_start_is_quoted(play: Play, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "stage-1.log").write_text("of an earlier run\n")  # which has gone on in this folder
+    supervisor = play("until_killed()", "\nprint('x' * 500)\nimport no_such_module")
+    said = ended(supervisor, EndedEarly)
+    end = said.partition(f"ended with status 1 before its work was done; the end of its log {tmp_path}")[2]
+    assert end.startswith(f"/logs/stage-1.log: {'x' * 200} | Traceback (most recent call last): | File ")
+    assert "| ModuleNotFoundError: No module named 'no_such_module'; no complete checkpoint" in end
+    assert "earlier" not in said
+
+
+def test_a_stage_that_says_nothing_at_its_death_is_named_with_its_log(play: Play) -> None:
+    supervisor = play("until_killed()", "os._exit(3)")
+    said = ended(supervisor, EndedEarly)
+    log = supervisor.children[1].log
+    assert said.startswith(
+        f"stage 1, after step 0: its process ended with status 3 before its work was done; see its log {log};"
+    )
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGRTMIN + 1, "signal 35")])
+def test_any_signal_that_kills_a_stage_is_said(number: int, name: str, play: Play) -> None:
+    said = ended(play("until_killed()", f"os.kill(os.getpid(), {int(number)})"), WorkerLost)
+    assert said.startswith(f"stage 1, after step 0: its process was killed by {name}; ")
+    assert signal_name(number) == name
+
+
+@pytest.mark.parametrize(("last", "kind"), [("say(DONE)", None), ("os._exit(1)", EndedEarly)])
+def test_a_process_of_a_stage_that_outlives_it_holds_nothing_up(
+    last: str, kind: type[DniError] | None, play: Play
+) -> None:
+    supervisor = play(
+        f"""
+os.set_inheritable(channel.fileno(), True)
+print(subprocess.Popen(["sleep", "1000"], close_fds=False).pid, flush=True)
+{last}
+""",
+        "say(DONE)",
+    )
+    try:
+        if kind is None:
+            supervisor.run()
+        else:
+            ended(supervisor, kind)
+        pid = int(log_of(supervisor, 0))
+        assert alive(pid)
+    finally:
+        os.kill(int(log_of(supervisor, 0)), signal.SIGKILL)
+
+
+def test_a_stage_that_is_done_and_does_not_exit_is_ended(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(processes, "LEAVE_S", 0.1)
+    supervisor = play("say(DONE)\nthreading.Thread(target=until_killed).start()", "say(DONE)\nuntil_killed()")
+    supervisor.run()
+    assert caplog.messages == ["stage 0, 1 was done, but did not exit: killed"]
+
+
+def test_one_request_to_stop_ends_a_run_whose_first_stage_is_stuck(play: Play) -> None:
+    supervisor = play(f"os.kill(os.getpid(), {int(signal.SIGSTOP)})", GOES_ON)
+    supervisor.job.stop.set()
+    supervisor.wake()
+    said = ended(supervisor, WorkerLost)
+    assert said.startswith(
+        "stage 0, after step 0: it was told to stop, and did not answer within 0.5 s; its process is"
+    )
+
+
+def test_a_stage_ignores_what_the_terminal_or_an_engine_sends_it(play: Play) -> None:
+    play("os.kill(os.getpid(), 2); os.kill(os.getpid(), 15); say(DONE)", "say(DONE)").run()
+
+
+def test_stages_have_the_import_path_and_the_switches_of_their_parent(
+    play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    odd = str(tmp_path / "a:b 'c' \n \udcff")
+    monkeypatch.setattr(sys, "path", [odd, *sys.path])
+    supervisor = play("print(ascii(sys.path), end='')\nsay(DONE)", "say(DONE)")
+    supervisor.run()
+    assert log_of(supervisor, 0) == ascii(sys.path)
+    switches = {name: name in ("isolated", "no_user_site") for name in spawn.SWITCHES}
+    monkeypatch.setattr(sys, "flags", type("Flags", (), switches))
+    assert spawn.command("x")[1:5] == ["-u", "-I", "-s", "-c"]
+
+
+def test_a_stage_in_a_thread_that_asks_to_exit_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "train", lambda self, frame: sys.exit(0))
+    with pytest.raises(EndedEarly, match=r"^stage [01]: it asked to exit with status 0 before its work was done; no "):
+        launch(tiny(), tmp_path)
+    with pytest.raises(EndedEarly, match="status 3"), no_early_exit():
+        sys.exit(3)

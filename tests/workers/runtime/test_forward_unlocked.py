@@ -1,0 +1,264 @@
+"""Complete unlock through the workers: stages that predict their inputs, and wait for nobody's forward pass."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dni.errors import ConfigError, OutOfOrder
+from tests.support.pictures import digits
+from tests.support.runs import assert_same, parameters_of, tiny
+from workers.build.data import resolve
+from workers.build.input_model import refuse_large_inputs
+from workers.build.interfaces import depth_interface
+from workers.build.stage import build_stage
+from workers.comm.frame import Frame, Kind
+from workers.comm.transports.base import ChannelEnd
+from workers.config.settings import Config, to_plain
+from workers.launch.launcher import launch
+from workers.launch.threads import run_threads
+from workers.runtime.assembly import assemble
+from workers.runtime.job import Job
+from workers.storage import checkpoint
+
+Log = list[tuple[str, Kind, int]]
+
+
+class Withholding(ChannelEnd):
+    """The stage before: nothing is here until it is waited for."""
+
+    def __init__(self, frames: Iterable[Frame], log: Log) -> None:
+        self.frames, self.log, self.answers = deque(frames), log, []  # type: ignore[var-annotated]
+
+    def send(self, frame: Frame) -> None:
+        self.answers.append(frame)
+
+    def receive(self, timeout: float | None) -> Frame:
+        frame = self.frames.popleft()
+        self.log.append(("waited for", frame.kind, frame.step))
+        return frame
+
+    def poll(self) -> Frame | None:
+        return None
+
+    def pending(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+class Obliging(Withholding):
+    """The stage after: all that it is sent is done at once, without a gradient."""
+
+    def send(self, frame: Frame) -> None:
+        self.log.append(("sent", frame.kind, frame.step))
+        self.frames.append(Frame(Kind.DONE, frame.step, done_through=frame.sequence))
+
+    def receive(self, timeout: float | None) -> Frame:
+        return self.frames.popleft()
+
+    def poll(self) -> Frame | None:
+        return self.frames.popleft() if self.frames else None
+
+
+def scripted(**depth: Any) -> Config:
+    unlocked = {"inputs": "synthetic", "window": 3, **depth}
+    config = tiny(stages=3, steps=5, depth=unlocked, evaluate={"every": None, "windows": 1})
+    return resolve(config)[0]
+
+
+def frames(config: Config, *others: tuple[Kind, int]) -> list[Frame]:
+    """What stage 0 sends: five training steps, and frames of other kinds."""
+    shape = (config.data.batch, config.data.window)
+    torch.manual_seed(1)
+    no = torch.zeros(4, dtype=torch.bool)
+    tensors = {"labels": torch.zeros(shape, dtype=torch.long), "reset": no, "ends": no}
+    order = [*((Kind.STEP, step) for step in range(1, 6)), *others]
+
+    def window(kind: Kind) -> dict[str, torch.Tensor]:
+        value = torch.randn(*shape, config.model.units)
+        return {"value": value, **tensors} if kind in (Kind.STEP, Kind.EVALUATE) else {}
+
+    return [
+        Frame(kind, step, sequence, stage=0, tensors=window(kind)) for sequence, (kind, step) in enumerate(order, 1)
+    ]
+
+
+ENDS = (Kind.EVALUATE, 5), (Kind.MARK, 5), (Kind.END, 5)
+
+
+@pytest.mark.parametrize(("lag", "ahead"), [(None, 3), (0, 1), (1, 2)])
+def test_a_stage_goes_ahead_of_what_has_come_and_no_further(lag: int | None, ahead: int, tmp_path: Path) -> None:
+    config, log = scripted(lag=lag), list[tuple[str, Kind, int]]()
+    before, after = Withholding(frames(config, *ENDS), log), Obliging([], log)
+    assemble(Job(config, tmp_path, lambda record: None, Event()), 1, before, after).run()
+    expected: Log = []
+    for step in range(1, 6):
+        if step > ahead:
+            expected.append(("waited for", Kind.STEP, step - ahead))
+        expected.append(("sent", Kind.STEP, step))
+    expected += [("waited for", Kind.STEP, step) for step in range(6 - ahead, 6)]
+    expected += [(what, kind, 5) for kind, _ in ENDS for what in ("waited for", "sent")]
+    assert log == expected
+    answers = [(answer.kind, answer.step, answer.done_through) for answer in before.answers]
+    steps = [(Kind.GRADIENT, step, step) for step in range(1, 6)]
+    assert answers == [*steps, *((Kind.DONE, 5, sequence) for sequence in (6, 7, 8))]
+
+
+def test_the_answer_is_the_gradient_at_the_predicted_input(tmp_path: Path) -> None:
+    """The first prediction is zero. Against the parts built anew, and the windows of the data itself."""
+    config, log = scripted(), list[tuple[str, Kind, int]]()
+    before, after = Withholding(frames(config, *ENDS), log), Obliging([], log)
+    assemble(Job(config, tmp_path, lambda record: None, Event()), 1, before, after).run()
+    stage = build_stage(config, 1)
+    window = resolve(config)[1].train.next()
+    value = torch.zeros(4, 6, config.model.units, requires_grad=True)
+    output, _ = stage.module(value, stage.module.initial_state(4))
+    gradient = depth_interface(config, 1, stage).predict(output.detach(), window.labels)
+    output.backward(gradient)
+    assert value.grad is not None
+    assert value.grad.any()
+    torch.testing.assert_close(before.answers[0].tensors["gradient"], value.grad)
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ([(Kind.MARK, 5)], "MARK of step 5 came where EVALUATE of step 5 was due: do all stages read the same data?"),
+        ([(Kind.STEP, 6)], "STEP of step 6 came where EVALUATE of step 5 was due"),
+    ],
+)
+def test_another_schedule_is_refused(others: list[tuple[Kind, int]], message: str, tmp_path: Path) -> None:
+    config = scripted()
+    before, after = Withholding(frames(config, *others), []), Obliging([], [])
+    worker = assemble(Job(config, tmp_path, lambda record: None, Event()), 1, before, after)
+    with pytest.raises(OutOfOrder, match=message):
+        worker.run()
+
+
+def unlocked(lag: int | None = 1, **more: Any) -> Config:
+    """Three stages, synthetic in depth and time."""
+    depth = {"inputs": "synthetic", "window": 3, "lag": lag, **more.pop("depth", {})}
+    predictor = {"depth": {"warmup": 3}, "time": {"hidden": 8, "lookahead": 5}, "inputs": {"hidden": 8}}
+    return tiny(stages=3, depth=depth, time={"method": "synthetic"}, predictor=predictor, **more)
+
+
+def run(config: Config, folder: Path) -> dict[str, Any]:
+    launch(config, folder)
+    return parameters_of(folder, config.stages)
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_fixed_lag_gives_the_same_run_in_threads_and_over_grpc(lag: int, tmp_path: Path) -> None:
+    first = run(unlocked(lag), tmp_path / "threads")
+    assert_same(first, run(unlocked(lag, transport={"kind": "grpc", "delay_ms": 3}), tmp_path / "late"))
+
+
+def test_processes_train_as_threads_do(tmp_path: Path) -> None:
+    threads = replace(unlocked(), stages=2)
+    processes = replace(unlocked(transport={"kind": "grpc"}, launch={"mode": "processes"}), stages=2)
+    assert_same(run(threads, tmp_path / "threads"), run(processes, tmp_path / "processes"))
+
+
+COPIES = {"kind": "repeat_copy", "length": 7, "sequence": None}
+
+
+@pytest.mark.parametrize("more", [{}, {"depth": {"update_probability": 0.6}}, {"data": COPIES}])
+def test_a_resumed_run_equals_one_that_never_saved_on_its_way(more: dict[str, Any], tmp_path: Path) -> None:
+    def config(every: int | None, **settings: Any) -> Config:
+        return unlocked(steps=16, checkpoint={"every": every, "keep": 9}, **{**more, **settings})
+
+    whole = run(config(None), tmp_path / "whole")
+    assert_same(whole, run(config(7), tmp_path / "saved"))
+    assert_same(whole, run(config(7, resume=str(tmp_path / "saved"), resume_step=7), tmp_path / "part"))
+
+
+def test_validation_and_probes_do_not_change_training(tmp_path: Path) -> None:
+    often = run(unlocked(evaluate={"every": 2, "windows": 3, "probe": 3}), tmp_path / "often")
+    assert_same(often, run(unlocked(evaluate={"every": None, "windows": 1}), tmp_path / "once"))
+
+
+def test_a_run_that_is_stopped_ends_where_every_stage_can_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """The first stage announces the last step: W for every edge after the one at which it heard."""
+    heard, ends, stop = [], {}, Event()
+
+    def sink(record: dict[str, Any]) -> None:
+        if record["kind"] == "train" and record["step"] == 5 and record["stage"] == 0:
+            heard.append(record["step"])
+            stop.set()
+        if record["kind"] == "end":
+            ends[record["stage"]] = record["step"]
+
+    config, data = resolve(unlocked(steps=1000))
+    folder = tmp_path / "stopped"
+    run_threads(Job(config, folder, sink, stop, data))
+    assert (heard, ends) == ([5], dict.fromkeys(range(3), 5 + 2 * 3))
+    assert checkpoint.complete_steps(folder) == [11]
+    OmegaConf.save(OmegaConf.create(to_plain(config)), folder / "config.yaml")
+    part = run(replace(config, steps=16, resume=str(folder)), tmp_path / "part")
+    assert_same(run(replace(config, steps=16), tmp_path / "whole"), part)
+
+
+def test_patience_ends_a_run(tmp_path: Path) -> None:
+    """The first pass, after step 3, stays the best; the second without a better one is after step 9."""
+    config = unlocked(
+        None, steps=100, optimizer={"learning_rate": 1e-30}, checkpoint={"every": None, "keep": 1},
+        evaluate={"every": 3, "windows": 1, "patience": 2},
+    )  # fmt: skip
+    summary = launch(config, tmp_path).summary
+    assert (summary["ended"], summary["steps"], summary["best"]["step"]) == ("patience", 15, 3)
+    assert checkpoint.complete_steps(tmp_path) == [3, 15]
+
+
+def test_how_well_inputs_are_predicted_is_recorded(tmp_path: Path) -> None:
+    """The first stage is an embedding that stands still: a table of symbols can hold all of what it sends."""
+    config = tiny(
+        steps=80, log_every=20, model={"layers": 1, "cut_at": ["lstm1"]}, depth={"inputs": "synthetic"},
+        predictor={"inputs": {"learning_rate": 0.1}}, optimizer={"learning_rate": 1e-30},
+    )  # fmt: skip
+    summary = launch(config, tmp_path).summary
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [r["input_loss"] for r in records if r["kind"] == "train" and r["stage"] == 1]
+    assert len(losses) == 4
+    assert losses[-1] < 0.1 * losses[0]
+    assert 0.9 < summary["stage"][1]["input_r2"] < 1
+    assert "input_r2" not in summary["stage"][0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digits(tmp_path_factory.mktemp("digits"))
+
+
+def images(folder: Path, model: str, **more: Any) -> Config:
+    data = {"kind": "mnist", "path": str(folder), "batch": 8, "window": 1, "sequence": None}
+    depth = {"inputs": "synthetic", "lag": 1}
+    return tiny(stages=3, data=data, depth=depth, model={"kind": model, "units": 4, "layers": 2}, **more)
+
+
+@pytest.mark.parametrize("model", ["mlp_bn", "cnn"])
+def test_images_are_predicted_to_activations_of_every_shape(model: str, folder: Path, tmp_path: Path) -> None:
+    summary = launch(images(folder, model, steps=6), tmp_path).summary
+    assert summary["steps"] == 6
+    assert all(stage["input_r2"] is not None for stage in summary["stage"][1:])
+
+
+def test_a_model_of_inputs_that_is_too_large_is_refused(folder: Path) -> None:
+    """784 pixels, and 400 maps of 14 x 14: 785 x 78400 weights."""
+    config, _ = resolve(images(folder, "cnn", predictor={"inputs": {"hidden": 0}}))
+    message = (
+        r"predictor.inputs.hidden=0 would make a model of 61,544,000 weights for the inputs of stage 1, more than "
+        r"16,777,216: set predictor.inputs.hidden=128, say"
+    )
+    with pytest.raises(ConfigError, match=message):
+        refuse_large_inputs(replace(config, model=replace(config.model, units=400)))

@@ -1,0 +1,331 @@
+"""Probes: figures that an independent computation finds too, and nothing of training that they would change."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dni.interfaces.base import Interface, TrueInterface, ZeroInterface
+from dni.interfaces.loss import LossInterface
+from dni.interfaces.synthetic import DecoupledInterface
+from dni.losses import summed_cross_entropy
+from dni.models import LSTM
+from dni.predictors.critic import SoftmaxCritic
+from dni.predictors.regressor import Regressor
+from dni.recurrent import Chain, pack
+from dni.stages.base import Stage
+from dni.time_targets.base import Bootstrap
+from dni.types import IGNORED
+from workers.comm.downstream import Downstream
+from workers.comm.edge import Blocked
+from workers.comm.frame import Frame, Kind
+from workers.comm.transports.local import local_channel
+from workers.comm.upstream import Upstream
+from workers.runtime.recorder import Journal
+from workers.runtime.worker import Worker
+
+B, T, L, D, V, WINDOWS = 3, 4, 2, 5, 6, 3
+
+
+class Script:
+    """Frames in order, instead of a feed."""
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self._frames = iter(frames)
+
+    def receive(self) -> Frame:
+        return next(self._frames)
+
+    def finish(self, *_: Any, **how: Any) -> None: ...
+
+    def pending(self) -> int:
+        return 0
+
+    def figures(self) -> dict[str, Any]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+class Rig:
+    """Stages in threads, in double precision, with predictors whose answers are far from zero."""
+
+    def __init__(
+        self, stages: int, *, depth: str = "synthetic", time: str = "synthetic", dropout: bool = False
+    ) -> None:
+        torch.manual_seed(1)
+        layers = [nn.Embedding(V, D), LSTM(D, D), *([nn.Dropout(0.5)] if dropout else []), LSTM(D, D), nn.Linear(D, V)]
+        cut = len(layers) if stages == 1 else len(layers) - 2
+        chains = [Chain(*layers[:cut]), *([Chain(*layers[cut:])] if stages == 2 else [])]
+        self.stages = [Stage(c.double(), torch.optim.SGD(c.parameters(), 0.1), first=not k, seed=k)
+                       for k, c in enumerate(chains)]  # fmt: skip
+        self.time = [self._time(time, stage) for stage in self.stages]
+        between: Interface = TrueInterface() if depth == "backprop" else self._critic()
+        self.depth: list[Interface] = [*([between] if stages == 2 else []), LossInterface()]
+        self.records: list[dict[str, Any]] = []
+
+    def _time(self, method: str, stage: Stage) -> Interface:
+        if method != "synthetic":
+            return ZeroInterface()
+        features = sum(s.numel() for s in stage.module.initial_state(1))
+        predictor = Regressor(features, hidden=7, classes=V, lookahead=L).double()
+        nn.init.normal_(predictor.last.weight)
+        return DecoupledInterface(predictor)
+
+    def _critic(self) -> Interface:
+        predictor = SoftmaxCritic(D, classes=V).double()
+        nn.init.normal_(predictor.last.weight)
+        return DecoupledInterface(predictor)
+
+    def run(self, frames: Sequence[Frame], lag: int | None = None) -> list[dict[str, Any]]:
+        """Probe records in the order of stages and steps."""
+        ends: list[Any] = [Script([*frames, Frame(Kind.END, 99)]), None]
+        clock = Blocked()
+        if len(self.stages) == 2:
+            a, b = local_channel(64)
+            down = Downstream(a, stage=0, window=4, clock=clock, timeout_s=20)
+            ends = [ends[0], down, Upstream(b, stage=1, clock=clock, timeout_s=20), None]
+        self.workers = [self._worker(k, ends[2 * k], ends[2 * k + 1], lag) for k in range(len(self.stages))]
+        threads = [threading.Thread(target=worker.run, daemon=True) for worker in self.workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
+        probes = [record for record in self.records if record["kind"] == "probe"]
+        assert len(probes) == len(self.stages) * sum(frame.kind is Kind.PROBE for frame in frames)
+        return sorted(probes, key=lambda record: (record["stage"], record["step"]))
+
+    def _worker(self, k: int, upstream: Any, downstream: Downstream | None, lag: int | None) -> Worker:
+        cuts = self.depth[k], self.time[k]
+        journal = Journal(self.records.append, k, *cuts, upstream, downstream, Blocked(), every=1)
+        return Worker(
+            self.stages[k],
+            *cuts,
+            Bootstrap(),
+            upstream,
+            downstream,
+            journal=journal,
+            save=lambda step, state: None,
+            lag=lag,
+        )
+
+
+def ids() -> Tensor:
+    return torch.randint(0, V, (B, T * WINDOWS + L + 1), generator=torch.Generator().manual_seed(7))
+
+
+def training(step: int) -> Frame:
+    text, no = ids().flip(1), torch.zeros(B).bool()
+    tensors = {"value": text[:, :T], "labels": text[:, 1 : T + 1], "reset": no, "ends": no}
+    tensors["context"] = text[:, T + 1 : T + L + 1]
+    return Frame(Kind.STEP, step, tensors=tensors)
+
+
+def probe(step: int = 1) -> Frame:
+    """Three windows of one text; one label counts nothing."""
+    labels = ids()[:, 1:].clone()
+    labels[0, 5] = IGNORED
+    steps = T * WINDOWS
+    context = torch.stack([labels[:, end : end + L] for end in range(T, steps + 1, T)])
+    tensors = {"value": ids()[:, :steps], "labels": labels[:, :steps], "windows": torch.tensor([T] * WINDOWS)}
+    tensors["context"] = context
+    return Frame(Kind.PROBE, step, tensors=tensors)
+
+
+class Whole:
+    """The unsplit model over the whole sequence in one graph: what is exact at every cut of stage k."""
+
+    def __init__(self, chains: Sequence[Chain]) -> None:
+        frame = probe().tensors
+        states = [c.initial_state(B) for c in chains]
+        self.entering: list[list[Tensor]] = [[] for _ in chains]  # what goes into each chain, window by window
+        self.outputs: list[list[Tensor]] = [[] for _ in chains]
+        self.states: list[list[Any]] = [[] for _ in chains]
+        total = torch.zeros((), dtype=torch.float64)
+        for n in range(WINDOWS):
+            x = frame["value"][:, n * T : (n + 1) * T]
+            for k, chain in enumerate(chains):
+                self.entering[k].append(x)
+                x, states[k] = chain(x, states[k])
+                self.outputs[k].append(x)
+                self.states[k].append(states[k])
+            total = total + summed_cross_entropy(x, frame["labels"][:, n * T : (n + 1) * T])
+        self.total, self.chains = total, chains
+
+    def gradients(self, wanted: Sequence[Tensor]) -> list[Tensor]:
+        return list(torch.autograd.grad(self.total, list(wanted), retain_graph=True))
+
+    def parameters(self, k: int) -> Tensor:
+        return flat(self.gradients(list(self.chains[k].parameters())))
+
+    def cuts(self, k: int) -> list[Tensor]:
+        return [pack(tuple(self.gradients(state))) for state in self.states[k][:-1]]
+
+    def depth(self, k: int) -> list[Tensor]:
+        return self.gradients(self.outputs[k])
+
+    def windowed(self, k: int, answers: Sequence[Tensor]) -> Tensor:
+        """With the surrogate sum_n <output_n, exact> + <state_n, answer_n>, every window on its own."""
+        surrogate = torch.zeros((), dtype=torch.float64)
+        state = self.chains[k].initial_state(B)
+        for n, exact in enumerate(self.depth(k)):
+            output, after = self.chains[k](self.entering[k][n].detach(), tuple(s.detach() for s in state))
+            surrogate = surrogate + (output * exact).sum()
+            if n < len(answers):
+                surrogate = surrogate + (pack(after) * answers[n]).sum()
+            state = after
+        return flat(list(torch.autograd.grad(surrogate, list(self.chains[k].parameters()))))
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float((a * b).sum() / math.sqrt(float((a * a).sum() * (b * b).sum())))
+
+
+def compared(predicted: Sequence[Tensor], exact: Sequence[Tensor]) -> list[Any]:
+    p, e = torch.stack(list(predicted)), torch.stack(list(exact))
+    mean = sum(cosine(a, b) for a, b in zip(predicted, exact, strict=True)) / len(exact)
+    return [pytest.approx(mean), pytest.approx(float(1 - ((p - e) ** 2).sum() / (e**2).sum())),
+            pytest.approx(float(p.norm() / e.norm()))]  # fmt: skip
+
+
+def shown(record: dict[str, Any], cut: str) -> list[Any]:
+    return [record[f"{cut}_{figure}"] for figure in ("cosine", "r2", "norm")]
+
+
+@pytest.mark.parametrize("lag", [None, 1])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_the_figures_are_those_of_one_graph_over_the_unsplit_model(stages: int, lag: int | None) -> None:
+    rig = Rig(stages)
+    records = rig.run([training(1), training(2), probe(2)], lag)  # the parameters are then those of the probe
+    chains, labels = [stage.module for stage in rig.stages], probe().tensors["labels"]
+    whole = Whole(chains)
+    assert [record["stage"] for record in records] == list(range(stages))
+    for k, record in enumerate(records):
+        time = rig.time[k]
+        assert isinstance(time, DecoupledInterface)
+        with torch.no_grad():
+            answers = [time.predictor(pack(s), labels[:, n * T : n * T + L])
+                       for n, s in enumerate(whole.states[k][:-1], 1)]  # fmt: skip
+        assert shown(record, "time") == compared(answers, whole.cuts(k))
+        assert record["parameters"] == pytest.approx(cosine(whole.windowed(k, answers), whole.parameters(k)))
+        assert record["truncated"] == pytest.approx(cosine(whole.windowed(k, []), whole.parameters(k)))
+        assert 0 < abs(record["time_cosine"]) < 0.999
+        assert record["parameters"] != pytest.approx(record["truncated"], abs=1e-3)
+    assert shown(records[-1], "depth") == [None] * 3
+    if stages == 2:
+        depth = rig.depth[0]
+        assert isinstance(depth, DecoupledInterface)
+        with torch.no_grad():
+            parts = labels[:, : T * WINDOWS].split(T, dim=1)
+            answers = [depth.predictor(y, part) for y, part in zip(whole.outputs[0], parts, strict=True)]
+        assert shown(records[0], "depth") == compared(answers, whole.depth(0))
+
+
+class Told(DecoupledInterface):
+    """Predicts what it was told, one after another."""
+
+    def __init__(self, answers: Sequence[Tensor]) -> None:
+        super().__init__(Regressor(1))
+        self.answers: Iterator[Tensor] = iter(answers)
+
+    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        return next(self.answers)
+
+
+def test_what_is_exact_agrees_wholly_at_both_cuts_of_both_stages() -> None:
+    rig = Rig(2)
+    whole = Whole([stage.module for stage in rig.stages])
+    rig.time = [Told(whole.cuts(k)) for k in (0, 1)]
+    rig.depth[0] = Told(whole.depth(0))
+    for record in rig.run([probe()]):
+        assert shown(record, "time") == [pytest.approx(1)] * 3
+        assert record["parameters"] == pytest.approx(1)
+        assert record["truncated"] < 0.999
+        if record["stage"] == 0:
+            assert shown(record, "depth") == [pytest.approx(1)] * 3
+
+
+def test_a_cut_that_predicts_nothing_has_no_figures_but_truncation_has() -> None:
+    rig = Rig(2, depth="backprop", time="truncated")
+    whole = Whole([stage.module for stage in rig.stages])
+    for k, record in enumerate(rig.run([probe()])):
+        assert shown(record, "time") == shown(record, "depth") == [None] * 3
+        assert record["parameters"] == record["truncated"]
+        assert record["truncated"] == pytest.approx(cosine(whole.windowed(k, []), whole.parameters(k)))
+
+
+def test_one_window_or_no_state_have_no_cut_in_time() -> None:
+    single = probe()
+    single.tensors["windows"] = torch.tensor([T * WINDOWS])
+    stateless = Rig(1, time="truncated")
+    stateless.stages[0].module = Chain(nn.Embedding(V, D), nn.Linear(D, V)).double()
+    for rig, frame in ((Rig(2), single), (stateless, probe())):
+        for record in rig.run([frame]):
+            assert (record["time_cosine"], record["parameters"], record["truncated"]) == (None, None, None)
+
+
+def test_without_a_counted_label_there_is_nothing_to_compare_with() -> None:
+    empty = probe()
+    empty.tensors["labels"].fill_(IGNORED)
+    for record in Rig(2).run([empty]):
+        assert all(math.isnan(value) for value in shown(record, "time"))
+        assert record["parameters"] == 0
+
+
+def test_the_loss_of_a_predictor_is_its_mean_since_the_last_probe() -> None:
+    rig = Rig(1)
+    time = rig.time[0]
+    assert isinstance(time, DecoupledInterface)
+    losses: list[float] = []
+    measure = time._measure
+    time._measure = lambda step, loss, *rest: (losses.append(loss), measure(step, loss, *rest))  # type: ignore
+    first, second, third = rig.run([*map(training, (1, 2, 3)), probe(3), training(4), training(5), probe(5), probe(6)])
+    assert len(losses) == 4  # of the cuts after steps 1 to 4
+    assert first["time_loss"] == pytest.approx(sum(losses[:2]) / 2)
+    assert second["time_loss"] == pytest.approx(sum(losses[2:]) / 2)
+    assert (third["time_loss"], first["depth_loss"]) == (None, None)
+
+
+@pytest.mark.parametrize(("depth", "lag"), [("synthetic", 0), ("synthetic", 2), ("backprop", None)])
+def test_a_probe_changes_nothing_not_even_what_dropout_draws(depth: str, lag: int | None) -> None:
+    plain, probed = (Rig(2, depth=depth, dropout=True) for _ in range(2))
+    process = torch.get_rng_state()
+    plain.run([training(n) for n in range(1, 7)], lag)
+    pairs = [[training(n), probe(n)] for n in range(1, 7)]
+    records = probed.run([*(frame for pair in pairs for frame in pair), probe(7)], lag)
+    for a, b in zip(plain.workers, probed.workers, strict=True):
+        same(a.state_dict(), b.state_dict())
+        assert all(p.grad is None for p in b.stage.module.parameters())
+        assert all(module.training for module in b.stage.module.modules())
+    twice = [{key: value for key, value in r.items() if key not in ("step", "wall_s", "time_loss", "depth_loss")}
+             for r in records if r["step"] in (6, 7)]  # fmt: skip
+    assert twice[0::2] == twice[1::2]  # no dropout: the same parameters, the same figures
+    assert torch.equal(torch.get_rng_state(), process)
+
+
+def same(a: Any, b: Any, at: str = "") -> None:
+    """Equal bit for bit, at any depth; but for the journal, which has times in it."""
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b), at
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), at
+        for key in a.keys() - {"journal"}:
+            same(a[key], b[key], f"{at}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), at
+        for n, pair in enumerate(zip(a, b, strict=True)):
+            same(*pair, f"{at}/{n}")
+    else:
+        assert a == b, at

@@ -1,0 +1,267 @@
+"""depth=gpipe, 1f1b, interleaved_1f1b and zero_bubble: plain backpropagation, in as many processes as stages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed import HashStore
+
+from dni.errors import HandshakeRefused
+from dni.losses import summed_cross_entropy
+from tests.support.commands import SMALL, Command, alive, settings, summary_of
+from tests.support.pictures import digits
+from tests.support.ranks import Outcome, Ranks, piped
+from tests.support.runs import assert_same, parameters_of, plain_training, tiny
+from workers.build.data import resolve
+from workers.build.model import build_chains
+from workers.cli.evaluate import evaluate
+from workers.config.settings import Config
+from workers.launch.launcher import launch
+from workers.reporting.report import main as report
+from workers.runtime.job import Job
+from workers.storage import checkpoint
+
+pytestmark = pytest.mark.timeout(120)  # the first test waits for four processes to import torch
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    with Ranks(4) as started:
+        yield started
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Double precision, where rounding would grow too much to compare anything."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def succeeded(outcomes: list[Outcome]) -> list[list[dict[str, Any]]]:
+    """The records of every stage."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert not errors, errors
+    return outcomes  # type: ignore[return-value]
+
+
+def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], within: float = 1e-6) -> None:
+    assert a.keys() == b.keys()
+    assert max((a[name] - b[name]).abs().max().item() for name in a) < within
+
+
+SGD = {"kind": "sgd", "learning_rate": 0.5, "momentum": 0.9, "clip": 0.05}
+ADAM = {"kind": "adam", "schedule": "cosine", "warmup_steps": 3, "decay_steps": 9}
+
+
+@pytest.mark.parametrize(
+    ("method", "stages", "microbatches", "chunks", "optimizer"),
+    [
+        ("gpipe", 2, 4, 2, SGD),
+        ("1f1b", 4, 8, 2, SGD),
+        ("interleaved_1f1b", 4, 4, 2, SGD),
+        ("zero_bubble", 2, 4, 2, SGD),
+        ("zero_bubble", 4, 4, 1, SGD),
+        ("gpipe", 4, 2, 2, ADAM),
+        ("1f1b", 2, None, 2, ADAM),
+        ("interleaved_1f1b", 2, 8, 3, ADAM),
+        ("zero_bubble", 4, 8, 2, ADAM),
+    ],
+)
+def test_it_equals_plain_backpropagation(
+    method: str, stages: int, microbatches: int | None, chunks: int, optimizer: dict[str, Any], ranks: Ranks,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """With carried state, resets, clipping of every part of the model and, in Adam's runs, a schedule of the rate."""
+    depth = {"microbatches": microbatches, "chunks": chunks}
+    config = piped(method, stages=stages, depth=depth, optimizer=optimizer, evaluate={"every": 8})
+    records = succeeded(ranks.run(config, tmp_path / "pipe"))
+    locked = {"stages": config.parts, "depth": {"method": "backprop"}, "model": {"units": 8, "layers": 7}}
+    plain = tiny(**locked, data={"batch": 8}, optimizer=optimizer, evaluate={"every": 8})
+    launch(plain, tmp_path / "plain")
+    assert_close(parameters_of(tmp_path / "pipe", config.parts), parameters_of(tmp_path / "plain", config.parts))
+    told = {(r["kind"], r["step"]): r["loss"] for r in records[-1] if r.get("loss") is not None}
+    lines = [json.loads(line) for line in (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()]
+    expected = {(r["kind"], r["step"]): r["loss"] for r in lines if r.get("loss") is not None}
+    assert told == pytest.approx(expected, abs=1e-5)
+    assert {("train", 5), ("train", 10), ("valid", 8), ("valid", 10)} == told.keys()
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("method", ["gpipe", "zero_bubble"])
+def test_a_curriculum_of_whole_sequences_grows_as_with_backprop(method: str, ranks: Ranks, tmp_path: Path) -> None:
+    changes = {
+        "steps": 140, "time": {"method": "full"}, "data": {"kind": "copy", "batch": 8, "sequence": None},
+        "model": {"units": 16, "layers": 3}, "optimizer": {"kind": "adam", "learning_rate": 0.03},
+        "evaluate": {"every": None}, "log_every": 20,
+    }  # fmt: skip
+    records = succeeded(ranks.run(piped(method, stages=2, **changes), tmp_path / "pipe"))
+    stages = piped(method).parts
+    launch(tiny(depth={"method": "backprop"}, **{**changes, "stages": stages}), tmp_path / "plain")
+    lines = [json.loads(line) for line in (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()]
+    solved = [r["solved_length"] for r in lines if r["kind"] == "train" and r["stage"] == 0]
+    assert solved[-1] > 5
+    for of_stage in records:
+        assert [r["solved_length"] for r in of_stage if r["kind"] == "train"] == solved
+    assert_close(parameters_of(tmp_path / "pipe", stages), parameters_of(tmp_path / "plain", stages))
+
+
+@pytest.mark.parametrize("method", ["gpipe", "interleaved_1f1b"])
+def test_a_run_that_is_stopped_and_resumed_equals_one_that_went_on_bit_for_bit(
+    method: str, ranks: Ranks, tmp_path: Path
+) -> None:
+    """The first stage is told to stop at a step of its own; all end after the next one, which it announces to them."""
+    changes = {"model": {"dropout": 0.3}, "stages": 2, "log_every": 1, "evaluate": {"every": None}}
+    whole, part, rest = (tmp_path / name for name in ("whole", "part", "rest"))
+    succeeded(ranks.run(piped(method, **changes, steps=12), whole))
+    stopped = succeeded(ranks.run(piped(method, **changes, steps=12), part, stop_after=4))
+    assert [[r["step"] for r in each if r["kind"] == "end"] for each in stopped] == [[5], [5]]
+    assert checkpoint.complete_steps(part) == [5]
+    succeeded(ranks.run(piped(method, **changes, steps=12, resume=str(part)), rest))
+    parts = piped(method, **changes).parts
+    assert_same(parameters_of(rest, parts), parameters_of(whole, parts))
+    for k in range(parts):
+        a, b = (checkpoint.load(folder, 12, k) for folder in (rest, whole))
+        assert all(torch.equal(x, y) for x, y in zip(a["stage"]["state"], b["stage"]["state"], strict=True))
+        assert a["upstream"] == b["upstream"]
+
+
+@pytest.mark.usefixtures("double")
+def test_batch_norm_normalises_every_microbatch_by_itself(ranks: Ranks, tmp_path: Path) -> None:
+    folder = digits(tmp_path / "digits")
+    config = piped(
+        "gpipe", stages=2, steps=3, model={"kind": "mlp_bn", "units": 4, "layers": 4},
+        data={"kind": "mnist", "path": str(folder), "batch": 8, "window": 1, "sequence": None},
+        optimizer={"kind": "sgd", "learning_rate": 0.1, "clip": None},
+    )  # fmt: skip
+    succeeded(ranks.run(config, tmp_path / "pipe"))
+    expected = in_microbatches(config)
+    found = parameters_of(tmp_path / "pipe", 2)
+    assert {name for name in found if "running_mean" in name}
+    assert_close(found, expected)
+
+
+def in_microbatches(config: Config) -> dict[str, Tensor]:
+    """The unsplit model under SGD, whose gradients are those of M runs on parts of the batch."""
+    config, opened = resolve(config)
+    model = nn.Sequential(*(layer for chain in build_chains(config) for layer in chain))
+    names = [name for chain in build_chains(config) for name in chain.state_dict()]
+    for _ in range(config.steps):
+        window = opened.train.next()
+        for some, labels in zip(
+            window.inputs.chunk(config.microbatches), window.labels.chunk(config.microbatches), strict=True
+        ):
+            summed_cross_entropy(model(some), labels).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter -= config.optimizer.learning_rate * parameter.grad / len(window.labels)
+                parameter.grad = None
+    return dict(zip(names, model.state_dict().values(), strict=True))
+
+
+def test_an_emulated_accelerator_makes_the_bubbles_of_the_schedule(ranks: Ranks, tmp_path: Path) -> None:
+    """M + K - 1 passes there and back, each 1 / M of the batch's; of these a stage works in M."""
+    config = piped(
+        "gpipe", stages=2, steps=10, depth={"microbatches": 2}, evaluate={"every": None},
+        emulate={"forward_ms": 20, "backward_ms": 40},
+    )  # fmt: skip
+    for each in succeeded(ranks.run(config, tmp_path / "pipe")):
+        (end,) = [record for record in each if record["kind"] == "end"]
+        assert end["train_s"] / 10 >= 0.09  # 3 / 2 of 60 ms, in the absence of any other load
+        assert 10 * 0.06 / end["wall_s"] <= end["busy"] <= 0.8
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_all_processes_at_one_step_and_leaves_a_whole_run(tmp_path: Path) -> None:
+    method = (*SMALL, "model.layers=3", "depth=zero_bubble", "evaluate.every=20", "launch=processes")
+    with Command(tmp_path, (*method, "steps=100000")) as command:
+        command.until_trained(25)
+        command.process.send_signal(signal.SIGINT)
+        done = command.finish()
+        folder = command.run_dir()
+    summary = summary_of(folder)
+    steps = summary["steps"]
+    assert (done.code, done.err) == (
+        130,
+        [f"dni-train: stopped after step {steps}; go on with: dni-train resume={folder}"],
+    )
+    assert checkpoint.complete_steps(folder) == [steps]
+    assert (summary["transport"], summary["window"], len(summary["stage"])) == ("gloo", None, 2)
+    plain = settings(*method, f"steps={steps}")
+    assert_close(parameters_of(folder, 4), plain_training(plain), 1e-3)
+    assert evaluate(folder)["step"] == steps
+    assert report([str(folder), "--out", str(tmp_path / "report")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (signal.SIGKILL, r"stage 1, after step \d+: its process was killed by SIGKILL; "),
+        pytest.param(
+            signal.SIGSTOP,
+            r"stage 0, after step \d+: step \d+: stage 1 is silent: is its process stopped",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_a_lost_stage_ends_the_run_with_its_name(number: signal.Signals, says: str, tmp_path: Path) -> None:
+    method = (*SMALL, "depth=1f1b", "launch=processes", "transport.timeout_s=5", "steps=100000", "checkpoint.every=5")
+    with Command(tmp_path, method) as command:
+        command.until_saved()
+        stages = command.stages()
+        os.kill(stages[1], number)
+        done = command.finish()
+    assert done.code == 1
+    (line,) = done.err
+    assert re.match(f"dni-train: (WorkerLost|PeerTimeout): {says}", line), line
+    assert "go on with: dni-train resume=" in line
+    assert not any(alive(pid) for pid in stages.values())
+
+
+@pytest.mark.long
+def test_under_torchrun_it_equals_plain_backpropagation(tmp_path: Path) -> None:
+    method = (*SMALL, "model.layers=2", "depth=1f1b", "steps=6", "log_every=2")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workers")
+    with Command(tmp_path, method, program=torchrun) as command:
+        done = command.finish(within=100)
+    assert done.code == 0, done.err
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert_close(parameters_of(folder, 2), plain_training(settings(*method)))
+    summary = summary_of(folder)
+    assert (summary["launch"], summary["transport"], summary["steps"]) == ("external", "gloo", 6)
+
+
+def test_stages_of_different_runs_do_not_start(tmp_path: Path) -> None:
+    from workers.runtime.pipeline.process_group import process_group
+
+    store = HashStore()
+    store.set("dni/run/run", "abc next step 1")
+    job = Job(resolve(piped("gpipe"))[0], tmp_path / "run", lambda record: None, Event())
+    with (
+        pytest.raises(HandshakeRefused, match=r"stage 1 is in run [0-9a-f]{16} next step 1, stage 0 in run abc next"),
+        process_group(job, 1, store, "127.0.0.1"),
+    ):
+        pass
+
+
+def test_on_one_machine_stages_listen_on_loopback_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from workers.comm.network_interface import listen_towards
+
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    listen_towards("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "lo"

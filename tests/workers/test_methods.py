@@ -1,0 +1,68 @@
+"""Every combination of methods runs, on both transports; a run's folder is its own; GPUs where there are any."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dni.errors import ConfigError
+from tests.support.runs import assert_same, parameters_of, tiny
+from workers.launch.launcher import launch
+
+TIMES = ["full", "checkpointed", "truncated", "synthetic"]
+COMBINATIONS = [
+    *itertools.product(["backprop", "synthetic"], TIMES, ["critic", "mlp", "linear"]),
+    *itertools.product(["local"], TIMES, ["critic"]),
+    *itertools.product(["delayed"], TIMES[:-1], ["critic"]),  # the last is refused: test_configs
+]
+
+
+@pytest.mark.parametrize("transport", ["local", "grpc"])
+@pytest.mark.parametrize(("depth", "time", "predictor"), COMBINATIONS)
+def test_every_combination_of_methods_runs(
+    depth: str, time: str, transport: str, predictor: str, tmp_path: Path
+) -> None:
+    cut = {"kind": predictor, "hidden": 8}
+    config = tiny(
+        steps=5,
+        depth={"method": depth},
+        time={"method": time},
+        transport={"kind": transport},
+        predictor={"depth": cut, "time": {**cut, "lookahead": 2}},
+    )
+    summary = launch(config, tmp_path).summary
+    assert summary["steps"] == 5
+    assert 0 < summary["valid"]["bits_per_label"] < 8
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
+    launch(tiny(steps=3), tmp_path)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        launch(tiny(steps=3, seed=1), tmp_path)
+
+
+def test_going_on_from_an_earlier_step_in_the_same_folder_drops_what_came_later(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"depth": {"lag": 1}, "checkpoint": {"every": 2, "keep": 9}}
+    launch(tiny(steps=6, **settings), tmp_path)
+    before = parameters_of(tmp_path, 2)
+    launch(tiny(steps=6, resume=str(tmp_path), resume_step=2, **settings), tmp_path)
+    assert_same(before, parameters_of(tmp_path, 2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("transport", ["local", "grpc"])
+def test_on_a_gpu_a_saved_run_goes_on(transport: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "depth": {"lag": 1}, "time": {"method": "synthetic"}, "transport": {"kind": transport},
+        "predictor": {"time": {"kind": "critic", "hidden": 8, "lookahead": 2}}, "checkpoint": {"every": 4, "keep": 9},
+    }  # fmt: skip
+    launch(tiny(steps=8, **settings), tmp_path / "whole")
+    launch(tiny(steps=8, resume=str(tmp_path / "whole"), resume_step=4, **settings), tmp_path / "part")
+    a, b = parameters_of(tmp_path / "whole", 2), parameters_of(tmp_path / "part", 2)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,125 @@
+"""evaluate.patience: when it ends a run, what it keeps, and how it goes on over a resumption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dni.errors import DivergedError, ResumeError
+from tests.support.commands import summary_of
+from tests.support.runs import assert_same, parameters_of, tiny
+from workers.config.settings import Config
+from workers.launch.launcher import launch
+from workers.storage import checkpoint
+from workers.tracking.early_stopping import Stop, best, stop_when_no_better, waited
+
+
+def passes(*bits: float | None) -> list[dict[str, Any]]:
+    return [{"kind": "valid", "step": n, "bits_per_label": b} for n, b in enumerate(bits, 1)]
+
+
+@pytest.mark.parametrize(
+    ("bits", "step", "since"),
+    [
+        ((), None, 0),
+        ((3.0,), 1, 0),
+        ((3.0, 2.0, 2.5, 2.0), 2, 2),  # as good is not better
+        ((None, 2.0, None), 2, 1),
+        ((None, None), None, 2),
+    ],
+)
+def test_the_best_pass_and_how_long_ago_it_was(bits: tuple[float | None, ...], step: int | None, since: int) -> None:
+    chosen = best(passes(*bits))
+    assert (chosen and chosen["step"], waited(passes(*bits))) == (step, since)
+
+
+def stops_at(patience: int, *bits: float | None, last: int = 99) -> int | None:
+    """The step of the pass after which the run is stopped."""
+    kept: list[dict[str, Any]] = []
+    stop = Stop()
+    note = stop_when_no_better(kept.append, kept, stop, patience, last)
+    for record in passes(*bits):
+        note({"kind": "train", "step": record["step"]})
+        assert not stop.is_set()
+        kept.pop()
+        note(record)
+        if stop.is_set():
+            assert stop.reason == "patience"
+            return int(record["step"])
+    return None
+
+
+def test_patience_is_over_after_so_many_passes_that_are_no_better() -> None:
+    assert stops_at(1, 3.0, 2.0, 2.5, 1.0) == 3
+    assert stops_at(2, 3.0, 2.0, 2.5, 1.0, 1.0, 1.0) == 6
+    assert stops_at(3, 3.0, 2.0, 2.5, 1.0, 1.0, 1.0) is None
+    assert stops_at(1, 3.0, 3.0, last=2) is None  # the run ends there anyway
+
+
+def test_a_pass_that_is_not_finite_ends_nothing() -> None:
+    assert stops_at(1, 3.0, None, None) is None
+    assert stops_at(1, 3.0, None, 3.5) == 3
+
+
+def test_the_first_reason_to_stop_is_kept() -> None:
+    stop = Stop()
+    stop.because("patience")
+    stop.because("interrupted")
+    assert (stop.is_set(), stop.reason) == (True, "patience")
+
+
+def stuck(**more: Any) -> Config:
+    """A run that never moves, so that its first validation pass, after step 3, is its best."""
+    changes: dict[str, Any] = {
+        "steps": 100, "depth": {"lag": 1}, "optimizer": {"learning_rate": 1e-30},
+        "evaluate": {"every": 3, "windows": 1, "patience": 2}, "checkpoint": {"every": None, "keep": 1},
+    }  # fmt: skip
+    return tiny(**{**changes, **more})
+
+
+def test_a_run_in_threads_ends_with_the_pass_and_keeps_the_best_checkpoint(tmp_path: Path) -> None:
+    result = launch(stuck(), tmp_path)
+    summary = result.summary
+    assert (result.interrupted, summary["interrupted"], summary["ended"]) == (False, False, "patience")
+    assert (summary["steps"], summary["best"]["step"]) == (9, 3)
+    assert summary["best"]["bits_per_label"] == summary["valid"]["bits_per_label"]
+    assert checkpoint.complete_steps(tmp_path) == [3, 9]
+
+
+def test_patience_and_the_best_pass_go_on_over_a_resumption(tmp_path: Path) -> None:
+    launch(stuck(steps=6), tmp_path / "first")
+    assert summary_of(tmp_path / "first")["ended"] == "steps"
+    on = {"evaluate": {"every": 3, "windows": 1, "patience": 3}, "resume": str(tmp_path / "first")}
+    summary = launch(stuck(**on), tmp_path / "on").summary
+    assert (summary["steps"], summary["ended"], summary["best"]["step"]) == (12, "patience", 3)
+    assert checkpoint.complete_steps(tmp_path / "on") == [3, 12]  # the best one came along
+    for part in (tmp_path / "first", tmp_path / "on"):
+        assert checkpoint.load(part, 3, 1)["stage"]["module"].keys()
+    with pytest.raises(ResumeError, match=r"already seen 3 validation passes without a better one: set evaluate\.pat"):
+        launch(stuck(**on | {"resume": str(tmp_path / "on")}), tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_saving_with_every_pass_does_not_show_in_the_result(tmp_path: Path) -> None:
+    for name, patience in (("with", 50), ("without", None)):
+        config = tiny(depth={"lag": 1}, evaluate={"every": 3, "windows": 1, "patience": patience})
+        assert launch(config, tmp_path / name).summary["ended"] == "steps"
+    assert_same(parameters_of(tmp_path / "with", 2), parameters_of(tmp_path / "without", 2))
+    assert checkpoint.complete_steps(tmp_path / "without") == [10]
+
+
+def test_divergence_is_still_an_error(tmp_path: Path) -> None:
+    huge = {"kind": "sgd", "learning_rate": 1e38, "clip": None}
+    with pytest.raises(DivergedError):
+        launch(stuck(optimizer=huge, evaluate={"every": 1, "windows": 1, "patience": 1}), tmp_path)
+
+
+def test_processes_are_told_and_a_few_steps_later_the_run_ends(tmp_path: Path) -> None:
+    """The first stage hears of it over a pipe: some steps are under way meanwhile."""
+    result = launch(stuck(steps=10**6, transport={"kind": "grpc"}, launch={"mode": "processes"}), tmp_path)
+    summary = result.summary
+    assert (result.interrupted, summary["ended"], summary["best"]["step"]) == (False, "patience", 3)
+    assert summary["steps"] >= 9
+    assert checkpoint.complete_steps(tmp_path) == [3, summary["steps"]]

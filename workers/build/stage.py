@@ -1,0 +1,39 @@
+"""From settings to the parts of one stage. Every worker calls this for itself: no code crosses the wire."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from dni.stages.base import Stage
+from dni.stages.lambda_return import RetellingStage
+from dni.stages.weight_stashing import StashingStage
+from workers.build.device import device_of
+from workers.build.model import build_chains
+from workers.build.optimizer import build_optimizer, build_schedule
+from workers.config.schema import DepthMethod
+from workers.config.settings import Config
+
+log = logging.getLogger(__name__)
+
+
+def build_stage(config: Config, index: int) -> Stage:
+    """The part of the model with the given index, its optimizer, its device and its random state."""
+    chain = build_chains(config)[index]
+    device = device_of(config, index % config.stages)
+    chain.to(device)
+    settings: dict[str, Any] = {
+        "clip": config.optimizer.clip,
+        "accumulate": config.optimizer.accumulate,
+        "device": device,
+        "seed": config.seed * 1000 + index,
+        "first": index == 0 or config.depth.method is DepthMethod.local,
+        "chunk": config.chunk,
+    }
+    optimizer = build_optimizer(chain, config.optimizer)
+    settings["schedule"] = build_schedule(optimizer, config)
+    if config.depth.method is DepthMethod.delayed and index < config.stages - 1:
+        return StashingStage(chain, optimizer, stash=config.depth.stash, **settings)
+    if config.mix and 0 < index < config.stages - 1:
+        return RetellingStage(chain, optimizer, mix=config.mix, memory=config.depth.window + 2, **settings)
+    return Stage(chain, optimizer, **settings)

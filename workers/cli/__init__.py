@@ -1,0 +1,1 @@
+"""The commands: dni-train, dni-report, dni-evaluate, dni-sample, dni-simulate."""

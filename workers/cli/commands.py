@@ -1,0 +1,75 @@
+"""The commands, from their first moment on: until all is imported, Ctrl-C ends them with one line, as it does later.
+
+Imports of the standard library alone, and few: what is slow to import comes with the command that is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+def train() -> NoReturn:
+    """`dni-train`."""
+    _run("dni-train", "workers.cli.train")
+
+
+def report() -> NoReturn:
+    """`dni-report`."""
+    _run("dni-report", "workers.reporting.report")
+
+
+def evaluate() -> NoReturn:
+    """`dni-evaluate`."""
+    _run("dni-evaluate", "workers.cli.evaluate")
+
+
+def sample() -> NoReturn:
+    """`dni-sample`."""
+    _run("dni-sample", "workers.cli.sample")
+
+
+def simulate() -> NoReturn:
+    """`dni-simulate`."""
+    _run("dni-simulate", "workers.simulation.cli")
+
+
+def _run(name: str, module: str) -> NoReturn:
+    """Import a module and leave with what its `main()` returns; 130 after Ctrl-C."""
+    try:
+        main = _imported(name, module)
+        code = main()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name}: stopped\n")
+        code = 130
+    sys.exit(code)
+
+
+def _imported(name: str, module: str) -> Callable[[], int | None]:
+    heard = signal.getsignal(signal.SIGINT)
+    if heard is signal.default_int_handler:  # nohup, or a background job, does not hear it
+
+        def leave(signum: int, frame: object) -> None:
+            os.write(2, f"{name}: stopped before anything began; nothing was written\n".encode())
+            os._exit(130)  # an exception would end in the middle of some library's import
+
+        signal.signal(signal.SIGINT, leave)
+    refuse_too_old(name)
+    main: Callable[[], int | None] = importlib.import_module(module).main
+    signal.signal(signal.SIGINT, heard)
+    return main
+
+
+def refuse_too_old(name: str) -> None:
+    """Leave with exit code 2 if packages are missing, or not of the versions that `pyproject.toml` asks for."""
+    from workers.storage.versions import unmet_requirements
+
+    unmet = unmet_requirements()
+    if unmet:
+        wanted = " ".join(f"'{line.partition(',')[0]}'" for line in unmet)
+        sys.stderr.write(f"{name}: dni needs {'; '.join(unmet)}: pip install {wanted}\n")
+        sys.exit(2)

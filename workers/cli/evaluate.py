@@ -1,0 +1,167 @@
+"""`dni-evaluate`: what a run has learned, measured once on its test or validation split, in one process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni import __version__
+from dni.data.source import Source
+from dni.data.window import Window, split_labels
+from dni.errors import CheckpointError, ConfigError, DniError
+from dni.losses import summed_cross_entropy
+from dni.metrics import bits, hits
+from dni.recurrent import Chain
+from dni.stages.base import Stage
+from dni.types import IGNORED
+from workers.build.data import Data, resolve
+from workers.build.device import device_of
+from workers.build.model import build_chains
+from workers.comm.frame import Frame, Kind
+from workers.config.settings import Config, to_plain
+from workers.resume.choice import choose
+from workers.resume.resume import differences
+from workers.runtime.clock import Clock
+from workers.storage import checkpoint
+from workers.storage.record import read_record
+from workers.system.errors import about, as_refusal, refusals_named
+from workers.tracking.summary import finite
+
+
+def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -> dict[str, Any]:
+    """Measure one checkpoint of a run and write `evaluation-SPLIT.json` into its folder; returns what that holds.
+
+    `split`: valid or test; default: test where the data has one. `step`: a number, best or last; default: best where
+    it is known and saved. The split is read once, sequences in whole batches only, its state carried across windows as
+    in training's validation passes; `accuracy` is the share of labels with the largest score, `error` the rest. Raises
+    ConfigError for what there is not, CheckpointError for what cannot be read.
+    """
+    config, data = read_settings(run_dir)
+    torch.set_num_threads(config.torch_threads)  # as in training: with other numbers, last digits differ
+    split = split or ("valid" if data.test is None else "test")
+    source, windows = open_split(data, split)
+    choice = choose(run_dir, step, "--step ")
+    device = device_of(replace(config, devices=["auto"]), 0)
+    parts = load_parts(config, run_dir, choice.step)
+    loss, right, labels = measure(parts, config.depth.clocks or [1], source, windows, device)
+    found = {
+        "split": split, "step": choice.step, "which": choice.which, "bits_per_label": bits(loss / labels),
+        "accuracy": right / labels, "error": (labels - right) / labels, "labels": labels,
+        "data": {"name": data.name, "sha256": data.sha256},
+    }  # fmt: skip
+    path = run_dir / f"evaluation-{split}.json"
+    with about(path):
+        path.write_text(json.dumps(finite(found), indent=2) + "\n")
+    return found
+
+
+def read_settings(run_dir: Path) -> tuple[Config, Data]:
+    """The settings of a run, and its data opened again. Raises ConfigError if the data is not the same any more."""
+    trained = trained_settings(run_dir)
+    config, data = resolve(trained)
+    changed = differences(to_plain(trained), to_plain(config))
+    if changed:
+        raise ConfigError(f"{run_dir}: the data has changed since it was trained on: {', '.join(changed)}")
+    return config, data
+
+
+def trained_settings(run_dir: Path) -> Config:
+    """The settings that a run was trained with; its data need not be there. Raises ConfigError if it is no run."""
+    if not run_dir.is_dir():
+        raise ConfigError(f"{run_dir}: no such folder; give the folder of a run")
+    return read_record(run_dir)
+
+
+def open_split(data: Data, split: str) -> tuple[Source, int]:
+    """A source at the start of the split, and how many windows it has. Raises ConfigError if there is no such split."""
+    if split == "test":
+        if data.test is None:
+            others = "data=ptb, seqmnist, mnist, cifar10 and two_clocks do"
+            raise ConfigError(f"{data.name} has no test split ({others}): use --split valid")
+        test = data.test()
+        return test, test.windows_per_pass
+    if not data.valid_windows:
+        raise ConfigError(f"{data.name} has no validation split, for its sequences grow: train with data.length set")
+    return data.valid(), data.valid_windows
+
+
+def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
+    """The stages of a run, as one model unless they tick at different rates, with the parameters of a checkpoint.
+
+    Raises CheckpointError.
+    """
+    chains = build_chains(config)
+    whole = Chain(OrderedDict(layer for chain in chains for layer in chain.named_children()))
+    states = [checkpoint.load(run_dir, step, index, len(chains)) for index in range(len(chains))]
+    try:
+        whole.load_state_dict({name: value for state in states for name, value in state["stage"]["module"].items()})
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        if as_refusal(error) is not None:
+            raise
+        raise CheckpointError(f"step {step}: the checkpoint in {run_dir} does not fit its settings: {error}") from error
+    return chains if config.depth.clocks else [whole]
+
+
+def measure(
+    parts: Sequence[Chain], clocks: Sequence[int], source: Source, windows: int, device: torch.device
+) -> tuple[float, int, int]:
+    """Nats, hits and number of the counted labels in the next windows of a source, at which the last part ticks."""
+    stages = [  # which evaluate as in training
+        (Stage(part.to(device), torch.optim.SGD(part.parameters(), lr=0.0), device=device), Clock(every))
+        for part, every in zip(parts, clocks, strict=True)
+    ]
+    loss, right, count = 0.0, 0, 0
+    for index in range(1, windows + 1):
+        window = source.next()
+        output = _output(stages, window, index)
+        if output is None:
+            continue
+        labels = split_labels(window.inputs, window.labels)[0].to(device)
+        loss += summed_cross_entropy(output, labels).item()
+        right += hits(output, labels)
+        count += int((labels != IGNORED).sum())
+    return loss, right, count
+
+
+def _output(stages: Sequence[tuple[Stage, Clock]], window: Window, index: int) -> Tensor | None:
+    """Of the last stage; None: it does not tick at the window with this number."""
+    x: Tensor | None = window.inputs
+    for stage, clock in stages:
+        frame = Frame(Kind.EVALUATE, tensors={"reset": window.reset, "index": torch.tensor(index)})
+        ticks = clock.ticks(frame)  # asked in any case: it hears of resets
+        x = stage.evaluate(x, frame.tensors["reset"]) if x is not None and ticks else None
+    return x
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `dni-evaluate`. Returns 0, or 2 after one line on stderr that says what to change."""
+    parser = argparse.ArgumentParser("dni-evaluate", description="Measure a trained run on its test split.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
+    parser.add_argument("--split", choices=("valid", "test"), help="default: test where the data has one")
+    parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
+    asked = parser.parse_args(argv)
+    try:
+        with refusals_named():
+            found = evaluate(asked.run_dir, asked.split, asked.step)
+    except DniError as error:
+        print(f"dni-evaluate: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(
+        f"{found['data']['name']}, {found['split']} split, step {found['step']} ({found['which']}): "
+        f"{found['bits_per_label']:.4f} bits per label, {found['accuracy']:.2%} right, {found['labels']} labels"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

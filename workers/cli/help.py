@@ -1,0 +1,140 @@
+"""`dni-train --explain` and `--version`: what can be said without a run."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from omegaconf import OmegaConf
+
+import dni
+from dni.errors import ConfigError
+from workers.cli.explain import Setting, settings
+from workers.config.compose import compose_settings
+from workers.config.settings import to_plain
+from workers.config.suggest import did_you_mean
+
+WIDTH = 100
+
+
+def answered(arguments: Sequence[str]) -> bool:
+    """Answer `--version` and `--explain [NAME ...]`; False if neither is asked for.
+
+    Raises ConfigError for a name that is neither a setting nor a section.
+    """
+    asked = [argument.partition("=")[0] for argument in arguments]
+    if "--version" in asked:
+        sys.stdout.write(f"dni-train {dni.__version__}\n")
+        return True
+    if "--explain" not in asked:
+        return False
+    place = asked.index("--explain")
+    given = arguments[place].partition("=")[2]
+    names = [*([given] if given else []), *arguments[place + 1 :]]
+    sys.stdout.write("\n".join(explained(names)) + "\n")
+    return True
+
+
+def explained(names: Sequence[str]) -> list[str]:
+    """The lines that explain these settings and sections; without a name, one line for each section and setting.
+
+    Raises ConfigError for a name that is none of them.
+    """
+    known = settings()
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--explain {name}: no such setting{did_you_mean(name, list(known))}; all: --explain")
+    return [line for name in names for line in _entry(known[name])] if names else list(_overview())
+
+
+def _overview() -> Iterator[str]:
+    yield "Every setting; in brackets its unit. One of them or a section in full: dni-train --explain NAME"
+    for setting in settings().values():
+        yield from ["", _headline(setting)] if setting.is_section else [_headline(setting)]
+
+
+def _headline(setting: Setting) -> str:
+    return textwrap.shorten(f"{setting.name}: {_meaning(setting)}", WIDTH, placeholder=" ...")
+
+
+def _meaning(setting: Setting) -> str:
+    return (f"[{setting.unit}] " if setting.unit else "") + setting.meaning
+
+
+def _entry(setting: Setting) -> Iterator[str]:
+    """Its paragraph; of a section, its options and the paragraphs of all that is in it."""
+    yield from _paragraph(setting.name, _meaning(setting))
+    if not setting.is_section:
+        yield from _paragraph("", f"default {_written(_place(_defaults(), setting.name))}; values: {setting.values}")
+        by = ", ".join(f"{option} ({_written(value)})" for option, value in set_by(setting.name))
+        yield from _paragraph("", f"set by {by}") if by else ()
+        return
+    for option, said in options(setting.name).items():
+        yield from _paragraph("", f"{setting.name}={option}: {said}".removesuffix(": "))
+    inside = setting.name + "."
+    for name, each in settings().items():
+        if name.startswith(inside) and "." not in name.removeprefix(inside):
+            yield from ["", *_entry(each)]
+
+
+def _paragraph(name: str, text: str) -> list[str]:
+    lines = textwrap.wrap(text, WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+    return [*([name] if name else []), *(f"    {line}" for line in lines)]
+
+
+def options(group: str) -> dict[str, str]:
+    """The options of a group of settings, GROUP=OPTION, and what the comment at the top of its file says."""
+    return {
+        option: " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("# ") and "@" not in line)
+        for folder, option, text in _option_files()
+        if folder == group
+    }
+
+
+def set_by(name: str) -> list[tuple[str, Any]]:
+    """The options that give a setting another value than the default, and that value."""
+    default, found = _place(_defaults(), name), []
+    for group, option, text in _option_files():
+        start = "" if group == "experiment" else group + "."
+        if name.startswith(start):
+            own = OmegaConf.to_container(OmegaConf.create(text))
+            value = _place(own, name.removeprefix(start), default)
+            found += [(f"{group}={option}", value)] if value != default else []
+    return found
+
+
+@cache
+def _option_files() -> list[tuple[str, str, str]]:
+    """Group, option and text of every file of options."""
+    groups = sorted((folder for folder in files("workers.conf").iterdir() if folder.is_dir()), key=lambda f: f.name)
+    return [
+        (group.name, option.name.removesuffix(".yaml"), option.read_text(encoding="utf-8"))
+        for group in groups
+        for option in sorted(group.iterdir(), key=lambda f: f.name)
+        if option.name.endswith(".yaml")
+    ]
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """What `dni-train` without a word takes."""
+    return to_plain(compose_settings([]))
+
+
+def _place(tree: Any, name: str, otherwise: Any = None) -> Any:
+    for part in name.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return otherwise
+        tree = tree[part]
+    return tree
+
+
+def _written(value: Any) -> str:
+    """As it is typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)

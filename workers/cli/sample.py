@@ -1,0 +1,195 @@
+"""`dni-sample`: text from a run trained on characters, its stages put together in one process.
+
+Only weights are read, and nothing listens. The model reads one lane, its state or memory carried from character to
+character as `dni-evaluate` carries it from window to window.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from dni import __version__
+from dni.errors import CheckpointError, ConfigError, DniError
+from dni.recurrent import Chain
+from workers.build.device import device_of
+from workers.cli.evaluate import load_parts, read_settings, trained_settings
+from workers.config.schema import DataKind
+from workers.config.settings import Config
+from workers.resume.choice import choose
+from workers.storage import vocabulary
+
+
+@dataclass(frozen=True)
+class Taste:
+    """How the next character is drawn.
+
+    `temperature` divides the scores before the softmax: below 1 likely characters become likelier, 0 always takes the
+    likeliest. `top_k`: only so many of the likeliest can be drawn; None: all. Raises ConfigError for other numbers.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"--temperature {self.temperature}: give a number from 0 (the likeliest character) on")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"--top-k {self.top_k}: give 1 or more, or leave it out to draw from all characters")
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Scores (V,) -> probabilities (V,), float64 on the CPU."""
+        scores = scores.detach().double().cpu()
+        k = 1 if self.temperature == 0 else min(self.top_k or len(scores), len(scores))
+        best = scores.topk(k)
+        drawn = torch.softmax((best.values - best.values[0]) / (self.temperature or 1.0), 0)
+        return torch.zeros_like(scores).scatter(0, best.indices, drawn)
+
+
+class Reader:
+    """A model that reads characters one after another, and scores what may come next.
+
+    Args:
+        model: the whole model, without cuts.
+        chunk: characters read at once; where a text is cut changes nothing.
+        device: where the model computes.
+    """
+
+    def __init__(self, model: Chain, chunk: int, device: torch.device | str = "cpu") -> None:
+        self.model, self.chunk, self.device = model.to(device).eval(), chunk, torch.device(device)
+        self.state = self.model.initial_state(1)
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """Read one symbol or more; returns the scores (V,) of the one that follows them."""
+        text = torch.tensor([ids], device=self.device)
+        for part in torch.split(text, self.chunk, dim=1):
+            output, self.state = self.model(part, self.state)
+        return output[0, -1]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A trained run that writes text. `characters`: by symbol; `step`: of its checkpoint."""
+
+    reader: Reader
+    characters: tuple[str, ...]
+    step: int
+
+    def encode(self, text: str) -> list[int]:
+        """The symbols of a text. Raises ConfigError if it is empty, or has a character that the run does not know."""
+        known = {character: symbol for symbol, character in enumerate(self.characters)}
+        for place, character in enumerate(text, 1):
+            if character not in known:
+                raise ConfigError(
+                    f"--prompt has {character!r} (U+{ord(character):04X}) as its character {place}, which is not among "
+                    f"the {len(known)} characters of the text that the run was trained on: leave it out"
+                )
+        if not text:
+            raise ConfigError("--prompt is empty: give at least one character for the text to begin with")
+        return [known[character] for character in text]
+
+    def write(self, prompt: str, length: int, taste: Taste, seed: int) -> Iterator[str]:
+        """So many characters that follow the prompt, each as it is drawn. Raises CheckpointError if scores are no
+        numbers."""
+        generator, ids = torch.Generator().manual_seed(seed), self.encode(prompt)
+        for _ in range(length):
+            scores = self.reader.read(ids)
+            if not scores.isfinite().all():
+                raise CheckpointError(f"step {self.step}: the model's scores are not finite; take an earlier --step")
+            ids = [int(torch.multinomial(taste.probabilities(scores), 1, generator=generator))]
+            yield self.characters[ids[0]]
+
+
+def open_writer(run_dir: Path, step: str | None = None) -> Writer:
+    """Put the stages of a run's checkpoint together. `step`: a number, best or last; default as `dni-evaluate`'s.
+
+    Raises ConfigError for what there is not or is no text, CheckpointError for what cannot be read.
+    """
+    config = trained_settings(run_dir)
+    refuse_other_data(config, run_dir)
+    characters = vocabulary.load(run_dir, config.model.symbols) or read_settings(run_dir)[1].characters
+    assert characters is not None, "a text has characters"
+    chosen = choose(run_dir, step, "--step ").step
+    (model,) = load_parts(config, run_dir, chosen)
+    torch.set_num_threads(config.torch_threads)  # as in training and evaluation
+    reader = Reader(model, config.window, device_of(replace(config, devices=["auto"]), 0))
+    return Writer(reader, characters, chosen)
+
+
+def refuse_other_data(config: Config, run_dir: Path) -> None:
+    """Raise ConfigError unless the run has learned which character follows which, at every character."""
+    if config.data.kind is not DataKind.text:
+        kind = config.data.kind.name
+        raise ConfigError(f"{run_dir}: trained on data={kind}: only runs on text (data=text or ptb) can write text")
+    if config.depth.clocks:
+        clocks = config.depth.clocks
+        raise ConfigError(f"{run_dir}: with depth.clocks={clocks} the last stage does not answer at every character")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Refuses arguments with one line, as all else is refused."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (dni-sample --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser("dni-sample", description="Let a run that was trained on text write text.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
+    parser.add_argument("--prompt", default="\n", metavar="TEXT", help="what the text begins with; default: a new line")
+    parser.add_argument("--length", type=int, default=500, metavar="N", help="characters to write (default 500)")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: greedy (default 1)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest characters; default: all")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed writes the same (default 0)")
+    parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
+    return parser
+
+
+def _say(run: argparse.Namespace) -> None:
+    if run.length < 1:
+        raise ConfigError(f"--length {run.length}: give 1 or more")
+    if not 0 <= run.seed < 2**63:
+        raise ConfigError(f"--seed {run.seed}: give a number from 0 to 2^63 - 1")
+    taste = Taste(run.temperature, run.top_k)
+    text = open_writer(run.run_dir, run.step).write(run.prompt, run.length, taste, run.seed)
+    first = next(text)  # whatever is refused is refused before the first word
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal need not know every character of the text
+    for part in chain([run.prompt, first], text, ["\n"]):
+        sys.stdout.write(part)
+        sys.stdout.flush()  # as it comes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `dni-sample`. Returns 0, or 2 after one line on stderr that says what to change.
+
+    Ctrl-C ends the text (130), as does whoever reads it and has enough (0).
+    """
+    try:
+        _say(_parser().parse_args(argv))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+    except KeyboardInterrupt:
+        print(flush=True)
+        return 130
+    except (DniError, OSError) as error:
+        print(f"dni-sample: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

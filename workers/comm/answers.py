@@ -1,0 +1,89 @@
+"""What comes back over an edge, held against what was sent."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from dni.errors import WireError, WrongTensor
+from workers.comm.contents import Shape, expect
+from workers.comm.edge import Loss, Target
+from workers.comm.frame import Frame, Kind
+
+_Sent: TypeAlias = tuple[Shape, torch.dtype]
+
+
+class Answers:
+    """Remembers what the values of the newest `memory` steps were like, for gradients must be like their values."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self._sent: dict[int, _Sent] = {}
+        self._asked: _Sent | None = None
+
+    def remember(self, kind: Kind, step: int, value: Tensor) -> None:
+        """A value leaves: of a training step, or, the last one counts, of a frame whose gradient is nobody's target."""
+        if kind is not Kind.STEP:
+            self._asked = value.shape, value.dtype
+            return
+        self._sent[step] = value.shape, value.dtype
+        if len(self._sent) > self._memory:
+            del self._sent[next(iter(self._sent))]
+
+    def read(self, frame: Frame, where: str, *, asked: bool) -> Target | WireError:
+        """The target in a frame, or what is wrong with it. `asked`: it may answer no training step."""
+        try:
+            return self._read(frame, asked)
+        except WrongTensor as error:
+            return WrongTensor(f"{where}: {error}")
+
+    def _read(self, frame: Frame, asked: bool) -> Target:
+        tensors, gradient = frame.tensors, frame.tensors.get("gradient")
+        wanted = {"gradient"} if frame.kind is Kind.GRADIENT else set()
+        found = tensors.keys() - {"late", "losses"}
+        if found != wanted:
+            raise WrongTensor(f"it has the tensors {sorted(tensors)} beside which {sorted(wanted)} was due")
+        late = _late(tensors)
+        if gradient is not None:
+            shape, dtype = self._of(frame.step - late, gradient) if late or not asked else self._of_asked()
+            expect("gradient", gradient, shape, dtype, f"the value of step {frame.step - late} was")
+        return Target(frame.step, gradient, _losses(tensors), late)
+
+    def _of(self, step: int, gradient: Tensor) -> _Sent:
+        """What the value of a step was like. One of before the run was resumed was like another, but for its steps."""
+        if step in self._sent:
+            return self._sent[step]
+        if not self._sent or step > min(self._sent):
+            raise WrongTensor(f"it has a gradient of step {step}, of which no value was sent")
+        shape, dtype = next(iter(self._sent.values()))
+        if len(shape) == gradient.dim() == 3:
+            shape = (shape[0], gradient.shape[1], shape[2])
+        return shape, dtype
+
+    def _of_asked(self) -> _Sent:
+        assert self._asked is not None, "it was sent before"
+        return self._asked
+
+
+def _late(tensors: dict[str, Tensor]) -> int:
+    if "late" not in tensors:
+        return 0
+    expect("late", tensors["late"], (), torch.int64, "it should be")
+    late = int(tensors["late"])
+    if late < 0:
+        raise WrongTensor(f"'late' is {late}, it should be 0 or more")
+    return late
+
+
+def _losses(tensors: dict[str, Tensor]) -> tuple[Loss, ...]:
+    if "losses" not in tensors:
+        return ()
+    losses = tensors["losses"]
+    expect("losses", losses, (losses.shape[0] if losses.dim() else 0, 3), torch.float64, "they should be")
+    rows = losses.tolist()
+    if not all(math.isfinite(step) and math.isfinite(count) for step, _, count in rows):
+        raise WrongTensor(f"'losses' are {rows}, where steps and counts should be numbers")
+    return tuple(Loss(int(step), nats, int(count)) for step, nats, count in rows)

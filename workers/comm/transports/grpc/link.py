@@ -1,0 +1,227 @@
+"""An edge between two processes: one bidirectional gRPC call as long as the run.
+
+    grpc_connect (stage k-1) ── HANDSHAKE, STEP ... END ──> GrpcListener.accept (stage k)
+                            <── HANDSHAKE, GRADIENT | DONE ──
+
+The upstream stage is the client. Nothing but frames of `workers.comm.codec` is sent or received.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import suppress
+from typing import Any, NoReturn, cast
+
+import grpc
+import torch
+
+from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
+from workers.comm.address import UNIX, check_address
+from workers.comm.codec import FRAME_BYTES
+from workers.comm.frame import Handshake, agree
+from workers.comm.shared_memory import RING_BYTES
+from workers.comm.transports.base import CPU, ChannelEnd, LinkSettings
+from workers.comm.transports.grpc.end import GrpcEnd
+from workers.comm.transports.grpc.refusal import greeting_or_reason, why_own_refused
+from workers.comm.transports.grpc.tls import Tls
+from workers.comm.transports.process_link import Accepting
+from workers.system.background import background, thread_died
+
+log = logging.getLogger(__name__)
+
+_SERVICE, _METHOD = "dni.v1.Stage", "Link"
+_MOST_CLIENTS = 16  # calls a listener serves at once, strangers included
+
+#: A peer that does not answer a ping within 2 s is gone.
+_BOTH = [
+    ("grpc.keepalive_time_ms", 2000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.http2.ping_timeout_ms", 2000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+_SERVER = [
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),  # a second listener on a port is an error, not a rival
+]
+_CLIENT = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+def grpc_connect(
+    address: str,
+    handshake: Handshake,
+    *,
+    limit: int = 64,
+    max_frame: int = FRAME_BYTES,
+    delay_s: float = 0.0,
+    checksum: bool = False,
+    timeout_s: float = 30.0,
+    insecure: bool = False,
+    ring: int = RING_BYTES,
+    tls: Tls | None = None,
+    device: torch.device = CPU,
+) -> ChannelEnd:
+    """The upstream end of the link to the stage that listens at `address` ("host:port" or "unix:PATH").
+
+    Args:
+        limit: frames that may wait in each direction; at least the window of the edge.
+        max_frame: bytes of the largest frame sent or received.
+        delay_s: emulated one-way latency in seconds, added to what is received.
+        checksum: whether sent frames carry a checksum of their payload (it is verified whenever present).
+        timeout_s: longest wait for the other side here and, at `close`, for it to take what was sent.
+        insecure: allow plaintext beyond the loopback interface.
+        ring: bytes of memory that the ends share for big payloads each way, over a unix socket; 0: none.
+        tls: encrypt, and let both ends prove who they are; None: plaintext.
+        device: of the stage that holds this end.
+
+    The other side need not listen yet. Raises PeerTimeout if it does not answer in time, HandshakeRefused if
+    the two disagree, ConfigError for an address that is not allowed, WorkerLost if the other side went away.
+    """
+    check_address(address, insecure or tls is not None)
+    peer = f"stage {handshake.stage + 1} at {address}"
+    ring = ring if address.startswith(UNIX) else 0
+    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring))
+    end.greet(handshake)
+    options = [*_BOTH, *_CLIENT, *_sizes(max_frame)]
+    channel = _channel(address, options, tls)
+    link = channel.stream_stream(f"/{_SERVICE}/{_METHOD}", None, None)
+    call: Any = link(end.outgoing(), wait_for_ready=True)
+    end.start(call, call, channel.close)
+    try:
+        agree(client=handshake, server=greeting_or_reason(end.greeting, peer, address, tls, timeout_s))
+    except PeerTimeout:
+        end.abandon()
+        raise PeerTimeout(
+            f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there?"
+        ) from None
+    except BaseException:
+        end.abandon()
+        raise
+    return end
+
+
+class GrpcListener(Accepting):
+    """Where a stage waits for the stage before it.
+
+    `address` is what to connect to, "host:port" or "unix:PATH". Clients that are refused, or no stages at all, change
+    nothing.
+    """
+
+    def __init__(
+        self,
+        bind: str = "127.0.0.1:0",
+        *,
+        handshake: Handshake,
+        limit: int = 64,
+        max_frame: int = FRAME_BYTES,
+        delay_s: float = 0.0,
+        checksum: bool = False,
+        timeout_s: float = 30.0,
+        insecure: bool = False,
+        ring: int = RING_BYTES,
+        tls: Tls | None = None,
+        device: torch.device = CPU,
+    ) -> None:
+        """Listen at `bind`, with port 0 at any port; the settings are those of `grpc_connect`.
+
+        Raises ConfigError if `bind` is taken, impossible or not allowed.
+        """
+        host = check_address(bind, insecure or tls is not None)
+        super().__init__(handshake, _MOST_CLIENTS)
+        ring = ring if bind.startswith(UNIX) else 0
+        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring)
+        self._ends: set[GrpcEnd] = set()
+        self._server = grpc.server(
+            cast(futures.ThreadPoolExecutor, _DaemonThreads()),
+            options=[*_BOTH, *_SERVER, *_sizes(max_frame)],
+            maximum_concurrent_rpcs=_MOST_CLIENTS,
+        )
+        handler = grpc.stream_stream_rpc_method_handler(self._link)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
+        try:
+            port = self._add_port(bind, tls)
+        except RuntimeError:
+            reason = None if tls is None else why_own_refused(tls)
+            raise ConfigError(
+                f"stage {handshake.stage}: cannot listen at {bind}; {reason or 'choose a free port'}"
+            ) from None
+        self.address = bind if bind.startswith(UNIX) else f"{host}:{port}"
+        self._server.start()
+
+    def close(self) -> None:
+        """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""
+        for end in list(self._ends):
+            end.close()
+        self._server.stop(None)
+        with suppress(queue.Full):
+            self._accepted.put_nowait(WorkerLost(f"the listener at {self.address} is closed"))
+
+    def _link(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        where = self._where(context)
+        end = GrpcEnd(f"the client at {where}", self._settings)
+        end.start(context, requests, lambda: self._ends.discard(end))
+        try:
+            theirs = end.greeting(self._settings.timeout_s)
+            agree(client=theirs, server=self._handshake)
+            end.rename(f"stage {theirs.stage} at {where}")
+            end.greet(self._handshake)
+            self._accepted.put_nowait(end)
+            self._ends.add(end)
+        except (WireError, WorkerLost, queue.Full) as error:
+            self._refuse(error, context)
+        except Exception as error:  # not foreseen: gRPC would only log it, and nobody would come
+            self.died(thread_died("dni-call", error))
+            raise
+        yield from end.outgoing()
+
+    def _add_port(self, bind: str, tls: Tls | None) -> int:
+        if tls is None:
+            return self._server.add_insecure_port(bind)
+        return self._server.add_secure_port(bind, tls.of_server())
+
+    def _where(self, context: grpc.ServicerContext) -> str:
+        """From where a client called; one on this machine has no address of its own."""
+        return self.address if self.address.startswith(UNIX) else str(context.peer())
+
+    def _refuse(self, error: Exception, context: grpc.ServicerContext) -> NoReturn:
+        log.warning("stage %d refused a client at %s: %s", self._handshake.stage, self._where(context), error)
+        refused = isinstance(error, HandshakeRefused)
+        if refused:
+            with suppress(queue.Full):
+                self._accepted.put_nowait(error)
+        code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INVALID_ARGUMENT
+        context.abort(code, str(error)[:1000])
+        raise AssertionError("abort raises")
+
+
+def _channel(address: str, options: list[tuple[str, int]], tls: Tls | None) -> grpc.Channel:
+    if tls is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, tls.of_client(), options=options)
+
+
+def _sizes(max_frame: int) -> list[tuple[str, int]]:
+    return [("grpc.max_receive_message_length", max_frame), ("grpc.max_send_message_length", max_frame)]
+
+
+class _DaemonThreads(futures.Executor):
+    """A daemon thread per call: those of a pool would be waited for when the interpreter ends."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
+        future: futures.Future[Any] = futures.Future()
+
+        def run() -> None:
+            future.set_result(fn(*args, **kwargs))
+
+        background("dni-call", run, future.set_exception).start()
+        return future

@@ -1,0 +1,61 @@
+"""What links between processes have in common, whatever carries their frames."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from contextlib import suppress
+
+from dni.errors import FlowControlError, PeerTimeout, SizeMismatch
+from workers.comm.frame import Frame, Handshake
+from workers.comm.transports.base import ChannelEnd, Inbox, InboxEnd, LinkSettings
+
+
+class LinkEnd(InboxEnd):
+    """One end, and what may not be sent."""
+
+    def __init__(self, peer: str, settings: LinkSettings, arrive: Callable[[Frame], Frame] | None) -> None:
+        super().__init__(Inbox(settings.limit, settings.delay_s, peer, arrive))
+        self._settings = settings
+
+    def _check_size(self, frame: Frame, nbytes: int) -> None:
+        if nbytes > (limit := self._settings.max_frame):
+            raise SizeMismatch(
+                f"{self._where(frame)} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends"
+            )
+
+    def _crowded(self, frame: Frame) -> FlowControlError:
+        return FlowControlError(f"{self._where(frame)}: {self._settings.limit} frames already wait to be sent")
+
+
+class Accepting:
+    """A listener's queue of ends that have connected and agreed, or of why one did not."""
+
+    address: str  #: what to connect to
+
+    def __init__(self, handshake: Handshake, most: int = 0) -> None:
+        """`most` may wait; 0: any number."""
+        self._handshake = handshake
+        self._accepted: queue.Queue[ChannelEnd | Exception] = queue.Queue(most)
+
+    def died(self, error: Exception) -> None:
+        """Have `accept` raise what ended a thread that serves clients."""
+        with suppress(queue.Full):
+            self._accepted.put_nowait(error)
+
+    def accept(self, timeout: float) -> ChannelEnd:
+        """The end of the link to the stage before, once that has connected and agreed.
+
+        Raises PeerTimeout after `timeout` seconds and HandshakeRefused when a stage came and was refused.
+        """
+        stage = self._handshake.stage
+        try:
+            item = self._accepted.get(timeout=timeout)
+        except queue.Empty:
+            raise PeerTimeout(
+                f"stage {stage}: stage {stage - 1} did not connect to {self.address} within {timeout:g} s; "
+                "is it running, and with this address?"
+            ) from None
+        if isinstance(item, Exception):
+            raise item
+        return item

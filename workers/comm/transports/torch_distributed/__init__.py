@@ -1,0 +1,1 @@
+"""Links over torch.distributed: gloo, and NCCL between GPUs."""

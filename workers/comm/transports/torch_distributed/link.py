@@ -1,0 +1,223 @@
+"""An edge between two processes by torch.distributed: a group of two for each edge.
+
+    torch_distributed_connect (stage k-1) ── hello ──> store of TorchDistributedListener (stage k)
+                                          <── answer ──
+                                          <── group ──>
+
+The stages shake hands in the store of the stage that listens; only stages that agree make a group, or three: two more
+may carry what stages compute with.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it has one
+
+from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
+from workers.comm.address import UNIX, check_address
+from workers.comm.codec import FRAME_BYTES, decode, encode
+from workers.comm.frame import Frame, Handshake, Kind, agree
+from workers.comm.transports.base import CPU, ChannelEnd, LinkSettings
+from workers.comm.transports.process_link import Accepting
+from workers.comm.transports.torch_distributed.at_exit import abandon_at_exit
+from workers.comm.transports.torch_distributed.backends import Groups, Pairs, agree_on_way
+from workers.comm.transports.torch_distributed.device_pair import MakeGroup
+from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
+from workers.comm.transports.torch_distributed.gloo import FOREVER, way_to, why
+from workers.comm.transports.torch_distributed.store import join_store, open_store
+from workers.system.background import background
+
+log = logging.getLogger(__name__)
+
+_CLIENTS = "clients"  # key of their number; the keys of each begin with its own
+_REFUSED = b"refused:"
+
+
+def torch_distributed_connect(
+    address: str,
+    handshake: Handshake,
+    *,
+    limit: int = 64,
+    max_frame: int = FRAME_BYTES,
+    delay_s: float = 0.0,
+    checksum: bool = False,
+    timeout_s: float = 30.0,
+    insecure: bool = False,
+    device: torch.device = CPU,
+    direct: MakeGroup | None = None,
+) -> ChannelEnd:
+    """The upstream end of the link to the stage that listens at `address` ("host:port").
+
+    The other side need not listen yet. `direct`: makes groups for what stages compute with, from device to device
+    (`nccl_group`); None: all goes by gloo. Other arguments, and errors, are those of `grpc_connect`; there is no
+    encryption.
+    """
+    host = _check(address, insecure)
+    peer = f"stage {handshake.stage + 1} at {address}"
+    settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
+
+    def link() -> ChannelEnd:
+        port = int(address.rpartition(":")[2])
+        pair, beside = _meet(host, port, handshake, timeout_s, Groups(direct, device))
+        return TorchDistributedEnd(pair, handshake.stage + 1, address, settings, beside)
+
+    try:
+        return _in_time(link, timeout_s)
+    except (RuntimeError, OSError) as error:  # torch's errors are some
+        raise PeerTimeout(
+            f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there? "
+            f"({why(error)})"
+        ) from None
+
+
+class TorchDistributedListener(Accepting):
+    """Where a stage waits for the stage before it; as `GrpcListener`, without encryption.
+
+    `address` is what to connect to, "host:port".
+    """
+
+    def __init__(
+        self,
+        bind: str = "127.0.0.1:0",
+        *,
+        handshake: Handshake,
+        limit: int = 64,
+        max_frame: int = FRAME_BYTES,
+        delay_s: float = 0.0,
+        checksum: bool = False,
+        timeout_s: float = 30.0,
+        insecure: bool = False,
+        device: torch.device = CPU,
+        direct: MakeGroup | None = None,
+    ) -> None:
+        """Listen at `bind`, with port 0 at any port.
+
+        Raises ConfigError if `bind` is taken, impossible or not allowed.
+        """
+        host = _check(bind, insecure)
+        super().__init__(handshake)
+        self._timeout_s, self._groups = timeout_s, Groups(direct, device)
+        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
+        self._ends: list[ChannelEnd] = []
+        self._closed = False
+        try:
+            self._store: Any = open_store(host, int(bind.rpartition(":")[2]), timeout_s)
+        except (OSError, RuntimeError):
+            raise ConfigError(f"stage {handshake.stage}: cannot listen at {bind}; choose a free port") from None
+        self._waking: Any = join_store(host, self._store.port, timeout_s)  # one that waits serves no other thread
+        self.address = f"{host}:{self._store.port}"
+        self._thread = background("dni-listener", self._listen, self.died)
+        self._thread.start()
+        abandon_at_exit(self)
+
+    def close(self) -> None:
+        """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""
+        if self._closed:
+            return
+        self.abandon()
+        for end in self._ends:
+            end.close()
+        self._accepted.put(WorkerLost(f"the listener at {self.address} is closed"))
+
+    def abandon(self) -> None:
+        """Stop listening, and no more."""
+        if not self._closed:
+            self._closed = True
+            with suppress(RuntimeError):
+                self._waking.set(f"{self._waking.add(_CLIENTS, 1)}/hello", b"")
+            self._thread.join(self._timeout_s)
+
+    def _listen(self) -> None:
+        """Serve one client after another."""
+        number = 1
+        while True:
+            self._store.wait([f"{number}/hello"], FOREVER)
+            if self._closed:
+                return
+            try:
+                self._serve(number)
+            except (WireError, RuntimeError, OSError, ValueError) as error:
+                self._refuse(number, error)
+            number += 1
+
+    def _serve(self, number: int) -> None:
+        theirs = _read_hello(self._store.get(f"{number}/hello"))
+        agree(client=theirs, server=self._handshake)
+        agree_on_way(self._store.get(f"{number}/way").decode(), self._groups.way, self._handshake.stage)
+        where = self._store.get(f"{number}/from").decode()
+        self._store.set(f"{number}/answer", _hello(self._handshake))
+        own, meeting = way_to(where, self._store.port), PrefixStore(str(number), self._waking)
+        pair, beside = self._groups.make(meeting, 1, own, self._timeout_s)
+        end = TorchDistributedEnd(pair, theirs.stage, where, self._settings, beside)
+        self._ends.append(end)
+        self._accepted.put(end)
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        log.warning("stage %d refused a client: %s", self._handshake.stage, error)
+        self._store.set(f"{number}/answer", _REFUSED + str(error).encode())
+        if isinstance(error, HandshakeRefused):
+            self._accepted.put(error)
+
+
+def _meet(host: str, port: int, mine: Handshake, timeout_s: float, groups: Groups) -> Pairs:
+    """Shake hands with the stage that listens there, and make groups with it."""
+    store: Any = join_store(host, port, timeout_s)  # the stubs' takes no bytes
+    number, own = store.add(_CLIENTS, 1), way_to(host, port)
+    store.set(f"{number}/from", own)
+    store.set(f"{number}/way", groups.way)
+    store.set(f"{number}/hello", _hello(mine))
+    answer = store.get(f"{number}/answer")
+    if answer.startswith(_REFUSED):
+        raise HandshakeRefused(answer.removeprefix(_REFUSED).decode())
+    agree(client=mine, server=_read_hello(answer))
+    return groups.make(PrefixStore(str(number), store), 0, own, timeout_s)
+
+
+def _hello(mine: Handshake) -> bytes:
+    return encode(Frame(Kind.HANDSHAKE, stage=mine.stage, handshake=mine))
+
+
+def _read_hello(data: bytes) -> Handshake:
+    frame = decode(data)
+    if frame.handshake is None:
+        raise HandshakeRefused(f"the other side began with a {frame.kind.name} frame, not with a handshake")
+    return frame.handshake
+
+
+def _check(address: str, insecure: bool) -> str:
+    """The host of an address. Raises ConfigError."""
+    if address.startswith(UNIX):
+        raise ConfigError(f"address {address!r}: transport=torch_distributed has no unix sockets: use 127.0.0.1:0")
+    return check_address(address, insecure)
+
+
+def _in_time(make: Callable[[], ChannelEnd], timeout_s: float) -> ChannelEnd:
+    """What `make` returns or raises. A store may wait for longer than it was told. Raises RuntimeError after that."""
+    made: queue.SimpleQueue[ChannelEnd | Exception] = queue.SimpleQueue()
+    given_up = threading.Event()
+
+    def work() -> None:
+        try:
+            item: ChannelEnd | Exception = make()
+        except Exception as error:
+            item = error
+        made.put(item)
+        if given_up.is_set() and isinstance(item, TorchDistributedEnd):
+            item.abandon()
+
+    background("dni-connect", work, made.put).start()
+    try:
+        item = made.get(timeout=timeout_s)
+    except queue.Empty:
+        given_up.set()
+        raise RuntimeError("nothing was heard") from None
+    if isinstance(item, Exception):
+        raise item
+    return item

@@ -1,0 +1,41 @@
+"""Settings composed in this process, from the same words and files as those of `dni-train`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.version import VersionBase
+from omegaconf import OmegaConf
+
+from workers.config.settings import Config, from_any, register
+
+_LOCK = threading.Lock()  # Hydra's state is one for the process
+
+
+def compose_settings(overrides: Sequence[str], config_name: str = "config") -> Config:
+    """What `dni-train OVERRIDES` makes of its settings; what they leave open is not filled in, nor is anything checked.
+
+    `config_name`: the primary config (`workers.cli.arguments.begin_with`).
+
+    A Hydra application may be running in this process. Raises HydraException, OmegaConfBaseException or ConfigError.
+    """
+    register()
+    with _LOCK, _own_hydra():
+        return from_any(OmegaConf.to_container(compose(config_name, list(overrides))))
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra, started for the time of the block; another one that was started before is there again afterwards."""
+    before, version = GlobalHydra.instance().hydra, VersionBase.instance().version_base
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("workers.conf", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
+        VersionBase.instance().version_base = version

@@ -1,0 +1,64 @@
+"""The rules of cuts in depth that go further than their methods: updates at random steps, synthetic inputs."""
+
+from __future__ import annotations
+
+from dni.errors import ConfigError
+from workers.config.schema import Context, DataKind, DepthMethod, InputKind, ModelKind, PredictorKind, TimeMethod
+from workers.config.settings import Config
+
+
+def check_depth(config: Config) -> None:
+    """Refuse what cannot be run, with one line that says what to type instead. Raises ConfigError."""
+    if config.depth.update_probability != 1:
+        _check_irregular(config)
+    if config.depth.inputs is InputKind.synthetic:
+        _check_inputs(config)
+    if config.mix:
+        _check_alone(config)
+
+
+def _check_alone(config: Config) -> None:
+    """Mixed targets are answers to every window a stage received."""
+    depth, asked = config.depth, f"predictor.depth.mix={config.mix}"
+    if depth.update_probability != 1 or depth.inputs is InputKind.synthetic:
+        raise ConfigError(
+            f"{asked} makes targets from every window that came, and depth.update_probability="
+            f"{depth.update_probability} depth.inputs={depth.inputs.name} leaves some out or goes ahead of them: set "
+            "predictor.depth.mix=0 (or depth.update_probability=1 and depth.inputs=received)"
+        )
+
+
+def _check_irregular(config: Config) -> None:
+    """Stages that leave steps out: nobody may wait for the gradient, and no target may need every window."""
+    asked, cut = f"depth.update_probability={config.depth.update_probability}", config.predictor.time
+    if config.depth.update_probability > 1:
+        raise ConfigError(f"{asked} must be at most 1, with which every stage updates at every step")
+    if config.depth.method not in (DepthMethod.synthetic, DepthMethod.local):
+        raise ConfigError(
+            f"{asked} leaves steps without a gradient, and depth={config.depth.method.name} would wait for it: use "
+            "depth=synthetic or depth=local (or depth.update_probability=1)"
+        )
+    guesses = cut.kind is PredictorKind.critic and cut.context is Context.window
+    if config.time.method is TimeMethod.synthetic and (cut.horizon > 1 or cut.auxiliary or guesses):
+        raise ConfigError(
+            f"{asked} leaves windows out, and targets in time that are made from several would miss them: set "
+            "predictor.time.horizon=1, predictor.time.auxiliary=0 and, for a critic, predictor.time.context=lookahead"
+        )
+
+
+def _check_inputs(config: Config) -> None:
+    """Every stage reads the data for itself, and waits neither for a gradient nor for an activation."""
+    asked, kind = "depth.inputs=synthetic", config.data.kind
+    if config.depth.method is not DepthMethod.synthetic:
+        raise ConfigError(
+            f"{asked} is for stages that do not wait for gradients either, and answers with synthetic ones: use "
+            f"depth=synthetic, not depth={config.depth.method.name} (or depth.inputs=received)"
+        )
+    if kind in (DataKind.copy, DataKind.repeat_copy) and config.data.length is None:
+        raise ConfigError(
+            f"{asked} makes every stage read the data for itself, and the curriculum of data={kind.name} depends on "
+            "losses that only the first one hears of: set data.length (or depth.inputs=received)"
+        )
+    images = kind in (DataKind.mnist, DataKind.cifar10)
+    if not config.predictor.inputs.hidden and not images and config.model.kind is not ModelKind.mlp:
+        raise ConfigError("predictor.inputs.hidden=0: a GRU predicts what stages with state send: set 128, say")

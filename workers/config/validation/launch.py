@@ -1,0 +1,88 @@
+"""The rules of how stages are started and linked."""
+
+from __future__ import annotations
+
+from dni.errors import ConfigError
+from workers.comm.address import consent, is_loopback
+from workers.config.schema import AUTO, BackendKind, LaunchMode, TransportKind
+from workers.config.settings import Config
+
+
+def check_launch(config: Config) -> None:
+    """What is for stages that an outer engine has started. Raises ConfigError."""
+    if config.launch.mode is LaunchMode.external:
+        return
+    if config.run_id is not None:
+        raise ConfigError(
+            f"run_id={config.run_id} names the folder of stages that an engine has started: use launch=external, or "
+            f"hydra.run.dir=outputs/{config.run_id} instead"
+        )
+    if config.transport.peers:
+        raise ConfigError(
+            "transport.peers is for stages that an engine has started: use launch=external (or transport.peers=[])"
+        )
+
+
+def check_backend(config: Config) -> None:
+    """What the links by NCCL need, as far as settings say. Raises ConfigError."""
+    if config.transport.backend is not BackendKind.nccl:
+        return
+    if config.transport.kind is not TransportKind.torch_distributed:
+        raise ConfigError(
+            f"transport.backend=nccl is for transport=torch_distributed, not for transport={config.transport.kind.name}"
+            ": use transport=torch_distributed, or transport.backend=gloo"
+        )
+    if config.transport.checksum:
+        raise ConfigError(
+            "transport.checksum=true covers what passes through the CPU, and with transport.backend=nccl activations "
+            "do not: set transport.checksum=false, or transport.backend=gloo"
+        )
+
+
+def check_links(config: Config) -> None:
+    """Where stages listen, and who may listen to them. Raises ConfigError."""
+    tls = config.transport.tls
+    missing = [name for name in ("cert", "key", "ca") if getattr(tls, name) is None]
+    if 0 < len(missing) < 3:
+        raise ConfigError(f"transport.tls needs cert, key and ca: set transport.tls.{missing[0]}, or none of them")
+    if not missing and config.transport.kind is TransportKind.torch_distributed:
+        raise ConfigError(
+            "transport=torch_distributed cannot encrypt: use transport=grpc with transport.tls, or set "
+            "transport.tls.cert, key and ca to null"
+        )
+    if config.transport.peers:
+        _check_peers(config)
+    if config.transport.bind != AUTO:
+        _check_bind(config)
+
+
+def _check_peers(config: Config) -> None:
+    peers = config.transport.peers
+    if len(peers) != config.stages:
+        raise ConfigError(
+            f"transport.peers names {len(peers)} addresses for {config.stages} stages: name HOST:PORT of each"
+        )
+    for peer in peers:
+        host, _, port = peer.rpartition(":")
+        if not host or not port.isdecimal() or not int(port):
+            raise ConfigError(f"transport.peers: {peer} is not HOST:PORT with a port above 0")
+        if not (is_loopback(host) or config.transport.private):
+            raise ConfigError(
+                f"transport.peers: {peer} is not a loopback address, and links are neither encrypted nor "
+                f"authenticated: {consent(config.can_encrypt)}"
+            )
+
+
+def _check_bind(config: Config) -> None:
+    bind = config.transport.bind
+    host, _, port = bind.rpartition(":")
+    if not port.isdecimal() or not (is_loopback(host) or config.transport.private):
+        raise ConfigError(
+            f"transport.bind={bind} is not a loopback address with a port, and links are neither encrypted nor "
+            f"authenticated: use transport.bind=auto, or 127.0.0.1:0; elsewhere {consent(config.can_encrypt)}"
+        )
+    if int(port) and config.stages > 2 and config.launch.mode is not LaunchMode.external:
+        raise ConfigError(
+            f"transport.bind={bind}: {config.stages - 1} of the {config.stages} stages listen and cannot share a port: "
+            f"use transport.bind={host}:0"
+        )

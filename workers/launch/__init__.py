@@ -1,0 +1,1 @@
+"""Start the stages: threads, processes, or one stage of a cluster's job."""

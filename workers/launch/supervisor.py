@@ -1,0 +1,212 @@
+"""One process per stage on this machine, and the small supervisor that watches them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from dni import errors
+from dni.errors import ConfigError, DniError, EndedEarly, OutOfMemory, ThreadDied, WorkerLost
+from workers.config.settings import Config
+from workers.launch.stage_process import StageProcess
+from workers.runtime.job import Job
+from workers.storage.checkpoint import continue_with
+from workers.system.channel import Message
+from workers.system.errors import LESS, memory_kills
+
+log = logging.getLogger(__name__)
+
+#: After one stage has failed, how long the others may take to say what they saw.
+GRACE_S = 1.0
+
+#: After all stages have said that they are done, how long their processes may take to exit.
+LEAVE_S = 15.0
+
+#: For OpenMP, where stages have more torch threads than there are cores: sleep when there is nothing to do, for whoever
+#: waits in a loop keeps another stage from its core; GNU's (torch's on Linux) after some microseconds, which are enough
+#: from one operation to the next.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+
+
+@dataclass
+class Failure:
+    """How a stage ended that should not have."""
+
+    stage: int
+    reason: str
+    kind: type[DniError] = WorkerLost
+    consequence: bool = False  # it only saw another stage go
+
+
+class Supervisor:
+    """Starts the stages, tells each its neighbour's address, passes on their records, and ends them together.
+
+    `run` must be called in a thread that stays until it returns (see `StageProcess`).
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.stages = job, job.config.stages
+        self.children: list[StageProcess] = []
+        self.last_step = [job.start] * self.stages
+        self.failures: list[Failure] = []
+        self._messages: SimpleQueue[tuple[int, Message]] = SimpleQueue()
+        self._running, self._done = set(range(self.stages)), set[int]()
+        self._deadline: float | None = None  # when whatever still runs is killed
+        self._told = False
+        self._memory_kills = memory_kills()
+
+    def run(self) -> None:
+        """Until every stage has ended. Raises the error of the stage that failed first, WorkerLost if it was killed."""
+        try:
+            self.start()
+            for index, message in self._until_ended():
+                self._handle(index, message)
+        finally:
+            self.kill()
+        if self.failures:
+            raise self._error()
+
+    def start(self) -> None:
+        """Start one process per stage, each with its log file."""
+        logs = self.job.run_dir / "logs"
+        logs.mkdir(exist_ok=True)
+        arguments = str(self.job.run_dir), str(self.job.sockets or "")
+        for k in range(self.stages):
+            child = StageProcess(k, logs / f"stage-{k}.log", arguments, environment(self.job.config))
+            self.children.append(child)
+            child.follow(self._hear)
+
+    def wake(self) -> None:
+        """After the job's stop has been set: have the first stage told. Safe in a signal handler."""
+        self._hear(0, {"event": "stop"})
+
+    def tell(self, index: int, **message: Any) -> None:
+        """Send one message to a stage; a stage that is gone hears nothing."""
+        try:
+            self.children[index].tell(**message)
+        except OSError:
+            log.debug("stage %d is gone and was not told %s", index, message)
+
+    def kill(self) -> None:
+        """End whatever still runs, and wait until it has."""
+        for child in self.children:
+            child.process.kill()
+        for child in self.children:
+            child.end()
+
+    def _hear(self, index: int, message: Message) -> None:
+        self._messages.put((index, message))
+
+    def _tell_stop(self) -> None:
+        if self.job.stop.is_set() and not self._told:
+            self._told = True
+            self.tell(0, stop=True)
+            if self._deadline is None and 0 not in self._done:
+                self._deadline = time.monotonic() + self.job.config.transport.timeout_s
+
+    def _until_ended(self) -> Iterator[tuple[int, Message]]:
+        """Messages until all stages have ended, or the time for it is over (`_deadline`)."""
+        while self._running:
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            try:
+                yield self._messages.get(timeout=None if left is None else max(0.0, left))
+            except Empty:
+                return self._give_up()
+
+    def _give_up(self) -> None:
+        """What was still awaited has not come in time; all that runs will be killed."""
+        if self._running <= self._done:
+            log.warning("stage %s was done, but did not exit: killed", ", ".join(map(str, sorted(self._running))))
+        elif not self.failures:
+            timeout_s = self.job.config.transport.timeout_s
+            self._fail(0, f"it was told to stop, and did not answer within {timeout_s:g} s; its process is stuck")
+
+    def _handle(self, index: int, message: Message) -> None:
+        match message["event"]:
+            case "stop":
+                self._tell_stop()
+            case "stopping":
+                self._note_answer()
+            case "listening":
+                self.tell(index - 1, peer=message["address"])
+            case "store":
+                for other in range(1, self.stages):
+                    self.tell(other, peer=message["address"])
+            case "record":
+                self.last_step[index] = max(self.last_step[index], message["record"]["step"])
+                self.job.sink(message["record"])
+                self._tell_stop()  # what the record says may have ended the run
+            case "done":
+                self._note_done(index)
+            case "error":
+                kind = kind_of(message["type"])
+                unforeseen = kind in (DniError, ThreadDied)
+                reason = f"{message['message']} (see {self.children[index].log})" if unforeseen else message["message"]
+                self._fail(index, reason, kind, issubclass(kind, WorkerLost) and kind is not EndedEarly)
+            case "exit":
+                self._running -= {index}
+                self._note_exit(index, message["code"])
+
+    def _note_answer(self) -> None:
+        """The first stage has been told to stop, or need not be any more."""
+        if not self.failures and not self._running <= self._done:
+            self._deadline = None
+
+    def _note_done(self, index: int) -> None:
+        self._done.add(index)
+        if 0 in self._done:
+            self._note_answer()
+        if self._running <= self._done and not self.failures:
+            self._deadline = time.monotonic() + LEAVE_S
+
+    def _note_exit(self, index: int, code: int) -> None:
+        if code == -signal.SIGKILL and memory_kills() > self._memory_kills:
+            reason = f"its process was killed, most likely by the system, which was out of memory: {LESS}"
+            self._fail(index, reason, OutOfMemory)
+        elif code < 0:
+            self._fail(index, f"its process was killed by {signal_name(-code)}")
+        elif all(failure.stage != index for failure in self.failures) and (code or index not in self._done):
+            early = "" if index in self._done else " before its work was done"
+            said = self.children[index].last_words()
+            self._fail(
+                index, f"its process ended with status {code}{early}; {'the end of its' if said else 'see its'} log "
+                f"{self.children[index].log}{': ' if said else ''}{said}", EndedEarly,
+            )  # fmt: skip
+
+    def _fail(self, index: int, reason: str, kind: type[DniError] = WorkerLost, consequence: bool = False) -> None:
+        self.failures.append(Failure(index, reason, kind, consequence))
+        self._deadline = time.monotonic() + GRACE_S
+
+    def _error(self) -> DniError:
+        cause = min(self.failures, key=lambda failure: failure.consequence)
+        if issubclass(cause.kind, ConfigError):
+            return cause.kind(f"stage {cause.stage}: {cause.reason}")
+        done = self.last_step[cause.stage]
+        return cause.kind(f"stage {cause.stage}, after step {done}: {cause.reason}; {continue_with(self.job.run_dir)}")
+
+
+def environment(config: Config) -> dict[str, str]:
+    """What a stage's process finds set."""
+    crowded = config.stages * config.torch_threads > (os.cpu_count() or 1)
+    chosen = PATIENT.keys() & os.environ.keys()  # together or not at all: GNU's takes the number before the policy
+    return (PATIENT if crowded and not chosen else {}) | os.environ
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; the number for one that has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def kind_of(name: str) -> type[DniError]:
+    """The class of an error that a stage reported by name; DniError for one that was not foreseen."""
+    found = getattr(errors, name, None)
+    return found if isinstance(found, type) and issubclass(found, DniError) else DniError

@@ -1,0 +1,148 @@
+"""Run folders as groups: runs that differ only in their seed are one row, with mean and standard deviation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from dni.errors import ConfigError
+from workers.config.suggest import did_you_mean
+from workers.reporting.tasks import CUT_SHORT, FACTS, TASK, run_id, settings_of, steps_done, tells_apart, titles_of
+from workers.tracking.run import Run
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only in seed, or in what `by` does not name."""
+
+    task: str  #: data, model and length of training, in words
+    values: dict[str, str]  #: the settings shown, by key
+    methods: list[str]  #: "depth + time"
+    runs: list[Run]  #: those that count: each run once, none that has diverged
+    diverged: list[Run] = field(default_factory=list)
+    repeated: list[Run] = field(default_factory=list)  #: runs whose continuation, or whose equal, is among `runs`
+    differing: dict[str, list[str]] = field(default_factory=dict)  #: values of the settings that differ within it
+
+    @property
+    def label(self) -> str:
+        named = ", ".join(v if key == "method" else f"{key}={v}" for key, v in self.values.items())
+        return f"{named} (cut short)" if self.cut_short and len(self.cut_short) == len(self.runs) else named
+
+    @property
+    def cut_short(self) -> list[Run]:
+        return [run for run in self.runs if (run.summary or {}).get("interrupted")]
+
+    @property
+    def seeds(self) -> str:
+        """Of the runs that count, in order."""
+        found = [(run.summary or {}).get("seed") for run in self.runs]
+        return " ".join(str(seed) for seed in sorted(found, key=lambda seed: (seed is None, seed or 0)))
+
+    @property
+    def machines(self) -> list[str]:
+        """All that its runs were on, as far as they say."""
+        return sorted({m for run in self.runs for m in (run.summary or {}).get("machines", [])})
+
+
+def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
+    """Finished runs of one task with equal settings (all but the seed, or those named by `by`) together.
+
+    Groups of one task follow each other. Raises ConfigError for a key of `by` that no run has.
+    """
+    finished = [run for run in runs if run.summary is not None and not goes_on(run, runs)]
+    if not finished:
+        return []
+    table = pd.DataFrame([settings_of(run) for run in finished], dtype=str).fillna("-")
+    if unknown := [key for key in by if key not in table]:
+        hint = did_you_mean(unknown[0], _keys(table))
+        raise ConfigError(f"--by {' '.join(unknown)}: no run has it{hint}; choose from: {', '.join(_keys(table))}")
+    tasks = [task for _, task in table.groupby([key for key in TASK if key in table], sort=False)]
+    titles = titles_of([_first(task) for task in tasks])
+    return [
+        _group(title, rows, finished, shown)
+        for title, task in zip(titles, tasks, strict=True)
+        for rows, shown in _rows(task, by)
+    ]
+
+
+def goes_on(run: Run, runs: Sequence[Run]) -> Run | None:
+    """The run among `runs` that went on where this one was cut short; None if it was not, or if there is none."""
+    cut_short = run.summary is None or run.summary.get("interrupted") or run.summary.get("ended") == "diverged"
+    if not cut_short:
+        return None
+    others = [other for other in runs if other is not run and run_id(other) == run_id(run)]
+    return next((other for other in others if _rank(other) > _rank(run)), None)
+
+
+def _rank(run: Run) -> tuple[bool, bool, int]:
+    summary = run.summary or {}
+    ended_well = bool(summary) and not summary.get("interrupted") and summary.get("ended") != "diverged"
+    return ended_well, bool(summary), steps_done(run)
+
+
+def _rows(task: pd.DataFrame, by: Sequence[str]) -> list[tuple[pd.DataFrame, list[str]]]:
+    """The runs of a task, by row of its table; with the settings that tell the rows apart."""
+    keys = list(by) or [key for key in _keys(task) if tells_apart(key)]
+    rows = [row for _, row in task.groupby(keys, sort=False)]
+    shown = list(by) or _telling([_first(row) for row in rows], [key for key in keys if key != CUT_SHORT])
+    return [(row, shown) for row in rows]
+
+
+def _group(title: str, rows: pd.DataFrame, finished: Sequence[Run], shown: Sequence[str]) -> Group:
+    members = [finished[index] for index in rows.index]
+    diverged = [run for run in members if (run.summary or {}).get("ended") == "diverged"]
+    counted: dict[str, Run] = {}
+    for run in sorted((run for run in members if run not in diverged), key=_rank, reverse=True):
+        counted.setdefault(run_id(run), run)
+    kept = [run for run in members if run in counted.values()]
+    varied = {key: list(rows[key].unique()) for key in _keys(rows) if tells_apart(key) and key != CUT_SHORT}
+    return Group(
+        task=title,
+        values={key: rows[key].iloc[0] if key in rows else "-" for key in shown},
+        methods=list(rows["method"].unique()),
+        runs=kept,
+        diverged=diverged,
+        repeated=[run for run in members if run not in kept and run not in diverged],
+        differing={key: values for key, values in varied.items() if len(values) > 1},
+    )
+
+
+def _first(table: pd.DataFrame) -> dict[str, str]:
+    return {str(key): value for key, value in table.iloc[0].items()}
+
+
+def _keys(table: pd.DataFrame) -> list[str]:
+    return sorted(map(str, table))
+
+
+def _telling(groups: Sequence[Mapping[str, str]], known: Sequence[str]) -> list[str]:
+    """The method and as few other settings as tell the groups apart, as far as settings do."""
+
+    def told(keys: Sequence[str]) -> int:
+        return len({tuple(group.get(key, "-") for key in keys) for group in groups})
+
+    shown, most = ["method"], told(known)
+    while told(shown) < most:
+        shown.append(max([*FACTS, *known], key=lambda key: told([*shown, key])))
+    return shown
+
+
+def spread(group: Group, place: Sequence[str]) -> tuple[float | None, float | None, int]:
+    """Mean, sample standard deviation (None for fewer than two) and number of the group's values."""
+    found = [v for run in group.runs if (v := value(run.summary, place)) is not None]
+    deviation = statistics.stdev(found) if len(found) > 1 else None
+    return statistics.fmean(found) if found else None, deviation, len(found)
+
+
+def value(tree: Any, place: Sequence[str]) -> float | None:
+    """The number at a place of a summary, None if there is none; of a list: the mean over its entries."""
+    if isinstance(tree, list):
+        found = [v for entry in tree if (v := value(entry, place)) is not None]
+        return statistics.fmean(found) if found else None
+    if place:
+        return value(tree.get(place[0]), place[1:]) if isinstance(tree, dict) else None
+    return float(tree) if isinstance(tree, int | float) else None

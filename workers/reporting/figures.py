@@ -1,0 +1,161 @@
+"""The curves of the report: losses, validation, probes, utilisation. One colour per group of runs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workers.reporting.aggregate import Group, value
+from workers.tracking.run import Run
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
+DASHES, HATCHES = ("-", "--", "-.", ":"), ("", "//", "..", "xx")
+
+
+def curve(run: Run, kind: str, x: str, y: str) -> pd.DataFrame:
+    """Columns x, y of the run's records of this kind that have both, by step; of a repeated step the last."""
+    records = [r for r in run.metrics if r.get("kind") == kind and None not in (r.get(x), r.get(y))]
+    frame = pd.DataFrame(records, columns=["step", "wall_s", y]).astype(float)
+    back = frame["wall_s"].diff().clip(upper=0).fillna(0).cumsum()
+    frame["wall_s"] -= back  # a resumed run's clock starts anew: go on where the one before it stopped
+    chosen: pd.DataFrame = frame.drop_duplicates("step", keep="last").sort_values("step")[[x, y]]
+    return chosen
+
+
+def smoothed(values: Sequence[float], half: int) -> list[float]:
+    """The mean of each value and of `half` values on either side; towards the ends of as many as there are on both.
+
+    So the first and the last are those that were recorded.
+    """
+    at, sums = np.arange(len(values)), np.concatenate([[0.0], np.cumsum(values)])
+    reach = np.minimum(half, np.minimum(at, at[::-1]))
+    means: list[float] = ((sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)).tolist()
+    return means
+
+
+def _axes(title: str, groups: Sequence[Group], x_label: str, y_label: str, width: float = 6.4) -> Axes:
+    figure = Figure(figsize=(width, 4.2 + 0.25 * len(groups)), dpi=150, layout="constrained")
+    methods = list(dict.fromkeys(m.replace(" ", "\N{NO-BREAK SPACE}") for group in groups for m in group.methods))
+    named = ", ".join(methods[:4] + ([f"{len(methods) - 4} more"] if len(methods) > 4 else []))
+    axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
+    axes.set_title(_plain(f"{title}: {groups[0].task}\n{textwrap.fill(named, round(11 * width))}"), fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.grid(alpha=0.3)
+    return axes
+
+
+def _look(index: int) -> tuple[str, str]:
+    return COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # no formulas in labels
+
+
+def _validation(groups: Sequence[Group]) -> Axes:
+    axes = _axes("Validation", groups, "step", "validation loss (bits per label)")
+    for index, group in enumerate(groups):
+        points = pd.concat([curve(run, "valid", "step", "bits_per_label") for run in group.runs])
+        by_step, (colour, dash) = points.groupby("step")["bits_per_label"], _look(index)
+        everywhere = by_step.count() == len(group.runs)  # a mean over fewer runs would jump where one ends
+        mean, sd = by_step.mean()[everywhere], by_step.std()[everywhere]
+        if len(mean):
+            axes.plot(mean, color=colour, linestyle=dash, marker="o", markersize=4, label=_plain(group.label))
+            axes.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
+    return axes
+
+
+def _training(groups: Sequence[Group], x: str, x_label: str) -> Axes:
+    axes = _axes("Training", groups, x_label, "training loss (nats per label)")
+    for index, group in enumerate(groups):
+        colour, dash = _look(index)
+        curves = [c for run in group.runs if len(c := curve(run, "train", x, "loss"))]
+        for number, points in enumerate(curves):
+            smooth = smoothed(list(points["loss"]), max(2, len(points) // 30))
+            label = _plain(group.label) if number == 0 else ""
+            axes.plot(points[x], points["loss"], color=colour, alpha=0.25, linewidth=0.7)
+            axes.plot(points[x], smooth, color=colour, linestyle=dash, label=label)
+    return axes
+
+
+def _probes(groups: Sequence[Group]) -> Axes:
+    axes = _axes("Probes", groups, "step", "cosine of the parameters' gradient with the exact one")
+    for index, group in enumerate(groups):
+        records = [r for run in group.runs for r in run.metrics if r.get("kind") == "probe"]
+        found = pd.DataFrame(records, columns=["step", "parameters"]).astype(float).dropna()
+        mean, (colour, dash) = found.groupby("step")["parameters"].mean(), _look(index)
+        if len(mean):
+            axes.plot(mean, color=colour, linestyle=dash, marker="o", markersize=4, label=_plain(group.label))
+    return axes
+
+
+def _utilisation(groups: Sequence[Group]) -> Axes:
+    busy = [pd.DataFrame([_busy(run) for run in group.runs]).astype(float) * 100 for group in groups]
+    stages = sorted({stage for frame in busy for stage in frame.columns})
+    width = max(6.4, 0.16 * len(stages) * len(groups))
+    axes = _axes("Utilisation", groups, "stage", "time not spent waiting (%)", width)
+    for index, (group, frame) in enumerate(zip(groups, busy, strict=True)):
+        at = [stage + 0.8 * (index + 0.5) / len(groups) - 0.4 for stage in frame.columns]
+        hatch = HATCHES[index // len(COLOURS) % len(HATCHES)]
+        axes.bar(
+            at,
+            frame.mean(),
+            0.76 / len(groups),
+            color=_look(index)[0],
+            hatch=hatch,
+            label=_plain(group.label),
+        )
+        axes.errorbar(at, frame.mean(), frame.std(), fmt="none", ecolor="#444444", capsize=2)
+    axes.set(xticks=stages, ylim=(0, 105))
+    return axes
+
+
+def _busy(run: Run) -> dict[int, float | None]:
+    return {entry["index"]: value(entry, ["busy"]) for entry in (run.summary or {}).get("stage", [])}
+
+
+def draw(groups: Sequence[Group], out: Path, prefix: str = "") -> dict[str, str]:
+    """Write the figures of one task that have data into `out`, as PNG and SVG; captions by the name of the PNG.
+
+    Runs that have diverged are not in them.
+    """
+    groups = [group for group in groups if group.runs]
+    if not groups:
+        return {}
+    thin = "Thin: as recorded; thick: centred running mean; one line per run."
+    drawn = {
+        "valid.png": (
+            _validation(groups),
+            "Validation: mean over the runs at the steps that all of them have, band of one standard deviation.",
+        ),
+        "train_step.png": (_training(groups, "step", "step"), f"Training loss by step. {thin}"),
+        "train_seconds.png": (
+            _training(groups, "wall_s", "time of all sittings (s)"),
+            f"Training loss by time. {thin}",
+        ),
+        "probe.png": (
+            _probes(groups),
+            "Gradient of the parameters, as the time cut makes it, against the exact one.",
+        ),
+        "utilisation.png": (
+            _utilisation(groups),
+            "Busy share of each stage: mean and one standard deviation.",
+        ),
+    }
+    filled = {name: pair for name, pair in drawn.items() if pair[0].has_data()}
+    for name, (axes, _) in filled.items():
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        figure.legend(loc="outside lower center", frameon=False, fontsize=9)  # below the axes, never on them
+        figure.savefig(out / f"{prefix}{name}", metadata={"Software": None})
+        with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+            figure.savefig(out / f"{prefix}{Path(name).stem}.svg", metadata={"Date": None})
+    return {f"{prefix}{name}": caption for name, (_, caption) in filled.items()}

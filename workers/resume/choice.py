@@ -1,0 +1,75 @@
+"""Which checkpoint of a run is taken by whoever does not go on with it: the best by validation, the last, or any."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from dni.errors import ConfigError, DamagedCheckpoint
+from workers.storage import checkpoint
+from workers.tracking.early_stopping import best
+from workers.tracking.run import METRICS, read_metrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A checkpoint, and which one it is: "best", "last" or "chosen"."""
+
+    step: int
+    which: str
+
+
+def choose(run_dir: Path, asked: str | None, option: str) -> Choice:
+    """The checkpoint that is asked for: a number of steps, best or last; None: best where it is known and saved.
+
+    All its files have been read through; where the best or the last was not asked for by name, a damaged one is named
+    in a warning and the next best taken. `option`: how a step is asked for, for messages: "--step " or "start_step=".
+    Raises ConfigError if it is not there, CheckpointError if it cannot be read.
+    """
+    if not checkpoint.complete_steps(run_dir) and checkpoint.newest_whole(run_dir) is None:
+        raise ConfigError(f"{run_dir}: no complete checkpoint in it (checkpoint.every sets how often one is written)")
+    if asked is None:
+        return _best_if_whole(run_dir) or _last(run_dir)
+    if asked == "last":
+        return _last(run_dir)
+    if asked == "best":
+        return _best(run_dir, option)
+    if not asked.isdecimal():
+        raise ConfigError(f"{option}{asked}: give a number of steps, best or last")
+    if not checkpoint.verify(run_dir, int(asked)):
+        complete = checkpoint.complete_steps(run_dir)
+        raise ConfigError(f"{run_dir}: no complete checkpoint of step {asked}; complete are: {complete}")
+    return Choice(int(asked), "chosen")
+
+
+def best_step(run_dir: Path) -> int | None:
+    """The step of the run's best validation pass."""
+    records = read_metrics(run_dir / METRICS) if (run_dir / METRICS).is_file() else []
+    chosen = best([record for record in records if record["kind"] == "valid"])
+    return None if chosen is None else int(chosen["step"])
+
+
+def _last(run_dir: Path) -> Choice:
+    step = checkpoint.newest_whole(run_dir)
+    assert step is not None, "one is complete, and if all were damaged, that was an error"
+    return Choice(step, "last")
+
+
+def _best(run_dir: Path, option: str) -> Choice:
+    step = best_step(run_dir)
+    if step is not None and checkpoint.verify(run_dir, step):
+        return Choice(step, "best")
+    why = "it was never validated" if step is None else f"step {step} was not kept (with patience it is)"
+    raise ConfigError(f"{run_dir}: no checkpoint of the best validation pass: {why}; use {option}last")
+
+
+def _best_if_whole(run_dir: Path) -> Choice | None:
+    step = best_step(run_dir)
+    try:
+        return Choice(step, "best") if step is not None and checkpoint.verify(run_dir, step) else None
+    except DamagedCheckpoint as error:
+        log.warning("%s; it is the best one, and the last one is taken instead", error)
+        return None

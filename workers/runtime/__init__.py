@@ -1,0 +1,1 @@
+"""What one worker does: the training loop, its data, its records, its checkpoints."""

@@ -1,0 +1,120 @@
+"""One worker from the settings, its index, and the ends of its two edges."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+import torch
+
+from dni.stages.base import Stage
+from workers.build.data import open_data
+from workers.build.input_model import input_interface
+from workers.build.interfaces import bootstrap, depth_interface, goes_back, time_interface
+from workers.build.model import activation_shape
+from workers.build.optimizer import follow_course
+from workers.build.stage import build_stage
+from workers.build.warm_start import take_weights
+from workers.comm.contents import Contents
+from workers.comm.downstream import Downstream
+from workers.comm.edge import Blocked
+from workers.comm.neighbours import Neighbours
+from workers.comm.transports.base import ChannelEnd
+from workers.comm.upstream import Upstream
+from workers.config.schema import DataKind, DepthMethod, InputKind
+from workers.config.settings import Config
+from workers.runtime.clock import Clock
+from workers.runtime.emulation import slow_down
+from workers.runtime.feed import Feed
+from workers.runtime.forward_unlocked import Unlocked
+from workers.runtime.job import Job
+from workers.runtime.recorder import Journal
+from workers.runtime.worker import Worker
+from workers.storage import checkpoint
+
+
+def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: ChannelEnd | None) -> Worker:
+    """Build stage `index` and, in a resumed run, load its checkpoint. Raises ConfigError and CheckpointError."""
+    config = job.config
+    contents = contents_of(config, index) if index else None  # first: it seeds torch, as building a stage does
+    stage = build_stage(config, index)
+    clock, timeout = Blocked(), config.transport.timeout_s
+    before = _before(job, index, stage, upstream, clock, contents)
+    source = before.data.train if isinstance(before, Feed) else None
+    depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage, source)
+    slow_down(config.emulate, stage, depth, time_cut)
+    after = None
+    if downstream is not None:
+        after = Downstream(downstream, stage=index, window=_edge_window(config), clock=clock, timeout_s=timeout)
+    ends = {index - 1: upstream, index + 1: downstream}
+    Neighbours(index, clock, {stage: end for stage, end in ends.items() if end is not None})
+    journal = Journal(
+        job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
+        guessing=math.log(config.model.symbols or 1),
+    )  # fmt: skip
+    worker = Worker(
+        stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,
+        lag=config.depth.lag,
+        staleness=config.optimizer.staleness,
+        goes_back=partial(goes_back, config, index),
+        clock=Clock.of(config.depth.clocks, index),
+        journal=journal,
+        save=partial(checkpoint.save, job.run_dir, index, config.stages),
+    )  # fmt: skip
+    if config.resume is not None:
+        _go_on(worker, job, Path(config.resume), index)
+    elif config.start_from is not None:
+        take_weights(config, stage, depth, time_cut)
+    return worker
+
+
+def _before(
+    job: Job, index: int, stage: Stage, upstream: ChannelEnd | None, clock: Blocked, contents: Contents | None
+) -> Upstream | Feed | Unlocked:
+    """What the stage reads."""
+    config = job.config
+    if upstream is None:
+        return Feed(config, job.data or open_data(config), start=job.start, stop=job.stop)
+    edge = Upstream(upstream, stage=index, clock=clock, timeout_s=config.transport.timeout_s, contents=contents)
+    if config.depth.inputs is InputKind.received:
+        return edge
+    own = Feed(config, open_data(config), start=job.start, stop=Event())  # sources have state: none is shared
+    inputs = input_interface(config, index, stage)
+    return Unlocked(edge, own, inputs, window=config.depth.window, lag=config.depth.lag)
+
+
+def contents_of(config: Config, index: int) -> Contents:
+    """What the frames hold that stage `index`, 1 or more, receives."""
+    model, kind = config.model, config.data.kind
+    one_label = kind is DataKind.two_clocks
+    varies = one_label or (config.whole_sequences and kind in (DataKind.copy, DataKind.repeat_copy))
+    return Contents(
+        activation_shape(config, index - 1),
+        torch.get_default_dtype(),
+        config.data.batch,
+        model.symbols or 0,
+        smaller=model.image is not None,
+        steps=None if varies else config.window,
+        sequences=model.image is None,
+        one_label=one_label,
+        context=config.history or config.lookahead,
+        context_symbols=(model.input_symbols if config.history else model.symbols) or 0,
+        every=Clock.of(config.depth.clocks, index).every,
+        numbered=bool(config.depth.clocks),
+    )
+
+
+def _edge_window(config: Config) -> int:
+    """Most unfinished frames on one edge: W, or an even share where a stage keeps what is on all edges after it."""
+    waits = config.depth.method is DepthMethod.delayed or config.mix > 0
+    shared = config.stages - 1 if waits else 1
+    return config.depth.window // shared
+
+
+def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
+    state = checkpoint.load(folder, job.start, index, job.config.stages)
+    with checkpoint.fitting(folder, job.start, index):
+        worker.load_state_dict(state)
+        follow_course(worker.stage, job.config)

@@ -1,0 +1,164 @@
+"""What the first stage reads instead of an upstream edge: the schedule of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from threading import Event
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni.data.copy_task import CopySource
+from dni.data.history import History
+from dni.data.window import Window, split_labels
+from workers.build.data import Data
+from workers.comm.edge import Loss
+from workers.comm.frame import Frame, Kind
+from workers.config.schema import InputKind
+from workers.config.settings import Config
+
+
+class Feed:
+    """Training windows in order, with validation passes, probes, checkpoint marks and the end in their places.
+
+    Has the calls of an upstream edge, so that the loop is the same for every stage.
+
+    Args:
+        config: steps, and how often to validate, to probe and to save.
+        data: the sources.
+        start: steps that are already done (a resumed run).
+        stop: once set, the run ends in good order after the step under way. With synthetic inputs later stages may be
+            past that step: the run then goes on to the last that any of them can have reached, which is announced.
+    """
+
+    def __init__(self, config: Config, data: Data, *, start: int, stop: Event) -> None:
+        self.config, self.data, self.start, self.stop = config, data, start, stop
+        self.lane_steps = 0  # time steps given out, per lane
+        self.last: int | None = None  # the step after which the run ends early, once that is known
+        self._history = self._new_history()
+        self._frames = self._schedule()
+
+    def receive(self) -> Frame:
+        """The next frame."""
+        return next(self._frames)
+
+    def finish(
+        self,
+        frame: Frame,
+        gradient: Tensor | None = None,
+        losses: Sequence[Loss] = (),
+        *,
+        late: int = 0,
+        more: bool = False,
+    ) -> None:
+        """Nobody waits for the first stage; the source hears what training reached."""
+        for loss in losses:
+            self.data.train.report(loss.step - 1, loss.nats, loss.labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training source is."""
+        history = self._history and self._history.symbols
+        return {"train": self.data.train.state_dict(), "lane_steps": self.lane_steps, "history": history}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.data.train.load_state_dict(state["train"])
+        self.lane_steps = state["lane_steps"]
+        if self._history is not None:
+            self._history.symbols = state["history"]
+
+    def figures(self) -> dict[str, Any]:
+        """What the journal says of the data: of a curriculum, the longest sequences that were solved."""
+        train = self.data.train
+        if not isinstance(train, CopySource):
+            return {}
+        return {"solved_length": train.solved_length, "lane_steps": self.lane_steps}
+
+    def pending(self) -> int:
+        """The data never queues."""
+        return 0
+
+    def _schedule(self) -> Iterator[Frame]:
+        step, saved, probe = self.start, None, self.config.evaluate.probe
+        while self._goes_on(step):
+            window = self.data.train.next()
+            self.lane_steps += window.steps
+            yield self._announcing(_frame(Kind.STEP, step + 1, window, _context(window, self._history)))
+            step += 1
+            if self._validates(step):
+                yield from self._validation(step)
+            if probe and step % probe == 0:
+                yield self._probe(step)
+            if self._saves(step) and self._goes_on(step):
+                yield Frame(Kind.MARK, step)
+                saved = step
+        if saved != step:
+            yield Frame(Kind.MARK, step)
+        yield Frame(Kind.END, step)
+
+    def _announcing(self, frame: Frame) -> Frame:
+        if self.last is not None:
+            frame.tensors["last"] = torch.tensor(self.last)
+        return frame
+
+    def _goes_on(self, step: int) -> bool:
+        depth, limit = self.config.depth, self.config.lane_steps
+        if self.last is None and self.stop.is_set():
+            ahead = depth.window * (self.config.stages - 1) if depth.inputs is InputKind.synthetic else 0
+            self.last = step + ahead
+        in_time = self.last is None or step < self.last
+        return step < self.config.steps and (limit is None or self.lane_steps < limit) and in_time
+
+    def _validates(self, step: int) -> bool:
+        every = self.config.evaluate.every
+        at_the_end = not self._goes_on(step) and step != self.last
+        return at_the_end or bool(every and step % every == 0)
+
+    def _saves(self, step: int) -> bool:
+        every, patience = self.config.checkpoint.every, self.config.evaluate.patience
+        return bool(every and step % every == 0) or (patience is not None and self._validates(step))
+
+    def _validation(self, step: int) -> Iterator[Frame]:
+        whole, source = self.data.valid_windows, self.data.valid()
+        for n in range(min(whole, self.config.evaluate.windows or whole)):
+            frame = _frame(Kind.EVALUATE, step, source.next())
+            if self.config.depth.clocks:
+                frame.tensors["index"] = torch.tensor(n + 1)
+            yield frame
+
+    def _probe(self, step: int) -> Frame:
+        """One sequence, or its first windows, as one long window."""
+        source, history, most = self.data.probe(), self._new_history(), self.config.evaluate.probe_windows
+        windows = [source.next()]
+        while len(windows) < most and not windows[-1].ends.any():
+            windows.append(source.next())
+        tensors = {
+            "value": torch.cat([w.inputs for w in windows], dim=1),
+            "labels": torch.cat([split_labels(w.inputs, w.labels)[0] for w in windows], dim=1),
+            "context": torch.stack([_context(w, history) for w in windows]),
+            "windows": torch.tensor([w.inputs.shape[1] for w in windows]),
+        }
+        return Frame(Kind.PROBE, step, tensors=tensors)
+
+    def _new_history(self) -> History | None:
+        return History(self.config.history) if self.config.history else None
+
+
+def _frame(kind: Kind, step: int, window: Window, context: Tensor | None = None) -> Frame:
+    tensors = {
+        "value": window.inputs,
+        "labels": split_labels(window.inputs, window.labels)[0],
+        "reset": window.reset,
+        "ends": window.ends,
+    }
+    if window.own is not None:
+        tensors["own"] = window.own
+    if context is not None and context.shape[1]:
+        tensors["context"] = context
+    return Frame(kind, step, tensors=tensors)
+
+
+def _context(window: Window, history: History | None) -> Tensor:
+    """What the time cut sees beside the state: (B, H) inputs up to the window's end, or (B, L) labels after it."""
+    return split_labels(window.inputs, window.labels)[1] if history is None else history.read(window)

@@ -1,0 +1,96 @@
+"""torch's schedule for the parts of one stage, made for windows of one shape."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed.pipelining.schedules import (
+    PipelineScheduleMulti,
+    PipelineScheduleSingle,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+)
+
+from dni.stages.base import Stage
+from workers.build.model import build_chains
+from workers.config.schema import CHUNKED
+from workers.config.settings import Config
+from workers.runtime.pipeline.microbatches import Lanes
+from workers.runtime.pipeline.stage import Computing, Part
+
+_ONE_PART: Mapping[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+_SEVERAL: Mapping[str, type[PipelineScheduleMulti]] = {
+    "interleaved_1f1b": ScheduleInterleaved1F1B,
+    "zero_bubble": ScheduleInterleavedZeroBubble,
+}
+
+
+def shapes_of(config: Config, window: torch.Size, dtype: torch.dtype) -> list[torch.Size]:
+    """What goes into the first part, and what comes out of every one: shapes of the whole batch."""
+    shapes = [window]
+    with torch.device("meta"):  # shapes alone
+        x = torch.zeros(window, dtype=dtype)
+        for chain in build_chains(config):
+            x, _ = chain.eval()(x, chain.initial_state(len(x)))
+            shapes.append(x.shape)
+    return shapes
+
+
+class Pipeline:
+    """One step of all stages: M microbatches forward and back, in the order of the schedule.
+
+    Args:
+        stages: those of this process, by the number of their part.
+        shapes: of the whole batch, before and after every part (`shapes_of`).
+        loss: of the scores and the labels of one microbatch, summed; called M times per step, in the last stage.
+        computing: adds up the time of the passes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        stages: Mapping[int, Stage],
+        shapes: Sequence[torch.Size],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        computing: Computing,
+    ) -> None:
+        self.window = shapes[0]
+        self.first, self.last = 0 in stages, config.parts - 1 in stages
+        self.lanes = [Lanes(stage, config.microbatches) for stage in stages.values()]
+        share = config.microbatches * len(stages)  # of the emulated time of a batch
+        each = [torch.Size((shape[0] // config.microbatches, *shape[1:])) for shape in shapes]
+        parts = [
+            Part(
+                lanes, index, config.parts, (each[index], each[index + 1]),
+                computing=computing,
+                forward_ms=config.emulate.forward_ms / share,
+                backward_ms=config.emulate.backward_ms / share,
+            )
+            for lanes, index in zip(self.lanes, stages, strict=True)
+        ]  # fmt: skip
+        self.schedule = _schedule(config, parts, loss)
+
+    def step(self, value: Tensor, labels: Tensor, reset: Tensor) -> None:
+        """Add the gradients of a window to the parameters' `grad`."""
+        for lanes in self.lanes:
+            lanes.begin(reset)
+        device = self.lanes[0].stage.device
+        inputs = (value.to(device),) if self.first else ()
+        self.schedule.step(*inputs, target=labels.to(device) if self.last else None, return_outputs=False)
+        for lanes in self.lanes:
+            lanes.end()
+
+
+def _schedule(
+    config: Config, parts: list[Part], loss: Callable[[Tensor, Tensor], Tensor]
+) -> PipelineScheduleSingle | PipelineScheduleMulti:
+    logging.getLogger("torch.distributed.pipelining.schedules").setLevel(logging.CRITICAL)  # a lost stage is told by us
+    name = config.depth.method.name
+    if config.depth.method in CHUNKED:
+        return _SEVERAL[name]([*parts], config.microbatches, loss_fn=loss, scale_grads=False)
+    return _ONE_PART[name](parts[0], config.microbatches, loss_fn=loss, scale_grads=False)

@@ -1,0 +1,193 @@
+"""The worker of one stage where a batch goes through torch's pipeline: `depth=gpipe`, `1f1b` and their kind."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dni.errors import DivergedError
+from dni.interfaces.base import Interface, ZeroInterface
+from dni.interfaces.loss import LossInterface
+from dni.losses import summed_cross_entropy
+from dni.metrics import hits
+from dni.types import IGNORED
+from workers.build.data import open_data
+from workers.build.optimizer import follow_course
+from workers.build.stage import build_stage
+from workers.build.warm_start import take_weights
+from workers.comm.edge import Blocked, Loss, naming
+from workers.comm.frame import Frame, Kind
+from workers.runtime.feed import Feed
+from workers.runtime.job import Job
+from workers.runtime.pipeline.broadcast import Notice, together
+from workers.runtime.pipeline.process_group import lost_neighbours
+from workers.runtime.pipeline.schedule import Pipeline, shapes_of
+from workers.runtime.pipeline.stage import Computing
+from workers.runtime.recorder import Journal
+from workers.storage import checkpoint
+
+#: Tags of what is not of the pipeline.
+ENDING, MEASURED, VALIDATING = 1, 2, 3
+
+
+class PipelinedWorker:
+    """One stage among the ranks of torch's process group.
+
+    Every stage reads the data for itself, in the same order: the first uses the inputs, the last the labels, all of
+    them where sequences begin. Busy is the share of the time that was not spent in a step outside its passes, or
+    waiting for others elsewhere.
+
+    Args:
+        job: the run; its `stop` is heeded by the first stage, which tells all others.
+        index: the stage.
+    """
+
+    def __init__(self, job: Job, index: int) -> None:
+        config = job.config
+        self.job, self.index, self.config = job, index, config
+        self.stages = {part: build_stage(config, part) for part in range(index, config.parts, config.stages)}
+        self.ending = Event()  # heard by all stages at the same step
+        data = job.data or open_data(config)
+        self.feed = Feed(config, data, start=job.start, stop=self.ending)
+        self.depth = LossInterface() if config.parts - 1 in self.stages else Interface()
+        self.blocked, self.computing = Blocked(), Computing()
+        self.journal = Journal(
+            job.sink, index, self.depth, ZeroInterface(), self.feed, None, self.blocked, every=config.log_every,
+            guessing=math.log(config.model.symbols or 1),
+            parts=list(self.stages.values()),
+        )  # fmt: skip
+        self.orders = Notice(0, ENDING)  # (whether this step is the last one, 0)
+        self.news = Notice(config.stages - 1, MEASURED)  # (summed nats, counted labels) of this step
+        self.step, self.counted = job.start, 0
+        self.shapes: list[torch.Size] = []
+        self.losses: list[Tensor] = []  # of the microbatches of this step
+        self.pipeline: Pipeline | None = None
+        if config.resume is not None:
+            self._go_on(Path(config.resume))
+        elif config.start_from is not None:
+            for stage in self.stages.values():
+                take_weights(config, stage)
+
+    def run(self) -> None:
+        """Work until the end of the run. Raises WorkerLost, DivergedError."""
+        handlers = {Kind.STEP: self.train, Kind.EVALUATE: self.evaluate, Kind.MARK: self.mark, Kind.END: self.end}
+        kind, next_to = None, self._neighbours()
+        while kind is not Kind.END:
+            frame = self.feed.receive()
+            kind, self.step = frame.kind, frame.step
+            with self.journal.handling(frame), naming(f"step {frame.step}"), lost_neighbours(next_to):
+                handlers[kind](frame)
+
+    def train(self, frame: Frame) -> None:
+        """One training step; what the others have to say of it has come when it is over."""
+        labels = frame.tensors["labels"]
+        self.counted = int((labels != IGNORED).sum())
+        self.orders.expect()
+        self.news.expect()
+        if self.index == 0:
+            self.orders.tell(self.job.stop.is_set(), 0)
+        self._passes(frame)
+        for stage in self.stages.values():
+            stage.update(labels.numel())
+        with self.blocked.waiting():
+            (last, _), (nats, counted) = self.orders.heard(), self.news.heard()
+        self.feed.finish(frame, losses=[Loss(frame.step, nats, int(counted))])
+        if last:
+            self.ending.set()
+        self.journal.step(frame.step, labels.numel())
+        for stage in self.stages.values():
+            if stage.schedule is not None:
+                stage.schedule.step()
+
+    def evaluate(self, frame: Frame) -> None:
+        """One validation window, of the whole batch: forward only."""
+        value, labels = frame.tensors["value"], frame.tensors["labels"]
+        shapes = self._shapes_of(value)
+        for part, stage in self.stages.items():
+            if part:
+                value = torch.empty(shapes[part], device=stage.device)
+                before = (self.index - 1) % self.config.stages
+                with self.blocked.waiting(), lost_neighbours(f"stage {before}"):
+                    dist.recv(value, before, tag=VALIDATING)
+            output = stage.evaluate(value, frame.tensors["reset"])
+            if part < self.config.parts - 1:
+                with self.blocked.waiting():
+                    dist.send(output.contiguous(), (self.index + 1) % self.config.stages, tag=VALIDATING)
+                continue
+            labels = labels.to(stage.device)
+            loss = summed_cross_entropy(output, labels).item()
+            self.journal.validation(frame.step, loss, hits(output, labels), labels)
+
+    def mark(self, frame: Frame) -> None:
+        """A checkpoint, which is complete once all stages have come here."""
+        for part in self.stages:
+            checkpoint.save(self.job.run_dir, part, self.config.parts, frame.step, self.state_dict(part))
+        with self.blocked.waiting():
+            together()
+        self.journal.saved(frame.step)
+
+    def end(self, frame: Frame) -> None:
+        """Nobody leaves before all have finished."""
+        with self.blocked.waiting():
+            together()
+        self.journal.end(frame.step)
+
+    def state_dict(self, part: int) -> dict[str, Any]:
+        """What a checkpoint holds of a part: the same as with `depth=backprop`."""
+        nothing: dict[str, Any] = {"depth": {}, "time": {}, "bootstrap": {}, "early": [], "losses": []}
+        nothing["journal"] = self.journal.state_dict()
+        return {"stage": self.stages[part].state_dict(), "upstream": self.feed.state_dict(), **nothing}
+
+    def _neighbours(self) -> str:
+        """Whom this stage sends to; with chunks the first follows on the last."""
+        size, near = self.config.stages, (self.index - 1, self.index + 1)
+        ring = self.config.parts > size
+        return "stage " + " or ".join(str(k) for k in sorted({k % size for k in near if ring or 0 <= k < size}))
+
+    def _passes(self, frame: Frame) -> None:
+        value, before, start = frame.tensors["value"], self.computing.seconds, time.monotonic()
+        if self.pipeline is None or self.pipeline.window != value.shape:
+            self.pipeline = Pipeline(self.config, self.stages, self._shapes_of(value), self._loss, self.computing)
+        self.losses = []
+        self.pipeline.step(value, frame.tensors["labels"], frame.tensors["reset"])
+        computed = self.computing.seconds - before
+        self.blocked.seconds += max(0.0, time.monotonic() - start - computed)
+
+    def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Of one microbatch, in the last stage; with the last one the loss of the step is known, and told."""
+        with self.computing.waiting():
+            loss = summed_cross_entropy(scores, labels)
+            self.losses.append(loss.detach())
+            if len(self.losses) == self.config.microbatches:
+                self._tell()
+        return loss
+
+    def _tell(self) -> None:
+        nats = sum(loss.item() for loss in self.losses)
+        if not math.isfinite(nats):
+            mean = nats / max(1, self.counted)
+            raise DivergedError(f"the loss of step {self.step} is {mean}: lower the learning rates or clip gradients")
+        self.depth.measured = nats, self.counted
+        self.news.tell(nats, self.counted)
+
+    def _shapes_of(self, value: Tensor) -> list[torch.Size]:
+        if not self.shapes or self.shapes[0] != value.shape:
+            self.shapes = shapes_of(self.config, value.shape, value.dtype)
+        return self.shapes
+
+    def _go_on(self, folder: Path) -> None:
+        start = self.job.start
+        for part, stage in self.stages.items():
+            state = checkpoint.load(folder, start, part, self.config.parts)
+            with checkpoint.fitting(folder, start, part):
+                stage.load_state_dict(state["stage"])
+                follow_course(stage, self.config)
+                self.feed.load_state_dict(state["upstream"])
+                self.journal.load_state_dict(state.get("journal"))

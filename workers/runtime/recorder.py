@@ -1,0 +1,210 @@
+"""The figures of one stage: gathered every step, reported every so often."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from dni.errors import DivergedError
+from dni.interfaces.base import Interface
+from dni.interfaces.synthetic import DecoupledInterface
+from dni.metrics import FitMeter, bits
+from dni.stages.base import Stage
+from dni.types import IGNORED
+from workers.comm.downstream import Downstream
+from workers.comm.edge import Blocked
+from workers.comm.frame import Frame, Kind
+from workers.comm.upstream import Upstream
+from workers.runtime.divergence import Watch
+from workers.runtime.feed import Feed
+from workers.runtime.forward_unlocked import Unlocked
+from workers.runtime.optimizer_figures import optimizer_figures
+from workers.runtime.tally import Tally
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """Sends records to a sink: `train` every `every` steps, `valid` per pass (`own` of a task of the
+    stage's own), `probe`, `checkpoint`, one `diverged` if the stage has (`workers.runtime.divergence`), and one `end`.
+    `parts`: the parts of the model that the stage holds.
+
+    All figures are of the whole run: a resumed one goes on where its checkpoint was written. `wall_s` is the time since
+    the first frame, added up over the sittings; busy is 1 - time blocked on queues or credit / `wall_s`. `train_s` is
+    the time that training steps took or were waited for; validation, probes and checkpoints are not in it.
+    `guessing`: what a model costs that knows nothing, in nats per label.
+    """
+
+    def __init__(
+        self,
+        sink: Callable[[Record], None],
+        index: int,
+        depth: Interface,
+        time_cut: Interface,
+        upstream: Upstream | Feed | Unlocked,
+        downstream: Downstream | None,
+        clock: Blocked,
+        *,
+        every: int,
+        guessing: float = 0.0,
+        parts: Sequence[Stage] = (),
+    ) -> None:
+        self.sink, self.index, self.every, self.parts = sink, index, every, parts
+        self.depth, self.time_cut, self.clock = depth, time_cut, clock
+        self.upstream, self.downstream = upstream, downstream
+        self.tally, self.watch = Tally(), Watch(guessing)
+        self._condemned = False
+        self._started: float | None = None
+        self._last_record = self._last_event = 0.0
+        self._valid_sum, self._valid_right, self._valid_count, self._valid_step = 0.0, 0, 0, 0
+        self._probed: dict[str, FitMeter] = {}
+
+    @contextmanager
+    def handling(self, frame: Frame) -> Iterator[None]:
+        """A frame is here, and is being handled: with the first one the clocks start.
+
+        The time since the last frame goes into `train_s` if this one is a training step. A DivergedError is recorded.
+        """
+        self._received(frame.kind)
+        try:
+            yield
+        except DivergedError as error:
+            self._condemn(frame.step, str(error))
+            self.end(frame.step)
+            raise
+        now = time.monotonic()
+        if frame.kind is Kind.STEP:
+            self.tally.train_s += now - self._last_event
+        self._last_event = now
+
+    def _received(self, kind: Kind) -> None:
+        if self._started is None:
+            self._started = self._last_event = time.monotonic()
+            self._last_record = self._started - self.tally.unrecorded_s
+            self.clock.seconds = self.tally.blocked_s
+        if kind is not Kind.EVALUATE:
+            self._close_validation()
+
+    def step(self, step: int, characters: int) -> None:
+        """One training step is done."""
+        self.tally.steps += 1
+        self.tally.characters += characters
+        if self.depth.measured is not None:
+            self.tally.nats += self.depth.measured[0]
+            self.tally.labels += self.depth.measured[1]
+        self._judge(step)
+        if step % self.every == 0:
+            self._record_training(step)
+
+    def validation(self, step: int, loss: float, right: int, labels: Tensor) -> None:
+        """Add one validation window's summed loss in nats and the number of labels hit."""
+        self._valid_sum += loss
+        self._valid_right += right
+        self._valid_count += int((labels != IGNORED).sum())
+        self._valid_step = step
+
+    def probe(self, step: int, figures: Mapping[str, float | None]) -> None:
+        """A probe was measured; with its figures goes the mean predictor loss of each cut since the last one."""
+        losses = {f"{name}_loss": self._loss_since(name) for name in ("time", "depth")}
+        self._send("probe", step, **figures, **losses)
+
+    def saved(self, step: int) -> None:
+        """A checkpoint of this stage is on disk."""
+        self._send("checkpoint", step, absurd=self.watch.absurd)
+
+    def end(self, step: int) -> None:
+        """The run is over for this stage."""
+        if self.watch.diverged(at_the_end=True):
+            self._condemn(step, self.watch.verdict())
+        depth, time_cut, tally = self.depth.means(), self.time_cut.means(), self.tally
+        dropped = dict(self.downstream.dropped) if self.downstream else {}
+        self._send(
+            "end", step, busy=self.busy, train_s=tally.train_s, characters=tally.characters,
+            steps_per_s=tally.steps / tally.train_s if tally.train_s else 0.0,
+            staleness_mean=depth.get("staleness"), predictor_cosine=depth.get("cosine"),
+            time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(),
+            **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
+            **({"dropped_targets": dropped} if dropped else {}),
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the figures of a resumed run go on from."""
+        unrecorded_s = 0.0 if self._started is None else time.monotonic() - self._last_record
+        return {
+            "tally": self.tally.state_dict(self.wall_s, self.clock.seconds, unrecorded_s),
+            "watch": self.watch.state_dict(),
+            "probed": {name: {**vars(meter)} for name, meter in self._probed.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """The inverse of `state_dict`, before the first frame. None: an old checkpoint, whose figures begin anew."""
+        if state is None:
+            return
+        self.tally.load_state_dict(state["tally"])
+        self.watch.load_state_dict(state["watch"])
+        self._probed = {name: FitMeter(**sums) for name, sums in state["probed"].items()}
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the first frame, without those between two sittings."""
+        return self.tally.wall_s + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    @property
+    def busy(self) -> float:
+        """Share of the time not spent blocked."""
+        wall = self.wall_s
+        return max(0.0, 1 - self.clock.seconds / wall) if wall else 0.0
+
+    def _record_training(self, step: int) -> None:
+        now, tally = time.monotonic(), self.tally
+        rate = (tally.steps - tally.recorded_steps) / max(now - self._last_record, 1e-9)
+        self._last_record, tally.recorded_steps = now, tally.steps
+        loss = tally.nats / tally.labels if tally.labels else None
+        tally.nats, tally.labels, tally.train_loss = 0.0, 0, loss
+        recent, in_time = self.depth.take_recent(), self.time_cut.take_recent()
+        self._send(
+            "train", step, steps_per_s=rate, busy=self.busy, queue=self.upstream.pending(),
+            in_flight=self.downstream.in_flight if self.downstream else 0,
+            staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
+            time_cosine=in_time.get("cosine"), loss=loss, bits_per_label=None if loss is None else bits(loss),
+            **optimizer_figures(self.parts), **self.upstream.figures(),
+        )  # fmt: skip
+
+    def _judge(self, step: int) -> None:
+        measured, local = self.depth.measured, self.depth.local_loss
+        loss = measured[0] / measured[1] if measured and measured[1] else local
+        if loss is None:
+            return
+        self.watch.add(step, loss)
+        if self.watch.diverged():
+            self._condemn(step, self.watch.verdict())
+
+    def _condemn(self, step: int, why: str) -> None:
+        """Say once that the stage has diverged, and up to which step its parameters were good."""
+        if not self._condemned:
+            self._condemned = True
+            self._send("diverged", step, why=why, good=min(self.watch.good, step))
+
+    def _loss_since(self, name: str) -> float | None:
+        cut = self.time_cut if name == "time" else self.depth
+        if not isinstance(cut, DecoupledInterface):
+            return None
+        before, self._probed[name] = self._probed.get(name, FitMeter()), replace(cut.total)
+        return cut.total.loss_since(before)
+
+    def _close_validation(self) -> None:
+        if self._valid_count:
+            loss = self._valid_sum / self._valid_count
+            accuracy = self._valid_right / self._valid_count
+            figures = {"loss": loss, "bits_per_label": bits(loss), "accuracy": accuracy}
+            self.tally.own = {} if self.downstream is None else figures
+            self._send("own" if self.tally.own else "valid", self._valid_step, **figures)
+            self._valid_sum, self._valid_right, self._valid_count = 0.0, 0, 0
+
+    def _send(self, kind: str, step: int, **figures: Any) -> None:
+        self.sink({"kind": kind, "stage": self.index, "step": step, "wall_s": self.wall_s, **figures})

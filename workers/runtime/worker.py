@@ -1,0 +1,249 @@
+"""The training loop of one stage, the same for every method.
+
+The numbers are those of docs/architecture.md, 8 is in docs/rules.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni.interfaces.base import Interface
+from dni.losses import summed_cross_entropy
+from dni.metrics import hits
+from dni.stages.base import Stage
+from dni.stages.lambda_return import RetellingStage
+from dni.time_targets.base import Bootstrap, PastWindow
+from workers.comm.downstream import Downstream
+from workers.comm.edge import Loss, Target
+from workers.comm.frame import Frame, Kind
+from workers.comm.upstream import Upstream
+from workers.runtime.clock import Clock
+from workers.runtime.feed import Feed
+from workers.runtime.forward_unlocked import Unlocked
+from workers.runtime.gradient_probe import Probe
+from workers.runtime.recorder import Journal
+
+
+class Worker:
+    """One stage between its two edges.
+
+    Args:
+        stage: the part of the model.
+        depth: where dL/d output comes from.
+        time: where dL/d state comes from.
+        bootstrap: makes the targets of the time cut.
+        upstream: the edge to the previous stage; the first stage has a feed instead, one with synthetic inputs both.
+        downstream: the edge to the next stage; the last stage has none.
+        lag: wait for the target of step t - lag after step t; None takes what has come.
+        staleness: a; a step is taken at (1 + s)^-a of the learning rate, s the steps by which its gradient is late, or
+            the newest target of what predicts it was.
+        goes_back: whether this stage goes back at a step; where not, it only passes its output on.
+        clock: at which steps this stage works, and at which the next one does.
+        journal: keeps the figures.
+        save: called with (step, state) at a mark.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        depth: Interface,
+        time: Interface,
+        bootstrap: Bootstrap,
+        upstream: Upstream | Feed | Unlocked,
+        downstream: Downstream | None,
+        *,
+        journal: Journal,
+        save: Callable[[int, dict[str, Any]], None],
+        lag: int | None = None,
+        staleness: float = 0.0,
+        goes_back: Callable[[int], bool] = lambda step: True,
+        clock: Clock | None = None,
+    ) -> None:
+        self.stage, self.depth, self.time, self.bootstrap = stage, depth, time, bootstrap
+        self.retelling = stage if isinstance(stage, RetellingStage) else None  # answers once it has been answered
+        self.upstream, self.downstream = upstream, downstream
+        self.lag, self.staleness, self.journal, self.save, self.goes_back = lag, staleness, journal, save, goes_back
+        self.clock = clock or Clock()
+        self.losses: list[Loss] = []  # news on its way to the source of the data
+        self.early: list[Target] = []  # targets that a mark brought in before their time
+        self.step = 0  # of the newest frame
+
+    def run(self) -> None:
+        """Work until the end of the run has come through and every later stage has finished."""
+        handlers = {
+            Kind.STEP: self.train,
+            Kind.EVALUATE: self.evaluate,
+            Kind.PROBE: self.probe,
+            Kind.MARK: self.mark,
+            Kind.END: self.end,
+        }
+        kind = None
+        while kind is not Kind.END:
+            frame = self.upstream.receive()  # 1. the activation of this step (the first stage reads a batch)
+            kind, self.step = frame.kind, frame.step
+            with self.journal.handling(frame):
+                handle = handlers[kind] if self.clock.ticks(frame) else self.rest
+                handle(frame)
+
+    def train(self, frame: Frame) -> None:
+        """One training step."""
+        step, reset = frame.step, frame.tensors["reset"]
+        ends = frame.tensors["ends"].to(self.stage.device)
+        value, labels, context = self.split(frame)
+        output, state = self.stage.forward(value, reset, step)  # 2. forward
+        self.pass_on(frame, output)  # 3. the next stage is no longer waiting
+        if self.depth.targets_first:
+            self.take_targets(self.depth.needs(step))
+        ask = self.depth.due if self.goes_back(step) else self.depth.skip
+        dues = ask(step, output, labels)  # 4. ask each cut for its gradient
+        state_gradient = None if state is None else self.time.gradient(self.clock.count(step), state, context, ends)
+        for due in dues:  # this step; with late gradients an earlier one, two, or none
+            gradients = self.stage.backward(due.gradient, state_gradient, due.step)  # 5. one backward pass
+            late, more = step - due.step, due is not dues[-1]  # 6. send targets back; update
+            if self.retelling is None:
+                self.upstream.finish(frame, gradients.activation, self.news(step), late=late, more=more)
+            tick = self.clock.count(due.step)
+            past = PastWindow(tick, value, labels, context, reset, ends, due.gradient, state, state_gradient)
+            for target in self.bootstrap.targets(past, gradients.state):
+                self.time.target(*target)
+            factor = (1 + late + self.depth.staleness) ** -self.staleness
+            move = self.depth.ready and (self.time.ready or bool(ends.all()))
+            self.stage.update(due.labels, move=move, factor=factor)
+        if not dues:
+            self.upstream.finish(frame, losses=self.news(step))
+        self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
+        if self.retelling is not None:
+            self.retell(self.retelling, frame)  # 8. send mixed targets back, for which step 6 was too early
+        self.journal.step(step, labels.numel())  # records this step's rate, so the schedule comes after it
+        if self.stage.schedule is not None:
+            self.stage.schedule.step()  # of the run's steps: the same at all stages, whatever moved
+
+    def rest(self, frame: Frame) -> None:
+        """A window between two ticks: nothing is run, and news goes on its way."""
+        self.pass_on(frame)
+        if frame.kind is Kind.EVALUATE:
+            self.upstream.finish(frame)
+            return
+        self.depth.measured = None
+        self.upstream.finish(frame, losses=self.news(frame.step))
+        self.take_targets(None if self.lag is None else frame.step - self.lag)
+        self.journal.step(frame.step, 0)
+        if self.stage.schedule is not None:
+            self.stage.schedule.step()
+
+    def pass_on(self, frame: Frame, output: Tensor | None = None) -> None:
+        """Send what follows from a frame to the next stage; blocks while W frames are unfinished there."""
+        if self.downstream is not None:
+            self.downstream.send(frame.kind, frame.step, self.clock.passed(frame, output))
+
+    def take_targets(self, wait_for: int | None) -> None:
+        """Give the depth cut the targets that have arrived, or all up to and including one step's."""
+        if self.downstream is None:
+            return
+        early, self.early = self.early, []
+        for target in chain(early, self.downstream.targets(wait_for)):
+            if wait_for is None or target.step <= wait_for:
+                if target.gradient is not None:
+                    self.depth.target(target.step - target.late, target.gradient)
+                    if self.retelling is not None:
+                        self.retelling.told(target.step - target.late, target.gradient)
+                self.losses += target.losses
+            else:
+                self.early.append(target)
+
+    def retell(self, stage: RetellingStage, frame: Frame) -> None:
+        """Finish a frame with the targets of earlier steps that can be made now, or with none."""
+        retold, step = stage.retell(), frame.step
+        for each in retold:
+            late, more = step - each.step, each is not retold[-1]
+            self.upstream.finish(frame, each.gradient, self.news(step), late=late, more=more)
+        if not retold:
+            self.upstream.finish(frame, losses=self.news(step))
+
+    def news(self, step: int) -> list[Loss]:
+        """The losses this stage has measured or heard of since it last told."""
+        if self.depth.measured is not None:
+            self.losses.append(Loss(step, *self.depth.measured))
+        news, self.losses = self.losses, []
+        return news
+
+    def evaluate(self, frame: Frame) -> None:
+        """One validation window: forward only."""
+        value, labels, _ = self.split(frame)
+        output = self.stage.evaluate(value, frame.tensors["reset"])
+        self.pass_on(frame, output)
+        self.upstream.finish(frame)
+        judged = self.depth.judged(output, labels)
+        if judged is not None:
+            loss = summed_cross_entropy(*judged).item()
+            self.journal.validation(frame.step, loss, hits(*judged), judged[1])
+
+    def probe(self, frame: Frame) -> None:
+        """A whole sequence, to hold synthetic gradients against exact ones; nothing of training changes."""
+        self.settle()
+        probe = Probe(self.stage, frame)
+        if self.downstream is None:
+            gradient = probe.loss_gradient()
+        else:
+            gradient = self.downstream.exchange(frame.kind, frame.step, {**frame.tensors, "value": probe.output})
+        self.upstream.finish(frame, probe.backward(gradient))
+        self.journal.probe(frame.step, probe.figures(self.depth, self.time))
+
+    def mark(self, frame: Frame) -> None:
+        """A checkpoint: saved once every target up to this step has come, or is known not to."""
+        self.pass_on(frame)
+        self.settle()
+        self.save(frame.step, self.state_dict())
+        self.upstream.finish(frame)
+        self.journal.saved(frame.step)
+
+    def end(self, frame: Frame) -> None:
+        """The last frame: wait until every later stage has finished."""
+        self.pass_on(frame)
+        self.settle()
+        self.upstream.finish(frame)
+        self.journal.end(frame.step)
+
+    def settle(self) -> None:
+        """Wait until all that was sent is finished; with a lag, targets keep for their step."""
+        if self.downstream is not None:
+            self.early += self.downstream.drain()
+            if self.lag is None:
+                self.take_targets(None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a checkpoint of this stage holds."""
+        stage, depth, time = self.stage.state_dict(), self.depth.state_dict(), self.time.state_dict()
+        news = {"early": self.early, "losses": self.losses, "upstream": self.upstream.state_dict()}
+        news |= {"journal": self.journal.state_dict()}
+        clock = {"clock": self.clock.state_dict()} if self.clock.every > 1 else {}
+        return {"stage": stage, "depth": depth, "time": time, "bootstrap": self.bootstrap.state_dict(), **news, **clock}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.stage.load_state_dict(state["stage"])
+        self.depth.load_state_dict(state["depth"])
+        self.time.load_state_dict(state["time"])
+        self.bootstrap.load_state_dict(state["bootstrap"])
+        self.early = [Target(step, g, tuple(Loss(*n) for n in news), *late) for step, g, news, *late in state["early"]]
+        self.losses = [Loss(*loss) for loss in state["losses"]]
+        self.upstream.load_state_dict(state["upstream"])
+        self.journal.load_state_dict(state.get("journal"))
+        if self.clock.every > 1:
+            self.clock.load_state_dict(state["clock"])
+
+    def split(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+        """The value, the labels that belong to it (B, T) or (B,), and the context of the time cut (`PastWindow`).
+
+        Labels of an own task come first, and go no further than this stage.
+        """
+        labels = frame.tensors["labels"].to(self.stage.device)
+        own = frame.tensors.pop("own", None)
+        context = frame.tensors.get("context", labels.new_empty(len(labels), 0))
+        labels = labels if own is None else torch.cat([own.to(self.stage.device), labels], dim=1)
+        return frame.tensors["value"], labels, context.to(self.stage.device)

@@ -1,0 +1,120 @@
+"""The record of a run: `config.yaml` in its folder, written once by an accepted command and read by everything else.
+
+Its first line holds the SHA-256 of all that follows. Whatever is read from a run folder is data, also where a stranger
+has written it: no tags, no aliases, no interpolations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dni.errors import ConfigError
+from workers.config.quoting import literal
+from workers.config.settings import Config, from_any, to_plain
+
+CONFIG = "config.yaml"
+
+#: A record has a few kilobytes; a longer file is something else.
+LONGEST = 2**16
+
+#: Sections in sections, and lists in these.
+DEEPEST = 8
+
+_HEAD = b"# Written by dni-train. SHA-256 of all that follows: "
+
+
+def write_record(run_dir: Path, config: Config) -> None:
+    """Write `run_dir/config.yaml` in one piece: a reader sees the old record or the new one, never a part."""
+    body = yaml.safe_dump(to_plain(config), allow_unicode=True, sort_keys=False).encode()
+    temporary = run_dir / f".{CONFIG}.{os.getpid()}"
+    with temporary.open("wb") as file:
+        file.write(_HEAD + _digest(body) + b"\n" + body)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(run_dir / CONFIG)
+
+
+def read_record(run_dir: Path) -> Config:
+    """The settings of a run. Raises ConfigError if there is no record, or if it is damaged or was edited."""
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{run_dir}: no {CONFIG} in it; give the folder of a run, which dni-train wrote")
+    plain = read_plain(path)
+    try:
+        return from_any(as_text(plain))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """A record as nested dicts. A file of an earlier version, without a digest, is read as it is.
+
+    Raises ConfigError, naming the file, if it is damaged or was edited.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give the folder of a run that you may read") from error
+    head, _, body = content.partition(b"\n")
+    if len(content) > LONGEST:
+        raise _damaged(path, f"it is longer than {LONGEST} bytes")
+    if head.startswith(_HEAD) and head.removeprefix(_HEAD).strip() != _digest(body):
+        raise _damaged(path, "its SHA-256 is not the one in its first line: it was edited, or part of it is lost")
+    return _parse(path, content)
+
+
+def as_text(tree: Any) -> Any:
+    """The same tree for OmegaConf, in which `${...}` is text and stands for nothing."""
+    if isinstance(tree, dict):
+        return {key: as_text(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [as_text(value) for value in tree]
+    return literal(tree) if isinstance(tree, str) else tree
+
+
+def to_resume(config: Config) -> Config:
+    """The settings that a resumed run begins with: those of its record, without what was filled in.
+
+    The end of a schedule that followed from the number of steps follows from the new number.
+    """
+    derived = config.optimizer.decay_steps == config.planned_steps
+    optimizer = replace(config.optimizer, decay_steps=None) if derived else config.optimizer
+    return replace(config, optimizer=optimizer, resume=None, resume_step=None)
+
+
+def _parse(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        text = content.decode()
+        _refuse_traps(path, text)
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise _damaged(path, "it holds no settings")
+    return tree
+
+
+def _refuse_traps(path: Path, text: str) -> None:
+    """Raise ConfigError for what a small file can use to keep its reader busy; it is looked at event by event."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise _damaged(path, "it has aliases, and dni-train writes none")
+        if depth > DEEPEST:
+            raise _damaged(path, f"it is nested more than {DEEPEST} deep")
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()
+
+
+def _damaged(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"{path}: damaged: {' '.join(why.split())}; give another run, or restore this file from a copy")

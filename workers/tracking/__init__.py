@@ -1,0 +1,1 @@
+"""What a run shows and keeps while it goes on: records, terminal, TensorBoard, summary."""

@@ -1,0 +1,202 @@
+"""Follow a run: `metrics.jsonl`, TensorBoard events and a live table, from the records its stages emit.
+
+The thread that brings a record writes it to `metrics.jsonl`; all that is shown happens in a thread of its
+own, behind a bounded queue, so that a slow terminal never holds up a stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from rich.console import Console
+
+from workers.system.background import background
+from workers.system.errors import about
+from workers.tracking.run import METRICS, read_metrics
+from workers.tracking.summary import finite
+from workers.tracking.tensorboard import Board
+from workers.tracking.terminal import REFRESH_S, Record, Screen
+
+log = logging.getLogger(__name__)
+
+QUEUE_LIMIT = 4096  #: records waiting to be shown; further ones are written, but not shown
+WRITTEN = ("train", "valid", "own", "probe", "sitting", "diverged")  #: kinds of records that `metrics.jsonl` holds
+CLOSE_S = 10.0  #: longest wait for the display at the end of a run
+
+
+class Monitor:
+    """Sink of the records of all stages; a context manager, and safe to call from any thread inside it.
+
+    `steps`: the last step of the run. `live`: a table in place, not plain lines (default: on a terminal).
+    `tensorboard`: write events. Lines that a resumed run finds in `metrics.jsonl` stay, and count as its own. Entering
+    raises ConfigError if one of them is damaged.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        stages: int,
+        steps: int,
+        *,
+        live: bool | None = None,
+        console: Console | None = None,
+        tensorboard: bool = True,
+    ) -> None:
+        self.run_dir = Path(run_dir)
+        self._stages, self._tensorboard = stages, tensorboard
+        self._earlier: list[dict[str, Any]] = []
+        self.valid_history: list[dict[str, Any]] = []
+        self.sittings: list[dict[str, Any]] = []
+        self._ends: dict[int, dict[str, Any]] = {}
+        self._probes: dict[int, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        self._file: IO[str] | None = None
+        self._queue: queue.Queue[Record | None] = queue.Queue(QUEUE_LIMIT)
+        self._full = False
+        self._screen = Screen(console or Console(), stages, steps, live)
+        self._broken: Exception | None = None  # what ended the thread below
+        self._thread = background("monitor", self._display, self._died)
+
+    def __enter__(self) -> Monitor:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with about(self.run_dir / METRICS):
+            earlier = self._earlier = _earlier_records(self.run_dir / METRICS)
+        self.valid_history = [record for record in earlier if record.get("kind") == "valid"]
+        self.sittings = [record for record in earlier if record.get("kind") == "sitting"]
+        self._probes = {record["stage"]: record for record in earlier if record.get("kind") == "probe"}
+        self._file = (self.run_dir / METRICS).open("a", encoding="utf-8")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            file, self._file = self._file, None
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=CLOSE_S)
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            log.warning("the display of %s did not finish within %.0f s", self.run_dir, CLOSE_S)
+        if file is not None:
+            with about(self.run_dir / METRICS) if error is None else contextlib.suppress(OSError):
+                file.close()  # which writes what could not be written, on a full disk in vain once more
+
+    def __call__(self, record: Record) -> None:
+        """Take one record.
+
+        Raises RuntimeError outside the `with` block, OSError if it cannot be written, ThreadDied if the thread that
+        shows records is dead.
+        """
+        if self._broken is not None:
+            raise self._broken
+        kept = finite(record)
+        with self._lock:
+            if self._file is None:
+                raise RuntimeError(f"monitor of {self.run_dir} is closed: call it inside its `with` block")
+            self._keep(kept, self._file)
+            self._offer(kept)
+
+    def summary_stages(self) -> list[dict[str, Any]]:
+        """The "end" record of each stage that reached its end, in order, its number as `index`; its last `probe`."""
+        with self._lock:
+            probes = {stage: {"probe": _figures(record)} for stage, record in self._probes.items()}
+            return [{"index": stage, **end, **probes.get(stage, {})} for stage, end in sorted(self._ends.items())]
+
+    def _keep(self, record: dict[str, Any], file: IO[str]) -> None:
+        if record["kind"] in WRITTEN:
+            with about(self.run_dir / METRICS):
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+        if record["kind"] == "valid":
+            self.valid_history.append(record)
+        elif record["kind"] == "sitting":
+            self.sittings.append(record)
+        elif record["kind"] == "probe":
+            self._probes[record["stage"]] = record
+        elif record["kind"] == "end":
+            self._ends[record["stage"]] = _figures(record)
+
+    def _offer(self, record: dict[str, Any]) -> None:
+        try:
+            self._queue.put_nowait(record)
+        except queue.Full:
+            if not self._full:
+                log.warning("the display of %s is behind: some records are written but not shown", self.run_dir)
+            self._full = True
+
+    def _died(self, error: Exception) -> None:
+        self._broken = error
+
+    def _display(self) -> None:
+        board = Guarded("TensorBoard", lambda: Board(self.run_dir, self._stages, self._earlier))
+        parts = [Guarded("terminal", lambda: self._screen), *([board] if self._tensorboard else [])]
+        while True:
+            try:
+                record = self._queue.get(timeout=REFRESH_S)
+            except queue.Empty:
+                record = {}  # nothing new, but something may wait to be drawn
+            for part in parts:
+                part.close() if record is None else part.show(record)
+            if record is None:
+                return
+
+
+class Guarded:
+    """A part made on first use, whose first error is logged and ends the part, not the run."""
+
+    def __init__(self, name: str, make: Callable[[], Screen | Board]) -> None:
+        self.name, self._make, self._failed = name, make, False
+        self._part: Screen | Board | None = None
+
+    def show(self, record: Record) -> None:
+        def act() -> None:
+            self._part = self._part or self._make()
+            self._part.show(record)
+
+        self._try(act)
+
+    def close(self) -> None:
+        if self._part is not None:
+            self._try(self._part.close)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            act()
+        except Exception as error:  # a display must not end a run
+            self._failed = True
+            log.warning("%s display is off for the rest of this run: %r", self.name, error)
+            with contextlib.suppress(Exception):
+                if self._part is not None:
+                    self._part.close()  # gives the terminal back
+
+
+def _figures(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in ("kind", "stage")}
+
+
+def _earlier_records(path: Path) -> list[dict[str, Any]]:
+    """The lines already there; a last line that a killed run left half-written is cut off."""
+    if not path.exists():
+        return []
+    _end_last_line(path)
+    return read_metrics(path)
+
+
+def _end_last_line(path: Path) -> None:
+    whole, newline, tail = path.read_bytes().rpartition(b"\n")
+    with contextlib.suppress(ValueError):
+        json.loads(tail)
+        whole, newline = whole + newline + tail, b"\n"
+    if tail:
+        path.write_bytes(whole + newline)

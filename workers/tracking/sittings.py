@@ -1,0 +1,85 @@
+"""The sittings of a run: every start of it, by a record in its `metrics.jsonl`.
+
+The first one gives the run its id, which all later ones hand on, also into other folders: by it, a run and what goes on
+from it are known to be one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workers.config.settings import Config
+from workers.tracking.run import METRICS, read_metrics
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+KIND = "sitting"
+
+
+def begin_sitting(config: Config) -> Record:
+    """The record that opens this sitting; what will be computed again is said. Raises ConfigError for damaged records.
+
+    Ask before the records of a run that goes on are cut off at its checkpoint.
+    """
+    folder = None if config.resume is None else Path(config.resume)
+    path = None if folder is None else folder / METRICS
+    earlier = read_metrics(path) if path is not None and path.is_file() else []
+    begun = sitting(earlier, config.resume_step or 0, folder)
+    if begun["repeated_steps"]:
+        said = "going on after step %d: at least %d steps that were taken after it (%.1f s) are taken again"
+        log.info(said, begun["step"], begun["repeated_steps"], begun["repeated_s"])
+    return begun
+
+
+def sitting(earlier: Sequence[Record], start: int, resumed: Path | None) -> Record:
+    """The record of a sitting that begins after step `start`.
+
+    `earlier`: all records of the run that it goes on from, whose folder is `resumed`. Steps that were taken after
+    `start` will be taken again: `repeated_steps`, as far as there are records of them, in `repeated_s` seconds.
+    """
+    ids = [record["id"] for record in earlier if record.get("kind") == KIND]
+    kept_s = max((_wall_s(record) for record in earlier if record["step"] <= start), default=0.0)
+    all_s = max(map(_wall_s, earlier), default=0.0)
+    return {
+        "kind": KIND,
+        "stage": 0,
+        "step": start,
+        "wall_s": kept_s,
+        "id": ids[0] if ids else uuid.uuid4().hex[:16] if resumed is None else id_of_folder(resumed),
+        "machine": machine(),
+        "repeated_steps": max((record["step"] - start for record in earlier if record["step"] > start), default=0),
+        "repeated_s": max(0.0, all_s - kept_s),
+    }
+
+
+def added_up(sittings: Sequence[Record]) -> dict[str, Any]:
+    """What a summary says of them: the run's id, how many there were, on which machines, and what was done twice."""
+    return {
+        "id": sittings[0]["id"],
+        "sittings": len(sittings),
+        "machines": list(dict.fromkeys(record["machine"] for record in sittings)),
+        "repeated": {key: sum(record[f"repeated_{key}"] for record in sittings) for key in ("steps", "s")},
+    }
+
+
+def id_of_folder(folder: Path) -> str:
+    """The id of a run whose records have none."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+
+
+def machine() -> str:
+    """This machine's name, processor and number of cores."""
+    return f"{platform.node()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _wall_s(record: Record) -> float:
+    return float(record.get("wall_s") or 0.0)
