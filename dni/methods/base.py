@@ -44,7 +44,7 @@ class DepthMethod(ABC):
     the section `depth`, with those below. `interface` is all that it must have.
     """
 
-    window: int = one_or_more(4)  # [steps] W, most unfinished frames on an edge; delayed (or predictor.depth.mix): on
+    window: int = one_or_more(4)  # [steps] W, most unfinished frames on an edge; delayed and lambda_return: on
     # all edges together, and steps a stage keeps
     lag: int | None = zero_or_more(None)  # [steps] train the predictor at step t on exactly the target of step t - lag;
     # null: on what came (delayed: go back at step t exactly through step t - lag per edge; local: a curriculum hears of

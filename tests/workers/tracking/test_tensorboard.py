@@ -147,7 +147,7 @@ def test_the_settings_stand_beside_the_figures_of_the_summary(tmp_path: Path) ->
     summary = launch(locked(steps=4, model={"units": 8, "cut_at": ["lstm2"]}), tmp_path).summary
     events = read(tmp_path)
     settings = settings_of(events)
-    assert (settings["depth.method"], settings["optimizer.clip"]) == ("backprop", 1e-3)
+    assert (settings["depth._target_"], settings["optimizer.clip"]) == ("dni.methods.backprop.Backprop", 1e-3)
     assert settings["model.cut_at"] == "['lstm2']"
     assert "resume" not in settings  # null
     for tag, (section, key) in {
