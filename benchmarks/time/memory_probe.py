@@ -18,7 +18,7 @@ from torch import Tensor
 from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.loss import LossInterface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.models import language_model
+from dni.models import Lstm, ModelContext
 from dni.predictors.regressor import Regressor
 from dni.stages.base import Stage
 from workers.runtime.tally import peak_rss_mb
@@ -42,7 +42,7 @@ def main() -> None:
 def trainer(method: str) -> tuple[Stage, Interface]:
     """The stage, and its cut in time."""
     torch.manual_seed(0)
-    chain = language_model("lstm", SYMBOLS, UNITS, 1)
+    chain = Lstm(units=UNITS, layers=1).build(ModelContext(SYMBOLS))
     optimizer = torch.optim.Adam(chain.parameters(), 1e-3, fused=True)
     stage = Stage(chain, optimizer, clip=1.0, first=True, chunk=WINDOW if method == "checkpointed" else None)
     return stage, DecoupledInterface(Regressor(2 * UNITS, hidden=256)) if method == "synthetic" else ZeroInterface()

@@ -24,7 +24,7 @@ from benchmarks.time.memory_probe import take_step
 from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.loss import LossInterface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.models import language_model
+from dni.models import Lstm, ModelContext
 from dni.predictors.critic import SoftmaxCritic
 from dni.predictors.regressor import Regressor
 from dni.stages.base import Stage
@@ -83,7 +83,7 @@ def way(window: int, predictor: str | None) -> Callable[[], None]:
 def stage_of() -> Stage:
     """The layer with its embedding and its softmax, the same every time."""
     torch.manual_seed(0)
-    chain = language_model("lstm", SYMBOLS, UNITS, 1)
+    chain = Lstm(units=UNITS, layers=1).build(ModelContext(SYMBOLS))
     return Stage(chain, torch.optim.Adam(chain.parameters(), 1e-3, fused=True), clip=1.0, first=True)
 
 

@@ -1,22 +1,36 @@
-"""Deterministic sources of training windows."""
+"""Data sets, and the deterministic sources of windows that they open."""
 
+from dni.data.base import Data, DataContext, DataSet, in_passes
+from dni.data.copy_sets import Copy, RepeatCopy
 from dni.data.copy_task import CopySource
-from dni.data.images import ImageSource
-from dni.data.sequential_mnist import PixelSource
-from dni.data.source import Source
-from dni.data.text import Corpus, Lanes, LanesSource, load_text
-from dni.data.two_clocks import TwoClocksSource
+from dni.data.images import Cifar10, ImageSource, Mnist
+from dni.data.sequential_mnist import PixelSource, SequentialMnist
+from dni.data.source import PassSource, Source
+from dni.data.text import Corpus, Lanes, LanesSource, Text, load_text
+from dni.data.two_clocks import TwoClocks, TwoClocksSource
 from dni.data.window import Window
 
 __all__ = [
+    "Cifar10",
+    "Copy",
     "CopySource",
     "Corpus",
+    "Data",
+    "DataContext",
+    "DataSet",
     "ImageSource",
     "Lanes",
     "LanesSource",
+    "Mnist",
+    "PassSource",
     "PixelSource",
+    "RepeatCopy",
+    "SequentialMnist",
     "Source",
+    "Text",
+    "TwoClocks",
     "TwoClocksSource",
     "Window",
+    "in_passes",
     "load_text",
 ]

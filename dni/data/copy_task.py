@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dni.data.source import refuse_lookahead
+from dni.data.source import Source, refuse_lookahead
 from dni.data.window import Window
 from dni.errors import ConfigError
 from dni.types import IGNORED
@@ -42,7 +42,7 @@ class _Unreported:
     count: int = 0
 
 
-class CopySource:
+class CopySource(Source):
     """Batches of B sequences of one length, all lanes in step, drawn anew from (seed, number of the sequence).
 
     The curriculum begins at level 1, N = R = 1. A level is solved by a batch of sequences, begun at this level, whose
@@ -87,6 +87,10 @@ class CopySource:
         self._first, self._running = 0, 1  # of the sequence under way: its first window, its level
         self._inputs, self._labels = torch.empty(batch, 0), torch.empty(batch, 0)
         self._unreported: list[_Unreported] = []  # of the present level, oldest first
+
+    def figures(self) -> dict[str, float]:
+        """Steps of the longest sequences that were solved."""
+        return {"solved_length": self.solved_length}
 
     @property
     def level(self) -> int:

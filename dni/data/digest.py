@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Protocol
 
 from torch import Tensor
 
@@ -13,3 +14,15 @@ def digest_of(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+class Held(Protocol):
+    """A source that holds all that it gives."""
+
+    def contents(self) -> tuple[Tensor, ...]:
+        """As it was read."""
+
+
+def digest_of_parts(*parts: Held) -> str:
+    """Of what sources hold, one after another."""
+    return digest_of(*(tensor for part in parts for tensor in part.contents()))

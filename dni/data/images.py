@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dni.data.base import Data, DataContext, FromFiles, in_passes
+from dni.data.digest import digest_of_parts
 from dni.data.idx import read_mnist
 from dni.data.sampler import Order
 from dni.data.sequential_mnist import VALID
+from dni.data.source import PassSource
 from dni.data.utf8 import read_utf8
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
+from dni.ranges import one_or_more, zero_or_more
+from dni.types import Inputs
 
 Name = Literal["mnist", "cifar10"]
 
@@ -52,7 +59,7 @@ class Scale(NamedTuple):
         return cls(mean.view(-1, 1, 1), deviation.view(-1, 1, 1))
 
 
-class ImageSource:
+class ImageSource(PassSource):
     """Images in batches: inputs (B, C, H, W) float32, normalised, and one label each, (B,) int64.
 
     Shuffled, as in training, a pass takes every image at most once, anew by (seed, pass), in whole batches only. Else
@@ -70,8 +77,6 @@ class ImageSource:
     """
 
     symbols = 10  #: the classes
-    input_symbols = 0  #: the inputs are numbers
-    streaming = False
 
     def __init__(
         self, images: Images, batch: int, scale: Scale, *, shuffle: bool = False, seed: int = 0, noise: float = 0.0
@@ -84,17 +89,11 @@ class ImageSource:
         self.batch, self._images, self._scale = batch, images, scale
         self.windows_per_pass = count // batch if shuffle else -(-count // batch)
         self._order, self._seed, self._noise = Order(count, seed=seed, shuffle=shuffle), seed, noise
-        self._window = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of an image."""
         return tuple(self._images.pixels.shape[1:])
-
-    def next(self) -> Window:
-        """The next batch."""
-        self._window += 1
-        return self.window(self._window - 1)
 
     def window(self, n: int) -> Window:
         """Batch n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
@@ -114,16 +113,50 @@ class ImageSource:
         """The images (n, C, H, W) and labels (n,) of this part, uint8, as they were read."""
         return self._images
 
-    def report(self, window: int, loss: float, count: int) -> None:
-        """Ignored: the order of the images is fixed."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """The number of the next batch."""
-        return {"window": self._window}
+@dataclass
+class ImageSet(FromFiles):
+    """Labelled images in batches; `path` is their folder, of the name of the data where none is given."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._window = state["window"]
+    window: int = one_or_more(1)
+    sequence: int | None = one_or_more(None)
+    label: str | None = None  # what to call them; null: what a label.txt beside them says, else their kind
+    noise: float = zero_or_more(0.0)  # [deviations] Gaussian noise on the normalised images, in training alone
+
+    gives: ClassVar[Inputs] = Inputs.images
+    sequences: ClassVar[bool] = False
+    kind: ClassVar[Name]  #: the format of the files
+
+    def open(self, context: DataContext) -> Data:
+        kind, folder = self.kind, Path(self.path or self.kind).expanduser()
+        for_training, for_validation = training_images(kind, folder)
+        scale = Scale.of(for_training.pixels)
+        train = ImageSource(for_training, self.batch, scale, shuffle=True, seed=context.seed, noise=self.noise)
+        valid = ImageSource(for_validation, self.batch, scale)
+        return in_passes(
+            self.label or label_of(kind, folder),
+            train,
+            valid,
+            digest=partial(digest_of_parts, train, valid),
+            test=lambda: ImageSource(held_out_images(kind, folder), self.batch, scale),
+            input_shape=train.shape,
+        )
+
+
+@dataclass
+class Mnist(ImageSet):
+    """MNIST's digits (LeCun et al. 1998): four IDX files, gzipped or not."""
+
+    name: ClassVar[str] = "mnist"
+    kind: ClassVar[Name] = "mnist"
+
+
+@dataclass
+class Cifar10(ImageSet):
+    """CIFAR-10 (Krizhevsky 2009), its binary version."""
+
+    name: ClassVar[str] = "cifar10"
+    kind: ClassVar[Name] = "cifar10"
 
 
 def training_images(name: Name, folder: Path) -> tuple[Images, Images]:

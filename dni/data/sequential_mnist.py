@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from dni.data.base import Data, DataContext, FromFiles, Streamable, in_passes
+from dni.data.digest import digest_of_parts
 from dni.data.idx import read_mnist
 from dni.data.sampler import Order
-from dni.data.source import refuse_lookahead
+from dni.data.source import PassSource, refuse_lookahead
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
 from dni.types import IGNORED
@@ -22,7 +26,7 @@ _SIDE = 28
 VALID = 5_000  #: the last images of the training files
 
 
-class PixelSource:
+class PixelSource(PassSource):
     """MNIST's images as B lanes of sequences, row by row, in windows of T pixels; one label, at the last pixel.
 
     Inputs are grey levels, 0 (background) to `levels` - 1. A sequence is padded to whole windows with 0, its labels
@@ -70,13 +74,7 @@ class PixelSource:
         self._pixels = quantise(images, side, levels)  # (images, length) uint8
         self._windows = math.ceil(self.length / window)  # of one sequence
         self.windows_per_pass = len(images) // batch * self._windows
-        self._window = 0
         self._order = Order(len(images), seed=seed, shuffle=part == "train")
-
-    def next(self) -> Window:
-        """The next window of all lanes."""
-        self._window += 1
-        return self.window(self._window - 1)
 
     def window(self, n: int) -> Window:
         """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
@@ -98,16 +96,33 @@ class PixelSource:
         """The images (n, side * side) and labels (n,) of this part, uint8, as they were read."""
         return self._pixels, self._labels
 
-    def report(self, window: int, loss: float, count: int) -> None:
-        """Ignored: the order of the images is fixed."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """The number of the next window."""
-        return {"window": self._window}
+@dataclass
+class SequentialMnist(FromFiles, Streamable):
+    """Sequential MNIST: a digit is read pixel by pixel, and named after the last one."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._window = state["window"]
+    side: int = 28  # [pixels] a side of the image: 28, 14 or 7
+
+    name: ClassVar[str] = "seqmnist"
+
+    @property
+    def whole_length(self) -> int | None:
+        return self.side**2
+
+    @property
+    def label_delay(self) -> int:
+        return self.side**2
+
+    def open(self, context: DataContext) -> Data:
+        def source(part: Part) -> PixelSource:
+            return PixelSource(
+                self.path or "mnist", self.batch, context.window, context.lookahead,
+                part=part, seed=context.seed, side=self.side, streaming=self.streaming,
+            )  # fmt: skip
+
+        train, valid = source("train"), source("valid")
+        digest = partial(digest_of_parts, train, valid)
+        return in_passes(self.name, train, valid, digest=digest, test=partial(source, "test"))
 
 
 def load_mnist(folder: Path, part: Part) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dni.data.source import refuse_lookahead
+from dni.data.base import Data, DataContext, FromFiles, Streamable, in_passes
+from dni.data.source import PassSource, refuse_lookahead
 from dni.data.utf8 import read_utf8
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
@@ -140,8 +141,8 @@ class Lanes:
         return Window(self._lanes[:, start:end].to(torch.int64, copy=True), labels, reset, ends)
 
 
-class LanesSource:
-    """The lanes of a text, window after window; reports change nothing.
+class LanesSource(PassSource):
+    """The lanes of a text, window after window.
 
     Args:
         lanes: the text.
@@ -153,25 +154,38 @@ class LanesSource:
         refuse_lookahead(streaming, lanes.lookahead)
         self.lanes, self.streaming = lanes, streaming
         self.symbols = self.input_symbols = symbols
-        self._window = 0
+        self.windows_per_pass = lanes.windows_per_pass
 
-    @property
-    def windows_per_pass(self) -> int:
-        """Windows from the start of the text to its end."""
-        return self.lanes.windows_per_pass
+    def window(self, n: int) -> Window:
+        return self.lanes.window(n)
 
-    def next(self) -> Window:
-        """The next window; after the last one of a pass, the first of the next pass."""
-        self._window += 1
-        return self.lanes.window(self._window - 1)
 
-    def report(self, window: int, loss: float, count: int) -> None:
-        """Ignored: the order of a text is fixed."""
+@dataclass
+class Text(FromFiles, Streamable):
+    """Characters of a text file, of a folder of them, or of the Penn Treebank; the label is the next one."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """The number of the next window."""
-        return {"window": self._window}
+    name: ClassVar[str] = "text"
+    is_text: ClassVar[bool] = True
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._window = state["window"]
+    def open(self, context: DataContext) -> Data:
+        return self.of(load_text(self.path), context)
+
+    def of(self, corpus: Corpus, context: DataContext) -> Data:
+        """Windows of a text that is read already. Raises DataError if it is too short."""
+
+        def lanes(ids: Tensor) -> Lanes:
+            return Lanes(ids, self.batch, context.window, context.lookahead, self.sequence)
+
+        symbols, held_out = len(corpus.symbols), corpus.test
+        return in_passes(
+            corpus.name,
+            LanesSource(lanes(corpus.train), symbols, streaming=self.streaming),
+            LanesSource(lanes(corpus.valid), symbols),
+            digest=lambda: corpus.sha256,
+            characters=corpus.symbols,
+            test=None if held_out is None else lambda: LanesSource(lanes(held_out), symbols),
+        )
+
+    def alphabet(self) -> tuple[tuple[str, ...], str] | None:
+        corpus = load_text(self.path)
+        return corpus.symbols, corpus.sha256

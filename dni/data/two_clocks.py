@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from dni.data.base import Data, DataContext, FromFiles, in_passes
+from dni.data.digest import digest_of_parts
 from dni.data.sampler import Order
 from dni.data.sequential_mnist import Part, load_mnist, quantise
+from dni.data.source import PassSource
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
-from dni.types import IGNORED
+from dni.ranges import one_or_more
+from dni.types import IGNORED, Inputs
 
 _COUNTED = 3  #: the digit that the slower network counts
 
 
-class TwoClocksSource:
+class TwoClocksSource(PassSource):
     """MNIST's digits as B lanes, S a window; two networks are asked about the same digits at different rates.
 
     The faster one is asked at the end of every block of T digits how many of these are odd: `own`, 0 to T, IGNORED at
@@ -40,9 +46,6 @@ class TwoClocksSource:
 
     Raises ConfigError for other settings, DataError if the files cannot be read or have too few images.
     """
-
-    input_symbols = 0  #: the inputs are numbers
-    streaming = False
 
     def __init__(
         self,
@@ -76,13 +79,7 @@ class TwoClocksSource:
         self.windows_per_pass = self._usable // window
         self._sequence = sequence or self._usable
         self._pixels = quantise(images, side, 256)
-        self._window = 0
         self._order = Order(len(images), seed=seed, shuffle=part == "train")
-
-    def next(self) -> Window:
-        """The next window of all lanes."""
-        self._window += 1
-        return self.window(self._window - 1)
 
     def window(self, n: int) -> Window:
         """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
@@ -100,17 +97,6 @@ class TwoClocksSource:
         """The images (n, side^2) and digits (n,) of this part, uint8, as they were read."""
         return self._pixels, self._digits
 
-    def report(self, window: int, loss: float, count: int) -> None:
-        """Ignored: the order of the digits is fixed."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The number of the next window."""
-        return {"window": self._window}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._window = state["window"]
-
     def _inputs(self, images: Tensor, start: int) -> Tensor:
         places = torch.arange(start, start + images.shape[1])
         first = (places % self.block == 0).float().expand(images.shape).unsqueeze(-1)
@@ -121,3 +107,45 @@ class TwoClocksSource:
         if end % self.block:
             return torch.full((self.batch, 1), IGNORED)
         return (self._digits[lanes[:, end - self.block : end]] % 2).sum(dim=1, keepdim=True)
+
+
+@dataclass
+class TwoClocks(FromFiles):
+    """A stream of MNIST's digits, and two questions about it: how many of a block are odd, how many were 3s."""
+
+    side: int = 28  # [pixels] a side of the image: 28, 14 or 7
+    block: int = one_or_more(4)  # [digits] T, of which network A counts the odd ones; B counts the 3s in T^2
+
+    name: ClassVar[str] = "two_clocks"
+    gives: ClassVar[Inputs] = Inputs.vectors
+    one_label: ClassVar[bool] = True
+
+    @property
+    def own_classes(self) -> int:
+        return self.block + 1
+
+    def open(self, context: DataContext) -> Data:
+        shape: dict[str, Any] = {"block": self.block, "sequence": self.sequence, "side": self.side}
+
+        def source(part: Part) -> TwoClocksSource:
+            folder = self.path or "mnist"
+            return TwoClocksSource(folder, self.batch, context.window, **shape, part=part, seed=context.seed)
+
+        train, valid = source("train"), source("valid")
+        digest, test = partial(digest_of_parts, train, valid), partial(source, "test")
+        return in_passes(self.name, train, valid, digest=digest, test=test, input_shape=(self.side**2 + 1,))
+
+    def check(self, run: Any) -> None:
+        super().check(run)
+        if run.time.method.name != "truncated":
+            raise ConfigError(f"data=two_clocks goes with time=truncated, not with time={run.time.method.name}")
+        if self.block % self.window:
+            raise ConfigError(
+                f"data.block={self.block} is not a multiple of data.window={self.window}: set "
+                f"data.window={self.block}, say"
+            )
+        if self.sequence is not None and self.sequence % self.block:
+            raise ConfigError(
+                f"data.sequence={self.sequence} is not a multiple of data.block={self.block}: set "
+                f"data.sequence={self.block**2}, say (or data.sequence=null)"
+            )

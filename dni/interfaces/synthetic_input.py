@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dni.errors import DivergedError
 from dni.losses import squared_distance
 from dni.misuse import refuse_below, refuse_device, refuse_optimizer, require_target
-from dni.models import language_model
+from dni.models import Gru, ModelContext
 from dni.recurrent import Chain, reset_lanes
 from dni.types import State
 
@@ -32,7 +32,7 @@ def symbol_inputs(symbols: int, features: int) -> Chain:
 
 def sequence_inputs(symbols: int, features: int, hidden: int) -> Chain:
     """An embedding, a GRU of `hidden` units and a linear layer, for stages that carry state: so does this."""
-    chain = language_model("gru", features, hidden, 1, inputs=symbols)
+    chain = Gru(units=hidden, layers=1).build(ModelContext(features, symbols))
     _zero(chain[-1])
     return chain
 

@@ -1,23 +1,31 @@
-"""Reference models: chains of named layers, ready to be cut into stages."""
+"""Reference models, whose layers are ready to be cut into stages, and the recurrent layers they are made of."""
 
-from dni.models.images import image_model
+from dni.models.base import Model, ModelContext
+from dni.models.images import Cnn, MlpBn, Resnet
 from dni.models.init import initialise
-from dni.models.language import language_model
+from dni.models.language import Gru, Lstm, MinGru, Transformer
 from dni.models.mingru import MinGRU
-from dni.models.mlp import char_mlp, mlp
+from dni.models.mlp import Mlp, mlp
 from dni.models.recurrent import GRU, LSTM
 from dni.models.transformer import SegmentTransformer
-from dni.models.two_clocks import two_clocks
+from dni.models.two_clocks import TwoClocks
 
 __all__ = [
     "GRU",
     "LSTM",
+    "Cnn",
+    "Gru",
+    "Lstm",
     "MinGRU",
+    "MinGru",
+    "Mlp",
+    "MlpBn",
+    "Model",
+    "ModelContext",
+    "Resnet",
     "SegmentTransformer",
-    "char_mlp",
-    "image_model",
+    "Transformer",
+    "TwoClocks",
     "initialise",
-    "language_model",
     "mlp",
-    "two_clocks",
 ]

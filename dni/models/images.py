@@ -2,33 +2,98 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dni.errors import ConfigError
+from dni.models.base import Layered, ModelContext
 from dni.models.dropout import with_dropout
 from dni.recurrent import Chain
+from dni.types import Inputs
 
 
-def image_model(
-    kind: str, shape: Sequence[int], classes: int, units: int, layers: int, *, dropout: float = 0.0
-) -> Chain:
-    """Images (B, C, H, W) -> scores of the classes (B, V); `shape` is (C, H, W). Raises ConfigError for another kind.
+@dataclass
+class ImageModel(Layered):
+    """Images (B, C, H, W) -> scores of the classes (B, V). Its last layer is `softmax`, a linear layer."""
 
-    mlp_bn: `flatten`, then `layer1` ... `layerN` of `units`, each linear, batch norm, relu: activations (B, units).
-    cnn: `conv1` ... `convN` of `units` channels, each 5x5, batch norm, relu and 3x3 pooling with stride 2, the maximum
-    in the first and the mean in the others (as in Jaderberg et al. 2017, where N = 3 and units = 128).
-    resnet: `stem`, then `block1` ... `block3N`, residual (He et al. 2016) of `units`, 2 `units` and 4 `units` channels.
-    The last layer of each is `softmax`: a linear layer, of what is left flattened or, of a resnet, its mean.
-    `dropout` is after the relu of mlp_bn's layers, and before the linear layer of the others' `softmax`.
+    reads: ClassVar[Inputs | None] = Inputs.images
+    batch_norm: ClassVar[bool] = True
+
+    @abstractmethod
+    def named_layers(self, shape: tuple[int, ...], classes: int) -> dict[str, nn.Module]:
+        """All layers by name, for images of shape (C, H, W)."""
+
+    def build(self, context: ModelContext) -> Chain:
+        return Chain(OrderedDict(self.named_layers(context.input_shape, context.symbols)))
+
+
+@dataclass
+class MlpBn(ImageModel):
+    """`flatten`, then `layer1` ... `layerN` of `units`, each linear, batch norm, relu: activations (B, units).
+
+    Dropout is after each relu.
     """
-    make = {"mlp_bn": _mlp, "cnn": _cnn, "resnet": _resnet}
-    if kind not in make:
-        raise ConfigError(f"no image model named {kind!r}: use {', '.join(make)}")
-    return Chain(OrderedDict(make[kind](shape, classes, units, layers, dropout)))
+
+    name: ClassVar[str] = "mlp_bn"
+
+    def named_layers(self, shape: tuple[int, ...], classes: int) -> dict[str, nn.Module]:
+        channels, height, width = shape
+        named: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+        for i in range(1, self.layers + 1):
+            linear = nn.Linear(channels * height * width if i == 1 else self.units, self.units)
+            relu = with_dropout(nn.ReLU(), self.dropout)
+            named[f"layer{i}"] = nn.Sequential(linear, nn.BatchNorm1d(self.units), relu)
+        return {**named, "softmax": nn.Linear(self.units, classes)}
+
+
+@dataclass
+class Cnn(ImageModel):
+    """`conv1` ... `convN` of `units` channels, each 5x5, batch norm, relu and 3x3 pooling with stride 2.
+
+    The first takes the maximum and the others the mean (as in Jaderberg et al. 2017, where N = 3 and units = 128).
+    What is left is flattened in `softmax`, with dropout before its linear layer.
+    """
+
+    name: ClassVar[str] = "cnn"
+    feature_maps: ClassVar[bool] = True
+
+    def named_layers(self, shape: tuple[int, ...], classes: int) -> dict[str, nn.Module]:
+        channels, height, width = shape
+        named: dict[str, nn.Module] = {}
+        for i in range(1, self.layers + 1):
+            pool = nn.MaxPool2d(3, 2, padding=1) if i == 1 else nn.AvgPool2d(3, 2, padding=1, count_include_pad=False)
+            convolution = _convolution(channels if i == 1 else self.units, self.units, 5)
+            named[f"conv{i}"] = nn.Sequential(*convolution, nn.ReLU(), pool)
+            height, width = -(-height // 2), -(-width // 2)
+        flat, features = with_dropout(nn.Flatten(), self.dropout), self.units * height * width
+        return {**named, "softmax": nn.Sequential(flat, nn.Linear(features, classes))}
+
+
+@dataclass
+class Resnet(ImageModel):
+    """`stem`, then `block1` ... `block3N`, residual (He et al. 2016), of `units`, 2 `units` and 4 `units` channels.
+
+    `softmax` takes their mean, with dropout before its linear layer.
+    """
+
+    name: ClassVar[str] = "resnet"
+    feature_maps: ClassVar[bool] = True
+
+    def named_layers(self, shape: tuple[int, ...], classes: int) -> dict[str, nn.Module]:
+        units, inputs = self.units, self.units
+        named: dict[str, nn.Module] = {"stem": nn.Sequential(*_convolution(shape[0], units, 3), nn.ReLU())}
+        for i in range(3 * self.layers):
+            group, within = divmod(i, self.layers)
+            outputs = units * 2**group
+            named[f"block{i + 1}"] = ResidualBlock(inputs, outputs, 2 if group and not within else 1)
+            inputs = outputs
+        flat = with_dropout(nn.Flatten(), self.dropout)
+        named["softmax"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), flat, nn.Linear(inputs, classes))
+        return named
 
 
 class ResidualBlock(nn.Module):
@@ -44,40 +109,6 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, units, H / stride, W / stride), rounded up."""
         return torch.relu(self.shortcut(x) + self.second(torch.relu(self.first(x))))
-
-
-def _mlp(shape: Sequence[int], classes: int, units: int, layers: int, dropout: float) -> dict[str, nn.Module]:
-    channels, height, width = shape
-    named: dict[str, nn.Module] = {"flatten": nn.Flatten()}
-    for i in range(1, layers + 1):
-        linear = nn.Linear(channels * height * width if i == 1 else units, units)
-        named[f"layer{i}"] = nn.Sequential(linear, nn.BatchNorm1d(units), with_dropout(nn.ReLU(), dropout))
-    return {**named, "softmax": nn.Linear(units, classes)}
-
-
-def _cnn(shape: Sequence[int], classes: int, units: int, layers: int, dropout: float) -> dict[str, nn.Module]:
-    channels, height, width = shape
-    named: dict[str, nn.Module] = {}
-    for i in range(1, layers + 1):
-        pool = nn.MaxPool2d(3, 2, padding=1) if i == 1 else nn.AvgPool2d(3, 2, padding=1, count_include_pad=False)
-        convolution = _convolution(channels if i == 1 else units, units, 5)
-        named[f"conv{i}"] = nn.Sequential(*convolution, nn.ReLU(), pool)
-        height, width = -(-height // 2), -(-width // 2)
-    named["softmax"] = nn.Sequential(with_dropout(nn.Flatten(), dropout), nn.Linear(units * height * width, classes))
-    return named
-
-
-def _resnet(shape: Sequence[int], classes: int, units: int, layers: int, dropout: float) -> dict[str, nn.Module]:
-    named: dict[str, nn.Module] = {"stem": nn.Sequential(*_convolution(shape[0], units, 3), nn.ReLU())}
-    inputs = units
-    for i in range(3 * layers):
-        group, within = divmod(i, layers)
-        outputs = units * 2**group
-        named[f"block{i + 1}"] = ResidualBlock(inputs, outputs, 2 if group and not within else 1)
-        inputs = outputs
-    flat = with_dropout(nn.Flatten(), dropout)
-    named["softmax"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), flat, nn.Linear(inputs, classes))
-    return named
 
 
 def _convolution(inputs: int, units: int, size: int, stride: int = 1) -> nn.Sequential:

@@ -1,51 +1,120 @@
-"""The character language model: an embedding, layers of one kind, and a softmax layer."""
+"""Character language models: an embedding, layers of one kind, and a softmax layer."""
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import nn
 
 from dni.errors import ConfigError
+from dni.models.base import Layered, ModelContext
 from dni.models.mingru import MinGRU
 from dni.models.recurrent import GRU, LSTM
 from dni.models.transformer import SegmentTransformer
+from dni.ranges import one_or_more
 from dni.recurrent import Chain, Recurrent
+from dni.types import Inputs
 
 
-def language_model(
-    kind: str,
-    symbols: int,
-    units: int,
-    layers: int,
-    *,
-    inputs: int | None = None,
-    heads: int = 4,
-    memory: int = 32,
-    dropout: float = 0.0,
-) -> Chain:
-    """Symbols (B, T) int64, below `inputs` (default V) -> scores of the next symbol (B, T, V), V = `symbols`.
+@dataclass
+class LanguageModel(Layered):
+    """Symbols (B, T) int64 -> scores of the next symbol (B, T, V).
 
-    `kind` is lstm, gru, mingru or transformer; only a transformer layer has `heads` and a `memory` in steps. The
-    layers are named embedding, lstm1 ... lstmN (after the kind) and softmax (a linear layer: the scores, before the
-    softmax itself). `dropout` is between the layers, as dropout1 ... dropoutN-1, or inside those of a transformer.
-    Raises ConfigError for another kind, less than one layer, or sizes a transformer cannot have.
+    Its layers are named embedding, lstm1 ... lstmN (after the name of the model) and softmax, a linear layer: the
+    scores, before the softmax itself.
     """
-    make: dict[str, Callable[[], Recurrent]] = {
-        "lstm": lambda: LSTM(units, units),
-        "gru": lambda: GRU(units, units),
-        "mingru": lambda: MinGRU(units, units),
-        "transformer": lambda: SegmentTransformer(units, heads, memory, dropout),
-    }
-    if kind not in make:
-        raise ConfigError(f"no recurrent layer named {kind!r}: use {', '.join(make)}")
-    if layers < 1:
-        raise ConfigError(f"a language model needs at least one recurrent layer, not {layers}")
-    named: dict[str, nn.Module] = {"embedding": nn.Embedding(inputs or symbols, units)}
-    for i in range(1, layers + 1):
-        named[f"{kind}{i}"] = make[kind]()
-        if dropout and i < layers and kind != "transformer":
-            named[f"dropout{i}"] = nn.Dropout(dropout)
-    named["softmax"] = nn.Linear(units, symbols)
-    return Chain(OrderedDict(named))
+
+    reads: ClassVar[Inputs | None] = Inputs.symbols
+    carries_state: ClassVar[bool] = True
+
+    @abstractmethod
+    def layer(self) -> Recurrent:
+        """One of the layers between embedding and softmax, of `units` units."""
+
+    def build(self, context: ModelContext) -> Chain:
+        named: dict[str, nn.Module] = {
+            "embedding": nn.Embedding(context.input_symbols or context.symbols, self.units),
+            **self.hidden_layers(),
+            "softmax": nn.Linear(self.units, context.symbols),
+        }
+        return Chain(OrderedDict(named))
+
+    def hidden_layers(self) -> dict[str, nn.Module]:
+        """All of them, by name."""
+        return {f"{self.name}{i}": self.layer() for i in range(1, self.layers + 1)}
+
+
+@dataclass
+class Stack(LanguageModel):
+    """Dropout is between the layers, as dropout1 ... dropoutN-1."""
+
+    def hidden_layers(self) -> dict[str, nn.Module]:
+        named: dict[str, nn.Module] = {}
+        for i in range(1, self.layers + 1):
+            named[f"{self.name}{i}"] = self.layer()
+            if self.dropout and i < self.layers:
+                named[f"dropout{i}"] = nn.Dropout(self.dropout)
+        return named
+
+    def check(self, run: Any) -> None:
+        super().check(run)
+        if self.dropout and self.layers == 1:
+            raise ConfigError(
+                f"model.dropout={self.dropout} is between the layers of model={self.name}, and there is one: set "
+                "model.layers=2 or more (or model.dropout=0)"
+            )
+
+
+@dataclass
+class Lstm(Stack):
+    """Layers of `LSTM`."""
+
+    name: ClassVar[str] = "lstm"
+
+    def layer(self) -> Recurrent:
+        return LSTM(self.units, self.units)
+
+
+@dataclass
+class Gru(Stack):
+    """Layers of `GRU`."""
+
+    name: ClassVar[str] = "gru"
+
+    def layer(self) -> Recurrent:
+        return GRU(self.units, self.units)
+
+
+@dataclass
+class MinGru(Stack):
+    """Layers of `MinGRU`."""
+
+    name: ClassVar[str] = "mingru"
+
+    def layer(self) -> Recurrent:
+        return MinGRU(self.units, self.units)
+
+
+@dataclass
+class Transformer(LanguageModel):
+    """Layers of `SegmentTransformer`, which have dropout inside."""
+
+    heads: int = one_or_more(4)  # [heads] of attention; divide the units
+    memory: int = one_or_more(32)  # [time steps] inputs of earlier windows that a layer remembers and attends to
+
+    name: ClassVar[str] = "transformer"
+
+    def layer(self) -> Recurrent:
+        return SegmentTransformer(self.units, self.heads, self.memory, self.dropout)
+
+    def check(self, run: Any) -> None:
+        super().check(run)
+        if self.units % self.heads:
+            raise ConfigError(
+                f"model.heads={self.heads} does not divide model.units={self.units}: "
+                f"set model.units={math.ceil(self.units / self.heads) * self.heads}, say"
+            )

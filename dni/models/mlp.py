@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
+from dni.models.base import Layered, ModelContext
 from dni.recurrent import Chain
+from dni.types import Inputs
 
 
 def mlp(inputs: int, units: int, layers: int, outputs: int) -> Chain:
@@ -19,16 +23,22 @@ def mlp(inputs: int, units: int, layers: int, outputs: int) -> Chain:
     return Chain(OrderedDict(named))
 
 
-def char_mlp(symbols: int, units: int, layers: int, *, inputs: int | None = None, dropout: float = 0.0) -> Chain:
-    """Symbols (B, T) int64, below `inputs` (default V) -> scores of the next symbol (B, T, V), V = `symbols`.
+@dataclass
+class Mlp(Layered):
+    """Symbols (B, T) int64 -> scores of the next symbol (B, T, V).
 
     Stateless: it sees one symbol at a time. Its layers are named embedding, layer1, relu1, ..., layerN, reluN
-    and softmax (a linear layer); with `dropout`, dropout1 ... dropoutN follow the rectifiers.
+    and softmax (a linear layer); with dropout, dropout1 ... dropoutN follow the rectifiers.
     """
-    named: dict[str, nn.Module] = {"embedding": nn.Embedding(inputs or symbols, units)}
-    named |= _hidden(units, units, layers, dropout)
-    named["softmax"] = nn.Linear(units, symbols)
-    return Chain(OrderedDict(named))
+
+    name: ClassVar[str] = "mlp"
+    reads: ClassVar[Inputs | None] = Inputs.symbols
+
+    def build(self, context: ModelContext) -> Chain:
+        named: dict[str, nn.Module] = {"embedding": nn.Embedding(context.input_symbols or context.symbols, self.units)}
+        named |= _hidden(self.units, self.units, self.layers, self.dropout)
+        named["softmax"] = nn.Linear(self.units, context.symbols)
+        return Chain(OrderedDict(named))
 
 
 def _hidden(inputs: int, units: int, layers: int, dropout: float = 0.0) -> dict[str, nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dni.losses import summed_cross_entropy
+from dni.models import Lstm, Model
 from dni.recurrent import reset_lanes
 from tests.support.options import spelled_out
 from workers.build.data import resolve
 from workers.build.model import build_chains
 from workers.build.optimizer import build_optimizer
 from workers.config.convert import from_any
+from workers.config.plugins import find
 from workers.config.settings import Config
 from workers.storage import checkpoint
 
@@ -33,7 +36,15 @@ TINY: dict[str, Any] = {
 
 def tiny(**changes: Any) -> Config:
     """The tiny run with some settings changed, by section: `tiny(stages=3, depth={"method": "backprop"})`."""
-    return from_any(spelled_out(OmegaConf.merge(TINY, spelled_out(changes))))
+    asked = spelled_out(changes)
+    return from_any(OmegaConf.merge(_defaults(asked.get("model", {}).get("_target_")), asked))
+
+
+def _defaults(model: str | None) -> dict[str, Any]:
+    """Those of the tiny run that such a model has."""
+    cls = Lstm if model is None else find("model", Model, model)
+    known = {each.name for each in fields(cls)}
+    return {**TINY, "model": {key: value for key, value in TINY["model"].items() if key in known}}
 
 
 def parameters_of(run_dir: Path, stages: int) -> dict[str, Tensor]:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dni.errors import ConfigError
 from dni.losses import summed_cross_entropy
+from dni.models.base import InitKind
 from tests.support.pictures import digits, pictures
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
 from workers.build.data import resolve
 from workers.build.model import activation_shape, build_chains
 from workers.cli import evaluate
-from workers.config.schema import InitKind
 from workers.config.settings import Config
 from workers.launch.launcher import launch
 

@@ -12,7 +12,8 @@ from dni.methods.base import InputKind
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from workers.build.interfaces import MOST_WEIGHTS
-from workers.build.model import activation_shape, build_chains
+from workers.build.model import build_chains
+from workers.build.shapes import activation_shape
 from workers.config.settings import Config
 
 
@@ -42,8 +43,8 @@ def _predictor(config: Config, index: int) -> Chain:
     with torch.device("meta"):
         carries_state = any(chain.initial_state(1) for chain in build_chains(config)[:index])
     torch.manual_seed(config.seed * 1000 + 900 + index)  # after what draws from the seed of the network
-    if model.image is not None:
-        return flat_inputs(math.prod(model.image), shape, hidden)
+    if model.input_shape is not None:
+        return flat_inputs(math.prod(model.input_shape), shape, hidden)
     if carries_state:
         return sequence_inputs(model.input_symbols or 0, shape[0], hidden)
     return symbol_inputs(model.input_symbols or 0, shape[0])

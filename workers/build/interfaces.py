@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from dni.data.copy_task import CopySource
 from dni.data.source import Source
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface, ZeroInterface
@@ -34,11 +33,10 @@ from dni.time_targets.auxiliary import Auxiliary
 from dni.time_targets.base import Bootstrap
 from dni.time_targets.deferred import Hindsight
 from dni.time_targets.lambda_return import Horizon
-from workers.build.model import activation_shape
+from workers.build.shapes import activation_shape
 from workers.config.schema import (
     Context,
     CutPredictorConfig,
-    DataKind,
     DepthPredictorConfig,
     PredictorKind,
     TimeMethod,
@@ -64,10 +62,11 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
     interface, clocks = _of_the_next(config, index, stage), config.depth.clocks[index : index + 2]
     if clocks and clocks[0] < clocks[1]:
         interface = SlowerInterface(interface, clocks[1])
-    if index == 0 and config.data.kind is DataKind.two_clocks:
+    if index == 0 and config.data.own_classes:
+        features, classes = activation_shape(config, 0)[-1], config.data.own_classes
         torch.manual_seed(_seed(config, 3 * config.stages))
-        classes, rate = config.data.block + 1, config.optimizer.learning_rate
-        interface = OwnTask(interface, config.model.units, classes=classes, learning_rate=rate, device=stage.device)
+        rate = config.optimizer.learning_rate
+        interface = OwnTask(interface, features, classes=classes, learning_rate=rate, device=stage.device)
     return interface
 
 
@@ -130,7 +129,7 @@ def time_interface(config: Config, index: int, stage: Stage, source: Source | No
         return ZeroInterface()
     cut = config.predictor.time
     if cut.kind is PredictorKind.oracle:
-        assert isinstance(source, CopySource), "the rules between settings see to it"
+        assert source is not None, "the rules between settings see to it"
         return OracleInterface(stage.module, source.rest)
     waiting = -(-cut.lookahead // config.window) if _learns_late(cut) else cut.horizon
     torch.manual_seed(_seed(config, config.stages + index))

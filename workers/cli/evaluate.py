@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dni import __version__
+from dni.data.base import Data
 from dni.data.source import Source
 from dni.data.window import Window, split_labels
 from dni.errors import CheckpointError, ConfigError, DniError
@@ -23,7 +24,7 @@ from dni.metrics import bits, hits
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from dni.types import IGNORED
-from workers.build.data import Data, resolve
+from workers.build.data import resolve
 from workers.build.device import device_of
 from workers.build.model import build_chains
 from workers.comm.frame import Frame, Kind

@@ -25,7 +25,6 @@ from dni.errors import CheckpointError, ConfigError, DniError
 from dni.recurrent import Chain
 from workers.build.device import device_of
 from workers.cli.evaluate import load_parts, read_settings, trained_settings
-from workers.config.schema import DataKind
 from workers.config.settings import Config
 from workers.resume.choice import choose
 from workers.storage import vocabulary
@@ -130,9 +129,10 @@ def open_writer(run_dir: Path, step: str | None = None) -> Writer:
 
 def refuse_other_data(config: Config, run_dir: Path) -> None:
     """Raise ConfigError unless the run has learned which character follows which, at every character."""
-    if config.data.kind is not DataKind.text:
-        kind = config.data.kind.name
-        raise ConfigError(f"{run_dir}: trained on data={kind}: only runs on text (data=text or ptb) can write text")
+    if not config.data.is_text:
+        raise ConfigError(
+            f"{run_dir}: trained on data={config.data.name}: only runs on text (data=text or ptb) can write text"
+        )
     if config.depth.clocks:
         clocks = config.depth.clocks
         raise ConfigError(f"{run_dir}: with depth.clocks={clocks} the last stage does not answer at every character")

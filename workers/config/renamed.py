@@ -4,7 +4,10 @@ from __future__ import annotations
 
 #: By the name that a setting had.
 RENAMED = {
+    "data.kind": "data=NAME, or data._target_=MODULE.CLASS",
     "depth.method": "depth=NAME, or depth._target_=MODULE.CLASS",
+    "model.image": "model.input_shape",
+    "model.kind": "model=NAME, or model._target_=MODULE.CLASS",
     "predictor.depth.mix": "depth=lambda_return depth.lambda_depth=SHARE",
 }
 

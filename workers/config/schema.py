@@ -8,66 +8,20 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Literal
 
 from dni.ranges import above_zero, below_one, one_or_more, zero_or_more
 
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "conv", "oracle"])
 Context = enum.Enum("Context", ["none", "window", "lookahead"])
-ModelKind = enum.Enum(
-    "ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet", "two_clocks"]
-)
 TransportKind = enum.Enum("TransportKind", ["local", "grpc", "torch_distributed"])
 BackendKind = enum.Enum("BackendKind", ["gloo", "nccl"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
-DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist", "mnist", "cifar10", "two_clocks"])
 OptimizerKind = enum.Enum("OptimizerKind", ["adam", "adamw", "nadam", "sgd"])
 ScheduleKind = enum.Enum("ScheduleKind", ["constant", "cosine", "linear", "step"])
-InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
 
 #: transport.bind: whatever suits.
 AUTO = "auto"
-
-#: Steps of the shortest sequence that is copied, where a curriculum begins.
-SHORTEST = 5
-
-
-@dataclass
-class ModelConfig:
-    kind: ModelKind = ModelKind.lstm  # the layers between embedding and softmax; of images: mlp_bn, cnn, resnet
-    units: int = one_or_more(128)  # [units] of a hidden layer; cnn, resnet: channels of the first layer
-    layers: int = one_or_more(3)  # [layers] hidden ones; resnet: blocks of each of its three widths
-    heads: int = one_or_more(4)  # [heads] transformer: of attention; divide the units
-    memory: int = one_or_more(32)  # [time steps] transformer: inputs of earlier windows that a layer remembers and
-    # attends to
-    dropout: float = below_one(0.0)  # [share] set to zero in training: between recurrent layers, after the hidden
-    # layers of mlp and mlp_bn, before the softmax layer of cnn and resnet, inside transformer layers; every stage draws
-    # its own
-    init: InitKind = InitKind.default  # of the weights of maps, with zero biases; default: torch's own, biases too
-    cut_at: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
-    symbols: int | None = None  # [symbols] V, how many labels there are; filled in from the data
-    input_symbols: int | None = None  # [symbols] rows of the embedding; filled in from the data
-    image: list[int] | None = None  # [pixels] channels, height, width; filled in from the data
-
-
-@dataclass
-class DataConfig:
-    kind: DataKind = DataKind.text  # characters of a text, a task with made-up data, or images
-    path: str | None = None  # text: file, folder, or Penn Treebank folder, null: the embedded text; images' folder
-    length: int | None = one_or_more(None)  # [time steps] copy tasks: of every sequence; null: the curriculum
-    side: int = 28  # [pixels] seqmnist, two_clocks: a side of the image, 28, 14 or 7
-    block: int = one_or_more(4)  # [digits] two_clocks: T, of which network A counts the odd ones; B counts the 3s in
-    # T^2
-    streaming: bool = False  # labels after a window are not known yet: no lookahead
-    label: str | None = None  # images: what to call them; null: what a label.txt beside them says, else their kind
-    noise: float = zero_or_more(0.0)  # [deviations] images: Gaussian noise on the normalised ones, in training alone
-    sha256: str | None = None  # of the data that is read, but for the test split of images; filled in from it
-    batch: int = one_or_more(32)  # [lanes] B, examples or sequences that are trained on at once
-    window: int = one_or_more(32)  # [time steps] T, of one training step; time=checkpointed: of a chunk that is
-    # computed again
-    sequence: int | None = one_or_more(256)  # [time steps] between resets, a multiple of T; null: lanes run on to the
-    # text's end
 
 
 @dataclass
@@ -214,7 +168,3 @@ class EvaluateConfig:
 class CheckpointConfig:
     every: int | None = one_or_more(500)  # [steps] between checkpoints; null: only at the end
     keep: int = one_or_more(2)  # [checkpoints] complete ones that stay; older ones are removed
-
-
-#: Where the inputs are images, whose folders have the names of the kinds if data.path does not say otherwise.
-IMAGES: dict[DataKind, Literal["mnist", "cifar10"]] = {DataKind.mnist: "mnist", DataKind.cifar10: "cifar10"}

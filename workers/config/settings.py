@@ -6,22 +6,22 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dni.data.base import DataSet
+from dni.data.text import Text
 from dni.methods.base import DepthMethod
 from dni.methods.pipelined import Chunked, Pipelined
 from dni.methods.synthetic import Synthetic
+from dni.models.base import Model
+from dni.models.language import Lstm
 from dni.ranges import one_or_more, zero_or_more
 from workers.config.plugins import plugin
 from workers.config.schema import (
-    SHORTEST,
     CheckpointConfig,
     Context,
-    DataConfig,
-    DataKind,
     EmulateConfig,
     EvaluateConfig,
     LaunchConfig,
     LaunchMode,
-    ModelConfig,
     OptimizerConfig,
     PredictorConfig,
     PredictorKind,
@@ -34,9 +34,11 @@ from workers.config.schema import (
 
 # OmegaConf leaves the sections of plug-ins open.
 if TYPE_CHECKING:
+    Data = DataSet
     Depth = DepthMethod
+    ModelSection = Model
 else:
-    Depth = Any
+    Data = Depth = ModelSection = Any
 
 
 @dataclass
@@ -55,8 +57,8 @@ class Config:
     resume_step: int | None = None  # [steps] which of its checkpoints; null: the newest complete one
     start_from: str | None = None  # run folder whose weights a new run begins with; all else is new
     start_step: str | None = None  # which of its checkpoints: a number of steps, best or last; null: best, else last
-    model: ModelConfig = field(default_factory=ModelConfig)  # the network: its layers, their sizes, where it is cut
-    data: DataConfig = field(default_factory=DataConfig)  # what is learned: B lanes of windows of T steps
+    model: ModelSection = plugin(Model, Lstm)  # the network: its layers, their sizes, where it is cut
+    data: Data = plugin(DataSet, Text)  # what is learned: B lanes of windows of T steps
     depth: Depth = plugin(DepthMethod, Synthetic)  # the cuts between stages: the method, what is in flight
     time: TimeConfig = field(default_factory=TimeConfig)  # the cuts between the windows of a sequence
     predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts
@@ -71,12 +73,8 @@ class Config:
     @property
     def window(self) -> int:
         """T in force: with `time=full` or `checkpointed` one whole sequence, of a curriculum the first."""
-        data = self.data
-        if not self.whole_sequences:
-            return data.window
-        if data.kind is DataKind.text:
-            return data.sequence or data.window
-        return data.side**2 if data.kind is DataKind.seqmnist else data.length or SHORTEST
+        whole = self.data.whole_length if self.whole_sequences else None
+        return whole or self.data.window
 
     @property
     def planned_steps(self) -> int:

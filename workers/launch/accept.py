@@ -7,12 +7,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dni.data.base import Data
 from dni.errors import ConfigError
-from workers.build.data import Data, resolve
+from workers.build.data import resolve
 from workers.build.device import device_of
 from workers.build.input_model import refuse_large_inputs
 from workers.build.interfaces import refuse_large
-from workers.build.model import build_chains
+from workers.build.shapes import refuse_misfit
 from workers.config.schema import LaunchConfig
 from workers.config.settings import Config
 from workers.config.validation.check import check
@@ -95,7 +96,7 @@ def refuse_taken(run_dir: Path, resumed: Path | None = None) -> None:
 def refuse_early(config: Config, seat: Seat | None = None) -> None:
     """Build what the stages will build, so that a bad cut or device is refused before anything starts."""
     credentials(config.transport)
-    build_chains(config)
+    refuse_misfit(config)
     refuse_large(config)
     refuse_large_inputs(config)
     devices = devices_here(config, seat)

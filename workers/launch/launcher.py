@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dni.data.base import Data
 from dni.errors import DniError
-from workers.build.data import Data
 from workers.build.provenance import origin_of
 from workers.comm.address import socket_folder
 from workers.config.convert import to_plain

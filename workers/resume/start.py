@@ -6,11 +6,9 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from dni.data.text import load_text
 from dni.errors import CheckpointError, ConfigError, DataError
 from workers.build.interfaces import learners
 from workers.build.warm_start import EarlierStage, chains_without_content, earlier_stages, fits, layers_of, learned
-from workers.config.schema import DataKind
 from workers.config.settings import Config
 from workers.resume.choice import choose
 from workers.storage.record import read_record
@@ -65,20 +63,20 @@ def _refuse_other_model(config: Config, stages: list[EarlierStage]) -> None:
 
 def _refuse_other_symbols(config: Config, before: Config) -> None:
     """Of two texts with as many symbols: whether they are the same ones."""
-    if not config.data.kind == before.data.kind == DataKind.text or config.data.sha256 == before.data.sha256:
+    if not (config.data.is_text and before.data.is_text) or config.data.sha256 == before.data.sha256:
         return
-    here = load_text(config.data.path).symbols
+    here, _ = config.data.alphabet() or ((), "")
     try:
-        earlier = load_text(before.data.path)
+        earlier, digest = before.data.alphabet() or ((), "")
     except DataError:
-        earlier = None
-    if earlier is None or earlier.sha256 != before.data.sha256:
+        earlier, digest = (), ""
+    if digest != before.data.sha256:
         log.warning(
-            "the text that %s was trained on is no longer at %s: whether its %d symbols are the same cannot be checked",
-            config.start_from, before.data.path, len(here),
+            "the text that %s was trained on is no longer where it was: whether its %d symbols are the same cannot be "
+            "checked", config.start_from, len(here),
         )  # fmt: skip
-    elif earlier.symbols != here:
-        only_there, only_here = sorted({*earlier.symbols} - {*here}), sorted({*here} - {*earlier.symbols})
+    elif earlier != here:
+        only_there, only_here = sorted({*earlier} - {*here}), sorted({*here} - {*earlier})
         raise ConfigError(
             f"start_from={config.start_from}: its text has other symbols: {only_there[:MOST]} only there, "
             f"{only_here[:MOST]} only here; train on a text of the same symbols"

@@ -14,8 +14,8 @@ from dni.stages.base import Stage
 from workers.build.data import open_data
 from workers.build.input_model import input_interface
 from workers.build.interfaces import bootstrap, depth_interface, goes_back, time_interface
-from workers.build.model import activation_shape
 from workers.build.optimizer import follow_course
+from workers.build.shapes import activation_shape
 from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
 from workers.comm.contents import Contents
@@ -24,7 +24,6 @@ from workers.comm.edge import Blocked
 from workers.comm.neighbours import Neighbours
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.upstream import Upstream
-from workers.config.schema import DataKind
 from workers.config.settings import Config
 from workers.runtime.clock import Clock
 from workers.runtime.emulation import slow_down
@@ -90,18 +89,17 @@ def _before(
 
 def contents_of(config: Config, index: int) -> Contents:
     """What the frames hold that stage `index`, 1 or more, receives."""
-    model, kind = config.model, config.data.kind
-    one_label = kind is DataKind.two_clocks
-    varies = one_label or (config.whole_sequences and kind in (DataKind.copy, DataKind.repeat_copy))
+    model, data = config.model, config.data
+    varies = data.one_label or (config.whole_sequences and data.grows)
     return Contents(
         activation_shape(config, index - 1),
         torch.get_default_dtype(),
-        config.data.batch,
+        data.batch,
         model.symbols or 0,
-        smaller=model.image is not None,
+        smaller=not data.sequences,
         steps=None if varies else config.window,
-        sequences=model.image is None,
-        one_label=one_label,
+        sequences=data.sequences,
+        one_label=data.one_label,
         context=config.history or config.lookahead,
         context_symbols=(model.input_symbols if config.history else model.symbols) or 0,
         every=Clock.of(config.depth.clocks, index).every,

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dni.data.copy_task import CopySource
+from dni.data.base import Data
 from dni.data.history import History
 from dni.data.window import Window, split_labels
 from dni.methods.base import InputKind
-from workers.build.data import Data
 from workers.comm.edge import Loss
 from workers.comm.frame import Frame, Kind
 from workers.config.settings import Config
@@ -70,10 +69,8 @@ class Feed:
 
     def figures(self) -> dict[str, Any]:
         """What the journal says of the data: of a curriculum, the longest sequences that were solved."""
-        train = self.data.train
-        if not isinstance(train, CopySource):
-            return {}
-        return {"solved_length": train.solved_length, "lane_steps": self.lane_steps}
+        figures = self.data.train.figures()
+        return {**figures, "lane_steps": self.lane_steps} if figures else {}
 
     def pending(self) -> int:
         """The data never queues."""

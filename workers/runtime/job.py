@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from workers.build.data import Data
+from dni.data.base import Data
 from workers.comm.frame import PROTOCOL_VERSION, Handshake
 from workers.config.convert import fingerprint
 from workers.config.settings import Config

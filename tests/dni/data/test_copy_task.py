@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dni.data import CopySource, Source
 from dni.errors import ConfigError
 from dni.interfaces.loss import LossInterface
-from dni.models import language_model
+from dni.models import Lstm, ModelContext
 from dni.stages.base import Stage
 from dni.types import IGNORED
 
@@ -234,7 +234,7 @@ def test_settings_that_cannot_be_run() -> None:
 
 def test_a_small_network_climbs() -> None:
     source = CopySource(32, 5, seed=0)
-    module = language_model("lstm", source.input_symbols, units=24, layers=1)
+    module = Lstm(units=24, layers=1).build(ModelContext(source.input_symbols))
     module.softmax = torch.nn.Linear(24, source.symbols)
     stage = Stage(module, torch.optim.Adam(module.parameters(), 1e-2), first=True)
     loss = LossInterface()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dni.data import TwoClocksSource
 from dni.data.sequential_mnist import load_mnist
 from dni.errors import ConfigError, DataError
-from dni.models import two_clocks
+from dni.models import ModelContext, TwoClocks
 from dni.recurrent import reset_lanes
 from dni.types import IGNORED
 from tests.support.commands import settings
@@ -110,7 +110,7 @@ def test_too_few_images_are_refused(folder: Path) -> None:
 
 def test_only_the_last_step_of_a_window_is_the_message() -> None:
     torch.manual_seed(0)
-    chain = two_clocks(5, 6, 10)
+    chain = TwoClocks(units=6).build(ModelContext(10, 0, (5,)))
     names = [name for name, _ in chain.named_children()]
     assert names == ["encoder", "lstm_a", "message", "lstm_b", "softmax"]
     x = torch.randn(2, 3, 5)

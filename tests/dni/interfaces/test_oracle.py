@@ -11,7 +11,7 @@ from torch import Tensor
 from dni.data.copy_task import CopySource
 from dni.interfaces.oracle import OracleInterface
 from dni.losses import summed_cross_entropy
-from dni.models import language_model
+from dni.models import Lstm, ModelContext
 from dni.stages.base import Stage
 from tests.support.runs import parameters_of, tiny
 from workers.launch.launcher import launch
@@ -19,7 +19,7 @@ from workers.launch.launcher import launch
 
 def test_with_parameters_that_stand_still_it_is_full_backpropagation() -> None:
     torch.manual_seed(0)
-    model = language_model("lstm", CopySource.symbols, 6, 1, inputs=5).double()
+    model = Lstm(units=6, layers=1).build(ModelContext(CopySource.symbols, 5)).double()
     parts, whole = (CopySource(3, window, seed=0, length=15) for window in (4, None))
 
     stage = Stage(model, torch.optim.SGD(model.parameters()), first=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.interfaces.oracle import OracleInterface
-from dni.models import SegmentTransformer, char_mlp, image_model, language_model
+from dni.models import Cnn, Gru, Lstm, MinGru, Mlp, MlpBn, ModelContext, Resnet, SegmentTransformer, Transformer
 from dni.recurrent import Chain, pack
 from dni.rng import is_stochastic
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
@@ -25,11 +25,15 @@ RATE = 0.4
 
 def made(kind: str, dropout: float) -> Chain:
     torch.manual_seed(0)
-    if kind == "mlp":
-        return char_mlp(7, 8, 2, dropout=dropout)
+    sizes: dict[str, Any] = {"units": 8, "layers": 2, "dropout": dropout}
     if kind in ("mlp_bn", "cnn", "resnet"):
-        return image_model(kind, (1, 8, 8), 7, 8, 2, dropout=dropout)
-    return language_model(kind, 7, 8, 3, heads=2, memory=4, dropout=dropout)
+        images = {"mlp_bn": MlpBn, "cnn": Cnn, "resnet": Resnet}[kind](**sizes)
+        return images.build(ModelContext(7, 0, (1, 8, 8)))
+    if kind == "mlp":
+        return Mlp(**sizes).build(ModelContext(7))
+    if kind == "transformer":
+        return Transformer(**sizes | {"layers": 3}, heads=2, memory=4).build(ModelContext(7))
+    return {"lstm": Lstm, "gru": Gru, "mingru": MinGru}[kind](**sizes | {"layers": 3}).build(ModelContext(7))
 
 
 PLACES = {
@@ -78,7 +82,7 @@ def test_a_transformer_drops_what_torchs_own_layer_drops() -> None:
 
 
 def config_of(stages: int, kind: str, **more: Any) -> Config:
-    model = {"kind": kind, "dropout": RATE, "heads": 2, "memory": 8}
+    model = {"kind": kind, "dropout": RATE, **({"heads": 2, "memory": 8} if kind == "transformer" else {})}
     return tiny(**{"stages": stages, "model": model, "depth": {"method": "backprop"}, **more})
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dni.errors import ConfigError, PartitionError
-from dni.models import image_model
-from dni.models.images import ResidualBlock
+from dni.errors import PartitionError
+from dni.models import Cnn, MlpBn, ModelContext, Resnet
+from dni.models.images import ImageModel, ResidualBlock
 from dni.stages.partition import partition
 
 NAMES = {
@@ -30,9 +30,9 @@ def normalised(x: Tensor) -> Tensor:
     return F.batch_norm(x, None, None, training=True)
 
 
-@pytest.mark.parametrize("kind", NAMES)
-def test_named_layers_and_their_shapes(kind: str) -> None:
-    model = image_model(kind, (3, 10, 9), classes=7, units=4, layers=2)
+@pytest.mark.parametrize("cls", [MlpBn, Cnn, Resnet])
+def test_named_layers_and_their_shapes(cls: type[ImageModel]) -> None:
+    model, kind = cls(units=4, layers=2).build(ModelContext(7, 0, (3, 10, 9))), cls.name
     assert [name for name, _ in model.named_children()] == NAMES[kind]
     x, shapes = torch.randn(5, 3, 10, 9), []
     for layer in model:
@@ -43,7 +43,7 @@ def test_named_layers_and_their_shapes(kind: str) -> None:
 
 
 def test_a_layer_of_the_perceptron() -> None:
-    model, x = image_model("mlp_bn", (1, 4, 4), 10, 6, 1), torch.randn(5, 1, 4, 4)
+    model, x = MlpBn(units=6, layers=1).build(ModelContext(10, 0, (1, 4, 4))), torch.randn(5, 1, 4, 4)
     linear = model.layer1[0]  # type: ignore[index]
     hidden = torch.relu(normalised(x.view(5, 16) @ linear.weight.T + linear.bias))
     torch.testing.assert_close(model(x)[0], model.softmax(hidden))  # type: ignore[operator]
@@ -51,7 +51,7 @@ def test_a_layer_of_the_perceptron() -> None:
 
 def test_a_layer_of_the_convolutional_network() -> None:
     """The first pools the maximum, the second the mean of what lies inside the image."""
-    model, x = image_model("cnn", (3, 6, 6), 10, 4, 2), torch.randn(5, 3, 6, 6)
+    model, x = Cnn(units=4, layers=2).build(ModelContext(10, 0, (3, 6, 6))), torch.randn(5, 3, 6, 6)
     weights = [layer[0].weight for layer in (model.conv1, model.conv2)]  # type: ignore[index]
     first = F.max_pool2d(torch.relu(normalised(F.conv2d(x, weights[0], padding=2))), 3, 2, padding=1)
     second = torch.relu(normalised(F.conv2d(first, weights[1], padding=2)))
@@ -72,13 +72,8 @@ def test_a_residual_block(inputs: int, stride: int) -> None:
 
 
 def test_cut_by_name_and_by_balance() -> None:
-    model = image_model("cnn", (3, 8, 8), 10, 4, 3)
+    model = Cnn(units=4, layers=3).build(ModelContext(10, 0, (3, 8, 8)))
     assert [len(chain) for chain in partition(model, cut_at=["conv2", "softmax"])] == [1, 2, 1]
     assert [len(chain) for chain in partition(model, stages=4)] == [1, 1, 1, 1]
     with pytest.raises(PartitionError, match=r"stage 0 \(flatten\) has no parameters"):
-        partition(image_model("mlp_bn", (1, 4, 4), 10, 4, 2), cut_at=["layer1"])
-
-
-def test_another_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no image model named 'lstm': use mlp_bn, cnn, resnet"):
-        image_model("lstm", (1, 4, 4), 10, 4, 2)
+        partition(MlpBn(units=4, layers=2).build(ModelContext(10, 0, (1, 4, 4))), cut_at=["layer1"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.errors import ConfigError
-from dni.models import GRU, LSTM, MinGRU, SegmentTransformer, image_model, initialise
+from dni.models import GRU, LSTM, MinGRU, ModelContext, Resnet, SegmentTransformer, initialise
 from tests.support.runs import assert_same, tiny
 from workers.build.data import resolve
 from workers.build.model import build_chains
@@ -48,7 +48,7 @@ def test_the_spread_of_every_matrix_and_biases_of_zero(
 def test_embeddings_norms_and_what_starts_at_zero_stay() -> None:
     embedding, transformer = nn.Embedding(5, 4), SegmentTransformer(8, 2, 4)
     before = embedding.weight.clone()
-    model = nn.Sequential(embedding, transformer, image_model("resnet", (1, 8, 8), 10, 4, 1))
+    model = nn.Sequential(embedding, transformer, Resnet(units=4, layers=1).build(ModelContext(10, 0, (1, 8, 8))))
     initialise(model, "he")
     assert torch.equal(embedding.weight, before)
     assert not transformer.distance.any()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dni.errors import ConfigError
-from dni.models import GRU, LSTM, MinGRU, SegmentTransformer, char_mlp, language_model, mlp
+from dni.models import GRU, LSTM, Gru, Lstm, MinGRU, MinGru, Mlp, ModelContext, SegmentTransformer, Transformer, mlp
 
 
 def names(model: nn.Module) -> list[str]:
@@ -46,9 +46,9 @@ def test_the_initial_state_has_the_layers_type() -> None:
     assert layer(torch.randn(2, 4, 3).double(), layer.initial_state(2))[0].dtype == torch.float64
 
 
-@pytest.mark.parametrize(("kind", "tensors"), [("lstm", 2), ("gru", 1)])
-def test_language_model(kind: str, tensors: int) -> None:
-    model = language_model(kind, symbols=7, units=4, layers=3)
+@pytest.mark.parametrize(("settings", "tensors"), [(Lstm(units=4, layers=3), 2), (Gru(units=4, layers=3), 1)])
+def test_language_model(settings: Lstm | Gru, tensors: int) -> None:
+    model, kind = settings.build(ModelContext(symbols=7)), settings.name
     assert names(model) == ["embedding", f"{kind}1", f"{kind}2", f"{kind}3", "softmax"]
     symbols = torch.randint(7, (2, 6))
     scores, state = model(symbols, model.initial_state(2))
@@ -57,19 +57,18 @@ def test_language_model(kind: str, tensors: int) -> None:
 
 
 def test_language_model_refuses_what_it_cannot_build() -> None:
-    with pytest.raises(ConfigError, match="no recurrent layer named 'rnn': use lstm, gru, mingru, transformer"):
-        language_model("rnn", 7, 4, 1)
-    with pytest.raises(ConfigError, match="at least one recurrent layer, not 0"):
-        language_model("lstm", 7, 4, 0)
     with pytest.raises(ConfigError, match="units 4 divisible by heads 3"):
-        language_model("transformer", 7, 4, 1, heads=3)
+        Transformer(units=4, layers=1, heads=3).build(ModelContext(7))
 
 
-@pytest.mark.parametrize(("kind", "layer", "state"), [
-    ("mingru", MinGRU, [(1, 2, 4)]), ("transformer", SegmentTransformer, [(5, 2, 4), (1, 2, 1)]),
+@pytest.mark.parametrize(("settings", "layer", "state"), [
+    (MinGru(units=4, layers=2), MinGRU, [(1, 2, 4)]),
+    (Transformer(units=4, layers=2, heads=2, memory=5), SegmentTransformer, [(5, 2, 4), (1, 2, 1)]),
 ])  # fmt: skip
-def test_language_model_of_other_layers(kind: str, layer: type[nn.Module], state: list[tuple[int, ...]]) -> None:
-    model = language_model(kind, symbols=7, units=4, layers=2, inputs=9, heads=2, memory=5)
+def test_language_model_of_other_layers(
+    settings: MinGru | Transformer, layer: type[nn.Module], state: list[tuple[int, ...]]
+) -> None:
+    model, kind = settings.build(ModelContext(symbols=7, input_symbols=9)), settings.name
     assert names(model) == ["embedding", f"{kind}1", f"{kind}2", "softmax"]
     assert all(isinstance(model.get_submodule(f"{kind}{n}"), layer) for n in (1, 2))
     scores, after = model(torch.randint(9, (2, 6)), model.initial_state(2))
@@ -89,8 +88,8 @@ def test_mlp() -> None:
     assert mlp(3, 5, 0, 4)(x)[0].shape == (6, 4)
 
 
-def test_char_mlp_sees_one_character() -> None:
-    model = char_mlp(symbols=7, units=5, layers=2)
+def test_mlp_of_symbols_sees_one_character() -> None:
+    model = Mlp(units=5, layers=2).build(ModelContext(7))
     assert names(model) == ["embedding", "layer1", "relu1", "layer2", "relu2", "softmax"]
     a, b = torch.tensor([[1, 2, 3]]), torch.tensor([[6, 2, 0]])
     (ya, state), (yb, _) = model(a), model(b)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dni.errors import PartitionError
-from dni.models import language_model, mlp
+from dni.models import Gru, Lstm, ModelContext, mlp
 from dni.recurrent import Chain
 from dni.stages.partition import partition
 
@@ -29,7 +29,7 @@ FOUR = [["embedding", "lstm1"], ["lstm2"], ["lstm3"], ["softmax"]]
 
 
 def test_the_language_model_in_four_stages() -> None:
-    model = language_model("lstm", symbols=11, units=6, layers=3)
+    model = Lstm(units=6, layers=3).build(ModelContext(11))
     chains = partition(model, cut_at=["lstm2", "lstm3", "softmax"])
     assert names(chains) == FOUR
     assert names(partition(model, stages=4)) == FOUR
@@ -37,7 +37,7 @@ def test_the_language_model_in_four_stages() -> None:
 
 
 def test_stages_in_a_row_equal_the_model() -> None:
-    model = language_model("lstm", symbols=11, units=6, layers=3)
+    model = Lstm(units=6, layers=3).build(ModelContext(11))
     x = torch.randint(11, (2, 5))
     state = tuple(torch.randn_like(s) for s in model.initial_state(2))
     expected, expected_state = model(x, state)
@@ -51,7 +51,7 @@ def test_stages_in_a_row_equal_the_model() -> None:
 
 
 def test_layers_and_state_dict_keys_are_kept() -> None:
-    model = language_model("gru", symbols=11, units=6, layers=2)
+    model = Gru(units=6, layers=2).build(ModelContext(11))
     chains = partition(model, cut_at=["gru2"])
     assert [key for chain in chains for key in chain.state_dict()] == list(model.state_dict())
     assert chains[1].gru2 is model.gru2
@@ -119,7 +119,7 @@ def test_stages_and_names_that_disagree() -> None:
 
 
 def test_a_parameter_shared_by_two_stages_is_refused() -> None:
-    model = language_model("lstm", symbols=6, units=6, layers=1)
+    model = Lstm(units=6, layers=1).build(ModelContext(6))
     model.softmax.weight = model.embedding.weight
     message = r"embedding\.weight in stage 0 and softmax\.weight in stage 1 are one and the same parameter"
     with pytest.raises(PartitionError, match=message):

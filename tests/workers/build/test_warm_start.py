@@ -160,7 +160,8 @@ def test_other_symbols_are_refused_though_they_are_as_many(tmp_path: Path, caplo
     (tmp_path / "a").unlink()
     launch(start("b"), tmp_path / "unknown")
     assert any(
-        "no longer at" in m and "whether its 5 symbols are the same cannot be checked" in m for m in caplog.messages
+        "no longer where it was" in m and "whether its 5 symbols are the same cannot be checked" in m
+        for m in caplog.messages
     )
 
 
@@ -174,7 +175,8 @@ def test_a_damaged_checkpoint_gives_no_weights(earlier: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("kind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet"])
 def test_names_and_shapes_of_every_model_are_known_without_its_content(kind: str) -> None:
     image = [1, 28, 28] if kind in ("mlp_bn", "cnn", "resnet") else None
-    config = tiny(model={"kind": kind, "symbols": 10, "input_symbols": 10, "image": image}, depth={"method": "local"})
+    model = {"kind": kind, "symbols": 10, "input_symbols": 10, "input_shape": image}
+    config = tiny(model=model, data={"kind": "mnist" if image else "text"}, depth={"method": "local"})
     chains = chains_without_content(config)
     assert all(parameter.is_meta for chain in chains for parameter in chain.parameters())
     found = learners(config, 0, chains[0])

@@ -31,7 +31,7 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
 def test_ctrl_c_during_the_checks_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(accept, "build_chains", lambda config: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(accept, "refuse_misfit", lambda config: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr(sys, "argv", ["dni-train", *SMALL, *LOCAL])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:

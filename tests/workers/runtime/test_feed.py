@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from dni.data import Data, Text
 from dni.data.text import Corpus, load_text
 from dni.errors import DataError
 from dni.types import IGNORED
 from tests.support.runs import tiny
-from workers.build.data import Data, open_data, text_data
+from workers.build.data import context_of, open_data
 from workers.comm.frame import Frame, Kind
 from workers.config.settings import Config
 from workers.runtime.feed import Feed
@@ -26,6 +27,11 @@ LETTERS = {Kind.STEP: "S", Kind.EVALUATE: "V", Kind.PROBE: "P", Kind.MARK: "M", 
 def feed(*, start: int = 0, stop: Event | None = None, corpus: Corpus = CORPUS, **changes: Any) -> Feed:
     config = tiny(**{"steps": 6, "data": {"sequence": None}, **changes})
     return Feed(config, text_data(corpus, config), start=start, stop=stop or Event())
+
+
+def text_data(corpus: Corpus, config: Config) -> Data:
+    assert isinstance(config.data, Text)
+    return config.data.of(corpus, context_of(config))
 
 
 def frames(source: Feed) -> list[Frame]:

@@ -7,8 +7,6 @@ import math
 from dni.errors import ConfigError
 from workers.config.schema import (
     Context,
-    DataKind,
-    ModelKind,
     PredictorKind,
     TimeMethod,
     TimePredictorConfig,
@@ -16,8 +14,8 @@ from workers.config.schema import (
 )
 from workers.config.settings import Config
 from workers.config.validation.clocks import check_clocks
+from workers.config.validation.convolutions import check_convolutions
 from workers.config.validation.depth import check_depth
-from workers.config.validation.images import check_images
 from workers.config.validation.launch import check_backend, check_launch, check_links
 from workers.config.validation.pipelines import check_pipelines
 from workers.config.validation.ranges import check_numbers
@@ -27,28 +25,21 @@ from workers.config.validation.training import check_training
 def check(config: Config) -> None:
     """Refuse settings that cannot be run, with one line that says what to type instead. Raises ConfigError."""
     check_numbers(config)
+    config.model.check(config)
+    config.data.check(config)
     check_clocks(config)
-    check_images(config)
+    check_convolutions(config)
     check_training(config)
     check_depth(config)
     check_pipelines(config)
     check_launch(config)
     check_backend(config)
-    depth, time, data = config.depth, config.time, config.data
-    depth.check(config)
-    if config.whole_sequences and data.sequence is None and data.kind is DataKind.text:
+    config.depth.check(config)
+    time = config.time
+    if time.method is TimeMethod.synthetic and not config.model.carries_state:
         raise ConfigError(
-            f"time={time.method.name} backpropagates through whole sequences: set data.sequence to their length, "
-            f"data.sequence={8 * data.window} say (or time=truncated)"
+            f"time=synthetic needs a recurrent model: model={config.model.name} carries no state; use model=lstm, say"
         )
-    if data.sequence is not None and data.sequence % data.window:
-        nearest = max(1, round(data.sequence / data.window)) * data.window
-        raise ConfigError(
-            f"data.sequence={data.sequence} is not a multiple of data.window={data.window}: "
-            f"set data.sequence={nearest}, say (or data.sequence=null)"
-        )
-    if time.method is TimeMethod.synthetic and config.model.kind is ModelKind.mlp:
-        raise ConfigError("time=synthetic needs a recurrent model: model=mlp carries no state; use model=lstm, say")
     if config.predictor.depth.kind is PredictorKind.oracle:
         raise ConfigError("predictor.depth.kind=oracle: there is no oracle in depth; set predictor.depth.kind=critic")
     if config.predictor.depth.at_once and config.predictor.depth.kind is not PredictorKind.critic:
@@ -64,12 +55,6 @@ def check(config: Config) -> None:
     if time.method is TimeMethod.synthetic:
         _check_time_targets(config.predictor.time)
         _check_context(config)
-    if config.model.kind is ModelKind.transformer and config.model.units % config.model.heads:
-        units, heads = config.model.units, config.model.heads
-        raise ConfigError(
-            f"model.heads={heads} does not divide model.units={units}: "
-            f"set model.units={math.ceil(units / heads) * heads}, say"
-        )
     if config.transport.kind is TransportKind.local and not config.threads:
         raise ConfigError("transport=local joins threads of one process: use launch=threads, or transport=grpc")
     if config.resume_step is not None and config.resume is None:
@@ -131,20 +116,16 @@ def _check_context(config: Config) -> None:
             "predictor.time.context=window makes a critic learn when the labels have come, from the plain target: set "
             "predictor.time.horizon=1 and predictor.time.auxiliary=0"
         )
-    if config.data.streaming and config.lookahead:
-        raise ConfigError(
-            "data.streaming=true: the labels after a window are not known yet: set predictor.time.context=window"
-        )
 
 
 def _check_oracle(config: Config) -> None:
     """It needs the whole model and the rest of the sequence at hand, and learns nothing."""
     data, cut = config.data, config.predictor.time
-    if config.stages > 1 or data.kind not in (DataKind.copy, DataKind.repeat_copy) or data.streaming:
+    if config.stages > 1 or not data.known_ahead:
         raise ConfigError(
-            f"predictor.time.kind=oracle runs the rest of a sequence through the whole model: it needs stages=1, "
-            f"data=copy or repeat_copy and data.streaming=false, not stages={config.stages} data={data.kind.name} "
-            f"data.streaming={str(data.streaming).lower()}"
+            f"predictor.time.kind=oracle runs the rest of a sequence through the whole model: it needs stages=1 and "
+            f"sequences that are known ahead (data=copy or repeat_copy, data.streaming=false), not "
+            f"stages={config.stages} data={data.name}"
         )
     if cut.horizon > 1 or cut.auxiliary:
         raise ConfigError(
@@ -153,23 +134,21 @@ def _check_oracle(config: Config) -> None:
 
 
 def _check_probe(config: Config) -> None:
-    data, asked = config.data, f"evaluate.probe={config.evaluate.probe}"
+    asked = f"evaluate.probe={config.evaluate.probe}"
     if config.time.method is TimeMethod.checkpointed:
         raise ConfigError(
             f"{asked} keeps all activations of a sequence, which time=checkpointed is there to avoid: "
             "set evaluate.probe=null (or time=full)"
         )
     true = config.stages == 1 or not config.depth.predicts
-    if true and (config.whole_sequences or config.model.kind is ModelKind.mlp):
+    if true and (config.whole_sequences or not config.model.carries_state):
         raise ConfigError(
             f"{asked} has nothing to measure, for no gradient is cut in time or predicted in depth: "
             "set evaluate.probe=null"
         )
     if config.predictor.time.kind is PredictorKind.oracle:
         raise ConfigError(f"{asked} would compare an oracle with itself: set evaluate.probe=null")
-    late = {DataKind.seqmnist: data.side**2, DataKind.copy: data.length, DataKind.repeat_copy: data.length}
-    steps = late.get(data.kind) or 0
-    windows = 1 if config.whole_sequences else math.ceil(steps / config.window)
+    windows = 1 if config.whole_sequences else math.ceil(config.data.label_delay / config.window)
     if windows > config.evaluate.probe_windows:
         raise ConfigError(
             f"evaluate.probe_windows={config.evaluate.probe_windows} is less than a sequence, whose labels come last: "
@@ -178,14 +157,14 @@ def _check_probe(config: Config) -> None:
 
 
 def _check_patience(config: Config) -> None:
-    asked, kind = f"evaluate.patience={config.evaluate.patience}", config.data.kind
+    asked = f"evaluate.patience={config.evaluate.patience}"
     if config.evaluate.every is None:
         raise ConfigError(
             f"{asked} counts validation passes, and with evaluate.every=null there is one, at the end: "
             "set evaluate.every=250, say (or evaluate.patience=null)"
         )
-    if kind in (DataKind.copy, DataKind.repeat_copy) and config.data.length is None:
+    if config.data.grows:
         raise ConfigError(
-            f"{asked} needs validation, and the curriculum of data={kind.name} has none: set data.length "
+            f"{asked} needs validation, and the curriculum of data={config.data.name} has none: set data.length "
             "(or evaluate.patience=null)"
         )

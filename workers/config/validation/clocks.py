@@ -5,23 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 
 from dni.errors import ConfigError
-from workers.config.schema import Context, DataKind, ModelKind, TimeMethod
+from workers.config.schema import Context, TimeMethod
 from workers.config.settings import Config
 
 
 def check_clocks(config: Config) -> None:
-    """Refuse what does not go with clocks, or with two networks of their own tasks. Raises ConfigError."""
+    """Refuse what does not go with clocks, or with a first stage that has a task of its own. Raises ConfigError."""
     if config.depth.clocks:
         _check_clocks(config)
-    two = config.data.kind is DataKind.two_clocks
-    if two != (config.model.kind is ModelKind.two_clocks):
-        data, model = config.data.kind.name, config.model.kind.name
-        raise ConfigError(
-            f"data={data} does not go with model={model}: data=two_clocks and model=two_clocks go together only "
-            "(experiment=two_clocks has both)"
-        )
-    if two:
-        _check_two(config)
+    two = bool(config.data.own_classes)
     if two or config.depth.clocks:
         _check_alone(config)
     if (two or config.depth.clocks) and config.evaluate.probe is not None:
@@ -67,29 +59,4 @@ def _check_clocks(config: Config) -> None:
         raise ConfigError(
             f"{asked}: what lies beside a window is not what a slower stage reads next: set "
             "predictor.time.kind=mlp predictor.time.context=none (or time=truncated)"
-        )
-
-
-def _check_two(config: Config) -> None:
-    data, cut_at = config.data, config.model.cut_at
-    if config.stages < 2 or cut_at[:1] != ["lstm_b"]:
-        raise ConfigError(
-            f"data=two_clocks needs network A alone in the first of two or more stages, not stages={config.stages} "
-            f"model.cut_at=[{','.join(cut_at)}]: set stages=2 model.cut_at=[lstm_b]"
-        )
-    if not config.depth.multi_rate:
-        raise ConfigError(
-            f"data=two_clocks adds the gradient of the message to that of A's own task, and "
-            f"depth={config.depth.name} has none: use depth=synthetic or depth=backprop"
-        )
-    if config.time.method is not TimeMethod.truncated:
-        raise ConfigError(f"data=two_clocks goes with time=truncated, not with time={config.time.method.name}")
-    if data.block % data.window:
-        raise ConfigError(
-            f"data.block={data.block} is not a multiple of data.window={data.window}: set data.window={data.block}, say"
-        )
-    if data.sequence is not None and data.sequence % data.block:
-        raise ConfigError(
-            f"data.sequence={data.sequence} is not a multiple of data.block={data.block}: set "
-            f"data.sequence={data.block**2}, say (or data.sequence=null)"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dni.errors import ConfigError
 from dni.methods.base import InputKind
 from dni.methods.synthetic import Synthetic
-from workers.config.schema import Context, DataKind, ModelKind, PredictorKind, TimeMethod
+from workers.config.schema import Context, PredictorKind, TimeMethod
 from workers.config.settings import Config
 
 
@@ -37,17 +37,16 @@ def _check_irregular(config: Config) -> None:
 
 def _check_inputs(config: Config) -> None:
     """Every stage reads the data for itself, and waits neither for a gradient nor for an activation."""
-    asked, kind = "depth.inputs=synthetic", config.data.kind
+    asked = "depth.inputs=synthetic"
     if not isinstance(config.depth, Synthetic):
         raise ConfigError(
             f"{asked} is for stages that do not wait for gradients either, and answers with synthetic ones: use "
             f"depth=synthetic, not depth={config.depth.name} (or depth.inputs=received)"
         )
-    if kind in (DataKind.copy, DataKind.repeat_copy) and config.data.length is None:
+    if config.data.grows:
         raise ConfigError(
-            f"{asked} makes every stage read the data for itself, and the curriculum of data={kind.name} depends on "
-            "losses that only the first one hears of: set data.length (or depth.inputs=received)"
+            f"{asked} makes every stage read the data for itself, and the curriculum of data={config.data.name} "
+            "depends on losses that only the first one hears of: set data.length (or depth.inputs=received)"
         )
-    images = kind in (DataKind.mnist, DataKind.cifar10)
-    if not config.predictor.inputs.hidden and not images and config.model.kind is not ModelKind.mlp:
+    if not config.predictor.inputs.hidden and config.model.carries_state:
         raise ConfigError("predictor.inputs.hidden=0: a GRU predicts what stages with state send: set 128, say")

@@ -9,7 +9,6 @@ from dni.errors import ConfigError
 from dni.methods.pipelined import Pipelined
 from workers.config.schema import AUTO, TimeMethod
 from workers.config.settings import Config
-from workers.config.validation.images import IMAGE_MODELS
 
 
 def check_pipelines(config: Config) -> None:
@@ -71,9 +70,9 @@ def _check_elsewhere(config: Config, name: str) -> None:
 
 def _check_batch_norm(config: Config) -> None:
     batch, count = config.data.batch, config.microbatches
-    if config.model.kind in IMAGE_MODELS and batch == count:
+    if config.model.batch_norm and batch == count:
         assert isinstance(config.depth, Pipelined)
         raise ConfigError(
-            f"{config.depth.asked(config.stages)} leaves one example in each, and model={config.model.kind.name} has "
+            f"{config.depth.asked(config.stages)} leaves one example in each, and model={config.model.name} has "
             f"batch norm: set data.batch={2 * count} or more"
         )

@@ -1,25 +1,16 @@
-"""The rules between settings of the optimizer, its schedule, and dropout."""
+"""The rules between settings of the optimizer and its schedule."""
 
 from __future__ import annotations
 
 from dni.errors import ConfigError
-from workers.config.schema import DataKind, ModelKind, OptimizerKind, ScheduleKind
+from workers.config.schema import OptimizerKind, ScheduleKind
 from workers.config.settings import Config
-
-#: Models with dropout between their layers.
-STACKS = (ModelKind.lstm, ModelKind.gru, ModelKind.mingru)
 
 
 def check_training(config: Config) -> None:
     """Refuse what would do nothing, or not what it says. Raises ConfigError."""
     _check_nesterov(config)
     _check_schedule(config)
-    model = config.model
-    if model.dropout and model.layers == 1 and model.kind in STACKS:
-        raise ConfigError(
-            f"model.dropout={model.dropout} is between the layers of model={model.kind.name}, and there is one: set "
-            "model.layers=2 or more (or model.dropout=0)"
-        )
 
 
 def _check_nesterov(config: Config) -> None:
@@ -54,8 +45,7 @@ def _check_falls(config: Config, asked: str) -> None:
 
 def _check_end(config: Config, asked: str) -> None:
     warmup, decay = config.optimizer.warmup_steps, config.decay_steps or 0
-    grows = config.data.kind in (DataKind.copy, DataKind.repeat_copy) and config.data.length is None
-    if config.optimizer.decay_steps is None and config.lane_steps and config.whole_sequences and grows:
+    if config.optimizer.decay_steps is None and config.lane_steps and config.whole_sequences and config.data.grows:
         raise ConfigError(
             f"{asked} does not know how many steps lane_steps={config.lane_steps} will be, for the sequences grow: set "
             "optimizer.decay_steps"

@@ -1,0 +1,73 @@
+"""The copy tasks as data sets: sequences of one length, or a curriculum of growing ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dni.data.base import Data, DataContext, Streamable
+from dni.data.copy_task import CopySource
+from dni.ranges import one_or_more
+
+#: Steps of the shortest sequence, where a curriculum begins.
+SHORTEST = 5
+
+#: Sequences in a validation pass, where they have a fixed length.
+VALIDATION_SEQUENCES = 16
+
+
+@dataclass
+class Copy(Streamable):
+    """Bits are read, then reproduced (Graves et al. 2014)."""
+
+    length: int | None = one_or_more(None)  # [time steps] of every sequence; null: the curriculum
+
+    name: ClassVar[str] = "copy"
+    repeat: ClassVar[bool] = False
+
+    @property
+    def grows(self) -> bool:
+        return self.length is None
+
+    @property
+    def known_ahead(self) -> bool:
+        return not self.streaming
+
+    @property
+    def whole_length(self) -> int | None:
+        return self.length or SHORTEST
+
+    @property
+    def label_delay(self) -> int:
+        return self.length or 0
+
+    def open(self, context: DataContext) -> Data:
+        train, length = self._source(context, context.seed, self.length), self.length
+
+        def valid() -> CopySource:
+            return self._source(context, context.seed + 10**9, length)
+
+        def probe() -> CopySource:
+            """Sequences as long as the curriculum's present ones, if the probe can hold them: their labels come late"""
+            most = context.probe_windows * context.window
+            present = train.length if context.whole_sequences else train.longest_within(most)
+            return self._source(context, context.seed + 2 * 10**9, present)
+
+        windows = 0 if length is None else VALIDATION_SEQUENCES * train.windows_per_sequence
+        sizes = train.symbols, train.input_symbols
+        return Data(self.name, *sizes, train, valid, windows, probe if length is None else valid)
+
+    def _source(self, context: DataContext, seed: int, length: int | None) -> CopySource:
+        window = None if context.whole_sequences else context.window
+        return CopySource(
+            self.batch, window, context.lookahead, seed=seed, repeat=self.repeat, length=length,
+            streaming=self.streaming,
+        )  # fmt: skip
+
+
+@dataclass
+class RepeatCopy(Copy):
+    """Bits are read with a number, then reproduced that many times."""
+
+    name: ClassVar[str] = "repeat_copy"
+    repeat: ClassVar[bool] = True

@@ -1,0 +1,103 @@
+"""What every model offers: an ordered row of layers, built from the facts of the data, and what the rules ask of it."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import nn
+
+from dni.errors import ConfigError
+from dni.ranges import below_one, one_or_more
+from dni.types import Inputs
+
+InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
+
+#: An option of the package whose data, or model, has these inputs.
+DATA_OF = {Inputs.symbols: "text", Inputs.images: "mnist", Inputs.vectors: "two_clocks"}
+MODEL_OF = {Inputs.symbols: "lstm", Inputs.images: "cnn", Inputs.vectors: "two_clocks"}
+
+
+@dataclass(frozen=True)
+class ModelContext:
+    """What a model is built for."""
+
+    symbols: int  #: V, how many labels there are: the numbers that the last layer gives for each
+    input_symbols: int = 0  #: symbols that are inputs: rows of an embedding; 0: inputs are numbers
+    input_shape: tuple[int, ...] = ()  #: of one example, (C, H, W) of an image, or of one step, (D,); () of symbols
+
+
+@dataclass
+class Model(ABC):
+    """Base class of the models.
+
+    A model of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
+    section `model`, with those below. `build` is all that it must have.
+    """
+
+    init: InitKind = InitKind.default  # of the weights of maps, with zero biases; default: torch's own, biases too
+    cut_at: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
+    symbols: int | None = None  # [symbols] V, how many labels there are; filled in from the data
+    input_symbols: int | None = None  # [symbols] rows of the embedding; filled in from the data
+    input_shape: list[int] | None = None  # [numbers] of an image its channels, height and width, of a vector its size;
+    # null: of symbols; filled in from the data
+
+    name: ClassVar[str] = ""  #: in messages and reports; a class that sets none has its own name
+
+    #: What it reads; None: whatever there is.
+    reads: ClassVar[Inputs | None] = None
+
+    #: Some of its layers are `dni.Recurrent`, so that gradients may be cut in time.
+    carries_state: ClassVar[bool] = False
+
+    #: It gives one answer a window, at its end, and not one at every step.
+    one_answer: ClassVar[bool] = False
+
+    #: It has batch norm, which needs two examples or more.
+    batch_norm: ClassVar[bool] = False
+
+    #: Between its layers there are feature maps (C, H, W).
+    feature_maps: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        cls.name = vars(cls).get("name", cls.__name__)
+
+    @abstractmethod
+    def build(self, context: ModelContext) -> nn.Module:
+        """An `nn.Sequential` (or `dni.Chain`) of named layers, between any two of which it may be cut.
+
+        Its inputs are those that `dni.data.Window` describes; it gives scores (B, T, V), of examples (B, V).
+        """
+
+    def check(self, run: Any) -> None:
+        """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that do not go with it."""
+        data = run.data
+        if self.reads not in (None, data.gives):
+            assert self.reads is not None
+            raise ConfigError(
+                f"model={self.name} reads {self.reads.name}, and data={data.name} gives {data.gives.name}: use "
+                f"data={DATA_OF[self.reads]} or model={MODEL_OF[data.gives]}, say"
+            )
+        if self.one_answer != data.one_label:
+            label, answer = ("once a window" if once else "at every step" for once in (data.one_label, self.one_answer))
+            raise ConfigError(
+                f"data={data.name} has labels {label}, and model={self.name} answers {answer}: use "
+                f"model={MODEL_OF[data.gives]} or another data, say"
+            )
+        if self.batch_norm and data.batch == 1:
+            raise ConfigError(
+                f"data.batch=1: model={self.name} has batch norm, which needs a batch: set data.batch=64, say"
+            )
+
+
+@dataclass
+class Layered(Model):
+    """A model of equal hidden layers."""
+
+    units: int = one_or_more(128)  # [units] of a hidden layer; cnn, resnet: channels of the first layer
+    layers: int = one_or_more(3)  # [layers] hidden ones; resnet: blocks of each of its three widths
+    dropout: float = below_one(0.0)  # [share] set to zero in training: between recurrent layers, after the hidden
+    # layers of mlp and mlp_bn, before the softmax layer of cnn and resnet, inside transformer layers; every stage draws
+    # its own
