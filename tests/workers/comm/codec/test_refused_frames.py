@@ -9,15 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from dni.errors import (
-    BadShape,
-    CorruptHeader,
-    CorruptPayload,
-    SizeMismatch,
-    TruncatedFrame,
-    UnknownDtype,
-    WireError,
-)
+from dni.errors import BadShape, CorruptHeader, CorruptPayload, SizeMismatch, TruncatedFrame, UnknownDtype, WireError
 from tests.support.comm.same_frame import same
 from workers import stage_pb2
 from workers.comm.codec import decode, encode
