@@ -69,8 +69,8 @@ def _entry(setting: Setting) -> Iterator[str]:
     """Its paragraph; of a section, its options and the paragraphs of all that is in it."""
     yield from _paragraph(setting.name, _meaning(setting))
     if not setting.is_section:
-        yield from _paragraph("", f"default {_written(_place(_defaults(), setting.name))}; values: {setting.values}")
-        by = ", ".join(f"{option} ({_written(value)})" for option, value in set_by(setting.name))
+        yield from _paragraph("", f"default {default(setting.name)}; values: {setting.values}")
+        by = ", ".join(f"{option} ({written(value)})" for option, value in set_by(setting.name))
         yield from _paragraph("", f"set by {by}") if by else ()
         return
     for option, said in options(setting.name).items():
@@ -95,15 +95,20 @@ def options(group: str) -> dict[str, str]:
     }
 
 
+def default(name: str) -> str:
+    """What `dni-train` without a word takes for a setting, as it is typed."""
+    return written(_place(_defaults(), name))
+
+
 def set_by(name: str) -> list[tuple[str, Any]]:
     """The options that give a setting another value than the default, and that value."""
-    default, found = _place(_defaults(), name), []
+    usual, found = _place(_defaults(), name), []
     for group, option, text in _option_files():
         start = "" if group == "experiment" else group + "."
         if name.startswith(start):
             own = OmegaConf.to_container(OmegaConf.create(text))
-            value = _place(own, name.removeprefix(start), default)
-            found += [(f"{group}={option}", value)] if value != default else []
+            value = _place(own, name.removeprefix(start), usual)
+            found += [(f"{group}={option}", value)] if value != usual else []
     return found
 
 
@@ -133,7 +138,7 @@ def _place(tree: Any, name: str, otherwise: Any = None) -> Any:
     return tree
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """As it is typed."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
