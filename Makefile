@@ -69,9 +69,10 @@ tables: install ## write the tables and the plot of README.md and docs/results, 
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m workers.cli.settings_page
 
+# Not --quiet: it hides warnings from --strict, too.
 docs: install ## build the documentation as a site, in site/; a warning is an error
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n auto

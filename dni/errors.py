@@ -1,4 +1,4 @@
-"""Every error the project raises on purpose. Indented classes are subclasses:
+"""Every error the project raises on purpose.
 
     DniError
     ├── ConfigError              the user's settings: one line, exit code 2, nothing started
@@ -26,6 +26,8 @@
     │   └── OutOfMemory          it refused memory, or the GPU has no more
     └── CheckpointError          a checkpoint cannot be read, or is not of this run
         └── DamagedCheckpoint    a file of it is not as it was written
+
+An indented class is a subclass of the one above it.
 """
 
 
