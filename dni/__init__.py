@@ -19,7 +19,8 @@ from dni.predictors.critic import SoftmaxCritic, SquaredCritic
 from dni.predictors.regressor import Regressor
 from dni.predictors.soft_label_critic import GuessingCritic
 from dni.recurrent import Chain, Recurrent
-from dni.stages.base import Gradients, Stage
+from dni.stages.base import Stage
+from dni.stages.graph import Gradients
 from dni.stages.lambda_return import RetellingStage
 from dni.stages.partition import partition
 from dni.stages.weight_stashing import StashingStage

@@ -70,7 +70,7 @@ def runs(folder: Path) -> dict[str, Settings]:
         "critic, replay": in_depth(replay=2),
         "regressor": in_depth(kind="mlp", hidden=8),
         "regressor, no labels": in_depth(kind="linear", labels=False),
-        "lambda returns": {**in_depth(mix=0.5), "depth": {**LAGGED, "window": 8}},
+        "lambda returns": {**in_depth(), "depth": {**LAGGED, "method": "lambda_return", "window": 8}},
         "inputs": in_depth(inputs="synthetic"),
         "irregular": in_depth(update_probability=0.5),
         "rates": {"depth": {**LAGGED, "clocks": [1, 2]}, "stages": 2},

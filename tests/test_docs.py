@@ -81,6 +81,7 @@ def test_commands_that_are_not_run_are_accepted(words: str) -> None:
         check(compose_settings(overrides))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_the_examples_that_are_typed_pass_strict_mypy(tmp_path: Path) -> None:
     """With the cache of `make check`, which comes first in continuous integration."""

@@ -70,6 +70,7 @@ def test_the_wheel_brings_the_packages_and_every_config_file(installed: Path, tm
     assert description.strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_the_installed_command_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     program = (str(installed / "bin" / "dni-train"),)

@@ -13,7 +13,8 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from workers.config.settings import Config, from_any, register, to_plain
+from workers.config.convert import from_any, register, to_plain
+from workers.config.settings import Config
 
 
 class Failed(Exception):

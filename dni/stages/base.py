@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,23 +15,8 @@ from dni.misuse import refuse_divisor, refuse_earlier, refuse_gradient, refuse_i
 from dni.recurrent import as_chain, pack, reset_lanes, unpack
 from dni.rng import OwnRandomness, is_stochastic
 from dni.stages.gradient_accumulator import Gathered
+from dni.stages.graph import Gradients, Graph, Reply, gradient_of
 from dni.types import State
-
-
-class Gradients(NamedTuple):
-    """What goes back: dL/d activation for the previous stage, dL/d entering state (B, F) for the previous window."""
-
-    activation: Tensor | None
-    state: Tensor | None
-
-
-class Graph(NamedTuple):
-    """One window between its forward and its backward pass: from leaves to ends."""
-
-    input: Tensor | None  #: None: no gradient of it is wanted
-    entering: State
-    output: Tensor
-    leaving: State
 
 
 class Stage:
@@ -58,6 +43,9 @@ class Stage:
 
     #: Whether windows wait for their gradients, so that `backward` may go through an earlier one.
     keeps_windows = False
+
+    #: Whether the previous stage gets its targets from `ready_replies`, steps later, and not from `backward`.
+    replies_later = False
 
     def __init__(
         self,
@@ -123,9 +111,16 @@ class Stage:
         if ends:
             with self._recomputing():
                 torch.autograd.backward(ends, gradients)
-        entering = tuple(_gradient(s) for s in graph.entering)
-        arrived = None if graph.input is None else _gradient(graph.input)
+        entering = tuple(gradient_of(s) for s in graph.entering)
+        arrived = None if graph.input is None else gradient_of(graph.input)
         return Gradients(arrived, pack(entering) if entering else None)
+
+    def on_target(self, step: int, target: Tensor) -> None:
+        """Hear of the target of the output of a step, which has just come from the next stage."""
+
+    def ready_replies(self) -> list[Reply]:
+        """The targets for the previous stage that can be made now, between two windows."""
+        return []
 
     def again(self, activation: Tensor, entering: State, reset: Tensor) -> tuple[Tensor, State]:
         """Run a window again with today's parameters, from given leaves. Returns output and leaving state, with graph.
@@ -240,8 +235,3 @@ class Stage:
     def _carried(self, state: State | None, batch: int) -> State:
         fits = state is not None and all(s.shape[-2] == batch for s in state)
         return state if state is not None and fits else self.module.initial_state(batch)
-
-
-def _gradient(leaf: Tensor) -> Tensor:
-    """Zeros where nothing flowed back."""
-    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from dni.errors import UsageError
 from dni.interfaces.delayed import AT_ONCE
 from dni.misuse import refuse_below
 from dni.recurrent import unpack
-from dni.stages.base import Gradients
+from dni.stages.graph import Gradients, Reply
 from dni.stages.recompute import Remembered, RerunningStage
 
 
@@ -22,13 +22,6 @@ class Used(Remembered):
 
     output_gradient: Tensor | None = None
     state_gradient: Tensor | None = None
-
-
-class Retold(NamedTuple):
-    """What the stage before is answered for one step."""
-
-    step: int
-    gradient: Tensor
 
 
 class RetellingStage(RerunningStage):
@@ -49,6 +42,8 @@ class RetellingStage(RerunningStage):
         memory: how many windows wait; the oldest is given up for a newer one.
         settings: those of `Stage`, but for `first`.
     """
+
+    replies_later = True
 
     def __init__(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, *, mix: float, memory: int, **settings: Any
@@ -75,14 +70,14 @@ class RetellingStage(RerunningStage):
         self._windows[step].output_gradient, self._windows[step].state_gradient = output, state
         return super().backward(output, state, step)
 
-    def told(self, step: int, target: Tensor) -> None:
+    def on_target(self, step: int, target: Tensor) -> None:
         """The target of the output of a step is here; of a step that is answered or given up it is ignored."""
         if step in self._windows:
             self._arrived[step] = target
 
-    def retell(self) -> list[Retold]:
+    def ready_replies(self) -> list[Reply]:
         """What to answer now, between two windows: of the oldest that have been told, two at most."""
-        return [Retold(step, self._retold(step)) for step in sorted(self._arrived)[:AT_ONCE]]
+        return [Reply(step, self._reply(step)) for step in sorted(self._arrived)[:AT_ONCE]]
 
     def state_dict(self) -> dict[str, Any]:
         windows = {step: dict(vars(window)) for step, window in self._windows.items()}
@@ -93,7 +88,7 @@ class RetellingStage(RerunningStage):
         self._windows = {step: Used(**self._here(**window)) for step, window in state["windows"].items()}
         self._arrived = dict(state["arrived"])
 
-    def _retold(self, step: int) -> Tensor:
+    def _reply(self, step: int) -> Tensor:
         window, target = self._windows.pop(step), self._arrived.pop(step).to(self.device)
         used = torch.zeros_like(target) if window.output_gradient is None else window.output_gradient.to(self.device)
         self.first = False  # this time the gradient of the input is wanted

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.errors import UsageError
-from dni.stages.base import Gradients, Graph
+from dni.stages.graph import Gradients, Graph
 from dni.stages.recompute import Remembered, RerunningStage
 
 #: The weights of a forward pass, by the parameter's name: leaves of its graph.

@@ -68,6 +68,7 @@ def test_transport(tmp_path: Path) -> None:
     assert "(1.00)" in transport(results)
 
 
+@pytest.mark.long
 def test_step_cost(tmp_path: Path) -> None:
     bars, _ = quick("time.step_cost", tmp_path)
     results = json.loads((tmp_path / "outputs/bench-step-cost/step_cost.json").read_text())

@@ -17,7 +17,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from workers.cli.arguments import begin_with
-from workers.config.settings import Config, from_any, register
+from workers.config.convert import from_any, register
+from workers.config.settings import Config
 from workers.storage import checkpoint
 
 #: A run of seconds, on a small network.

@@ -16,7 +16,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from tests.support.runs import tiny
 from workers.build.data import resolve
-from workers.config.settings import Config, from_any, to_plain
+from workers.config.convert import from_any, to_plain
+from workers.config.settings import Config
 from workers.resume.resume import settle_resume
 from workers.runtime.job import Job
 from workers.storage.record import CONFIG

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from dni.losses import summed_cross_entropy
 from dni.recurrent import reset_lanes
+from tests.support.options import spelled_out
 from workers.build.data import resolve
 from workers.build.model import build_chains
 from workers.build.optimizer import build_optimizer
-from workers.config.settings import Config, from_any
+from workers.config.convert import from_any
+from workers.config.settings import Config
 from workers.storage import checkpoint
 
 TINY: dict[str, Any] = {
@@ -31,7 +33,7 @@ TINY: dict[str, Any] = {
 
 def tiny(**changes: Any) -> Config:
     """The tiny run with some settings changed, by section: `tiny(stages=3, depth={"method": "backprop"})`."""
-    return from_any(OmegaConf.to_container(OmegaConf.merge(TINY, changes)))
+    return from_any(spelled_out(OmegaConf.merge(TINY, spelled_out(changes))))
 
 
 def parameters_of(run_dir: Path, stages: int) -> dict[str, Tensor]:

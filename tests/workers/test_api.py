@@ -121,6 +121,7 @@ def test_a_run_that_is_interrupted_comes_back_as_one(tmp_path: Path, monkeypatch
     assert train([*QUICK, "steps=5"], folder=tmp_path / "a").interrupted
 
 
+@pytest.mark.long
 def test_processes_start_from_a_main_module_without_a_file(tmp_path: Path) -> None:
     """As in a notebook."""
     program = f"""

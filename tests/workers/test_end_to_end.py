@@ -59,7 +59,8 @@ def test_the_smoke_experiment_leaves_a_whole_run_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("transport", ["grpc", pytest.param("torch_distributed", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("transport", ["grpc", "torch_distributed"])
 def test_a_killed_stage_ends_the_run_with_the_command_that_goes_on(transport: str, tmp_path: Path) -> None:
     with Command(tmp_path, (*SLOW, f"transport={transport}", "steps=40", "checkpoint.every=10")) as command:
         command.until_saved()
@@ -101,6 +102,7 @@ def test_no_stage_and_no_socket_outlive_a_killed_supervisor(stopped: int | None,
         assert not list((tmp_path / "t").glob("dni-*"))
 
 
+@pytest.mark.long
 def test_what_lies_in_the_current_folder_and_what_workers_print_harm_nobody(tmp_path: Path) -> None:
     """Started as the installed command is: its own folder is the first on the import path."""
     here = tmp_path / "here"
@@ -127,6 +129,7 @@ def test_the_module_as_a_program_leaves_the_current_folder_as_well(tmp_path: Pat
     assert (done.code, [line[:11] for line in done.err]) == (2, ["dni-train: "])
 
 
+@pytest.mark.long
 def test_a_frozen_stage_ends_the_run_with_its_name(tmp_path: Path) -> None:
     with Command(tmp_path, (*SLOW, "steps=100000")) as command:
         command.until_trained(5)

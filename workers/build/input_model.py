@@ -8,11 +8,11 @@ import torch
 
 from dni.errors import ConfigError
 from dni.interfaces.synthetic_input import InputInterface, flat_inputs, sequence_inputs, symbol_inputs
+from dni.methods.base import InputKind
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from workers.build.interfaces import MOST_WEIGHTS
 from workers.build.model import activation_shape, build_chains
-from workers.config.schema import InputKind
 from workers.config.settings import Config
 
 

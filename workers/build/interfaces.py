@@ -14,14 +14,14 @@ from torch import nn
 from dni.data.copy_task import CopySource
 from dni.data.source import Source
 from dni.errors import ConfigError
-from dni.interfaces.base import Interface, TrueInterface, ZeroInterface
-from dni.interfaces.delayed import DelayedInterface
-from dni.interfaces.local import LocalInterface, local_head
+from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.local_objective import OwnTask
 from dni.interfaces.loss import LossInterface
 from dni.interfaces.oracle import OracleInterface
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.interfaces.wrapper import SlowerInterface
+from dni.methods.base import CutContext
+from dni.methods.synthetic import Synthetic
 from dni.predictors.base import Predictor
 from dni.predictors.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.predictors.critic import SoftmaxCritic
@@ -39,13 +39,14 @@ from workers.config.schema import (
     Context,
     CutPredictorConfig,
     DataKind,
-    DepthMethod,
     DepthPredictorConfig,
     PredictorKind,
     TimeMethod,
     TimePredictorConfig,
 )
 from workers.config.settings import Config
+
+_CPU = torch.device("cpu")
 
 #: Of one predictor of feature maps; with what Adam keeps, 16 bytes each.
 MOST_WEIGHTS = 2**24
@@ -70,36 +71,36 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
     return interface
 
 
+def cut_context(config: Config, index: int, device: torch.device = _CPU) -> CutContext:
+    """What a method may know of the cut after a stage that is not the last."""
+    cut, shape = config.predictor.depth, activation_shape(config, index)
+
+    def predicted() -> DecoupledInterface:
+        made = _depth_predictor(config, cut, shape).to(device)
+        expects = partial(goes_back, config, index + 1)
+        memory = config.depth.window + 2
+        return _decoupled(made, cut, memory=memory, replay=cut.replay, fade=cut.fade, expects=expects)
+
+    return CutContext(index, config.stages, shape, config.model.symbols or 0, device, cut, predicted)
+
+
 def _of_the_next(config: Config, index: int, stage: Stage) -> Interface:
     """What stands for the stages that follow."""
-    if config.depth.method is DepthMethod.backprop:
-        return TrueInterface()
-    if config.depth.method is DepthMethod.delayed:
-        return DelayedInterface(config.stages - 1 - index, config.depth.lag)
-    cut, shape = config.predictor.depth, activation_shape(config, index)
+    context = cut_context(config, index, stage.device)
     torch.manual_seed(_seed(config, index))
-    if config.depth.method is DepthMethod.local:
-        head = {"classes": config.model.symbols or 0, "hidden": cut.hidden}
-        return LocalInterface(math.prod(shape), **head, learning_rate=cut.learning_rate, device=stage.device)
-    expects = partial(goes_back, config, index + 1)
-    memory = config.depth.window + 2
-    predictor = _depth_predictor(config, cut, shape)
-    return _decoupled(predictor, cut, stage, memory=memory, replay=cut.replay, fade=cut.fade, expects=expects)
+    return config.depth.interface(context)
 
 
 def learners(config: Config, index: int, chain: Chain) -> dict[str, nn.Module]:
     """What learns at the cuts of a stage, in "depth" and in "time", of which only names and shapes are known."""
     found: dict[str, nn.Module] = {}
-    method, features = config.depth.method, sum(s.numel() for s in chain.initial_state(1))
+    features = sum(s.numel() for s in chain.initial_state(1))
     if config.pipelined:
         return found
     with torch.device("meta"):
-        if index < config.stages - 1 and method in (DepthMethod.synthetic, DepthMethod.local):
-            cut, shape = config.predictor.depth, activation_shape(config, index)
-            if method is DepthMethod.local:
-                found["depth"] = local_head(math.prod(shape), config.model.symbols or 0, cut.hidden)
-            else:
-                found["depth"] = _depth_predictor(config, cut, shape)
+        if index < config.stages - 1:
+            learner = config.depth.learner(cut_context(config, index, torch.device("meta")))
+            found |= {} if learner is None else {"depth": learner}
         in_time = config.predictor.time
         if config.time.method is TimeMethod.synthetic and features and in_time.kind is not PredictorKind.oracle:
             found["time"] = _time_predictor(config, in_time, features)
@@ -109,7 +110,7 @@ def learners(config: Config, index: int, chain: Chain) -> dict[str, nn.Module]:
 def refuse_large(config: Config) -> None:
     """Raise ConfigError if the predictor of some stage's feature maps would have too many weights."""
     cut = config.predictor.depth
-    for index in range(config.stages - 1 if config.depth.method is DepthMethod.synthetic else 0):
+    for index in range(config.stages - 1 if isinstance(config.depth, Synthetic) else 0):
         shape = activation_shape(config, index)
         if len(shape) < 3:
             continue
@@ -133,10 +134,8 @@ def time_interface(config: Config, index: int, stage: Stage, source: Source | No
         return OracleInterface(stage.module, source.rest)
     waiting = -(-cut.lookahead // config.window) if _learns_late(cut) else cut.horizon
     torch.manual_seed(_seed(config, config.stages + index))
-    predictor = _time_predictor(config, cut, features)
-    return _decoupled(
-        predictor, cut, stage, memory=waiting + 1, expects=lambda step: goes_back(config, index, step + 1)
-    )
+    predictor = _time_predictor(config, cut, features).to(stage.device)
+    return _decoupled(predictor, cut, memory=waiting + 1, expects=lambda step: goes_back(config, index, step + 1))
 
 
 def bootstrap(config: Config, index: int, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
@@ -161,14 +160,12 @@ def _learns_late(cut: TimePredictorConfig) -> bool:
 def _decoupled(
     predictor: Predictor,
     cut: CutPredictorConfig,
-    stage: Stage,
     *,
     memory: int,
     replay: int = 0,
     fade: float = 0.0,
     expects: Callable[[int], bool] | None = None,
 ) -> DecoupledInterface:
-    predictor.to(stage.device)
     optimizer = torch.optim.Adam(predictor.parameters(), cut.learning_rate, fused=True)
     return DecoupledInterface(
         predictor, optimizer, warmup=cut.warmup, fits=cut.fits, scale=cut.scale, clip=cut.clip, memory=memory,
@@ -221,7 +218,8 @@ def _auxiliary_head(config: Config, index: int, stage: Stage) -> DecoupledInterf
     cut = replace(config.predictor.time, scale=1.0)
     torch.manual_seed(_seed(config, 2 * config.stages + index))
     hidden = 0 if cut.kind is PredictorKind.linear else cut.hidden
-    return _decoupled(Regressor(_state_features(stage), hidden=hidden), cut, stage, memory=1)
+    regressor = Regressor(_state_features(stage), hidden=hidden).to(stage.device)
+    return _decoupled(regressor, cut, memory=1)
 
 
 def _hidden(cut: CutPredictorConfig) -> int:

@@ -38,7 +38,7 @@ def build_chains(config: Config) -> list[Chain]:
     except PartitionError as error:
         if config.parts == config.stages:
             raise
-        chunks = f"stages={config.stages} with depth.chunks={config.depth.chunks} make {config.parts} parts"
+        chunks = f"stages={config.stages} with depth.chunks={config.parts // config.stages} make {config.parts} parts"
         raise PartitionError(f"{chunks}: {error}") from error
 
 

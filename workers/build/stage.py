@@ -6,12 +6,9 @@ import logging
 from typing import Any
 
 from dni.stages.base import Stage
-from dni.stages.lambda_return import RetellingStage
-from dni.stages.weight_stashing import StashingStage
 from workers.build.device import device_of
 from workers.build.model import build_chains
 from workers.build.optimizer import build_optimizer, build_schedule
-from workers.config.schema import DepthMethod
 from workers.config.settings import Config
 
 log = logging.getLogger(__name__)
@@ -27,13 +24,9 @@ def build_stage(config: Config, index: int) -> Stage:
         "accumulate": config.optimizer.accumulate,
         "device": device,
         "seed": config.seed * 1000 + index,
-        "first": index == 0 or config.depth.method is DepthMethod.local,
+        "first": index == 0,
         "chunk": config.chunk,
     }
     optimizer = build_optimizer(chain, config.optimizer)
     settings["schedule"] = build_schedule(optimizer, config)
-    if config.depth.method is DepthMethod.delayed and index < config.stages - 1:
-        return StashingStage(chain, optimizer, stash=config.depth.stash, **settings)
-    if config.mix and 0 < index < config.stages - 1:
-        return RetellingStage(chain, optimizer, mix=config.mix, memory=config.depth.window + 2, **settings)
-    return Stage(chain, optimizer, **settings)
+    return config.depth.stage(chain, optimizer, last=index == config.parts - 1, **settings)

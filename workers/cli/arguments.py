@@ -11,9 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from dni.errors import ConfigError
-from workers.config.settings import Config, to_plain
+from workers.config.convert import open_schema, to_plain
+from workers.config.quoting import as_text
+from workers.config.settings import Config
 from workers.resume.resume import before_resume
-from workers.storage.record import as_text, to_resume
+from workers.storage.record import to_resume
 
 #: The primary configs in `conf/`.
 FRESH, RESUMED = "config", "resumed"
@@ -28,7 +30,7 @@ def begin_with(arguments: Sequence[str]) -> tuple[str, Config | None]:
     if folder is None:
         return FRESH, None
     recorded = to_resume(before_resume(folder))
-    node = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(as_text(to_plain(recorded))))
+    node = OmegaConf.merge(open_schema(), OmegaConf.create(as_text(to_plain(recorded))))
     ConfigStore.instance().store(name="recorded", node=node)
     return RESUMED, recorded
 

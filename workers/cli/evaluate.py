@@ -27,7 +27,8 @@ from workers.build.data import Data, resolve
 from workers.build.device import device_of
 from workers.build.model import build_chains
 from workers.comm.frame import Frame, Kind
-from workers.config.settings import Config, to_plain
+from workers.config.convert import to_plain
+from workers.config.settings import Config
 from workers.resume.choice import choose
 from workers.resume.resume import differences
 from workers.runtime.clock import Clock

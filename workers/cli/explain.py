@@ -8,15 +8,14 @@ import inspect
 import io
 import re
 import tokenize
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, is_dataclass
 from functools import cache
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
-from dni.errors import ConfigError
-from workers.config.settings import Config, from_any
-from workers.config.validation.ranges import check_numbers
+from dni.ranges import Range
+from workers.config.catalogue import Entry, entries
+from workers.config.settings import Config
 
 PLAIN = {bool: "true | false", int: "whole number", float: "number", str: "text"}
 
@@ -29,6 +28,9 @@ class Setting:
     kind: Any  #: its type; of a section a dataclass
     meaning: str
     unit: str | None
+    default: Any  #: of its class
+    allowed: Range | None  #: of a number
+    options: tuple[str, ...]  #: GROUP=OPTION that have it; empty: all
 
     @property
     def is_section(self) -> bool:
@@ -48,26 +50,13 @@ class Setting:
             return f"list: [{PLAIN[get_args(inner)[0]]}, ...]{null}"
         if isinstance(inner, enum.EnumMeta):
             return " | ".join(inner.__members__) + null
-        return PLAIN[inner] + (f", {bounds(self.name)}" if inner in (int, float) and bounds(self.name) else "") + null
+        return PLAIN[inner] + (f", {self.allowed.words}" if self.allowed else "") + null
 
 
 @cache
 def settings() -> dict[str, Setting]:
     """All settings and sections by name, each section before what is in it."""
-    return {setting.name: setting for setting in _collect(Config, "")}
-
-
-def bounds(name: str) -> str:
-    """The range of a number, in the words with which a value below it is refused; empty if there is none."""
-    section, _, key = name.rpartition(".")
-    tree: dict[str, Any] = {key: -1}
-    for part in reversed(section.split(".") if section else []):
-        tree = {part: tree}
-    try:
-        check_numbers(from_any(tree))
-    except ConfigError as error:
-        return str(error).partition(" must be ")[2]
-    return ""
+    return {entry.name: _setting(entry) for entry in entries(Config)}
 
 
 def comments(cls: type) -> dict[str, str]:
@@ -97,14 +86,18 @@ def _first_line(node: ast.stmt) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
-def _collect(cls: type, start: str) -> Iterator[Setting]:
-    said, kinds = comments(cls), get_type_hints(cls)
-    for each in fields(cls):
-        text, kind = said[each.name], kinds[each.name]
-        unit = re.match(r"\[(.+?)\] ", text)
-        yield Setting(start + each.name, kind, text[unit.end() :] if unit else text, unit.group(1) if unit else None)
-        if is_dataclass(kind):
-            yield from _collect(kind, f"{start}{each.name}.")  # type: ignore[arg-type]
+def _setting(entry: Entry) -> Setting:
+    text, field = comments(entry.owner)[entry.field.name], entry.field
+    unit = re.match(r"\[(.+?)\] ", text)
+    return Setting(
+        entry.name,
+        entry.kind,
+        text[unit.end() :] if unit else text,
+        unit.group(1) if unit else None,
+        default=field.default if field.default_factory is MISSING else field.default_factory(),
+        allowed=field.metadata.get("range"),
+        options=entry.options,
+    )
 
 
 def _without_null(kind: Any) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 import dni
 from dni.errors import ConfigError
 from workers.cli.explain import Setting, settings
+from workers.config.catalogue import option_files
 from workers.config.compose import compose_settings
-from workers.config.settings import to_plain
+from workers.config.convert import to_plain
 from workers.config.suggest import did_you_mean
 
 WIDTH = 100
@@ -69,7 +70,8 @@ def _entry(setting: Setting) -> Iterator[str]:
     """Its paragraph; of a section, its options and the paragraphs of all that is in it."""
     yield from _paragraph(setting.name, _meaning(setting))
     if not setting.is_section:
-        yield from _paragraph("", f"default {default(setting.name)}; values: {setting.values}")
+        yield from _paragraph("", f"default {written(default(setting))}; values: {setting.values}")
+        yield from _paragraph("", f"of {', '.join(setting.options)} alone") if setting.options else ()
         by = ", ".join(f"{option} ({written(value)})" for option, value in set_by(setting.name))
         yield from _paragraph("", f"set by {by}") if by else ()
         return
@@ -90,20 +92,15 @@ def options(group: str) -> dict[str, str]:
     """The options of a group of settings, GROUP=OPTION, and what the comment at the top of its file says."""
     return {
         option: " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("# ") and "@" not in line)
-        for folder, option, text in _option_files()
+        for folder, option, text in option_files()
         if folder == group
     }
 
 
-def default(name: str) -> str:
-    """What `dni-train` without a word takes for a setting, as it is typed."""
-    return written(_place(_defaults(), name))
-
-
 def set_by(name: str) -> list[tuple[str, Any]]:
     """The options that give a setting another value than the default, and that value."""
-    usual, found = _place(_defaults(), name), []
-    for group, option, text in _option_files():
+    usual, found = default(settings()[name]), []
+    for group, option, text in option_files():
         start = "" if group == "experiment" else group + "."
         if name.startswith(start):
             own = OmegaConf.to_container(OmegaConf.create(text))
@@ -113,21 +110,15 @@ def set_by(name: str) -> list[tuple[str, Any]]:
 
 
 @cache
-def _option_files() -> list[tuple[str, str, str]]:
-    """Group, option and text of every file of options."""
-    groups = sorted((folder for folder in files("workers.conf").iterdir() if folder.is_dir()), key=lambda f: f.name)
-    return [
-        (group.name, option.name.removesuffix(".yaml"), option.read_text(encoding="utf-8"))
-        for group in groups
-        for option in sorted(group.iterdir(), key=lambda f: f.name)
-        if option.name.endswith(".yaml")
-    ]
-
-
-@cache
 def _defaults() -> dict[str, Any]:
     """What `dni-train` without a word takes."""
     return to_plain(compose_settings([]))
+
+
+def default(setting: Setting) -> Any:
+    """What is taken if nothing is said: of the default options, else of the class that has the setting."""
+    of_class = setting.default.name if isinstance(setting.default, Enum) else setting.default
+    return _place(_defaults(), setting.name, of_class)
 
 
 def _place(tree: Any, name: str, otherwise: Any = None) -> Any:

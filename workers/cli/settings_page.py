@@ -49,8 +49,9 @@ def _row(setting: Setting) -> str:
     """A setting's row; `|` between values would end a cell."""
     unit = f"[{setting.unit}] " if setting.unit else ""
     by = ", ".join(f"`{option}` ({written(value)})" for option, value in set_by(setting.name))
-    cells = [f"`{setting.name}`", f"`{default(setting.name)}`", setting.values.replace(" | ", ", "),
-             f"{unit}{setting.meaning}{f'. Set by {by}' if by else ''}"]  # fmt: skip
+    only = f". Of {', '.join(f'`{option}`' for option in setting.options)} alone" if setting.options else ""
+    cells = [f"`{setting.name}`", f"`{written(default(setting))}`", setting.values.replace(" | ", ", "),
+             f"{unit}{setting.meaning}{only}{f'. Set by {by}' if by else ''}"]  # fmt: skip
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

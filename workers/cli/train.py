@@ -25,8 +25,8 @@ from dni.errors import ConfigError, DniError
 from workers.cli.arguments import begin_with, refuse_second_sweep, single_run
 from workers.cli.help import answered
 from workers.cli.sweep import check_sweep, what_is_left
+from workers.config.convert import from_any, one_line, register, setting_names
 from workers.config.quoting import how_to_type, resume_command
-from workers.config.settings import from_any, one_line, register, setting_names
 from workers.config.suggest import suggestion
 from workers.launch.accept import Accepted, accept
 from workers.launch.cluster_environment import SUBMITTED, settle_launch

@@ -11,7 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
-from workers.config.settings import Config, from_any, register
+from workers.config.convert import from_any, register
+from workers.config.settings import Config
 
 _LOCK = threading.Lock()  # Hydra's state is one for the process
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 #: What Hydra's grammar and a shell both take as it stands.
 _PLAIN = re.compile(r"/[A-Za-z0-9_./-]*")
@@ -41,3 +42,12 @@ def hydra_value(text: str) -> str:
 def literal(text: str) -> str:
     """The text for OmegaConf, in which `${...}` then stands for nothing but itself."""
     return re.sub(r"(\\*)\$\{", lambda found: found.group(1) * 2 + "\\${", text)
+
+
+def as_text(tree: Any) -> Any:
+    """The same tree for OmegaConf, in which `${...}` is text and stands for nothing."""
+    if isinstance(tree, dict):
+        return {key: as_text(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [as_text(value) for value in tree]
+    return literal(tree) if isinstance(tree, str) else tree

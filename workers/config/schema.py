@@ -10,11 +10,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Literal
 
-DepthMethod = enum.Enum(
-    "DepthMethod",
-    ["backprop", "synthetic", "local", "delayed", "gpipe", "1f1b", "interleaved_1f1b", "zero_bubble"],
-)
-InputKind = enum.Enum("InputKind", ["received", "synthetic"])
+from dni.ranges import above_zero, below_one, one_or_more, zero_or_more
+
 TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
 PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "conv", "oracle"])
 Context = enum.Enum("Context", ["none", "window", "lookahead"])
@@ -29,12 +26,6 @@ OptimizerKind = enum.Enum("OptimizerKind", ["adam", "adamw", "nadam", "sgd"])
 ScheduleKind = enum.Enum("ScheduleKind", ["constant", "cosine", "linear", "step"])
 InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
 
-#: Methods that split a batch into microbatches, and wait for all of them: torch.distributed.pipelining.
-PIPELINES = frozenset(DepthMethod[name] for name in ("gpipe", "1f1b", "interleaved_1f1b", "zero_bubble"))
-
-#: Those of them in which a stage holds several parts of the model.
-CHUNKED = frozenset(DepthMethod[name] for name in ("interleaved_1f1b", "zero_bubble"))
-
 #: transport.bind: whatever suits.
 AUTO = "auto"
 
@@ -45,12 +36,14 @@ SHORTEST = 5
 @dataclass
 class ModelConfig:
     kind: ModelKind = ModelKind.lstm  # the layers between embedding and softmax; of images: mlp_bn, cnn, resnet
-    units: int = 128  # [units] of a hidden layer; cnn, resnet: channels of the first layer
-    layers: int = 3  # [layers] hidden ones; resnet: blocks of each of its three widths
-    heads: int = 4  # [heads] transformer: of attention; divide the units
-    memory: int = 32  # [time steps] transformer: inputs of earlier windows that a layer remembers and attends to
-    dropout: float = 0.0  # [share] set to zero in training: between recurrent layers, after the hidden layers of mlp
-    # and mlp_bn, before the softmax layer of cnn and resnet, inside transformer layers; every stage draws its own
+    units: int = one_or_more(128)  # [units] of a hidden layer; cnn, resnet: channels of the first layer
+    layers: int = one_or_more(3)  # [layers] hidden ones; resnet: blocks of each of its three widths
+    heads: int = one_or_more(4)  # [heads] transformer: of attention; divide the units
+    memory: int = one_or_more(32)  # [time steps] transformer: inputs of earlier windows that a layer remembers and
+    # attends to
+    dropout: float = below_one(0.0)  # [share] set to zero in training: between recurrent layers, after the hidden
+    # layers of mlp and mlp_bn, before the softmax layer of cnn and resnet, inside transformer layers; every stage draws
+    # its own
     init: InitKind = InitKind.default  # of the weights of maps, with zero biases; default: torch's own, biases too
     cut_at: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
     symbols: int | None = None  # [symbols] V, how many labels there are; filled in from the data
@@ -62,35 +55,19 @@ class ModelConfig:
 class DataConfig:
     kind: DataKind = DataKind.text  # characters of a text, a task with made-up data, or images
     path: str | None = None  # text: file, folder, or Penn Treebank folder, null: the embedded text; images' folder
-    length: int | None = None  # [time steps] copy tasks: of every sequence; null: the curriculum
+    length: int | None = one_or_more(None)  # [time steps] copy tasks: of every sequence; null: the curriculum
     side: int = 28  # [pixels] seqmnist, two_clocks: a side of the image, 28, 14 or 7
-    block: int = 4  # [digits] two_clocks: T, of which network A counts the odd ones; B counts the 3s in T^2
+    block: int = one_or_more(4)  # [digits] two_clocks: T, of which network A counts the odd ones; B counts the 3s in
+    # T^2
     streaming: bool = False  # labels after a window are not known yet: no lookahead
     label: str | None = None  # images: what to call them; null: what a label.txt beside them says, else their kind
-    noise: float = 0.0  # [deviations] images: Gaussian noise on the normalised ones, in training alone
+    noise: float = zero_or_more(0.0)  # [deviations] images: Gaussian noise on the normalised ones, in training alone
     sha256: str | None = None  # of the data that is read, but for the test split of images; filled in from it
-    batch: int = 32  # [lanes] B, examples or sequences that are trained on at once
-    window: int = 32  # [time steps] T, of one training step; time=checkpointed: of a chunk that is computed again
-    sequence: int | None = 256  # [time steps] between resets, a multiple of T; null: lanes run on to the text's end
-
-
-@dataclass
-class DepthConfig:
-    method: DepthMethod = DepthMethod.synthetic  # where the gradient at a cut between stages comes from
-    window: int = 4  # [steps] W, most unfinished frames on an edge; delayed (or predictor.depth.mix): on all edges
-    # together, and steps a stage keeps
-    lag: int | None = None  # [steps] train the predictor at step t on exactly the target of step t - lag; null: on what
-    # came (delayed: go back at step t exactly through step t - lag per edge; local: a curriculum hears of losses that
-    # late)
-    inputs: InputKind = InputKind.received  # synthetic: later stages predict theirs from the data, and wait for nobody
-    update_probability: float = 1.0  # [probability] of a stage to update at a step; if not, it passes its output on and
-    # no more
-    stash: bool = True  # delayed: go back with the weights of the forward pass: W copies, or two with accumulate=W (as
-    # in PipeDream-2BW); false: with today's, a window is run again when its gradient comes
-    clocks: list[int] = field(default_factory=list)  # [steps] each stage ticks at multiples of its own; empty: always
-    microbatches: int | None = None  # [parts] M, into which gpipe, 1f1b, interleaved_1f1b and zero_bubble split a
-    # batch; null: as many as stages
-    chunks: int = 2  # [parts] interleaved_1f1b, zero_bubble: of the model per stage, dealt out in turn
+    batch: int = one_or_more(32)  # [lanes] B, examples or sequences that are trained on at once
+    window: int = one_or_more(32)  # [time steps] T, of one training step; time=checkpointed: of a chunk that is
+    # computed again
+    sequence: int | None = one_or_more(256)  # [time steps] between resets, a multiple of T; null: lanes run on to the
+    # text's end
 
 
 @dataclass
@@ -101,42 +78,44 @@ class TimeConfig:
 @dataclass
 class CutPredictorConfig:
     kind: PredictorKind = PredictorKind.critic  # the model of the gradient; oracle: exact gradients, in time only
-    hidden: int = 0  # [units] of the hidden layer (mlp, critic, the head of depth=local); conv: channels
-    match: float = 1.0  # [weight] critic: of the squared distance to the target gradient
-    learning_rate: float = 3e-3  # [rate] of the predictor's own Adam
-    fits: int = 1  # [steps] of the predictor per target
-    warmup: int = 0  # [steps] of the predictor before the stage moves
-    scale: float = 1.0  # [factor] on the synthetic gradient that the network receives
-    clip: float | None = None  # [norm] largest, of the predictor's own gradient; null: not clipped
+    hidden: int = zero_or_more(0)  # [units] of the hidden layer (mlp, critic, the head of depth=local); conv: channels
+    match: float = zero_or_more(1.0)  # [weight] critic: of the squared distance to the target gradient
+    learning_rate: float = zero_or_more(3e-3)  # [rate] of the predictor's own Adam
+    fits: int = one_or_more(1)  # [steps] of the predictor per target
+    warmup: int = zero_or_more(0)  # [steps] of the predictor before the stage moves
+    scale: float = zero_or_more(1.0)  # [factor] on the synthetic gradient that the network receives
+    clip: float | None = above_zero(None)  # [norm] largest, of the predictor's own gradient; null: not clipped
 
 
 @dataclass
 class DepthPredictorConfig(CutPredictorConfig):  # depth=local has a classifier instead, of `hidden` and `learning_rate`
     labels: bool = True  # labels as context of a regressor; a critic always uses them
     at_once: bool = False  # critic: learn the loss when the value leaves; only the match waits for the target
-    fade: float = 0.0  # [exponent] a, with at_once: the match to a target that is s steps late counts (1 + s)^-a
-    mix: float = 0.0  # [share] m: a stage answers with 1 - m of its prediction and m of the target it got itself. At 0
-    # at once; above 0 once that target is here: with depth.lag=n a target is n steps late per edge between its cut and
-    # the loss, n (K - 1) at the first cut, and depth.window is shared among the edges, as with depth=delayed
-    replay: int = 0  # [targets] before it that every target is fitted together with; they are kept with their values
-    cells: int = 4  # [cells] critic of feature maps: it sees the means in a grid of so many cells a side
+    fade: float = zero_or_more(0.0)  # [exponent] a, with at_once: the match to a target that is s steps late counts (1
+    # + s)^-a
+    replay: int = zero_or_more(0)  # [targets] before it that every target is fitted together with; they are kept with
+    # their values
+    cells: int = one_or_more(4)  # [cells] critic of feature maps: it sees the means in a grid of so many cells a side
 
 
 @dataclass
 class TimePredictorConfig(CutPredictorConfig):
     context: Context = Context.lookahead  # beside the state: nothing, the last `history` inputs, the next labels
-    lookahead: int = 1  # [labels] L, after the window; a critic with context=window guesses them, and learns when they
-    # have come
-    history: int = 32  # [symbols] H, of the input up to the end of the window, that context=window sees
-    horizon: int = 1  # [windows] M, that are run again together for M targets of the time cut; 1: none is
-    lambda_: float = 0.0  # [share] of a horizon's later targets, against the prediction; named so as lambda is Python's
-    auxiliary: float = 0.0  # [weight] of the auxiliary task, to foretell the prediction at the next window's end
+    lookahead: int = one_or_more(1)  # [labels] L, after the window; a critic with context=window guesses them, and
+    # learns when they have come
+    history: int = one_or_more(32)  # [symbols] H, of the input up to the end of the window, that context=window sees
+    horizon: int = one_or_more(1)  # [windows] M, that are run again together for M targets of the time cut; 1: none is
+    lambda_: float = zero_or_more(0.0)  # [share] of a horizon's later targets, against the prediction; named so as
+    # lambda is Python's
+    auxiliary: float = zero_or_more(0.0)  # [weight] of the auxiliary task, to foretell the prediction at the next
+    # window's end
 
 
 @dataclass
 class InputPredictorConfig:
-    hidden: int = 128  # [units] of the hidden layer, 0: linear; of the GRU where the stages before carry state
-    learning_rate: float = 1e-2  # [rate] of its Adam; of perceptrons on images 1e-3, or their units die
+    hidden: int = zero_or_more(128)  # [units] of the hidden layer, 0: linear; of the GRU where the stages before carry
+    # state
+    learning_rate: float = zero_or_more(1e-2)  # [rate] of its Adam; of perceptrons on images 1e-3, or their units die
 
 
 @dataclass
@@ -149,25 +128,27 @@ class PredictorConfig:
 @dataclass
 class OptimizerConfig:
     kind: OptimizerKind = OptimizerKind.adam  # torch's optimizer of that name, one for every stage
-    learning_rate: float = 4e-3  # [rate] of the stages, whatever the schedule makes of it; predictors have theirs
-    momentum: float = 0.0  # [share] sgd only: of the last step that is taken again
+    learning_rate: float = above_zero(4e-3)  # [rate] of the stages, whatever the schedule makes of it; predictors have
+    # theirs
+    momentum: float = zero_or_more(0.0)  # [share] sgd only: of the last step that is taken again
     nesterov: bool = False  # sgd only: Nesterov's momentum
-    beta1: float = 0.9  # [share] all but sgd: of the mean of the gradients that stays at a step
-    beta2: float = 0.999  # [share] all but sgd: of the mean of their squares that stays at a step
-    momentum_decay: float = 0.004  # [rate] nadam only: its momentum rises as beta1 (1 - 0.96^(momentum_decay n) / 2);
-    # 0: stays at half of beta1; 1000: is beta1 from the first step on
-    weight_decay: float = 0.0  # [share] of all parameters at every optimizer step, none without a gradient; adam, sgd:
-    # added to the gradient; adamw, nadam: decoupled
+    beta1: float = below_one(0.9)  # [share] all but sgd: of the mean of the gradients that stays at a step
+    beta2: float = below_one(0.999)  # [share] all but sgd: of the mean of their squares that stays at a step
+    momentum_decay: float = zero_or_more(0.004)  # [rate] nadam only: its momentum rises as beta1 (1 -
+    # 0.96^(momentum_decay n) / 2); 0: stays at half of beta1; 1000: is beta1 from the first step on
+    weight_decay: float = zero_or_more(0.0)  # [share] of all parameters at every optimizer step, none without a
+    # gradient; adam, sgd: added to the gradient; adamw, nadam: decoupled
     schedule: ScheduleKind = ScheduleKind.constant  # of the rate; by training steps, the same at all stages, whether
     # they moved or not
-    warmup_steps: int = 0  # [training steps] over which the rate rises linearly, before the schedule
-    decay_steps: int | None = None  # [training steps] cosine, linear: that end the schedule, with the warm-up; step:
-    # between two falls; null: as many as the run will take, filled in, so that it goes on as it began
-    final: float = 0.0  # [share] of the rate; cosine, linear: at the end; step: that each fall leaves
-    clip: float | None = 1.0  # [norm] largest, of a stage's gradient; a longer one is scaled down to it; null: never
-    accumulate: int = 1  # [windows] whose gradients are summed for one optimizer step
-    staleness: float = 0.0  # [exponent] a: a step is taken at (1 + s)^-a of the learning rate, s the steps by which its
-    # gradient is late (depth=delayed), or the newest target of the predictor was (depth=synthetic)
+    warmup_steps: int = zero_or_more(0)  # [training steps] over which the rate rises linearly, before the schedule
+    decay_steps: int | None = one_or_more(None)  # [training steps] cosine, linear: that end the schedule, with the
+    # warm-up; step: between two falls; null: as many as the run will take, filled in, so that it goes on as it began
+    final: float = below_one(0.0)  # [share] of the rate; cosine, linear: at the end; step: that each fall leaves
+    clip: float | None = above_zero(1.0)  # [norm] largest, of a stage's gradient; a longer one is scaled down to it;
+    # null: never
+    accumulate: int = one_or_more(1)  # [windows] whose gradients are summed for one optimizer step
+    staleness: float = zero_or_more(0.0)  # [exponent] a: a step is taken at (1 + s)^-a of the learning rate, s the
+    # steps by which its gradient is late (depth=delayed), or the newest target of the predictor was (depth=synthetic)
 
 
 @dataclass
@@ -190,12 +171,12 @@ class TransportConfig:
     insecure: bool = False  # plaintext may leave this machine: everyone on that network may read and change the run
     tls: TlsConfig = field(default_factory=TlsConfig)  # grpc: files in PEM format, by which both ends of a link prove
     # who they are; null: plaintext
-    delay_ms: float = 0.0  # [milliseconds] emulated one-way link delay
-    timeout_s: float = 60.0  # [seconds] a neighbour silent for longer than this is lost
+    delay_ms: float = zero_or_more(0.0)  # [milliseconds] emulated one-way link delay
+    timeout_s: float = above_zero(60.0)  # [seconds] a neighbour silent for longer than this is lost
     checksum: bool = False  # a checksum over tensors too, not only over headers
-    max_frame_mb: int = 256  # [megabytes] largest frame that a stage takes from a neighbour
-    ring_mb: int = 128  # [megabytes] memory that two stages on one machine share each way for big tensors, taken as it
-    # is needed (Linux, over unix sockets); 0: all go through the socket
+    max_frame_mb: int = one_or_more(256)  # [megabytes] largest frame that a stage takes from a neighbour
+    ring_mb: int = zero_or_more(128)  # [megabytes] memory that two stages on one machine share each way for big
+    # tensors, taken as it is needed (Linux, over unix sockets); 0: all go through the socket
 
     @property
     def private(self) -> bool:
@@ -206,30 +187,33 @@ class TransportConfig:
 @dataclass
 class LaunchConfig:
     mode: LaunchMode = LaunchMode.auto  # what the stages are: threads, processes here, or processes of an engine
-    torch_threads: int | None = None  # [threads] of torch per stage; null: cores / stages
+    torch_threads: int | None = one_or_more(None)  # [threads] of torch per stage; null: cores / stages
 
 
 @dataclass
 class EmulateConfig:
-    forward_ms: float = 0.0  # [milliseconds] of one batch on one stage; of a microbatch its share
-    backward_ms: float = 0.0  # [milliseconds] of one batch on one stage; the optimizer's step comes on top
-    cut_ms: float = 0.0  # [milliseconds] of one update of what is at a cut: a predictor, for each target that has come,
-    # or a local head
+    forward_ms: float = zero_or_more(0.0)  # [milliseconds] of one batch on one stage; of a microbatch its share
+    backward_ms: float = zero_or_more(0.0)  # [milliseconds] of one batch on one stage; the optimizer's step comes on
+    # top
+    cut_ms: float = zero_or_more(0.0)  # [milliseconds] of one update of what is at a cut: a predictor, for each target
+    # that has come, or a local head
 
 
 @dataclass
 class EvaluateConfig:
-    every: int | None = 250  # [steps] between validation passes; null: only at the end
-    windows: int | None = None  # [windows] of validation per pass; null: all
-    probe: int | None = None  # [steps] between probes: synthetic against exact gradients on one sequence; null: none
-    probe_windows: int = 8  # [windows] most, of that sequence, all of whose activations are kept
-    patience: int | None = None  # [passes] stop after so many that were no better than the best; each is then saved
+    every: int | None = one_or_more(250)  # [steps] between validation passes; null: only at the end
+    windows: int | None = one_or_more(None)  # [windows] of validation per pass; null: all
+    probe: int | None = one_or_more(None)  # [steps] between probes: synthetic against exact gradients on one sequence;
+    # null: none
+    probe_windows: int = one_or_more(8)  # [windows] most, of that sequence, all of whose activations are kept
+    patience: int | None = one_or_more(None)  # [passes] stop after so many that were no better than the best; each is
+    # then saved
 
 
 @dataclass
 class CheckpointConfig:
-    every: int | None = 500  # [steps] between checkpoints; null: only at the end
-    keep: int = 2  # [checkpoints] complete ones that stay; older ones are removed
+    every: int | None = one_or_more(500)  # [steps] between checkpoints; null: only at the end
+    keep: int = one_or_more(2)  # [checkpoints] complete ones that stay; older ones are removed
 
 
 #: Where the inputs are images, whose folders have the names of the kinds if data.path does not say otherwise.

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from dni.errors import ConfigError
+from dni.methods.base import DepthMethod
+from dni.methods.pipelined import Chunked, Pipelined
+from dni.methods.synthetic import Synthetic
+from dni.ranges import one_or_more, zero_or_more
+from workers.config.plugins import plugin
 from workers.config.schema import (
-    CHUNKED,
-    PIPELINES,
     SHORTEST,
     CheckpointConfig,
     Context,
     DataConfig,
     DataKind,
-    DepthConfig,
-    DepthMethod,
     EmulateConfig,
     EvaluateConfig,
     LaunchConfig,
@@ -38,18 +31,24 @@ from workers.config.schema import (
     TransportConfig,
     TransportKind,
 )
-from workers.config.suggest import suggestion
+
+# OmegaConf leaves the sections of plug-ins open.
+if TYPE_CHECKING:
+    Depth = DepthMethod
+else:
+    Depth = Any
 
 
 @dataclass
 class Config:
     experiment: str = "default"  # the name of the experiment in summaries and reports
-    seed: int = 0  # [seed] of first weights, made-up data, dropout and random updates
-    steps: int = 1000  # [steps] after which the run ends: a step trains on one window of every lane
-    lane_steps: int | None = None  # [time steps] stop once every lane has run through so many, whatever T; null: never
-    stages: int = 4  # [stages] into which the model is cut, one worker each
+    seed: int = zero_or_more(0)  # [seed] of first weights, made-up data, dropout and random updates
+    steps: int = one_or_more(1000)  # [steps] after which the run ends: a step trains on one window of every lane
+    lane_steps: int | None = one_or_more(None)  # [time steps] stop once every lane has run through so many, whatever T;
+    # null: never
+    stages: int = one_or_more(4)  # [stages] into which the model is cut, one worker each
     devices: list[str] = field(default_factory=lambda: ["auto"])  # one for all stages, or one each: auto, cpu, cuda:N
-    log_every: int = 10  # [steps] between two training records of a stage
+    log_every: int = one_or_more(10)  # [steps] between two training records of a stage
     tensorboard: bool = True  # write TensorBoard events into the run folder
     run_id: str | None = None  # launch=external: the name of the folder that all stages share; null: the engine's job
     resume: str | None = None  # run folder to go on from
@@ -58,7 +57,7 @@ class Config:
     start_step: str | None = None  # which of its checkpoints: a number of steps, best or last; null: best, else last
     model: ModelConfig = field(default_factory=ModelConfig)  # the network: its layers, their sizes, where it is cut
     data: DataConfig = field(default_factory=DataConfig)  # what is learned: B lanes of windows of T steps
-    depth: DepthConfig = field(default_factory=DepthConfig)  # the cuts between stages: the method, what is in flight
+    depth: Depth = plugin(DepthMethod, Synthetic)  # the cuts between stages: the method, what is in flight
     time: TimeConfig = field(default_factory=TimeConfig)  # the cuts between the windows of a sequence
     predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of every stage, alike; its schedule, clipping
@@ -103,7 +102,7 @@ class Config:
     @property
     def pipelined(self) -> bool:
         """Whether a batch goes through the stages in microbatches, and all wait until it has come back."""
-        return self.depth.method in PIPELINES
+        return isinstance(self.depth, Pipelined)
 
     @property
     def can_encrypt(self) -> bool:
@@ -112,18 +111,13 @@ class Config:
 
     @property
     def microbatches(self) -> int:
-        """M in force."""
-        return self.depth.microbatches or self.stages
+        """M in force; 1 for a batch that is taken as a whole."""
+        return self.depth.count(self.stages) if isinstance(self.depth, Pipelined) else 1
 
     @property
     def parts(self) -> int:
         """Into so many parts the model is cut; part k is on stage k mod K."""
-        return self.stages * (self.depth.chunks if self.depth.method in CHUNKED else 1)
-
-    @property
-    def mix(self) -> float:
-        """Share of the true gradient in the targets in depth in force: none where nothing is predicted there."""
-        return self.predictor.depth.mix if self.depth.method is DepthMethod.synthetic else 0.0
+        return self.stages * (self.depth.chunks if isinstance(self.depth, Chunked) else 1)
 
     @property
     def lookahead(self) -> int:
@@ -152,53 +146,3 @@ class Config:
     def torch_threads(self) -> int:
         """Torch threads per stage: an explicit number, or an equal share of this machine's cores."""
         return self.launch.torch_threads or max(1, (os.cpu_count() or 1) // self.stages)
-
-    def fingerprint(self) -> str:
-        """A digest of what the stages of a run must agree on: seed, model, data, method, predictors, optimizer."""
-        parts = ("seed", "stages", "model", "data", "depth", "time", "predictor", "optimizer")
-        agreed = {key: value for key, value in to_plain(self).items() if key in parts}
-        return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def register() -> None:
-    """Make the schema known to Hydra under the name that `conf/config.yaml` starts from."""
-    ConfigStore.instance().store(name="schema", node=Config)
-
-
-def from_any(settings: Any) -> Config:
-    """A typed Config from an OmegaConf node, a mapping or YAML path. Raises ConfigError on unknown keys or types."""
-    try:
-        loaded = OmegaConf.load(settings) if isinstance(settings, str | Path) else OmegaConf.create(settings)
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))
-    except OmegaConfBaseException as error:
-        hint = suggestion(one_line(error), setting_names())
-        raise ConfigError(f"{one_line(error)}{hint} (all settings: dni-train --cfg job)") from error
-    assert isinstance(config, Config)
-    return config
-
-
-def to_plain(config: Config) -> dict[str, Any]:
-    """Nested dicts, lists, strings and numbers: the inverse of `from_any`."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(config), default=lambda member: member.name))
-    return plain
-
-
-def setting_names() -> list[str]:
-    """The dotted names of all settings and sections, each section before what is in it."""
-
-    def inside(tree: dict[str, Any], start: str) -> list[str]:
-        return [
-            name
-            for key, value in tree.items()
-            for name in (start + key, *(inside(value, f"{start}{key}.") if isinstance(value, dict) else []))
-        ]
-
-    return inside(to_plain(Config()), "")
-
-
-def one_line(error: BaseException) -> str:
-    """The message without OmegaConf's trailing lines; the key it names is kept."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
-    first = lines[0] if lines else type(error).__name__
-    return f"{keys[0]}: {first}" if keys and keys[0] not in first else first

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
+from workers.config.renamed import now_written
+
 #: Names that are less alike than this are not worth a suggestion.
 ALIKE = 0.65
 
@@ -36,7 +38,7 @@ def suggestion(message: str, settings: Sequence[str]) -> str:
         return did_you_mean(word, known.split(", "), f"{key}=" if key else "")
     for pattern in (r"Could not override '([\w.]+)'", r"([\w.]+): Key '\w+' not in", r"Key '(\w+)' not in"):
         if key := re.search(pattern, message):
-            return did_you_mean(key.group(1), settings)
+            return now_written(key.group(1)) or did_you_mean(key.group(1), settings)
     return ""
 
 

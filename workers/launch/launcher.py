@@ -16,7 +16,8 @@ from dni.errors import DniError
 from workers.build.data import Data
 from workers.build.provenance import origin_of
 from workers.comm.address import socket_folder
-from workers.config.settings import Config, to_plain
+from workers.config.convert import to_plain
+from workers.config.settings import Config
 from workers.launch.accept import Accepted, accept, devices_here
 from workers.launch.cluster_environment import SUBMITTED, Seat
 from workers.launch.diverged import refuse_diverged, stop_when_diverged
@@ -176,7 +177,7 @@ def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
     devices = devices_here(config, seat)
     backend = "nccl" if devices[0].startswith("cuda") else "gloo"
     return RunFacts(
-        depth=config.depth.method.name,
+        depth=config.depth.name,
         time=config.time.method.name,
         experiment=config.experiment,
         seed=config.seed,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dni.errors import CheckpointError, ConfigError, ResumeError
-from workers.config.settings import Config, to_plain
+from workers.config.convert import to_plain
+from workers.config.settings import Config
 from workers.resume.schedule import settle_schedule
 from workers.storage import checkpoint
 from workers.storage.record import read_record

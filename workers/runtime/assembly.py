@@ -9,6 +9,7 @@ from threading import Event
 
 import torch
 
+from dni.methods.base import InputKind
 from dni.stages.base import Stage
 from workers.build.data import open_data
 from workers.build.input_model import input_interface
@@ -23,7 +24,7 @@ from workers.comm.edge import Blocked
 from workers.comm.neighbours import Neighbours
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.upstream import Upstream
-from workers.config.schema import DataKind, DepthMethod, InputKind
+from workers.config.schema import DataKind
 from workers.config.settings import Config
 from workers.runtime.clock import Clock
 from workers.runtime.emulation import slow_down
@@ -47,7 +48,9 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     slow_down(config.emulate, stage, depth, time_cut)
     after = None
     if downstream is not None:
-        after = Downstream(downstream, stage=index, window=_edge_window(config), clock=clock, timeout_s=timeout)
+        after = Downstream(
+            downstream, stage=index, window=config.depth.in_flight(config.stages), clock=clock, timeout_s=timeout
+        )
     ends = {index - 1: upstream, index + 1: downstream}
     Neighbours(index, clock, {stage: end for stage, end in ends.items() if end is not None})
     journal = Journal(
@@ -104,13 +107,6 @@ def contents_of(config: Config, index: int) -> Contents:
         every=Clock.of(config.depth.clocks, index).every,
         numbered=bool(config.depth.clocks),
     )
-
-
-def _edge_window(config: Config) -> int:
-    """Most unfinished frames on one edge: W, or an even share where a stage keeps what is on all edges after it."""
-    waits = config.depth.method is DepthMethod.delayed or config.mix > 0
-    shared = config.stages - 1 if waits else 1
-    return config.depth.window // shared
 
 
 def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:

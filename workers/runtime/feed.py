@@ -12,10 +12,10 @@ from torch import Tensor
 from dni.data.copy_task import CopySource
 from dni.data.history import History
 from dni.data.window import Window, split_labels
+from dni.methods.base import InputKind
 from workers.build.data import Data
 from workers.comm.edge import Loss
 from workers.comm.frame import Frame, Kind
-from workers.config.schema import InputKind
 from workers.config.settings import Config
 
 

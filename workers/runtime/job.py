@@ -9,6 +9,7 @@ from threading import Event
 
 from workers.build.data import Data
 from workers.comm.frame import PROTOCOL_VERSION, Handshake
+from workers.config.convert import fingerprint
 from workers.config.settings import Config
 from workers.runtime.recorder import Record
 
@@ -36,7 +37,7 @@ class Job:
             run_id=self.run_dir.name,
             stage=index,
             stages=self.config.stages,
-            fingerprint=self.config.fingerprint(),
+            fingerprint=fingerprint(self.config),
             incarnation=0,
             next_step=self.start + 1,
         )

@@ -16,7 +16,6 @@ from dni.interfaces.base import Interface
 from dni.losses import summed_cross_entropy
 from dni.metrics import hits
 from dni.stages.base import Stage
-from dni.stages.lambda_return import RetellingStage
 from dni.time_targets.base import Bootstrap, PastWindow
 from workers.comm.downstream import Downstream
 from workers.comm.edge import Loss, Target
@@ -65,7 +64,6 @@ class Worker:
         clock: Clock | None = None,
     ) -> None:
         self.stage, self.depth, self.time, self.bootstrap = stage, depth, time, bootstrap
-        self.retelling = stage if isinstance(stage, RetellingStage) else None  # answers once it has been answered
         self.upstream, self.downstream = upstream, downstream
         self.lag, self.staleness, self.journal, self.save, self.goes_back = lag, staleness, journal, save, goes_back
         self.clock = clock or Clock()
@@ -105,7 +103,7 @@ class Worker:
         for due in dues:  # this step; with late gradients an earlier one, two, or none
             gradients = self.stage.backward(due.gradient, state_gradient, due.step)  # 5. one backward pass
             late, more = step - due.step, due is not dues[-1]  # 6. send targets back; update
-            if self.retelling is None:
+            if not self.stage.replies_later:
                 self.upstream.finish(frame, gradients.activation, self.news(step), late=late, more=more)
             tick = self.clock.count(due.step)
             past = PastWindow(tick, value, labels, context, reset, ends, due.gradient, state, state_gradient)
@@ -117,8 +115,8 @@ class Worker:
         if not dues:
             self.upstream.finish(frame, losses=self.news(step))
         self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
-        if self.retelling is not None:
-            self.retell(self.retelling, frame)  # 8. send mixed targets back, for which step 6 was too early
+        if self.stage.replies_later:
+            self.reply(frame)  # 8. send the targets back for which step 6 was too early
         self.journal.step(step, labels.numel())  # records this step's rate, so the schedule comes after it
         if self.stage.schedule is not None:
             self.stage.schedule.step()  # of the run's steps: the same at all stages, whatever moved
@@ -150,19 +148,18 @@ class Worker:
             if wait_for is None or target.step <= wait_for:
                 if target.gradient is not None:
                     self.depth.target(target.step - target.late, target.gradient)
-                    if self.retelling is not None:
-                        self.retelling.told(target.step - target.late, target.gradient)
+                    self.stage.on_target(target.step - target.late, target.gradient)
                 self.losses += target.losses
             else:
                 self.early.append(target)
 
-    def retell(self, stage: RetellingStage, frame: Frame) -> None:
+    def reply(self, frame: Frame) -> None:
         """Finish a frame with the targets of earlier steps that can be made now, or with none."""
-        retold, step = stage.retell(), frame.step
-        for each in retold:
-            late, more = step - each.step, each is not retold[-1]
+        replies, step = self.stage.ready_replies(), frame.step
+        for each in replies:
+            late, more = step - each.step, each is not replies[-1]
             self.upstream.finish(frame, each.gradient, self.news(step), late=late, more=more)
-        if not retold:
+        if not replies:
             self.upstream.finish(frame, losses=self.news(step))
 
     def news(self, step: int) -> list[Loss]:

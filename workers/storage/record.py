@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from dni.errors import ConfigError
-from workers.config.quoting import literal
-from workers.config.settings import Config, from_any, to_plain
+from workers.config.convert import from_any, to_plain
+from workers.config.quoting import as_text
+from workers.config.settings import Config
 
 CONFIG = "config.yaml"
 
@@ -68,15 +69,6 @@ def read_plain(path: Path) -> dict[str, Any]:
     if head.startswith(_HEAD) and head.removeprefix(_HEAD).strip() != _digest(body):
         raise _damaged(path, "its SHA-256 is not the one in its first line: it was edited, or part of it is lost")
     return _parse(path, content)
-
-
-def as_text(tree: Any) -> Any:
-    """The same tree for OmegaConf, in which `${...}` is text and stands for nothing."""
-    if isinstance(tree, dict):
-        return {key: as_text(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [as_text(value) for value in tree]
-    return literal(tree) if isinstance(tree, str) else tree
 
 
 def to_resume(config: Config) -> Config:

@@ -17,6 +17,7 @@ from tests.support.pictures import digits, pictures
 from tests.support.runs import tiny
 from workers.build.data import resolve
 from workers.cli.evaluate import main
+from workers.config.convert import fingerprint
 from workers.config.settings import Config
 from workers.launch.accept import settle
 from workers.launch.launcher import launch
@@ -72,13 +73,13 @@ def test_a_bit_of_the_images_changes_the_fingerprint(kind: str, folders: dict[st
     files = "cifar10" if kind == "cifar10" else "mnist"
     whole, data = resolve(reading(kind, folders))
     assert whole.data.sha256 == data.sha256 is not None
-    found = {whole.fingerprint()}
+    found = {fingerprint(whole)}
     for name, at, bit in PLACES[files].values():
         flip(folders[files] / name, at, bit)
-        found.add(resolve(reading(kind, folders))[0].fingerprint())
+        found.add(fingerprint(resolve(reading(kind, folders))[0]))
         flip(folders[files] / name, at, bit)
     assert len(found) == 4
-    assert resolve(reading(kind, folders))[0].fingerprint() == whole.fingerprint()
+    assert fingerprint(resolve(reading(kind, folders))[0]) == fingerprint(whole)
 
 
 @pytest.mark.parametrize("kind", ["mnist", "cifar10"])

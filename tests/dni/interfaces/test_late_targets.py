@@ -142,18 +142,18 @@ def test_without_it_every_step_is_whole(tmp_path: Path) -> None:
     assert factors(Line(tmp_path, lag=2)) == [[1.0] * STEPS] * 3
 
 
-@pytest.mark.parametrize("mix", [0.0, 0.5])
-def test_an_interrupted_run_equals_one_that_went_on(mix: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["synthetic", "lambda_return"])
+def test_an_interrupted_run_equals_one_that_went_on(method: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
-        "stages": 3, "depth": {"method": "synthetic", "window": 6, "lag": 1}, "optimizer": {"staleness": 1.0},
-        "predictor": {"depth": {"kind": "mlp", "hidden": 8, "replay": 2, "mix": mix}},
+        "stages": 3, "depth": {"method": method, "window": 6, "lag": 1}, "optimizer": {"staleness": 1.0},
+        "predictor": {"depth": {"kind": "mlp", "hidden": 8, "replay": 2}},
     }  # fmt: skip
     launch(tiny(**settings, checkpoint={"every": 4, "keep": 9}), tmp_path / "saved")
     launch(tiny(**settings, resume=str(tmp_path / "saved"), resume_step=4), tmp_path / "part")
     launch(tiny(**settings), tmp_path / "whole")
     for way in ("saved", "part"):
         assert_same(parameters_of(tmp_path / "whole", 3), parameters_of(tmp_path / way, 3))
-    plain = {**settings, "predictor": {"depth": {"kind": "mlp", "hidden": 8, "mix": mix}}}
+    plain = {**settings, "predictor": {"depth": {"kind": "mlp", "hidden": 8}}}
     launch(tiny(**plain), tmp_path / "plain")
     whole, unlike = (parameters_of(tmp_path / way, 3) for way in ("whole", "plain"))
     assert not any(torch.equal(whole[name], unlike[name]) for name in whole)

@@ -1,4 +1,4 @@
-"""predictor.depth.mix: targets that were mixed with the true gradient, against autograd on the unsplit network."""
+"""depth=lambda_return: targets that were mixed with the true gradient, against autograd on the unsplit network."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_an_answer_in_numbers() -> None:
     stage.forward(one, step=1)
     assert stage.backward(one, step=1).activation is None
     stage.update()
-    assert stage.retell() == []
-    stage.told(1, 5 * one)
-    ((step, gradient),) = stage.retell()
+    assert stage.ready_replies() == []
+    stage.on_target(1, 5 * one)
+    ((step, gradient),) = stage.ready_replies()
     assert (step, gradient.item()) == (1, pytest.approx(1.7 * 2.8 * 2.0))
     assert [p.item() for p in module.parameters()] == pytest.approx([1.7, 2.8])
     assert all(p.grad is None for p in module.parameters())
-    stage.told(1, one)  # answered
-    assert stage.retell() == []
+    stage.on_target(1, one)  # answered
+    assert stage.ready_replies() == []
 
 
 def modules(dropout: float) -> list[Chain]:
@@ -88,8 +88,8 @@ def test_what_is_run_again_is_what_was_run_and_leaves_no_trace(dropout: float) -
         targets.append(target)
         if step >= 3:
             before = copy.deepcopy(stage.state_dict())
-            stage.told(step - 3, targets[step - 3])
-            ((answered, gradient),) = stage.retell()
+            stage.on_target(step - 3, targets[step - 3])
+            ((answered, gradient),) = stage.ready_replies()
             assert answered == step - 3
             torch.testing.assert_close(gradient, expected[answered], rtol=1e-12, atol=1e-14)
             after = stage.state_dict()
@@ -110,8 +110,8 @@ def test_chunks_are_computed_again() -> None:
         stage = RetellingStage(own, sgd(own), mix=0.5, memory=2, chunk=chunk)
         stage.forward(value, step=1)
         stage.backward(value, step=1)
-        stage.told(1, target)
-        found.append(stage.retell()[0].gradient)
+        stage.on_target(1, target)
+        found.append(stage.ready_replies()[0].gradient)
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
 
 
@@ -123,12 +123,12 @@ def test_the_oldest_two_are_answered_and_no_more_than_memory_wait() -> None:
         stage.backward(one, step=step)
         stage.update()
     for step in (4, 1, 3, 2):
-        stage.told(step, step * one)
+        stage.on_target(step, step * one)
     twin = copy.deepcopy(module)
     two = RetellingStage(twin, sgd(twin), mix=1.0, memory=3)
     two.load_state_dict(copy.deepcopy(stage.state_dict()))
     for each in (stage, two):
-        answers = [each.retell(), each.retell(), each.retell()]
+        answers = [each.ready_replies(), each.ready_replies(), each.ready_replies()]
         assert [[step for step, _ in some] for some in answers] == [[2, 3], [4], []]  # the first was given up
         assert answers[1][0].gradient.item() == pytest.approx(4 * module.weight.item())
 
@@ -137,9 +137,9 @@ def mixed(mix: float, lag: int | None = 1, stages: int = 3, **changes: Any) -> d
     """Settings: predictors that learn from the first step on, and predict something soon."""
     return {
         "stages": stages,
-        "depth": {"method": "synthetic", "window": 8, "lag": lag},
+        "depth": {"method": "lambda_return", "window": 8, "lag": lag, "lambda_depth": mix},
         "predictor": {
-            "depth": {"kind": "critic", "learning_rate": 0.05, "mix": mix},
+            "depth": {"kind": "critic", "learning_rate": 0.05},
             "time": {"kind": "critic", "hidden": 8, "lookahead": 2},
         },
         **changes,
@@ -251,8 +251,8 @@ def test_a_target_is_so_many_steps_late_per_edge(lag: int, tmp_path: Path) -> No
 
 
 def test_without_mixing_nothing_is_kept_and_no_edge_shares_its_window(tmp_path: Path) -> None:
-    for mix, method, kept in ((0.0, "synthetic", False), (0.5, "synthetic", True), (0.5, "backprop", False)):
-        settings = mixed(mix, None)
+    for method, kept in (("synthetic", False), ("lambda_return", True), ("backprop", False)):
+        settings = mixed(0.5, None)
         settings["depth"] = {"method": method, "window": 8}
         line = Line(tmp_path, **settings)
         assert [isinstance(w.stage, RetellingStage) for w in line.workers] == [False, kept, False]
@@ -261,17 +261,17 @@ def test_without_mixing_nothing_is_kept_and_no_edge_shares_its_window(tmp_path: 
 
 @pytest.mark.parametrize(("window", "faults"), [(2, []), (5, []), (5, [lost(2), lost(6)]), (6, [late(3, 1), twice(7)])])
 def test_a_free_run_ends_and_no_more_than_w_windows_wait(faults: Any, window: int, tmp_path: Path) -> None:
-    settings = mixed(0.5, None, depth={"method": "synthetic", "window": window})
+    settings = mixed(0.5, None, depth={"method": "lambda_return", "window": window})
     line = Line(tmp_path, faults, **settings, evaluate={"every": 5, "windows": 3, "probe": 4})
     stage, held = line.workers[1].stage, []
     assert isinstance(stage, RetellingStage)
-    retell = stage.retell
+    ready_replies = stage.ready_replies
 
     def watched() -> Any:
         held.append(len(stage.state_dict()["windows"]))
-        return retell()
+        return ready_replies()
 
-    stage.retell = watched  # type: ignore[method-assign]
+    stage.ready_replies = watched  # type: ignore[method-assign]
     line.run()
     assert len(held) == STEPS
     assert max(held) <= window + 2

@@ -19,7 +19,7 @@ from tests.dni.data.test_sequential_mnist import write
 from tests.support.runs import tiny
 from workers.build.model import build_chains
 from workers.cli.evaluate import main
-from workers.config.settings import from_any
+from workers.config.convert import from_any
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
 

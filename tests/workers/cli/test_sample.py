@@ -20,8 +20,8 @@ from dni.errors import ConfigError
 from tests.support.runs import tiny
 from workers.cli.evaluate import evaluate, load_parts, trained_settings
 from workers.cli.sample import Taste, main, open_writer
+from workers.config.convert import to_plain
 from workers.config.schema import DataKind
-from workers.config.settings import to_plain
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
 from workers.storage.vocabulary import VOCABULARY

@@ -16,6 +16,8 @@ from workers.cli.sweep import combinations
 from workers.cli.train import main
 from workers.launch.launcher import run_stages
 
+pytestmark = pytest.mark.usefixtures("own_logging")
+
 QUICK = (*SMALL, *LOCAL, "depth=backprop", "steps=2", "hydra.sweep.dir=sweep")
 
 

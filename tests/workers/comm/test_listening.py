@@ -18,7 +18,8 @@ from tests.support.listening import listening
 from tests.support.runs import tiny
 from tests.workers.launch.test_external import free_ports
 from workers.build.data import resolve
-from workers.config.settings import Config, to_plain
+from workers.config.convert import to_plain
+from workers.config.settings import Config
 from workers.launch.cluster_environment import Seat
 from workers.launch.launcher import launch, launch_later_stage
 from workers.launch.store import meet
@@ -56,6 +57,7 @@ def test_threads(kind: str, tmp_path: Path) -> None:
     assert run.found == LOOPBACK
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "method"), [("torch_distributed", "synthetic"), ("grpc", "1f1b")])
 def test_processes(kind: str, method: str, tmp_path: Path) -> None:
     config = tiny(depth={"method": method}, transport={"kind": kind}, launch={"mode": "processes"})

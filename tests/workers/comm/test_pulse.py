@@ -88,6 +88,7 @@ def test_two_that_wait_for_each_other_are_both_named(stages: Stages) -> None:
         stages.ends[1][2].receive(1.0)
 
 
+@pytest.mark.long
 def test_a_stopped_process_is_named_by_who_waits_for_one_that_waits_for_it() -> None:
     with child("listen") as process, ExitStack() as opened:
         last = torch_distributed_connect(address_of(process), replace(SERVER, stage=1), timeout_s=5)

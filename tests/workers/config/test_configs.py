@@ -5,32 +5,30 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import workers.conf
-from omegaconf import OmegaConf
 
+import dni.experimental
+import dni.methods.base
+import workers.config.validation.check
 from dni.errors import ConfigError
 from tests.support.commands import LOCAL, SMALL, run, settings
+from tests.support.options import from_words
 from workers.cli.train import exit_codes
-from workers.config.settings import from_any, to_plain
-from workers.config.validation import check as rules
-from workers.config.validation import clocks as clock_rules
-from workers.config.validation import depth as depth_rules
-from workers.config.validation import images as image_rules
-from workers.config.validation import launch as launch_rules
-from workers.config.validation import ranges
-from workers.config.validation import training as training_rules
+from workers.config.convert import from_any, to_plain
 from workers.config.validation.check import check
 from workers.launch.launcher import launch
 
 CONF = Path(workers.conf.__path__[0])
+RULES = Path(workers.config.validation.check.__file__).parent
+METHODS_OF_DNI, EXPERIMENTAL = Path(dni.methods.base.__file__).parent, Path(dni.experimental.__file__).parent
 OPTIONS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
 OPTIONS = {group: names for group, names in OPTIONS.items() if names}
 ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name in names]
-METHODS = ("depth", "time", "transport", "predictor")
 
 #: Options that do not go with the defaults, and what they need.
 NEEDS = {
@@ -59,18 +57,18 @@ def test_every_option_composes_and_can_be_run(option: str) -> None:
 
 
 @pytest.mark.parametrize("depth", OPTIONS["depth"])
-def test_every_combination_of_methods_composes_and_can_be_run(depth: str) -> None:
-    for names in itertools.product([depth], *(OPTIONS[group] for group in METHODS[1:])):
-        if names[-1] == "conv":  # of images, which have no cut in time
-            continue
-        config = settings(*(f"{group}={name}" for group, name in zip(METHODS, names, strict=True)))
-        if names[:2] == ("delayed", "synthetic"):
+def test_every_pair_of_a_method_in_depth_and_others_composes_and_can_be_run(depth: str) -> None:
+    """All pairs of methods in depth and in time, and beside them every transport and every predictor in turn."""
+    predictors = [name for name in OPTIONS["predictor"] if name != "conv"]  # of images, which have no cut in time
+    pairs = itertools.product(OPTIONS["time"], OPTIONS["transport"])
+    for (time, transport), predictor in zip(pairs, itertools.cycle(predictors), strict=False):
+        config = settings(f"depth={depth}", f"time={time}", f"transport={transport}", f"predictor={predictor}")
+        if (depth, time) == ("delayed", "synthetic"):
             continue  # refused, see below
-        if config.pipelined and (names[1] not in ("truncated", "full") or names[2] == "local"):
-            continue  # refused: test_pipelined
+        if config.pipelined and (time not in ("truncated", "full") or transport == "local"):
+            continue  # refused: test_pipeline_rules
         check(config)
-        chosen = (config.depth.method.name, config.time.method.name, config.transport.kind.name)
-        assert chosen == names[:3]
+        assert (config.depth.name, config.time.method.name, config.transport.kind.name) == (depth, time, transport)
 
 
 TWO = "data.kind=two_clocks model.kind=two_clocks"
@@ -89,10 +87,16 @@ REFUSED = {
     "a step may be 3 late: set depth.window=6 or more",
     "depth.method=delayed time.method=synthetic": "depth=delayed goes back too late for "
     "time=synthetic: use time=truncated (or depth=synthetic)",
-    "predictor.depth.mix=1.5": "predictor.depth.mix=1.5 must be at most 1: from 0, where every target starts from the "
-    "next prediction, to 1, where it starts from the loss",
-    "predictor.depth.mix=0.5 depth.lag=1": "predictor.depth.mix=0.5 shares depth.window=4 among 3 edges, on each of "
-    "which a target may be 1 late: set depth.window=6 or more (or predictor.depth.mix=0)",
+    **{
+        f"depth.method=lambda_return depth.lambda_depth={share}": f"depth.lambda_depth={share} must be above 0 and at "
+        "most 1, where every target starts from the loss (or use depth=synthetic, where each starts from the next "
+        "prediction)"
+        for share in (0.0, 1.5)
+    },
+    "depth.method=lambda_return depth.lag=1": "depth=lambda_return shares depth.window=4 among 3 edges, on each of "
+    "which a target may be 1 late: set depth.window=6 or more (or use depth=synthetic)",
+    "depth.method=lambda_return depth.inputs=synthetic": "depth=lambda_return makes targets from every window that "
+    "came, and depth.inputs=synthetic goes ahead of them: set depth.inputs=received (or use depth=synthetic)",
     "optimizer.staleness=0.5 depth.method=local": "optimizer.staleness=0.5 shortens the steps of late gradients, and "
     "with depth=local none is late: set optimizer.staleness=0 (or depth=synthetic)",
     "evaluate.probe=9 time.method=full depth.method=delayed": "evaluate.probe=9 has nothing to measure, for no "
@@ -236,9 +240,9 @@ REFUSED = {
     "know how many steps lane_steps=900 will be, for the sequences grow: set optimizer.decay_steps",
     "optimizer.schedule=cosine optimizer.warmup_steps=50 steps=50": "optimizer.warmup_steps=50 leaves none of the 50 "
     "steps of optimizer.schedule=cosine: set optimizer.warmup_steps=5, say",
-    "depth.update_probability=0.5 predictor.depth.mix=0.5 depth.window=9": "predictor.depth.mix=0.5 makes targets from "
-    "every window that came, and depth.update_probability=0.5 depth.inputs=received leaves some out or goes ahead of "
-    "them: set predictor.depth.mix=0 (or depth.update_probability=1 and depth.inputs=received)",
+    "depth.update_probability=0.5 depth.method=lambda_return": "depth.update_probability=0.5 leaves steps without a "
+    "gradient, and depth=lambda_return would wait for it: use depth=synthetic or depth=local (or "
+    "depth.update_probability=1)",
     "depth.update_probability=1.5": "depth.update_probability=1.5 must be at most 1, with which every stage updates at "
     "every step",
     "depth.update_probability=0.5 depth.method=backprop": "depth.update_probability=0.5 leaves steps without a "
@@ -263,7 +267,7 @@ REFUSED = {
     **{
         f"depth.clocks=[1,1,2,2] depth.method={method}": "depth.clocks=[1,1,2,2] tells when a gradient is asked for, "
         f"and depth={method} asks for none then: use depth=synthetic or depth=backprop (or depth.clocks=[])"
-        for method in ("local", "delayed")
+        for method in ("local", "delayed", "lambda_return")
     },
     "depth.clocks=[1,1,1,2] time.method=synthetic": "depth.clocks=[1,1,1,2]: what lies beside a window is not what a "
     "slower stage reads next: set predictor.time.kind=mlp predictor.time.context=none (or time=truncated)",
@@ -273,7 +277,7 @@ REFUSED = {
         f"depth.clocks=[1,1,1,2] {key}={asked}": f"{key}={asked} counts on stages that work at every step, for one "
         f"task: set {key}={needed} (or depth.clocks=[] and another data than two_clocks)"
         for key, asked, needed in (("depth.update_probability", 0.5, 1.0), ("depth.inputs", "synthetic", "received"),
-                                   ("predictor.depth.mix", 0.5, 0.0), ("optimizer.staleness", 0.5, 0.0))
+                                   ("optimizer.staleness", 0.5, 0.0))
     },
     "data.kind=two_clocks": "data=two_clocks does not go with model=lstm: data=two_clocks and model=two_clocks go "
     "together only (experiment=two_clocks has both)",
@@ -312,11 +316,12 @@ REFUSED = {
     **{f"{key}=nan": f"{key}=nan must be 0 or more, and finite" for key in (
         "transport.delay_ms", "optimizer.momentum", "predictor.depth.learning_rate", "predictor.time.learning_rate",
         "predictor.depth.match", "predictor.time.match", "predictor.depth.scale", "predictor.time.scale",
-        "predictor.time.lambda_", "predictor.time.auxiliary", "predictor.depth.mix", "optimizer.staleness",
+        "predictor.time.lambda_", "predictor.time.auxiliary", "optimizer.staleness",
         "predictor.depth.fade",
         "optimizer.weight_decay", "optimizer.momentum_decay", "data.noise", "predictor.inputs.learning_rate",
         "emulate.forward_ms", "emulate.backward_ms", "emulate.cut_ms",
     )},
+    "depth.method=lambda_return depth.lambda_depth=nan": "depth.lambda_depth=nan must be 0 or more, and finite",
     **{f"{key}=1": f"{key}=1.0 must be 0 or more, and below 1" for key in (
         "model.dropout", "optimizer.beta1", "optimizer.beta2", "optimizer.final",
     )},
@@ -329,7 +334,7 @@ REFUSED = {
 
 def refused(overrides: str) -> pytest.ExceptionInfo[ConfigError]:
     with pytest.raises(ConfigError) as info:
-        check(from_any(OmegaConf.from_dotlist(overrides.split())))
+        check(from_any(from_words(overrides)))
     return info
 
 
@@ -350,7 +355,7 @@ def test_a_broken_rule_says_what_to_type(overrides: str) -> None:
     ],
 )
 def test_a_probe_of_either_cut_can_be_run(overrides: str) -> None:
-    check(from_any(OmegaConf.from_dotlist(overrides.split())))
+    check(from_any(from_words(overrides)))
 
 
 @pytest.mark.parametrize(
@@ -362,18 +367,25 @@ def test_a_probe_of_either_cut_can_be_run(overrides: str) -> None:
     ],
 )
 def test_stages_on_several_machines_can_be_run(overrides: str) -> None:
-    check(from_any(OmegaConf.from_dotlist(overrides.split())))
+    check(from_any(from_words(overrides)))
+
+
+def raised_in(paths: Iterable[Path]) -> set[tuple[Path, int]]:
+    """File and line of every `raise ConfigError` in these files."""
+    return {
+        (path, node.lineno)
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise) and "ConfigError" in ast.unparse(node)
+    }
 
 
 def test_every_rule_was_broken() -> None:
-    all_rules = {
-        (Path(module.__file__), node.lineno)
-        for module in (rules, clock_rules, depth_rules, image_rules, launch_rules, ranges, training_rules)
-        for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
-        if isinstance(node, ast.Raise)
-    }
     ends = [refused(overrides).traceback[-1] for overrides in REFUSED]
-    assert {(Path(end.path), end.lineno + 1) for end in ends} == all_rules
+    broken = {(Path(end.path), end.lineno + 1) for end in ends}
+    elsewhere = {"pipelines.py", "pipelined.py", "nccl.py"}  # tests/workers/config/test_pipeline_rules.py, test_nccl.py
+    rules = [*RULES.glob("*.py"), *METHODS_OF_DNI.glob("*.py"), *EXPERIMENTAL.glob("*.py")]
+    assert broken == raised_in(path for path in rules if path.name not in elsewhere)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) -> str:
@@ -395,11 +407,14 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
     [
         ("nosuch=1", r"Could not override 'nosuch'.*dni-train --cfg job"),
         ("+nosuch=1", r"Key 'nosuch' not in 'Config'.*dni-train --cfg job"),
-        ("depth.nosuch=1", r"depth\.nosuch: Key 'nosuch' not in 'DepthConfig'.*dni-train --cfg job"),
+        ("depth.nosuch=1", r"Could not override 'depth\.nosuch'.*dni-train --cfg job"),
+        ("+depth.nosuch=1", r"depth\.nosuch: Synthetic has no such setting; it has: window, lag, inputs, "),
+        ("depth.method=local", r"Could not override 'depth\.method'.* \(it is written depth=NAME, or depth\._target_="),
+        ("depth.windw=3", r"did you mean `depth\.window`"),
         (
             "depth=nosuch",
             r"Could not find 'depth/nosuch' Available options in 'depth': 1f1b backprop delayed gpipe interleaved_1f1b "
-            "local synthetic zero_bubble",
+            "lambda_return local synthetic zero_bubble",
         ),
         ("experiment=nosuch", r"Available options in 'experiment': .*demo mnist smoke"),
         ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),

@@ -116,6 +116,7 @@ def test_what_is_not_finite_has_a_summary_too(method: str, tmp_path: Path) -> No
     assert 0 < steps < STEPS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["local", "1f1b"])
 def test_in_processes(method: str, tmp_path: Path) -> None:
     processes = {"transport": {"kind": "grpc"}, "launch": {"mode": "processes"}}

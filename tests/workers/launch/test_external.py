@@ -55,6 +55,7 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_two_processes_with_a_list_of_addresses_heed_what_an_engine_tells_all_of_them(tmp_path: Path) -> None:
     peers = ",".join(f"127.0.0.1:{port}" for port in free_ports(2))

@@ -18,7 +18,7 @@ from tests.support.commands import LOCAL, SMALL, Command, children, settings, su
 from tests.support.runs import assert_same, parameters_of
 from workers.build.data import resolve
 from workers.cli.train import exit_codes
-from workers.config.settings import to_plain
+from workers.config.convert import to_plain
 from workers.launch import launcher
 from workers.launch.launcher import launch
 from workers.launch.threads import run_threads

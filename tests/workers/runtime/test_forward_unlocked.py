@@ -23,7 +23,8 @@ from workers.build.interfaces import depth_interface
 from workers.build.stage import build_stage
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.base import ChannelEnd
-from workers.config.settings import Config, to_plain
+from workers.config.convert import to_plain
+from workers.config.settings import Config
 from workers.launch.launcher import launch
 from workers.launch.threads import run_threads
 from workers.runtime.assembly import assemble

@@ -84,7 +84,8 @@ def test_it_equals_plain_backpropagation(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """With carried state, resets, clipping of every part of the model and, in Adam's runs, a schedule of the rate."""
-    depth = {"microbatches": microbatches, "chunks": chunks}
+    several = {"chunks": chunks} if method in ("interleaved_1f1b", "zero_bubble") else {}
+    depth = {"microbatches": microbatches, **several}
     config = piped(method, stages=stages, depth=depth, optimizer=optimizer, evaluate={"every": 8})
     records = succeeded(ranks.run(config, tmp_path / "pipe"))
     locked = {"stages": config.parts, "depth": {"method": "backprop"}, "model": {"units": 8, "layers": 7}}
@@ -98,6 +99,7 @@ def test_it_equals_plain_backpropagation(
     assert {("train", 5), ("train", 10), ("valid", 8), ("valid", 10)} == told.keys()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("method", ["gpipe", "zero_bubble"])
 def test_a_curriculum_of_whole_sequences_grows_as_with_backprop(method: str, ranks: Ranks, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from tests.support.records import plain, probe, train, valid
 from tests.support.runs import tiny
 from workers.build.data import resolve
 from workers.build.model import build_chains
-from workers.config.settings import Config, to_plain
+from workers.config.convert import fingerprint, to_plain
+from workers.config.settings import Config
 from workers.launch.launcher import launch
 from workers.tracking.monitor import Monitor
 from workers.tracking.tensorboard import keep_settings
@@ -146,7 +147,7 @@ def test_the_settings_stand_beside_the_figures_of_the_summary(tmp_path: Path) ->
     summary = launch(locked(steps=4, model={"units": 8, "cut_at": ["lstm2"]}), tmp_path).summary
     events = read(tmp_path)
     settings = settings_of(events)
-    assert (settings["depth.method"], settings["optimizer.clip"]) == ("backprop", 1e-3)
+    assert (settings["depth._target_"], settings["optimizer.clip"]) == ("dni.methods.backprop.Backprop", 1e-3)
     assert settings["model.cut_at"] == "['lstm2']"
     assert "resume" not in settings  # null
     for tag, (section, key) in {
@@ -165,7 +166,7 @@ def test_the_switch_leaves_tensorboard_out_and_changes_nothing_else(tmp_path: Pa
     assert not (tmp_path / "off" / "tensorboard").exists()
     assert (tmp_path / "on" / "tensorboard").is_dir()
     assert off["valid"] == on["valid"]
-    assert replace(config, tensorboard=False).fingerprint() == config.fingerprint()
+    assert fingerprint(replace(config, tensorboard=False)) == fingerprint(config)
 
 
 def test_settings_that_cannot_be_written_end_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,6 @@ from dni.errors import ConfigError
 from workers.config.schema import (
     Context,
     DataKind,
-    DepthMethod,
     ModelKind,
     PredictorKind,
     TimeMethod,
@@ -36,20 +35,7 @@ def check(config: Config) -> None:
     check_launch(config)
     check_backend(config)
     depth, time, data = config.depth, config.time, config.data
-    if depth.lag is not None and depth.lag >= depth.window:
-        raise ConfigError(
-            f"depth.lag={depth.lag} does not fit depth.window={depth.window}: the target of step t - lag must still be "
-            f"in flight; set depth.window={depth.lag + 1} or more (or depth.lag=null)"
-        )
-    if depth.method is DepthMethod.delayed:
-        _check_delayed(config)
-    if config.mix:
-        _check_mix(config)
-    if config.optimizer.staleness and depth.method not in (DepthMethod.synthetic, DepthMethod.delayed):
-        raise ConfigError(
-            f"optimizer.staleness={config.optimizer.staleness} shortens the steps of late gradients, and with "
-            f"depth={depth.method.name} none is late: set optimizer.staleness=0 (or depth=synthetic)"
-        )
+    depth.check(config)
     if config.whole_sequences and data.sequence is None and data.kind is DataKind.text:
         raise ConfigError(
             f"time={time.method.name} backpropagates through whole sequences: set data.sequence to their length, "
@@ -104,38 +90,10 @@ def check(config: Config) -> None:
         )
     cuts = len(config.model.cut_at)
     if cuts and cuts != config.parts - 1:
-        chunks = f" depth.chunks={config.depth.chunks}" if config.parts > config.stages else ""
+        chunks = f" depth.chunks={config.parts // config.stages}" if config.parts > config.stages else ""
         raise ConfigError(
             f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}{chunks}: "
             "change one, or set model.cut_at=[] to cut by balance"
-        )
-
-
-def _check_delayed(config: Config) -> None:
-    edges, each = config.stages - 1, max(1, config.depth.lag or 0)
-    if config.depth.window < each * edges:
-        raise ConfigError(
-            f"depth=delayed shares depth.window={config.depth.window} among {edges} edges, on each of which a step may "
-            f"be {each} late: set depth.window={each * edges} or more"
-        )
-    if config.time.method is TimeMethod.synthetic:
-        raise ConfigError(
-            "depth=delayed goes back too late for time=synthetic: use time=truncated (or depth=synthetic)"
-        )
-
-
-def _check_mix(config: Config) -> None:
-    edges, late = config.stages - 1, config.depth.lag or 0
-    if config.mix > 1:
-        raise ConfigError(
-            f"predictor.depth.mix={config.mix} must be at most 1: from 0, where every target starts from the next "
-            "prediction, to 1, where it starts from the loss"
-        )
-    if config.depth.window < (late + 1) * edges:
-        raise ConfigError(
-            f"predictor.depth.mix={config.mix} shares depth.window={config.depth.window} among {edges} edges, on each "
-            f"of which a target may be {late} late: set depth.window={(late + 1) * edges} or more (or "
-            "predictor.depth.mix=0)"
         )
 
 
@@ -201,7 +159,7 @@ def _check_probe(config: Config) -> None:
             f"{asked} keeps all activations of a sequence, which time=checkpointed is there to avoid: "
             "set evaluate.probe=null (or time=full)"
         )
-    true = config.stages == 1 or config.depth.method in (DepthMethod.backprop, DepthMethod.delayed)
+    true = config.stages == 1 or not config.depth.predicts
     if true and (config.whole_sequences or config.model.kind is ModelKind.mlp):
         raise ConfigError(
             f"{asked} has nothing to measure, for no gradient is cut in time or predicted in depth: "

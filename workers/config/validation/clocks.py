@@ -5,11 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 from dni.errors import ConfigError
-from workers.config.schema import Context, DataKind, DepthMethod, ModelKind, TimeMethod
+from workers.config.schema import Context, DataKind, ModelKind, TimeMethod
 from workers.config.settings import Config
-
-#: Where a stage waits for a true gradient at a tick, or predicts it.
-_WITH_GRADIENT = (DepthMethod.backprop, DepthMethod.synthetic)
 
 
 def check_clocks(config: Config) -> None:
@@ -39,7 +36,6 @@ def _check_alone(config: Config) -> None:
     plain = {
         "depth.update_probability": (config.depth.update_probability, 1.0),
         "depth.inputs": (config.depth.inputs.name, "received"),
-        "predictor.depth.mix": (config.mix, 0.0),
         "optimizer.staleness": (config.optimizer.staleness, 0.0),
     }
     for key, (asked, needed) in plain.items():
@@ -51,7 +47,7 @@ def _check_alone(config: Config) -> None:
 
 
 def _check_clocks(config: Config) -> None:
-    clocks, method = config.depth.clocks, config.depth.method
+    clocks = config.depth.clocks
     asked = f"depth.clocks=[{','.join(map(str, clocks))}]"
     if len(clocks) != config.stages:
         raise ConfigError(
@@ -62,9 +58,9 @@ def _check_clocks(config: Config) -> None:
             f"{asked} must begin with 1 and go on in multiples, each of the one before: "
             f"depth.clocks=[{','.join(str(2**k) for k in range(config.stages))}], say"
         )
-    if method not in _WITH_GRADIENT:
+    if not config.depth.multi_rate:
         raise ConfigError(
-            f"{asked} tells when a gradient is asked for, and depth={method.name} asks for none then: use "
+            f"{asked} tells when a gradient is asked for, and depth={config.depth.name} asks for none then: use "
             "depth=synthetic or depth=backprop (or depth.clocks=[])"
         )
     if config.time.method is TimeMethod.synthetic and config.predictor.time.context is not Context.none:
@@ -81,10 +77,10 @@ def _check_two(config: Config) -> None:
             f"data=two_clocks needs network A alone in the first of two or more stages, not stages={config.stages} "
             f"model.cut_at=[{','.join(cut_at)}]: set stages=2 model.cut_at=[lstm_b]"
         )
-    if config.depth.method not in _WITH_GRADIENT:
+    if not config.depth.multi_rate:
         raise ConfigError(
             f"data=two_clocks adds the gradient of the message to that of A's own task, and "
-            f"depth={config.depth.method.name} has none: use depth=synthetic or depth=backprop"
+            f"depth={config.depth.name} has none: use depth=synthetic or depth=backprop"
         )
     if config.time.method is not TimeMethod.truncated:
         raise ConfigError(f"data=two_clocks goes with time=truncated, not with time={config.time.method.name}")

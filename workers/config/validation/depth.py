@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dni.errors import ConfigError
-from workers.config.schema import Context, DataKind, DepthMethod, InputKind, ModelKind, PredictorKind, TimeMethod
+from dni.methods.base import InputKind
+from dni.methods.synthetic import Synthetic
+from workers.config.schema import Context, DataKind, ModelKind, PredictorKind, TimeMethod
 from workers.config.settings import Config
 
 
@@ -13,19 +15,6 @@ def check_depth(config: Config) -> None:
         _check_irregular(config)
     if config.depth.inputs is InputKind.synthetic:
         _check_inputs(config)
-    if config.mix:
-        _check_alone(config)
-
-
-def _check_alone(config: Config) -> None:
-    """Mixed targets are answers to every window a stage received."""
-    depth, asked = config.depth, f"predictor.depth.mix={config.mix}"
-    if depth.update_probability != 1 or depth.inputs is InputKind.synthetic:
-        raise ConfigError(
-            f"{asked} makes targets from every window that came, and depth.update_probability="
-            f"{depth.update_probability} depth.inputs={depth.inputs.name} leaves some out or goes ahead of them: set "
-            "predictor.depth.mix=0 (or depth.update_probability=1 and depth.inputs=received)"
-        )
 
 
 def _check_irregular(config: Config) -> None:
@@ -33,9 +22,9 @@ def _check_irregular(config: Config) -> None:
     asked, cut = f"depth.update_probability={config.depth.update_probability}", config.predictor.time
     if config.depth.update_probability > 1:
         raise ConfigError(f"{asked} must be at most 1, with which every stage updates at every step")
-    if config.depth.method not in (DepthMethod.synthetic, DepthMethod.local):
+    if not config.depth.skips_steps:
         raise ConfigError(
-            f"{asked} leaves steps without a gradient, and depth={config.depth.method.name} would wait for it: use "
+            f"{asked} leaves steps without a gradient, and depth={config.depth.name} would wait for it: use "
             "depth=synthetic or depth=local (or depth.update_probability=1)"
         )
     guesses = cut.kind is PredictorKind.critic and cut.context is Context.window
@@ -49,10 +38,10 @@ def _check_irregular(config: Config) -> None:
 def _check_inputs(config: Config) -> None:
     """Every stage reads the data for itself, and waits neither for a gradient nor for an activation."""
     asked, kind = "depth.inputs=synthetic", config.data.kind
-    if config.depth.method is not DepthMethod.synthetic:
+    if not isinstance(config.depth, Synthetic):
         raise ConfigError(
             f"{asked} is for stages that do not wait for gradients either, and answers with synthetic ones: use "
-            f"depth=synthetic, not depth={config.depth.method.name} (or depth.inputs=received)"
+            f"depth=synthetic, not depth={config.depth.name} (or depth.inputs=received)"
         )
     if kind in (DataKind.copy, DataKind.repeat_copy) and config.data.length is None:
         raise ConfigError(

@@ -6,28 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from dni.errors import ConfigError
-from workers.config.schema import AUTO, CHUNKED, DepthMethod, TimeMethod
+from dni.methods.pipelined import Pipelined
+from workers.config.schema import AUTO, TimeMethod
 from workers.config.settings import Config
 from workers.config.validation.images import IMAGE_MODELS
 
 
 def check_pipelines(config: Config) -> None:
-    """Refuse what torch's pipelines cannot do, or what only they can. Raises ConfigError."""
-    depth, name = config.depth, f"depth={config.depth.method.name}"
-    if depth.chunks != 2 and depth.method not in CHUNKED:
-        raise ConfigError(
-            f"depth.chunks={depth.chunks} is for stages that hold several parts of the model, and with {name} each "
-            "holds one: use depth=interleaved_1f1b or depth=zero_bubble (or depth.chunks=2)"
-        )
+    """Refuse what torch's pipelines cannot do. Raises ConfigError."""
     if config.pipelined:
+        name = f"depth={config.depth.name}"
         _check_method(config, name)
         _check_elsewhere(config, name)
-        _check_microbatches(config, name)
-    elif depth.microbatches is not None:
-        raise ConfigError(
-            f"depth.microbatches={depth.microbatches}: {name} takes a batch as a whole: use depth=gpipe, say (or "
-            "depth.microbatches=null)"
-        )
+        _check_batch_norm(config)
 
 
 def check_devices(config: Config, devices: Sequence[str]) -> None:
@@ -35,14 +26,12 @@ def check_devices(config: Config, devices: Sequence[str]) -> None:
     gpus = [device for device in devices if device.startswith("cuda")]
     if config.pipelined and gpus and (len(gpus) < len(devices) or len({*gpus}) < len(gpus)):
         raise ConfigError(
-            f"depth={config.depth.method.name} needs a GPU of its own for every stage, or none at all, not "
+            f"depth={config.depth.name} needs a GPU of its own for every stage, or none at all, not "
             f"devices=[{','.join(devices)}]: set devices=[cpu], say"
         )
 
 
 def _check_method(config: Config, name: str) -> None:
-    if config.stages == 1:
-        raise ConfigError(f"{name} needs two stages or more, and stages=1: set stages=2, say (or depth=backprop)")
     if config.time.method not in (TimeMethod.truncated, TimeMethod.full):
         raise ConfigError(
             f"{name} takes no gradient of a carried state, which time={config.time.method.name} would give: use "
@@ -80,28 +69,11 @@ def _check_elsewhere(config: Config, name: str) -> None:
             )
 
 
-def _check_microbatches(config: Config, name: str) -> None:
-    batch, count, stages = config.data.batch, config.microbatches, config.stages
-    asked = f"depth.microbatches={config.depth.microbatches or f'null, which is {count},'}"
-    if batch % count:
-        raise ConfigError(
-            f"{asked} does not divide data.batch={batch} into equal parts: set "
-            f"data.batch={-(-batch // count) * count}, say"
-        )
+def _check_batch_norm(config: Config) -> None:
+    batch, count = config.data.batch, config.microbatches
     if config.model.kind in IMAGE_MODELS and batch == count:
+        assert isinstance(config.depth, Pipelined)
         raise ConfigError(
-            f"{asked} leaves one example in each, and model={config.model.kind.name} has batch norm: set "
-            f"data.batch={2 * count} or more"
-        )
-    if config.depth.method is DepthMethod["1f1b"] and count < stages:
-        raise ConfigError(
-            f"{asked} are fewer than the {stages} stages of {name}: set depth.microbatches={stages} or more (or use "
-            "depth=gpipe)"
-        )
-    if config.depth.method is DepthMethod["interleaved_1f1b"] and config.depth.chunks == 1:
-        raise ConfigError("depth.chunks=1 leaves depth=interleaved_1f1b nothing to interleave: use depth=1f1b")
-    if config.depth.method in CHUNKED and count % max(1, count // stages):
-        raise ConfigError(
-            f"{asked} cannot be dealt out evenly in rounds of {stages} stages or more: set "
-            f"depth.microbatches={count // stages * stages}, say"
+            f"{config.depth.asked(config.stages)} leaves one example in each, and model={config.model.kind.name} has "
+            f"batch norm: set data.batch={2 * count} or more"
         )

@@ -15,6 +15,7 @@ from dni.errors import HandshakeRefused, PeerTimeout, WorkerLost
 from workers.build.device import device_of
 from workers.comm.network_interface import listen_towards
 from workers.comm.transports.torch_distributed.store import join_store, open_store
+from workers.config.convert import fingerprint
 from workers.runtime.job import Job
 from workers.runtime.pipeline.roll_call import RollCall
 
@@ -91,7 +92,7 @@ def lost_neighbours(who: str = "another stage") -> Iterator[None]:
 
 def _agree(job: Job, index: int, store: Store) -> None:
     """Every stage says which run it is in; all must say what the first one says."""
-    mine = f"{job.config.fingerprint()} next step {job.start + 1}"
+    mine = f"{fingerprint(job.config)} next step {job.start + 1}"
     if index == 0:
         store.set("run", mine)
         return

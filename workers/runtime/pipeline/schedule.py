@@ -7,27 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.pipelining.schedules import (
-    PipelineScheduleMulti,
-    PipelineScheduleSingle,
-    Schedule1F1B,
-    ScheduleGPipe,
-    ScheduleInterleaved1F1B,
-    ScheduleInterleavedZeroBubble,
-)
+from torch.distributed.pipelining import schedules
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
+from dni.methods.pipelined import Chunked, Pipelined
 from dni.stages.base import Stage
 from workers.build.model import build_chains
-from workers.config.schema import CHUNKED
 from workers.config.settings import Config
 from workers.runtime.pipeline.microbatches import Lanes
 from workers.runtime.pipeline.stage import Computing, Part
-
-_ONE_PART: Mapping[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
-_SEVERAL: Mapping[str, type[PipelineScheduleMulti]] = {
-    "interleaved_1f1b": ScheduleInterleaved1F1B,
-    "zero_bubble": ScheduleInterleavedZeroBubble,
-}
 
 
 def shapes_of(config: Config, window: torch.Size, dtype: torch.dtype) -> list[torch.Size]:
@@ -90,7 +78,8 @@ def _schedule(
     config: Config, parts: list[Part], loss: Callable[[Tensor, Tensor], Tensor]
 ) -> PipelineScheduleSingle | PipelineScheduleMulti:
     logging.getLogger("torch.distributed.pipelining.schedules").setLevel(logging.CRITICAL)  # a lost stage is told by us
-    name = config.depth.method.name
-    if config.depth.method in CHUNKED:
-        return _SEVERAL[name]([*parts], config.microbatches, loss_fn=loss, scale_grads=False)
-    return _ONE_PART[name](parts[0], config.microbatches, loss_fn=loss, scale_grads=False)
+    assert isinstance(config.depth, Pipelined)
+    kind = getattr(schedules, config.depth.schedule)
+    if isinstance(config.depth, Chunked):
+        return kind([*parts], config.microbatches, loss_fn=loss, scale_grads=False)  # type: ignore[no-any-return]
+    return kind(parts[0], config.microbatches, loss_fn=loss, scale_grads=False)  # type: ignore[no-any-return]

@@ -1,0 +1,58 @@
+"""Targets in depth that are mixed with the true gradient once that has come all the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from dni.errors import ConfigError
+from dni.methods.base import InputKind, RunContext
+from dni.methods.synthetic import Synthetic
+from dni.ranges import zero_or_more
+from dni.stages.base import Stage
+from dni.stages.lambda_return import RetellingStage
+
+
+@dataclass
+class LambdaReturn(Synthetic):
+    """Synthetic gradients whose targets are lambda-returns along the depth of the network (`RetellingStage`)."""
+
+    lambda_depth: float = zero_or_more(0.5)  # [share] m: a stage answers with 1 - m of its prediction and m of the
+    # target it got itself, once that target is here. With depth.lag=n a target is n steps late per edge between its cut
+    # and the loss, n (K - 1) at the first cut, and depth.window is shared among the edges, as with depth=delayed
+
+    name: ClassVar[str] = "lambda_return"
+    skips_steps: ClassVar[bool] = False
+    multi_rate: ClassVar[bool] = False
+
+    def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
+        if last or settings["first"]:
+            return Stage(module, optimizer, **settings)
+        memory = self.window + 2
+        return RetellingStage(module, optimizer, mix=self.lambda_depth, memory=memory, **settings)
+
+    def in_flight(self, stages: int) -> int:
+        """An even share of W, as a stage keeps its windows until their targets are here."""
+        return self.window // (stages - 1)
+
+    def check(self, run: RunContext) -> None:
+        super().check(run)
+        edges, late = run.stages - 1, self.lag or 0
+        if not 0 < self.lambda_depth <= 1:
+            raise ConfigError(
+                f"depth.lambda_depth={self.lambda_depth} must be above 0 and at most 1, where every target starts from "
+                "the loss (or use depth=synthetic, where each starts from the next prediction)"
+            )
+        if self.window < (late + 1) * edges:
+            raise ConfigError(
+                f"depth=lambda_return shares depth.window={self.window} among {edges} edges, on each of which a target "
+                f"may be {late} late: set depth.window={(late + 1) * edges} or more (or use depth=synthetic)"
+            )
+        if self.inputs is InputKind.synthetic:
+            raise ConfigError(
+                "depth=lambda_return makes targets from every window that came, and depth.inputs=synthetic goes ahead "
+                "of them: set depth.inputs=received (or use depth=synthetic)"
+            )

@@ -1,0 +1,20 @@
+"""Backpropagation through the stages: each waits for the true gradient of its step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dni.interfaces.base import Interface, TrueInterface
+from dni.methods.base import CutContext, DepthMethod
+
+
+@dataclass
+class Backprop(DepthMethod):
+    """Every stage waits for the gradient of its output, as an unsplit network would."""
+
+    name: ClassVar[str] = "backprop"
+    multi_rate: ClassVar[bool] = True
+
+    def interface(self, cut: CutContext) -> Interface:
+        return TrueInterface()

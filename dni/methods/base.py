@@ -1,0 +1,101 @@
+"""What every method in depth offers: a stage, and an interface that stands for the stages that follow."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from dni.errors import ConfigError
+from dni.interfaces.base import Interface
+from dni.interfaces.synthetic import DecoupledInterface
+from dni.ranges import above_zero, one_or_more, zero_or_more
+from dni.stages.base import Stage
+
+InputKind = enum.Enum("InputKind", ["received", "synthetic"])
+
+#: The settings of a run (`workers.config.settings.Config`), whose sections a method may read in `check`.
+RunContext = Any
+
+
+@dataclass(frozen=True)
+class CutContext:
+    """The cut after a stage, for which a method makes an interface."""
+
+    index: int  #: of the stage before the cut, from 0
+    stages: int  #: of the run
+    shape: tuple[int, ...]  #: of one row of the value that is cut: (D,), or (C, H, W) of feature maps
+    classes: int  #: V, how many labels there are
+    device: torch.device  #: of the stage
+    predictor: Any  #: the section `predictor.depth`
+    predicted: Callable[[], DecoupledInterface]  #: makes an interface with the predictor of that section
+
+
+@dataclass
+class DepthMethod(ABC):
+    """Base class of the methods in depth.
+
+    A method of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of
+    the section `depth`, with those below. `interface` is all that it must have.
+    """
+
+    window: int = one_or_more(4)  # [steps] W, most unfinished frames on an edge; delayed and lambda_return: on
+    # all edges together, and steps a stage keeps
+    lag: int | None = zero_or_more(None)  # [steps] train the predictor at step t on exactly the target of step t - lag;
+    # null: on what came (delayed: go back at step t exactly through step t - lag per edge; local: a curriculum hears of
+    # losses that late)
+    inputs: InputKind = InputKind.received  # synthetic: later stages predict theirs from the data, and wait for nobody
+    update_probability: float = above_zero(1.0)  # [probability] of a stage to update at a step; if not, it passes its
+    # output on and no more
+    clocks: list[int] = field(default_factory=list)  # [steps] each stage ticks at multiples of its own; empty: always
+
+    name: ClassVar[str] = ""  #: in summaries and reports; a class that sets none has its own name
+
+    #: Stages need no gradient of theirs at a step to go on, so that `update_probability` may leave steps out.
+    skips_steps: ClassVar[bool] = False
+
+    #: Gradients or their targets are steps late, so that `optimizer.staleness` has something to shorten.
+    late: ClassVar[bool] = False
+
+    #: One gradient is asked for at every step and used at that step, so that `clocks` may say at which.
+    multi_rate: ClassVar[bool] = False
+
+    #: The gradient at the cut is a model's, which a probe may compare with the exact one.
+    predicts: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        cls.name = vars(cls).get("name", cls.__name__)
+
+    @abstractmethod
+    def interface(self, cut: CutContext) -> Interface:
+        """What answers, for the stages that follow, with dL/d output of a stage that is not the last."""
+
+    def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
+        """A stage, the last one or an earlier one; `settings` are those of `Stage`."""
+        return Stage(module, optimizer, **settings)
+
+    def learner(self, cut: CutContext) -> nn.Module | None:
+        """The module that learns at the cut, of which only names and shapes are asked; None: there is none."""
+        return None
+
+    def in_flight(self, stages: int) -> int:
+        """The most unfinished frames on one edge, of `stages` stages."""
+        return self.window
+
+    def check(self, run: RunContext) -> None:
+        """Raise ConfigError for settings of the run that cannot be trained with this method."""
+        if self.lag is not None and self.lag >= self.window:
+            raise ConfigError(
+                f"depth.lag={self.lag} does not fit depth.window={self.window}: the target of step t - lag must still "
+                f"be in flight; set depth.window={self.lag + 1} or more (or depth.lag=null)"
+            )
+        if run.optimizer.staleness and not self.late:
+            raise ConfigError(
+                f"optimizer.staleness={run.optimizer.staleness} shortens the steps of late gradients, and with "
+                f"depth={self.name} none is late: set optimizer.staleness=0 (or depth=synthetic)"
+            )

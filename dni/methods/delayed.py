@@ -1,0 +1,52 @@
+"""Delayed gradients: a stage goes on, and goes back through a step once its true gradient has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from dni.errors import ConfigError
+from dni.interfaces.base import Interface
+from dni.interfaces.delayed import DelayedInterface
+from dni.methods.base import CutContext, DepthMethod, RunContext
+from dni.stages.base import Stage
+from dni.stages.weight_stashing import StashingStage
+
+
+@dataclass
+class Delayed(DepthMethod):
+    """Asynchronous pipeline training with late, true gradients (PipeDream, Narayanan et al. 2019)."""
+
+    stash: bool = True  # go back with the weights of the forward pass: W copies, or two with accumulate=W (as in
+    # PipeDream-2BW); false: with today's, a window is run again when its gradient comes
+
+    name: ClassVar[str] = "delayed"
+    late: ClassVar[bool] = True
+
+    def interface(self, cut: CutContext) -> Interface:
+        return DelayedInterface(cut.stages - 1 - cut.index, self.lag)
+
+    def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
+        if last:
+            return Stage(module, optimizer, **settings)
+        return StashingStage(module, optimizer, stash=self.stash, **settings)
+
+    def in_flight(self, stages: int) -> int:
+        """An even share of W, as a stage keeps its windows until they have been on all edges after it."""
+        return self.window // (stages - 1)
+
+    def check(self, run: RunContext) -> None:
+        super().check(run)
+        edges, each = run.stages - 1, max(1, self.lag or 0)
+        if self.window < each * edges:
+            raise ConfigError(
+                f"depth=delayed shares depth.window={self.window} among {edges} edges, on each of which a step may "
+                f"be {each} late: set depth.window={each * edges} or more"
+            )
+        if run.time.method.name == "synthetic":
+            raise ConfigError(
+                "depth=delayed goes back too late for time=synthetic: use time=truncated (or depth=synthetic)"
+            )

@@ -1,0 +1,38 @@
+"""Local losses: each stage learns from a classifier of its own, and no gradient is sent back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from dni.interfaces.base import Interface
+from dni.interfaces.local import LocalInterface, local_head
+from dni.methods.base import CutContext, DepthMethod
+from dni.stages.base import Stage
+
+
+@dataclass
+class Local(DepthMethod):
+    """Decoupled greedy learning (Belilovsky et al. 2019, arXiv 1901.08164).
+
+    The classifier has `predictor.depth.hidden` units and learns at the rate `predictor.depth.learning_rate`.
+    """
+
+    name: ClassVar[str] = "local"
+    skips_steps: ClassVar[bool] = True
+    predicts: ClassVar[bool] = True
+
+    def interface(self, cut: CutContext) -> Interface:
+        settings = {"classes": cut.classes, "hidden": cut.predictor.hidden}
+        rate = cut.predictor.learning_rate
+        return LocalInterface(math.prod(cut.shape), **settings, learning_rate=rate, device=cut.device)
+
+    def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
+        return Stage(module, optimizer, **{**settings, "first": True})  # no stage sends a gradient back
+
+    def learner(self, cut: CutContext) -> nn.Module:
+        return local_head(math.prod(cut.shape), cut.classes, cut.predictor.hidden)

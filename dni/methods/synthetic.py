@@ -1,0 +1,31 @@
+"""Synthetic gradients: a model predicts the gradient at the cut, and the stage updates at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from dni.interfaces.base import Interface
+from dni.methods.base import CutContext, DepthMethod
+
+
+@dataclass
+class Synthetic(DepthMethod):
+    """A predicted gradient now, its target later: decoupled neural interfaces (Jaderberg et al. 2017).
+
+    The predictor is that of the section `predictor.depth`.
+    """
+
+    name: ClassVar[str] = "synthetic"
+    skips_steps: ClassVar[bool] = True
+    late: ClassVar[bool] = True
+    multi_rate: ClassVar[bool] = True
+    predicts: ClassVar[bool] = True
+
+    def interface(self, cut: CutContext) -> Interface:
+        return cut.predicted()
+
+    def learner(self, cut: CutContext) -> nn.Module:
+        return cut.predicted().predictor

@@ -1,0 +1,31 @@
+"""Short names of the package's own plug-ins, for settings that tests write down: `depth={"method": "local"}`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).parents[2] / "conf"
+
+#: The key of a short name, by section.
+SHORT = {"depth": "method"}
+
+
+def spelled_out(settings: Any) -> dict[str, Any]:
+    """The same settings with `_target_` in the place of every short name."""
+    plain = OmegaConf.to_container(OmegaConf.create(settings))
+    assert isinstance(plain, dict)
+    for section, key in SHORT.items():
+        node = plain.get(section, {})
+        if key in node:
+            file = yaml.safe_load((CONF / section / f"{node.pop(key)}.yaml").read_text())
+            node["_target_"] = file["_target_"]
+    return {str(key): value for key, value in plain.items()}
+
+
+def from_words(words: str) -> dict[str, Any]:
+    """Settings as words of a command, `depth.method=local depth.lag=3`, without Hydra."""
+    return spelled_out(OmegaConf.from_dotlist(words.split()))

@@ -1,0 +1,81 @@
+"""All settings there are, also those of classes that are not chosen: names, types, and the fields they stand in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, fields, is_dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, get_type_hints
+
+import yaml
+
+from workers.config.plugins import TARGET, find
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A setting, or a section of them."""
+
+    name: str  #: dotted
+    kind: Any  #: its type; of a section its dataclass
+    field: Field[Any]
+    owner: type  #: the class that has it
+    options: tuple[str, ...] = ()  #: GROUP=OPTION that have it; empty: all
+
+
+def entries(cls: type, start: str = "") -> Iterator[Entry]:
+    """All settings in a dataclass and its sections, each section before what is in it."""
+    kinds = get_type_hints(cls)
+    for each in fields(cls):
+        name, base = start + each.name, each.metadata.get("plugin")
+        yield Entry(name, kinds[each.name] if base is None else base, each, cls)
+        if base is not None:
+            yield from _of_plugins(name, base)
+        elif is_dataclass(kinds[each.name]):
+            yield from entries(kinds[each.name], f"{name}.")
+
+
+def option_files() -> list[tuple[str, str, str]]:
+    """Group, option and text of every file of options of the package, by name."""
+    groups = sorted((folder for folder in files("workers.conf").iterdir() if folder.is_dir()), key=lambda f: f.name)
+    return [
+        (group.name, option.name.removesuffix(".yaml"), option.read_text(encoding="utf-8"))
+        for group in groups
+        for option in sorted(group.iterdir(), key=lambda f: f.name)
+        if option.name.endswith(".yaml")
+    ]
+
+
+@cache
+def shipped(section: str, base: type) -> Mapping[str, type]:
+    """The classes that the package offers for a section, by GROUP=OPTION."""
+    group, *rest = section.split(".")
+    found: dict[str, type] = {}
+    for of, option, text in option_files():
+        node = yaml.safe_load(text) if of == group else {}
+        for part in rest:
+            node = node.get(part) or {}
+        if TARGET in node:
+            found[f"{group}={option}"] = find(section, base, node[TARGET])
+    return found
+
+
+def _of_plugins(section: str, base: type) -> Iterator[Entry]:
+    """The settings of all classes of a section, those of the base class first."""
+    classes = shipped(section, base)
+    seen: set[str] = set()
+    for cls in (base, *classes.values()):
+        kinds = get_type_hints(cls)
+        for each in fields(cls):
+            if each.name not in seen:
+                having = tuple(
+                    option for option, one in classes.items() if each.name in {own.name for own in fields(one)}
+                )
+                common = len(having) == len(classes)
+                yield Entry(f"{section}.{each.name}", kinds[each.name], each, cls, () if common else having)
+                seen.add(each.name)
+
+
+def _has(cls: type, name: str) -> bool:
+    return any(each.name == name for each in fields(cls))

@@ -1,0 +1,104 @@
+"""Sections of settings that name their class: `_target_`, a dataclass of the package or of a user's module.
+
+    depth:
+      _target_: my_project.methods.SignFeedback     # imported from the path of this process, as every worker does
+      strength: 0.5                                 # a field of that class
+
+The fields of the class are the settings of the section. No code crosses the wire, and none is read from a run folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dni.errors import ConfigError
+from workers.config.quoting import as_text
+from workers.config.renamed import now_written
+from workers.config.suggest import did_you_mean
+
+T = TypeVar("T")
+
+TARGET = "_target_"
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+def plugin(base: Any, default: Callable[[], T]) -> T:
+    """The field of a section that names a subclass of `base`; `default` makes what it is if nothing is said."""
+    made: Any = dataclasses.field(default_factory=default, metadata={"plugin": base})
+    return made  # type: ignore[no-any-return]
+
+
+def load(section: str, base: type[T], node: Mapping[str, Any]) -> T:
+    """The object that a section describes.
+
+    Raises ConfigError if its module cannot be imported, if its class is no complete subclass of `base` or no dataclass,
+    and for settings that the class does not have.
+    """
+    cls = find(section, base, node.get(TARGET))
+    own = {str(key): value for key, value in node.items() if key != TARGET}
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in own:
+        if key not in names:
+            raise ConfigError(f"{section}.{key}: {cls.__name__} has no such setting{_instead(section, key, names)}")
+    try:
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), as_text(own)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{section}.{_one_line(error)}") from error
+    assert isinstance(made, base)
+    return made
+
+
+def target_of(cls: type) -> str:
+    """The `_target_` of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def find(section: str, base: type[T], target: Any) -> type[T]:
+    """The class that a section names. Raises ConfigError if it cannot be imported, or is none that `base` accepts."""
+    asked = f"{section}.{TARGET}={target}"
+    if not isinstance(target, str) or not _DOTTED.fullmatch(target):
+        raise ConfigError(f"{asked} names no class: write MODULE.CLASS, a {base.__name__}")
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises
+        raise ConfigError(
+            f"{asked}: {module_name} cannot be imported ({type(error).__name__}: {error}): install it, or put its "
+            "folder on PYTHONPATH"
+        ) from error
+    cls = getattr(module, name, None)
+    if cls is None:
+        known = [own for own, value in vars(module).items() if inspect.isclass(value) and issubclass(value, base)]
+        raise ConfigError(f"{asked}: {module_name} has no {name}{did_you_mean(name, known, f'{module_name}.')}")
+    return _complete(asked, base, cls)
+
+
+def _complete(asked: str, base: type[T], cls: Any) -> type[T]:
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        raise ConfigError(f"{asked} is no {base.__name__}: make it a subclass of {target_of(base)}")
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if missing:
+        raise ConfigError(f"{asked} lacks {', '.join(missing)}, which every {base.__name__} has")
+    if "__dataclass_fields__" not in vars(cls):
+        raise ConfigError(f"{asked} is no dataclass: write @dataclass above it, so that its fields are its settings")
+    return cls
+
+
+def _instead(section: str, key: str, names: list[str]) -> str:
+    near = now_written(f"{section}.{key}") or did_you_mean(key, names, f"{section}.")
+    return f"{near}; it has: {', '.join(names) or 'none'}"
+
+
+def _one_line(error: OmegaConfBaseException) -> str:
+    """The message without OmegaConf's trailing lines, behind the key it is about."""
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"{error.full_key}: {first}" if error.full_key else first
