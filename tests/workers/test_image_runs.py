@@ -16,7 +16,8 @@ from dni.models.base import InitKind
 from tests.support.pictures import digits, pictures
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
 from workers.build.data import resolve
-from workers.build.model import activation_shape, build_chains
+from workers.build.model import build_chains
+from workers.build.shapes import activation_shape
 from workers.cli import evaluate
 from workers.config.settings import Config
 from workers.launch.launcher import launch

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
+from workers.config.plugins import TARGET
 from workers.tracking.run import Run
 from workers.tracking.sittings import KIND, id_of_folder
 
@@ -17,6 +19,8 @@ TASK = (
     "data.name", "model.kind", "steps", "lane_steps", "data.sha256", "data.kind", "data.length", "data.side",
     "data.block", "model.units", "model.layers", "model.heads", "model.memory",
 )  # fmt: skip
+#: sections whose class has a name
+KINDS = ("data", "model")
 #: runs that were interrupted have a row of their own
 CUT_SHORT = "interrupted"
 
@@ -26,9 +30,23 @@ def settings_of(run: Run) -> dict[str, str]:
     summary = run.summary or {}
     facts = {key: summary[key] for key in ("method", "data", "seed", *FACTS) if key in summary}
     steps = run.config.get("steps", summary.get("steps"))
-    flat = dict(_flatten(run.config)) | dict(_flatten(facts | {"steps": steps}))
+    flat = dict(_named(dict(_flatten(run.config)))) | dict(_flatten(facts | {"steps": steps}))
     flat["method"] = f"{flat.get('method.depth')} + {flat.get('method.time')}"
     return flat | {CUT_SHORT: str(bool(summary.get("interrupted")))}
+
+
+def _named(settings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """With the names of classes in the places where earlier versions had them: `model.kind` for `model._target_`."""
+    for key, value in settings.items():
+        section, _, last = key.rpartition(".")
+        yield (f"{section}.kind", _name_of(value)) if last == TARGET and section in KINDS else (key, value)
+
+
+def _name_of(target: str) -> str:
+    """The name that a class of the package gives itself; of a user's class, which is not imported, that of the class"""
+    module, _, name = target.rpartition(".")
+    cls = getattr(import_module(module), name, None) if module.startswith("dni.") else None
+    return str(getattr(cls, "name", name))
 
 
 def tells_apart(key: str) -> bool:

@@ -22,7 +22,8 @@ KINDS = ("mingru", "transformer")
 
 
 def config_of(kind: str, **changes: Any) -> Config:
-    model = {"kind": kind, "units": 8, "layers": 2, "heads": 2, "memory": 8}
+    own = {"heads": 2, "memory": 8} if kind == "transformer" else {}
+    model = {"kind": kind, "units": 8, "layers": 2, **own}
     return tiny(**{"model": model, "optimizer": {"learning_rate": 2e-2}, **changes})
 
 

@@ -43,6 +43,19 @@ def test_every_task_has_a_table_and_figures_of_its_own(tmp_path: Path, capsys: p
     assert "char" not in capsys.readouterr().out
 
 
+def test_a_class_has_the_name_that_earlier_versions_gave_it(tmp_path: Path) -> None:
+    """Runs of before and after share a table; a user's own class, which need not be there, is named after itself."""
+    said = {
+        "before": "model: {kind: lstm, units: 8}\ndata: {kind: text}",
+        "after": "model: {_target_: dni.models.language.Lstm, units: 8}\ndata: {_target_: dni.data.text.Text}",
+        "own": "model: {_target_: nowhere.Mine, units: 8}\ndata: {_target_: dni.data.text.Text}",
+    }
+    for seed, (name, config) in enumerate(said.items()):
+        write_run(tmp_path / name, seed, config=config)
+    groups = group_runs(find_runs([tmp_path]))
+    assert {group.task: len(group.runs) for group in groups} == {"tiny, lstm, 20 steps": 2, "tiny, Mine, 20 steps": 1}
+
+
 def test_by_seed_has_a_row_for_each(tmp_path: Path) -> None:
     for seed, bits in enumerate((2.0, 3.0)):
         write_run(tmp_path / str(seed), seed, bits)
