@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from dni.loss_function import Judgement
 from dni.misuse import require_target
 
 
@@ -77,8 +78,8 @@ class Interface:
         """What `gradient` would answer out of itself, with nothing remembered or changed; None: it predicts nothing."""
         return None
 
-    def judged(self, value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | None:
-        """In validation: the scores (..., V) and labels (...) that the stage is judged by; None: by nothing."""
+    def judged(self, value: Tensor, labels: Tensor) -> Judgement | None:
+        """In validation: what the stage is judged by; None: by nothing."""
         return None
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dni.errors import DivergedError
 from dni.interfaces.base import Due, Interface
 from dni.interfaces.wrapper import Around
+from dni.loss_function import CrossEntropy, Judgement
 from dni.losses import summed_cross_entropy
 from dni.types import IGNORED
 
@@ -61,8 +62,8 @@ class OwnTask(Around):
         return gradient if sent is None else gradient + sent.to(gradient.device)
 
     @torch.no_grad()
-    def judged(self, value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head(value), _parted(value, labels)[0]
+    def judged(self, value: Tensor, labels: Tensor) -> Judgement:
+        return CrossEntropy().judge(self.head(value), _parted(value, labels)[0])
 
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "head": self.head.state_dict(), "adam": self.optimizer.state_dict()}

@@ -8,18 +8,19 @@ from torch import Tensor
 
 from dni.errors import DivergedError
 from dni.interfaces.base import Due, Interface
-from dni.losses import cross_entropy_gradient, numbers
-from dni.misuse import REFUSALS, explain, label_misfit
-from dni.types import IGNORED
+from dni.loss_function import CrossEntropy, Judgement, LossFunction, SquaredError
+from dni.misuse import REFUSALS, explain
 
 
 class LossInterface(Interface):
-    """Softmax cross-entropy of the last stage's output (..., V) and labels (...), summed; IGNORED labels count nothing.
+    """The loss of the last stage's output (..., V) and labels (...), summed; IGNORED labels count nothing.
 
-    `loss` holds the last step's mean in nats per label.
+    `loss` holds the last step's mean per label: in nats for the softmax cross-entropy, which is taken if no other is
+    given; `measured` the sum and the number of labels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, function: LossFunction | None = None) -> None:
+        self.function = function or CrossEntropy()
         self.loss = math.nan
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
@@ -28,10 +29,10 @@ class LossInterface(Interface):
         if labels is None:
             raise ValueError(f"step {step} reached the loss without labels")
         try:
-            total, gradient = self._differentiated(value, labels)
+            total, gradient = self.function.gradient(value, labels)
         except REFUSALS as error:
-            explain(error, step, self._misfit(value, labels))
-        self.measured = total.item(), self._count(labels)
+            explain(error, step, self.function.misfit(value, labels))
+        self.measured = total.item(), self.function.count(labels)
         self.loss = self.measured[0] / max(1, self.measured[1])
         if not math.isfinite(self.loss):
             raise DivergedError(f"the loss of step {step} is {self.loss}: lower the learning rates or clip gradients")
@@ -43,25 +44,10 @@ class LossInterface(Interface):
         return []
 
     def again(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
-        return self._differentiated(value, labels)[1]
+        return self.function.gradient(value, labels)[1]
 
-    def judged(self, value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return value, labels
-
-    def _differentiated(self, value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed loss, and its gradient with respect to the value."""
-        return cross_entropy_gradient(value, labels)
-
-    def _misfit(self, value: Tensor, labels: Tensor) -> str | None:
-        """Why the loss of these cannot be computed."""
-        if labels.numel() != value[..., 0].numel():
-            return (
-                f"labels {tuple(labels.shape)} for an output of shape {tuple(value.shape)}: one is needed for each row"
-            )
-        return label_misfit("the output", value, labels)
-
-    def _count(self, labels: Tensor) -> int:
-        return int((labels != IGNORED).sum())
+    def judged(self, value: Tensor, labels: Tensor) -> Judgement:
+        return self.function.judge(value, labels)
 
 
 class SquaredLossInterface(LossInterface):
@@ -70,12 +56,5 @@ class SquaredLossInterface(LossInterface):
     `loss` holds the last step's mean per row; `measured` the sum and the number of rows.
     """
 
-    def _differentiated(self, value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        error = value.detach() - numbers(value, labels)
-        return error.pow(2).sum() / 2, error
-
-    def _misfit(self, value: Tensor, labels: Tensor) -> str | None:
-        return None
-
-    def _count(self, labels: Tensor) -> int:
-        return labels.numel() // labels.shape[-1]
+    def __init__(self) -> None:
+        super().__init__(SquaredError())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dni.interfaces.base import Interface
-from dni.losses import summed_cross_entropy
+from dni.loss_function import CrossEntropy, LossFunction
 from dni.predictors.base import Predictor
 from dni.recurrent import Chain, unpack
 from dni.rng import without_dropout
@@ -42,10 +42,13 @@ class OracleInterface(Interface):
     Args:
         module: the whole model, its output the scores of the labels.
         rest: the inputs (B, N) and labels (B, N) after the window under way; N = 0 at the end.
+        loss: of the network; the softmax cross-entropy if none is given.
     """
 
-    def __init__(self, module: Chain, rest: Callable[[], tuple[Tensor, Tensor]]) -> None:
-        self.module, self.rest = module, rest
+    def __init__(
+        self, module: Chain, rest: Callable[[], tuple[Tensor, Tensor]], loss: LossFunction | None = None
+    ) -> None:
+        self.module, self.rest, self.loss = module, rest, loss or CrossEntropy()
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
         inputs, wanted = self.rest()
@@ -55,7 +58,7 @@ class OracleInterface(Interface):
         def remaining_loss(state: Tensor, _: Tensor | None) -> Tensor:
             entered = unpack(state, self.module.initial_state(len(state)))
             output, _after = self.module(inputs.to(state.device), entered)
-            return summed_cross_entropy(output, wanted.to(state.device))
+            return self.loss.summed(output, wanted.to(state.device))
 
         with without_dropout(self.module):
             exact: Tensor = Oracle(remaining_loss)(value, None)

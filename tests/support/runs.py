@@ -56,9 +56,13 @@ def parameters_of(run_dir: Path, stages: int) -> dict[str, Tensor]:
     return found
 
 
-def plain_training(config: Config, rate: Callable[[int], float] | None = None) -> dict[str, Tensor]:
+def plain_training(
+    config: Config,
+    rate: Callable[[int], float] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = summed_cross_entropy,
+) -> dict[str, Tensor]:
     """The unsplit model, trained by plain backpropagation; gradients are clipped by the parameters of each stage, whose
-    layers draw from a random state of their own. `rate`: the learning rate of step 1, 2, ..."""
+    layers draw from a random state of their own. `rate`: the learning rate of step 1, 2, ...; `loss`: summed"""
     config, opened = resolve(config)
     chains = build_chains(config)
     whole = nn.ModuleList(chains)
@@ -75,7 +79,7 @@ def plain_training(config: Config, rate: Callable[[int], float] | None = None) -
             x, after = chain(x, reset_lanes(states[k], window.reset))
             draws[k] = torch.get_rng_state()
             states[k] = tuple(s.detach() for s in after)
-        summed_cross_entropy(x, window.labels).backward()
+        loss(x, window.labels).backward()
         if step % config.optimizer.accumulate:
             continue
         for chain in chains:

@@ -58,7 +58,7 @@ def goes_back(config: Config, index: int, step: int) -> bool:
 def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
     """Where dL/d output comes from at the downstream edge of a stage."""
     if index == config.stages - 1:
-        return LossInterface()
+        return LossInterface(config.loss)
     interface, clocks = _of_the_next(config, index, stage), config.depth.clocks[index : index + 2]
     if clocks and clocks[0] < clocks[1]:
         interface = SlowerInterface(interface, clocks[1])
@@ -130,7 +130,7 @@ def time_interface(config: Config, index: int, stage: Stage, source: Source | No
     cut = config.predictor.time
     if cut.kind is PredictorKind.oracle:
         assert source is not None, "the rules between settings see to it"
-        return OracleInterface(stage.module, source.rest)
+        return OracleInterface(stage.module, source.rest, config.loss)
     waiting = -(-cut.lookahead // config.window) if _learns_late(cut) else cut.horizon
     torch.manual_seed(_seed(config, config.stages + index))
     predictor = _time_predictor(config, cut, features).to(stage.device)

@@ -19,11 +19,10 @@ from dni.data.base import Data
 from dni.data.source import Source
 from dni.data.window import Window, split_labels
 from dni.errors import CheckpointError, ConfigError, DniError
-from dni.losses import summed_cross_entropy
-from dni.metrics import bits, hits
+from dni.loss_function import LossFunction
+from dni.metrics import bits
 from dni.recurrent import Chain
 from dni.stages.base import Stage
-from dni.types import IGNORED
 from workers.build.data import resolve
 from workers.build.device import device_of
 from workers.build.model import build_chains
@@ -54,7 +53,7 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     choice = choose(run_dir, step, "--step ")
     device = device_of(replace(config, devices=["auto"]), 0)
     parts = load_parts(config, run_dir, choice.step)
-    loss, right, labels = measure(parts, config.depth.clocks or [1], source, windows, device)
+    loss, right, labels = measure(parts, config.depth.clocks or [1], source, windows, device, config.loss)
     found = {
         "split": split, "step": choice.step, "which": choice.which, "bits_per_label": bits(loss / labels),
         "accuracy": right / labels, "error": (labels - right) / labels, "labels": labels,
@@ -114,7 +113,12 @@ def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
 
 
 def measure(
-    parts: Sequence[Chain], clocks: Sequence[int], source: Source, windows: int, device: torch.device
+    parts: Sequence[Chain],
+    clocks: Sequence[int],
+    source: Source,
+    windows: int,
+    device: torch.device,
+    function: LossFunction,
 ) -> tuple[float, int, int]:
     """Nats, hits and number of the counted labels in the next windows of a source, at which the last part ticks."""
     stages = [  # which evaluate as in training
@@ -128,9 +132,8 @@ def measure(
         if output is None:
             continue
         labels = split_labels(window.inputs, window.labels)[0].to(device)
-        loss += summed_cross_entropy(output, labels).item()
-        right += hits(output, labels)
-        count += int((labels != IGNORED).sum())
+        window_loss, hits, counted = function.judge(output, labels)
+        loss, right, count = loss + window_loss, right + hits, count + counted
     return loss, right, count
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dni.data.base import DataSet
 from dni.data.text import Text
+from dni.loss_function import CrossEntropy, LossFunction
 from dni.methods.base import DepthMethod
 from dni.methods.pipelined import Chunked, Pipelined
 from dni.methods.synthetic import Synthetic
@@ -36,9 +37,10 @@ from workers.config.schema import (
 if TYPE_CHECKING:
     Data = DataSet
     Depth = DepthMethod
+    Loss = LossFunction
     ModelSection = Model
 else:
-    Data = Depth = ModelSection = Any
+    Data = Depth = Loss = ModelSection = Any
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Config:
     start_step: str | None = None  # which of its checkpoints: a number of steps, best or last; null: best, else last
     model: ModelSection = plugin(Model, Lstm)  # the network: its layers, their sizes, where it is cut
     data: Data = plugin(DataSet, Text)  # what is learned: B lanes of windows of T steps
+    loss: Loss = plugin(LossFunction, CrossEntropy)  # of the network, at the end of the last stage
     depth: Depth = plugin(DepthMethod, Synthetic)  # the cuts between stages: the method, what is in flight
     time: TimeConfig = field(default_factory=TimeConfig)  # the cuts between the windows of a sequence
     predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 log = logging.getLogger(__name__)
 
 #: Sections that may not change when a run goes on.
-AGREED = ("seed", "stages", "model", "data", "depth", "time", "predictor", "optimizer")
+AGREED = ("seed", "stages", "model", "data", "loss", "depth", "time", "predictor", "optimizer")
 
 
 _WEIGHTS_ALONE = "or take its weights alone into a new run: start_from={} instead of resume"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -54,7 +53,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     Neighbours(index, clock, {stage: end for stage, end in ends.items() if end is not None})
     journal = Journal(
         job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
-        guessing=math.log(config.model.symbols or 1),
+        guessing=config.loss.of_guessing(config.model.symbols or 1),
     )  # fmt: skip
     worker = Worker(
         stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,

@@ -8,7 +8,6 @@ from torch import Tensor
 from dni.diagnostics import Exact, Passage, in_depth, in_time
 from dni.interfaces.base import Interface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.losses import cross_entropy_gradient
 from dni.stages.base import Stage
 from workers.comm.frame import Frame
 
@@ -33,10 +32,6 @@ class Probe:
     def output(self) -> Tensor:
         """Of the whole sequence: (B, S, D)."""
         return torch.cat(self.passage.outputs, dim=1)
-
-    def loss_gradient(self) -> Tensor:
-        """The exact dL/d output of the last stage."""
-        return cross_entropy_gradient(self.output, self.labels)[1]
 
     def backward(self, output: Tensor) -> Tensor | None:
         """Exactly through the whole sequence, from dL/d output to dL/d value; None for a value of integers."""

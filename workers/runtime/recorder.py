@@ -8,14 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface
 from dni.interfaces.synthetic import DecoupledInterface
+from dni.loss_function import Judgement
 from dni.metrics import FitMeter, bits
 from dni.stages.base import Stage
-from dni.types import IGNORED
 from workers.comm.downstream import Downstream
 from workers.comm.edge import Blocked
 from workers.comm.frame import Frame, Kind
@@ -101,11 +99,11 @@ class Journal:
         if step % self.every == 0:
             self._record_training(step)
 
-    def validation(self, step: int, loss: float, right: int, labels: Tensor) -> None:
-        """Add one validation window's summed loss in nats and the number of labels hit."""
-        self._valid_sum += loss
-        self._valid_right += right
-        self._valid_count += int((labels != IGNORED).sum())
+    def validation(self, step: int, window: Judgement) -> None:
+        """Add what one validation window came to."""
+        self._valid_sum += window.loss
+        self._valid_right += window.hits
+        self._valid_count += window.labels
         self._valid_step = step
 
     def probe(self, step: int, figures: Mapping[str, float | None]) -> None:

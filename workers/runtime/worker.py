@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from dni.interfaces.base import Interface
-from dni.losses import summed_cross_entropy
-from dni.metrics import hits
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap, PastWindow
 from workers.comm.downstream import Downstream
@@ -177,15 +175,15 @@ class Worker:
         self.upstream.finish(frame)
         judged = self.depth.judged(output, labels)
         if judged is not None:
-            loss = summed_cross_entropy(*judged).item()
-            self.journal.validation(frame.step, loss, hits(*judged), judged[1])
+            self.journal.validation(frame.step, judged)
 
     def probe(self, frame: Frame) -> None:
         """A whole sequence, to hold synthetic gradients against exact ones; nothing of training changes."""
         self.settle()
         probe = Probe(self.stage, frame)
         if self.downstream is None:
-            gradient = probe.loss_gradient()
+            gradient = self.depth.again(probe.output, probe.labels, None)
+            assert gradient is not None, "the last stage has the loss"
         else:
             gradient = self.downstream.exchange(frame.kind, frame.step, {**frame.tensors, "value": probe.output})
         self.upstream.finish(frame, probe.backward(gradient))

@@ -86,15 +86,15 @@ def test_a_predictor_of_the_message_sees_only_its_labels_and_is_taught_as_ever()
 
 def test_it_is_judged_by_its_own_labels() -> None:
     made, x = task(ZeroInterface()), value()
-    scores, labels = made.judged(x, LABELS)
-    torch.testing.assert_close(scores, x @ made.head.weight.T + made.head.bias)
-    assert torch.equal(labels, OWN)
-    assert not scores.requires_grad
+    judged = made.judged(x, LABELS)
+    scores = x @ made.head.weight.T + made.head.bias
+    counted = scores[[0, 2], 0], OWN[[0, 2], 0]  # the other is IGNORED
+    assert judged.loss == pytest.approx(F.cross_entropy(*counted, reduction="sum").item(), rel=1e-6)
+    assert (judged.hits, judged.labels) == (int((counted[0].argmax(1) == counted[1]).sum()), 2)
     assert ZeroInterface().judged(x, SENT) is None
-    judged = LossInterface().judged(x, SENT)
-    assert judged is not None
-    assert judged[0] is x
-    assert judged[1] is SENT
+    at_the_end = LossInterface().judged(x, OWN)
+    counted = x[[0, 2], 0], OWN[[0, 2], 0]
+    assert at_the_end.loss == pytest.approx(F.cross_entropy(*counted, reduction="sum").item(), rel=1e-6)
 
 
 def test_it_goes_on_from_its_state() -> None:

@@ -14,6 +14,7 @@ import workers.conf
 
 import dni.data
 import dni.experimental
+import dni.loss_function
 import dni.methods.base
 import dni.models
 import workers.config.validation.check
@@ -48,7 +49,7 @@ NEEDS = {
 
 def test_the_groups_are_those_of_the_documentation() -> None:
     assert OPTIONS.keys() == {
-        "data", "depth", "experiment", "launch", "model", "optimizer", "predictor", "time", "transport",
+        "data", "depth", "experiment", "launch", "loss", "model", "optimizer", "predictor", "time", "transport",
     }  # fmt: skip
 
 
@@ -301,6 +302,8 @@ REFUSED = {
     "data.sequence=16, say (or data.sequence=null)",
     f"{CUT} data.window=4 data.sequence=16 evaluate.probe=9": "evaluate.probe=9 takes a whole sequence through all "
     "stages at one rate: set evaluate.probe=null",
+    "loss._target_=dni.loss_function.SquaredError": "loss=squared_error is of numbers, and the labels of a run are "
+    "classes: set loss=cross_entropy, or use dni.SquaredLossInterface in a loop of your own",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
     "launch.torch_threads=5000": "launch.torch_threads=5000 must be at most 4096",
     "model.units=10000000000000000000": "model.units=10000000000000000000 must be below 1000000000000000",
@@ -388,10 +391,10 @@ def raised_in(paths: Iterable[Path]) -> set[tuple[Path, int]]:
     }
 
 
-def checks_of(folders: Iterable[Path]) -> set[tuple[Path, int]]:
+def checks_of(paths: Iterable[Path]) -> set[tuple[Path, int]]:
     """The same in the methods that check settings, of classes which raise it elsewhere too."""
     found = set()
-    for path in (path for folder in folders for path in folder.glob("*.py")):
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.name.startswith(("check", "_check")):
                 raised = (each for each in ast.walk(node) if isinstance(each, ast.Raise))
@@ -403,8 +406,9 @@ def test_every_rule_was_broken() -> None:
     ends = [refused(overrides).traceback[-1] for overrides in REFUSED]
     broken = {(Path(end.path), end.lineno + 1) for end in ends}
     elsewhere = {"pipelines.py", "pipelined.py", "nccl.py"}  # tests/workers/config/test_pipeline_rules.py, test_nccl.py
+    parts = [Path(dni.loss_function.__file__), *(path for part in PARTS_OF_DNI for path in part.glob("*.py"))]
     rules = [*RULES.glob("*.py"), *METHODS_OF_DNI.glob("*.py"), *EXPERIMENTAL.glob("*.py")]
-    assert broken == raised_in(path for path in rules if path.name not in elsewhere) | checks_of(PARTS_OF_DNI)
+    assert broken == raised_in(path for path in rules if path.name not in elsewhere) | checks_of(parts)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) -> str:

@@ -27,6 +27,7 @@ def check(config: Config) -> None:
     check_numbers(config)
     config.model.check(config)
     config.data.check(config)
+    config.loss.check(config)
     check_clocks(config)
     check_convolutions(config)
     check_training(config)

@@ -15,9 +15,6 @@ from torch import Tensor
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.loss import LossInterface
-from dni.losses import summed_cross_entropy
-from dni.metrics import hits
-from dni.types import IGNORED
 from workers.build.data import open_data
 from workers.build.optimizer import follow_course
 from workers.build.stage import build_stage
@@ -56,11 +53,11 @@ class PipelinedWorker:
         self.ending = Event()  # heard by all stages at the same step
         data = job.data or open_data(config)
         self.feed = Feed(config, data, start=job.start, stop=self.ending)
-        self.depth = LossInterface() if config.parts - 1 in self.stages else Interface()
+        self.depth = LossInterface(config.loss) if config.parts - 1 in self.stages else Interface()
         self.blocked, self.computing = Blocked(), Computing()
         self.journal = Journal(
             job.sink, index, self.depth, ZeroInterface(), self.feed, None, self.blocked, every=config.log_every,
-            guessing=math.log(config.model.symbols or 1),
+            guessing=config.loss.of_guessing(config.model.symbols or 1),
             parts=list(self.stages.values()),
         )  # fmt: skip
         self.orders = Notice(0, ENDING)  # (whether this step is the last one, 0)
@@ -88,7 +85,7 @@ class PipelinedWorker:
     def train(self, frame: Frame) -> None:
         """One training step; what the others have to say of it has come when it is over."""
         labels = frame.tensors["labels"]
-        self.counted = int((labels != IGNORED).sum())
+        self.counted = self.config.loss.count(labels)
         self.orders.expect()
         self.news.expect()
         if self.index == 0:
@@ -121,9 +118,7 @@ class PipelinedWorker:
                 with self.blocked.waiting():
                     dist.send(output.contiguous(), (self.index + 1) % self.config.stages, tag=VALIDATING)
                 continue
-            labels = labels.to(stage.device)
-            loss = summed_cross_entropy(output, labels).item()
-            self.journal.validation(frame.step, loss, hits(output, labels), labels)
+            self.journal.validation(frame.step, self.config.loss.judge(output, labels.to(stage.device)))
 
     def mark(self, frame: Frame) -> None:
         """A checkpoint, which is complete once all stages have come here."""
@@ -163,7 +158,7 @@ class PipelinedWorker:
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Of one microbatch, in the last stage; with the last one the loss of the step is known, and told."""
         with self.computing.waiting():
-            loss = summed_cross_entropy(scores, labels)
+            loss = self.config.loss.summed(scores, labels)
             self.losses.append(loss.detach())
             if len(self.losses) == self.config.microbatches:
                 self._tell()
