@@ -7,7 +7,6 @@ from dni.data.images import Cifar10, ImageSource, Mnist
 from dni.data.sequential_mnist import PixelSource, SequentialMnist
 from dni.data.source import PassSource, Source
 from dni.data.text import Corpus, Lanes, LanesSource, Text, load_text
-from dni.data.two_clocks import TwoClocks, TwoClocksSource
 from dni.data.window import Window
 
 __all__ = [
@@ -28,8 +27,6 @@ __all__ = [
     "SequentialMnist",
     "Source",
     "Text",
-    "TwoClocks",
-    "TwoClocksSource",
     "Window",
     "in_passes",
     "load_text",

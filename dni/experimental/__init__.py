@@ -1,1 +1,1 @@
-"""Methods that the project's own benchmarks do not recommend, kept as plug-ins: nothing outside names them."""
+"""Methods, models and data that the benchmarks do not recommend, kept as plug-ins: nothing outside names them."""

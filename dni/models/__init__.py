@@ -8,7 +8,6 @@ from dni.models.mingru import MinGRU
 from dni.models.mlp import Mlp, mlp
 from dni.models.recurrent import GRU, LSTM
 from dni.models.transformer import SegmentTransformer
-from dni.models.two_clocks import TwoClocks
 
 __all__ = [
     "GRU",
@@ -25,7 +24,6 @@ __all__ = [
     "Resnet",
     "SegmentTransformer",
     "Transformer",
-    "TwoClocks",
     "initialise",
     "mlp",
 ]

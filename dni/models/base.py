@@ -15,9 +15,9 @@ from dni.types import Inputs
 
 InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
 
-#: An option of the package whose data, or model, has these inputs.
-DATA_OF = {Inputs.symbols: "text", Inputs.images: "mnist", Inputs.vectors: "two_clocks"}
-MODEL_OF = {Inputs.symbols: "lstm", Inputs.images: "cnn", Inputs.vectors: "two_clocks"}
+#: Options of the package with these inputs, for messages.
+_DATA = {Inputs.symbols: "data=text", Inputs.images: "data=mnist"}
+_MODELS = {Inputs.symbols: "model=lstm", Inputs.images: "model=cnn"}
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class Model(ABC):
             assert self.reads is not None
             raise ConfigError(
                 f"model={self.name} reads {self.reads.name}, and data={data.name} gives {data.gives.name}: use "
-                f"data={DATA_OF[self.reads]} or model={MODEL_OF[data.gives]}, say"
+                f"{_DATA.get(self.reads, 'other data')} or {_MODELS.get(data.gives, 'another model')}, say"
             )
         if self.one_answer != data.one_label:
             label, answer = ("once a window" if once else "at every step" for once in (data.one_label, self.one_answer))
             raise ConfigError(
-                f"data={data.name} has labels {label}, and model={self.name} answers {answer}: use "
-                f"model={MODEL_OF[data.gives]} or another data, say"
+                f"data={data.name} has labels {label}, and model={self.name} answers {answer}: use other data or "
+                "another model"
             )
         if self.batch_norm and data.batch == 1:
             raise ConfigError(

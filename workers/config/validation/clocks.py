@@ -34,7 +34,7 @@ def _check_alone(config: Config) -> None:
         if asked != needed:
             raise ConfigError(
                 f"{key}={asked} counts on stages that work at every step, for one task: set {key}={needed} (or "
-                "depth.clocks=[] and another data than two_clocks)"
+                "depth.clocks=[] and data without a task of the first stage's own)"
             )
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dni.data import TwoClocksSource
 from dni.data.sequential_mnist import load_mnist
 from dni.errors import ConfigError, DataError
-from dni.models import ModelContext, TwoClocks
+from dni.experimental.two_clocks_data import TwoClocksSource
+from dni.experimental.two_clocks_model import TwoClocks
+from dni.models import ModelContext
 from dni.recurrent import reset_lanes
 from dni.types import IGNORED
 from tests.support.commands import settings
