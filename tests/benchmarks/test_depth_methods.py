@@ -25,7 +25,7 @@ def test_every_method_has_four_settings_that_can_be_run(task: str, name: str) ->
     for setting in tried:
         trial = Trial(task, name, setting, cells.lag_of(name, 2))
         config = composed(*trial.overrides)
-        config.model.image = [3, 32, 32] if TASKS[task].family == "cifar" else None
+        config.model.input_shape = [3, 32, 32] if TASKS[task].family == "cifar" else None
         check(config)
         assert config.depth.lag == (2 if name in ("DNI", "cDNI", "critic", "delayed") else None)
 
