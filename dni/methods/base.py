@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,27 +12,11 @@ from torch import nn
 
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface
-from dni.interfaces.synthetic import DecoupledInterface
+from dni.methods.cut import CutContext, RunContext
 from dni.ranges import above_zero, one_or_more, zero_or_more
 from dni.stages.base import Stage
 
 InputKind = enum.Enum("InputKind", ["received", "synthetic"])
-
-#: The settings of a run (`workers.config.settings.Config`), whose sections a method may read in `check`.
-RunContext = Any
-
-
-@dataclass(frozen=True)
-class CutContext:
-    """The cut after a stage, for which a method makes an interface."""
-
-    index: int  #: of the stage before the cut, from 0
-    stages: int  #: of the run
-    shape: tuple[int, ...]  #: of one row of the value that is cut: (D,), or (C, H, W) of feature maps
-    classes: int  #: V, how many labels there are
-    device: torch.device  #: of the stage
-    predictor: Any  #: the section `predictor.depth`
-    predicted: Callable[[], DecoupledInterface]  #: makes an interface with the predictor of that section
 
 
 @dataclass

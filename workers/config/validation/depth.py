@@ -5,7 +5,7 @@ from __future__ import annotations
 from dni.errors import ConfigError
 from dni.methods.base import InputKind
 from dni.methods.synthetic import Synthetic
-from workers.config.schema import Context, DataKind, ModelKind, PredictorKind, TimeMethod
+from workers.config.schema import DataKind, ModelKind
 from workers.config.settings import Config
 
 
@@ -18,20 +18,14 @@ def check_depth(config: Config) -> None:
 
 
 def _check_irregular(config: Config) -> None:
-    """Stages that leave steps out: nobody may wait for the gradient, and no target may need every window."""
-    asked, cut = f"depth.update_probability={config.depth.update_probability}", config.predictor.time
+    """Stages that leave steps out: nobody may wait for the gradient."""
+    asked = f"depth.update_probability={config.depth.update_probability}"
     if config.depth.update_probability > 1:
         raise ConfigError(f"{asked} must be at most 1, with which every stage updates at every step")
     if not config.depth.skips_steps:
         raise ConfigError(
             f"{asked} leaves steps without a gradient, and depth={config.depth.name} would wait for it: use "
             "depth=synthetic or depth=local (or depth.update_probability=1)"
-        )
-    guesses = cut.kind is PredictorKind.critic and cut.context is Context.window
-    if config.time.method is TimeMethod.synthetic and (cut.horizon > 1 or cut.auxiliary or guesses):
-        raise ConfigError(
-            f"{asked} leaves windows out, and targets in time that are made from several would miss them: set "
-            "predictor.time.horizon=1, predictor.time.auxiliary=0 and, for a critic, predictor.time.context=lookahead"
         )
 
 
