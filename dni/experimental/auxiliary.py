@@ -42,9 +42,8 @@ class AuxiliaryTask(SyntheticInTime):
         super().check(run)
         if run.predictor.time.awaited_labels:
             raise ConfigError(
-                "time=auxiliary needs the target of every window at once, and "
-                f"predictor.time={run.predictor.time.name} waits for labels: use predictor=critic or predictor=mlp (or "
-                "time=synthetic)"
+                "time=auxiliary needs the target of every window at once, and predictor="
+                f"{run.predictor.time.name} waits for labels: use predictor=critic or predictor=mlp (or time=synthetic)"
             )
 
 

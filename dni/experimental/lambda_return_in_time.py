@@ -46,11 +46,12 @@ class LambdaReturnInTime(SyntheticInTime):
                 f"time.lambda_={self.lambda_} must be at most 1: from 0, where every target starts from the next "
                 "prediction, to 1, where it starts from the last one of a horizon"
             )
+        if self.horizon == 1:
+            raise ConfigError("time.horizon=1 leaves time=lambda_return nothing to mix: use time=synthetic")
         if run.predictor.time.awaited_labels:
             raise ConfigError(
-                "time=lambda_return makes the targets of several windows together, and "
-                f"predictor.time={run.predictor.time.name} waits for labels: use predictor=critic or predictor=mlp (or "
-                "time=synthetic)"
+                f"time=lambda_return makes the targets of several windows together, and predictor="
+                f"{run.predictor.time.name} waits for labels: use predictor=critic or predictor=mlp (or time=synthetic)"
             )
 
 

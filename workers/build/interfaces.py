@@ -125,7 +125,7 @@ def refuse_large(config: Config) -> None:
         weights = sum(p.numel() for p in learner.parameters()) if isinstance(learner, Predictor) else 0
         if weights > MOST_WEIGHTS:
             raise ConfigError(
-                f"predictor.depth={config.predictor.depth.name} would have {weights:,} weights for the {shape} feature "
+                f"predictor={config.predictor.depth.name} would have {weights:,} weights for the {shape} feature "
                 f"maps of stage {index}, more than {MOST_WEIGHTS:,}: use predictor=conv, or predictor=critic"
             )
 
