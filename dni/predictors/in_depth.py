@@ -19,7 +19,7 @@ from dni.ranges import one_or_more, zero_or_more
 class Critic(DepthPredictor):
     """A small classifier, whose loss has the synthetic gradient (`SoftmaxCritic`, `PooledCritic`)."""
 
-    hidden: int = zero_or_more(0)  # [units] of the hidden layer; 0: a linear classifier
+    hidden: int = zero_or_more(0)  # [units] of the hidden layer (conv: channels); critic: 0 for a linear classifier
     match: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
     at_once: bool = False  # learn the loss when the value leaves; only the match waits for the target
     fade: float = zero_or_more(0.0)  # [exponent] a, with at_once: the match to a target that is s steps late counts (1

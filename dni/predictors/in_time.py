@@ -20,7 +20,7 @@ Context = enum.Enum("Context", ["none", "window", "lookahead"])
 class Critic(TimePredictor):
     """A small classifier of the next labels, whose loss has the synthetic gradient (`SoftmaxCritic`)."""
 
-    hidden: int = zero_or_more(0)  # [units] of the hidden layer; 0: a linear classifier
+    hidden: int = zero_or_more(0)  # [units] of the hidden layer; critic: 0 for a linear classifier
     match: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
     lookahead: int = one_or_more(1)  # [labels] L, after the window
 
