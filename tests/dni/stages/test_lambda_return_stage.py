@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from tests.support.stages.optimizer import sgd
 from torch import Tensor, nn
 
 from dni.models import LSTM
@@ -14,6 +13,7 @@ from dni.recurrent import Chain
 from dni.stages.base import Stage
 from dni.stages.lambda_return import RetellingStage
 from tests.support.runs import assert_same
+from tests.support.stages.optimizer import sgd
 
 B, T, D = 2, 4, 3
 
