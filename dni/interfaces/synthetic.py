@@ -66,6 +66,10 @@ class DecoupledInterface(Interface):
         self._latest = 0
 
     @property
+    def learner(self) -> Predictor:
+        return self.predictor
+
+    @property
     def ready(self) -> bool:
         return self.updates >= self.warmup
 

@@ -48,6 +48,9 @@ class DepthMethod(ABC):
     #: One gradient is asked for at every step and used at that step, so that `clocks` may say at which.
     multi_rate: ClassVar[bool] = False
 
+    #: Stages wait for no gradient, so that with `inputs` they may go ahead of the activations, too.
+    synthetic_inputs: ClassVar[bool] = False
+
     #: The gradient at the cut is a model's, which a probe may compare with the exact one.
     predicts: ClassVar[bool] = False
 
@@ -81,4 +84,20 @@ class DepthMethod(ABC):
             raise ConfigError(
                 f"optimizer.staleness={run.optimizer.staleness} shortens the steps of late gradients, and with "
                 f"depth={self.name} none is late: set optimizer.staleness=0 (or depth=synthetic)"
+            )
+        self._check_update_probability()
+        if self.inputs is InputKind.synthetic and not self.synthetic_inputs:
+            raise ConfigError(
+                "depth.inputs=synthetic is for stages that do not wait for gradients either, and answers with "
+                f"synthetic ones: use depth=synthetic, not depth={self.name} (or depth.inputs=received)"
+            )
+
+    def _check_update_probability(self) -> None:
+        asked = f"depth.update_probability={self.update_probability}"
+        if self.update_probability > 1:
+            raise ConfigError(f"{asked} must be at most 1, with which every stage updates at every step")
+        if self.update_probability != 1 and not self.skips_steps:
+            raise ConfigError(
+                f"{asked} leaves steps without a gradient, and depth={self.name} would wait for it: use "
+                "depth=synthetic or depth=local (or depth.update_probability=1)"
             )

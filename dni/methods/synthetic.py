@@ -23,6 +23,7 @@ class Synthetic(DepthMethod):
     skips_steps: ClassVar[bool] = True
     late: ClassVar[bool] = True
     multi_rate: ClassVar[bool] = True
+    synthetic_inputs: ClassVar[bool] = True
     predicts: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:

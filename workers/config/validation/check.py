@@ -8,7 +8,7 @@ from dni.errors import ConfigError
 from workers.config.schema import DataKind, ModelKind, TransportKind
 from workers.config.settings import Config
 from workers.config.validation.clocks import check_clocks
-from workers.config.validation.depth import check_depth
+from workers.config.validation.depth import check_inputs
 from workers.config.validation.images import check_images
 from workers.config.validation.launch import check_backend, check_launch, check_links
 from workers.config.validation.pipelines import check_pipelines
@@ -22,7 +22,7 @@ def check(config: Config) -> None:
     check_clocks(config)
     check_images(config)
     check_training(config)
-    check_depth(config)
+    check_inputs(config)
     check_pipelines(config)
     check_launch(config)
     check_backend(config)
