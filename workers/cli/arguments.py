@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from dni.errors import ConfigError
 from workers.config.convert import open_schema, to_plain
+from workers.config.own_options import RECORDED, offer, withdraw
 from workers.config.quoting import as_text
 from workers.config.settings import Config
 from workers.resume.resume import before_resume
@@ -20,18 +21,25 @@ from workers.storage.record import to_resume
 #: The primary configs in `conf/`.
 FRESH, RESUMED = "config", "resumed"
 
+#: Groups whose options say all of a section.
+REPLACED = ("model", "data", "depth", "time", "predictor", "optimizer", "transport")
+
 
 def begin_with(arguments: Sequence[str]) -> tuple[str, Config | None]:
     """The primary config for a command, and with `resume=RUN` the record of that run, which it then begins with.
 
-    Raises ResumeError if the folder has no record or a damaged one, ConfigError if the words name no one folder.
+    A group that is given anew replaces the section of the record. Raises ResumeError if the folder has no record or a
+    damaged one, ConfigError if the words name no one folder.
     """
+    withdraw()
     folder = resumed_folder(arguments)
     if folder is None:
         return FRESH, None
     recorded = to_resume(before_resume(folder))
-    node = OmegaConf.merge(open_schema(), OmegaConf.create(as_text(to_plain(recorded))))
-    ConfigStore.instance().store(name="recorded", node=node)
+    plain = as_text(to_plain(recorded))
+    for group in REPLACED:
+        offer(group, RECORDED, plain.pop(group))
+    ConfigStore.instance().store(name=RECORDED, node=OmegaConf.merge(open_schema(), OmegaConf.create(plain)))
     return RESUMED, recorded
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 #: By the name that a setting had.
 RENAMED = {
     "depth.method": "depth=NAME, or depth._target_=MODULE.CLASS",
+    "transport.kind": "transport=NAME, or transport._target_=MODULE.CLASS",
     "predictor.depth.mix": "depth=lambda_return depth.lambda_depth=SHARE",
 }
 

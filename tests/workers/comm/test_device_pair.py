@@ -30,6 +30,7 @@ from workers.comm.transports.torch_distributed.device_pair import DirectPair, Ma
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
 from workers.comm.transports.torch_distributed.packing import MESSAGE_BYTES
+from workers.comm.transports.torch_distributed.transport import TorchDistributed
 from workers.launch.launcher import launch
 
 SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 4, "fingerprint", 0, 10)
@@ -283,7 +284,7 @@ def test_a_run_equals_one_in_memory_bit_for_bit(
 ) -> None:
     made = Kept()
     monkeypatch.setattr(nccl, "nccl_group", made)
-    monkeypatch.setattr("workers.launch.accept.check_gpus", lambda *_, **__: None)
+    monkeypatch.setattr(TorchDistributed, "check_machine", lambda *_, **__: None)
     same = {"stages": 3, "depth": depth, "checkpoint": {"every": 4}}
     launch(tiny(**same, transport={"kind": "torch_distributed", "backend": "nccl"}), tmp_path / "direct")
     launch(tiny(**same), tmp_path / "local")

@@ -18,8 +18,8 @@ from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
 from workers.comm.transports.torch_distributed.nccl import nccl_group
+from workers.comm.transports.torch_distributed.transport import TorchDistributed
 from workers.config.settings import Config
-from workers.config.validation.nccl import check_gpus
 from workers.launch.launcher import launch
 
 SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 4, "fingerprint", 0, 10)
@@ -43,7 +43,7 @@ def test_stages_without_a_gpu_of_their_own_are_refused(
 ) -> None:
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
     with pytest.raises(ConfigError, match=rf"transport\.backend=nccl joins stages on GPUs.*{says}") as refused:
-        check_gpus(by_nccl(stages=3), devices, first)
+        by_nccl().transport.check_machine(devices, first)
     assert "set devices=[cuda:0,cuda:1], say, or transport.backend=gloo" in str(refused.value)
 
 
@@ -52,14 +52,14 @@ def test_a_torch_without_nccl_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(
         ConfigError, match=r"this torch has no NCCL: install its CUDA build, or set transport\.backend="
     ):
-        check_gpus(by_nccl(), ["cuda:0", "cuda:1"])
+        by_nccl().transport.check_machine(["cuda:0", "cuda:1"])
 
 
 def test_gpus_that_differ_from_stage_to_stage_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
-    check_gpus(by_nccl(stages=3), ["cuda:0", "cuda:1", "cuda:0"])
-    check_gpus(by_nccl(), ["cuda:3"], first=1)
-    check_gpus(tiny(), ["cpu", "cpu"])
+    by_nccl().transport.check_machine(["cuda:0", "cuda:1", "cuda:0"])
+    by_nccl().transport.check_machine(["cuda:3"], first=1)
+    TorchDistributed().check_machine(["cpu", "cpu"])
 
 
 def on_gpus(count: int) -> Callable[..., Any]:
