@@ -28,7 +28,8 @@ def did_you_mean(word: str, names: Sequence[str], start: str = "") -> str:
 def suggestion(message: str, settings: Mapping[str, Sequence[str]]) -> str:
     """The question after a message of Hydra or OmegaConf, where that names something it does not know.
 
-    `settings`: the dotted names of all settings and sections, and which options alone have them. Options and values are those the message lists.
+    `settings`: the dotted names of all settings and sections, and which options alone have them (empty: all). Options
+    and values are those the message lists.
     """
     if option := re.search(r"Could not find '(?:.*/)?(\w+)/([^'/]+)'.*Available options in '\S+': ([\w ]+)", message):
         group, word, known = option.groups()

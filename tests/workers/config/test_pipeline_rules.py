@@ -34,7 +34,10 @@ from workers.config.validation.pipelines import check_devices
         ({"optimizer": {"staleness": 0.5}}, "set optimizer.staleness=0"),
         ({"evaluate": {"probe": 2}}, "set evaluate.probe=null"),
         ({"transport": {"delay_ms": 5}}, "set transport.delay_ms=0.0"),
-        ({"transport": {"kind": "grpc", "tls": {"cert": "a.pem", "key": "b", "ca": "c"}}}, "set transport.tls.cert=null"),
+        (
+            {"transport": {"kind": "grpc", "tls": {"cert": "a.pem", "key": "b", "ca": "c"}}},
+            "set transport.tls.cert=null",
+        ),
         (
             {"transport": {"kind": "torch_distributed", "backend": "nccl"}},
             "transport.backend=nccl does nothing for depth=gpipe, which runs in torch's pipeline: set "
