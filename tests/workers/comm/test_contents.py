@@ -56,6 +56,8 @@ RIGHT: list[tuple[Contents, Kind, int, dict[str, Tensor]]] = [
 @pytest.mark.parametrize(("contents", "kind", "number", "tensors"), RIGHT)
 def test_what_the_settings_say_passes(contents: Contents, kind: Kind, number: int, tensors: dict[str, Tensor]) -> None:
     contents.check(Frame(kind, number, tensors=tensors), "here")
+    with pytest.raises(WrongTensor, match=r"^here: "):
+        contents.check(Frame(kind, number, tensors=tensors | {"nothing": NUMBER}), "here")
 
 
 long = torch.long

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dni.errors import ConfigError, HandshakeRefused, WorkerLost
+from tests.support.refusals import refusal_of
 from tests.support.runs import assert_near, parameters_of, tiny
 from tests.support.stand_in import GlooGroup
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
@@ -57,9 +58,9 @@ def test_a_torch_without_nccl_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_gpus_that_differ_from_stage_to_stage_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
-    by_nccl().transport.check_machine(["cuda:0", "cuda:1", "cuda:0"])
-    by_nccl().transport.check_machine(["cuda:3"], first=1)
-    TorchDistributed().check_machine(["cpu", "cpu"])
+    assert refusal_of(by_nccl().transport.check_machine, ["cuda:0", "cuda:1", "cuda:0"]) is None
+    assert refusal_of(by_nccl().transport.check_machine, ["cuda:3"], 1) is None
+    assert refusal_of(TorchDistributed().check_machine, ["cpu", "cpu"]) is None
 
 
 def on_gpus(count: int) -> Callable[..., Any]:
