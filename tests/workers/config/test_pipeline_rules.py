@@ -43,7 +43,7 @@ from workers.config.validation.pipelines import check_devices
             "transport.backend=nccl does nothing for depth=gpipe, which runs in torch's pipeline: set "
             "transport.backend=gloo",
         ),
-        ({"transport": {"kind": "grpc", "ring_mb": 0}}, "transport.ring_mb=0 does nothing for depth=gpipe, which runs in"),
+        ({"transport": {"kind": "grpc", "ring_mb": 0}}, "transport.ring_mb=0 does nothing for depth=gpipe"),
         ({"transport": {"kind": "grpc", "checksum": True}}, "transport.checksum=true does nothing for depth=gpipe"),
         ({"depth": {"microbatches": 3}}, "does not divide data.batch=8 into equal parts: set data.batch=9"),
         ({"stages": 3}, "depth.microbatches=null, which is 3, does not divide data.batch=8"),
