@@ -15,8 +15,8 @@ from workers.config.plugins import TARGET, find
 #: The option of every group that holds the settings of the run that goes on (`conf/resumed.yaml`).
 RECORDED = "recorded"
 
-#: GROUP._target_=MODULE.CLASS or GROUP=MODULE.CLASS, or several of them with commas.
-_OWN = re.compile(rf"(\w+)(?:\.{TARGET})?=((?:\w+(?:\.\w+)+,?)+)")
+#: GROUP._target_=MODULE.CLASS or GROUP=MODULE.CLASS; with commas several of them, and options of the package.
+_OWN = re.compile(rf"(\w+)(?:\.{TARGET})?=([\w.,]*\w\.\w[\w.,]*)")
 
 _offered: set[tuple[str, str]] = set()
 
@@ -39,12 +39,25 @@ def choose_own_classes(words: Sequence[str]) -> list[str]:
 
     A section named in this way has the settings of that class and no others. Raises ConfigError as `find`.
     """
-    own = {match[1]: match[2] for word in words if (match := _OWN.fullmatch(word)) and match[1] in plugin_bases()}
-    for group, targets in own.items():
-        for target in targets.split(","):
-            cls: type = find(group, plugin_bases()[group], target)
-            defaults = OmegaConf.to_container(OmegaConf.structured(cls), enum_to_str=True)
-            assert isinstance(defaults, dict)
-            offer(group, target, {TARGET: target} | {str(key): value for key, value in defaults.items()})
-    others = [word for word in words if word.partition("=")[0].removesuffix(f".{TARGET}") not in own]
-    return [*(f"{group}={targets}" for group, targets in own.items()), *others]
+    kept = [word for word in words if not _passed(word, words)]
+    return [_as_option(match[1], match[2]) if (match := _own(word)) else word for word in kept]
+
+
+def _own(word: str) -> re.Match[str] | None:
+    match = _OWN.fullmatch(word)
+    return match if match and match[1] in plugin_bases() else None
+
+
+def _passed(word: str, words: Sequence[str]) -> bool:
+    """Whether an option of the package is named for a group for which a class is named as well."""
+    group, sign, _ = word.partition("=")
+    return bool(sign) and _own(word) is None and any(match[1] == group for match in map(_own, words) if match)
+
+
+def _as_option(group: str, targets: str) -> str:
+    for target in filter(lambda name: "." in name, targets.split(",")):
+        cls: type = find(group, plugin_bases()[group], target)
+        defaults = OmegaConf.to_container(OmegaConf.structured(cls), enum_to_str=True)
+        assert isinstance(defaults, dict)
+        offer(group, target, {TARGET: target} | {str(key): value for key, value in defaults.items()})
+    return f"{group}={targets}"

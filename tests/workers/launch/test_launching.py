@@ -39,7 +39,7 @@ def test_every_command_of_the_page_is_found() -> None:
             command = line.partition(" #")[0]
             count += not command.startswith("#") and ("dni-train " in f"{command} " or "-m workers" in command)
     assert len(commands()) == count > 10
-    assert {"launch=external", "stages=4"} <= {word for words in commands() for word in words}
+    assert {"transport=torch_distributed", "stages=4"} <= {word for words in commands() for word in words}
 
 
 @pytest.mark.parametrize("overrides", commands(), ids=" ".join)
