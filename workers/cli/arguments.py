@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
@@ -21,7 +22,7 @@ from workers.storage.record import to_resume
 #: The primary configs in `conf/`.
 FRESH, RESUMED = "config", "resumed"
 
-#: Groups whose options say all of a section.
+#: Groups whose options say all of a section; one within another (OUTER/INNER) comes before it.
 REPLACED = ("model", "data", "depth", "time", "predictor", "optimizer", "transport")
 
 
@@ -38,9 +39,17 @@ def begin_with(arguments: Sequence[str]) -> tuple[str, Config | None]:
     recorded = to_resume(before_resume(folder))
     plain = as_text(to_plain(recorded))
     for group in REPLACED:
-        offer(group, RECORDED, plain.pop(group))
+        offer(group, RECORDED, _taken_out(plain, group))
     ConfigStore.instance().store(name=RECORDED, node=OmegaConf.merge(open_schema(), OmegaConf.create(plain)))
     return RESUMED, recorded
+
+
+def _taken_out(settings: dict[str, Any], group: str) -> dict[str, Any]:
+    *outer, name = group.split("/")
+    for part in outer:
+        settings = settings[part]
+    section: dict[str, Any] = settings.pop(name)
+    return section
 
 
 def resumed_folder(arguments: Sequence[str]) -> Path | None:
