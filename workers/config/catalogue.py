@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, get_type_hints
@@ -77,8 +77,10 @@ def _of_plugins(section: str, base: type, default: type) -> Iterator[Entry]:
                 having = tuple(
                     option for option, one in classes.items() if each.name in {own.name for own in fields(one)}
                 )
-                common = len(having) == len(classes)
-                yield Entry(f"{section}.{each.name}", kinds[each.name], each, cls, () if common else having)
+                name, options = f"{section}.{each.name}", () if len(having) == len(classes) else having
+                yield Entry(name, kinds[each.name], each, cls, options)
+                if is_dataclass(kinds[each.name]):
+                    yield from (replace(one, options=options) for one in entries(kinds[each.name], f"{name}."))
                 seen.add(each.name)
 
 

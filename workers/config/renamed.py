@@ -13,6 +13,7 @@ RENAMED = {
     "predictor.time.lambda_": "time=lambda_return time.lambda_=SHARE",
     "predictor.time.auxiliary": "time=auxiliary time.auxiliary=WEIGHT",
     "predictor.depth.replay": "depth=replay depth.replay=TARGETS",
+    "transport.kind": "transport=NAME, or transport._target_=MODULE.CLASS",
     "predictor.depth.mix": "depth=lambda_return depth.lambda_depth=SHARE",
 }
 
