@@ -137,7 +137,7 @@ class DataSet(ABC):
             self._check_no_time(run)
         elif run.whole_sequences and self.whole_length is None:
             raise ConfigError(
-                f"time={run.time.method.name} backpropagates through whole sequences: set data.sequence to their "
+                f"time={run.time.name} backpropagates through whole sequences: set data.sequence to their "
                 f"length, data.sequence={8 * self.window} say (or time=truncated)"
             )
         if self.sequence is not None and self.sequence % self.window:
@@ -154,10 +154,8 @@ class DataSet(ABC):
 
     def _check_no_time(self, run: Any) -> None:
         asked = f"data={self.name}"
-        if run.time.method.name != "truncated":
-            raise ConfigError(
-                f"time={run.time.method.name} has nothing to cut, for {asked} has no time: use time=truncated"
-            )
+        if run.time.answers or run.whole_sequences:
+            raise ConfigError(f"time={run.time.name} has nothing to cut, for {asked} has no time: use time=truncated")
         if self.window != 1 or self.sequence is not None:
             raise ConfigError(f"{asked} has no sequences: set data.window=1 and data.sequence=null")
         if run.evaluate.probe is not None:
@@ -187,5 +185,6 @@ class Streamable(DataSet):
         super().check(run)
         if self.streaming and run.lookahead:
             raise ConfigError(
-                "data.streaming=true: the labels after a window are not known yet: set predictor.time.context=window"
+                "data.streaming=true: the labels after a window are not known yet: use predictor=soft_label_critic (or "
+                "predictor=mlp predictor.time.context=window)"
             )

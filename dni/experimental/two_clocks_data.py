@@ -138,8 +138,8 @@ class TwoClocks(FromFiles):
 
     def check(self, run: Any) -> None:
         super().check(run)
-        if run.time.method.name != "truncated":
-            raise ConfigError(f"data=two_clocks goes with time=truncated, not with time={run.time.method.name}")
+        if run.time.answers or run.whole_sequences:
+            raise ConfigError(f"data=two_clocks goes with time=truncated, not with time={run.time.name}")
         if self.block % self.window:
             raise ConfigError(
                 f"data.block={self.block} is not a multiple of data.window={self.window}: set "

@@ -43,7 +43,9 @@ def test_they_train_in_processes_go_on_and_are_measured(tmp_path: Path) -> None:
 def test_gradients_at_both_cuts_are_predicted(tmp_path: Path) -> None:
     """The shapes at the cuts are those of the model's own layers: 5 sums between stages, and 5 in the state."""
     config = own(
-        model={"width": 5}, time={"method": "synthetic"}, predictor={"time": {"kind": "mlp", "context": "none"}}
+        model={"width": 5},
+        time={"method": "synthetic"},
+        predictor={"time": {"kind": "mlp", "context": "none", "hidden": 4}},
     )
     summary = launch(config, tmp_path).summary
     assert summary["stage"][0]["predictor_cosine"] is not None

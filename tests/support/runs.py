@@ -44,7 +44,7 @@ def _defaults(model: str | None) -> dict[str, Any]:
     """Those of the tiny run that such a model has."""
     cls = Lstm if model is None else find("model", Model, model)
     known = {each.name for each in fields(cls)}
-    return {**TINY, "model": {key: value for key, value in TINY["model"].items() if key in known}}
+    return {**spelled_out(TINY), "model": {key: value for key, value in TINY["model"].items() if key in known}}
 
 
 def parameters_of(run_dir: Path, stages: int) -> dict[str, Tensor]:

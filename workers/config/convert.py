@@ -40,7 +40,7 @@ def from_any(settings: Any) -> Config:
         loaded = OmegaConf.load(settings) if isinstance(settings, str | Path) else OmegaConf.create(settings)
         config = OmegaConf.to_object(OmegaConf.merge(open_schema(), loaded))
     except OmegaConfBaseException as error:
-        hint = suggestion(one_line(error), setting_names())
+        hint = suggestion(one_line(error), options_by_setting())
         raise ConfigError(f"{one_line(error)}{hint} (all settings: dni-train --cfg job)") from error
     assert isinstance(config, Config)
     for section, default in _plugins(Config()):
@@ -77,6 +77,12 @@ def _plugins(section: Any, start: str = "") -> Iterator[tuple[str, Any]]:
             yield from _plugins(value, f"{start}{each.name}.")
 
 
+def plugin_bases() -> dict[str, type]:
+    """Every section that is a plug-in, and the base class of what it may name."""
+    config = Config()
+    return {section: _base(*_holder(config, section)) for section, _ in _plugins(config)}
+
+
 def _holder(config: Config, section: str) -> tuple[Any, str]:
     *above, name = section.split(".")
     holder: Any = config
@@ -92,7 +98,12 @@ def _base(holder: Any, name: str) -> type:
 
 def setting_names() -> list[str]:
     """The dotted names of all settings and sections, each section before what is in it."""
-    return [entry.name for entry in entries(Config)]
+    return [*options_by_setting()]
+
+
+def options_by_setting() -> dict[str, tuple[str, ...]]:
+    """Every setting and section, and which options of its group alone have it; empty: all have it."""
+    return {entry.name: entry.options for entry in entries(Config)}
 
 
 def one_line(error: BaseException) -> str:

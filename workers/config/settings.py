@@ -10,27 +10,24 @@ from dni.data.base import DataSet
 from dni.data.text import Text
 from dni.loss_function import CrossEntropy, LossFunction
 from dni.methods.base import DepthMethod
+from dni.methods.in_time import TimeMethod, Truncated
 from dni.methods.pipelined import Chunked, Pipelined
 from dni.methods.synthetic import Synthetic
 from dni.models.base import Model
 from dni.models.language import Lstm
 from dni.ranges import one_or_more, zero_or_more
+from workers.comm.transports.base import Transport
+from workers.comm.transports.grpc.transport import Grpc
 from workers.config.plugins import plugin
 from workers.config.schema import (
     CheckpointConfig,
-    Context,
     EmulateConfig,
     EvaluateConfig,
     LaunchConfig,
     LaunchMode,
     OptimizerConfig,
     PredictorConfig,
-    PredictorKind,
     ScheduleKind,
-    TimeConfig,
-    TimeMethod,
-    TransportConfig,
-    TransportKind,
 )
 
 # OmegaConf leaves the sections of plug-ins open.
@@ -39,8 +36,10 @@ if TYPE_CHECKING:
     Depth = DepthMethod
     Loss = LossFunction
     ModelSection = Model
+    Time = TimeMethod
+    Links = Transport
 else:
-    Data = Depth = Loss = ModelSection = Any
+    Data = Depth = Loss = ModelSection = Time = Links = Any
 
 
 @dataclass
@@ -63,10 +62,10 @@ class Config:
     data: Data = plugin(DataSet, Text)  # what is learned: B lanes of windows of T steps
     loss: Loss = plugin(LossFunction, CrossEntropy)  # of the network, at the end of the last stage
     depth: Depth = plugin(DepthMethod, Synthetic)  # the cuts between stages: the method, what is in flight
-    time: TimeConfig = field(default_factory=TimeConfig)  # the cuts between the windows of a sequence
+    time: Time = plugin(TimeMethod, Truncated)  # the cuts between the windows of a sequence
     predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of every stage, alike; its schedule, clipping
-    transport: TransportConfig = field(default_factory=TransportConfig)  # the links between stages
+    transport: Links = plugin(Transport, Grpc)  # the links between stages
     launch: LaunchConfig = field(default_factory=LaunchConfig)  # where the stages run, and with how many threads
     emulate: EmulateConfig = field(default_factory=EmulateConfig)  # an accelerator: a pass that is done sooner sleeps
     # in training; what it computes stays the same
@@ -75,7 +74,7 @@ class Config:
 
     @property
     def window(self) -> int:
-        """T in force: with `time=full` or `checkpointed` one whole sequence, of a curriculum the first."""
+        """T in force: where the method in time says so one whole sequence, of a curriculum the first."""
         whole = self.data.whole_length if self.whole_sequences else None
         return whole or self.data.window
 
@@ -93,12 +92,12 @@ class Config:
     @property
     def whole_sequences(self) -> bool:
         """Whether gradients flow back through whole sequences."""
-        return self.time.method in (TimeMethod.full, TimeMethod.checkpointed)
+        return self.time.whole_sequences
 
     @property
     def chunk(self) -> int | None:
         """Steps of a chunk whose activations are computed again rather than kept; None: all are kept."""
-        return self.data.window if self.time.method is TimeMethod.checkpointed else None
+        return self.data.window if self.time.recomputes else None
 
     @property
     def pipelined(self) -> bool:
@@ -107,8 +106,8 @@ class Config:
 
     @property
     def can_encrypt(self) -> bool:
-        """Whether its links know TLS; those of torch.distributed do not."""
-        return not (self.pipelined or self.transport.kind is TransportKind.torch_distributed)
+        """Whether its links know TLS; those of pipelines do not."""
+        return self.transport.encrypts and not self.pipelined
 
     @property
     def microbatches(self) -> int:
@@ -123,24 +122,18 @@ class Config:
     @property
     def lookahead(self) -> int:
         """L in force: labels beyond the window travel only where a time cut uses them."""
-        return self.predictor.time.lookahead if self._context is Context.lookahead else 0
+        return self.predictor.time.future_labels if self.time.predicts else 0
 
     @property
     def history(self) -> int:
         """H in force: input symbols travel only where a time cut uses them."""
-        return self.predictor.time.history if self._context is Context.window else 0
-
-    @property
-    def _context(self) -> Context:
-        cut = self.predictor.time
-        used = self.time.method is TimeMethod.synthetic and cut.kind is not PredictorKind.oracle
-        return cut.context if used else Context.none
+        return self.predictor.time.past_inputs if self.time.predicts else 0
 
     @property
     def threads(self) -> bool:
         """Whether the stages are threads of one process."""
         if self.launch.mode is LaunchMode.auto:
-            return self.transport.kind is TransportKind.local
+            return self.transport.within_process
         return self.launch.mode is LaunchMode.threads
 
     @property

@@ -178,11 +178,11 @@ def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
     backend = "nccl" if devices[0].startswith("cuda") else "gloo"
     return RunFacts(
         depth=config.depth.name,
-        time=config.time.method.name,
+        time=config.time.name,
         experiment=config.experiment,
         seed=config.seed,
         stages=config.stages,
-        transport=backend if config.pipelined else config.transport.kind.name,
+        transport=backend if config.pipelined else config.transport.name,
         launch="external" if seat is not None else "threads" if config.threads else "processes",
         window=None if config.pipelined else config.depth.window,
         lag=config.depth.lag,

@@ -5,18 +5,10 @@ from __future__ import annotations
 import math
 
 from dni.errors import ConfigError
-from workers.config.schema import (
-    Context,
-    PredictorKind,
-    TimeMethod,
-    TimePredictorConfig,
-    TransportKind,
-)
 from workers.config.settings import Config
 from workers.config.validation.clocks import check_clocks
-from workers.config.validation.convolutions import check_convolutions
-from workers.config.validation.depth import check_depth
-from workers.config.validation.launch import check_backend, check_launch, check_links
+from workers.config.validation.depth import check_inputs
+from workers.config.validation.launch import check_launch, check_links
 from workers.config.validation.pipelines import check_pipelines
 from workers.config.validation.ranges import check_numbers
 from workers.config.validation.training import check_training
@@ -25,39 +17,16 @@ from workers.config.validation.training import check_training
 def check(config: Config) -> None:
     """Refuse settings that cannot be run, with one line that says what to type instead. Raises ConfigError."""
     check_numbers(config)
-    config.model.check(config)
-    config.data.check(config)
-    config.loss.check(config)
+    for section in (config.model, config.data, config.loss):
+        section.check(config)
     check_clocks(config)
-    check_convolutions(config)
     check_training(config)
-    check_depth(config)
+    check_inputs(config)
     check_pipelines(config)
     check_launch(config)
-    check_backend(config)
-    config.depth.check(config)
-    time = config.time
-    if time.method is TimeMethod.synthetic and not config.model.carries_state:
-        raise ConfigError(
-            f"time=synthetic needs a recurrent model: model={config.model.name} carries no state; use model=lstm, say"
-        )
-    if config.predictor.depth.kind is PredictorKind.oracle:
-        raise ConfigError("predictor.depth.kind=oracle: there is no oracle in depth; set predictor.depth.kind=critic")
-    if config.predictor.depth.at_once and config.predictor.depth.kind is not PredictorKind.critic:
-        raise ConfigError(
-            f"predictor.depth.at_once=true: a predictor of kind {config.predictor.depth.kind.name} learns from targets "
-            "alone; set predictor.depth.at_once=false, or use predictor=critic"
-        )
-    if config.predictor.depth.fade and not config.predictor.depth.at_once:
-        raise ConfigError(
-            f"predictor.depth.fade={config.predictor.depth.fade} makes late targets count for less beside a loss that "
-            "is learned at once: set predictor.depth.at_once=true (or predictor.depth.fade=0)"
-        )
-    if time.method is TimeMethod.synthetic:
-        _check_time_targets(config.predictor.time)
-        _check_context(config)
-    if config.transport.kind is TransportKind.local and not config.threads:
-        raise ConfigError("transport=local joins threads of one process: use launch=threads, or transport=grpc")
+    for part in (config.depth, config.time, config.predictor.depth, config.predictor.time):
+        part.check(config)
+    config.transport.check(config)
     if config.resume_step is not None and config.resume is None:
         raise ConfigError(
             f"resume_step={config.resume_step} needs the folder of the run to go on from: add resume=FOLDER"
@@ -66,7 +35,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"start_step={config.start_step} needs the folder of a run: add start_from=FOLDER")
     if config.evaluate.probe is not None:
         _check_probe(config)
-    if config.transport.kind is not TransportKind.local:
+    if not config.transport.within_process:
         check_links(config)
     if config.evaluate.patience is not None:
         _check_patience(config)
@@ -83,72 +52,14 @@ def check(config: Config) -> None:
         )
 
 
-def _check_time_targets(cut: TimePredictorConfig) -> None:
-    if cut.lambda_ > 1:
-        raise ConfigError(
-            f"predictor.time.lambda_={cut.lambda_} must be at most 1: from 0, where every target starts from the next "
-            "prediction, to 1, where it starts from the last one of a horizon"
-        )
-    if cut.lambda_ and cut.horizon == 1:
-        raise ConfigError(
-            f"predictor.time.lambda_={cut.lambda_} mixes the targets of several windows: set predictor.time.horizon=4, "
-            "say (or predictor.time.lambda_=0)"
-        )
-    if cut.auxiliary and cut.horizon > 1:
-        raise ConfigError(
-            f"predictor.time.auxiliary={cut.auxiliary} needs the target of every window at once, and "
-            f"predictor.time.horizon={cut.horizon} makes them together: set predictor.time.horizon=1 (or "
-            "predictor.time.auxiliary=0)"
-        )
-
-
-def _check_context(config: Config) -> None:
-    """What a predictor of the time cut sees beside the state."""
-    cut = config.predictor.time
-    if cut.kind is PredictorKind.oracle:
-        _check_oracle(config)
-    if cut.kind is PredictorKind.critic and cut.context is Context.none:
-        raise ConfigError(
-            "predictor.time.kind=critic models the losses of labels: set predictor.time.context=lookahead (or window, "
-            "where the labels after a window are not known yet)"
-        )
-    if cut.kind is PredictorKind.critic and cut.context is Context.window and (cut.horizon > 1 or cut.auxiliary):
-        raise ConfigError(
-            "predictor.time.context=window makes a critic learn when the labels have come, from the plain target: set "
-            "predictor.time.horizon=1 and predictor.time.auxiliary=0"
-        )
-
-
-def _check_oracle(config: Config) -> None:
-    """It needs the whole model and the rest of the sequence at hand, and learns nothing."""
-    data, cut = config.data, config.predictor.time
-    if config.stages > 1 or not data.known_ahead:
-        raise ConfigError(
-            f"predictor.time.kind=oracle runs the rest of a sequence through the whole model: it needs stages=1 and "
-            f"sequences that are known ahead (data=copy or repeat_copy, data.streaming=false), not "
-            f"stages={config.stages} data={data.name}"
-        )
-    if cut.horizon > 1 or cut.auxiliary:
-        raise ConfigError(
-            "predictor.time.kind=oracle is taught nothing: set predictor.time.horizon=1 and predictor.time.auxiliary=0"
-        )
-
-
 def _check_probe(config: Config) -> None:
     asked = f"evaluate.probe={config.evaluate.probe}"
-    if config.time.method is TimeMethod.checkpointed:
-        raise ConfigError(
-            f"{asked} keeps all activations of a sequence, which time=checkpointed is there to avoid: "
-            "set evaluate.probe=null (or time=full)"
-        )
     true = config.stages == 1 or not config.depth.predicts
     if true and (config.whole_sequences or not config.model.carries_state):
         raise ConfigError(
             f"{asked} has nothing to measure, for no gradient is cut in time or predicted in depth: "
             "set evaluate.probe=null"
         )
-    if config.predictor.time.kind is PredictorKind.oracle:
-        raise ConfigError(f"{asked} would compare an oracle with itself: set evaluate.probe=null")
     windows = 1 if config.whole_sequences else math.ceil(config.data.label_delay / config.window)
     if windows > config.evaluate.probe_windows:
         raise ConfigError(

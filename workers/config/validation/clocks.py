@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 from dni.errors import ConfigError
-from workers.config.schema import Context, TimeMethod
 from workers.config.settings import Config
 
 
@@ -55,8 +54,8 @@ def _check_clocks(config: Config) -> None:
             f"{asked} tells when a gradient is asked for, and depth={config.depth.name} asks for none then: use "
             "depth=synthetic or depth=backprop (or depth.clocks=[])"
         )
-    if config.time.method is TimeMethod.synthetic and config.predictor.time.context is not Context.none:
+    if config.lookahead or config.history:
         raise ConfigError(
             f"{asked}: what lies beside a window is not what a slower stage reads next: set "
-            "predictor.time.kind=mlp predictor.time.context=none (or time=truncated)"
+            "predictor=mlp predictor.time.context=none (or time=truncated)"
         )
