@@ -24,15 +24,12 @@ from dni.stages.graph import Gradients
 from dni.stages.lambda_return import RetellingStage
 from dni.stages.partition import partition
 from dni.stages.weight_stashing import StashingStage
-from dni.time_targets.auxiliary import Auxiliary
 from dni.time_targets.base import Bootstrap, PastWindow, StateTarget
 from dni.time_targets.deferred import Hindsight
-from dni.time_targets.lambda_return import Horizon
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Auxiliary",
     "Bootstrap",
     "Chain",
     "ConvRegressor",
@@ -42,7 +39,6 @@ __all__ = [
     "Gradients",
     "GuessingCritic",
     "Hindsight",
-    "Horizon",
     "InputInterface",
     "Interface",
     "LocalInterface",

@@ -25,11 +25,19 @@ from workers.launch.launcher import launch
 Settings = dict[str, Any]
 
 #: Settings that have a new name, as `{"section.new": "section.old"}`: the runs below are written in today's names.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "depth.replay": "predictor.depth.replay",
+    "depth.hidden": "predictor.depth.hidden",  # of depth=local
+    "time.horizon": "predictor.time.horizon",
+    "time.lambda_": "predictor.time.lambda_",
+    "time.auxiliary": "predictor.time.auxiliary",
+    "time.method=oracle": "predictor.time.kind=oracle",
+    "predictor.time.kind=soft_label_critic": "predictor.time.context=window",  # of a critic
+}
 
 LAGGED: Settings = {"method": "synthetic", "lag": 1}
 CRITIC: Settings = {"kind": "critic", "hidden": 8, "lookahead": 2}
-WINDOWED: Settings = {"context": "window", "history": 5, "lookahead": 9}
+WINDOWED: Settings = {"kind": "soft_label_critic", "history": 5, "lookahead": 9}
 REGRESSOR: Settings = {"kind": "mlp", "hidden": 8, "context": "none"}
 COPY: Settings = {"kind": "copy", "length": 15, "sequence": None}
 
@@ -67,14 +75,14 @@ def runs(folder: Path) -> dict[str, Settings]:
         "critic": in_depth(),
         "critic, block": in_depth(hidden=8, match=0.5, warmup=2, scale=0.5, clip=1.0, fits=2),
         "critic, at once, fade": in_depth(at_once=True, fade=1.0),
-        "critic, replay": in_depth(replay=2),
+        "critic, replay": {**in_depth(), "depth": {**LAGGED, "method": "replay", "replay": 2}},
         "regressor": in_depth(kind="mlp", hidden=8),
         "regressor, no labels": in_depth(kind="linear", labels=False),
         "lambda returns": {**in_depth(), "depth": {**LAGGED, "method": "lambda_return", "window": 8}},
         "inputs": in_depth(inputs="synthetic"),
         "irregular": in_depth(update_probability=0.5),
         "rates": {"depth": {**LAGGED, "clocks": [1, 2]}, "stages": 2},
-        "local": {"stages": 3, "depth": {"method": "local"}, "predictor": {"depth": {"hidden": 8}}},
+        "local": {"stages": 3, "depth": {"method": "local", "hidden": 8}},
         "delayed": {"stages": 3, "depth": {"method": "delayed", "lag": 1}, "optimizer": {"staleness": 0.5}},
         "delayed, newest weights": {"stages": 3, "depth": {"method": "delayed", "lag": 1, "stash": False}},
         **{
@@ -89,9 +97,9 @@ def runs(folder: Path) -> dict[str, Settings]:
         "time critic, stream": in_time(data={"streaming": True}, **WINDOWED),
         "time regressor": in_time(**REGRESSOR),
         "time regressor, context": in_time(**{**REGRESSOR, "context": "lookahead"}),
-        "time lambda returns": in_time(horizon=3, lambda_=0.9),
-        "time auxiliary": in_time(auxiliary=0.5),
-        "time oracle": {"stages": 1, **in_time(depth=locked, data=COPY, kind="oracle", context="none")},
+        "time lambda returns": {**in_time(), "time": {"method": "lambda_return", "horizon": 3, "lambda_": 0.9}},
+        "time auxiliary": {**in_time(), "time": {"method": "auxiliary", "auxiliary": 0.5, "hidden": 8}},
+        "time oracle": {"stages": 1, "depth": locked, "data": COPY, "time": {"method": "oracle"}},
         "copy, curriculum": in_time(data={**COPY, "length": None}),
         "repeat copy": {"depth": locked, "data": {**COPY, "kind": "repeat_copy", "length": None}},
         # models, data

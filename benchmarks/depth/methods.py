@@ -46,7 +46,7 @@ VARIANTS: tuple[tuple[str, str, Overrides], ...] = (
     ("critic, loss alone", "critic", ("predictor.depth.match=0",)),
     ("critic, true targets (mix 1)", "critic", LAMBDA_ONE),
     ("cDNI, true targets (mix 1)", "cDNI", LAMBDA_ONE),
-    ("cDNI, replay of 4", "cDNI", ("predictor.depth.replay=4",)),
+    ("cDNI, replay of 4", "cDNI", ("depth=replay", "depth.replay=4")),
     ("delayed, today's weights", "delayed", ("depth.stash=false",)),
     ("delayed, Nesterov", "delayed", ("optimizer=nesterov",)),
     ("backprop, Nesterov", "backprop", ("optimizer=nesterov",)),

@@ -109,7 +109,7 @@ _SECOND = {
     "DNI": ("predictor.depth.learning_rate=1e-3", "predictor.depth.learning_rate=3e-3"),
     "cDNI": ("predictor.depth.learning_rate=1e-3", "predictor.depth.learning_rate=3e-3"),
     "critic": ("predictor.depth.hidden=0", "predictor.depth.hidden=128"),
-    "local": ("predictor.depth.hidden=0", "predictor.depth.hidden=128"),
+    "local": ("depth.hidden=0", "depth.hidden=128"),
 }
 _RATES = {
     "text": {

@@ -43,11 +43,12 @@ def recipe(*overrides: str) -> str:
 def _different(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in settings.items():
+        usual = defaults.get(key)  # None: another class stands there, without this setting
         if isinstance(value, dict):
-            value = _different(value, defaults[key])
+            value = _different(value, usual or {})
             if value:
                 found[key] = value
-        elif value != defaults[key]:
+        elif value != usual:
             found[key] = value
     return found
 

@@ -40,13 +40,13 @@ PLAIN = (
 METHODS: dict[str, tuple[str, ...]] = {
     "truncated": ("time=truncated",),
     "critic": CRITIC,
-    "critic, streaming": (*CRITIC, "predictor.time.context=window", f"predictor.time.history={LOOKAHEAD}"),
+    "critic, streaming": (*CRITIC, "predictor=soft_label_critic", f"predictor.time.history={LOOKAHEAD}"),
     "plain": PLAIN,
-    "plain + auxiliary": (*PLAIN, "predictor.time.auxiliary=0.1"),
-    "plain, lambda": (*PLAIN, f"predictor.time.horizon={HORIZON}", "predictor.time.lambda_=0.9"),
+    "plain + auxiliary": (*PLAIN, "time=auxiliary", "time.auxiliary=0.1", "time.hidden=256"),
+    "plain, lambda": (*PLAIN, "time=lambda_return", f"time.horizon={HORIZON}", "time.lambda_=0.9"),
     "critic, loss alone": (*CRITIC, "predictor.time.match=0"),
     "full": ("time=full", FAST),
-    "oracle": ("time=synthetic", "predictor.time.kind=oracle", FAST),
+    "oracle": ("time=oracle", FAST),
 }
 CORE = (("copy", 4), ("copy", 2), ("repeat_copy", 4), ("copy", 8))
 

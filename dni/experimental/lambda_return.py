@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from dni.errors import ConfigError
-from dni.methods.base import InputKind, RunContext
+from dni.methods.base import InputKind
+from dni.methods.cut import RunContext
 from dni.methods.synthetic import Synthetic
 from dni.ranges import zero_or_more
 from dni.stages.base import Stage
@@ -31,8 +32,7 @@ class LambdaReturn(Synthetic):
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         if last or settings["first"]:
             return Stage(module, optimizer, **settings)
-        memory = self.window + 2
-        return RetellingStage(module, optimizer, mix=self.lambda_depth, memory=memory, **settings)
+        return RetellingStage(module, optimizer, mix=self.lambda_depth, memory=self.memory, **settings)
 
     def in_flight(self, stages: int) -> int:
         """An even share of W, as a stage keeps its windows until their targets are here."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dni.misuse import require_target
 
@@ -36,6 +36,9 @@ class Interface:
     #: True if targets are given before the interface is asked, False if after; `needs` says which.
     targets_first = False
 
+    #: True if it learns from a loss of its own when it is asked, and not from targets.
+    learns_when_asked = False
+
     #: Summed loss in nats and counted labels of the last step, where the interface measures it.
     measured: tuple[float, int] | None = None
 
@@ -44,6 +47,11 @@ class Interface:
 
     #: How many steps old the newest target was when it was learned from: what `gradient` answers is as far behind.
     staleness = 0
+
+    @property
+    def learner(self) -> nn.Module | None:
+        """The module that learns here, and that a new run may begin with; None: there is none."""
+        return None
 
     @property
     def ready(self) -> bool:

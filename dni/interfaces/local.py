@@ -38,6 +38,8 @@ class LocalInterface(Interface):
         device: where the head lives.
     """
 
+    learns_when_asked = True
+
     def __init__(
         self,
         features: int,
@@ -51,6 +53,10 @@ class LocalInterface(Interface):
         self.head.features, self.head.classes = features, classes  # type: ignore[assignment]
         self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
         self._recent = FitMeter()
+
+    @property
+    def learner(self) -> nn.Module:
+        return self.head
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
         """The exact dL/dvalue of today's head, for labels (B, T) or (B,), and one update of the head after it.

@@ -12,7 +12,6 @@ from torch import Tensor
 from dni.errors import DivergedError, UsageError
 from dni.interfaces.base import Due, Interface
 from dni.interfaces.pending import Sent
-from dni.interfaces.replay_buffer import Example, Replay
 from dni.metrics import FitMeter, cosine
 from dni.misuse import REFUSALS, explain, misfit, refuse_below, refuse_optimizer, require_target
 from dni.predictors.base import Predictor
@@ -30,7 +29,6 @@ class DecoupledInterface(Interface):
         scale: factor on the predicted gradient that the network receives; the predictor is fitted without it.
         clip: largest norm of the predictor's parameter gradients; None does not clip.
         memory: how many sent values are remembered; the oldest is given up for a newer one.
-        replay: how many of the targets before it every target is fitted together with (`dni.interfaces.replay_buffer`).
         fade: a; what a target teaches that is s steps late counts (1 + s)^-a. For predictors that learn something else
             at once (`Predictor.known`), beside which it can count for less: Adam is blind to the scale of a whole.
         expects: whether the target of a step will come at all; the value of a step whose will not is not remembered.
@@ -46,7 +44,6 @@ class DecoupledInterface(Interface):
         fits: int = 1,
         scale: float = 1.0,
         clip: float | None = None,
-        replay: int = 0,
         fade: float = 0.0,
         expects: Callable[[int], bool] | None = None,
     ) -> None:
@@ -55,8 +52,8 @@ class DecoupledInterface(Interface):
                 f"a {type(predictor).__name__} is no dni.Predictor: take dni.Regressor, say, or subclass one"
             )
         refuse_below(1, memory=memory, fits=fits)
-        refuse_below(0, warmup=warmup, replay=replay)
-        self.predictor, self.replay, self.expects = predictor, Replay(replay), expects
+        refuse_below(0, warmup=warmup)
+        self.predictor, self.expects = predictor, expects
         parameters = list(predictor.parameters())  # an oracle has none, and is not trained
         if optimizer is not None and parameters:
             refuse_optimizer(predictor, optimizer)
@@ -69,8 +66,17 @@ class DecoupledInterface(Interface):
         self._latest = 0
 
     @property
+    def learner(self) -> Predictor:
+        return self.predictor
+
+    @property
     def ready(self) -> bool:
         return self.updates >= self.warmup
+
+    @property
+    def device(self) -> torch.device:
+        """Where the predictor is; an oracle has no parameters, and is said to be on the CPU."""
+        return next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
         """Remember the value (nobody may write to it any more) and its labels; return the predicted gradient.
@@ -111,12 +117,7 @@ class DecoupledInterface(Interface):
         target, labels = sent.mine(gradient), sent.known(labels)
         require_target(step, target, sent.value)
         self.staleness = self._latest - step
-        for n in range(self.fits):
-            fit = self.predictor.fit(sent.value, labels, target)
-            self._improve(self.replay.loss(self.predictor, fit.loss) * (1 + self.staleness) ** -self.fade)
-            if n == 0:
-                self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
-        self.replay.keep(Example(sent.value, labels, target))
+        self._learn(step, sent.value, labels, target)
         self.updates += 1
 
     def means(self) -> dict[str, float | None]:
@@ -134,7 +135,6 @@ class DecoupledInterface(Interface):
             "latest": self._latest,
             "sent": {str(step): vars(s) for step, s in self._sent.items()},
             "staleness": self.staleness,
-            "replay": self.replay.state_dict(),
             "meters": [{**vars(self.total)}, {**vars(self.recent)}],
         }
 
@@ -143,9 +143,7 @@ class DecoupledInterface(Interface):
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.updates, self._latest, self.staleness = state["updates"], state["latest"], state.get("staleness", 0)
-        device = next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
-        self._sent = {int(step): Sent(**s).to(device) for step, s in state["sent"].items()}
-        self.replay.load_state_dict(state.get("replay", []), device)
+        self._sent = {int(step): Sent(**s).to(self.device) for step, s in state["sent"].items()}
         self.total, self.recent = (FitMeter(**sums) for sums in state.get("meters", ({}, {})))
 
     def _remember(self, step: int, sent: Sent) -> None:
@@ -154,6 +152,18 @@ class DecoupledInterface(Interface):
             self._sent[step] = sent
         while len(self._sent) > self.memory:
             del self._sent[min(self._sent)]
+
+    def _learn(self, step: int, value: Tensor, labels: Tensor | None, target: Tensor) -> None:
+        """Fit the predictor to the target of a value that left at `step`."""
+        for n in range(self.fits):
+            fit = self.predictor.fit(value, labels, target)
+            self._improve(self._fit_loss(fit.loss) * (1 + self.staleness) ** -self.fade)
+            if n == 0:
+                self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
+
+    def _fit_loss(self, newest: Tensor) -> Tensor:
+        """What one step of the predictor lowers; `newest` is its loss of the target that has come."""
+        return newest
 
     def _learn_at_once(self, sent: Sent) -> None:
         known = self.predictor.known(sent.value, sent.labels)

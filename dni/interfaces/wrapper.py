@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dni.interfaces.base import Interface
 from dni.misuse import refuse_below
@@ -16,6 +16,10 @@ class Around(Interface):
     def __init__(self, inner: Interface) -> None:
         self.inner = inner
         self.targets_first = inner.targets_first
+
+    @property
+    def learner(self) -> nn.Module | None:
+        return self.inner.learner
 
     @property
     def ready(self) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dni.interfaces.base import Interface, TrueInterface
-from dni.methods.base import CutContext, DepthMethod
+from dni.methods.base import DepthMethod
+from dni.methods.cut import CutContext
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,27 +12,11 @@ from torch import nn
 
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface
-from dni.interfaces.synthetic import DecoupledInterface
+from dni.methods.cut import CutContext, RunContext
 from dni.ranges import above_zero, one_or_more, zero_or_more
 from dni.stages.base import Stage
 
 InputKind = enum.Enum("InputKind", ["received", "synthetic"])
-
-#: The settings of a run (`workers.config.settings.Config`), whose sections a method may read in `check`.
-RunContext = Any
-
-
-@dataclass(frozen=True)
-class CutContext:
-    """The cut after a stage, for which a method makes an interface."""
-
-    index: int  #: of the stage before the cut, from 0
-    stages: int  #: of the run
-    shape: tuple[int, ...]  #: of one row of the value that is cut: (D,), or (C, H, W) of feature maps
-    classes: int  #: V, how many labels there are
-    device: torch.device  #: of the stage
-    predictor: Any  #: the section `predictor.depth`
-    predicted: Callable[[], DecoupledInterface]  #: makes an interface with the predictor of that section
 
 
 @dataclass
@@ -64,6 +47,9 @@ class DepthMethod(ABC):
 
     #: One gradient is asked for at every step and used at that step, so that `clocks` may say at which.
     multi_rate: ClassVar[bool] = False
+
+    #: Stages wait for no gradient, so that with `inputs` they may go ahead of the activations, too.
+    synthetic_inputs: ClassVar[bool] = False
 
     #: The gradient at the cut is a model's, which a probe may compare with the exact one.
     predicts: ClassVar[bool] = False
@@ -98,4 +84,20 @@ class DepthMethod(ABC):
             raise ConfigError(
                 f"optimizer.staleness={run.optimizer.staleness} shortens the steps of late gradients, and with "
                 f"depth={self.name} none is late: set optimizer.staleness=0 (or depth=synthetic)"
+            )
+        self._check_update_probability()
+        if self.inputs is InputKind.synthetic and not self.synthetic_inputs:
+            raise ConfigError(
+                "depth.inputs=synthetic is for stages that do not wait for gradients either, and answers with "
+                f"synthetic ones: use depth=synthetic, not depth={self.name} (or depth.inputs=received)"
+            )
+
+    def _check_update_probability(self) -> None:
+        asked = f"depth.update_probability={self.update_probability}"
+        if self.update_probability > 1:
+            raise ConfigError(f"{asked} must be at most 1, with which every stage updates at every step")
+        if self.update_probability != 1 and not self.skips_steps:
+            raise ConfigError(
+                f"{asked} leaves steps without a gradient, and depth={self.name} would wait for it: use "
+                "depth=synthetic or depth=local (or depth.update_probability=1)"
             )

@@ -11,7 +11,8 @@ from torch import nn
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface
 from dni.interfaces.delayed import DelayedInterface
-from dni.methods.base import CutContext, DepthMethod, RunContext
+from dni.methods.base import DepthMethod
+from dni.methods.cut import CutContext, RunContext
 from dni.stages.base import Stage
 from dni.stages.weight_stashing import StashingStage
 
@@ -46,7 +47,7 @@ class Delayed(DepthMethod):
                 f"depth=delayed shares depth.window={self.window} among {edges} edges, on each of which a step may "
                 f"be {each} late: set depth.window={each * edges} or more"
             )
-        if run.time.method.name == "synthetic":
+        if run.time.answers:
             raise ConfigError(
-                "depth=delayed goes back too late for time=synthetic: use time=truncated (or depth=synthetic)"
+                f"depth=delayed goes back too late for time={run.time.name}: use time=truncated (or depth=synthetic)"
             )

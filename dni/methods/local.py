@@ -11,28 +11,29 @@ from torch import nn
 
 from dni.interfaces.base import Interface
 from dni.interfaces.local import LocalInterface, local_head
-from dni.methods.base import CutContext, DepthMethod
+from dni.methods.base import DepthMethod
+from dni.methods.cut import CutContext
+from dni.ranges import zero_or_more
 from dni.stages.base import Stage
 
 
 @dataclass
 class Local(DepthMethod):
-    """Decoupled greedy learning (Belilovsky et al. 2019, arXiv 1901.08164).
+    """Decoupled greedy learning (Belilovsky et al. 2019, arXiv 1901.08164)."""
 
-    The classifier has `predictor.depth.hidden` units and learns at the rate `predictor.depth.learning_rate`.
-    """
+    hidden: int = zero_or_more(0)  # [units] of the classifier's hidden layer; 0: it is linear
+    learning_rate: float = zero_or_more(3e-3)  # [rate] of the classifier's own Adam
 
     name: ClassVar[str] = "local"
     skips_steps: ClassVar[bool] = True
     predicts: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
-        settings = {"classes": cut.classes, "hidden": cut.predictor.hidden}
-        rate = cut.predictor.learning_rate
-        return LocalInterface(math.prod(cut.shape), **settings, learning_rate=rate, device=cut.device)
+        settings = {"classes": cut.classes, "hidden": self.hidden}
+        return LocalInterface(math.prod(cut.shape), **settings, learning_rate=self.learning_rate, device=cut.device)
 
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         return Stage(module, optimizer, **{**settings, "first": True})  # no stage sends a gradient back
 
     def learner(self, cut: CutContext) -> nn.Module:
-        return local_head(math.prod(cut.shape), cut.classes, cut.predictor.hidden)
+        return local_head(math.prod(cut.shape), cut.classes, self.hidden)

@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import nn
 
 from dni.interfaces.base import Interface
-from dni.methods.base import CutContext, DepthMethod
+from dni.methods.base import DepthMethod
+from dni.methods.cut import CutContext
 
 
 @dataclass
@@ -22,10 +23,16 @@ class Synthetic(DepthMethod):
     skips_steps: ClassVar[bool] = True
     late: ClassVar[bool] = True
     multi_rate: ClassVar[bool] = True
+    synthetic_inputs: ClassVar[bool] = True
     predicts: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
-        return cut.predicted()
+        return cut.predicted(self.memory)
 
     def learner(self, cut: CutContext) -> nn.Module:
-        return cut.predicted().predictor
+        return cut.build()
+
+    @property
+    def memory(self) -> int:
+        """Values that wait for their targets: those in flight, that of this step, and one that is on its way."""
+        return self.window + 2

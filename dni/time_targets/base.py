@@ -1,4 +1,9 @@
-"""What the predictor of the time cut is taught, window by window (`dni.time_targets.functional`: the mathematics)."""
+"""What the predictor of the time cut is taught, window by window.
+
+A window t maps the state s_{t-1} that enters it to the state s_t that leaves it, J_t = ds_t/ds_{t-1}, and has a loss
+L_t, summed over batch and time. g_t (B, F) is the synthetic gradient that the cut answers for s_t, zero in rows whose
+sequence ends there.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 CONF = Path(__file__).parents[2] / "conf"
 
 #: The key of a short name, by section.
-SHORT = {"depth": "method", "transport": "kind"}
+SHORT = {"depth": "method", "time": "method", "predictor.depth": "kind", "predictor.time": "kind", "transport": "kind"}
 
 
 def spelled_out(settings: Any) -> dict[str, Any]:
@@ -19,11 +19,17 @@ def spelled_out(settings: Any) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.create(settings))
     assert isinstance(plain, dict)
     for section, key in SHORT.items():
-        node = plain.get(section, {})
+        node = _place(plain, section)
         if key in node:
-            file = yaml.safe_load((CONF / section / f"{node.pop(key)}.yaml").read_text())
-            node["_target_"] = file["_target_"]
+            file = yaml.safe_load((CONF / section.partition(".")[0] / f"{node.pop(key)}.yaml").read_text())
+            node["_target_"] = _place({section.partition(".")[0]: file}, section)["_target_"]
     return {str(key): value for key, value in plain.items()}
+
+
+def _place(tree: Any, section: str) -> Any:
+    for part in section.split("."):
+        tree = tree.get(part, {})
+    return tree
 
 
 def from_words(words: str) -> dict[str, Any]:

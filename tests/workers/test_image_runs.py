@@ -135,7 +135,8 @@ SYNTHETIC = [
 
 
 def synthetic(folders: dict[str, Path], model: str, kind: str, **more: Any) -> Config:
-    predictor = {"depth": {"kind": kind, "hidden": 0 if kind == "linear" else 5, "warmup": 2, "learning_rate": 1e-3}}
+    size = {} if kind == "linear" else {"hidden": 5}
+    predictor = {"depth": {"kind": kind, **size, "warmup": 2, "learning_rate": 1e-3}}
     depth = {"method": "synthetic", "lag": 1}
     return images(folders, model, predictor=predictor, depth=depth, stages=3, **more)
 
@@ -205,7 +206,7 @@ def test_a_predictor_of_too_many_weights_is_refused_before_anything_starts(
         launch(config, tmp_path / "run")
     weights = f"{features * (features + 1 + 11):,}"
     assert str(refused.value) == (
-        f"predictor.depth.kind=linear would have {weights} weights for the (32, 14, 14) feature maps of stage 0, more "
+        f"predictor=linear would have {weights} weights for the (32, 14, 14) feature maps of stage 0, more "
         "than 16,777,216: use predictor=conv, or predictor=critic"
     )
     assert not (tmp_path / "run").exists()

@@ -15,10 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.interfaces.base import Interface
-from dni.interfaces.local import LocalInterface
 from dni.interfaces.local_objective import OwnTask
-from dni.interfaces.synthetic import DecoupledInterface
-from dni.interfaces.wrapper import Around
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from workers.build.model import build_chains
@@ -93,14 +90,10 @@ def chains_without_content(config: Config) -> list[Chain]:
 
 def _teach(interface: Interface, state: Mapping[str, Any]) -> None:
     """Load what learns there, as far as it fits."""
-    if isinstance(interface, Around):
-        if isinstance(interface, OwnTask):
-            _load(interface.head, state.get("head", {}))
-        _teach(interface.inner, state.get("inner", state))
-    elif isinstance(interface, DecoupledInterface):
-        _load(interface.predictor, learned(state))
-    elif isinstance(interface, LocalInterface):
-        _load(interface.head, learned(state))
+    if isinstance(interface, OwnTask):
+        _load(interface.head, state.get("head", {}))
+    if interface.learner is not None:
+        _load(interface.learner, learned(state))
 
 
 def _load(module: nn.Module, weights: Weights) -> None:

@@ -31,7 +31,7 @@ def entries(cls: type, start: str = "") -> Iterator[Entry]:
         name, base = start + each.name, each.metadata.get("plugin")
         yield Entry(name, kinds[each.name] if base is None else base, each, cls)
         if base is not None:
-            yield from _of_plugins(name, base)
+            yield from _of_plugins(name, base, type(_default_of(each)))
         elif is_dataclass(kinds[each.name]):
             yield from entries(kinds[each.name], f"{name}.")
 
@@ -61,11 +61,16 @@ def shipped(section: str, base: type) -> Mapping[str, type]:
     return found
 
 
-def _of_plugins(section: str, base: type) -> Iterator[Entry]:
-    """The settings of all classes of a section, those of the base class first."""
+def _default_of(field: Field[Any]) -> Any:
+    assert callable(field.default_factory)
+    return field.default_factory()
+
+
+def _of_plugins(section: str, base: type, default: type) -> Iterator[Entry]:
+    """The settings of all classes of a section, those of the base class first, then those of the default one."""
     classes = shipped(section, base)
     seen: set[str] = set()
-    for cls in (base, *classes.values()):
+    for cls in (base, default, *classes.values()):
         kinds = get_type_hints(cls)
         for each in fields(cls):
             if each.name not in seen:

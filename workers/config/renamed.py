@@ -5,6 +5,14 @@ from __future__ import annotations
 #: By the name that a setting had.
 RENAMED = {
     "depth.method": "depth=NAME, or depth._target_=MODULE.CLASS",
+    "time.method": "time=NAME, or time._target_=MODULE.CLASS",
+    "predictor.depth.kind": "predictor=NAME, or predictor.depth._target_=MODULE.CLASS",
+    "predictor.time.kind": "predictor=NAME, or predictor.time._target_=MODULE.CLASS (kind=oracle: time=oracle)",
+    "predictor.time.context": "predictor=soft_label_critic for context=window; others look ahead, or have a context",
+    "predictor.time.horizon": "time=lambda_return time.horizon=WINDOWS",
+    "predictor.time.lambda_": "time=lambda_return time.lambda_=SHARE",
+    "predictor.time.auxiliary": "time=auxiliary time.auxiliary=WEIGHT",
+    "predictor.depth.replay": "depth=replay depth.replay=TARGETS",
     "transport.kind": "transport=NAME, or transport._target_=MODULE.CLASS",
     "predictor.depth.mix": "depth=lambda_return depth.lambda_depth=SHARE",
 }

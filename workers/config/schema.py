@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from dni.predictors import in_depth, in_time
+from dni.predictors.settings import DepthPredictor, TimePredictor
 from dni.ranges import above_zero, below_one, one_or_more, zero_or_more
+from workers.config.plugins import plugin
 
-TimeMethod = enum.Enum("TimeMethod", ["full", "checkpointed", "truncated", "synthetic"])
-PredictorKind = enum.Enum("PredictorKind", ["critic", "mlp", "linear", "conv", "oracle"])
-Context = enum.Enum("Context", ["none", "window", "lookahead"])
+# OmegaConf leaves the sections of plug-ins open.
+if TYPE_CHECKING:
+    AtCut = DepthPredictor
+    AtWindow = TimePredictor
+else:
+    AtCut = AtWindow = Any
+
 ModelKind = enum.Enum(
     "ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet", "two_clocks"]
 )
@@ -66,47 +73,6 @@ class DataConfig:
 
 
 @dataclass
-class TimeConfig:
-    method: TimeMethod = TimeMethod.truncated  # where the gradient at the end of a window comes from
-
-
-@dataclass
-class CutPredictorConfig:
-    kind: PredictorKind = PredictorKind.critic  # the model of the gradient; oracle: exact gradients, in time only
-    hidden: int = zero_or_more(0)  # [units] of the hidden layer (mlp, critic, the head of depth=local); conv: channels
-    match: float = zero_or_more(1.0)  # [weight] critic: of the squared distance to the target gradient
-    learning_rate: float = zero_or_more(3e-3)  # [rate] of the predictor's own Adam
-    fits: int = one_or_more(1)  # [steps] of the predictor per target
-    warmup: int = zero_or_more(0)  # [steps] of the predictor before the stage moves
-    scale: float = zero_or_more(1.0)  # [factor] on the synthetic gradient that the network receives
-    clip: float | None = above_zero(None)  # [norm] largest, of the predictor's own gradient; null: not clipped
-
-
-@dataclass
-class DepthPredictorConfig(CutPredictorConfig):  # depth=local has a classifier instead, of `hidden` and `learning_rate`
-    labels: bool = True  # labels as context of a regressor; a critic always uses them
-    at_once: bool = False  # critic: learn the loss when the value leaves; only the match waits for the target
-    fade: float = zero_or_more(0.0)  # [exponent] a, with at_once: the match to a target that is s steps late counts (1
-    # + s)^-a
-    replay: int = zero_or_more(0)  # [targets] before it that every target is fitted together with; they are kept with
-    # their values
-    cells: int = one_or_more(4)  # [cells] critic of feature maps: it sees the means in a grid of so many cells a side
-
-
-@dataclass
-class TimePredictorConfig(CutPredictorConfig):
-    context: Context = Context.lookahead  # beside the state: nothing, the last `history` inputs, the next labels
-    lookahead: int = one_or_more(1)  # [labels] L, after the window; a critic with context=window guesses them, and
-    # learns when they have come
-    history: int = one_or_more(32)  # [symbols] H, of the input up to the end of the window, that context=window sees
-    horizon: int = one_or_more(1)  # [windows] M, that are run again together for M targets of the time cut; 1: none is
-    lambda_: float = zero_or_more(0.0)  # [share] of a horizon's later targets, against the prediction; named so as
-    # lambda is Python's
-    auxiliary: float = zero_or_more(0.0)  # [weight] of the auxiliary task, to foretell the prediction at the next
-    # window's end
-
-
-@dataclass
 class InputPredictorConfig:
     hidden: int = zero_or_more(128)  # [units] of the hidden layer, 0: linear; of the GRU where the stages before carry
     # state
@@ -115,8 +81,8 @@ class InputPredictorConfig:
 
 @dataclass
 class PredictorConfig:
-    depth: DepthPredictorConfig = field(default_factory=DepthPredictorConfig)  # at the cuts between stages
-    time: TimePredictorConfig = field(default_factory=TimePredictorConfig)  # at ends of windows, with time=synthetic
+    depth: AtCut = plugin(DepthPredictor, in_depth.Critic)  # at the cuts between stages, with depth=synthetic
+    time: AtWindow = plugin(TimePredictor, in_time.Critic)  # at ends of windows, with time=synthetic
     inputs: InputPredictorConfig = field(default_factory=InputPredictorConfig)  # of inputs, with depth.inputs=synthetic
 
 

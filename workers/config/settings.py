@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dni.methods.base import DepthMethod
+from dni.methods.in_time import TimeMethod, Truncated
 from dni.methods.pipelined import Chunked, Pipelined
 from dni.methods.synthetic import Synthetic
 from dni.ranges import one_or_more, zero_or_more
@@ -16,7 +17,6 @@ from workers.config.plugins import plugin
 from workers.config.schema import (
     SHORTEST,
     CheckpointConfig,
-    Context,
     DataConfig,
     DataKind,
     EmulateConfig,
@@ -26,18 +26,16 @@ from workers.config.schema import (
     ModelConfig,
     OptimizerConfig,
     PredictorConfig,
-    PredictorKind,
     ScheduleKind,
-    TimeConfig,
-    TimeMethod,
 )
 
 # OmegaConf leaves the sections of plug-ins open.
 if TYPE_CHECKING:
     Depth = DepthMethod
+    Time = TimeMethod
     Links = Transport
 else:
-    Depth = Links = Any
+    Depth = Time = Links = Any
 
 
 @dataclass
@@ -59,7 +57,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)  # the network: its layers, their sizes, where it is cut
     data: DataConfig = field(default_factory=DataConfig)  # what is learned: B lanes of windows of T steps
     depth: Depth = plugin(DepthMethod, Synthetic)  # the cuts between stages: the method, what is in flight
-    time: TimeConfig = field(default_factory=TimeConfig)  # the cuts between the windows of a sequence
+    time: Time = plugin(TimeMethod, Truncated)  # the cuts between the windows of a sequence
     predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of every stage, alike; its schedule, clipping
     transport: Links = plugin(Transport, Grpc)  # the links between stages
@@ -71,7 +69,7 @@ class Config:
 
     @property
     def window(self) -> int:
-        """T in force: with `time=full` or `checkpointed` one whole sequence, of a curriculum the first."""
+        """T in force: where the method in time says so one whole sequence, of a curriculum the first."""
         data = self.data
         if not self.whole_sequences:
             return data.window
@@ -93,12 +91,12 @@ class Config:
     @property
     def whole_sequences(self) -> bool:
         """Whether gradients flow back through whole sequences."""
-        return self.time.method in (TimeMethod.full, TimeMethod.checkpointed)
+        return self.time.whole_sequences
 
     @property
     def chunk(self) -> int | None:
         """Steps of a chunk whose activations are computed again rather than kept; None: all are kept."""
-        return self.data.window if self.time.method is TimeMethod.checkpointed else None
+        return self.data.window if self.time.recomputes else None
 
     @property
     def pipelined(self) -> bool:
@@ -123,18 +121,12 @@ class Config:
     @property
     def lookahead(self) -> int:
         """L in force: labels beyond the window travel only where a time cut uses them."""
-        return self.predictor.time.lookahead if self._context is Context.lookahead else 0
+        return self.predictor.time.future_labels if self.time.predicts else 0
 
     @property
     def history(self) -> int:
         """H in force: input symbols travel only where a time cut uses them."""
-        return self.predictor.time.history if self._context is Context.window else 0
-
-    @property
-    def _context(self) -> Context:
-        cut = self.predictor.time
-        used = self.time.method is TimeMethod.synthetic and cut.kind is not PredictorKind.oracle
-        return cut.context if used else Context.none
+        return self.predictor.time.past_inputs if self.time.predicts else 0
 
     @property
     def threads(self) -> bool:

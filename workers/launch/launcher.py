@@ -178,7 +178,7 @@ def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
     backend = "nccl" if devices[0].startswith("cuda") else "gloo"
     return RunFacts(
         depth=config.depth.name,
-        time=config.time.method.name,
+        time=config.time.name,
         experiment=config.experiment,
         seed=config.seed,
         stages=config.stages,

@@ -8,7 +8,6 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from dni.interfaces.base import Interface, ZeroInterface
-from dni.interfaces.local import LocalInterface
 from dni.stages.base import Stage
 from workers.config.schema import EmulateConfig
 
@@ -33,9 +32,7 @@ def lasting(call: Callable[P, R], ms: float) -> Callable[P, R]:
 
 def slow_down(settings: EmulateConfig, stage: Stage, depth: Interface, time_cut: Interface) -> None:
     """Make a stage's passes, and the updates of what is at its cuts, last as the settings say."""
-    learns = (
-        "due" if isinstance(depth, LocalInterface) else "target"
-    )  # a local head at every step, a predictor when told
+    learns = "due" if depth.learns_when_asked else "target"
     timed: list[tuple[object, str, float]] = [
         (stage, "forward", settings.forward_ms), (stage, "backward", settings.backward_ms),
         (depth, learns, settings.cut_ms),

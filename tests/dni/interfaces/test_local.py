@@ -122,9 +122,8 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
 
 
 def local(**more: Any) -> Config:
-    depth = {"method": "local", "window": 4, **more.pop("depth", {})}
-    predictor = {"depth": {"hidden": 5, "learning_rate": 1e-2}}
-    return tiny(**{"stages": 3, "depth": depth, "predictor": predictor, **more})
+    depth = {"method": "local", "window": 4, "hidden": 5, "learning_rate": 1e-2, **more.pop("depth", {})}
+    return tiny(**{"stages": 3, "depth": depth, **more})
 
 
 def greedy_training(config: Config) -> dict[str, Tensor]:

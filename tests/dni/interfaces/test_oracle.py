@@ -55,7 +55,7 @@ def test_a_run_with_an_oracle_and_one_update_per_sequence_is_full_backpropagatio
         return parameters_of(tmp_path / name, 1)
 
     sgd = {"kind": "sgd", "learning_rate": 0.5, "clip": None}
-    oracle = {"time": {"method": "synthetic"}, "predictor": {"time": {"kind": "oracle"}}}
+    oracle = {"time": {"method": "oracle"}}
     by_windows = trained("oracle", 12, **oracle, optimizer={**sgd, "accumulate": 3})
     at_once = trained("full", 4, time={"method": "full"}, optimizer=sgd)
     truncated = trained("truncated", 12, time={"method": "truncated"}, optimizer={**sgd, "accumulate": 3})

@@ -120,8 +120,7 @@ def test_every_stage_draws_its_own_and_nothing_in_evaluation() -> None:
 AGAIN: dict[str, dict[str, Any]] = {
     "horizon": {
         "depth": {"method": "synthetic", "lag": 1},
-        "time": {"method": "synthetic"},
-        "predictor": {"time": {"horizon": 2}},
+        "time": {"method": "lambda_return", "horizon": 2, "lambda_": 0},
     },
     "late": {"depth": {"method": "delayed", "lag": 1, "stash": False}},
 }

@@ -213,8 +213,9 @@ def test_a_run_resumed_between_ticks_equals_one_that_went_on(method: str, lag: i
     def config(every: int | None, **more: Any) -> Config:
         return clocked(
             [1, 2, 4], steps=13, evaluate={"every": None, "windows": 1},
-            depth={"method": method, "window": 4, "lag": lag}, time={"method": "synthetic"},
-            predictor={"depth": {"warmup": 1}, "time": {"kind": "mlp", "context": "none", "hidden": 4, "horizon": 2}},
+            depth={"method": method, "window": 4, "lag": lag},
+            time={"method": "lambda_return", "horizon": 2, "lambda_": 0},
+            predictor={"depth": {"warmup": 1}, "time": {"kind": "mlp", "context": "none", "hidden": 4}},
             checkpoint={"every": every, "keep": 9}, **more,
         )  # fmt: skip
 

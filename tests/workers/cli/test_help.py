@@ -141,7 +141,7 @@ def test_help_is_one_screen_and_its_lists_are_whole(
     ("word", "meant"),
     [
         ("optimizer.learning_rat=0.1", "`optimizer.learning_rate`"),
-        ("learning_rate=0.1", "`optimizer.learning_rate` or `predictor.depth.learning_rate`"),
+        ("learning_rate=0.1", "`depth.learning_rate` or `optimizer.learning_rate`"),
         ("optimzer.learning_rate=1", "`optimizer.learning_rate`"),
         ("optimzer=adam", "`optimizer`"),
         ("+optimizer.lr=1", "`optimizer.learning_rate`"),

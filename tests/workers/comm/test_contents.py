@@ -112,9 +112,7 @@ def test_anything_else_is_named(contents: Contents, kind: Kind, changed: dict[st
 
 def test_the_settings_say_what_crosses_an_edge() -> None:
     time = {"method": "synthetic"}
-    config, data = resolve(
-        tiny(time=time, predictor={"time": {"kind": "critic", "context": "lookahead", "lookahead": 3}})
-    )
+    config, data = resolve(tiny(time=time, predictor={"time": {"kind": "critic", "lookahead": 3}}))
     expected = Contents((8,), torch.float32, 4, data.symbols, steps=6, context=3, context_symbols=data.symbols)
     assert contents_of(config, 1) == expected
     config, _ = resolve(tiny(data={"kind": "copy"}, time={"method": "full"}))

@@ -14,6 +14,7 @@ import workers.conf
 
 import dni.experimental
 import dni.methods.base
+import dni.predictors.base
 import workers.comm.transports.base
 import workers.config.validation.check
 from dni.errors import ConfigError
@@ -29,6 +30,7 @@ CONF = Path(workers.conf.__path__[0])
 RULES = Path(workers.config.validation.check.__file__).parent
 TRANSPORTS = Path(workers.comm.transports.base.__file__).parent
 METHODS_OF_DNI, EXPERIMENTAL = Path(dni.methods.base.__file__).parent, Path(dni.experimental.__file__).parent
+PREDICTORS = Path(dni.predictors.base.__file__).parent
 OPTIONS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
 OPTIONS = {group: names for group, names in OPTIONS.items() if names}
 ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name in names]
@@ -43,6 +45,7 @@ NEEDS = {
     "predictor=conv": ["data=cifar10", "model=cnn"],
     "data=two_clocks": ["model=two_clocks", "stages=2"],
     "model=two_clocks": ["data=two_clocks", "stages=2"],
+    "time=oracle": ["data=copy", "stages=1"],
 }
 
 
@@ -66,12 +69,14 @@ def test_every_pair_of_a_method_in_depth_and_others_composes_and_can_be_run(dept
     pairs = itertools.product(OPTIONS["time"], OPTIONS["transport"])
     for (time, transport), predictor in zip(pairs, itertools.cycle(predictors), strict=False):
         config = settings(f"depth={depth}", f"time={time}", f"transport={transport}", f"predictor={predictor}")
-        if (depth, time) == ("delayed", "synthetic"):
+        if time == "oracle" or (depth == "delayed" and config.time.answers):
+            continue  # refused, see below
+        if time in ("auxiliary", "lambda_return") and predictor == "soft_label_critic":
             continue  # refused, see below
         if config.pipelined and (time not in ("truncated", "full") or transport == "local"):
             continue  # refused: test_pipeline_rules
         check(config)
-        assert (config.depth.name, config.time.method.name, config.transport.name) == (depth, time, transport)
+        assert (config.depth.name, config.time.name, config.transport.name) == (depth, time, transport)
 
 
 TWO = "data.kind=two_clocks model.kind=two_clocks"
@@ -122,16 +127,15 @@ REFUSED = {
     "devices=[]": "devices names 0 devices for 4 stages: name one, or one each",
     "model.cut_at=[lstm2,softmax]": "model.cut_at names 2 cuts, which makes 3 stages, but stages=4: change one, or set "
     "model.cut_at=[] to cut by balance",
-    "time.method=synthetic predictor.time.horizon=2 predictor.time.lambda_=1.5": ""
-    "predictor.time.lambda_=1.5 must be at most 1: from 0, "
-    "where every target starts from the next prediction, to 1, where it starts from the last one of a horizon",
-    "time.method=synthetic predictor.time.lambda_=0.5": ""
-    "predictor.time.lambda_=0.5 mixes the targets of several windows: set "
-    "predictor.time.horizon=4, say (or predictor.time.lambda_=0)",
-    "time.method=synthetic predictor.time.auxiliary=0.1 predictor.time.horizon=2": ""
-    "predictor.time.auxiliary=0.1 needs the target of every "
-    "window at once, and predictor.time.horizon=2 makes them together: set predictor.time.horizon=1 (or "
-    "predictor.time.auxiliary=0)",
+    "time.method=lambda_return time.lambda_=1.5": "time.lambda_=1.5 must be at most 1: from 0, where every target "
+    "starts from the next prediction, to 1, where it starts from the last one of a horizon",
+    "time.method=lambda_return time.horizon=1": "time.horizon=1 leaves time=lambda_return nothing to mix: use "
+    "time=synthetic",
+    "time.method=lambda_return predictor.time.kind=soft_label_critic": "time=lambda_return makes the targets of "
+    "several windows together, and predictor=soft_label_critic waits for labels: use predictor=critic or predictor=mlp "
+    "(or time=synthetic)",
+    "time.method=auxiliary predictor.time.kind=soft_label_critic": "time=auxiliary needs the target of every window at "
+    "once, and predictor=soft_label_critic waits for labels: use predictor=critic or predictor=mlp (or time=synthetic)",
     "start_step=3": "start_step=3 needs the folder of a run: add start_from=FOLDER",
     "resume_step=3": "resume_step=3 needs the folder of the run to go on from: add resume=FOLDER",
     "evaluate.patience=3 evaluate.every=null": "evaluate.patience=3 counts validation passes, and with "
@@ -168,29 +172,14 @@ REFUSED = {
     f"elsewhere {ALLOW.replace('transport.tls, or ', '')}",
     "transport.bind=127.0.0.1:5000": "transport.bind=127.0.0.1:5000: 3 of the 4 stages listen and cannot share a port: "
     "use transport.bind=127.0.0.1:0",
-    "time.method=synthetic predictor.time.context=none": "predictor.time.kind=critic models the losses of labels: set "
-    "predictor.time.context=lookahead (or window, where the labels after a window are not known yet)",
-    "time.method=synthetic predictor.time.context=window predictor.time.horizon=2": ""
-    "predictor.time.context=window makes a critic learn when "
-    "the labels have come, from the plain target: set predictor.time.horizon=1 and predictor.time.auxiliary=0",
     "data.streaming=true time.method=synthetic": "data.streaming=true: the labels after a window are not known yet: "
-    "set predictor.time.context=window",
+    "use predictor=soft_label_critic (or predictor=mlp predictor.time.context=window)",
     "predictor.depth.fade=1": "predictor.depth.fade=1.0 makes late targets count for less beside a loss that is "
     "learned at once: set predictor.depth.at_once=true (or predictor.depth.fade=0)",
-    "predictor.depth.kind=mlp predictor.depth.at_once=true": "predictor.depth.at_once=true: a predictor of kind mlp "
-    "learns from targets alone; set predictor.depth.at_once=false, or use predictor=critic",
-    "predictor.depth.kind=oracle": "predictor.depth.kind=oracle: there is no oracle in depth; set "
-    "predictor.depth.kind=critic",
-    "time.method=synthetic predictor.time.kind=oracle": ""
-    "predictor.time.kind=oracle runs the rest of a sequence through "
-    "the whole model: it needs stages=1, data=copy or repeat_copy and data.streaming=false, not stages=4 data=text "
-    "data.streaming=false",
-    "time.method=synthetic predictor.time.kind=oracle stages=1 data.kind=copy data.sequence=null "
-    "predictor.time.horizon=3": "predictor.time.kind=oracle is taught nothing: set predictor.time.horizon=1 and "
-    "predictor.time.auxiliary=0",
-    "time.method=synthetic predictor.time.kind=oracle stages=1 data.kind=copy data.sequence=null evaluate.probe=5": (
-        "evaluate.probe=5 would compare an oracle with itself: set evaluate.probe=null"
-    ),
+    "time.method=oracle": "time=oracle runs the rest of a sequence through the whole model: it needs stages=1, "
+    "data=copy or repeat_copy and data.streaming=false, not stages=4 data=text data.streaming=false",
+    "time.method=oracle stages=1 data.kind=copy data.sequence=null evaluate.probe=5": "evaluate.probe=5 would compare "
+    "an oracle with itself: set evaluate.probe=null",
     "transport.delay_ms=15000": "transport.timeout_s=60 is too short for the round trip that transport.delay_ms=15000 "
     "makes: set transport.timeout_s=150 or more",
     "evaluate.probe=9 time.method=checkpointed": "evaluate.probe=9 keeps all activations of a sequence, which "
@@ -214,12 +203,8 @@ REFUSED = {
     "through a sequence, and data=mnist has none: set evaluate.probe=null",
     "data.kind=mnist model.kind=mlp_bn data.window=1 data.sequence=null data.batch=1": "data.batch=1: model=mlp_bn has "
     "batch norm, which needs a batch: set data.batch=64, say",
-    "predictor.time.kind=conv": "predictor.time.kind=conv: a state has no height and width; use "
-    "predictor.time.kind=mlp, say",
-    "predictor.depth.kind=conv": "predictor.depth.kind=conv needs feature maps, and between the layers of model=lstm "
-    "there are none: use predictor=critic, say (or model=cnn or model=resnet)",
-    "predictor.depth.kind=conv model.kind=cnn": "predictor.depth.kind=conv needs channels: set "
-    "predictor.depth.hidden=32, say",
+    "predictor.depth.kind=conv": "predictor=conv needs feature maps, and between the layers of model=lstm there are "
+    "none: use predictor=critic, say (or model=cnn or model=resnet)",
     "data.noise=0.5": "data.noise=0.5 is for images, and data=text has symbols: set data.noise=0",
     "model.dropout=0.2 model.layers=1": "model.dropout=0.2 is between the layers of model=lstm, and there is one: set "
     "model.layers=2 or more (or model.dropout=0)",
@@ -243,9 +228,14 @@ REFUSED = {
     "depth.update_probability=0.5 depth.method=backprop": "depth.update_probability=0.5 leaves steps without a "
     "gradient, and depth=backprop would wait for it: use depth=synthetic or depth=local (or "
     "depth.update_probability=1)",
-    "depth.update_probability=0.5 time.method=synthetic predictor.time.horizon=2": "depth.update_probability=0.5 "
-    "leaves windows out, and targets in time that are made from several would miss them: set predictor.time.horizon=1, "
-    "predictor.time.auxiliary=0 and, for a critic, predictor.time.context=lookahead",
+    **{
+        f"depth.update_probability=0.5 {several}": "depth.update_probability=0.5 leaves windows out, and targets in "
+        "time that are made from several would miss them: use time=synthetic, and predictor=critic or predictor=mlp"
+        for several in (
+            "time.method=lambda_return", "time.method=auxiliary",
+            "time.method=synthetic predictor.time.kind=soft_label_critic",
+        )
+    },
     "depth.inputs=synthetic depth.method=local": "depth.inputs=synthetic is for stages that do not wait for gradients "
     "either, and answers with synthetic ones: use depth=synthetic, not depth=local (or depth.inputs=received)",
     "depth.inputs=synthetic data.kind=copy data.sequence=null": "depth.inputs=synthetic makes every stage read the "
@@ -265,7 +255,7 @@ REFUSED = {
         for method in ("local", "delayed", "lambda_return")
     },
     "depth.clocks=[1,1,1,2] time.method=synthetic": "depth.clocks=[1,1,1,2]: what lies beside a window is not what a "
-    "slower stage reads next: set predictor.time.kind=mlp predictor.time.context=none (or time=truncated)",
+    "slower stage reads next: set predictor=mlp predictor.time.context=none (or time=truncated)",
     "depth.clocks=[1,1,1,2] evaluate.probe=9": "evaluate.probe=9 takes a whole sequence through all stages at one "
     "rate: set evaluate.probe=null",
     **{
@@ -302,21 +292,28 @@ REFUSED = {
         "data.window", "data.sequence", "depth.window", "predictor.time.lookahead", "evaluate.every",
         "evaluate.windows", "evaluate.patience", "evaluate.probe", "evaluate.probe_windows", "checkpoint.every",
         "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
-        "predictor.time.horizon", "predictor.time.history", "predictor.depth.cells", "optimizer.decay_steps",
+        "predictor.depth.cells", "optimizer.decay_steps",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
         "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden",
-        "predictor.time.hidden", "predictor.depth.replay", "optimizer.warmup_steps", "predictor.inputs.hidden",
+        "predictor.time.hidden", "optimizer.warmup_steps", "predictor.inputs.hidden",
     )},
     **{f"{key}=nan": f"{key}=nan must be 0 or more, and finite" for key in (
         "transport.delay_ms", "optimizer.momentum", "predictor.depth.learning_rate", "predictor.time.learning_rate",
         "predictor.depth.match", "predictor.time.match", "predictor.depth.scale", "predictor.time.scale",
-        "predictor.time.lambda_", "predictor.time.auxiliary", "optimizer.staleness",
-        "predictor.depth.fade",
+        "optimizer.staleness", "predictor.depth.fade",
         "optimizer.weight_decay", "optimizer.momentum_decay", "data.noise", "predictor.inputs.learning_rate",
         "emulate.forward_ms", "emulate.backward_ms", "emulate.cut_ms",
     )},
-    "depth.method=lambda_return depth.lambda_depth=nan": "depth.lambda_depth=nan must be 0 or more, and finite",
+    **{f"{chosen} {key}=nan": f"{key}=nan must be 0 or more, and finite" for chosen, key in (
+        ("depth.method=lambda_return", "depth.lambda_depth"), ("time.method=lambda_return", "time.lambda_"),
+        ("time.method=auxiliary", "time.auxiliary"), ("depth.method=local", "depth.learning_rate"),
+    )},
+    **{f"{chosen} {key}=0": f"{key}=0 must be 1 or more" for chosen, key in (
+        ("time.method=lambda_return", "time.horizon"), ("predictor.time.kind=mlp", "predictor.time.history"),
+        ("predictor.depth.kind=mlp", "predictor.depth.hidden"), ("predictor.depth.kind=conv", "predictor.depth.hidden"),
+    )},
+    "depth.method=replay depth.replay=-1": "depth.replay=-1 must be 0 or more, and finite",
     **{f"{key}=1": f"{key}=1.0 must be 0 or more, and below 1" for key in (
         "model.dropout", "optimizer.beta1", "optimizer.beta2", "optimizer.final",
     )},
@@ -388,7 +385,7 @@ def test_every_rule_was_broken() -> None:
     ends = [refused(overrides).traceback[-1] for overrides in REFUSED]
     broken = {(Path(end.path), end.lineno + 1) for end in ends}
     elsewhere = {"pipelines.py", "pipelined.py"}  # tests/workers/config/test_pipeline_rules.py
-    rules = [*RULES.glob("*.py"), *METHODS_OF_DNI.glob("*.py"), *EXPERIMENTAL.glob("*.py")]
+    rules = [path for folder in (RULES, METHODS_OF_DNI, PREDICTORS, EXPERIMENTAL) for path in folder.glob("*.py")]
     rules += [TRANSPORTS / "local.py", *TRANSPORTS.glob("*/transport.py")]
     assert broken == raised_in(path for path in rules if path.name not in elsewhere)
 
@@ -415,11 +412,22 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("depth.nosuch=1", r"Could not override 'depth\.nosuch'.*dni-train --cfg job"),
         ("+depth.nosuch=1", r"depth\.nosuch: Synthetic has no such setting; it has: window, lag, inputs, "),
         ("depth.method=local", r"Could not override 'depth\.method'.* \(it is written depth=NAME, or depth\._target_="),
+        ("time.method=full", r"Could not override 'time\.method'.* \(it is written time=NAME, or time\._target_="),
+        (
+            "predictor.depth.kind=mlp",
+            r"'predictor\.depth\.kind'.* \(it is written predictor=NAME, or predictor\.depth\.",
+        ),
+        ("predictor.time.kind=oracle", r"\(it is written predictor=NAME, .* \(kind=oracle: time=oracle\) now\)"),
+        ("predictor.time.context=window", r"\(it is written predictor=soft_label_critic for context=window"),
+        ("predictor.time.horizon=3", r"\(it is written time=lambda_return time\.horizon=WINDOWS now\)"),
+        ("predictor.depth.replay=3", r"\(it is written depth=replay depth\.replay=TARGETS now\)"),
+        ("predictor=mlp predictor.depth.at_once=true", r"Could not override 'predictor\.depth\.at_once'"),
+        ("predictor=mlp +predictor.depth.at_once=true", r"predictor\.depth\.at_once: Mlp has no such setting; it has"),
         ("depth.windw=3", r"did you mean `depth\.window`"),
         (
             "depth=nosuch",
             r"Could not find 'depth/nosuch' Available options in 'depth': 1f1b backprop delayed gpipe interleaved_1f1b "
-            "lambda_return local synthetic zero_bubble",
+            "lambda_return local replay synthetic zero_bubble",
         ),
         ("experiment=nosuch", r"Available options in 'experiment': .*demo mnist smoke"),
         ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),

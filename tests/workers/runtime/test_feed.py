@@ -86,7 +86,7 @@ def test_a_probe_is_a_sequence_of_the_validation_text_or_its_first_windows(
 def test_a_probe_says_what_was_read_up_to_the_end_of_each_window() -> None:
     config = tiny(
         data={"kind": "copy", "batch": 2, "window": 3, "length": 7}, time={"method": "synthetic"},
-        predictor={"time": {"context": "window", "history": 4}}, evaluate={"probe": 1, "probe_windows": 3},
+        predictor={"time": {"kind": "soft_label_critic", "history": 4}}, evaluate={"probe": 1, "probe_windows": 3},
     )  # fmt: skip
     frame = probed(config, open_data(config))
     read = frame.tensors["value"][0].tolist()

@@ -20,18 +20,20 @@ CUTS = pytest.mark.parametrize(("stages", "depth"), [(1, "backprop"), (2, "backp
 
 CRITIC: dict[str, Any] = {"kind": "critic", "hidden": 8, "lookahead": 2}
 REGRESSOR: dict[str, Any] = {"kind": "mlp", "hidden": 8, "context": "none"}
-GUESSING: dict[str, Any] = {"context": "window", "history": 5, "lookahead": 9}  # 9 labels are one and a half windows
+GUESSING: dict[str, Any] = {"kind": "soft_label_critic", "history": 5, "lookahead": 9}  # 1.5 windows of labels
+LAMBDA: dict[str, Any] = {"method": "lambda_return", "horizon": 3, "lambda_": 0.7}
+AUXILIARY: dict[str, Any] = {"method": "auxiliary", "auxiliary": 0.5, "hidden": 8}
 
 
 def run(folder: Path, stages: int, depth: str, accumulate: int = 1, **more: Any) -> Config:
     """The tiny run with both predictors on from the first step; `predictor` settings are those of the time cut."""
-    time = {**more.pop("time", CRITIC), **more.pop("predictor", {})}
+    cut = {**more.pop("cut", CRITIC), **more.pop("predictor", {})}
     config = tiny(
         stages=stages,
         depth={"method": depth, "lag": 1 if depth == "synthetic" else None},
-        time={"method": "synthetic"},
+        time=more.pop("time", {"method": "synthetic"}),
         optimizer={"accumulate": accumulate},
-        predictor={"depth": {"kind": "critic", "scale": 0.5, "clip": 1.0}, "time": time},
+        predictor={"depth": {"kind": "critic", "scale": 0.5, "clip": 1.0}, "time": cut},
         evaluate={"every": None, "windows": 1},
         **more,
     )
@@ -52,12 +54,12 @@ def test_every_option_runs_and_changes_what_is_learned(stages: int, depth: str, 
         "accumulate": {"accumulate": 3},
         "scale": {"predictor": {"scale": 0.1}},
         "clip": {"predictor": {"clip": 0.01}},
-        "auxiliary": {"predictor": {"auxiliary": 0.5, "learning_rate": 0.05}},
-        "horizon": {"predictor": {"horizon": 3}},
-        "lambda": {"predictor": {"horizon": 3, "lambda_": 0.9}},
+        "auxiliary": {"time": AUXILIARY, "predictor": {"learning_rate": 0.05}},
+        "horizon": {"time": {**LAMBDA, "lambda_": 0}},
+        "lambda": {"time": LAMBDA},
         "guessing": {"predictor": GUESSING, "data": {"streaming": True}},
-        "regressor": {"time": REGRESSOR},
-        "regressor with context": {"time": REGRESSOR, "predictor": {"context": "window", "history": 5}},
+        "regressor": {"cut": REGRESSOR},
+        "regressor with context": {"cut": REGRESSOR, "predictor": {"context": "window", "history": 5}},
     }
     found = {}
     for name, settings in options.items():
@@ -69,13 +71,13 @@ def test_every_option_runs_and_changes_what_is_learned(stages: int, depth: str, 
 
 
 @CUTS
-@pytest.mark.parametrize("time", [CRITIC, REGRESSOR], ids=["critic", "regressor"])
-@pytest.mark.parametrize("settings", [{"horizon": 3, "lambda_": 0.7}, {"auxiliary": 0.5}], ids=["horizon", "auxiliary"])
+@pytest.mark.parametrize("cut", [CRITIC, REGRESSOR], ids=["critic", "regressor"])
+@pytest.mark.parametrize("time", [LAMBDA, AUXILIARY], ids=["horizon", "auxiliary"])
 def test_a_run_saved_among_accumulated_windows_goes_on_bit_for_bit(
-    settings: dict[str, Any], time: dict[str, Any], stages: int, depth: str, tmp_path: Path
+    time: dict[str, Any], cut: dict[str, Any], stages: int, depth: str, tmp_path: Path
 ) -> None:
     """Step 4 is one window into the second horizon, and into the second optimizer step."""
-    same: dict[str, Any] = {"accumulate": 3, "time": time, "predictor": settings, "steps": 8}
+    same: dict[str, Any] = {"accumulate": 3, "time": time, "cut": cut, "steps": 8}
     run(tmp_path / "whole", stages, depth, **same)
     run(tmp_path / "saved", stages, depth, **same, checkpoint={"every": 4, "keep": 9})
     saved = state_of(tmp_path / "saved", 4, stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from dni.errors import ConfigError
-from workers.config.schema import Context, DataKind, ModelKind, TimeMethod
+from workers.config.schema import DataKind, ModelKind
 from workers.config.settings import Config
 
 
@@ -63,10 +63,10 @@ def _check_clocks(config: Config) -> None:
             f"{asked} tells when a gradient is asked for, and depth={config.depth.name} asks for none then: use "
             "depth=synthetic or depth=backprop (or depth.clocks=[])"
         )
-    if config.time.method is TimeMethod.synthetic and config.predictor.time.context is not Context.none:
+    if config.lookahead or config.history:
         raise ConfigError(
             f"{asked}: what lies beside a window is not what a slower stage reads next: set "
-            "predictor.time.kind=mlp predictor.time.context=none (or time=truncated)"
+            "predictor=mlp predictor.time.context=none (or time=truncated)"
         )
 
 
@@ -82,8 +82,8 @@ def _check_two(config: Config) -> None:
             f"data=two_clocks adds the gradient of the message to that of A's own task, and "
             f"depth={config.depth.name} has none: use depth=synthetic or depth=backprop"
         )
-    if config.time.method is not TimeMethod.truncated:
-        raise ConfigError(f"data=two_clocks goes with time=truncated, not with time={config.time.method.name}")
+    if config.time.answers or config.whole_sequences:
+        raise ConfigError(f"data=two_clocks goes with time=truncated, not with time={config.time.name}")
     if data.block % data.window:
         raise ConfigError(
             f"data.block={data.block} is not a multiple of data.window={data.window}: set data.window={data.block}, say"

@@ -1,48 +1,18 @@
-"""The rules of cuts in depth that go further than their methods: updates at random steps, synthetic inputs."""
+"""The rules of stages that predict their inputs."""
 
 from __future__ import annotations
 
 from dni.errors import ConfigError
 from dni.methods.base import InputKind
-from dni.methods.synthetic import Synthetic
-from workers.config.schema import Context, DataKind, ModelKind, PredictorKind, TimeMethod
+from workers.config.schema import DataKind, ModelKind
 from workers.config.settings import Config
 
 
-def check_depth(config: Config) -> None:
-    """Refuse what cannot be run, with one line that says what to type instead. Raises ConfigError."""
-    if config.depth.update_probability != 1:
-        _check_irregular(config)
-    if config.depth.inputs is InputKind.synthetic:
-        _check_inputs(config)
-
-
-def _check_irregular(config: Config) -> None:
-    """Stages that leave steps out: nobody may wait for the gradient, and no target may need every window."""
-    asked, cut = f"depth.update_probability={config.depth.update_probability}", config.predictor.time
-    if config.depth.update_probability > 1:
-        raise ConfigError(f"{asked} must be at most 1, with which every stage updates at every step")
-    if not config.depth.skips_steps:
-        raise ConfigError(
-            f"{asked} leaves steps without a gradient, and depth={config.depth.name} would wait for it: use "
-            "depth=synthetic or depth=local (or depth.update_probability=1)"
-        )
-    guesses = cut.kind is PredictorKind.critic and cut.context is Context.window
-    if config.time.method is TimeMethod.synthetic and (cut.horizon > 1 or cut.auxiliary or guesses):
-        raise ConfigError(
-            f"{asked} leaves windows out, and targets in time that are made from several would miss them: set "
-            "predictor.time.horizon=1, predictor.time.auxiliary=0 and, for a critic, predictor.time.context=lookahead"
-        )
-
-
-def _check_inputs(config: Config) -> None:
-    """Every stage reads the data for itself, and waits neither for a gradient nor for an activation."""
+def check_inputs(config: Config) -> None:
+    """Refuse data or models that not every stage can read or predict for itself. Raises ConfigError."""
     asked, kind = "depth.inputs=synthetic", config.data.kind
-    if not isinstance(config.depth, Synthetic):
-        raise ConfigError(
-            f"{asked} is for stages that do not wait for gradients either, and answers with synthetic ones: use "
-            f"depth=synthetic, not depth={config.depth.name} (or depth.inputs=received)"
-        )
+    if config.depth.inputs is not InputKind.synthetic:
+        return
     if kind in (DataKind.copy, DataKind.repeat_copy) and config.data.length is None:
         raise ConfigError(
             f"{asked} makes every stage read the data for itself, and the curriculum of data={kind.name} depends on "

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dni.errors import ConfigError
-from workers.config.schema import IMAGES, ModelKind, PredictorKind, TimeMethod
+from workers.config.schema import IMAGES, ModelKind
 from workers.config.settings import Config
 
 IMAGE_MODELS = (ModelKind.mlp_bn, ModelKind.cnn, ModelKind.resnet)
-MAP_MODELS = (ModelKind.cnn, ModelKind.resnet)  #: between whose layers there are feature maps
 
 
 def check_images(config: Config) -> None:
     """Refuse what does not go with images, or only with them. Raises ConfigError."""
-    _check_convolutions(config)
     data, model = f"data={config.data.kind.name}", f"model={config.model.kind.name}"
     if config.data.kind not in IMAGES:
         if config.model.kind in IMAGE_MODELS:
@@ -28,9 +26,8 @@ def check_images(config: Config) -> None:
 
 
 def _check_no_time(config: Config, data: str) -> None:
-    if config.time.method is not TimeMethod.truncated:
-        method = config.time.method.name
-        raise ConfigError(f"time={method} has nothing to cut, for {data} has no time: use time=truncated")
+    if config.time.answers or config.whole_sequences:
+        raise ConfigError(f"time={config.time.name} has nothing to cut, for {data} has no time: use time=truncated")
     if config.data.window != 1 or config.data.sequence is not None:
         raise ConfigError(f"{data} has no sequences: set data.window=1 and data.sequence=null")
     if config.evaluate.probe is not None:
@@ -38,19 +35,3 @@ def _check_no_time(config: Config, data: str) -> None:
             f"evaluate.probe={config.evaluate.probe} goes through a sequence, and {data} has none: "
             "set evaluate.probe=null"
         )
-
-
-def _check_convolutions(config: Config) -> None:
-    """A predictor that convolves needs height and width."""
-    depth, time, model = config.predictor.depth, config.predictor.time, config.model.kind
-    if time.kind is PredictorKind.conv:
-        raise ConfigError("predictor.time.kind=conv: a state has no height and width; use predictor.time.kind=mlp, say")
-    if depth.kind is not PredictorKind.conv:
-        return
-    if model not in MAP_MODELS:
-        raise ConfigError(
-            f"predictor.depth.kind=conv needs feature maps, and between the layers of model={model.name} there are "
-            "none: use predictor=critic, say (or model=cnn or model=resnet)"
-        )
-    if not depth.hidden:
-        raise ConfigError("predictor.depth.kind=conv needs channels: set predictor.depth.hidden=32, say")

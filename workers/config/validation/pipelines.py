@@ -9,7 +9,6 @@ from typing import Any
 
 from dni.errors import ConfigError
 from dni.methods.pipelined import Pipelined
-from workers.config.schema import TimeMethod
 from workers.config.settings import Config
 from workers.config.validation.images import IMAGE_MODELS
 
@@ -37,9 +36,9 @@ def check_devices(config: Config, devices: Sequence[str]) -> None:
 
 
 def _check_method(config: Config, name: str) -> None:
-    if config.time.method not in (TimeMethod.truncated, TimeMethod.full):
+    if config.time.answers or config.time.recomputes:
         raise ConfigError(
-            f"{name} takes no gradient of a carried state, which time={config.time.method.name} would give: use "
+            f"{name} takes no gradient of a carried state, which time={config.time.name} would give: use "
             "time=truncated or time=full"
         )
     if config.threads:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dni.experimental.lambda_return_in_time import Horizon
 from dni.interfaces.base import Interface
 from dni.interfaces.loss import LossInterface
 from dni.interfaces.synthetic import DecoupledInterface
@@ -17,7 +18,6 @@ from dni.predictors.regressor import Regressor
 from dni.recurrent import Chain, pack, reset_lanes
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap, PastWindow
-from dni.time_targets.lambda_return import Horizon
 
 B, T, D, M, F = 3, 4, 5, 3, 20
 SCALE = 0.7

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from dni.experimental.auxiliary import auxiliary_gradient
+from dni.experimental.lambda_return_in_time import Passage, mixed_targets
 from dni.losses import cross_entropy_gradient, summed_cross_entropy
 from dni.models import LSTM
 from dni.predictors.regressor import Regressor
 from dni.recurrent import Chain, pack
-from dni.time_targets.functional import Passage, auxiliary_gradient, mixed_targets
 from dni.types import State
 
 B, T, D, M = 3, 4, 5, 4

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dni.experimental.auxiliary import Auxiliary
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.predictors.regressor import Regressor
-from dni.time_targets.auxiliary import Auxiliary
 from dni.time_targets.base import PastWindow
 
 B, F = 3, 2

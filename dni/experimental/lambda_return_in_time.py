@@ -1,0 +1,151 @@
+"""Lambda-returns in time: targets that start from several windows ahead (letters: `dni.time_targets.base`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dni.errors import ConfigError
+from dni.interfaces.base import Interface
+from dni.interfaces.synthetic import DecoupledInterface
+from dni.methods.cut import RunContext, TimeCutContext
+from dni.methods.synthetic_in_time import SyntheticInTime
+from dni.ranges import one_or_more, zero_or_more
+from dni.recurrent import pack, unpack
+from dni.stages.base import Stage
+from dni.time_targets.base import Bootstrap, PastWindow, StateTarget
+from dni.types import State
+
+
+@dataclass
+class LambdaReturnInTime(SyntheticInTime):
+    """Synthetic gradients in time whose targets are lambda-returns over several windows (`Horizon`)."""
+
+    horizon: int = one_or_more(4)  # [windows] M, that are run again together for M targets of the time cut
+    lambda_: float = zero_or_more(0.9)  # [share] of a horizon's later targets, against the prediction; named so as
+    # lambda is Python's
+
+    name: ClassVar[str] = "lambda_return"
+    several_windows: ClassVar[bool] = True
+
+    def waiting(self, cut: TimeCutContext) -> int:
+        return self.horizon
+
+    def targets(self, cut: TimeCutContext, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
+        assert isinstance(time, DecoupledInterface)
+        return Horizon(stage, depth, time, windows=self.horizon, mix=self.lambda_)
+
+    def check(self, run: RunContext) -> None:
+        super().check(run)
+        if self.lambda_ > 1:
+            raise ConfigError(
+                f"time.lambda_={self.lambda_} must be at most 1: from 0, where every target starts from the next "
+                "prediction, to 1, where it starts from the last one of a horizon"
+            )
+        if self.horizon == 1:
+            raise ConfigError("time.horizon=1 leaves time=lambda_return nothing to mix: use time=synthetic")
+        if run.predictor.time.awaited_labels:
+            raise ConfigError(
+                f"time=lambda_return makes the targets of several windows together, and predictor="
+                f"{run.predictor.time.name} waits for labels: use predictor=critic or predictor=mlp (or time=synthetic)"
+            )
+
+
+class Horizon(Bootstrap):
+    """Remembers M windows; then runs them again, as one chain, for M targets (`mixed_targets`).
+
+    The chain starts from the state that entered its first window, and is run with the parameters and the predictor of
+    the moment. The last stage's loss is that of the new output; other stages get the gradient of their output that they
+    used at its step. A target is learned for the state that was sent at its step, which may be M - 1 updates old.
+    Costs M windows of inputs and, every M windows, one forward and one backward pass more over each of them.
+
+    Args:
+        stage: whose windows these are; its parameters' gradients are left alone.
+        depth: what gave the gradients of its output.
+        time: what gave the gradients of its state.
+        windows: M.
+        mix: lambda, from 0 (bootstrap in every cut) to 1 (only in the newest).
+    """
+
+    def __init__(
+        self, stage: Stage, depth: Interface, time: DecoupledInterface, *, windows: int, mix: float = 0.0
+    ) -> None:
+        self.stage, self.depth, self.time = stage, depth, time
+        self.size, self.mix = windows, mix
+        self._entering: Tensor | None = None  # (B, F); None: a fresh state
+        self._windows: list[PastWindow] = []
+
+    def targets(self, window: PastWindow, gradient: Tensor | None) -> list[StateTarget]:
+        """Nothing for M - 1 windows, then the targets of the states that entered them, oldest first."""
+        self._windows.append(window)
+        if len(self._windows) < self.size:
+            return []
+        found = mixed_targets(self._run_again(), self.mix)
+        steps = [passed.step - 1 for passed in self._windows]
+        self._entering, self._windows = window.state, []
+        return [StateTarget(step, target) for step, target in zip(steps, found, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"entering": self._entering, "windows": [vars(window) for window in self._windows]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        entering, device = state["entering"], self.stage.device
+        self._entering = None if entering is None else entering.to(device)
+        self._windows = [PastWindow(**window).to(device) for window in state["windows"]]
+
+    def _run_again(self) -> list[Passage]:
+        state = self.stage.module.initial_state(len(self._windows[0].value))
+        if self._entering is not None:
+            state = unpack(self._entering, state)
+        chain = []
+        for window in self._windows:
+            chain.append(self._passage(window, tuple(s.detach().contiguous().requires_grad_() for s in state)))
+            state = chain[-1].leaving
+        return chain
+
+    def _passage(self, window: PastWindow, entering: State) -> Passage:
+        output, leaving = self.stage.again(window.value, entering, window.reset)
+        back = self.depth.again(output.detach(), window.labels, window.output_gradient)
+        synthetic = self.time.predict(pack(leaving), window.context, window.ends)
+        return Passage(entering, output, leaving, None if back is None else back.to(self.stage.device), synthetic)
+
+
+class Passage(NamedTuple):
+    """The graph of one window, from leaves to ends, and the gradients that enter it there."""
+
+    entering: State  #: leaves that require a gradient
+    output: Tensor
+    leaving: State
+    output_gradient: Tensor | None  #: dL_t/d output; None: zero
+    synthetic: Tensor  #: g_t, (B, F)
+
+
+def mixed_targets(windows: Sequence[Passage], mix: float) -> list[Tensor]:
+    """The target gradient (B, F) of the state that enters each of M windows in a row, from one backward pass.
+
+        G_{t-1} = dL_t/ds_{t-1} + J_t^T [(1 - mix) g_t + mix G_t],    J_t = ds_t/ds_{t-1},    G = g at the last cut
+
+    These are the lambda-returns of TD(lambda) for gradients (Pemberton and Costa 2024, arXiv 2401.07044; there learned
+    with eligibility traces, here backward over M windows). mix = 0 bootstraps in every cut (Jaderberg et al. 2017,
+    section 2.1); mix = 1 is backpropagation through the M windows, bootstrapped only at their end.
+    """
+    targets: list[Tensor] = []
+    later = windows[-1].synthetic
+    for window in reversed(windows):
+        later = _backward(window, torch.lerp(window.synthetic, later, mix))
+        targets.insert(0, later)
+    return targets
+
+
+def _backward(window: Passage, state_gradient: Tensor) -> Tensor:
+    """dL_t/ds_{t-1} + J_t^T times a gradient of s_t; parameter gradients are left alone."""
+    ends, gradients = list(window.leaving), list(unpack(state_gradient, window.leaving))
+    if window.output_gradient is not None:
+        ends.append(window.output)
+        gradients.append(window.output_gradient)
+    entering = list(window.entering)
+    return pack(torch.autograd.grad(ends, entering, gradients, allow_unused=True, materialize_grads=True))

@@ -1,0 +1,58 @@
+"""Synthetic gradients in time: a model predicts what the windows to come will say of the state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from dni.errors import ConfigError
+from dni.interfaces.base import Interface
+from dni.methods.cut import RunContext, TimeCutContext
+from dni.methods.in_time import TimeMethod
+from dni.stages.base import Stage
+from dni.time_targets.base import Bootstrap
+from dni.time_targets.deferred import Hindsight
+
+
+@dataclass
+class SyntheticInTime(TimeMethod):
+    """A predicted gradient at every window's end, its target from the next window (Jaderberg et al. 2017).
+
+    The predictor is that of the section `predictor.time`.
+    """
+
+    name: ClassVar[str] = "synthetic"
+    predicts: ClassVar[bool] = True
+
+    #: A target is made from several windows, none of which may be left out.
+    several_windows: ClassVar[bool] = False
+
+    def interface(self, cut: TimeCutContext) -> Interface:
+        return cut.predicted(self.waiting(cut) + 1)
+
+    def waiting(self, cut: TimeCutContext) -> int:
+        """Windows after which the target of a state is there."""
+        return max(1, -(-cut.predictor.awaited_labels // cut.window))
+
+    def targets(self, cut: TimeCutContext, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
+        awaited = cut.predictor.awaited_labels
+        return Hindsight(awaited) if awaited else Bootstrap()
+
+    def learner(self, cut: TimeCutContext) -> nn.Module:
+        return cut.build()
+
+    def check(self, run: RunContext) -> None:
+        super().check(run)
+        predictor = run.predictor.time
+        if run.data.streaming and predictor.future_labels:
+            raise ConfigError(
+                "data.streaming=true: the labels after a window are not known yet: use predictor=soft_label_critic (or "
+                "predictor=mlp predictor.time.context=window)"
+            )
+        if run.depth.update_probability != 1 and (self.several_windows or predictor.awaited_labels):
+            raise ConfigError(
+                f"depth.update_probability={run.depth.update_probability} leaves windows out, and targets in time that "
+                "are made from several would miss them: use time=synthetic, and predictor=critic or predictor=mlp"
+            )

@@ -1,0 +1,96 @@
+"""Settings of the predictors of a stage's output gradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dni.errors import ConfigError
+from dni.predictors.base import Predictor
+from dni.predictors.convolutional import ConvRegressor, Flattened, PooledCritic
+from dni.predictors.critic import SoftmaxCritic
+from dni.predictors.regressor import Regressor
+from dni.predictors.settings import DepthPredictor, PredictorContext, RunContext
+from dni.ranges import one_or_more, zero_or_more
+
+
+@dataclass
+class Critic(DepthPredictor):
+    """A small classifier, whose loss has the synthetic gradient (`SoftmaxCritic`, `PooledCritic`)."""
+
+    hidden: int = zero_or_more(0)  # [units] of the hidden layer (conv: channels); critic: 0 for a linear classifier
+    match: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
+    at_once: bool = False  # learn the loss when the value leaves; only the match waits for the target
+    fade: float = zero_or_more(0.0)  # [exponent] a, with at_once: the match to a target that is s steps late counts (1
+    # + s)^-a
+    cells: int = one_or_more(4)  # [cells] a side, of a grid: of feature maps it sees the means in each cell
+
+    name: ClassVar[str] = "critic"
+
+    def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
+        own: dict[str, Any] = {"hidden": self.hidden, "match": self.match, "at_once": self.at_once}
+        if len(shape) > 1:
+            return Flattened(PooledCritic(shape, cells=self.cells, classes=classes, **own))
+        return SoftmaxCritic(shape[0], classes=classes, **own)
+
+    def training(self) -> dict[str, Any]:
+        return {**super().training(), "fade": self.fade}
+
+    def check(self, run: RunContext) -> None:
+        if self.fade and not self.at_once:
+            raise ConfigError(
+                f"predictor.depth.fade={self.fade} makes late targets count for less beside a loss that is learned at "
+                "once: set predictor.depth.at_once=true (or predictor.depth.fade=0)"
+            )
+
+
+@dataclass
+class Linear(DepthPredictor):
+    """A linear map from the value, and its labels, to the gradient (`Regressor`)."""
+
+    labels: bool = True  # whether it sees labels beside the value
+
+    name: ClassVar[str] = "linear"
+
+    def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
+        return _regressor(shape, 0, classes if self.labels else 0)
+
+
+@dataclass
+class Mlp(DepthPredictor):
+    """One hidden layer from the value, and its labels, to the gradient (`Regressor`)."""
+
+    hidden: int = one_or_more(256)  # [units] of the hidden layer
+    labels: bool = True  # whether it sees labels beside the value
+
+    name: ClassVar[str] = "mlp"
+
+    def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
+        return _regressor(shape, self.hidden, classes if self.labels else 0)
+
+
+@dataclass
+class Conv(DepthPredictor):
+    """Two hidden convolutions from feature maps, and their labels, to the gradient (`ConvRegressor`)."""
+
+    hidden: int = one_or_more(32)  # [channels] of the hidden layers
+    labels: bool = True  # whether it sees labels beside the value
+
+    name: ClassVar[str] = "conv"
+
+    def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
+        return ConvRegressor(shape[0], hidden=self.hidden, classes=classes if self.labels else 0)
+
+    def check(self, run: RunContext) -> None:
+        kind = run.model.kind.name
+        if kind not in ("cnn", "resnet"):
+            raise ConfigError(
+                f"predictor=conv needs feature maps, and between the layers of model={kind} there are none: use "
+                "predictor=critic, say (or model=cnn or model=resnet)"
+            )
+
+
+def _regressor(shape: tuple[int, ...], hidden: int, classes: int) -> Predictor:
+    made = Regressor(math.prod(shape), hidden=hidden, classes=classes)
+    return Flattened(made) if len(shape) > 1 else made

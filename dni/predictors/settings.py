@@ -1,0 +1,85 @@
+"""The settings of a predictor: a dataclass that a run names by `_target_`, and that builds the model for a cut."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dni.predictors.base import Predictor
+from dni.ranges import above_zero, one_or_more, zero_or_more
+
+#: The settings of a run (`workers.config.settings.Config`), whose sections a predictor may read in `check`.
+RunContext = Any
+
+
+@dataclass(frozen=True)
+class PredictorContext:
+    """Where a predictor is used."""
+
+    index: int  #: of the stage whose value it sees, from 0
+    stages: int  #: of the run
+    inputs: int  #: how many input symbols there are; 0 where the inputs are no symbols
+
+
+@dataclass
+class PredictorSettings(ABC):
+    """Base class: how a predictor is trained, whatever it is.
+
+    A predictor of your own has a subclass of `DepthPredictor` or `TimePredictor` that is a dataclass, in a module of
+    your own; its fields are the settings of the section `predictor.depth` or `predictor.time`, with those below.
+    `build` is all that it must have.
+    """
+
+    learning_rate: float = zero_or_more(3e-3)  # [rate] of the predictor's own Adam
+    fits: int = one_or_more(1)  # [steps] of the predictor per target
+    warmup: int = zero_or_more(0)  # [steps] of the predictor before the stage moves
+    scale: float = zero_or_more(1.0)  # [factor] on the synthetic gradient that the network receives
+    clip: float | None = above_zero(None)  # [norm] largest, of the predictor's own gradient; null: not clipped
+
+    name: ClassVar[str] = ""  #: in messages; a class that sets none has its own name
+
+    def __init_subclass__(cls) -> None:
+        cls.name = vars(cls).get("name", cls.__name__)
+
+    @abstractmethod
+    def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
+        """The model of dL/d value, untrained, its weights drawn from torch's random state.
+
+        `shape` is that of one row of the value: (D,), or (C, H, W) of feature maps; `classes` is V.
+        """
+
+    def training(self) -> dict[str, Any]:
+        """How it is trained: settings of `DecoupledInterface`."""
+        return {"fits": self.fits, "warmup": self.warmup, "scale": self.scale, "clip": self.clip}
+
+    def check(self, run: RunContext) -> None:  # noqa: B027 (most have nothing to refuse)
+        """Raise ConfigError for settings of the run that this predictor does not go with."""
+
+
+@dataclass
+class DepthPredictor(PredictorSettings):
+    """Base class of predictors of dL/d output; beside the output they see its labels, (B, T) or (B,)."""
+
+
+@dataclass
+class TimePredictor(PredictorSettings):
+    """Base class of predictors of dL/d state, packed as (B, F); beside it they see nothing, if they do not say more.
+
+    One of the first two properties may be above 0: the predictor then sees integers (B, L) or (B, H).
+    """
+
+    @property
+    def future_labels(self) -> int:
+        """L, labels after the window that it sees; a stream does not have them."""
+        return 0
+
+    @property
+    def past_inputs(self) -> int:
+        """H, inputs up to the end of the window that it sees; IGNORED where nothing was read yet."""
+        return 0
+
+    @property
+    def awaited_labels(self) -> int:
+        """L, labels after its state for which every target waits: in `fit` they stand behind what it saw."""
+        return 0
