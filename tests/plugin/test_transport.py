@@ -15,7 +15,6 @@ from tests.support.runs import assert_same, parameters_of, tiny
 from workers.comm.transports.grpc.transport import Grpc
 from workers.comm.transports.local import Local
 from workers.config.convert import from_any, to_plain
-from workers.config.own_options import choose_own_classes
 from workers.launch.launcher import launch
 
 TARGET = "tests.plugin.tcp.Tcp"
@@ -44,13 +43,6 @@ def test_threads_are_joined_too(tmp_path: Path) -> None:
 def test_a_command_names_it_and_then_has_its_settings_and_no_others(words: str) -> None:
     config = settings(*words.split(), "transport.no_delay=false", "transport.timeout_s=9")
     assert config.transport == Tcp(no_delay=False, timeout_s=9)
-
-
-def test_the_words_of_a_command_keep_their_places() -> None:
-    """Flags stand between them; a sweep may go through classes and options of the package."""
-    words = ["steps=3", f"transport._target_={TARGET}", "-m", "depth=local,tests.plugin.sign_feedback.SignFeedback"]
-    assert choose_own_classes(words) == [words[0], f"transport={TARGET}", *words[2:]]
-    assert choose_own_classes(["data.path=a.txt", "run_id=a.b"]) == ["data.path=a.txt", "run_id=a.b"]
 
 
 def test_the_command_trains_over_it(tmp_path: Path) -> None:

@@ -52,11 +52,12 @@ def free_address() -> str:
 
 _CHILD = """
 import sys
-from tests.support.transports import BETWEEN_PROCESSES, CLIENT, SERVER, context
-transport = BETWEEN_PROCESSES[sys.argv[1]]()
-listener = transport.listen("127.0.0.1:0", context(SERVER))
+from dataclasses import replace
+from tests.support.transports import BETWEEN_PROCESSES, SERVER, context
+transport, mine = BETWEEN_PROCESSES[sys.argv[1]](), replace(SERVER, stage=int(sys.argv[3]))
+listener = transport.listen("127.0.0.1:0", context(mine))
 if sys.argv[2] == "alone":  # both ends, neither closed
-    client = transport.connect(listener.address, context(CLIENT))
+    client = transport.connect(listener.address, context(replace(mine, stage=mine.stage - 1)))
     server = listener.accept(10)
     sys.exit(7)
 print(listener.address, flush=True)
@@ -65,10 +66,10 @@ sys.stdin.read()
 """
 
 
-def child(transport: str, work: str) -> subprocess.Popen[str]:
-    """A process that makes both ends of a link and exits with 7 ("alone"), or listens as stage 1 ("listen")."""
+def child(transport: str, work: str, stage: int = 1) -> subprocess.Popen[str]:
+    """A process that makes both ends of a link and exits with 7 ("alone"), or listens as a stage ("listen")."""
     return subprocess.Popen(
-        [sys.executable, "-c", _CHILD, transport, work],
+        [sys.executable, "-c", _CHILD, transport, work, str(stage)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -39,6 +39,17 @@ def hydra_value(text: str) -> str:
     return f"'{escaped}{escaped[len(escaped) - trailing :]}'"
 
 
+def hydra_node(value: Any) -> str:
+    """Nested dicts, lists, texts, numbers and null as the value of an override."""
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{hydra_node(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(hydra_node, value))}]"
+    if isinstance(value, str):
+        return hydra_value(value)
+    return "null" if value is None else str(value).lower()
+
+
 def literal(text: str) -> str:
     """The text for OmegaConf, in which `${...}` then stands for nothing but itself."""
     return re.sub(r"(\\*)\$\{", lambda found: found.group(1) * 2 + "\\${", text)

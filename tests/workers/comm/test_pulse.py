@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from dni.errors import PeerTimeout
-from tests.workers.comm.test_torch_distributed import SERVER, address_of, child
+from tests.support.transports import SERVER, address_of, child
 from workers.comm.blame import Blame, read_blame, write_blame
 from workers.comm.edge import Blocked
 from workers.comm.neighbours import Neighbours
@@ -90,7 +90,7 @@ def test_two_that_wait_for_each_other_are_both_named(stages: Stages) -> None:
 
 @pytest.mark.long
 def test_a_stopped_process_is_named_by_who_waits_for_one_that_waits_for_it() -> None:
-    with child("listen") as process, ExitStack() as opened:
+    with child("torch_distributed", "listen", 2) as process, ExitStack() as opened:
         last = torch_distributed_connect(address_of(process), replace(SERVER, stage=1), timeout_s=5)
         opened.enter_context(closing(last))
         stages = Stages(opened, 2, timeout_s=5)
