@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 CONF = Path(__file__).parents[2] / "conf"
 
 #: The key of a short name, by section.
-SHORT = {"depth": "method"}
+SHORT = {"depth": "method", "optimizer": "kind", "optimizer.schedule": "kind"}
 
 
 def spelled_out(settings: Any) -> dict[str, Any]:
@@ -19,9 +19,11 @@ def spelled_out(settings: Any) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.create(settings))
     assert isinstance(plain, dict)
     for section, key in SHORT.items():
-        node = plain.get(section, {})
+        node: Any = plain
+        for part in section.split("."):
+            node = node.get(part, {})
         if key in node:
-            file = yaml.safe_load((CONF / section / f"{node.pop(key)}.yaml").read_text())
+            file = yaml.safe_load((CONF / section.replace(".", "/") / f"{node.pop(key)}.yaml").read_text())
             node["_target_"] = file["_target_"]
     return {str(key): value for key, value in plain.items()}
 

@@ -66,7 +66,10 @@ def resolve(config: Config) -> tuple[Config, Data]:
     config = replace(config, data=replace(config.data, path=path))
     data = open_data(config)
     model = replace(config.model, symbols=data.symbols, input_symbols=data.input_symbols, image=data.image)
-    optimizer = replace(config.optimizer, decay_steps=config.decay_steps)
+    schedule = config.optimizer.schedule
+    if schedule.ends:
+        schedule = replace(schedule, decay_steps=config.decay_steps)
+    optimizer = replace(config.optimizer, schedule=schedule)
     return replace(config, model=model, data=replace(config.data, sha256=data.sha256), optimizer=optimizer), data
 
 

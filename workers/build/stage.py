@@ -8,7 +8,6 @@ from typing import Any
 from dni.stages.base import Stage
 from workers.build.device import device_of
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer, build_schedule
 from workers.config.settings import Config
 
 log = logging.getLogger(__name__)
@@ -27,6 +26,11 @@ def build_stage(config: Config, index: int) -> Stage:
         "first": index == 0,
         "chunk": config.chunk,
     }
-    optimizer = build_optimizer(chain, config.optimizer)
-    settings["schedule"] = build_schedule(optimizer, config)
+    optimizer = config.optimizer.build(chain.parameters())
+    settings["schedule"] = config.optimizer.schedule.start(optimizer, config.decay_steps)
     return config.depth.stage(chain, optimizer, last=index == config.parts - 1, **settings)
+
+
+def resume_schedule(stage: Stage, config: Config, done: int) -> None:
+    """Once a checkpoint is loaded: the schedule of these settings, which may end at another step than the one saved."""
+    stage.schedule = config.optimizer.schedule.resume(stage.optimizer, config.decay_steps, done)

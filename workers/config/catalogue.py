@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
@@ -30,34 +31,35 @@ def entries(cls: type, start: str = "") -> Iterator[Entry]:
     for each in fields(cls):
         name, base = start + each.name, each.metadata.get("plugin")
         yield Entry(name, kinds[each.name] if base is None else base, each, cls)
-        if base is not None:
-            yield from _of_plugins(name, base)
-        elif is_dataclass(kinds[each.name]):
-            yield from entries(kinds[each.name], f"{name}.")
+        yield from _within(name, kinds[each.name], each)
 
 
 def option_files() -> list[tuple[str, str, str]]:
-    """Group, option and text of every file of options of the package, by name."""
-    groups = sorted((folder for folder in files("workers.conf").iterdir() if folder.is_dir()), key=lambda f: f.name)
-    return [
-        (group.name, option.name.removesuffix(".yaml"), option.read_text(encoding="utf-8"))
-        for group in groups
-        for option in sorted(group.iterdir(), key=lambda f: f.name)
-        if option.name.endswith(".yaml")
-    ]
+    """Group, option and text of every file of options of the package, by name; of a group in another
+    the name is OUTER/INNER."""
+    conf = Path(str(files("workers.conf")))
+    found = [(path.parent.relative_to(conf).as_posix(), path) for path in conf.glob("*/**/*.yaml")]
+    return [(group, path.stem, path.read_text(encoding="utf-8")) for group, path in sorted(found)]
+
+
+def section_of(group: str) -> str:
+    """The section of settings that the options of a group fill."""
+    return group.replace("/", ".")
 
 
 @cache
 def shipped(section: str, base: type) -> Mapping[str, type]:
     """The classes that the package offers for a section, by GROUP=OPTION."""
-    group, *rest = section.split(".")
     found: dict[str, type] = {}
-    for of, option, text in option_files():
-        node = yaml.safe_load(text) if of == group else {}
-        for part in rest:
-            node = node.get(part) or {}
-        if TARGET in node:
-            found[f"{group}={option}"] = find(section, base, node[TARGET])
+    for group, option, text in option_files():
+        start = section_of(group).split(".")
+        parts = section.split(".")
+        if parts[: len(start)] == start:
+            node = yaml.safe_load(text)
+            for part in parts[len(start) :]:
+                node = node.get(part) or {}
+            if TARGET in node:
+                found[f"{group}={option}"] = find(section, base, node[TARGET])
     return found
 
 
@@ -73,9 +75,16 @@ def _of_plugins(section: str, base: type) -> Iterator[Entry]:
                     option for option, one in classes.items() if each.name in {own.name for own in fields(one)}
                 )
                 common = len(having) == len(classes)
-                yield Entry(f"{section}.{each.name}", kinds[each.name], each, cls, () if common else having)
+                name, inner = f"{section}.{each.name}", each.metadata.get("plugin")
+                yield Entry(name, inner or kinds[each.name], each, cls, () if common else having)
+                yield from _within(name, kinds[each.name], each)
                 seen.add(each.name)
 
 
-def _has(cls: type, name: str) -> bool:
-    return any(each.name == name for each in fields(cls))
+def _within(name: str, kind: Any, field: Field[Any]) -> Iterator[Entry]:
+    """The settings in a section."""
+    if "plugin" in field.metadata:
+        yield from _of_plugins(name, field.metadata["plugin"])
+    elif is_dataclass(kind):
+        assert isinstance(kind, type)
+        yield from entries(kind, f"{name}.")

@@ -5,6 +5,11 @@ from __future__ import annotations
 #: By the name that a setting had.
 RENAMED = {
     "depth.method": "depth=NAME, or depth._target_=MODULE.CLASS",
+    "optimizer.decay_steps": "optimizer.schedule.decay_steps",
+    "optimizer.final": "optimizer.schedule.final",
+    "optimizer.kind": "optimizer=NAME, or optimizer._target_=MODULE.CLASS",
+    "optimizer.schedule": "optimizer/schedule=NAME, or optimizer.schedule._target_=MODULE.CLASS",
+    "optimizer.warmup_steps": "optimizer.schedule.warmup_steps",
     "predictor.depth.mix": "depth=lambda_return depth.lambda_depth=SHARE",
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dni.methods.base import DepthMethod
 from dni.methods.pipelined import Chunked, Pipelined
 from dni.methods.synthetic import Synthetic
+from dni.optimizers import Adam, Optimizer
 from dni.ranges import one_or_more, zero_or_more
 from workers.config.plugins import plugin
 from workers.config.schema import (
@@ -22,10 +23,8 @@ from workers.config.schema import (
     LaunchConfig,
     LaunchMode,
     ModelConfig,
-    OptimizerConfig,
     PredictorConfig,
     PredictorKind,
-    ScheduleKind,
     TimeConfig,
     TimeMethod,
     TransportConfig,
@@ -35,8 +34,10 @@ from workers.config.schema import (
 # OmegaConf leaves the sections of plug-ins open.
 if TYPE_CHECKING:
     Depth = DepthMethod
+    OptimizerOf = Optimizer
 else:
     Depth = Any
+    OptimizerOf = Any
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Config:
     depth: Depth = plugin(DepthMethod, Synthetic)  # the cuts between stages: the method, what is in flight
     time: TimeConfig = field(default_factory=TimeConfig)  # the cuts between the windows of a sequence
     predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of every stage, alike; its schedule, clipping
+    optimizer: OptimizerOf = plugin(Optimizer, Adam)  # of every stage, alike; its schedule, clipping
     transport: TransportConfig = field(default_factory=TransportConfig)  # the links between stages
     launch: LaunchConfig = field(default_factory=LaunchConfig)  # where the stages run, and with how many threads
     emulate: EmulateConfig = field(default_factory=EmulateConfig)  # an accelerator: a pass that is done sooner sleeps
@@ -84,10 +85,15 @@ class Config:
         return self.steps if self.lane_steps is None else min(self.steps, -(-self.lane_steps // self.window))
 
     @property
-    def decay_steps(self) -> int | None:
+    def open_ended(self) -> bool:
+        """Whether nobody knows how many steps it takes: `lane_steps` ends it, and whole sequences grow."""
+        grows = self.data.kind in (DataKind.copy, DataKind.repeat_copy) and self.data.length is None
+        return self.lane_steps is not None and self.whole_sequences and grows
+
+    @property
+    def decay_steps(self) -> int:
         """Steps of the learning rate's schedule: as many as there will be at most, unless the settings say."""
-        asked = self.optimizer.decay_steps
-        return asked if self.optimizer.schedule is ScheduleKind.constant else asked or self.planned_steps
+        return self.optimizer.schedule.decay_steps or self.planned_steps
 
     @property
     def whole_sequences(self) -> bool:

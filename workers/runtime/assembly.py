@@ -15,8 +15,7 @@ from workers.build.data import open_data
 from workers.build.input_model import input_interface
 from workers.build.interfaces import bootstrap, depth_interface, goes_back, time_interface
 from workers.build.model import activation_shape
-from workers.build.optimizer import follow_course
-from workers.build.stage import build_stage
+from workers.build.stage import build_stage, resume_schedule
 from workers.build.warm_start import take_weights
 from workers.comm.contents import Contents
 from workers.comm.downstream import Downstream
@@ -113,4 +112,4 @@ def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
     state = checkpoint.load(folder, job.start, index, job.config.stages)
     with checkpoint.fitting(folder, job.start, index):
         worker.load_state_dict(state)
-        follow_course(worker.stage, job.config)
+        resume_schedule(worker.stage, job.config, job.start)

@@ -232,12 +232,12 @@ def test_the_record_says_how_a_run_was_to_be_launched(tmp_path: Path, monkeypatc
 
 def test_a_schedule_that_followed_from_the_steps_follows_from_the_new_ones(run_dir: Path) -> None:
     plain = read_record(run_dir)
-    plain.optimizer.decay_steps = 10
+    plain.optimizer.schedule.decay_steps = 10
     write_record(run_dir, plain)
-    assert settings(f"resume={run_dir}", "steps=20").optimizer.decay_steps is None
-    plain.optimizer.decay_steps = 8
+    assert settings(f"resume={run_dir}", "steps=20").optimizer.schedule.decay_steps is None
+    plain.optimizer.schedule.decay_steps = 8
     write_record(run_dir, plain)
-    assert settings(f"resume={run_dir}", "steps=20").optimizer.decay_steps == 8
+    assert settings(f"resume={run_dir}", "steps=20").optimizer.schedule.decay_steps == 8
 
 
 def test_without_resume_nothing_is_read() -> None:

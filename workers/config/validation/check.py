@@ -36,6 +36,7 @@ def check(config: Config) -> None:
     check_backend(config)
     depth, time, data = config.depth, config.time, config.data
     depth.check(config)
+    config.optimizer.check(config)
     if config.whole_sequences and data.sequence is None and data.kind is DataKind.text:
         raise ConfigError(
             f"time={time.method.name} backpropagates through whole sequences: set data.sequence to their length, "

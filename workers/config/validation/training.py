@@ -1,9 +1,9 @@
-"""The rules between settings of the optimizer, its schedule, and dropout."""
+"""The rule of dropout."""
 
 from __future__ import annotations
 
 from dni.errors import ConfigError
-from workers.config.schema import DataKind, ModelKind, OptimizerKind, ScheduleKind
+from workers.config.schema import ModelKind
 from workers.config.settings import Config
 
 #: Models with dropout between their layers.
@@ -11,57 +11,10 @@ STACKS = (ModelKind.lstm, ModelKind.gru, ModelKind.mingru)
 
 
 def check_training(config: Config) -> None:
-    """Refuse what would do nothing, or not what it says. Raises ConfigError."""
-    _check_nesterov(config)
-    _check_schedule(config)
+    """Refuse dropout that would do nothing. Raises ConfigError."""
     model = config.model
     if model.dropout and model.layers == 1 and model.kind in STACKS:
         raise ConfigError(
             f"model.dropout={model.dropout} is between the layers of model={model.kind.name}, and there is one: set "
             "model.layers=2 or more (or model.dropout=0)"
-        )
-
-
-def _check_nesterov(config: Config) -> None:
-    kind, momentum = config.optimizer.kind, config.optimizer.momentum
-    if not config.optimizer.nesterov:
-        return
-    if kind is not OptimizerKind.sgd:
-        raise ConfigError(
-            f"optimizer.nesterov=true is for sgd, and optimizer.kind={kind.name}: set optimizer.kind=nadam and "
-            "optimizer.nesterov=false"
-        )
-    if not momentum:
-        raise ConfigError("optimizer.nesterov=true needs momentum: set optimizer.momentum=0.9, say")
-
-
-def _check_schedule(config: Config) -> None:
-    optimizer, asked = config.optimizer, f"optimizer.schedule={config.optimizer.schedule.name}"
-    if optimizer.schedule is ScheduleKind.step:
-        _check_falls(config, asked)
-    elif optimizer.schedule is not ScheduleKind.constant:
-        _check_end(config, asked)
-
-
-def _check_falls(config: Config, asked: str) -> None:
-    if config.optimizer.decay_steps is None:
-        raise ConfigError(
-            f"{asked} needs to know when: set optimizer.decay_steps={max(1, config.planned_steps // 3)}, say"
-        )
-    if not config.optimizer.final:
-        raise ConfigError(f"{asked} with optimizer.final=0 stops at the first fall: set optimizer.final=0.1, say")
-
-
-def _check_end(config: Config, asked: str) -> None:
-    warmup, decay = config.optimizer.warmup_steps, config.decay_steps or 0
-    grows = config.data.kind in (DataKind.copy, DataKind.repeat_copy) and config.data.length is None
-    if config.optimizer.decay_steps is None and config.lane_steps and config.whole_sequences and grows:
-        raise ConfigError(
-            f"{asked} does not know how many steps lane_steps={config.lane_steps} will be, for the sequences grow: set "
-            "optimizer.decay_steps"
-        )
-    if warmup >= decay:
-        raise ConfigError(
-            f"optimizer.warmup_steps={warmup} leaves none of the {decay} steps of {asked}: set "
-            f"optimizer.warmup_steps={decay // 10}, say"
         )

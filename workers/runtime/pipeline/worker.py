@@ -19,8 +19,7 @@ from dni.losses import summed_cross_entropy
 from dni.metrics import hits
 from dni.types import IGNORED
 from workers.build.data import open_data
-from workers.build.optimizer import follow_course
-from workers.build.stage import build_stage
+from workers.build.stage import build_stage, resume_schedule
 from workers.build.warm_start import take_weights
 from workers.comm.edge import Blocked, Loss, naming
 from workers.comm.frame import Frame, Kind
@@ -188,6 +187,6 @@ class PipelinedWorker:
             state = checkpoint.load(folder, start, part, self.config.parts)
             with checkpoint.fitting(folder, start, part):
                 stage.load_state_dict(state["stage"])
-                follow_course(stage, self.config)
+                resume_schedule(stage, self.config, start)
                 self.feed.load_state_dict(state["upstream"])
                 self.journal.load_state_dict(state.get("journal"))
