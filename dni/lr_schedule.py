@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -47,34 +46,6 @@ class LRSchedule(ABC):
         where it was.
         """
 
-    def start(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
-        """The scheduler of a new optimizer, whose one step here, without gradients, moves nothing.
-
-        torch warns if the optimizer has not stepped when the scheduler does, which happens to windows that may not
-        move, wait for others or for their gradient.
-        """
-        scheduler = self.build(optimizer, steps)
-        if scheduler is not None:
-            optimizer.step()
-        return scheduler
-
-    def resume(self, optimizer: Optimizer, steps: int, done: int) -> LRScheduler | None:
-        """The scheduler of an optimizer that was started and loaded, after `done` training steps."""
-        for group in optimizer.param_groups:
-            group["lr"] = group.pop("initial_lr", group["lr"])
-        scheduler = self.build(optimizer, steps)
-        if scheduler is not None:
-            for _ in range(done):
-                scheduler.step()
-        return scheduler
-
-    def rate(self, full: float, steps: int, done: int) -> float:
-        """The learning rate after `done` training steps, of an optimizer with the rate `full`."""
-        optimizer = torch.optim.SGD([torch.zeros(1)], full)
-        self.start(optimizer, steps)
-        self.resume(optimizer, steps, done)
-        return float(optimizer.param_groups[0]["lr"])
-
     def check(self, run: RunContext) -> None:
         """Raise ConfigError for settings of the run that do not go with this schedule."""
         if self.ends and self.decay_steps is None and run.open_ended:
@@ -82,6 +53,36 @@ class LRSchedule(ABC):
                 f"optimizer/schedule={self.name} does not know how many steps lane_steps={run.lane_steps} will be, for "
                 "the sequences grow: set optimizer.schedule.decay_steps"
             )
+
+
+def start_schedule(schedule: LRSchedule, optimizer: Optimizer, steps: int) -> LRScheduler | None:
+    """The scheduler of a new optimizer, whose one step here, without gradients, moves nothing.
+
+    torch warns if the optimizer has not stepped when the scheduler does, which happens to windows that may not move,
+    wait for others or for their gradient.
+    """
+    scheduler = schedule.build(optimizer, steps)
+    if scheduler is not None:
+        optimizer.step()
+    return scheduler
+
+
+def resume_schedule(schedule: LRSchedule, optimizer: Optimizer, steps: int, done: int) -> LRScheduler | None:
+    """The scheduler after `done` training steps, of an optimizer that was started and whose state is loaded."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.pop("initial_lr", group["lr"])
+    scheduler = schedule.build(optimizer, steps)
+    if scheduler is not None:
+        for _ in range(done):
+            scheduler.step()
+    return scheduler
+
+
+def rate_after(schedule: LRSchedule, optimizer: Optimizer, steps: int, done: int) -> float:
+    """The learning rate after `done` training steps, of a new optimizer, which then is of no more use."""
+    start_schedule(schedule, optimizer, steps)
+    resume_schedule(schedule, optimizer, steps, done)
+    return float(optimizer.param_groups[0]["lr"])
 
 
 @dataclass

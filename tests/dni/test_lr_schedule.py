@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from dni.errors import ResumeError
-from dni.lr_schedule import Constant, Cosine, Linear, LRSchedule, Step
+from dni.lr_schedule import Constant, Cosine, Linear, LRSchedule, Step, start_schedule
 from dni.stages.base import Stage
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
 from workers.config.settings import Config
@@ -26,7 +26,8 @@ def rates(schedule: LRSchedule, count: int) -> list[float]:
     """Of a stage whose optimizer never moves, at its steps 1, 2, ..."""
     module = nn.Linear(1, 1)
     optimizer = torch.optim.Adam(module.parameters(), FULL, fused=True)
-    stage, found = Stage(module, optimizer, schedule=schedule.start(optimizer, schedule.decay_steps or 1)), []
+    started = start_schedule(schedule, optimizer, schedule.decay_steps or 1)
+    stage, found = Stage(module, optimizer, schedule=started), []
     for _ in range(count):
         found.append(optimizer.param_groups[0]["lr"])
         stage.forward(torch.ones(1, 1))

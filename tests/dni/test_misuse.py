@@ -29,7 +29,7 @@ from dni import (
 )
 from dni.errors import DniError
 from dni.interfaces.synthetic_input import symbol_inputs
-from dni.lr_schedule import Constant
+from dni.lr_schedule import Constant, start_schedule
 from dni.models import GRU, LSTM
 from dni.recurrent import unpack
 
@@ -53,7 +53,7 @@ def half(frozen: str) -> Stage:
 
 def another_schedule() -> Stage:
     module = nn.Linear(6, 5)
-    return Stage(module, sgd(module), schedule=Constant(warmup_steps=1).start(sgd(module), 1))
+    return Stage(module, sgd(module), schedule=start_schedule(Constant(warmup_steps=1), sgd(module), 1))
 
 
 MADE_WRONG: dict[str, tuple[Callable[[], object], str]] = {

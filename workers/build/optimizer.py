@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from dni.errors import ConfigError
+from dni.lr_schedule import start_schedule
 from dni.misuse import refuse_optimizer
 from workers.config.plugins import TARGET, target_of
 from workers.config.settings import Config
@@ -22,7 +23,7 @@ def try_optimizers(config: Config, chains: Sequence[nn.Module]) -> None:
             optimizer = own.build(chain.parameters())
             refuse_optimizer(chain, optimizer)
         with _named("optimizer.schedule", own.schedule):
-            schedule = own.schedule.start(optimizer, config.decay_steps)
+            schedule = start_schedule(own.schedule, optimizer, config.decay_steps)
             if schedule is not None:
                 schedule.step()
 

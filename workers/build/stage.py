@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from dni.lr_schedule import start_schedule
 from dni.stages.base import Stage
 from workers.build.device import device_of
 from workers.build.model import build_chains
@@ -27,10 +28,5 @@ def build_stage(config: Config, index: int) -> Stage:
         "chunk": config.chunk,
     }
     optimizer = config.optimizer.build(chain.parameters())
-    settings["schedule"] = config.optimizer.schedule.start(optimizer, config.decay_steps)
+    settings["schedule"] = start_schedule(config.optimizer.schedule, optimizer, config.decay_steps)
     return config.depth.stage(chain, optimizer, last=index == config.parts - 1, **settings)
-
-
-def resume_schedule(stage: Stage, config: Config, done: int) -> None:
-    """Once a checkpoint is loaded: the schedule of these settings, which may end at another step than the one saved."""
-    stage.schedule = config.optimizer.schedule.resume(stage.optimizer, config.decay_steps, done)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import torch
+from torch import nn
+
 from dni.errors import ResumeError
+from dni.lr_schedule import rate_after
 from workers.config.settings import Config
 
 log = logging.getLogger(__name__)
@@ -47,5 +51,6 @@ def settle_schedule(config: Config, before: Config, asked: int | None, step: int
 
 def _rate(config: Config, done: int) -> float:
     """The learning rate after so many steps."""
-    optimizer = config.optimizer
-    return optimizer.schedule.rate(optimizer.learning_rate, config.decay_steps, done)
+    own = config.optimizer
+    optimizer = own.build([nn.Parameter(torch.zeros(1, 1))])
+    return rate_after(own.schedule, optimizer, config.decay_steps, done)

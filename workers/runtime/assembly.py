@@ -9,13 +9,14 @@ from threading import Event
 
 import torch
 
+from dni.lr_schedule import resume_schedule
 from dni.methods.base import InputKind
 from dni.stages.base import Stage
 from workers.build.data import open_data
 from workers.build.input_model import input_interface
 from workers.build.interfaces import bootstrap, depth_interface, goes_back, time_interface
 from workers.build.model import activation_shape
-from workers.build.stage import build_stage, resume_schedule
+from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
 from workers.comm.contents import Contents
 from workers.comm.downstream import Downstream
@@ -112,4 +113,5 @@ def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
     state = checkpoint.load(folder, job.start, index, job.config.stages)
     with checkpoint.fitting(folder, job.start, index):
         worker.load_state_dict(state)
-        resume_schedule(worker.stage, job.config, job.start)
+        stage, config = worker.stage, job.config
+        stage.schedule = resume_schedule(config.optimizer.schedule, stage.optimizer, config.decay_steps, job.start)

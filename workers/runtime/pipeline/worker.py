@@ -16,10 +16,11 @@ from dni.errors import DivergedError
 from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.loss import LossInterface
 from dni.losses import summed_cross_entropy
+from dni.lr_schedule import resume_schedule
 from dni.metrics import hits
 from dni.types import IGNORED
 from workers.build.data import open_data
-from workers.build.stage import build_stage, resume_schedule
+from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
 from workers.comm.edge import Blocked, Loss, naming
 from workers.comm.frame import Frame, Kind
@@ -187,6 +188,7 @@ class PipelinedWorker:
             state = checkpoint.load(folder, start, part, self.config.parts)
             with checkpoint.fitting(folder, start, part):
                 stage.load_state_dict(state["stage"])
-                resume_schedule(stage, self.config, start)
+                own = self.config.optimizer.schedule
+                stage.schedule = resume_schedule(own, stage.optimizer, self.config.decay_steps, start)
                 self.feed.load_state_dict(state["upstream"])
                 self.journal.load_state_dict(state.get("journal"))
