@@ -8,7 +8,7 @@ OLDEST := .venv-oldest/bin/python
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables test test-long test-oldest test-hosts check proto proof
+.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables docs test test-long test-oldest test-hosts check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,8 +65,14 @@ bench-reach: install ## how long a sequence is learned by the clock on four emul
 bench-delay-line: install ## measure the emulated links between hosts; needs root (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.network.calibrate
 
-tables: install ## write the README's tables from benchmarks/results
+tables: install ## write the tables and the plot of README.md and docs/results, and docs/settings.md
 	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m workers.cli.settings_page
+
+# Not --quiet: it hides warnings from --strict, too.
+docs: install ## build the documentation as a site, in site/; a warning is an error
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n auto

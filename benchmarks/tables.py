@@ -1,4 +1,7 @@
-"""Write the tables of README.md and docs/ from benchmarks/results/*.json: `make tables`. `--check` compares."""
+"""Write the tables of README.md and docs/results, and README's picture, from benchmarks/results/*.json: `make tables`.
+
+`--check` writes nothing; the exit code is 1 if something is not current.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import headline
 from benchmarks.delay.pages import delay_line, links_cells, links_rates, race, reach
 from benchmarks.depth import methods as depths
 from benchmarks.depth import staleness as lags
@@ -20,7 +24,7 @@ from benchmarks.time import copy_task as copies
 from benchmarks.time import ptb as reading
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("depth", "launching", "links"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
 
 
 def demo(results: dict[str, Any]) -> str:
@@ -189,9 +193,10 @@ def percents(shares: list[float]) -> str:
     return " / ".join(f"{share:.0%}" for share in shares)
 
 
-#: By the mark in README: the results it is made from, and how.
+#: By the mark in a page: the results it is made from, and how.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
-    "demo": ("demo", demo), "depth": ("depth", depth), "variants": ("depth", variants),
+    "headline": ("race", headline.headline), "demo": ("demo", demo),
+    "depth": ("depth", depth), "variants": ("depth", variants),
     "trials": ("depth_tuning", trials), "lag": ("lag", lag), "machinery": ("machinery", machinery),
     "transport": ("transport", transport),
     "copying": ("copying", copying),
@@ -216,15 +221,17 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    """Exit code 1 if `--check` finds a table that is not current."""
-    stale = False
+    """Exit code 1 if `--check` finds a table or the picture not current."""
+    check, stale = "--check" in sys.argv[1:], False
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         new = filled(text)
         stale |= new != text
-        if "--check" not in sys.argv[1:]:
+        if not check:
             document.write_text(new, encoding="utf-8")
-    return int(stale and "--check" in sys.argv[1:])
+    if not check:
+        headline.draw()
+    return int(check and (stale or not headline.is_current()))
 
 
 if __name__ == "__main__":

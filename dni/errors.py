@@ -1,31 +1,33 @@
 """Every error the project raises on purpose.
 
-DniError
-├── ConfigError              the user's settings: one line, exit code 2, nothing started
-│   ├── PartitionError       a model cannot be cut as asked
-│   ├── DataError            a data source is missing, empty or too short
-│   └── ResumeError          a run folder cannot be continued as asked
-├── WireError                what arrived is not what was agreed
-│   ├── TruncatedFrame       fewer bytes than the frame announces
-│   ├── CorruptHeader        the header does not match its checksum or its layout
-│   ├── CorruptPayload       the tensors' bytes do not match their checksum
-│   ├── UnknownDtype         an element type this version does not know
-│   ├── BadShape             a negative or too large dimension
-│   ├── SizeMismatch         a byte count that does not match the shapes
-│   ├── WrongTensor          a name, shape, element type or range that is not what was agreed
-│   ├── OutOfOrder           a frame skipped, repeated or sent in the wrong place
-│   ├── FlowControlError     a peer sent more than its credit
-│   └── HandshakeRefused     the two ends of an edge disagree about the run
-├── WorkerLost               a neighbour or child process is gone
-│   ├── PeerTimeout          a neighbour is silent for longer than transport.timeout_s
-│   └── EndedEarly           a stage ended before its work was done
-├── ThreadDied               a background thread ended with an error that was not foreseen
-├── UsageError               `dni` called in a way that cannot work, or would learn nothing
-├── DivergedError            a loss or gradient is not finite, or absurdly large
-├── SystemRefused            the system refused a file, a process or the like
-│   └── OutOfMemory          it refused memory, or the GPU has no more
-└── CheckpointError          a checkpoint cannot be read, or is not of this run
-    └── DamagedCheckpoint    a file of it is not as it was written
+    DniError
+    ├── ConfigError              the user's settings: one line, exit code 2, nothing started
+    │   ├── PartitionError       a model cannot be cut as asked
+    │   ├── DataError            a data source is missing, empty or too short
+    │   └── ResumeError          a run folder cannot be continued as asked
+    ├── WireError                what arrived is not what was agreed
+    │   ├── TruncatedFrame       fewer bytes than the frame announces
+    │   ├── CorruptHeader        the header does not match its checksum or its layout
+    │   ├── CorruptPayload       the tensors' bytes do not match their checksum
+    │   ├── UnknownDtype         an element type this version does not know
+    │   ├── BadShape             a negative or too large dimension
+    │   ├── SizeMismatch         a byte count that does not match the shapes
+    │   ├── WrongTensor          a name, shape, element type or range that is not what was agreed
+    │   ├── OutOfOrder           a frame skipped, repeated or sent in the wrong place
+    │   ├── FlowControlError     a peer sent more than its credit
+    │   └── HandshakeRefused     the two ends of an edge disagree about the run
+    ├── WorkerLost               a neighbour or child process is gone
+    │   ├── PeerTimeout          a neighbour is silent for longer than transport.timeout_s
+    │   └── EndedEarly           a stage ended before its work was done
+    ├── ThreadDied               a background thread ended with an error that was not foreseen
+    ├── UsageError               `dni` called in a way that cannot work, or would learn nothing
+    ├── DivergedError            a loss or gradient is not finite, or absurdly large
+    ├── SystemRefused            the system refused a file, a process or the like
+    │   └── OutOfMemory          it refused memory, or the GPU has no more
+    └── CheckpointError          a checkpoint cannot be read, or is not of this run
+        └── DamagedCheckpoint    a file of it is not as it was written
+
+An indented class is a subclass of the one above it.
 """
 
 

@@ -16,7 +16,7 @@ from workers.config.compose import compose_settings
 from workers.config.validation.check import check
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(?:<!-- not run: (?P<why>[^>]+) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 
 
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 
 
 BLOCKS = [
-    Block(page.name, found["kind"], found["text"], found["why"])
+    Block(str(page.relative_to(ROOT)), found["kind"], found["text"], found["why"])
     for page in PAGES
     for found in BLOCK.finditer(page.read_text(encoding="utf-8"))
     if found["kind"] != "text"  # a picture
@@ -69,8 +69,9 @@ def test_commands_run_as_they_stand(block: Block, tmp_path: Path) -> None:
 
 
 def commands() -> list[str]:
-    """The commands of dni-train in the README's blocks that are not run; test_launching has those of its page."""
-    lines = [line for block in BLOCKS if block.why and block.page == "README.md" for line in block.text.splitlines()]
+    """The commands of dni-train in blocks that are not run; test_launching has those of its page."""
+    pages = ("README.md", "docs/running.md")
+    lines = [line for block in BLOCKS if block.why and block.page in pages for line in block.text.splitlines()]
     return [line.partition("dni-train ")[2] for line in lines if "dni-train " in line]
 
 
@@ -85,9 +86,9 @@ def test_commands_that_are_not_run_are_accepted(words: str) -> None:
 def test_the_examples_that_are_typed_pass_strict_mypy(tmp_path: Path) -> None:
     """With the cache of `make check`, which comes first in continuous integration."""
     files: list[str] = []
-    for page in ("README.md", "python.md"):
+    for page in ("README.md", "docs/library.md", "docs/python.md"):
         text = "".join(b.text for b in BLOCKS if (b.page, b.kind, b.why) == (page, "python", None))
-        file = tmp_path / f"{page.partition('.')[0].lower()}_example.py"
+        file = tmp_path / f"{Path(page).stem.lower()}_example.py"
         file.write_text(text)
         files.append(str(file))
     words = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), *files]

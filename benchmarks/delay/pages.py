@@ -1,4 +1,4 @@
-"""The tables of docs/links.md, and of the emulated links themselves, from benchmarks/results."""
+"""The tables of what delay does, and of the emulated links themselves, from benchmarks/results."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def main() -> None:
     for line in lines(rows, DELAYS):
         table.add_row(*line)
     Console(width=180).print(table)
-    draw(rows, DELAYS, GRID.out / "race.png" if QUICK else Path("docs/race.png"))
+    draw(rows, DELAYS, GRID.out / "race.png" if QUICK else Path("docs/results/race.png"))
     GRID.keep(rows, bars(rows, DELAYS))
 
 

@@ -109,7 +109,7 @@ def main() -> None:
         for line in body:
             table.add_row(*line)
         Console(width=140).print(table)
-    draw(rows, speed, GRID.out / "curves.png" if QUICK else Path("docs/depth.png"))
+    draw(rows, speed, GRID.out / "curves.png" if QUICK else Path("docs/results/depth.png"))
     GRID.keep(rows, bars(rows))
 
 

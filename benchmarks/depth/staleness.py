@@ -49,7 +49,7 @@ def main() -> None:
     for line in lines(rows):
         table.add_row(*line)
     Console(width=140).print(table)
-    draw(rows, GRID.out / "lag.png" if QUICK else Path("docs/lag.png"))
+    draw(rows, GRID.out / "lag.png" if QUICK else Path("docs/results/lag.png"))
     GRID.keep(rows, bars(rows))
 
 

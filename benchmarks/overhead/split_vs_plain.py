@@ -195,7 +195,7 @@ def protobuf(tensor: Tensor) -> Tensor:
 
 
 def lines(rows: list[dict[str, Any]], codec: list[dict[str, Any]]) -> list[tuple[list[str], list[list[str]]]]:
-    """Heads and rows of README's tables: ways, frames."""
+    """Heads and rows of the page's tables: ways, frames."""
     ways = [[row.get("label", row["name"]), f"{row['characters_per_s']:,.0f}", f"{row['ratio']:.2f}"] for row in rows]
     frames = [
         [row["name"], f"{row['ours_s'] * 1e6:,.0f} µs", f"{row['protobuf_s'] * 1e6:,.0f} µs", f"{row['ratio']:.2f}"]

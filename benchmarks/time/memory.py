@@ -26,7 +26,7 @@ from benchmarks.time.memory_probe import BATCH, METHODS, SYMBOLS, UNITS, WINDOW
 QUICK = os.environ.get("QUICK") == "1"
 LENGTHS = (100, 1000) if QUICK else (100, 1000, 10_000, 100_000)
 OUT = Path("outputs/bench-memory") if QUICK else RESULTS
-PICTURE = (OUT if QUICK else RESULTS.parent.parent / "docs") / "memory.png"
+PICTURE = (OUT if QUICK else RESULTS.parent.parent / "docs" / "results") / "memory.png"
 LIMIT_MB = 5000
 MOST_GROWTH = 0.05
 COLOURS = dict(zip(METHODS, ("#0072B2", "#D55E00", "#009E73", "#000000"), strict=True))

@@ -118,7 +118,7 @@ def main() -> None:
         table.add_row(*line)
     Console(width=140).print(table)
     GRID.keep(rows, bars(rows))
-    draw(rows, GRID.out / "curves.png" if QUICK else Path("docs/ptb.png"))
+    draw(rows, GRID.out / "curves.png" if QUICK else Path("docs/results/ptb.png"))
 
 
 def measure(cell: Cell) -> Row:

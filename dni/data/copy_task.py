@@ -50,7 +50,9 @@ class CopySource:
     or in repeat copy N and R in turn, N first (lengths 5, 7, 9, 12, 15, 19, ...).
 
     Args:
-        batch, window, lookahead: B, T and L of the windows; no T: one window is one whole sequence.
+        batch: B, sequences at once.
+        window: T, time steps of a window; None: one window is one whole sequence.
+        lookahead: L, labels after a window.
         seed: not negative.
         repeat: repeat copy.
         length: of every sequence, in steps; None: the curriculum.

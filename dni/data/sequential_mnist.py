@@ -31,7 +31,9 @@ class PixelSource:
 
     Args:
         folder: holds the four IDX files of MNIST, gzipped or not: `train-images-idx3-ubyte.gz` and so on.
-        batch, window, lookahead: B, T and L of the windows.
+        batch: B, sequences at once.
+        window: T, time steps of a window.
+        lookahead: L, labels after a window.
         part: `train` and `valid` (the last 5,000) of the training files, or `test`.
         seed: of the shuffling, not negative.
         side: 28, or 14 or 7: each pixel is then the mean of 2x2 or 4x4, and a sequence has 196 or 49 steps.

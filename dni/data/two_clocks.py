@@ -31,7 +31,8 @@ class TwoClocksSource:
 
     Args:
         folder: holds the four IDX files of MNIST, gzipped or not.
-        batch, window: B and S.
+        batch: B, sequences at once.
+        window: S, digits of a window.
         block: T, a multiple of S.
         sequence: digits between resets, a multiple of T; None: a lane's whole pass.
         part: `train` and `valid` (the last 5,000) of the training files, or `test`.

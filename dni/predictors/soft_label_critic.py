@@ -24,10 +24,13 @@ class GuessingCritic(SoftmaxCritic):
     target gradient too. Used where a stream is learned as it is read.
 
     Args:
-        features, lookahead, hidden, match: as of `SoftmaxCritic`; `hidden` is the teacher's size too.
+        features: D, the size of a row, as of `SoftmaxCritic`.
         classes: V.
+        lookahead: L, the labels ahead that are modelled.
         inputs: the input symbols are below it (or IGNORED, where nothing was read yet).
         history: H.
+        hidden: units of the tanh layer of critic and teacher, 0 for linear models.
+        match: weight of the squared distance to the target gradient.
     """
 
     def __init__(

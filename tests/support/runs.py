@@ -89,3 +89,9 @@ def assert_near(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
+
+
+def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], within: float = 1e-6) -> None:
+    """Equal names, and values that differ by less than `within`."""
+    assert a.keys() == b.keys()
+    assert max((a[name] - b[name]).abs().max().item() for name in a) < within

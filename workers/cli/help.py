@@ -70,9 +70,9 @@ def _entry(setting: Setting) -> Iterator[str]:
     """Its paragraph; of a section, its options and the paragraphs of all that is in it."""
     yield from _paragraph(setting.name, _meaning(setting))
     if not setting.is_section:
-        yield from _paragraph("", f"default {_written(_default(setting))}; values: {setting.values}")
+        yield from _paragraph("", f"default {written(default(setting))}; values: {setting.values}")
         yield from _paragraph("", f"of {', '.join(setting.options)} alone") if setting.options else ()
-        by = ", ".join(f"{option} ({_written(value)})" for option, value in set_by(setting.name))
+        by = ", ".join(f"{option} ({written(value)})" for option, value in set_by(setting.name))
         yield from _paragraph("", f"set by {by}") if by else ()
         return
     for option, said in options(setting.name).items():
@@ -101,13 +101,13 @@ def options(section: str) -> dict[str, str]:
 
 def set_by(name: str) -> list[tuple[str, Any]]:
     """The options that give a setting another value than the default, and that value."""
-    default, found = _default(settings()[name]), []
+    usual, found = default(settings()[name]), []
     for group, option, text in option_files():
         start = "" if group == "experiment" else section_of(group) + "."
         if name.startswith(start):
             own = OmegaConf.to_container(OmegaConf.create(text))
-            value = _place(own, name.removeprefix(start), default)
-            found += [(f"{group}={option}", value)] if value != default else []
+            value = _place(own, name.removeprefix(start), usual)
+            found += [(f"{group}={option}", value)] if value != usual else []
     return found
 
 
@@ -117,7 +117,7 @@ def _defaults() -> dict[str, Any]:
     return to_plain(compose_settings([]))
 
 
-def _default(setting: Setting) -> Any:
+def default(setting: Setting) -> Any:
     """What is taken if nothing is said: of the default options, else of the class that has the setting."""
     of_class = setting.default.name if isinstance(setting.default, Enum) else setting.default
     return _place(_defaults(), setting.name, of_class)
@@ -131,7 +131,7 @@ def _place(tree: Any, name: str, otherwise: Any = None) -> Any:
     return tree
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """As it is typed."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

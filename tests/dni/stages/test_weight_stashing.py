@@ -14,12 +14,9 @@ from dni.models import LSTM
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from dni.stages.weight_stashing import StashingStage
+from tests.support.stages.optimizer import sgd
 
 B, T, D = 2, 4, 3
-
-
-def sgd(module: nn.Module, rate: float = 0.1) -> torch.optim.SGD:
-    return torch.optim.SGD(module.parameters(), rate)
 
 
 @pytest.mark.parametrize(

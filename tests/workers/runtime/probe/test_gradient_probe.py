@@ -1,9 +1,8 @@
-"""Probes: figures that an independent computation finds too, and nothing of training that they would change."""
+"""Probes: figures that an independent computation finds too."""
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,133 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni.interfaces.base import Interface, TrueInterface, ZeroInterface
-from dni.interfaces.loss import LossInterface
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.losses import summed_cross_entropy
-from dni.models import LSTM
-from dni.predictors.critic import SoftmaxCritic
 from dni.predictors.regressor import Regressor
 from dni.recurrent import Chain, pack
-from dni.stages.base import Stage
-from dni.time_targets.base import Bootstrap
 from dni.types import IGNORED
-from workers.comm.downstream import Downstream
-from workers.comm.edge import Blocked
-from workers.comm.frame import Frame, Kind
-from workers.comm.transports.local import local_channel
-from workers.comm.upstream import Upstream
-from workers.runtime.recorder import Journal
-from workers.runtime.worker import Worker
-
-B, T, L, D, V, WINDOWS = 3, 4, 2, 5, 6, 3
-
-
-class Script:
-    """Frames in order, instead of a feed."""
-
-    def __init__(self, frames: Sequence[Frame]) -> None:
-        self._frames = iter(frames)
-
-    def receive(self) -> Frame:
-        return next(self._frames)
-
-    def finish(self, *_: Any, **how: Any) -> None: ...
-
-    def pending(self) -> int:
-        return 0
-
-    def figures(self) -> dict[str, Any]:
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-
-class Rig:
-    """Stages in threads, in double precision, with predictors whose answers are far from zero."""
-
-    def __init__(
-        self, stages: int, *, depth: str = "synthetic", time: str = "synthetic", dropout: bool = False
-    ) -> None:
-        torch.manual_seed(1)
-        layers = [nn.Embedding(V, D), LSTM(D, D), *([nn.Dropout(0.5)] if dropout else []), LSTM(D, D), nn.Linear(D, V)]
-        cut = len(layers) if stages == 1 else len(layers) - 2
-        chains = [Chain(*layers[:cut]), *([Chain(*layers[cut:])] if stages == 2 else [])]
-        self.stages = [Stage(c.double(), torch.optim.SGD(c.parameters(), 0.1), first=not k, seed=k)
-                       for k, c in enumerate(chains)]  # fmt: skip
-        self.time = [self._time(time, stage) for stage in self.stages]
-        between: Interface = TrueInterface() if depth == "backprop" else self._critic()
-        self.depth: list[Interface] = [*([between] if stages == 2 else []), LossInterface()]
-        self.records: list[dict[str, Any]] = []
-
-    def _time(self, method: str, stage: Stage) -> Interface:
-        if method != "synthetic":
-            return ZeroInterface()
-        features = sum(s.numel() for s in stage.module.initial_state(1))
-        predictor = Regressor(features, hidden=7, classes=V, lookahead=L).double()
-        nn.init.normal_(predictor.last.weight)
-        return DecoupledInterface(predictor)
-
-    def _critic(self) -> Interface:
-        predictor = SoftmaxCritic(D, classes=V).double()
-        nn.init.normal_(predictor.last.weight)
-        return DecoupledInterface(predictor)
-
-    def run(self, frames: Sequence[Frame], lag: int | None = None) -> list[dict[str, Any]]:
-        """Probe records in the order of stages and steps."""
-        ends: list[Any] = [Script([*frames, Frame(Kind.END, 99)]), None]
-        clock = Blocked()
-        if len(self.stages) == 2:
-            a, b = local_channel(64)
-            down = Downstream(a, stage=0, window=4, clock=clock, timeout_s=20)
-            ends = [ends[0], down, Upstream(b, stage=1, clock=clock, timeout_s=20), None]
-        self.workers = [self._worker(k, ends[2 * k], ends[2 * k + 1], lag) for k in range(len(self.stages))]
-        threads = [threading.Thread(target=worker.run, daemon=True) for worker in self.workers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20)
-        assert not any(thread.is_alive() for thread in threads)
-        probes = [record for record in self.records if record["kind"] == "probe"]
-        assert len(probes) == len(self.stages) * sum(frame.kind is Kind.PROBE for frame in frames)
-        return sorted(probes, key=lambda record: (record["stage"], record["step"]))
-
-    def _worker(self, k: int, upstream: Any, downstream: Downstream | None, lag: int | None) -> Worker:
-        cuts = self.depth[k], self.time[k]
-        journal = Journal(self.records.append, k, *cuts, upstream, downstream, Blocked(), every=1)
-        return Worker(
-            self.stages[k],
-            *cuts,
-            Bootstrap(),
-            upstream,
-            downstream,
-            journal=journal,
-            save=lambda step, state: None,
-            lag=lag,
-        )
-
-
-def ids() -> Tensor:
-    return torch.randint(0, V, (B, T * WINDOWS + L + 1), generator=torch.Generator().manual_seed(7))
-
-
-def training(step: int) -> Frame:
-    text, no = ids().flip(1), torch.zeros(B).bool()
-    tensors = {"value": text[:, :T], "labels": text[:, 1 : T + 1], "reset": no, "ends": no}
-    tensors["context"] = text[:, T + 1 : T + L + 1]
-    return Frame(Kind.STEP, step, tensors=tensors)
-
-
-def probe(step: int = 1) -> Frame:
-    """Three windows of one text; one label counts nothing."""
-    labels = ids()[:, 1:].clone()
-    labels[0, 5] = IGNORED
-    steps = T * WINDOWS
-    context = torch.stack([labels[:, end : end + L] for end in range(T, steps + 1, T)])
-    tensors = {"value": ids()[:, :steps], "labels": labels[:, :steps], "windows": torch.tensor([T] * WINDOWS)}
-    tensors["context"] = context
-    return Frame(Kind.PROBE, step, tensors=tensors)
+from tests.support.workers.probe_rig import WINDOWS, B, D, L, Rig, T, V, probe, training
 
 
 class Whole:
@@ -296,36 +174,3 @@ def test_the_loss_of_a_predictor_is_its_mean_since_the_last_probe() -> None:
     assert first["time_loss"] == pytest.approx(sum(losses[:2]) / 2)
     assert second["time_loss"] == pytest.approx(sum(losses[2:]) / 2)
     assert (third["time_loss"], first["depth_loss"]) == (None, None)
-
-
-@pytest.mark.parametrize(("depth", "lag"), [("synthetic", 0), ("synthetic", 2), ("backprop", None)])
-def test_a_probe_changes_nothing_not_even_what_dropout_draws(depth: str, lag: int | None) -> None:
-    plain, probed = (Rig(2, depth=depth, dropout=True) for _ in range(2))
-    process = torch.get_rng_state()
-    plain.run([training(n) for n in range(1, 7)], lag)
-    pairs = [[training(n), probe(n)] for n in range(1, 7)]
-    records = probed.run([*(frame for pair in pairs for frame in pair), probe(7)], lag)
-    for a, b in zip(plain.workers, probed.workers, strict=True):
-        same(a.state_dict(), b.state_dict())
-        assert all(p.grad is None for p in b.stage.module.parameters())
-        assert all(module.training for module in b.stage.module.modules())
-    twice = [{key: value for key, value in r.items() if key not in ("step", "wall_s", "time_loss", "depth_loss")}
-             for r in records if r["step"] in (6, 7)]  # fmt: skip
-    assert twice[0::2] == twice[1::2]  # no dropout: the same parameters, the same figures
-    assert torch.equal(torch.get_rng_state(), process)
-
-
-def same(a: Any, b: Any, at: str = "") -> None:
-    """Equal bit for bit, at any depth; but for the journal, which has times in it."""
-    if isinstance(a, Tensor):
-        assert torch.equal(a, b), at
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), at
-        for key in a.keys() - {"journal"}:
-            same(a[key], b[key], f"{at}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), at
-        for n, pair in enumerate(zip(a, b, strict=True)):
-            same(*pair, f"{at}/{n}")
-    else:
-        assert a == b, at

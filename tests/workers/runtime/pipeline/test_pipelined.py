@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed import HashStore
 
-from dni.errors import HandshakeRefused
 from dni.losses import summed_cross_entropy
-from tests.support.commands import SMALL, Command, alive, settings, summary_of
 from tests.support.pictures import digits
 from tests.support.ranks import Outcome, Ranks, piped
-from tests.support.runs import assert_same, parameters_of, plain_training, tiny
+from tests.support.runs import assert_close, assert_same, parameters_of, tiny
 from workers.build.data import resolve
 from workers.build.model import build_chains
-from workers.cli.evaluate import evaluate
 from workers.config.settings import Config
 from workers.launch.launcher import launch
-from workers.reporting.report import main as report
-from workers.runtime.job import Job
 from workers.storage import checkpoint
 
 pytestmark = pytest.mark.timeout(120)  # the first test waits for four processes to import torch
@@ -54,11 +43,6 @@ def succeeded(outcomes: list[Outcome]) -> list[list[dict[str, Any]]]:
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     assert not errors, errors
     return outcomes  # type: ignore[return-value]
-
-
-def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], within: float = 1e-6) -> None:
-    assert a.keys() == b.keys()
-    assert max((a[name] - b[name]).abs().max().item() for name in a) < within
 
 
 SGD = {"kind": "sgd", "learning_rate": 0.5, "momentum": 0.9, "clip": 0.05}
@@ -183,87 +167,3 @@ def test_an_emulated_accelerator_makes_the_bubbles_of_the_schedule(ranks: Ranks,
         (end,) = [record for record in each if record["kind"] == "end"]
         assert end["train_s"] / 10 >= 0.09  # 3 / 2 of 60 ms, in the absence of any other load
         assert 10 * 0.06 / end["wall_s"] <= end["busy"] <= 0.8
-
-
-@pytest.mark.long
-def test_ctrl_c_ends_all_processes_at_one_step_and_leaves_a_whole_run(tmp_path: Path) -> None:
-    method = (*SMALL, "model.layers=3", "depth=zero_bubble", "evaluate.every=20", "launch=processes")
-    with Command(tmp_path, (*method, "steps=100000")) as command:
-        command.until_trained(25)
-        command.process.send_signal(signal.SIGINT)
-        done = command.finish()
-        folder = command.run_dir()
-    summary = summary_of(folder)
-    steps = summary["steps"]
-    assert (done.code, done.err) == (
-        130,
-        [f"dni-train: stopped after step {steps}; go on with: dni-train resume={folder}"],
-    )
-    assert checkpoint.complete_steps(folder) == [steps]
-    assert (summary["transport"], summary["window"], len(summary["stage"])) == ("gloo", None, 2)
-    plain = settings(*method, f"steps={steps}")
-    assert_close(parameters_of(folder, 4), plain_training(plain), 1e-3)
-    assert evaluate(folder)["step"] == steps
-    assert report([str(folder), "--out", str(tmp_path / "report")]) == 0
-
-
-@pytest.mark.parametrize(
-    ("number", "says"),
-    [
-        (signal.SIGKILL, r"stage 1, after step \d+: its process was killed by SIGKILL; "),
-        pytest.param(
-            signal.SIGSTOP,
-            r"stage 0, after step \d+: step \d+: stage 1 is silent: is its process stopped",
-            marks=pytest.mark.long,
-        ),
-    ],
-)
-def test_a_lost_stage_ends_the_run_with_its_name(number: signal.Signals, says: str, tmp_path: Path) -> None:
-    method = (*SMALL, "depth=1f1b", "launch=processes", "transport.timeout_s=5", "steps=100000", "checkpoint.every=5")
-    with Command(tmp_path, method) as command:
-        command.until_saved()
-        stages = command.stages()
-        os.kill(stages[1], number)
-        done = command.finish()
-    assert done.code == 1
-    (line,) = done.err
-    assert re.match(f"dni-train: (WorkerLost|PeerTimeout): {says}", line), line
-    assert "go on with: dni-train resume=" in line
-    assert not any(alive(pid) for pid in stages.values())
-
-
-@pytest.mark.long
-def test_under_torchrun_it_equals_plain_backpropagation(tmp_path: Path) -> None:
-    method = (*SMALL, "model.layers=2", "depth=1f1b", "steps=6", "log_every=2")
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workers")
-    with Command(tmp_path, method, program=torchrun) as command:
-        done = command.finish(within=100)
-    assert done.code == 0, done.err
-    (folder,) = (tmp_path / "outputs").iterdir()
-    assert_close(parameters_of(folder, 2), plain_training(settings(*method)))
-    summary = summary_of(folder)
-    assert (summary["launch"], summary["transport"], summary["steps"]) == ("external", "gloo", 6)
-
-
-def test_stages_of_different_runs_do_not_start(tmp_path: Path) -> None:
-    from workers.runtime.pipeline.process_group import process_group
-
-    store = HashStore()
-    store.set("dni/run/run", "abc next step 1")
-    job = Job(resolve(piped("gpipe"))[0], tmp_path / "run", lambda record: None, Event())
-    with (
-        pytest.raises(HandshakeRefused, match=r"stage 1 is in run [0-9a-f]{16} next step 1, stage 0 in run abc next"),
-        process_group(job, 1, store, "127.0.0.1"),
-    ):
-        pass
-
-
-def test_on_one_machine_stages_listen_on_loopback_whatever_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from workers.comm.network_interface import listen_towards
-
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
-    listen_towards("127.0.0.1")
-    assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "lo"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.runs import tiny
-from tests.workers.runtime.test_gradient_probe import same
+from tests.support.workers.same_state import same
 from workers.config.settings import Config
 from workers.launch.launcher import launch
 from workers.storage import checkpoint

@@ -1,0 +1,99 @@
+"""A stage says what is missing, in the wrong order or of the wrong kind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dni import Chain, Recurrent, RetellingStage, Stage, StashingStage, UsageError
+from dni.models import GRU, LSTM
+from dni.recurrent import unpack
+from tests.support.stages.small import X, sgd, stage
+
+
+class Bad(Recurrent):
+    """Says that it has a state, and returns none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 5)
+
+    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+        return (torch.zeros(batch, 5),)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.LSTM(6, 5), r"layer '0' \(LSTM\) returns a tuple, .* write dni.models.LSTM, which carries its state"),
+        (nn.Sequential(nn.GRU(6, 5), nn.Linear(5, 5)), r"layer '0' \(GRU\) returns a tuple, .* dni.models.GRU"),
+        (nn.Sequential(nn.Linear(6, 6), nn.RNN(6, 5)), r"layer '1' \(RNN\) returns a tuple, .* a dni.Recurrent around"),
+        (nn.Sequential(Chain(nn.Linear(6, 5))), r"layer '0' \(Chain\) returns a tuple, .* a module around it that ret"),
+        (Bad(), r"layer '0' \(Bad\) must return \(output, state\), a state of 1 tensors"),
+    ],
+)
+def test_layers_that_return_something_else_are_named(module: nn.Module, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        stage(module).forward(X)
+
+
+def test_a_stage_says_what_is_missing_or_in_the_wrong_order() -> None:
+    one = stage()
+    with pytest.raises(UsageError, match="forward takes a tensor, not a ndarray"):
+        one.forward(X.numpy())  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="step 0: backward comes once after each forward"):
+        one.backward(torch.ones(4, 5))
+    one.forward(X, step=7)
+    with pytest.raises(UsageError, match="update comes after backward"):
+        one.update(4)
+    with pytest.raises(UsageError, match=r"backward through step 6, but the stage keeps step 7 alone: .*StashingStage"):
+        one.backward(torch.ones(4, 5), step=6)
+    one.forward(X)
+    with pytest.raises(UsageError, match=r"a gradient of shape \(4, 3\) came back for an output of shape \(4, 5\)"):
+        one.backward(torch.ones(4, 3))
+    one.forward(X)
+    one.backward(torch.ones(4, 5))
+    with pytest.raises(UsageError, match="update divides by 0"):
+        one.update(0)
+    one.update(4)
+
+
+def test_an_output_without_a_gradient_is_told() -> None:
+    one = stage()
+    with torch.no_grad():
+        one.forward(X)
+    with pytest.raises(UsageError, match=r"output \(torch.float32\) has no gradient: forward ran under torch.no_grad"):
+        one.backward(torch.ones(4, 5))
+
+
+def test_a_packed_state_of_another_size_is_told() -> None:
+    one = stage(LSTM(6, 5))
+    one.forward(torch.randn(4, 3, 6))
+    with pytest.raises(UsageError, match="a packed state of 12 numbers a row, where 10 belong to this stage's state"):
+        one.backward(None, torch.zeros(4, 12))
+    assert [part.shape for part in unpack(torch.zeros(4, 5), GRU(6, 5).initial_state(4))] == [(1, 4, 5)]
+
+
+@pytest.mark.parametrize("kind", [StashingStage, RetellingStage])
+def test_windows_that_were_not_run_are_told(kind: type[Stage]) -> None:
+    module = nn.Linear(6, 5)
+    settings = {"mix": 0.5, "memory": 2} if kind is RetellingStage else {}
+    one = kind(module, sgd(module), **settings)  # type: ignore[arg-type]
+    one.forward(X, step=1)
+    with pytest.raises(UsageError, match="no window of step 2"):
+        one.backward(torch.ones(4, 5), step=2)
+
+
+def test_evaluation_leaves_every_layer_in_the_mode_it_was_in() -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
+    one = stage(module)
+    one.module[1].eval()  # batch norm whose statistics stay
+    one.evaluate(X)
+    assert [layer.training for layer in one.module] == [True, False, True]
+    with pytest.raises(RuntimeError):
+        one.evaluate(torch.randn(4, 7))
+    assert [layer.training for layer in one.module] == [True, False, True]  # not in evaluation mode for good

@@ -1,0 +1,25 @@
+"""A link between stages 0 and 1 whose tensors go from device to device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from workers.comm.frame import PROTOCOL_VERSION, Handshake
+from workers.comm.transports.base import ChannelEnd
+from workers.comm.transports.torch_distributed.device_pair import MakeGroup
+from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
+
+SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 4, "fingerprint", 0, 10)
+CLIENT = replace(SERVER, stage=0)
+Linked = tuple[ChannelEnd, ChannelEnd, TorchDistributedListener]
+
+
+def linked(client: MakeGroup, server: MakeGroup, timeout_s: float = 5) -> Linked:
+    listener = TorchDistributedListener(handshake=SERVER, timeout_s=timeout_s, direct=server)
+    end = torch_distributed_connect(listener.address, CLIENT, timeout_s=timeout_s, direct=client)
+    return end, listener.accept(5), listener
+
+
+def close(*closing: ChannelEnd | TorchDistributedListener) -> None:
+    for each in closing:
+        each.close()

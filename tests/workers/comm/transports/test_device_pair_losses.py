@@ -1,0 +1,169 @@
+"""Tensors that travel from device to device, when a peer, a process or a group is lost."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed import HashStore, Store
+
+from dni.errors import WorkerLost
+from tests.support.comm.device_link import CLIENT, Linked, close, linked
+from tests.support.stand_in import GlooGroup
+from workers.comm.frame import Frame, Kind
+from workers.comm.transports.torch_distributed.device_pair import DirectPair
+from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
+from workers.comm.transports.torch_distributed.link import torch_distributed_connect
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
+
+class Stuck(GlooGroup):
+    """Once tried out, nothing comes through it; what is aborted looks finished, as with NCCL."""
+
+    asked = threading.Semaphore(0)  # released by every operation that gets stuck
+
+    def __init__(self, store: Store, rank: int, host: str) -> None:
+        super().__init__(store, rank, host)
+        self.aborted = threading.Event()
+
+    def send(self, tensors: list[Tensor], peer: int, tag: int, /) -> Any:
+        return super().send(tensors, peer, tag) if tensors[0].nbytes == 1 else self._stick()
+
+    def recv(self, tensors: list[Tensor], peer: int, tag: int, /) -> Any:
+        return super().recv(tensors, peer, tag) if tensors[0].nbytes == 1 else self._stick()
+
+    def abort(self) -> None:
+        self.aborted.set()
+        super().abort()
+
+    def _stick(self) -> StuckWork:
+        self.asked.release()
+        return StuckWork(self.aborted)
+
+
+class StuckWork:
+    def __init__(self, aborted: threading.Event) -> None:
+        self._aborted = aborted
+
+    def wait(self, timeout: timedelta) -> bool:
+        assert self._aborted.wait(20)
+        return True
+
+
+def stuck_link(timeout_s: float = 5) -> Linked:
+    """A link with a frame on its way whose tensor will never come."""
+    client, server, listener = linked(Stuck, Stuck, timeout_s)
+    client.send(Frame(Kind.STEP, 7, tensors={"value": torch.ones(1000)}))
+    for _ in range(2):
+        assert Stuck.asked.acquire(timeout=5)  # by the sender, and by the receiver
+    return client, server, listener
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_peer_wakes_whoever_waits_and_half_a_frame_is_none(lost: int) -> None:
+    *ends, listener = stuck_link()
+    gone, left = ends[lost], ends[1 - lost]
+    assert isinstance(gone, TorchDistributedEnd)
+    start = time.monotonic()
+    gone.abandon()
+    with pytest.raises(WorkerLost, match="is gone"):
+        left.receive(5)
+    with pytest.raises(WorkerLost):
+        left.send(Frame(Kind.STEP, 8))
+    close(left, listener)
+    assert time.monotonic() - start < 4  # less than a timeout
+
+
+def test_a_close_that_cannot_deliver_gives_up_after_its_timeout() -> None:
+    client, server, listener = stuck_link(timeout_s=2)
+    start = time.monotonic()
+    client.close()
+    assert 1 < time.monotonic() - start < 6
+    with pytest.raises(WorkerLost):
+        server.receive(5)
+    close(server, listener)
+
+
+class Failing(GlooGroup):
+    """Once tried out, it has errors that gloo knows nothing of."""
+
+    def send(self, tensors: list[Tensor], peer: int, tag: int, /) -> Any:
+        return super().send(tensors, peer, tag) if tensors[0].nbytes == 1 else FailedWork()
+
+
+class FailedWork:
+    def wait(self, timeout: timedelta) -> bool:
+        raise RuntimeError("NCCL error: unhandled system error")
+
+
+def test_an_error_of_the_group_alone_ends_the_link_at_both_ends() -> None:
+    client, server, listener = linked(Failing, GlooGroup)
+    client.send(Frame(Kind.STEP, 7, tensors={"value": torch.ones(1000)}))
+    with pytest.raises(WorkerLost, match=r"stage 1 at .* is gone \(NCCL error: unhandled system error\)"):
+        client.receive(5)
+    with pytest.raises(WorkerLost, match=r"stage 0 at .* is gone"):
+        server.receive(5)
+    close(client, server, listener)
+
+
+def test_an_ended_pair_says_so_instead_of_returning() -> None:
+    store = HashStore()
+    pairs: list[DirectPair] = []
+
+    def meet(rank: int) -> None:
+        pairs.append(DirectPair(Stuck, store, rank, "127.0.0.1", torch.device("cpu"), 5))
+
+    threads = [threading.Thread(target=meet, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sending = pairs[0].send(torch.ones(9))
+    pairs[0].end()
+    pairs[0].end()
+    with pytest.raises(RuntimeError, match="the pair was ended"):
+        sending.wait(timedelta(seconds=5))
+    pairs[1].end()
+    Stuck.asked.acquire()
+
+
+CHILD = """
+import sys
+from tests.support.stand_in import GlooGroup
+from workers.comm.frame import PROTOCOL_VERSION, Handshake
+from workers.comm.transports.torch_distributed.link import TorchDistributedListener
+mine = Handshake(PROTOCOL_VERSION, "run", 1, 4, "fingerprint", 0, 10)
+listener = TorchDistributedListener(handshake=mine, direct=GlooGroup)
+print(listener.address, flush=True)
+end = listener.accept(30)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_peer_is_noticed_at_once() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", CHILD]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 30)[0]
+        address = process.stdout.readline().strip()
+        end = torch_distributed_connect(address, CLIENT, direct=GlooGroup)
+        process.send_signal(signal.SIGKILL)
+        start = time.monotonic()
+        with pytest.raises(WorkerLost, match=r"stage 1 at .* is gone"):
+            end.receive(30)
+        end.close()
+        assert time.monotonic() - start < 5
