@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support.refusals import refusal_of
 from workers.cli.sweep import combinations
 from workers.config.compose import compose_settings
 from workers.config.validation.check import check
@@ -55,6 +56,7 @@ def test_python_runs_as_it_stands(page: str, tmp_path: Path, monkeypatch: pytest
     for block in BLOCKS:
         if (block.page, block.kind, block.why) == (page, "python", None):
             exec(block.text, names)
+    assert len(names) > 2, "they define something"
 
 
 @pytest.mark.timeout(180)
@@ -78,7 +80,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("words", commands())
 def test_commands_that_are_not_run_are_accepted(words: str) -> None:
     for overrides in combinations(shlex.split(words, comments=True)):
-        check(compose_settings(overrides))
+        assert refusal_of(check, compose_settings(overrides)) is None
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks.depth import methods as depth
 from benchmarks.depth import staleness as lag
@@ -69,11 +70,25 @@ def test_a_rate_at_the_end_of_what_was_tried_leads_beyond(scores: list[float], c
     assert beyond([*trials, more], best([*trials, more], rows)) is None  # the best rate is between others now
 
 
+def figures_of(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved from now on."""
+    drawn, save = list[Figure](), Figure.savefig
+
+    def instead(figure: Figure, *arguments: Any, **more: Any) -> None:
+        drawn.append(figure)
+        save(figure, *arguments, **more)
+
+    monkeypatch.setattr(Figure, "savefig", instead)
+    return drawn
+
+
 def row(task: str, test: float, valid: float) -> dict[str, Any]:
     return {"task": task, "test": test, "curve": [[5, 2 * valid], [10, valid]], "cosine": [0.5, 0.7]}
 
 
-def test_bars_take_the_synthetic_method_that_validation_chooses(tmp_path: Path) -> None:
+def test_bars_take_the_synthetic_method_that_validation_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = {}
     for task in depth.CORE:
         for name, test, valid in (
@@ -103,11 +118,19 @@ def test_bars_take_the_synthetic_method_that_validation_chooses(tmp_path: Path) 
         ["mnist, 8 cuts (error)", "critic", "3.00"], ["mnist, 8 cuts (error)", "local", "4.00"],
         ["text, 8 cuts (bits)", "critic", "3.000"], ["text, 8 cuts (bits)", "local", "4.000"],
     ]  # fmt: skip
+    drawn = figures_of(monkeypatch)
     depth.draw(rows, speed, tmp_path / "new" / "depth.png")
-    assert (tmp_path / "new" / "depth.png").stat().st_size > 10_000
+    (axes,) = (figure.axes for figure in drawn)
+    assert [axis.get_title() for axis in axes] == [task for task in depth.CORE for _ in (0, 1)]
+    curves = {line.get_label(): line.get_xydata().tolist() for line in axes[1].lines}
+    assert curves["critic"] == [[0.03, 4.4], [0.06, 2.2]]  # 6 ms a step
+    assert axes[0].lines[0].get_xydata().tolist() == [[5, 4.0], [10, 2.0]]
+    assert (tmp_path / "new" / "depth.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_late_targets_are_compared_with_those_of_the_same_method_on_time(tmp_path: Path) -> None:
+def test_late_targets_are_compared_with_those_of_the_same_method_on_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows: dict[str, dict[str, Any]] = {}
     for task in lag.STEPS:
         for seed in (0, 1):
@@ -129,5 +152,10 @@ def test_late_targets_are_compared_with_those_of_the_same_method_on_time(tmp_pat
     assert lines[2][:3] == ["text (bits)", "cDNI", "3.00 ± 0.00 (2 seeds)"]
     assert lines[2][-2:] == ["35.00 (1 diverged) (2 seeds)", "3.667"]
     assert lines[6][:2] == ["mnist, 3 cuts (error %)", "backprop"]
+    drawn = figures_of(monkeypatch)
     lag.draw(rows, tmp_path / "lag.png")
-    assert (tmp_path / "lag.png").stat().st_size > 10_000
+    (axes,) = (figure.axes for figure in drawn)
+    assert [axis.get_title() for axis in axes] == [*lag.STEPS]
+    curves = {bars.get_label(): bars.lines[0].get_xydata().tolist() for bars in axes[0].containers}
+    assert curves["critic"] == [[n, 2.0 + n / 200] for n in (0, 1, 2, 4, 8, 16, 32)]
+    assert (tmp_path / "lag.png").read_bytes().startswith(b"\x89PNG")

@@ -10,6 +10,8 @@ import torch
 
 from dni.errors import ConfigError, ResumeError
 from dni.losses import summed_cross_entropy
+from dni.lr_schedule import Cosine, Linear
+from dni.optimizers import SGD
 from dni.recurrent import reset_lanes
 from tests.plugin.lion import Lion, Triangle
 from tests.support.commands import settings
@@ -99,9 +101,20 @@ def test_its_settings_are_typed_recorded_and_part_of_the_run() -> None:
     assert from_any(to_plain(config)) == config
 
 
-def test_options_of_a_command_name_optimizer_and_schedule() -> None:
+def test_a_command_names_optimizer_and_schedule_by_option_or_class() -> None:
     own = settings("optimizer=sgd", "optimizer/schedule=cosine", "optimizer.schedule.warmup_steps=3").optimizer
-    assert (own.momentum, own.schedule.name, own.schedule.warmup_steps) == (0.9, "cosine", 3)
+    assert own == SGD(0.5, Cosine(warmup_steps=3), momentum=0.9)
+    words = (f"optimizer={HERE}.Lion", f"optimizer.schedule._target_={HERE}.Triangle", "optimizer.schedule.peak=7")
+    assert settings(*words).optimizer == Lion(schedule=Triangle(peak=7))
+    assert settings(f"optimizer._target_={HERE}.Lion", "optimizer.beta1=0.5").optimizer == Lion(beta1=0.5)
+
+
+def test_a_resumed_command_replaces_optimizer_or_schedule(tmp_path: Path) -> None:
+    launch(tiny(optimizer=OWN), tmp_path / "run")
+    resume = f"resume={tmp_path / 'run'}"
+    assert settings(resume).optimizer == Lion(0.02, Triangle(start=0.25), beta1=0.8)
+    assert settings(resume, "optimizer=sgd").optimizer == SGD(0.5, Triangle(start=0.25), momentum=0.9)
+    assert settings(resume, "optimizer/schedule=linear").optimizer == Lion(0.02, Linear(), beta1=0.8)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from workers.cli.arguments import begin_with
 from workers.config.convert import from_any, register
+from workers.config.own_options import choose_own_classes
 from workers.config.settings import Config
 from workers.storage import checkpoint
 
@@ -35,7 +36,7 @@ def settings(*overrides: str) -> Config:
     """What `dni-train OVERRIDES` makes of its settings."""
     register()
     with initialize_config_module("workers.conf", version_base="1.3"):
-        return from_any(OmegaConf.to_container(compose(begin_with(overrides)[0], list(overrides))))
+        return from_any(OmegaConf.to_container(compose(begin_with(overrides)[0], choose_own_classes(overrides))))
 
 
 @dataclass

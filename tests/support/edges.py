@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,11 +11,9 @@ from torch import Tensor
 from workers.comm.contents import Contents
 from workers.comm.downstream import Downstream
 from workers.comm.edge import Blocked
-from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
+from workers.comm.frame import Frame, Kind
 from workers.comm.transports.base import ChannelEnd
-from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
-from workers.comm.transports.local import LocalEnd, local_channel
-from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
+from workers.comm.transports.local import LocalEnd
 from workers.comm.upstream import Upstream
 
 B, T, D, V, C = 3, 2, 5, 7, 4
@@ -55,32 +51,6 @@ def evaluated() -> dict[str, Tensor]:
 def window() -> dict[str, Tensor]:
     """Of two clocks: one label, for any number of steps."""
     return {"value": torch.zeros(B, 9, D), "labels": torch.zeros(B, 1, dtype=torch.long), "reset": NO, "ends": NO}
-
-
-SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 2, "fingerprint", 0, 1)
-CLIENT = replace(SERVER, stage=0)
-
-
-TRANSPORTS = ("local", "grpc", "torch_distributed")
-
-
-@contextmanager
-def link(transport: str) -> Iterator[tuple[ChannelEnd, ChannelEnd]]:
-    """The ends of a link between stages 0 and 1."""
-    with ExitStack() as opened:
-        if transport == "local":
-            client, server = local_channel(64)
-        elif transport == "grpc":
-            listener = opened.enter_context(closing(GrpcListener(handshake=SERVER)))
-            client = grpc_connect(listener.address, CLIENT)
-            server = listener.accept(10)
-        else:
-            store = opened.enter_context(closing(TorchDistributedListener(handshake=SERVER)))
-            client = torch_distributed_connect(store.address, CLIENT)
-            server = store.accept(10)
-        for end in (client, server):
-            opened.enter_context(closing(end))
-        yield client, server
 
 
 def edge(ends: tuple[ChannelEnd, ChannelEnd]) -> tuple[Downstream, Upstream]:

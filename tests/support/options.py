@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 CONF = Path(__file__).parents[2] / "conf"
 
 #: The key of a short name, by section.
-SHORT = {"depth": "method", "optimizer": "kind", "optimizer.schedule": "kind"}
+SHORT = {"depth": "method", "optimizer": "kind", "optimizer.schedule": "kind", "transport": "kind"}
 
 
 def spelled_out(settings: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
 
 def tiny(**changes: Any) -> Config:
     """The tiny run with some settings changed, by section: `tiny(stages=3, depth={"method": "backprop"})`."""
-    return from_any(spelled_out(OmegaConf.merge(TINY, spelled_out(changes))))
+    return from_any(OmegaConf.merge(spelled_out(TINY), spelled_out(changes)))
 
 
 def parameters_of(run_dir: Path, stages: int) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from dni.errors import ConfigError
 from tests.support.runs import assert_same, parameters_of, tiny
 from workers.launch.launcher import launch
+from workers.storage import checkpoint
 
 TIMES = ["full", "checkpointed", "truncated", "synthetic"]
 COMBINATIONS = [
@@ -47,10 +49,14 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_going_on_from_an_earlier_step_in_the_same_folder_drops_what_came_later(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"depth": {"lag": 1}, "checkpoint": {"every": 2, "keep": 9}}
-    launch(tiny(steps=6, **settings), tmp_path)
-    before = parameters_of(tmp_path, 2)
-    launch(tiny(steps=6, resume=str(tmp_path), resume_step=2, **settings), tmp_path)
-    assert_same(before, parameters_of(tmp_path, 2))
+    launch(tiny(steps=6, **settings), tmp_path / "run")
+    assert checkpoint.complete_steps(tmp_path / "run") == [2, 4, 6]
+    launch(tiny(steps=3, resume=str(tmp_path / "run"), resume_step=2, **settings), tmp_path / "run")
+    assert checkpoint.complete_steps(tmp_path / "run") == [2, 3]
+    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert max(record["step"] for record in records) == 3
+    launch(tiny(steps=3, **settings), tmp_path / "alone")
+    assert_same(parameters_of(tmp_path / "run", 2), parameters_of(tmp_path / "alone", 2))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 
 from dni.errors import ConfigError
 from workers.config.convert import open_schema, to_plain
+from workers.config.own_options import RECORDED, offer, withdraw
 from workers.config.quoting import as_text
 from workers.config.settings import Config
 from workers.resume.resume import before_resume
@@ -20,19 +22,33 @@ from workers.storage.record import to_resume
 #: The primary configs in `conf/`.
 FRESH, RESUMED = "config", "resumed"
 
+#: Groups whose options say all of a section, each before the one that it lies in.
+REPLACED = ("model", "data", "depth", "time", "predictor", "optimizer/schedule", "optimizer", "transport")
+
 
 def begin_with(arguments: Sequence[str]) -> tuple[str, Config | None]:
     """The primary config for a command, and with `resume=RUN` the record of that run, which it then begins with.
 
-    Raises ResumeError if the folder has no record or a damaged one, ConfigError if the words name no one folder.
+    A group that is given anew replaces the section of the record. Raises ResumeError if the folder has no record or a
+    damaged one, ConfigError if the words name no one folder.
     """
+    withdraw()
     folder = resumed_folder(arguments)
     if folder is None:
         return FRESH, None
     recorded = to_resume(before_resume(folder))
-    node = OmegaConf.merge(open_schema(), OmegaConf.create(as_text(to_plain(recorded))))
-    ConfigStore.instance().store(name="recorded", node=node)
+    plain = as_text(to_plain(recorded))
+    for group in REPLACED:
+        offer(group, RECORDED, _take(plain, group))
+    ConfigStore.instance().store(name=RECORDED, node=OmegaConf.merge(open_schema(), OmegaConf.create(plain)))
     return RESUMED, recorded
+
+
+def _take(plain: Any, group: str) -> Any:
+    *outer, name = group.split("/")
+    for part in outer:
+        plain = plain[part]
+    return plain.pop(name)
 
 
 def resumed_folder(arguments: Sequence[str]) -> Path | None:

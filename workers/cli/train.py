@@ -25,7 +25,8 @@ from dni.errors import ConfigError, DniError
 from workers.cli.arguments import begin_with, refuse_second_sweep, single_run
 from workers.cli.help import answered
 from workers.cli.sweep import check_sweep, what_is_left
-from workers.config.convert import from_any, one_line, register, setting_names
+from workers.config.convert import from_any, one_line, options_by_setting, register
+from workers.config.own_options import choose_own_classes
 from workers.config.quoting import how_to_type, resume_command
 from workers.config.suggest import suggestion
 from workers.launch.accept import Accepted, accept
@@ -130,7 +131,7 @@ def main() -> None:
         if answered(sys.argv[1:]):
             return
         config_name, recorded = begin_with(sys.argv[1:])
-        arguments = share_folder(sys.argv[1:], os.environ, recorded)
+        arguments = choose_own_classes(share_folder(sys.argv[1:], os.environ, recorded))
         overrides = single_run(arguments)
         if overrides is not None:
             run_once(config_name, overrides)
@@ -184,7 +185,7 @@ def explain(error: BaseException) -> str:
         cause = "" if error.__cause__ is None else one_line(error.__cause__)
         missing = "hydra/launcher/submitit_" in message
         cause += " Install it with: pip install hydra-submitit-launcher" if missing else ""
-        hint = suggestion(f"{message} {cause}", setting_names())
+        hint = suggestion(f"{message} {cause}", options_by_setting())
         return f"{message} {cause}{hint} (all settings: dni-train --cfg job)"
     return message
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from workers.config.plugins import TARGET, find
+from workers.config.settings import Config
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,19 @@ def entries(cls: type, start: str = "") -> Iterator[Entry]:
         yield from _within(name, kinds[each.name], each)
 
 
-def option_files() -> list[tuple[str, str, str]]:
+@cache
+def plugin_bases() -> Mapping[str, type]:
+    """Every section that is a plug-in, and the base class of what it may name."""
+    return {entry.name: entry.kind for entry in entries(Config) if "plugin" in entry.field.metadata}
+
+
+@cache
+def option_files() -> tuple[tuple[str, str, str], ...]:
     """Group, option and text of every file of options of the package, by name; of a group in another
     the name is OUTER/INNER."""
     conf = Path(str(files("workers.conf")))
     found = [(path.parent.relative_to(conf).as_posix(), path) for path in conf.glob("*/**/*.yaml")]
-    return [(group, path.stem, path.read_text(encoding="utf-8")) for group, path in sorted(found)]
+    return tuple((group, path.stem, path.read_text(encoding="utf-8")) for group, path in sorted(found))
 
 
 def section_of(group: str) -> str:
@@ -74,10 +82,10 @@ def _of_plugins(section: str, base: type) -> Iterator[Entry]:
                 having = tuple(
                     option for option, one in classes.items() if each.name in {own.name for own in fields(one)}
                 )
-                common = len(having) == len(classes)
-                name, inner = f"{section}.{each.name}", each.metadata.get("plugin")
-                yield Entry(name, inner or kinds[each.name], each, cls, () if common else having)
-                yield from _within(name, kinds[each.name], each)
+                name, options = f"{section}.{each.name}", () if len(having) == len(classes) else having
+                yield Entry(name, each.metadata.get("plugin", kinds[each.name]), each, cls, options)
+                inside = _within(name, kinds[each.name], each)
+                yield from (replace(one, options=one.options or options) for one in inside)
                 seen.add(each.name)
 
 

@@ -12,6 +12,7 @@ from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
 from workers.config.convert import from_any, register
+from workers.config.own_options import choose_own_classes
 from workers.config.settings import Config
 
 _LOCK = threading.Lock()  # Hydra's state is one for the process
@@ -26,7 +27,7 @@ def compose_settings(overrides: Sequence[str], config_name: str = "config") -> C
     """
     register()
     with _LOCK, _own_hydra():
-        return from_any(OmegaConf.to_container(compose(config_name, list(overrides))))
+        return from_any(OmegaConf.to_container(compose(config_name, choose_own_classes(overrides))))
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def from_any(settings: Any) -> Config:
         loaded = OmegaConf.load(settings) if isinstance(settings, str | Path) else OmegaConf.create(settings)
         config = OmegaConf.to_object(OmegaConf.merge(open_schema(), loaded))
     except OmegaConfBaseException as error:
-        hint = suggestion(one_line(error), setting_names())
+        hint = suggestion(one_line(error), options_by_setting())
         raise ConfigError(f"{one_line(error)}{hint} (all settings: dni-train --cfg job)") from error
     assert isinstance(config, Config)
     for section, default in _plugins(Config()):
@@ -92,7 +92,12 @@ def _base(holder: Any, name: str) -> type:
 
 def setting_names() -> list[str]:
     """The dotted names of all settings and sections, each section before what is in it."""
-    return [entry.name for entry in entries(Config)]
+    return [*options_by_setting()]
+
+
+def options_by_setting() -> dict[str, tuple[str, ...]]:
+    """Every setting and section, and which options of its group alone have it; empty: all have it."""
+    return {entry.name: entry.options for entry in entries(Config)}
 
 
 def one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ RENAMED = {
     "optimizer.kind": "optimizer=NAME, or optimizer._target_=MODULE.CLASS",
     "optimizer.schedule": "optimizer/schedule=NAME, or optimizer.schedule._target_=MODULE.CLASS",
     "optimizer.warmup_steps": "optimizer.schedule.warmup_steps",
+    "transport.kind": "transport=NAME, or transport._target_=MODULE.CLASS",
     "predictor.depth.mix": "depth=lambda_return depth.lambda_depth=SHARE",
 }
 

@@ -18,14 +18,9 @@ Context = enum.Enum("Context", ["none", "window", "lookahead"])
 ModelKind = enum.Enum(
     "ModelKind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet", "two_clocks"]
 )
-TransportKind = enum.Enum("TransportKind", ["local", "grpc", "torch_distributed"])
-BackendKind = enum.Enum("BackendKind", ["gloo", "nccl"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
 DataKind = enum.Enum("DataKind", ["text", "copy", "repeat_copy", "seqmnist", "mnist", "cifar10", "two_clocks"])
 InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
-
-#: transport.bind: whatever suits.
-AUTO = "auto"
 
 #: Steps of the shortest sequence that is copied, where a curriculum begins.
 SHORTEST = 5
@@ -121,39 +116,6 @@ class PredictorConfig:
     depth: DepthPredictorConfig = field(default_factory=DepthPredictorConfig)  # at the cuts between stages
     time: TimePredictorConfig = field(default_factory=TimePredictorConfig)  # at ends of windows, with time=synthetic
     inputs: InputPredictorConfig = field(default_factory=InputPredictorConfig)  # of inputs, with depth.inputs=synthetic
-
-
-@dataclass
-class TlsConfig:
-    cert: str | None = None  # file with the certificate that is shown to neighbours, who must know its authority; it
-    # names the hosts that its stage is reached at
-    key: str | None = None  # file with the certificate's key
-    ca: str | None = None  # file with the authority's certificate
-
-
-@dataclass
-class TransportConfig:
-    kind: TransportKind = TransportKind.grpc  # how neighbouring stages are joined
-    backend: BackendKind = BackendKind.gloo  # torch_distributed: by what activations and gradients travel; nccl: from
-    # GPU to GPU, one for each stage; the rest goes by gloo
-    bind: str = AUTO  # where a stage listens: HOST:PORT, port 0 for any free one; auto: a unix socket in a folder of
-    # this user alone, or 127.0.0.1:0 where there are none; with tls or torch_distributed, the latter; on several
-    # machines, all interfaces
-    peers: list[str] = field(default_factory=list)  # launch=external: HOST:PORT of each stage; empty: by MASTER_ADDR
-    insecure: bool = False  # plaintext may leave this machine: everyone on that network may read and change the run
-    tls: TlsConfig = field(default_factory=TlsConfig)  # grpc: files in PEM format, by which both ends of a link prove
-    # who they are; null: plaintext
-    delay_ms: float = zero_or_more(0.0)  # [milliseconds] emulated one-way link delay
-    timeout_s: float = above_zero(60.0)  # [seconds] a neighbour silent for longer than this is lost
-    checksum: bool = False  # a checksum over tensors too, not only over headers
-    max_frame_mb: int = one_or_more(256)  # [megabytes] largest frame that a stage takes from a neighbour
-    ring_mb: int = zero_or_more(128)  # [megabytes] memory that two stages on one machine share each way for big
-    # tensors, taken as it is needed (Linux, over unix sockets); 0: all go through the socket
-
-    @property
-    def private(self) -> bool:
-        """Whether links may leave this machine."""
-        return self.insecure or self.tls.cert is not None
 
 
 @dataclass

@@ -11,6 +11,8 @@ from dni.methods.pipelined import Chunked, Pipelined
 from dni.methods.synthetic import Synthetic
 from dni.optimizers import Adam, Optimizer
 from dni.ranges import one_or_more, zero_or_more
+from workers.comm.transports.base import Transport
+from workers.comm.transports.grpc.transport import Grpc
 from workers.config.plugins import plugin
 from workers.config.schema import (
     SHORTEST,
@@ -27,17 +29,15 @@ from workers.config.schema import (
     PredictorKind,
     TimeConfig,
     TimeMethod,
-    TransportConfig,
-    TransportKind,
 )
 
 # OmegaConf leaves the sections of plug-ins open.
 if TYPE_CHECKING:
     Depth = DepthMethod
+    Links = Transport
     OptimizerOf = Optimizer
 else:
-    Depth = Any
-    OptimizerOf = Any
+    Depth = Links = OptimizerOf = Any
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Config:
     time: TimeConfig = field(default_factory=TimeConfig)  # the cuts between the windows of a sequence
     predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts
     optimizer: OptimizerOf = plugin(Optimizer, Adam)  # of every stage, alike; its schedule, clipping
-    transport: TransportConfig = field(default_factory=TransportConfig)  # the links between stages
+    transport: Links = plugin(Transport, Grpc)  # the links between stages
     launch: LaunchConfig = field(default_factory=LaunchConfig)  # where the stages run, and with how many threads
     emulate: EmulateConfig = field(default_factory=EmulateConfig)  # an accelerator: a pass that is done sooner sleeps
     # in training; what it computes stays the same
@@ -112,8 +112,8 @@ class Config:
 
     @property
     def can_encrypt(self) -> bool:
-        """Whether its links know TLS; those of torch.distributed do not."""
-        return not (self.pipelined or self.transport.kind is TransportKind.torch_distributed)
+        """Whether its links know TLS; those of pipelines do not."""
+        return self.transport.encrypts and not self.pipelined
 
     @property
     def microbatches(self) -> int:
@@ -145,7 +145,7 @@ class Config:
     def threads(self) -> bool:
         """Whether the stages are threads of one process."""
         if self.launch.mode is LaunchMode.auto:
-            return self.transport.kind is TransportKind.local
+            return self.transport.within_process
         return self.launch.mode is LaunchMode.threads
 
     @property

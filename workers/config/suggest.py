@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 from workers.config.renamed import now_written
@@ -25,10 +25,11 @@ def did_you_mean(word: str, names: Sequence[str], start: str = "") -> str:
     return f" (did you mean {' or '.join(f'`{start}{name}`' for name in found)}?)" if found else ""
 
 
-def suggestion(message: str, settings: Sequence[str]) -> str:
+def suggestion(message: str, settings: Mapping[str, Sequence[str]]) -> str:
     """The question after a message of Hydra or OmegaConf, where that names something it does not know.
 
-    `settings`: the dotted names of all settings and sections. Options and values are those the message lists.
+    `settings`: the dotted names of all settings and sections, and which options alone have them (empty: all). Options
+    and values are those the message lists.
     """
     if option := re.search(r"Could not find '([\w/]+)/([^'/]+)'.*Available options in '\S+': ([\w ]+)", message):
         group, word, known = option.groups()
@@ -38,8 +39,15 @@ def suggestion(message: str, settings: Sequence[str]) -> str:
         return did_you_mean(word, known.split(", "), f"{key}=" if key else "")
     for pattern in (r"Could not override '([\w.]+)'", r"([\w.]+): Key '\w+' not in", r"Key '(\w+)' not in"):
         if key := re.search(pattern, message):
-            return now_written(key.group(1)) or did_you_mean(key.group(1), settings)
+            return now_written(key.group(1)) or _elsewhere(key.group(1), settings)
     return ""
+
+
+def _elsewhere(name: str, settings: Mapping[str, Sequence[str]]) -> str:
+    """Which options have a setting, if some have; else the names like it."""
+    if settings.get(name):
+        return f" ({' and '.join(settings[name])} alone {'have' if len(settings[name]) > 1 else 'has'} this setting)"
+    return did_you_mean(name, [*settings])
 
 
 def _likeness(word: str, name: str) -> float:

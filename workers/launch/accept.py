@@ -17,12 +17,10 @@ from workers.build.optimizer import try_optimizers
 from workers.config.schema import LaunchConfig
 from workers.config.settings import Config
 from workers.config.validation.check import check
-from workers.config.validation.nccl import check_gpus
 from workers.config.validation.pipelines import check_devices
 from workers.launch.cluster_environment import Seat
 from workers.resume.resume import settle_resume
 from workers.resume.start import settle_start
-from workers.runtime.links import credentials
 from workers.storage.lock import locked
 from workers.storage.record import CONFIG
 from workers.system.errors import refusals_at_the_door
@@ -95,13 +93,12 @@ def refuse_taken(run_dir: Path, resumed: Path | None = None) -> None:
 
 def refuse_early(config: Config, seat: Seat | None = None) -> None:
     """Build what the stages will build, so that a bad cut or device is refused before anything starts."""
-    credentials(config.transport)
     try_optimizers(config, build_chains(config))
     refuse_large(config)
     refuse_large_inputs(config)
     devices = devices_here(config, seat)
     check_devices(config, devices)
-    check_gpus(config, devices, first=0 if seat is None else seat.rank)
+    config.transport.check_machine(devices, first=0 if seat is None else seat.rank)
 
 
 def devices_here(config: Config, seat: Seat | None) -> list[str]:

@@ -17,8 +17,7 @@ import torch
 
 from dni.errors import ConfigError, DniError, PeerTimeout
 from workers.comm.address import UNIX, is_loopback, socket_folder
-from workers.comm.transports.base import ChannelEnd
-from workers.config.schema import AUTO
+from workers.comm.transports.base import AUTO, ChannelEnd
 from workers.config.settings import Config
 from workers.launch.cluster_environment import Seat
 from workers.launch.record_files import Gatherer, append

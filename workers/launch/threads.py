@@ -9,9 +9,10 @@ from queue import SimpleQueue
 import torch
 
 from dni.errors import DniError
+from workers.comm.transports.base import Edge
 from workers.runtime.assembly import assemble
 from workers.runtime.job import Job
-from workers.runtime.links import Edge, edge_in_process
+from workers.runtime.links import edge_in_process
 from workers.runtime.worker import Worker
 from workers.system.background import background
 from workers.system.early_exit import no_early_exit

@@ -11,9 +11,9 @@ import pytest
 from dni.errors import ConfigError
 from tests.support.runs import assert_same, parameters_of, tiny
 from workers.comm.address import LONGEST_PATH, check_address, socket_folder
+from workers.comm.transports.grpc import link
 from workers.comm.transports.grpc.link import GrpcListener
 from workers.launch.launcher import launch
-from workers.runtime import links
 
 
 def test_the_folder_is_of_this_user_alone_and_is_removed() -> None:
@@ -60,10 +60,10 @@ def test_a_run_on_one_machine_uses_unix_sockets_unless_told_not_to(
 
     (tmp_path / "t").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
-    monkeypatch.setattr(links, "GrpcListener", Noted)
+    monkeypatch.setattr(link, "GrpcListener", Noted)
     same = {"depth": {"method": "backprop"}, "steps": 3}
     launch(tiny(**same, transport={"kind": "grpc", "bind": bind}), tmp_path / "run")
     assert [address.startswith(scheme) for address in addresses] == [True]
-    assert not list((tmp_path / "t").iterdir())
+    assert not list((tmp_path / "t").glob("dni-*"))
     launch(tiny(**same), tmp_path / "local")
     assert_same(parameters_of(tmp_path / "run", 2), parameters_of(tmp_path / "local", 2))

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dni.errors import WrongTensor
 from tests.support.commands import summary_of
-from tests.support.edges import NUMBER, TRANSPORTS, B, D, T, changed, edge, link, probe, step
+from tests.support.edges import NUMBER, B, D, T, changed, edge, probe, step
 from tests.support.runs import tiny
+from tests.support.transports import EVERY, linked
 from workers.comm.edge import Loss
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.local import local_channel
@@ -54,9 +55,9 @@ def test_a_wrong_gradient_is_a_missing_target_or_an_error_where_it_is_waited_for
         list(down.targets(1))
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", EVERY)
 def test_a_wrong_gradient_is_dropped_on_every_transport_and_the_next_one_counts(transport: str) -> None:
-    with link(transport) as ends:
+    with linked(EVERY[transport]()) as ends:
         down, up = edge(ends)
         for number in (1, 2):
             down.send(Kind.STEP, number, step())

@@ -16,7 +16,6 @@ from tests.support.edges import (
     NO,
     NUMBER,
     TEXT,
-    TRANSPORTS,
     B,
     C,
     D,
@@ -26,12 +25,12 @@ from tests.support.edges import (
     edge,
     evaluated,
     images,
-    link,
     probe,
     step,
     window,
 )
 from tests.support.runs import tiny
+from tests.support.transports import EVERY, linked
 from workers.build.data import resolve
 from workers.comm.contents import Contents
 from workers.comm.frame import Frame, Kind
@@ -57,6 +56,8 @@ RIGHT: list[tuple[Contents, Kind, int, dict[str, Tensor]]] = [
 @pytest.mark.parametrize(("contents", "kind", "number", "tensors"), RIGHT)
 def test_what_the_settings_say_passes(contents: Contents, kind: Kind, number: int, tensors: dict[str, Tensor]) -> None:
     contents.check(Frame(kind, number, tensors=tensors), "here")
+    with pytest.raises(WrongTensor, match=r"^here: "):
+        contents.check(Frame(kind, number, tensors=tensors | {"nothing": NUMBER}), "here")
 
 
 long = torch.long
@@ -120,9 +121,9 @@ def test_the_settings_say_what_crosses_an_edge() -> None:
     assert contents_of(config, 1) == Contents((8,), torch.float32, 4, 3, context_symbols=3)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", EVERY)
 def test_a_wrong_activation_is_named_on_every_transport_and_the_edge_lives_on(transport: str) -> None:
-    with link(transport) as ends:
+    with linked(EVERY[transport]()) as ends:
         down, up = edge(ends)
         down.send(Kind.STEP, 1, step() | {"value": torch.zeros(B, T, 1)})
         down.send(Kind.STEP, 2, step())

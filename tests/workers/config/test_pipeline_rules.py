@@ -34,13 +34,17 @@ from workers.config.validation.pipelines import check_devices
         ({"optimizer": {"staleness": 0.5}}, "set optimizer.staleness=0"),
         ({"evaluate": {"probe": 2}}, "set evaluate.probe=null"),
         ({"transport": {"delay_ms": 5}}, "set transport.delay_ms=0.0"),
-        ({"transport": {"tls": {"cert": "a.pem", "key": "b", "ca": "c"}}}, "set transport.tls.cert=null"),
+        (
+            {"transport": {"kind": "grpc", "tls": {"cert": "a.pem", "key": "b", "ca": "c"}}},
+            "set transport.tls.cert=null",
+        ),
         (
             {"transport": {"kind": "torch_distributed", "backend": "nccl"}},
             "transport.backend=nccl does nothing for depth=gpipe, which runs in torch's pipeline: set "
             "transport.backend=gloo",
         ),
-        ({"transport": {"checksum": True}}, "transport.checksum=true does nothing for depth=gpipe"),
+        ({"transport": {"kind": "grpc", "ring_mb": 0}}, "transport.ring_mb=0 does nothing for depth=gpipe"),
+        ({"transport": {"kind": "grpc", "checksum": True}}, "transport.checksum=true does nothing for depth=gpipe"),
         ({"depth": {"microbatches": 3}}, "does not divide data.batch=8 into equal parts: set data.batch=9"),
         ({"stages": 3}, "depth.microbatches=null, which is 3, does not divide data.batch=8"),
         ({"depth": {"method": "1f1b", "microbatches": 1}}, "fewer than the 2 stages of depth=1f1b"),

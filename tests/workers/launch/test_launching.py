@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support.commands import settings
+from tests.support.refusals import refusal_of
 from workers.config.validation.check import check
 from workers.launch.cluster_environment import Seat, settle_launch
 from workers.launch.run_folder import share_folder
@@ -28,6 +29,19 @@ def commands() -> list[list[str]]:
     return [rest[0].split() for rest in found if rest]
 
 
+def test_every_command_of_the_page_is_found() -> None:
+    """Lines of plain blocks that name the program, counted without the expressions above."""
+    inside, kind, count = False, "", 0
+    for line in PAGE.splitlines():
+        if line.startswith("```"):
+            inside, kind = not inside, line.removeprefix("```") if not inside else ""
+        elif inside and not kind:
+            command = line.partition(" #")[0]
+            count += not command.startswith("#") and ("dni-train " in f"{command} " or "-m workers" in command)
+    assert len(commands()) == count > 10
+    assert {"transport=torch_distributed", "stages=4"} <= {word for words in commands() for word in words}
+
+
 @pytest.mark.parametrize("overrides", commands(), ids=" ".join)
 def test_its_commands_are_accepted(overrides: list[str]) -> None:
     """What is for Hydra itself, or a sweep over seeds, is not the program's."""
@@ -35,7 +49,7 @@ def test_its_commands_are_accepted(overrides: list[str]) -> None:
     config = settings(*own)
     if config.transport.peers and config.launch.mode.name == "auto":  # the environment says that it is external
         config = replace(config, launch=settings("launch=external").launch)
-    check(replace(config, run_id=None))
+    assert refusal_of(check, replace(config, run_id=None)) is None
 
 
 def manifest() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -189,7 +189,10 @@ def test_one_request_to_stop_ends_a_run_whose_first_stage_is_stuck(play: Play) -
 
 
 def test_a_stage_ignores_what_the_terminal_or_an_engine_sends_it(play: Play) -> None:
-    play("os.kill(os.getpid(), 2); os.kill(os.getpid(), 15); say(DONE)", "say(DONE)").run()
+    supervisor = play("os.kill(os.getpid(), 2); os.kill(os.getpid(), 15); print('alive'); say(DONE)", "say(DONE)")
+    supervisor.run()
+    assert log_of(supervisor, 0) == "alive\n"
+    assert [child.process.returncode for child in supervisor.children] == [0, 0]
 
 
 def test_stages_have_the_import_path_and_the_switches_of_their_parent(

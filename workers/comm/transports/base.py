@@ -1,22 +1,24 @@
-"""What every transport promises, and the receiving queue all of them use."""
+"""What every transport promises: its settings, its ends, and where a stage waits for the one before it."""
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 
-from dni.errors import FlowControlError, PeerTimeout
+from dni.ranges import above_zero, zero_or_more
 from workers.comm.blame import Blame
-from workers.comm.frame import Frame
+from workers.comm.frame import Frame, Handshake
 
-CPU = torch.device("cpu")
+#: `Transport.bind` that leaves it to the transport where stages listen.
+AUTO = "auto"
+
+#: The settings of a run (`workers.config.settings.Config`), whose sections a transport may read in `check`.
+RunContext = Any
 
 
 class ChannelEnd(ABC):
@@ -78,147 +80,89 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
-class LinkSettings:
-    """The settings that both ends of a link share; see `grpc_connect`."""
+class LinkContext:
+    """The stage that opens one end of a link."""
 
-    limit: int
-    max_frame: int
-    delay_s: float
-    checksum: bool
-    timeout_s: float
-    device: torch.device = CPU  # of the stage
-    ring: int = 0  # bytes of memory that both share for big payloads each way
+    handshake: Handshake  #: what the stage says of itself; the other end must agree (`workers.comm.frame.agree`)
+    limit: int  #: most frames that may wait each way
+    device: torch.device  #: of the stage
+    sockets: Path | None = None  #: a folder that only this user may enter, for sockets that are files; None: none
 
 
-#: When it may come out, and a frame, the error in the place of one, or None: the link is down.
-_Item: TypeAlias = tuple[float, Frame | Exception | None]
+@dataclass(frozen=True)
+class Edge:
+    """Both ends of the link between two stages of one process."""
+
+    downstream: ChannelEnd  #: held by stage k
+    upstream: ChannelEnd  #: held by stage k+1
+    listener: Listener | None = None
+
+    def close(self) -> None:
+        """Deliver what was sent, then end the link."""
+        for end in (self.downstream, self.upstream, self.listener):
+            if end is not None:
+                end.close()
 
 
-class Inbox:
-    """A bounded queue of received frames, each taken out no sooner than `delay_s` seconds after it came in.
+@dataclass
+class Transport(ABC):
+    """Base class of what joins neighbouring stages.
 
-    The delay stands for the one-way latency of a link: it adds to the transport's own and does not limit how
-    many frames are under way. Frames are put by one thread, and taken by one.
+    A transport of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
+    section `transport`, with those below. `listen` and `connect` are all that it must have.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        delay_s: float = 0.0,
-        peer: str = "the neighbouring stage",
-        arrive: Callable[[Frame], Frame] | None = None,
-    ) -> None:
-        self.limit = limit
-        self.delay_s = delay_s
-        self.peer = peer  #: who sends, for messages
-        self._arrive = arrive  #: done to every frame by the thread that takes it
-        self.failure: Exception | None = None
-        self._failing = threading.Lock()
-        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()  # quicker to wake who waits than a condition is
-        self._first: _Item | None = None  # out of the queue, and not yet due
+    delay_ms: float = zero_or_more(0.0)  # [milliseconds] emulated one-way link delay
+    timeout_s: float = above_zero(60.0)  # [seconds] a neighbour silent for longer than this is lost
+    bind: str = AUTO  # where a stage listens: HOST:PORT, port 0 for any free one; auto: 127.0.0.1:0, or, with grpc and
+    # without tls, a unix socket in a folder of this user alone; on several machines, all interfaces
+    peers: list[str] = field(default_factory=list)  # launch=external: HOST:PORT of each stage; empty: by MASTER_ADDR
+    insecure: bool = False  # plaintext may leave this machine: everyone on that network may read and change the run
 
-    def put(self, item: Frame | Exception) -> None:
-        """Append a frame, or the error that takes the place of one.
+    name: ClassVar[str] = ""  #: in summaries and reports; a class that sets none has its own name
 
-        Raises FlowControlError (which also fails the inbox) beyond `limit` items, and what it failed with.
+    #: Stages must be threads of one process, and with `launch=auto` they are.
+    within_process: ClassVar[bool] = False
+
+    #: Links can be encrypted, so that messages may recommend it.
+    encrypts: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        cls.name = vars(cls).get("name", cls.__name__)
+
+    @abstractmethod
+    def listen(self, bind: str, context: LinkContext) -> Listener:
+        """Wait at an address for the stage before. Raises ConfigError if it is taken or impossible."""
+
+    @abstractmethod
+    def connect(self, address: str, context: LinkContext) -> ChannelEnd:
+        """The end of a link to the stage after, which listens at `address`, or soon will.
+
+        Raises PeerTimeout if it does not answer within `timeout_s`, HandshakeRefused if the two disagree.
         """
-        if self.failure is not None:
-            raise _fresh(self.failure)
-        if self.pending() < self.limit:
-            self._items.put((time.monotonic() + self.delay_s, item))
-            return
-        error = FlowControlError(
-            f"more than {self.limit} frames from {self.peer} wait: it exceeds its credit; all stages must "
-            "run with the same window"
-        )
-        self.fail(error)
-        raise error
 
-    def fail(self, error: Exception) -> None:
-        """Mark the link as down behind what is queued; only the first call counts."""
-        with self._failing:
-            if self.failure is None:
-                self.failure = error
-                self._items.put((time.monotonic() + self.delay_s, None))
+    def edge(self, before: LinkContext, after: LinkContext) -> Edge:
+        """Both ends of a link between two threads of this process."""
+        listener = self.listen(self.on_this_machine(after), after)
+        downstream = self.connect(listener.address, before)
+        return Edge(downstream, listener.accept(self.timeout_s), listener)
 
-    def take(self, timeout: float | None) -> Frame:
-        """The next frame; raises as `ChannelEnd.receive` does."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        try:
-            due = self._peek(timeout)
-        except queue.Empty:
-            raise self._late(timeout) from None
-        now = time.monotonic()
-        if deadline is not None and now < due > deadline:
-            time.sleep(max(0.0, deadline - now))
-            raise self._late(timeout)
-        if due > now:
-            time.sleep(due - now)
-        return self._next()
+    def on_this_machine(self, context: LinkContext) -> str:
+        """Where a stage listens whose neighbour is on the same machine."""
+        return "127.0.0.1:0" if self.bind == AUTO else self.bind
 
-    def poll(self) -> Frame | None:
-        """As `take`, without waiting: None if nothing is due yet."""
-        try:
-            return self._next() if self._peek(0) <= time.monotonic() else None
-        except queue.Empty:
-            return None
+    @property
+    def private(self) -> bool:
+        """Whether links may leave this machine: nobody else can read them, or the user says that it does not matter."""
+        return self.insecure
 
-    def pending(self) -> int:
-        """Items put and not yet taken."""
-        waiting = self._items.qsize() + (self._first is not None)
-        return waiting if self.failure is None else max(0, waiting - 1)
+    @property
+    def delay_s(self) -> float:
+        """The emulated one-way delay in seconds."""
+        return self.delay_ms / 1000
 
-    def _peek(self, timeout: float | None) -> float:
-        """When the first item may come out. Raises queue.Empty if there is none within so many seconds."""
-        if self._first is None:
-            self._first = self._items.get(timeout != 0, timeout)
-        return self._first[0]
+    def check(self, run: RunContext) -> None:  # noqa: B027  # most have no rules
+        """Raise ConfigError for settings of the run that do not go with this transport."""
 
-    def _next(self) -> Frame:
-        assert self._first is not None
-        item = self._first[1]
-        if item is None:  # stays the first
-            assert self.failure is not None
-            raise _fresh(self.failure)
-        self._first = None
-        if isinstance(item, Exception):
-            raise item
-        return item if self._arrive is None else self._arrive(item)
-
-    def _late(self, timeout: float | None) -> PeerTimeout:
-        return PeerTimeout(f"no frame from {self.peer} within {timeout:g} s")
-
-
-class InboxEnd(ChannelEnd):
-    """One end that receives through an inbox."""
-
-    def __init__(self, inbox: Inbox) -> None:
-        self._inbox = inbox
-        self._closed = False
-
-    def receive(self, timeout: float | None) -> Frame:
-        return self._inbox.take(timeout)
-
-    def poll(self) -> Frame | None:
-        return self._inbox.poll()
-
-    def pending(self) -> int:
-        return self._inbox.pending()
-
-    def _check_open(self, frame: Frame) -> None:
-        """Raises ValueError after `close`, and what the link failed with."""
-        if self._closed:
-            raise ValueError(f"{self._where(frame)} sent after this end was closed")
-        self._raise_if_lost()
-
-    def _raise_if_lost(self) -> None:
-        if self._inbox.failure is not None:
-            raise _fresh(self._inbox.failure)
-
-    def _where(self, frame: Frame) -> str:
-        return f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
-
-
-def _fresh(error: Exception) -> Exception:
-    """A failure is raised as often as it is met, without the trace of the last time."""
-    return error.with_traceback(None)
+    def check_machine(self, devices: Sequence[str], first: int = 0) -> None:  # noqa: B027
+        """Raise ConfigError for what this machine lacks: a file, or a GPU; `devices`: of the stages from `first` on."""

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
-from dni.errors import WorkerLost
+from dni.errors import ConfigError, UsageError, WorkerLost
 from workers.comm.frame import Frame
-from workers.comm.transports.base import ChannelEnd, Inbox, InboxEnd
+from workers.comm.transports.base import ChannelEnd, Edge, LinkContext, Listener, RunContext, Transport
+from workers.comm.transports.inbox import Inbox, InboxEnd
+
+
+@dataclass
+class Local(Transport):
+    """Bounded queues between threads of one process; frames are cloned."""
+
+    name: ClassVar[str] = "local"
+    within_process: ClassVar[bool] = True
+
+    def listen(self, bind: str, context: LinkContext) -> Listener:
+        """Raises UsageError: only `edge` makes links."""
+        raise UsageError("transport=local joins threads of one process: its links are made by `edge`")
+
+    def connect(self, address: str, context: LinkContext) -> ChannelEnd:
+        """Raises UsageError, as `listen`."""
+        raise UsageError("transport=local joins threads of one process: its links are made by `edge`")
+
+    def edge(self, before: LinkContext, after: LinkContext) -> Edge:
+        return Edge(*local_channel(before.limit, self.delay_s))
+
+    def check(self, run: RunContext) -> None:
+        if not run.threads:
+            raise ConfigError("transport=local joins threads of one process: use launch=threads, or transport=grpc")
 
 
 def local_channel(limit: int, delay_s: float = 0.0) -> tuple[ChannelEnd, ChannelEnd]:

@@ -5,10 +5,46 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from dni.errors import FlowControlError, PeerTimeout, SizeMismatch
+from dni.ranges import one_or_more
 from workers.comm.frame import Frame, Handshake
-from workers.comm.transports.base import ChannelEnd, Inbox, InboxEnd, LinkSettings
+from workers.comm.transports.base import ChannelEnd, LinkContext, Transport
+from workers.comm.transports.inbox import Inbox, InboxEnd
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """The settings that both ends of a link share; see `grpc_connect`."""
+
+    limit: int
+    max_frame: int
+    delay_s: float
+    checksum: bool
+    timeout_s: float
+    device: torch.device = CPU  # of the stage
+    ring: int = 0  # bytes of memory that both share for big payloads each way
+
+
+@dataclass
+class ProcessTransport(Transport):
+    """Base class of the transports that send frames as bytes, between processes."""
+
+    checksum: bool = False  # a checksum over tensors too, not only over headers
+    max_frame_mb: int = one_or_more(256)  # [megabytes] largest frame that a stage takes from a neighbour
+
+    def link_settings(self, context: LinkContext) -> dict[str, Any]:
+        """The settings of both ends of a link, by the names of `LinkSettings`."""
+        return {
+            "limit": context.limit, "max_frame": self.max_frame_mb << 20, "delay_s": self.delay_s,
+            "checksum": self.checksum, "timeout_s": self.timeout_s, "device": context.device,
+        }  # fmt: skip
 
 
 class LinkEnd(InboxEnd):

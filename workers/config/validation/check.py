@@ -12,13 +12,12 @@ from workers.config.schema import (
     PredictorKind,
     TimeMethod,
     TimePredictorConfig,
-    TransportKind,
 )
 from workers.config.settings import Config
 from workers.config.validation.clocks import check_clocks
 from workers.config.validation.depth import check_depth
 from workers.config.validation.images import check_images
-from workers.config.validation.launch import check_backend, check_launch, check_links
+from workers.config.validation.launch import check_launch, check_links
 from workers.config.validation.pipelines import check_pipelines
 from workers.config.validation.ranges import check_numbers
 from workers.config.validation.training import check_training
@@ -33,7 +32,6 @@ def check(config: Config) -> None:
     check_depth(config)
     check_pipelines(config)
     check_launch(config)
-    check_backend(config)
     depth, time, data = config.depth, config.time, config.data
     depth.check(config)
     config.optimizer.check(config)
@@ -71,8 +69,7 @@ def check(config: Config) -> None:
             f"model.heads={heads} does not divide model.units={units}: "
             f"set model.units={math.ceil(units / heads) * heads}, say"
         )
-    if config.transport.kind is TransportKind.local and not config.threads:
-        raise ConfigError("transport=local joins threads of one process: use launch=threads, or transport=grpc")
+    config.transport.check(config)
     if config.resume_step is not None and config.resume is None:
         raise ConfigError(
             f"resume_step={config.resume_step} needs the folder of the run to go on from: add resume=FOLDER"
@@ -81,7 +78,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"start_step={config.start_step} needs the folder of a run: add start_from=FOLDER")
     if config.evaluate.probe is not None:
         _check_probe(config)
-    if config.transport.kind is not TransportKind.local:
+    if not config.transport.within_process:
         check_links(config)
     if config.evaluate.patience is not None:
         _check_patience(config)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dni.errors import ConfigError
 from workers.comm.address import consent, is_loopback
-from workers.config.schema import AUTO, BackendKind, LaunchMode, TransportKind
+from workers.comm.transports.base import AUTO
+from workers.config.schema import LaunchMode
 from workers.config.settings import Config
 
 
@@ -23,33 +24,8 @@ def check_launch(config: Config) -> None:
         )
 
 
-def check_backend(config: Config) -> None:
-    """What the links by NCCL need, as far as settings say. Raises ConfigError."""
-    if config.transport.backend is not BackendKind.nccl:
-        return
-    if config.transport.kind is not TransportKind.torch_distributed:
-        raise ConfigError(
-            f"transport.backend=nccl is for transport=torch_distributed, not for transport={config.transport.kind.name}"
-            ": use transport=torch_distributed, or transport.backend=gloo"
-        )
-    if config.transport.checksum:
-        raise ConfigError(
-            "transport.checksum=true covers what passes through the CPU, and with transport.backend=nccl activations "
-            "do not: set transport.checksum=false, or transport.backend=gloo"
-        )
-
-
 def check_links(config: Config) -> None:
     """Where stages listen, and who may listen to them. Raises ConfigError."""
-    tls = config.transport.tls
-    missing = [name for name in ("cert", "key", "ca") if getattr(tls, name) is None]
-    if 0 < len(missing) < 3:
-        raise ConfigError(f"transport.tls needs cert, key and ca: set transport.tls.{missing[0]}, or none of them")
-    if not missing and config.transport.kind is TransportKind.torch_distributed:
-        raise ConfigError(
-            "transport=torch_distributed cannot encrypt: use transport=grpc with transport.tls, or set "
-            "transport.tls.cert, key and ca to null"
-        )
     if config.transport.peers:
         _check_peers(config)
     if config.transport.bind != AUTO:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 from dni.errors import ConfigError
 from dni.methods.pipelined import Pipelined
-from workers.config.schema import AUTO, TimeMethod
+from workers.config.schema import TimeMethod
 from workers.config.settings import Config
 from workers.config.validation.images import IMAGE_MODELS
+
+#: Settings of the section `transport` that count for pipelines as well.
+HEEDED = ("timeout_s", "insecure")
 
 
 def check_pipelines(config: Config) -> None:
@@ -39,34 +44,42 @@ def _check_method(config: Config, name: str) -> None:
         )
     if config.threads:
         raise ConfigError(
-            f"{name} joins processes, by torch's process group, and transport={config.transport.kind.name} "
+            f"{name} joins processes, by torch's process group, and transport={config.transport.name} "
             f"launch={config.launch.mode.name} are threads: use transport=grpc launch=processes"
         )
 
 
 def _check_elsewhere(config: Config, name: str) -> None:
     """Settings of other methods, and of links that are not used."""
-    depth, transport = config.depth, config.transport
     needed: dict[str, tuple[Any, Any]] = {
-        "depth.lag": (depth.lag, None),
+        "depth.lag": (config.depth.lag, None),
         "optimizer.accumulate": (config.optimizer.accumulate, 1),
         "evaluate.probe": (config.evaluate.probe, None),
-        "transport.delay_ms": (transport.delay_ms, 0.0),  # the network itself would have to be slow
-        "transport.bind": (transport.bind, AUTO),
-        "transport.peers": (transport.peers, []),
-        "transport.checksum": (transport.checksum, False),
-        "transport.tls.cert": (transport.tls.cert, None),
-        "transport.backend": (transport.backend.name, "gloo"),
     }
-    for key, (asked, plain) in needed.items():
+    for key, (asked, plain) in {**needed, **dict(_of_links(config.transport, "transport."))}.items():
         if asked != plain:
-            said, wanted = (
-                "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-                for value in (asked, plain)
-            )
             raise ConfigError(
-                f"{key}={said} does nothing for {name}, which runs in torch's pipeline: set {key}={wanted}"
+                f"{key}={_said(asked)} does nothing for {name}, which runs in torch's pipeline: set "
+                f"{key}={_said(plain)}"
             )
+
+
+def _of_links(section: Any, start: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Value and default of every setting of the links between stages, but for those that pipelines heed, too."""
+    for each in fields(section):
+        value = getattr(section, each.name)
+        plain = each.default if each.default_factory is MISSING else each.default_factory()
+        if is_dataclass(value):
+            yield from _of_links(value, f"{start}{each.name}.")
+        elif each.name not in HEEDED:
+            yield f"{start}{each.name}", (value, plain)
+
+
+def _said(value: Any) -> Any:
+    """A value as it is typed."""
+    if isinstance(value, Enum):
+        return value.name
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
 def _check_batch_norm(config: Config) -> None:

@@ -14,6 +14,7 @@ from tests.support.stand_in import GlooGroup
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.torch_distributed import nccl
 from workers.comm.transports.torch_distributed.packing import MESSAGE_BYTES
+from workers.comm.transports.torch_distributed.transport import TorchDistributed
 from workers.launch.launcher import launch
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
@@ -72,7 +73,7 @@ def test_a_run_equals_one_in_memory_bit_for_bit(
 ) -> None:
     made = Kept()
     monkeypatch.setattr(nccl, "nccl_group", made)
-    monkeypatch.setattr("workers.launch.accept.check_gpus", lambda *_, **__: None)
+    monkeypatch.setattr(TorchDistributed, "check_machine", lambda *_, **__: None)
     same = {"stages": 3, "depth": depth, "checkpoint": {"every": 4}}
     launch(tiny(**same, transport={"kind": "torch_distributed", "backend": "nccl"}), tmp_path / "direct")
     launch(tiny(**same), tmp_path / "local")

@@ -14,8 +14,7 @@ from dni.errors import DniError, HandshakeRefused, WireError, WorkerLost
 from workers.comm.codec import decode, encode, most_bytes, room_for
 from workers.comm.frame import Frame, Handshake, Kind
 from workers.comm.shared_memory import Rings
-from workers.comm.transports.base import LinkSettings
-from workers.comm.transports.process_link import LinkEnd
+from workers.comm.transports.process_link import LinkEnd, LinkSettings
 from workers.comm.transports.staging import Leaving, staging_for
 from workers.system.background import background, thread_died
 

@@ -23,11 +23,11 @@ from workers.comm.address import UNIX, check_address
 from workers.comm.codec import FRAME_BYTES
 from workers.comm.frame import Handshake, agree
 from workers.comm.shared_memory import RING_BYTES
-from workers.comm.transports.base import CPU, ChannelEnd, LinkSettings
+from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.grpc.end import GrpcEnd
 from workers.comm.transports.grpc.refusal import greeting_or_reason, why_own_refused
 from workers.comm.transports.grpc.tls import Tls
-from workers.comm.transports.process_link import Accepting
+from workers.comm.transports.process_link import CPU, Accepting, LinkSettings
 from workers.system.background import background, thread_died
 
 log = logging.getLogger(__name__)

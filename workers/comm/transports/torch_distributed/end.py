@@ -11,29 +11,24 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from itertools import cycle
+from collections.abc import Callable
 from typing import TypeAlias
-
-import torch
 
 from dni.errors import PeerTimeout, WireError, WorkerLost
 from workers.comm.blame import Blame
 from workers.comm.codec import most_bytes, room_for
 from workers.comm.frame import Frame
-from workers.comm.transports.base import LinkSettings
-from workers.comm.transports.process_link import LinkEnd
+from workers.comm.transports.process_link import LinkEnd, LinkSettings
 from workers.comm.transports.staging import ON_DEVICE, Leaving, staging_for
 from workers.comm.transports.torch_distributed.at_exit import abandon_at_exit
 from workers.comm.transports.torch_distributed.device_pair import DirectPair
 from workers.comm.transports.torch_distributed.gloo import GlooPair, UnderWay, wait, why
-from workers.comm.transports.torch_distributed.packing import MESSAGE_BYTES, Arriving, pack, unpack
+from workers.comm.transports.torch_distributed.messages import BYE, SEEN, WORDS, messages
+from workers.comm.transports.torch_distributed.packing import Arriving, pack, unpack
 from workers.comm.transports.torch_distributed.pulse import ALIVE, Pulse
-from workers.comm.transports.torch_distributed.sender import MESSAGES, TENSORS, Sender
+from workers.comm.transports.torch_distributed.sender import TENSORS, Sender
 from workers.system.background import background
 
-_BYE, _SEEN = _WORDS = 0, 1  # first bytes; that of a header is another
-_ROOM = 8  # messages that may come before the first of them is read
 _MOMENT_S = 1.0  # for a thread to end
 
 #: What comes in: a frame, a word, or the error that takes the place of a frame.
@@ -129,7 +124,7 @@ class TorchDistributedEnd(LinkEnd):
         if not said and self._staging is not None:
             self._leaving.put(None)
         elif not said:
-            self._sender.word(_BYE)
+            self._sender.word(BYE)
 
     def _say_alive(self, sign: bytes) -> None:
         with self._saying:  # nothing but SEEN may follow a BYE
@@ -142,17 +137,17 @@ class TorchDistributedEnd(LinkEnd):
             for leaving in iter(self._leaving.get, None):
                 packed = pack(leaving.wait(), checksum=self._settings.checksum, own=True)
                 self._sender.frame(packed.message, packed.apart)
-            self._sender.word(_BYE)
+            self._sender.word(BYE)
         except RuntimeError as error:  # of the GPU
             self._lose(error)
 
     def _read(self) -> None:
         """Take in messages, and make room for the tensors that follow them."""
         try:
-            for message in self._messages():
+            for message in messages(self._pair):
                 if self._pulse.takes(message):
                     continue
-                if message[0] in _WORDS:
+                if message[0] in WORDS:
                     self._begin([], message[0])
                 else:
                     limit = self._settings.max_frame
@@ -171,20 +166,6 @@ class TorchDistributedEnd(LinkEnd):
         if self._direct is not None:
             works += [self._direct.recv(tensor) for tensor in arriving.direct]
         return works
-
-    def _messages(self) -> Iterator[memoryview]:
-        """Messages, to be read at once, until the peer has said BYE, and SEEN to the BYE from here."""
-        rooms = [torch.empty(MESSAGE_BYTES, dtype=torch.uint8) for _ in range(_ROOM)]
-        works = [self._pair.recv(room, MESSAGES) for room in rooms]
-        unheard = set(_WORDS)
-        for place in cycle(range(_ROOM)):
-            wait(works[place])
-            message = rooms[place].numpy().data
-            unheard.discard(message[0])
-            yield message
-            if not unheard:
-                return
-            works[place] = self._pair.recv(rooms[place], MESSAGES)
 
     def _begin(self, works: list[UnderWay], item: _Item) -> None:
         """Deliver at once what need not wait, for its tensors or for what came before."""
@@ -208,11 +189,11 @@ class TorchDistributedEnd(LinkEnd):
     def _deliver(self, item: _Item) -> None:
         if not isinstance(item, int):
             self._put(item)
-        elif item == _SEEN:
+        elif item == SEEN:
             self._seen.set()
         else:
             self._inbox.fail(WorkerLost(f"{self._inbox.peer} ended the link"))
-            self._sender.word(_SEEN)
+            self._sender.word(SEEN)
             self._say_bye()
             self._bye.set()
 

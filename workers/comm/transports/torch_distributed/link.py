@@ -24,8 +24,8 @@ from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, Wo
 from workers.comm.address import UNIX, check_address
 from workers.comm.codec import FRAME_BYTES, decode, encode
 from workers.comm.frame import Frame, Handshake, Kind, agree
-from workers.comm.transports.base import CPU, ChannelEnd, LinkSettings
-from workers.comm.transports.process_link import Accepting
+from workers.comm.transports.base import ChannelEnd
+from workers.comm.transports.process_link import CPU, Accepting, LinkSettings
 from workers.comm.transports.torch_distributed.at_exit import abandon_at_exit
 from workers.comm.transports.torch_distributed.backends import Groups, Pairs, agree_on_way
 from workers.comm.transports.torch_distributed.device_pair import MakeGroup

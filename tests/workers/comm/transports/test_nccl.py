@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dni.errors import ConfigError, HandshakeRefused, WorkerLost
+from tests.support.refusals import refusal_of
 from tests.support.runs import assert_near, parameters_of, tiny
 from tests.support.stand_in import GlooGroup
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
@@ -18,8 +19,8 @@ from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
 from workers.comm.transports.torch_distributed.nccl import nccl_group
+from workers.comm.transports.torch_distributed.transport import TorchDistributed
 from workers.config.settings import Config
-from workers.config.validation.nccl import check_gpus
 from workers.launch.launcher import launch
 
 SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 4, "fingerprint", 0, 10)
@@ -43,7 +44,7 @@ def test_stages_without_a_gpu_of_their_own_are_refused(
 ) -> None:
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
     with pytest.raises(ConfigError, match=rf"transport\.backend=nccl joins stages on GPUs.*{says}") as refused:
-        check_gpus(by_nccl(stages=3), devices, first)
+        by_nccl().transport.check_machine(devices, first)
     assert "set devices=[cuda:0,cuda:1], say, or transport.backend=gloo" in str(refused.value)
 
 
@@ -52,14 +53,14 @@ def test_a_torch_without_nccl_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(
         ConfigError, match=r"this torch has no NCCL: install its CUDA build, or set transport\.backend="
     ):
-        check_gpus(by_nccl(), ["cuda:0", "cuda:1"])
+        by_nccl().transport.check_machine(["cuda:0", "cuda:1"])
 
 
 def test_gpus_that_differ_from_stage_to_stage_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
-    check_gpus(by_nccl(stages=3), ["cuda:0", "cuda:1", "cuda:0"])
-    check_gpus(by_nccl(), ["cuda:3"], first=1)
-    check_gpus(tiny(), ["cpu", "cpu"])
+    assert refusal_of(by_nccl().transport.check_machine, ["cuda:0", "cuda:1", "cuda:0"]) is None
+    assert refusal_of(by_nccl().transport.check_machine, ["cuda:3"], 1) is None
+    assert refusal_of(TorchDistributed().check_machine, ["cpu", "cpu"]) is None
 
 
 def on_gpus(count: int) -> Callable[..., Any]:

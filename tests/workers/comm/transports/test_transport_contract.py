@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 from unittest.mock import Mock
@@ -10,29 +12,26 @@ import pytest
 import torch
 
 from dni.errors import FlowControlError, PeerTimeout, WorkerLost
-from tests.support.faulty import Fault, FaultyEnd
+from tests.plugin.tcp import Tcp
 from tests.support.stand_in import GlooGroup
+from tests.support.transports import CLIENT, SERVER, context
 from workers.comm.codec import room_for
-from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
+from workers.comm.frame import Frame, Kind
 from workers.comm.header import Spec
-from workers.comm.shared_memory import RING_BYTES
-from workers.comm.transports.base import ChannelEnd
+from workers.comm.transports.base import ChannelEnd, Transport
 from workers.comm.transports.grpc import end as grpc_end
-from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
-from workers.comm.transports.local import clone, local_channel
+from workers.comm.transports.grpc.transport import Grpc
+from workers.comm.transports.local import Local, clone
 from workers.comm.transports.staging import Leaving
 from workers.comm.transports.torch_distributed import end as torch_distributed_end
-from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
+from workers.comm.transports.torch_distributed import nccl
+from workers.comm.transports.torch_distributed.transport import Backend, TorchDistributed
 
 Ends = tuple[ChannelEnd, ChannelEnd]
 
 
 class Connect(Protocol):
     def __call__(self, limit: int = 64, delay_s: float = 0.0) -> Ends: ...
-
-
-def handshake(stage: int) -> Handshake:
-    return Handshake(PROTOCOL_VERSION, "run", stage, 2, "fingerprint", 0, 0)
 
 
 class StagedOnCpu:
@@ -48,41 +47,31 @@ class StagedOnCpu:
         return frame
 
 
-@pytest.fixture(
-    params=[
-        "local", "grpc", "unix", "ring", "torch_distributed", "grpc, staged", "torch_distributed, staged",
-        "torch_distributed, direct",
-    ]
-)  # fmt: skip
+#: Transports and their variants; of "unix" and "ring" the sockets are files.
+VARIANTS: dict[str, Transport] = {
+    "local": Local(), "grpc": Grpc(), "unix": Grpc(ring_mb=0), "ring": Grpc(), "grpc, staged": Grpc(),
+    "torch_distributed": TorchDistributed(), "torch_distributed, staged": TorchDistributed(),
+    "torch_distributed, direct": TorchDistributed(backend=Backend.nccl), "tcp": Tcp(),
+}  # fmt: skip
+
+
+@pytest.fixture(params=VARIANTS)
 def connect(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
     """Makes the upstream and the downstream end of a link; closes them after the test."""
     if request.param.endswith("staged"):
         for module in (grpc_end, torch_distributed_end):
             monkeypatch.setattr(module, "staging_for", lambda device: StagedOnCpu())
-    open_: list[ChannelEnd | GrpcListener | TorchDistributedListener] = []
+    monkeypatch.setattr(nccl, "nccl_group", GlooGroup)
+    sockets = tmp_path if request.param in ("unix", "ring") else None
+    with ExitStack() as opened:
 
-    def link(limit: int = 64, delay_s: float = 0.0) -> Ends:
-        if request.param == "local":
-            ends = local_channel(limit, delay_s)
-        elif request.param.startswith("torch_distributed"):
-            direct = GlooGroup if request.param.endswith("direct") else None
-            store = TorchDistributedListener(handshake=handshake(1), limit=limit, delay_s=delay_s, direct=direct)
-            client = torch_distributed_connect(store.address, handshake(0), limit=limit, delay_s=delay_s, direct=direct)
-            open_.append(store)
-            ends = client, store.accept(10)
-        else:
-            bind = f"unix:{tmp_path}/stage-1" if request.param in ("unix", "ring") else "127.0.0.1:0"
-            ring = RING_BYTES if request.param == "ring" else 0
-            listener = GrpcListener(bind, handshake=handshake(1), limit=limit, delay_s=delay_s, ring=ring)
-            client = grpc_connect(listener.address, handshake(0), limit=limit, delay_s=delay_s, ring=ring)
-            open_.append(listener)
-            ends = client, listener.accept(10)
-        open_.extend(ends)
-        return ends
+        def link(limit: int = 64, delay_s: float = 0.0) -> Ends:
+            transport = replace(VARIANTS[request.param], delay_ms=1000 * delay_s, timeout_s=30)
+            before, after = (context(each, limit, sockets) for each in (CLIENT, SERVER))
+            edge = opened.enter_context(closing(transport.edge(before, after)))
+            return edge.downstream, edge.upstream
 
-    yield link
-    for each in reversed(open_):
-        each.close()
+        yield link
 
 
 def step(number: int, size: int = 3) -> Frame:
@@ -246,26 +235,3 @@ def test_a_loss_is_delayed_like_a_frame(connect: Connect) -> None:
     with pytest.raises(WorkerLost):
         b.receive(10)
     assert time.monotonic() - start >= 0.1
-
-
-def test_faults_drop_duplicate_and_delay_by_place(connect: Connect) -> None:
-    a, b = connect()
-    faulty = FaultyEnd(
-        a, [Fault(Kind.STEP, 1, "drop"), Fault(Kind.STEP, 2, "duplicate"), Fault(Kind.STEP, 3, "delay", sends=2)]
-    )
-    for number in range(7):
-        faulty.send(step(number))
-    faulty.close()
-    assert received(b, 7) == [0, 2, 2, 4, 5, 3, 6]
-
-
-def test_a_delayed_frame_goes_out_at_close_at_the_latest(connect: Connect) -> None:
-    a, b = connect()
-    faulty = FaultyEnd(a, [Fault(Kind.STEP, 1, "delay", sends=9)])
-    held = step(1)
-    faulty.send(held)
-    held.tensors["value"].zero_()
-    faulty.send(step(2))
-    faulty.close()
-    assert b.receive(10).step == 2
-    assert b.receive(10).tensors["value"].tolist() == [1, 1, 1]

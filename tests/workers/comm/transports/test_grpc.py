@@ -1,0 +1,120 @@
+"""The gRPC link: peers that speak gRPC and are no stages, or are frozen. All else: test_link_contract."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+import torch
+
+from dni.errors import CorruptHeader, HandshakeRefused, PeerTimeout, TruncatedFrame, WorkerLost
+from tests.support.transports import CLIENT, SERVER, address_of, child, context
+from workers.comm.codec import decode, encode
+from workers.comm.frame import Frame, Kind
+from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
+from workers.comm.transports.grpc.transport import Grpc
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
+
+@pytest.fixture
+def listener() -> Iterator[GrpcListener]:
+    listener = GrpcListener(handshake=SERVER, timeout_s=5)
+    yield listener
+    listener.close()
+
+
+def assert_accepts(listener: GrpcListener) -> None:
+    """A proper client gets in and is heard."""
+    client = grpc_connect(listener.address, CLIENT, timeout_s=10)
+    server = listener.accept(10)
+    client.send(Frame(Kind.STEP, 1, tensors={"value": torch.ones(1)}))
+    assert server.receive(10).step == 1
+    server.send(Frame(Kind.DONE, 1))
+    assert client.receive(10).kind is Kind.DONE
+    client.close()
+    server.close()
+
+
+class RawClient:
+    """A client that sends whatever bytes it is told to."""
+
+    def __init__(self, address: str, *messages: bytes, half_close: bool = True) -> None:
+        self.done = threading.Event()
+        self.channel = grpc.insecure_channel(address)
+        self.answers = self.channel.stream_stream("/dni.v1.Stage/Link", None, None)(self.say(messages, half_close))
+
+    def say(self, messages: tuple[bytes, ...], half_close: bool) -> Iterator[bytes]:
+        yield from messages
+        if not half_close:
+            self.done.wait(30)
+
+    def close(self) -> None:
+        self.done.set()
+        self.channel.close()
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        ((b"garbage",), grpc.StatusCode.INVALID_ARGUMENT),
+        ((b"",), grpc.StatusCode.INVALID_ARGUMENT),
+        ((), grpc.StatusCode.INVALID_ARGUMENT),
+        ((encode(Frame(Kind.STEP, 1)),), grpc.StatusCode.FAILED_PRECONDITION),
+    ],
+)
+def test_a_client_that_does_not_begin_with_a_handshake_is_turned_away(
+    listener: GrpcListener, messages: tuple[bytes, ...], code: grpc.StatusCode
+) -> None:
+    client = RawClient(listener.address, *messages)
+    with pytest.raises(grpc.RpcError) as error:
+        next(iter(client.answers))
+    assert error.value.code() is code
+    client.close()
+    if code is grpc.StatusCode.FAILED_PRECONDITION:
+        with pytest.raises(HandshakeRefused, match="began with a STEP frame"):
+            listener.accept(10)
+    assert_accepts(listener)
+
+
+def test_a_client_that_says_nothing_is_turned_away_in_time() -> None:
+    listener = GrpcListener(handshake=SERVER, timeout_s=0.1)
+    client = RawClient(listener.address, half_close=False)
+    with pytest.raises(grpc.RpcError, match=r"within 0\.1 s"):
+        next(iter(client.answers))
+    client.close()
+    assert_accepts(listener)
+    listener.close()
+
+
+def test_a_malformed_frame_is_an_error_in_its_place_and_the_link_lives_on(listener: GrpcListener) -> None:
+    good = encode(Frame(Kind.STEP, 7, stage=0, tensors={"value": torch.ones(3)}))
+    hello = encode(Frame(Kind.HANDSHAKE, handshake=CLIENT))
+    client = RawClient(listener.address, hello, good, good[:-1], b"?" * 99, good, half_close=False)
+    end = listener.accept(10)
+    assert decode(next(iter(client.answers))).handshake == SERVER
+    assert end.receive(10).step == 7
+    with pytest.raises(TruncatedFrame, match=r"from stage 0 at .*: step 7 from stage 0: 11 of 12 payload bytes"):
+        end.receive(10)
+    with pytest.raises(CorruptHeader, match="malformed frame from stage 0 at "):
+        end.receive(10)
+    assert end.receive(10).step == 7
+    client.close()
+    with pytest.raises(WorkerLost, match="stage 0"):
+        end.receive(10)
+
+
+def test_a_frozen_peer_is_noticed() -> None:
+    """gRPC asks it for a sign of life."""
+    with child("grpc", "listen") as process:
+        end = Grpc().connect(address_of(process), context(CLIENT))
+        process.send_signal(signal.SIGSTOP)
+        start = time.monotonic()
+        with pytest.raises(WorkerLost, match=r"stage 1 at .* is gone") as error:
+            end.receive(30)
+        assert not isinstance(error.value, PeerTimeout)
+        assert time.monotonic() - start < 10
+        end.close()
+        process.kill()

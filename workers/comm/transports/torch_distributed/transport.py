@@ -1,0 +1,88 @@
+"""The settings of links by torch.distributed, which not every build of torch has."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from dni.errors import ConfigError
+from workers.comm.transports.base import ChannelEnd, LinkContext, Listener, RunContext
+from workers.comm.transports.process_link import ProcessTransport
+
+if TYPE_CHECKING:
+    from workers.comm.transports.torch_distributed.device_pair import MakeGroup
+
+Backend = enum.Enum("Backend", ["gloo", "nccl"])
+
+
+@dataclass
+class TorchDistributed(ProcessTransport):
+    """A group of two per edge: gloo, or with `backend=nccl` two more by NCCL, for stages on GPUs; plaintext alone.
+
+    torch.distributed is imported when the first link is made.
+    """
+
+    backend: Backend = Backend.gloo  # by what activations and gradients travel; nccl: from GPU to GPU, one for each
+    # stage; the rest goes by gloo
+
+    name: ClassVar[str] = "torch_distributed"
+
+    def listen(self, bind: str, context: LinkContext) -> Listener:
+        from workers.comm.transports.torch_distributed.link import TorchDistributedListener
+
+        return TorchDistributedListener(
+            bind, handshake=context.handshake, insecure=self.insecure, direct=self._direct(),
+            **self.link_settings(context),
+        )  # fmt: skip
+
+    def connect(self, address: str, context: LinkContext) -> ChannelEnd:
+        from workers.comm.transports.torch_distributed.link import torch_distributed_connect
+
+        return torch_distributed_connect(
+            address, context.handshake, insecure=self.insecure, direct=self._direct(), **self.link_settings(context)
+        )
+
+    def check(self, run: RunContext) -> None:
+        if self.backend is Backend.nccl and self.checksum:
+            raise ConfigError(
+                "transport.checksum=true covers what passes through the CPU, and with transport.backend=nccl "
+                "activations do not: set transport.checksum=false, or transport.backend=gloo"
+            )
+
+    def check_machine(self, devices: Sequence[str], first: int = 0) -> None:
+        """Raise ConfigError for stages that NCCL cannot join.
+
+        Whether stages of several processes are on one GPU under different names, only their handshake tells.
+        """
+        if self.backend is not Backend.nccl:
+            return
+        wanted = "transport.backend=nccl joins stages on GPUs"
+        for stage, device in enumerate(devices, first):
+            if not device.startswith("cuda"):
+                raise ConfigError(
+                    f"{wanted}, and stage {stage} is on {device}: set devices=[cuda:0,cuda:1], say, or "
+                    "transport.backend=gloo"
+                )
+        if not (torch.distributed.is_available() and torch.distributed.is_nccl_available()):
+            raise ConfigError(
+                f"{wanted}, and this torch has no NCCL: install its CUDA build, or set transport.backend=gloo"
+            )
+        for stage, (one, next_one) in enumerate(pairwise(devices), first):
+            if one == next_one:
+                raise ConfigError(
+                    f"{wanted} of their own, and stages {stage} and {stage + 1} are both on {one}: set "
+                    "devices=[cuda:0,cuda:1], say, or transport.backend=gloo"
+                )
+
+    def _direct(self) -> MakeGroup | None:
+        """What makes groups for tensors that travel from GPU to GPU, if they are to."""
+        if self.backend is not Backend.nccl:
+            return None
+        from workers.comm.transports.torch_distributed import nccl
+
+        return nccl.nccl_group

@@ -1,0 +1,73 @@
+"""Options of a group that one command alone has: a user's own class, or the section of a run that goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from workers.config.catalogue import option_files, plugin_bases, section_of
+from workers.config.plugins import TARGET, find
+
+#: The option of every group that holds the settings of the run that goes on (`conf/resumed.yaml`).
+RECORDED = "recorded"
+
+#: GROUP._target_=MODULE.CLASS or GROUP=MODULE.CLASS; with commas several of them, and options of the package.
+_OWN = re.compile(rf"([\w./]+?)(?:\.{TARGET})?=([\w.,]*\w\.\w[\w.,]*)")
+
+_offered: set[tuple[str, str]] = set()
+
+
+def offer(group: str, name: str, settings: Mapping[str, Any]) -> None:
+    """Let GROUP=NAME stand for these settings."""
+    ConfigStore.instance().store(group=group, name=name, node=dict(settings))
+    _offered.add((group, name))
+
+
+def withdraw() -> None:
+    """Forget all that was offered: the next command of this process has its own."""
+    for group, name in _offered:
+        options = ConfigStore.instance().repo
+        for part in group.split("/"):
+            options = options[part]
+        options.pop(f"{name}.yaml", None)
+    _offered.clear()
+
+
+def choose_own_classes(words: Sequence[str]) -> list[str]:
+    """The words of a command, with every class of a user as an option of its group that has the class's defaults.
+
+    A section named in this way has the settings of that class and no others. Raises ConfigError as `find`.
+    """
+    kept = [word for word in words if not _passed(word, words)]
+    return [_as_option(*own) if (own := _own(word)) else word for word in kept]
+
+
+def _own(word: str) -> tuple[str, str] | None:
+    """The group, and the classes that a word names for it; None if it names none."""
+    match = _OWN.fullmatch(word)
+    groups = {group for group, _, _ in option_files() if section_of(group) in plugin_bases()}
+    group = match[1].replace(".", "/") if match else ""
+    return (group, match[2]) if match and group in groups else None
+
+
+def _passed(word: str, words: Sequence[str]) -> bool:
+    """Whether an option of the package is named for a group for which a class is named as well."""
+    group, sign, _ = word.partition("=")
+    return bool(sign) and _own(word) is None and any(own[0] == group for own in map(_own, words) if own)
+
+
+def _as_option(group: str, targets: str) -> str:
+    section = section_of(group)
+    for target in filter(lambda name: "." in name, targets.split(",")):
+        cls: Any = find(section, plugin_bases()[section], target)
+        inner = {each.name for each in fields(cls) if "plugin" in each.metadata}  # they have groups of their own
+        defaults = OmegaConf.to_container(OmegaConf.structured(cls), enum_to_str=True)
+        assert isinstance(defaults, dict)
+        own = {str(key): value for key, value in defaults.items() if key not in inner}
+        offer(group, target, {TARGET: target} | own)
+    return f"{group}={targets}"
