@@ -123,7 +123,10 @@ def runs(folder: Path) -> dict[str, Settings]:
             "depth": {**LAGGED, "clocks": [1, 3]},
         },
         # optimizers
-        "adamw, cosine": {"depth": locked, "optimizer": {"kind": "adamw", "schedule": "cosine", "warmup_steps": 3}},
+        "adamw, cosine": {
+            "depth": locked,
+            "optimizer": {"kind": "adamw", "schedule": {"kind": "cosine", "warmup_steps": 3}},
+        },
         "nadam": {"depth": locked, "optimizer": {"kind": "nadam", "weight_decay": 0.1}},
         "accumulate": {"depth": LAGGED, "optimizer": {"accumulate": 3}},
         "dropout": {"depth": LAGGED, "model": {"dropout": 0.2, "init": "he"}},
@@ -175,7 +178,7 @@ def measure(folder: Path) -> dict[str, dict[str, str]]:
 def _whole_schedule(settings: Settings) -> Settings:
     """The schedule of the whole run, for a part of it."""
     own = settings.get("optimizer", {})
-    return {"optimizer": {**own, "decay_steps": 12}} if own.get("schedule") else {}
+    return {"optimizer": {**own, "schedule": {**own["schedule"], "decay_steps": 12}}} if "schedule" in own else {}
 
 
 def main() -> int:

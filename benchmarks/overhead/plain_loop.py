@@ -12,7 +12,6 @@ from dni.losses import summed_cross_entropy
 from dni.recurrent import reset_lanes
 from workers.build.data import resolve
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer
 from workers.config.settings import Config
 
 
@@ -34,7 +33,7 @@ def plain_loop(config: Config, threads: int) -> Trained:
     config, data = resolve(config)
     chains = build_chains(config)
     whole = nn.ModuleList(chains)
-    optimizer = build_optimizer(whole, config.optimizer)
+    optimizer = config.optimizer.build(whole.parameters())
     parameters = [list(chain.parameters()) for chain in chains]
     states = [chain.initial_state(config.data.batch) for chain in chains]
     losses, characters, started = [], 0, time.perf_counter()

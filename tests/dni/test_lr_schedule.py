@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from dni.errors import ResumeError
-from dni.lr_schedule import Course, schedule
+from dni.lr_schedule import Constant, Cosine, Linear, LRSchedule, Step, start_schedule
 from dni.stages.base import Stage
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
 from workers.config.settings import Config
@@ -22,11 +22,12 @@ from workers.storage import checkpoint
 FULL = 0.5
 
 
-def rates(course: Course, count: int) -> list[float]:
+def rates(schedule: LRSchedule, count: int) -> list[float]:
     """Of a stage whose optimizer never moves, at its steps 1, 2, ..."""
     module = nn.Linear(1, 1)
     optimizer = torch.optim.Adam(module.parameters(), FULL, fused=True)
-    stage, found = Stage(module, optimizer, schedule=schedule(optimizer, course)), []
+    started = start_schedule(schedule, optimizer, schedule.decay_steps or 1)
+    stage, found = Stage(module, optimizer, schedule=started), []
     for _ in range(count):
         found.append(optimizer.param_groups[0]["lr"])
         stage.forward(torch.ones(1, 1))
@@ -48,32 +49,39 @@ def of_torch(make: Any, count: int) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("course", "theirs"),
+    ("schedule", "theirs"),
     [
-        (Course("cosine", 0, 10, 0.2), lambda o: lr_scheduler.CosineAnnealingLR(o, 10, eta_min=0.2 * FULL)),
-        (Course("linear", 0, 10, 0.2), lambda o: lr_scheduler.LinearLR(o, 1.0, 0.2, total_iters=10)),
-        (Course("step", 0, 4, 0.1), lambda o: lr_scheduler.StepLR(o, 4, gamma=0.1)),
+        (Cosine(10, final=0.2), lambda o: lr_scheduler.CosineAnnealingLR(o, 10, eta_min=0.2 * FULL)),
+        (Linear(10, final=0.2), lambda o: lr_scheduler.LinearLR(o, 1.0, 0.2, total_iters=10)),
+        (Step(4, final=0.1), lambda o: lr_scheduler.StepLR(o, 4, gamma=0.1)),
     ],
 )
-def test_without_warm_up_it_is_torchs_own_schedule(course: Course, theirs: Any) -> None:
-    assert rates(course, 11) == pytest.approx(of_torch(theirs, 11), rel=1e-6)
+def test_without_warm_up_it_is_torchs_own_schedule(schedule: LRSchedule, theirs: Any) -> None:
+    assert rates(schedule, 11) == pytest.approx(of_torch(theirs, 11), rel=1e-6)
 
 
 def test_the_rates_in_numbers() -> None:
     """Three steps of warm-up, then eight: full, a half of the way and a quarter at their places, the end for good."""
     warm = [FULL / 3, 2 * FULL / 3, FULL]
-    assert rates(Course("constant", 3), 5) == pytest.approx([*warm, FULL, FULL])
-    cosine = rates(Course("cosine", 3, 11, 0.2), 14)
+    assert rates(Constant(warmup_steps=3), 5) == pytest.approx([*warm, FULL, FULL])
+    cosine = rates(Cosine(11, 3, 0.2), 14)
     assert cosine[:4] == pytest.approx([*warm, FULL])
     assert cosine[5] == pytest.approx(FULL * (0.2 + 0.8 * (1 + math.sqrt(0.5)) / 2))
     assert cosine[7] == pytest.approx(FULL * 0.6)
     assert cosine[11:] == pytest.approx([0.2 * FULL] * 3)
-    linear = rates(Course("linear", 3, 11), 13)
+    linear = rates(Linear(11, 3), 13)
     assert linear[3:] == pytest.approx([FULL * (8 - m) / 8 for m in range(9)] + [0])
-    assert rates(Course("step", 3, 2, 0.1), 9)[3:] == pytest.approx([FULL * s for s in (1, 1, 0.1, 0.1, 0.01, 0.01)])
+    assert rates(Step(2, 3, 0.1), 9)[3:] == pytest.approx([FULL * s for s in (1, 1, 0.1, 0.1, 0.01, 0.01)])
 
 
-SCHEDULE = {"learning_rate": 1e-2, "schedule": "cosine", "warmup_steps": 3, "final": 0.1}
+SCHEDULE: dict[str, Any] = {
+    "learning_rate": 1e-2, "schedule": {"kind": "cosine", "warmup_steps": 3, "final": 0.1},
+}  # fmt: skip
+
+
+def ending(step: int) -> dict[str, Any]:
+    """SCHEDULE, with its end said."""
+    return {**SCHEDULE, "schedule": {**SCHEDULE["schedule"], "decay_steps": step}}
 
 
 def expected(step: int, steps: int = 10) -> float:
@@ -130,11 +138,11 @@ def test_a_longer_run_goes_on_with_the_schedule_it_began_with(tmp_path: Path) ->
         launch(tiny(steps=12, optimizer=SCHEDULE, **first), tmp_path / "other")
     assert str(refused.value) == (
         f"resume={tmp_path}/first: the cosine schedule was to end at step 10, as many as there were to be, and now "
-        "there are 12: add optimizer.decay_steps=12 to stretch it (step 11 is then taken at a rate of "
-        f"{expected(11, 12):g}), optimizer.decay_steps=10 to let it end there (from then on the rate is 0.001), or "
-        f"begin a new one with its weights: start_from={tmp_path}/first instead of resume"
+        "there are 12: add optimizer.schedule.decay_steps=12 to stretch it (step 11 is then taken at a rate of "
+        f"{expected(11, 12):g}), optimizer.schedule.decay_steps=10 to let it end there (from then on the rate is "
+        f"0.001), or begin a new one with its weights: start_from={tmp_path}/first instead of resume"
     )
-    launch(tiny(steps=12, optimizer={**SCHEDULE, "decay_steps": 10}, **first), tmp_path / "on")
+    launch(tiny(steps=12, optimizer=ending(10), **first), tmp_path / "on")
     group = checkpoint.load(tmp_path / "on", 12, 0)["stage"]["optimizer"]["param_groups"][0]
     assert group["lr"] == pytest.approx(1e-3)
 
@@ -146,15 +154,16 @@ def test_a_finished_run_goes_on_with_its_schedule_stretched(tmp_path: Path, capl
     backprop: dict[str, Any] = {"stages": 2, "depth": {"method": "backprop"}}
     launch(tiny(**backprop, optimizer=own), tmp_path / "first")
     more: dict[str, Any] = {**backprop, "steps": 14, "resume": str(tmp_path / "first")}
-    launch(tiny(**more, optimizer={**own, "decay_steps": 14}), tmp_path / "on")
+    launch(tiny(**more, optimizer={**ending(14), "kind": "sgd"}), tmp_path / "on")
     whole = tiny(**backprop, steps=14, optimizer=own)
     trained = plain_training(whole, lambda step: expected(step, 10 if step <= 10 else 14))
     assert_same(parameters_of(tmp_path / "on", 2), trained)
-    launch(tiny(**more, optimizer={**own, "decay_steps": 10}), tmp_path / "ended")
+    launch(tiny(**more, optimizer={**ending(10), "kind": "sgd"}), tmp_path / "ended")
     assert [message for message in caplog.messages if "schedule ends" in message] == [
         f"the cosine schedule ends at step 14 now, not at 10: step 11 is taken at a rate of {expected(11, 14):g}, not "
         "0.001",
-        "the cosine schedule ends at step 10, and the rate stays at 0.001: optimizer.decay_steps=14 stretches it",
+        "the cosine schedule ends at step 10, and the rate stays at 0.001: optimizer.schedule.decay_steps=14 stretches "
+        "it",
     ]
 
 

@@ -16,7 +16,6 @@ from tests.plugin.sign_feedback import SignFeedback
 from tests.support.runs import assert_near, assert_same, parameters_of, tiny
 from workers.build.data import resolve
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer
 from workers.config.convert import from_any, to_plain
 from workers.config.settings import Config
 from workers.launch.launcher import launch
@@ -30,7 +29,7 @@ def by_hand(config: Config) -> dict[str, torch.Tensor]:
     """The same training without stages: the gradient at the cut is replaced by its sign."""
     config, opened = resolve(config)
     chains = build_chains(config)
-    optimizers = [build_optimizer(chain, config.optimizer) for chain in chains]
+    optimizers = [config.optimizer.build(chain.parameters()) for chain in chains]
     states = [chain.initial_state(config.data.batch) for chain in chains]
     for _ in range(config.steps):
         window = opened.train.next()

@@ -17,7 +17,6 @@ from tests.plugin.label_mean import ByLabel
 from tests.support.runs import assert_near, assert_same, parameters_of, tiny
 from workers.build.data import resolve
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer
 from workers.config.convert import from_any, to_plain
 from workers.config.settings import Config
 from workers.launch.launcher import launch
@@ -35,7 +34,7 @@ def by_hand(config: Config) -> dict[str, Tensor]:
     """The same training without stages: half of a table stands for the gradient at the cut, which it learns late."""
     config, opened = resolve(config)
     chains = build_chains(config)
-    optimizers = [build_optimizer(chain, config.optimizer) for chain in chains]
+    optimizers = [config.optimizer.build(chain.parameters()) for chain in chains]
     table = torch.zeros(config.model.symbols or 0, config.model.units, requires_grad=True)
     adam = torch.optim.Adam([table], 0.05)
     states = [chain.initial_state(config.data.batch) for chain in chains]

@@ -17,7 +17,6 @@ from tests.plugin.echo import Echo
 from tests.support.runs import assert_near, assert_same, parameters_of, tiny
 from workers.build.data import resolve
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer
 from workers.config.convert import from_any, to_plain
 from workers.config.settings import Config
 from workers.config.validation.check import check
@@ -35,7 +34,7 @@ def by_hand(config: Config) -> dict[str, Tensor]:
     """The same training without stages: at a window's end enters 0.8 times what came out of the last one's start."""
     config, opened = resolve(config)
     chains = build_chains(config)
-    optimizers = [build_optimizer(chain, config.optimizer) for chain in chains]
+    optimizers = [config.optimizer.build(chain.parameters()) for chain in chains]
     states = [chain.initial_state(config.data.batch) for chain in chains]
     before: list[list[Tensor]] = []
     for _ in range(config.steps):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
@@ -137,29 +138,20 @@ def wait_for(holds: Callable[[], bool], what: str, within: float) -> None:
 
 def children(pid: int) -> list[int]:
     """Child processes that run or wait to be reaped."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        status = _stat(int(folder.name))
-        if status is not None and status[1] == pid:
-            found.append(int(folder.name))
-    return sorted(found)
+    try:
+        return sorted(child.pid for child in psutil.Process(pid).children())
+    except psutil.NoSuchProcess:
+        return []
 
 
 def alive(pid: int) -> bool:
     """Whether the process is there and has not ended."""
-    status = _stat(pid)
-    return status is not None and status[0] not in "ZX"
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def command_line(pid: int) -> list[str]:
     """The words a process was started with."""
-    return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
-
-
-def _stat(pid: int) -> tuple[str, int] | None:
-    """(state, parent) of a process; None if it is gone."""
-    try:
-        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return state, int(parent)
+    return psutil.Process(pid).cmdline()

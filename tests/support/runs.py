@@ -17,7 +17,6 @@ from dni.recurrent import reset_lanes
 from tests.support.options import spelled_out
 from workers.build.data import resolve
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer
 from workers.config.convert import from_any
 from workers.config.plugins import find
 from workers.config.settings import Config
@@ -66,7 +65,7 @@ def plain_training(
     config, opened = resolve(config)
     chains = build_chains(config)
     whole = nn.ModuleList(chains)
-    optimizer = build_optimizer(whole, config.optimizer)
+    optimizer = config.optimizer.build(whole.parameters())
     states = [chain.initial_state(config.data.batch) for chain in chains]
     draws = [torch.Generator().manual_seed(1000 * config.seed + k).get_state() for k in range(len(chains))]
     for step in range(1, config.steps + 1):

@@ -39,5 +39,8 @@ def resolve(config: Config) -> tuple[Config, Data]:
     data = open_data(config)
     shape = None if data.input_shape is None else [*data.input_shape]
     model = replace(config.model, symbols=data.symbols, input_symbols=data.input_symbols, input_shape=shape)
-    optimizer = replace(config.optimizer, decay_steps=config.decay_steps)
+    schedule = config.optimizer.schedule
+    if schedule.ends:
+        schedule = replace(schedule, decay_steps=config.decay_steps)
+    optimizer = replace(config.optimizer, schedule=schedule)
     return replace(config, model=model, data=replace(config.data, sha256=data.sha256), optimizer=optimizer), data

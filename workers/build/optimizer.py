@@ -1,48 +1,40 @@
-"""Optimizer and learning-rate schedule of a stage, from the settings."""
+"""Optimizer and schedule of the learning rate, tried before a run starts."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from dni.lr_schedule import Course, schedule, set_course
-from dni.stages.base import Stage
-from workers.config.schema import OptimizerConfig, OptimizerKind, ScheduleKind
+from torch import nn
+
+from dni.errors import ConfigError
+from dni.lr_schedule import start_schedule
+from dni.misuse import refuse_optimizer
+from workers.config.plugins import TARGET, target_of
 from workers.config.settings import Config
 
 
-def build_optimizer(module: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
-    """torch's optimizer of that kind, over the module's parameters."""
-    parameters, rate, decay = module.parameters(), settings.learning_rate, settings.weight_decay
-    betas, momentum = (settings.beta1, settings.beta2), settings.momentum
-    if settings.kind is OptimizerKind.adam:
-        return torch.optim.Adam(parameters, rate, betas, weight_decay=decay, fused=True)
-    if settings.kind is OptimizerKind.adamw:
-        return torch.optim.AdamW(parameters, rate, betas, weight_decay=decay, fused=True)
-    if settings.kind is OptimizerKind.nadam:
-        rising = settings.momentum_decay
-        return torch.optim.NAdam(
-            parameters, rate, betas, weight_decay=decay, momentum_decay=rising, decoupled_weight_decay=True
-        )
-    return torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=settings.nesterov)
-
-
-def build_schedule(optimizer: torch.optim.Optimizer, config: Config) -> torch.optim.lr_scheduler.LRScheduler | None:
-    """What moves the optimizer's rate from step to step; None if nothing does."""
+def try_optimizers(config: Config, chains: Sequence[nn.Module]) -> None:
+    """Make the optimizer and the schedule of every stage. Raises ConfigError if one cannot be made, or not stepped."""
     own = config.optimizer
-    if own.schedule is ScheduleKind.constant and not own.warmup_steps:
-        return None
-    return schedule(optimizer, course_of(config))
+    for chain in chains:
+        with _named("optimizer", own):
+            optimizer = own.build(chain.parameters())
+            refuse_optimizer(chain, optimizer)
+        with _named("optimizer.schedule", own.schedule):
+            schedule = start_schedule(own.schedule, optimizer, config.decay_steps)
+            if schedule is not None:
+                schedule.step()
 
 
-def course_of(config: Config) -> Course:
-    """How the learning rate goes over the steps of a run."""
-    own = config.optimizer
-    return Course(own.schedule.name, own.warmup_steps, config.decay_steps or 1, own.final)
-
-
-def follow_course(stage: Stage, config: Config) -> None:
-    """Once a checkpoint is loaded: the schedule of these settings, which may end at another step than the one saved."""
-    if isinstance(stage.schedule, LambdaLR):
-        set_course(stage.schedule, course_of(config))
+@contextmanager
+def _named(section: str, plugin: Any) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a user's class raises
+        said = " ".join(str(error).split()) or "no message"
+        raise ConfigError(
+            f"{section}.{TARGET}={target_of(type(plugin))} cannot be used ({type(error).__name__}: {said}): change its "
+            "settings, or its `build`"
+        ) from error

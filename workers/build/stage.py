@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from dni.lr_schedule import start_schedule
 from dni.stages.base import Stage
 from workers.build.device import device_of
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer, build_schedule
 from workers.config.settings import Config
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,6 @@ def build_stage(config: Config, index: int) -> Stage:
         "first": index == 0,
         "chunk": config.chunk,
     }
-    optimizer = build_optimizer(chain, config.optimizer)
-    settings["schedule"] = build_schedule(optimizer, config)
+    optimizer = config.optimizer.build(chain.parameters())
+    settings["schedule"] = start_schedule(config.optimizer.schedule, optimizer, config.decay_steps)
     return config.depth.stage(chain, optimizer, last=index == config.parts - 1, **settings)

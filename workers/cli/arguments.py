@@ -23,7 +23,9 @@ from workers.storage.record import to_resume
 FRESH, RESUMED = "config", "resumed"
 
 #: Groups whose options say all of a section; one within another (OUTER/INNER) comes before it.
-REPLACED = ("model", "data", "loss", "depth", "time", "predictor", "optimizer", "transport")
+REPLACED = (
+    "model", "data", "loss", "depth", "time", "predictor", "optimizer/schedule", "optimizer", "transport",
+)  # fmt: skip
 
 
 def begin_with(arguments: Sequence[str]) -> tuple[str, Config | None]:

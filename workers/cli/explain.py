@@ -48,6 +48,8 @@ class Setting:
         inner, null = _without_null(self.kind), ", or null" if NoneType in get_args(self.kind) else ""
         if get_origin(inner) is list:
             return f"list: [{PLAIN[get_args(inner)[0]]}, ...]{null}"
+        if get_origin(inner) is dict:
+            return "{NAME: VALUE, ...}"
         if isinstance(inner, enum.EnumMeta):
             return " | ".join(inner.__members__) + null
         return PLAIN[inner] + (f", {self.allowed.words}" if self.allowed else "") + null

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 
 from workers.config.plugins import TARGET, find
+from workers.config.settings import Config
 
 
 @dataclass(frozen=True)
@@ -30,40 +32,43 @@ def entries(cls: type, start: str = "") -> Iterator[Entry]:
     for each in fields(cls):
         name, base = start + each.name, each.metadata.get("plugin")
         yield Entry(name, kinds[each.name] if base is None else base, each, cls)
-        if base is not None:
-            yield from _of_plugins(name, base, type(_default_of(each)))
-        elif is_dataclass(kinds[each.name]):
-            yield from entries(kinds[each.name], f"{name}.")
+        yield from _within(name, kinds[each.name], each)
 
 
-def option_files() -> list[tuple[str, str, str]]:
-    """Group, option and text of every file of options of the package, by name."""
-    groups = sorted((folder for folder in files("workers.conf").iterdir() if folder.is_dir()), key=lambda f: f.name)
-    return [
-        (group.name, option.name.removesuffix(".yaml"), option.read_text(encoding="utf-8"))
-        for group in groups
-        for option in sorted(group.iterdir(), key=lambda f: f.name)
-        if option.name.endswith(".yaml")
-    ]
+@cache
+def plugin_bases() -> Mapping[str, type]:
+    """Every section that is a plug-in, and the base class of what it may name."""
+    return {entry.name: entry.kind for entry in entries(Config) if "plugin" in entry.field.metadata}
+
+
+@cache
+def option_files() -> tuple[tuple[str, str, str], ...]:
+    """Group, option and text of every file of options of the package, by name; of a group in another
+    the name is OUTER/INNER."""
+    conf = Path(str(files("workers.conf")))
+    found = [(path.parent.relative_to(conf).as_posix(), path) for path in conf.glob("*/**/*.yaml")]
+    return tuple((group, path.stem, path.read_text(encoding="utf-8")) for group, path in sorted(found))
+
+
+def section_of(group: str) -> str:
+    """The section of settings that the options of a group fill."""
+    return group.replace("/", ".")
 
 
 @cache
 def shipped(section: str, base: type) -> Mapping[str, type]:
     """The classes that the package offers for a section, by GROUP=OPTION."""
-    group, *rest = section.split(".")
     found: dict[str, type] = {}
-    for of, option, text in option_files():
-        node = yaml.safe_load(text) if of == group else {}
-        for part in rest:
-            node = node.get(part) or {}
-        if TARGET in node:
-            found[f"{group}={option}"] = find(section, base, node[TARGET])
+    for group, option, text in option_files():
+        start = section_of(group).split(".")
+        parts = section.split(".")
+        if parts[: len(start)] == start:
+            node = yaml.safe_load(text)
+            for part in parts[len(start) :]:
+                node = node.get(part) or {}
+            if TARGET in node:
+                found[f"{group}={option}"] = find(section, base, node[TARGET])
     return found
-
-
-def _default_of(field: Field[Any]) -> Any:
-    assert callable(field.default_factory)
-    return field.default_factory()
 
 
 def _of_plugins(section: str, base: type, default: type) -> Iterator[Entry]:
@@ -78,11 +83,17 @@ def _of_plugins(section: str, base: type, default: type) -> Iterator[Entry]:
                     option for option, one in classes.items() if each.name in {own.name for own in fields(one)}
                 )
                 name, options = f"{section}.{each.name}", () if len(having) == len(classes) else having
-                yield Entry(name, kinds[each.name], each, cls, options)
-                if is_dataclass(kinds[each.name]):
-                    yield from (replace(one, options=options) for one in entries(kinds[each.name], f"{name}."))
+                yield Entry(name, each.metadata.get("plugin", kinds[each.name]), each, cls, options)
+                inside = _within(name, kinds[each.name], each)
+                yield from (replace(one, options=one.options or options) for one in inside)
                 seen.add(each.name)
 
 
-def _has(cls: type, name: str) -> bool:
-    return any(each.name == name for each in fields(cls))
+def _within(name: str, kind: Any, field: Field[Any]) -> Iterator[Entry]:
+    """The settings in a section."""
+    if "plugin" in field.metadata:
+        assert callable(field.default_factory)
+        yield from _of_plugins(name, field.metadata["plugin"], type(field.default_factory()))
+    elif is_dataclass(kind):
+        assert isinstance(kind, type)
+        yield from entries(kind, f"{name}.")

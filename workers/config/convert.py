@@ -77,12 +77,6 @@ def _plugins(section: Any, start: str = "") -> Iterator[tuple[str, Any]]:
             yield from _plugins(value, f"{start}{each.name}.")
 
 
-def plugin_bases() -> dict[str, type]:
-    """Every section that is a plug-in, and the base class of what it may name."""
-    config = Config()
-    return {section: _base(*_holder(config, section)) for section, _ in _plugins(config)}
-
-
 def _holder(config: Config, section: str) -> tuple[Any, str]:
     *above, name = section.split(".")
     holder: Any = config

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from workers.config.catalogue import option_files
-from workers.config.convert import plugin_bases
+from workers.config.catalogue import option_files, plugin_bases, section_of
 from workers.config.plugins import TARGET, find
-from workers.config.quoting import hydra_node
 
 #: The option of every group that holds the settings of the run that goes on (`conf/resumed.yaml`).
 RECORDED = "recorded"
 
-_CLASS = re.compile(r"\w+(\.\w+)+")
+#: GROUP._target_=MODULE.CLASS or GROUP=MODULE.CLASS; with commas several of them, and options of the package.
+_OWN = re.compile(rf"([\w./]+?)(?:\.{TARGET})?=([\w.,]*\w\.\w[\w.,]*)")
 
 _offered: set[tuple[str, str]] = set()
 
@@ -31,62 +31,43 @@ def offer(group: str, name: str, settings: Mapping[str, Any]) -> None:
 def withdraw() -> None:
     """Forget all that was offered: the next command of this process has its own."""
     for group, name in _offered:
-        folder = ConfigStore.instance().repo
+        options = ConfigStore.instance().repo
         for part in group.split("/"):
-            folder = folder[part]
-        folder.pop(f"{name}.yaml", None)
+            options = options[part]
+        options.pop(f"{name}.yaml", None)
     _offered.clear()
 
 
 def choose_own_classes(words: Sequence[str]) -> list[str]:
     """The words of a command, with every class of a user as an option of its group that has the class's defaults.
 
-    A class is named as GROUP=MODULE.CLASS or GROUP._target_=MODULE.CLASS, in a sweep with commas between several of
-    them, and options of the package; for a section without a group of its own as SECTION._target_=MODULE.CLASS. The
-    section then has the settings of that class and no others. Raises ConfigError as `find`.
+    A section named in this way has the settings of that class and no others. Raises ConfigError as `find`.
     """
-    chosen = {word: choice for word in words if (choice := _choice(word)) is not None}
-    groups = {group for group, _ in chosen.values()}
-    kept = [word for word in words if word in chosen or word.partition("=")[0] not in groups]
-    return _inserted([_as_option(*chosen[word]) if word in chosen else word for word in kept])
+    kept = [word for word in words if not _passed(word, words)]
+    return [_as_option(*own) if (own := _own(word)) else word for word in kept]
 
 
-def _choice(word: str) -> tuple[str, str] | None:
-    """The group and what is named for it, if a class is among that."""
-    key, _, targets = word.partition("=")
-    section = key.removesuffix(f".{TARGET}").replace("/", ".")
-    group = section.replace(".", "/")
-    own = any(_CLASS.fullmatch(target) for target in targets.split(","))
-    return (group, targets) if own and section in plugin_bases() and group in _groups() else None
+def _own(word: str) -> tuple[str, str] | None:
+    """The group, and the classes that a word names for it; None if it names none."""
+    match = _OWN.fullmatch(word)
+    groups = {group for group, _, _ in option_files() if section_of(group) in plugin_bases()}
+    group = match[1].replace(".", "/") if match else ""
+    return (group, match[2]) if match and group in groups else None
 
 
-def _groups() -> set[str]:
-    return {group for group, _, _ in option_files()}
+def _passed(word: str, words: Sequence[str]) -> bool:
+    """Whether an option of the package is named for a group for which a class is named as well."""
+    group, sign, _ = word.partition("=")
+    return bool(sign) and _own(word) is None and any(own[0] == group for own in map(_own, words) if own)
 
 
 def _as_option(group: str, targets: str) -> str:
-    for target in filter(_CLASS.fullmatch, targets.split(",")):
-        offer(group, target, _defaults(group.replace("/", "."), target))
+    section = section_of(group)
+    for target in filter(lambda name: "." in name, targets.split(",")):
+        cls: Any = find(section, plugin_bases()[section], target)
+        inner = {each.name for each in fields(cls) if "plugin" in each.metadata}  # they have groups of their own
+        defaults = OmegaConf.to_container(OmegaConf.structured(cls), enum_to_str=True)
+        assert isinstance(defaults, dict)
+        own = {str(key): value for key, value in defaults.items() if key not in inner}
+        offer(group, target, {TARGET: target} | own)
     return f"{group}={targets}"
-
-
-def _defaults(section: str, target: str) -> dict[str, Any]:
-    cls: type = find(section, plugin_bases()[section], target)
-    defaults = OmegaConf.to_container(OmegaConf.structured(cls), enum_to_str=True)
-    assert isinstance(defaults, dict)
-    return {TARGET: target} | {str(key): value for key, value in defaults.items()}
-
-
-def _inserted(words: list[str]) -> list[str]:
-    """The words, with a class that is named for a section within a group in the place of all of that section.
-
-    It comes before the first word about the section, whose settings may be given in any order.
-    """
-    for word in words:
-        key, _, target = word.partition("=")
-        section = key.removesuffix(f".{TARGET}")
-        if key != section and _CLASS.fullmatch(target) and section in plugin_bases():
-            first = next(n for n, each in enumerate(words) if each.startswith(f"{section}."))
-            own = [f"{section}=null", f"{section}={hydra_node(_defaults(section, target))}"]
-            return _inserted([*words[:first], *own, *(each for each in words[first:] if each != word)])
-    return words

@@ -45,16 +45,30 @@ def load(section: str, base: type[T], node: Mapping[str, Any]) -> T:
     """
     cls = find(section, base, node.get(TARGET))
     own = {str(key): value for key, value in node.items() if key != TARGET}
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    known = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in known]
     for key in own:
         if key not in names:
             raise ConfigError(f"{section}.{key}: {cls.__name__} has no such setting{_instead(section, key, names)}")
+    inner = {each.name: _inner(section, each, own.pop(each.name, None)) for each in known if "plugin" in each.metadata}
     try:
         made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), as_text(own)))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{section}.{_one_line(error)}") from error
     assert isinstance(made, base)
+    for name, value in inner.items():
+        setattr(made, name, value)
     return made
+
+
+def _inner(section: str, field: dataclasses.Field[Any], node: Any) -> Any:
+    """The object of a plug-in that is a setting of another. Raises ConfigError as `load`."""
+    name = f"{section}.{field.name}"
+    if not isinstance(node, Mapping | None):
+        raise ConfigError(f"{name}={node} names no class{now_written(name)}")
+    assert callable(field.default_factory)
+    default = target_of(type(field.default_factory()))
+    return load(name, field.metadata["plugin"], {TARGET: default, **(node or {})})
 
 
 def target_of(cls: type) -> str:

@@ -16,6 +16,11 @@ RENAMED = {
     "predictor.time.lambda_": "time=lambda_return time.lambda_=SHARE",
     "predictor.time.auxiliary": "time=auxiliary time.auxiliary=WEIGHT",
     "predictor.depth.replay": "depth=replay depth.replay=TARGETS",
+    "optimizer.decay_steps": "optimizer.schedule.decay_steps",
+    "optimizer.final": "optimizer.schedule.final",
+    "optimizer.kind": "optimizer=NAME, or optimizer._target_=MODULE.CLASS",
+    "optimizer.schedule": "optimizer/schedule=NAME, or optimizer.schedule._target_=MODULE.CLASS",
+    "optimizer.warmup_steps": "optimizer.schedule.warmup_steps",
     "transport.kind": "transport=NAME, or transport._target_=MODULE.CLASS",
     "predictor.depth.mix": "depth=lambda_return depth.lambda_depth=SHARE",
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dni.predictors import in_depth, in_time
 from dni.predictors.settings import DepthPredictor, TimePredictor
-from dni.ranges import above_zero, below_one, one_or_more, zero_or_more
+from dni.ranges import one_or_more, zero_or_more
 from workers.config.plugins import plugin
 
 # OmegaConf leaves the sections of plug-ins open.
@@ -23,8 +23,6 @@ else:
     AtCut = AtWindow = Any
 
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
-OptimizerKind = enum.Enum("OptimizerKind", ["adam", "adamw", "nadam", "sgd"])
-ScheduleKind = enum.Enum("ScheduleKind", ["constant", "cosine", "linear", "step"])
 
 
 @dataclass
@@ -39,32 +37,6 @@ class PredictorConfig:
     depth: AtCut = plugin(DepthPredictor, in_depth.Critic)  # at the cuts between stages, with depth=synthetic
     time: AtWindow = plugin(TimePredictor, in_time.Critic)  # at ends of windows, with time=synthetic
     inputs: InputPredictorConfig = field(default_factory=InputPredictorConfig)  # of inputs, with depth.inputs=synthetic
-
-
-@dataclass
-class OptimizerConfig:
-    kind: OptimizerKind = OptimizerKind.adam  # torch's optimizer of that name, one for every stage
-    learning_rate: float = above_zero(4e-3)  # [rate] of the stages, whatever the schedule makes of it; predictors have
-    # theirs
-    momentum: float = zero_or_more(0.0)  # [share] sgd only: of the last step that is taken again
-    nesterov: bool = False  # sgd only: Nesterov's momentum
-    beta1: float = below_one(0.9)  # [share] all but sgd: of the mean of the gradients that stays at a step
-    beta2: float = below_one(0.999)  # [share] all but sgd: of the mean of their squares that stays at a step
-    momentum_decay: float = zero_or_more(0.004)  # [rate] nadam only: its momentum rises as beta1 (1 -
-    # 0.96^(momentum_decay n) / 2); 0: stays at half of beta1; 1000: is beta1 from the first step on
-    weight_decay: float = zero_or_more(0.0)  # [share] of all parameters at every optimizer step, none without a
-    # gradient; adam, sgd: added to the gradient; adamw, nadam: decoupled
-    schedule: ScheduleKind = ScheduleKind.constant  # of the rate; by training steps, the same at all stages, whether
-    # they moved or not
-    warmup_steps: int = zero_or_more(0)  # [training steps] over which the rate rises linearly, before the schedule
-    decay_steps: int | None = one_or_more(None)  # [training steps] cosine, linear: that end the schedule, with the
-    # warm-up; step: between two falls; null: as many as the run will take, filled in, so that it goes on as it began
-    final: float = below_one(0.0)  # [share] of the rate; cosine, linear: at the end; step: that each fall leaves
-    clip: float | None = above_zero(1.0)  # [norm] largest, of a stage's gradient; a longer one is scaled down to it;
-    # null: never
-    accumulate: int = one_or_more(1)  # [windows] whose gradients are summed for one optimizer step
-    staleness: float = zero_or_more(0.0)  # [exponent] a: a step is taken at (1 + s)^-a of the learning rate, s the
-    # steps by which its gradient is late (depth=delayed), or the newest target of the predictor was (depth=synthetic)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from dni.methods.pipelined import Chunked, Pipelined
 from dni.methods.synthetic import Synthetic
 from dni.models.base import Model
 from dni.models.language import Lstm
+from dni.optimizers import Adam, Optimizer
 from dni.ranges import one_or_more, zero_or_more
 from workers.comm.transports.base import Transport
 from workers.comm.transports.grpc.transport import Grpc
@@ -25,9 +26,7 @@ from workers.config.schema import (
     EvaluateConfig,
     LaunchConfig,
     LaunchMode,
-    OptimizerConfig,
     PredictorConfig,
-    ScheduleKind,
 )
 
 # OmegaConf leaves the sections of plug-ins open.
@@ -38,8 +37,9 @@ if TYPE_CHECKING:
     ModelSection = Model
     Time = TimeMethod
     Links = Transport
+    OptimizerOf = Optimizer
 else:
-    Data = Depth = Loss = ModelSection = Time = Links = Any
+    Data = Depth = Loss = ModelSection = Time = Links = OptimizerOf = Any
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Config:
     depth: Depth = plugin(DepthMethod, Synthetic)  # the cuts between stages: the method, what is in flight
     time: Time = plugin(TimeMethod, Truncated)  # the cuts between the windows of a sequence
     predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of every stage, alike; its schedule, clipping
+    optimizer: OptimizerOf = plugin(Optimizer, Adam)  # of every stage, alike; its schedule, clipping
     transport: Links = plugin(Transport, Grpc)  # the links between stages
     launch: LaunchConfig = field(default_factory=LaunchConfig)  # where the stages run, and with how many threads
     emulate: EmulateConfig = field(default_factory=EmulateConfig)  # an accelerator: a pass that is done sooner sleeps
@@ -84,10 +84,14 @@ class Config:
         return self.steps if self.lane_steps is None else min(self.steps, -(-self.lane_steps // self.window))
 
     @property
-    def decay_steps(self) -> int | None:
+    def open_ended(self) -> bool:
+        """Whether nobody knows how many steps it takes: `lane_steps` ends it, and whole sequences grow."""
+        return self.lane_steps is not None and self.whole_sequences and self.data.grows
+
+    @property
+    def decay_steps(self) -> int:
         """Steps of the learning rate's schedule: as many as there will be at most, unless the settings say."""
-        asked = self.optimizer.decay_steps
-        return asked if self.optimizer.schedule is ScheduleKind.constant else asked or self.planned_steps
+        return self.optimizer.schedule.decay_steps or self.planned_steps
 
     @property
     def whole_sequences(self) -> bool:

@@ -31,7 +31,7 @@ def suggestion(message: str, settings: Mapping[str, Sequence[str]]) -> str:
     `settings`: the dotted names of all settings and sections, and which options alone have them (empty: all). Options
     and values are those the message lists.
     """
-    if option := re.search(r"Could not find '(?:.*/)?(\w+)/([^'/]+)'.*Available options in '\S+': ([\w ]+)", message):
+    if option := re.search(r"Could not find '([\w/]+)/([^'/]+)'.*Available options in '\S+': ([\w ]+)", message):
         group, word, known = option.groups()
         return did_you_mean(word, known.split(), f"{group}=")
     if value := re.search(r"(?:([\w.]+): )?Invalid value '([^']*)', expected one of \[(.*?)\]", message):

@@ -13,6 +13,8 @@ from workers.build.data import resolve
 from workers.build.device import device_of
 from workers.build.input_model import refuse_large_inputs
 from workers.build.interfaces import refuse_large
+from workers.build.model import build_chains
+from workers.build.optimizer import try_optimizers
 from workers.build.shapes import refuse_misfit
 from workers.config.schema import LaunchConfig
 from workers.config.settings import Config
@@ -77,7 +79,7 @@ def _accepted(config: Config, run_dir: Path, seat: Seat | None, asked: LaunchCon
 def settle(config: Config, seat: Seat | None) -> tuple[Config, Data]:
     """Check the settings and fill in what they leave open. Raises ConfigError."""
     check(config)
-    decay_steps = config.optimizer.decay_steps
+    decay_steps = config.optimizer.schedule.decay_steps
     config, data = resolve(config)
     config = settle_start(settle_resume(config, decay_steps))
     refuse_early(config, seat)
@@ -94,6 +96,7 @@ def refuse_taken(run_dir: Path, resumed: Path | None = None) -> None:
 def refuse_early(config: Config, seat: Seat | None = None) -> None:
     """Build what the stages will build, so that a bad cut or device is refused before anything starts."""
     refuse_misfit(config)
+    try_optimizers(config, build_chains(config))
     refuse_large(config)
     refuse_large_inputs(config)
     devices = devices_here(config, seat)

@@ -33,7 +33,7 @@ _WEIGHTS_ALONE = "or take its weights alone into a new run: start_from={} instea
 def settle_resume(config: Config, decay_steps: int | None = None) -> Config:
     """Name the checkpoint to go on from, and refuse a run that is not the same. Raises ResumeError.
 
-    `decay_steps`: optimizer.decay_steps as it was given; in `config` it is filled in.
+    `decay_steps`: optimizer.schedule.decay_steps as it was given; in `config` it is filled in.
     """
     if config.resume is None:
         return config
@@ -95,8 +95,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     A digest that was not recorded says nothing: earlier versions had none of images.
     """
     old, new = _flat(before), _flat(now)
-    keys = [key for key in old if key.split(".")[0] in AGREED and (key, old[key]) != ("data.sha256", None)]
-    return [f"{key} was {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
+    keys = [key for key in old | new if key.split(".")[0] in AGREED and (key, old.get(key)) != ("data.sha256", None)]
+    return [f"{key} was {old.get(key)}, now {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 
 def warn_of_versions(config: Config) -> None:

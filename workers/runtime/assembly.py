@@ -8,12 +8,12 @@ from threading import Event
 
 import torch
 
+from dni.lr_schedule import resume_schedule
 from dni.methods.base import InputKind
 from dni.stages.base import Stage
 from workers.build.data import open_data
 from workers.build.input_model import input_interface
 from workers.build.interfaces import bootstrap, depth_interface, goes_back, time_interface
-from workers.build.optimizer import follow_course
 from workers.build.shapes import activation_shape
 from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
@@ -110,4 +110,5 @@ def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
     state = checkpoint.load(folder, job.start, index, job.config.stages)
     with checkpoint.fitting(folder, job.start, index):
         worker.load_state_dict(state)
-        follow_course(worker.stage, job.config)
+        stage, config = worker.stage, job.config
+        stage.schedule = resume_schedule(config.optimizer.schedule, stage.optimizer, config.decay_steps, job.start)

@@ -76,8 +76,10 @@ def to_resume(config: Config) -> Config:
 
     The end of a schedule that followed from the number of steps follows from the new number.
     """
-    derived = config.optimizer.decay_steps == config.planned_steps
-    optimizer = replace(config.optimizer, decay_steps=None) if derived else config.optimizer
+    schedule = config.optimizer.schedule
+    if schedule.ends and schedule.decay_steps == config.planned_steps:
+        schedule = replace(schedule, decay_steps=None)
+    optimizer = replace(config.optimizer, schedule=schedule)
     return replace(config, optimizer=optimizer, resume=None, resume_step=None)
 
 

@@ -24,7 +24,6 @@ from tests.support.runs import assert_same, parameters_of, tiny
 from workers.build.data import resolve
 from workers.build.interfaces import depth_interface
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer
 from workers.build.stage import build_stage
 from workers.cli.evaluate import main
 from workers.config.settings import Config
@@ -143,7 +142,7 @@ def one_loop(config: Config) -> tuple[list[nn.Module], nn.Linear]:
     a, b = build_chains(config)
     own = depth_interface(config, 0, build_stage(config, 0)).head  # type: ignore[attr-defined]
     head_optimizer = torch.optim.Adam(own.parameters(), config.optimizer.learning_rate, fused=True)
-    optimizers = [build_optimizer(chain, config.optimizer) for chain in (a, b)]
+    optimizers = [config.optimizer.build(chain.parameters()) for chain in (a, b)]
     state_a, state_b = a.initial_state(2), b.initial_state(2)
     waiting = torch.zeros(2, dtype=torch.bool)
     for step in range(1, config.steps + 1):

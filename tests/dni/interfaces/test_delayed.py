@@ -18,7 +18,6 @@ from tests.support.runs import assert_same, parameters_of, plain_training, tiny
 from tests.workers.runtime.test_worker import STEPS, Line, late, lost, twice
 from workers.build.data import resolve
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer
 from workers.config.settings import Config
 from workers.launch.launcher import launch
 
@@ -41,7 +40,7 @@ def pipeline(config: Config) -> dict[str, Tensor]:
     """The same by the book: a copy of every stage at every step, and gradients that are `lag` steps late per edge."""
     config, opened = resolve(config)
     chains, lag, k_last = build_chains(config), config.depth.lag or 0, config.stages - 1
-    optimizers = [build_optimizer(chain, config.optimizer) for chain in chains]
+    optimizers = [config.optimizer.build(chain.parameters()) for chain in chains]
     states = [chain.initial_state(config.data.batch) for chain in chains]
     passed: dict[tuple[int, int], tuple[nn.Module, Tensor, Tensor]] = {}
     back: dict[tuple[int, int], Tensor | None] = {}

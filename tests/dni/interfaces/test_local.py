@@ -23,7 +23,6 @@ from tests.workers.runtime.test_worker import STEPS, Line
 from workers.build.data import resolve
 from workers.build.interfaces import depth_interface
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer
 from workers.build.stage import build_stage
 from workers.comm.frame import Kind
 from workers.config.settings import Config
@@ -132,7 +131,7 @@ def greedy_training(config: Config) -> dict[str, Tensor]:
     chains = build_chains(config)
     cuts = [depth_interface(config, k, build_stage(config, k)) for k in (0, 1)]
     heads = [*(cut.head for cut in cuts if isinstance(cut, LocalInterface)), nn.Identity()]
-    optimizers = [build_optimizer(chain, config.optimizer) for chain in chains]
+    optimizers = [config.optimizer.build(chain.parameters()) for chain in chains]
     optimizers += [torch.optim.Adam(head.parameters(), 1e-2) for head in heads[:2]]
     states = [chain.initial_state(config.data.batch) for chain in chains]
     for _ in range(config.steps):

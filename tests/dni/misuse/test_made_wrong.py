@@ -19,7 +19,7 @@ from dni import (
 )
 from dni.errors import DniError
 from dni.interfaces.synthetic_input import symbol_inputs
-from dni.lr_schedule import Course, schedule
+from dni.lr_schedule import Constant, start_schedule
 from dni.models import LSTM
 from tests.support.stages.small import sgd, stage
 
@@ -32,7 +32,7 @@ def half(frozen: str) -> Stage:
 
 def another_schedule() -> Stage:
     module = nn.Linear(6, 5)
-    return Stage(module, sgd(module), schedule=schedule(sgd(module), Course("constant")))
+    return Stage(module, sgd(module), schedule=start_schedule(Constant(warmup_steps=1), sgd(module), 1))
 
 
 MADE_WRONG: dict[str, tuple[Callable[[], object], str]] = {

@@ -20,7 +20,6 @@ from tests.support.runs import assert_same, parameters_of, tiny
 from tests.workers.runtime.test_worker import STEPS, Line
 from workers.build.data import resolve
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer
 from workers.cli.evaluate import main
 from workers.comm.frame import Frame, Kind
 from workers.config.settings import Config
@@ -82,7 +81,7 @@ class Ticking:
     def __init__(self, config: Config) -> None:
         self.config, self.data = resolve(config)
         self.chains = build_chains(self.config)
-        self.optimizers = [build_optimizer(chain, config.optimizer) for chain in self.chains]
+        self.optimizers = [config.optimizer.build(chain.parameters()) for chain in self.chains]
 
     def run(self) -> dict[str, Tensor]:
         states, waiting = self._fresh()

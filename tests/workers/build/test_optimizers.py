@@ -10,22 +10,23 @@ import pytest
 import torch
 from torch import nn
 
+from dni.optimizers import SGD, Adam, AdamW, NAdam
 from dni.stages.base import Stage
 from tests.support.commands import settings
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
-from workers.build.optimizer import build_optimizer
-from workers.config.schema import OptimizerConfig, OptimizerKind
 from workers.launch.launcher import launch
 
 GRADIENTS, EPS = (0.5, -1.0, 2.0, 0.25), 1e-8
 START, RATE, DECAY = 3.0, 0.1, 0.2
+
+OPTIMIZERS: dict[str, Any] = {"adam": Adam, "adamw": AdamW, "nadam": NAdam, "sgd": SGD}
 
 
 def taken(kind: str, **more: Any) -> list[float]:
     """A single weight after each of a few steps with given gradients."""
     module, found = nn.Linear(1, 1, bias=False).double(), []
     nn.init.constant_(module.weight, START)
-    optimizer = build_optimizer(module, OptimizerConfig(OptimizerKind[kind], learning_rate=RATE, **more))
+    optimizer = OPTIMIZERS[kind](learning_rate=RATE, **more).build(module.parameters())
     for gradient in GRADIENTS:
         module.weight.grad = torch.full((1, 1), gradient, dtype=torch.float64)
         optimizer.step()
@@ -93,7 +94,7 @@ def test_the_formula(kind: str, more: dict[str, Any], step: Callable[..., float]
 
 def test_the_defaults_are_torchs_own() -> None:
     """As ever: Adam in one kernel, plain SGD, nothing decayed."""
-    made = {kind: build_optimizer(nn.Linear(1, 1), OptimizerConfig(OptimizerKind[kind])) for kind in ("adam", "sgd")}
+    made = {kind: OPTIMIZERS[kind]().build(nn.Linear(1, 1).parameters()) for kind in ("adam", "sgd")}
     plain = {
         "adam": torch.optim.Adam(nn.Linear(1, 1).parameters(), 4e-3, fused=True),
         "sgd": torch.optim.SGD(nn.Linear(1, 1).parameters(), 4e-3, momentum=0.0),
@@ -113,7 +114,7 @@ def test_weights_decay_only_where_there_is_a_step() -> None:
     """A window without any gradient is none."""
     module = nn.Linear(1, 1, bias=False)
     nn.init.constant_(module.weight, START)
-    stage = Stage(module, build_optimizer(module, OptimizerConfig(OptimizerKind.adamw, RATE, weight_decay=DECAY)))
+    stage = Stage(module, AdamW(RATE, weight_decay=DECAY).build(module.parameters()))
     for back, expected in ((0.0, START), (1.0, START - RATE * DECAY * START - RATE)):
         stage.forward(torch.ones(1, 1))
         stage.backward(torch.full((1, 1), back))

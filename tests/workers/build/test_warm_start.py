@@ -60,7 +60,7 @@ def test_weights_and_predictors_come_along_and_all_else_is_new(
     earlier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    own = {"learning_rate": 1e-3, "schedule": "cosine"}
+    own = {"learning_rate": 1e-3, "schedule": {"kind": "cosine"}}
     cut = {"cut_at": ["lstm2", "lstm3"]}
     run = begun(started(earlier, **BOTH, stages=3, model=cut, optimizer=own, data={"batch": 2}), tmp_path)
     assert_same(parameters_of(run, 3), weights_of(earlier, 4))

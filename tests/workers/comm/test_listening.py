@@ -29,8 +29,6 @@ from workers.runtime.job import Job
 from workers.runtime.recorder import Journal
 from workers.storage.record import CONFIG
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="needs Linux's /proc")
-
 LOOPBACK = {"127.0.0.1"}
 
 

@@ -15,8 +15,10 @@ import workers.conf
 import dni.data
 import dni.experimental
 import dni.loss_function
+import dni.lr_schedule
 import dni.methods.base
 import dni.models
+import dni.optimizers
 import dni.predictors.base
 import workers.comm.transports.base
 import workers.config.validation.check
@@ -34,8 +36,8 @@ RULES = Path(workers.config.validation.check.__file__).parent
 PARTS_OF_DNI = [Path(part.__path__[0]) for part in (dni.data, dni.experimental, dni.models)]
 TRANSPORTS = Path(workers.comm.transports.base.__file__).parent
 METHODS_OF_DNI, PREDICTORS = Path(dni.methods.base.__file__).parent, Path(dni.predictors.base.__file__).parent
-OPTIONS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
-OPTIONS = {group: names for group, names in OPTIONS.items() if names}
+FILES = sorted((path.parent.relative_to(CONF).as_posix(), path.stem) for path in CONF.glob("*/**/*.yaml"))
+OPTIONS = {group: [name for _, name in files] for group, files in itertools.groupby(FILES, lambda file: file[0])}
 ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name in names]
 
 #: Options that do not go with the defaults, and what they need.
@@ -49,12 +51,14 @@ NEEDS = {
     "data=two_clocks": ["model=two_clocks", "stages=2"],
     "model=two_clocks": ["data=two_clocks", "stages=2"],
     "time=oracle": ["data=copy", "stages=1"],
+    "optimizer/schedule=step": ["optimizer.schedule.decay_steps=100", "optimizer.schedule.final=0.1"],
 }
 
 
 def test_the_groups_are_those_of_the_documentation() -> None:
     assert OPTIONS.keys() == {
-        "data", "depth", "experiment", "launch", "loss", "model", "optimizer", "predictor", "time", "transport",
+        "data", "depth", "experiment", "launch", "loss", "model", "optimizer", "optimizer/schedule", "predictor",
+        "time", "transport",
     }  # fmt: skip
 
 
@@ -209,18 +213,22 @@ REFUSED = {
     "none: use predictor=critic, say (or model=cnn or model=resnet)",
     "model.dropout=0.2 model.layers=1": "model.dropout=0.2 is between the layers of model=lstm, and there is one: set "
     "model.layers=2 or more (or model.dropout=0)",
-    "optimizer.nesterov=true optimizer.momentum=0.9": "optimizer.nesterov=true is for sgd, and optimizer.kind=adam: "
-    "set optimizer.kind=nadam and optimizer.nesterov=false",
     "optimizer.nesterov=true optimizer.kind=sgd": "optimizer.nesterov=true needs momentum: set optimizer.momentum=0.9, "
     "say",
-    "optimizer.schedule=step optimizer.final=0.1": "optimizer.schedule=step needs to know when: set "
-    "optimizer.decay_steps=333, say",
-    "optimizer.schedule=step optimizer.decay_steps=9": "optimizer.schedule=step with optimizer.final=0 stops at the "
-    "first fall: set optimizer.final=0.1, say",
-    "optimizer.schedule=linear data.kind=copy time.method=full lane_steps=900": "optimizer.schedule=linear does not "
-    "know how many steps lane_steps=900 will be, for the sequences grow: set optimizer.decay_steps",
-    "optimizer.schedule=cosine optimizer.warmup_steps=50 steps=50": "optimizer.warmup_steps=50 leaves none of the 50 "
-    "steps of optimizer.schedule=cosine: set optimizer.warmup_steps=5, say",
+    "optimizer.schedule.kind=step optimizer.schedule.final=0.1": "optimizer/schedule=step needs to know when: set "
+    "optimizer.schedule.decay_steps=333, say",
+    "optimizer.schedule.kind=step optimizer.schedule.decay_steps=9": "optimizer/schedule=step with "
+    "optimizer.schedule.final=0 stops at the first fall: set optimizer.schedule.final=0.1, say",
+    "optimizer.schedule.kind=linear data.kind=copy time.method=full lane_steps=900": "optimizer/schedule=linear does "
+    "not know how many steps lane_steps=900 will be, for the sequences grow: set optimizer.schedule.decay_steps",
+    "optimizer.schedule.kind=cosine optimizer.schedule.warmup_steps=50 steps=50": "optimizer.schedule.warmup_steps=50 "
+    "leaves none of the 50 steps of optimizer/schedule=cosine: set optimizer.schedule.warmup_steps=5, say",
+    "optimizer.kind=torch optimizer.name=torch.optim.RMSprob": "optimizer.name=torch.optim.RMSprob cannot be imported "
+    "(module 'torch.optim' has no attribute 'RMSprob'): write its MODULE.CLASS",
+    "optimizer.kind=torch optimizer.name=torch.optim": "optimizer.name=torch.optim is no optimizer of torch: name a "
+    "subclass of torch.optim.Optimizer",
+    "optimizer.kind=torch optimizer.arguments.alpa=0.9": "optimizer.name=torch.optim.RMSprop takes no step with "
+    "optimizer.arguments={'alpa': 0.9}: RMSprop.__init__() got an unexpected keyword argument 'alpa'; change them",
     "depth.update_probability=0.5 depth.method=lambda_return": "depth.update_probability=0.5 leaves steps without a "
     "gradient, and depth=lambda_return would wait for it: use depth=synthetic or depth=local (or "
     "depth.update_probability=1)",
@@ -296,17 +304,17 @@ REFUSED = {
         "data.window", "data.sequence", "depth.window", "predictor.time.lookahead", "evaluate.every",
         "evaluate.windows", "evaluate.patience", "evaluate.probe", "evaluate.probe_windows", "checkpoint.every",
         "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
-        "predictor.depth.cells", "optimizer.decay_steps",
+        "predictor.depth.cells", "optimizer.schedule.decay_steps",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
         "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden",
-        "predictor.time.hidden", "optimizer.warmup_steps", "predictor.inputs.hidden",
+        "predictor.time.hidden", "optimizer.schedule.warmup_steps", "predictor.inputs.hidden",
     )},
     **{f"{key}=nan": f"{key}=nan must be 0 or more, and finite" for key in (
-        "transport.delay_ms", "optimizer.momentum", "predictor.depth.learning_rate", "predictor.time.learning_rate",
+        "transport.delay_ms", "predictor.depth.learning_rate", "predictor.time.learning_rate",
         "predictor.depth.match", "predictor.time.match", "predictor.depth.scale", "predictor.time.scale",
         "optimizer.staleness", "predictor.depth.fade",
-        "optimizer.weight_decay", "optimizer.momentum_decay", "predictor.inputs.learning_rate",
+        "optimizer.weight_decay", "predictor.inputs.learning_rate",
         "emulate.forward_ms", "emulate.backward_ms", "emulate.cut_ms",
     )},
     **{f"{chosen} {key}=nan": f"{key}=nan must be 0 or more, and finite" for chosen, key in (
@@ -325,8 +333,12 @@ REFUSED = {
         for key in ("heads", "memory")
     },
     **{f"{key}=1": f"{key}=1.0 must be 0 or more, and below 1" for key in (
-        "model.dropout", "optimizer.beta1", "optimizer.beta2", "optimizer.final",
+        "model.dropout", "optimizer.beta1", "optimizer.beta2",
     )},
+    "optimizer.kind=sgd optimizer.momentum=nan": "optimizer.momentum=nan must be 0 or more, and finite",
+    "optimizer.kind=nadam optimizer.momentum_decay=nan": "optimizer.momentum_decay=nan must be 0 or more, and finite",
+    **{f"optimizer.schedule.kind={kind} optimizer.schedule.final=1": "optimizer.schedule.final=1.0 must be 0 or more, "
+       "and below 1" for kind in ("cosine", "linear", "step")},
     **{f"{key}={value}": f"{key}={float(value)} must be above 0, and finite" for key, value in (
         ("optimizer.learning_rate", "0"), ("optimizer.clip", "inf"), ("transport.timeout_s", "-2"),
         ("predictor.depth.clip", "0"), ("predictor.time.clip", "-1"), ("depth.update_probability", "0"),
@@ -407,6 +419,7 @@ def test_every_rule_was_broken() -> None:
     broken = {(Path(end.path), end.lineno + 1) for end in ends}
     elsewhere = {"pipelines.py", "pipelined.py"}  # tests/workers/config/test_pipeline_rules.py
     rules = [path for folder in (RULES, METHODS_OF_DNI, PREDICTORS) for path in folder.glob("*.py")]
+    rules += [Path(module.__file__) for module in (dni.lr_schedule, dni.optimizers)]
     rules += [TRANSPORTS / "local.py", *TRANSPORTS.glob("*/transport.py")]
     parts = [Path(dni.loss_function.__file__), *(path for part in PARTS_OF_DNI for path in part.glob("*.py"))]
     assert broken == raised_in(path for path in rules if path.name not in elsewhere) | checks_of(parts)

@@ -21,7 +21,6 @@ from tests.workers.runtime.test_worker import STEPS, Line
 from workers.build.data import resolve
 from workers.build.interfaces import goes_back
 from workers.build.model import build_chains
-from workers.build.optimizer import build_optimizer
 from workers.comm.edge import Loss
 from workers.comm.frame import Kind
 from workers.config.settings import Config
@@ -118,7 +117,7 @@ def test_steps_that_are_left_out_run_forward_and_count_for_nothing(tmp_path: Pat
     """Against a loop that runs every window and steps at the drawn ones; two of them make an optimizer step."""
     config, opened = resolve(tiny(stages=1, steps=14, optimizer={"accumulate": 2}, depth={"update_probability": 0.4}))
     (whole,) = build_chains(config)
-    optimizer, state = build_optimizer(whole, config.optimizer), whole.initial_state(config.data.batch)
+    optimizer, state = config.optimizer.build(whole.parameters()), whole.initial_state(config.data.batch)
     gathered = 0
     for step in range(1, config.steps + 1):
         window = opened.train.next()

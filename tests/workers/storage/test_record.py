@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 from dni.errors import ConfigError, ResumeError
+from dni.lr_schedule import Cosine
 from tests.support.commands import LOCAL, SMALL, settings
 from workers.cli import train as command
 from workers.launch.cluster_environment import Seat
@@ -232,12 +233,12 @@ def test_the_record_says_how_a_run_was_to_be_launched(tmp_path: Path, monkeypatc
 
 def test_a_schedule_that_followed_from_the_steps_follows_from_the_new_ones(run_dir: Path) -> None:
     plain = read_record(run_dir)
-    plain.optimizer.decay_steps = 10
+    plain.optimizer.schedule = Cosine(decay_steps=10)
     write_record(run_dir, plain)
-    assert settings(f"resume={run_dir}", "steps=20").optimizer.decay_steps is None
-    plain.optimizer.decay_steps = 8
+    assert settings(f"resume={run_dir}", "steps=20").optimizer.schedule.decay_steps is None
+    plain.optimizer.schedule.decay_steps = 8
     write_record(run_dir, plain)
-    assert settings(f"resume={run_dir}", "steps=20").optimizer.decay_steps == 8
+    assert settings(f"resume={run_dir}", "steps=20").optimizer.schedule.decay_steps == 8
 
 
 def test_without_resume_nothing_is_read() -> None:

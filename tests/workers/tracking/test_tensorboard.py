@@ -28,7 +28,7 @@ from workers.tracking.tensorboard import keep_settings
 #: Bit for bit reproducible, with a rate that changes at every step and clipping that always bites.
 LOCKED: dict[str, Any] = {
     "depth": {"method": "backprop"}, "log_every": 1, "checkpoint": {"every": 5, "keep": 9},
-    "optimizer": {"schedule": "cosine", "decay_steps": 15, "learning_rate": 1e-2, "clip": 1e-3},
+    "optimizer": {"schedule": {"kind": "cosine", "decay_steps": 15}, "learning_rate": 1e-2, "clip": 1e-3},
 }  # fmt: skip
 
 

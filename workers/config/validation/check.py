@@ -11,7 +11,6 @@ from workers.config.validation.depth import check_inputs
 from workers.config.validation.launch import check_launch, check_links
 from workers.config.validation.pipelines import check_pipelines
 from workers.config.validation.ranges import check_numbers
-from workers.config.validation.training import check_training
 
 
 def check(config: Config) -> None:
@@ -20,11 +19,10 @@ def check(config: Config) -> None:
     for section in (config.model, config.data, config.loss):
         section.check(config)
     check_clocks(config)
-    check_training(config)
     check_inputs(config)
     check_pipelines(config)
     check_launch(config)
-    for part in (config.depth, config.time, config.predictor.depth, config.predictor.time):
+    for part in (config.depth, config.time, config.predictor.depth, config.predictor.time, config.optimizer):
         part.check(config)
     config.transport.check(config)
     if config.resume_step is not None and config.resume is None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.loss import LossInterface
+from dni.lr_schedule import resume_schedule
 from workers.build.data import open_data
-from workers.build.optimizer import follow_course
 from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
 from workers.comm.edge import Blocked, Loss, naming
@@ -183,6 +183,7 @@ class PipelinedWorker:
             state = checkpoint.load(folder, start, part, self.config.parts)
             with checkpoint.fitting(folder, start, part):
                 stage.load_state_dict(state["stage"])
-                follow_course(stage, self.config)
+                own = self.config.optimizer.schedule
+                stage.schedule = resume_schedule(own, stage.optimizer, self.config.decay_steps, start)
                 self.feed.load_state_dict(state["upstream"])
                 self.journal.load_state_dict(state.get("journal"))

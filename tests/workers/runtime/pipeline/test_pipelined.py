@@ -46,7 +46,7 @@ def succeeded(outcomes: list[Outcome]) -> list[list[dict[str, Any]]]:
 
 
 SGD = {"kind": "sgd", "learning_rate": 0.5, "momentum": 0.9, "clip": 0.05}
-ADAM = {"kind": "adam", "schedule": "cosine", "warmup_steps": 3, "decay_steps": 9}
+ADAM = {"kind": "adam", "schedule": {"kind": "cosine", "warmup_steps": 3, "decay_steps": 9}}
 
 
 @pytest.mark.parametrize(
