@@ -21,8 +21,8 @@ def spelled_out(settings: Any) -> dict[str, Any]:
     for section, key in SHORT.items():
         node = _place(plain, section)
         if key in node:
-            file = yaml.safe_load((CONF / section.partition(".")[0] / f"{node.pop(key)}.yaml").read_text())
-            node["_target_"] = _place({section.partition(".")[0]: file}, section)["_target_"]
+            file = yaml.safe_load((CONF / section.replace(".", "/") / f"{node.pop(key)}.yaml").read_text())
+            node["_target_"] = file["_target_"]
     return {str(key): value for key, value in plain.items()}
 
 

@@ -76,7 +76,7 @@ def _entry(setting: Setting) -> Iterator[str]:
         yield from _paragraph("", f"set by {by}") if by else ()
         return
     for option, said in options(setting.name).items():
-        yield from _paragraph("", f"{setting.name}={option}: {said}".removesuffix(": "))
+        yield from _paragraph("", f"{option}: {said}".removesuffix(": "))
     inside = setting.name + "."
     for name, each in settings().items():
         if name.startswith(inside) and "." not in name.removeprefix(inside):
@@ -88,12 +88,14 @@ def _paragraph(name: str, text: str) -> list[str]:
     return [*([name] if name else []), *(f"    {line}" for line in lines)]
 
 
-def options(group: str) -> dict[str, str]:
-    """The options of a group of settings, GROUP=OPTION, and what the comment at the top of its file says."""
+def options(section: str) -> dict[str, str]:
+    """The options of a section of settings, GROUP=OPTION, and what the comment at the top of its file says."""
     return {
-        option: " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("# ") and "@" not in line)
-        for folder, option, text in option_files()
-        if folder == group
+        f"{group}={option}": " ".join(
+            line.lstrip("# ") for line in text.splitlines() if line.startswith("# ") and "@" not in line
+        )
+        for group, option, text in option_files()
+        if group == section.replace(".", "/")
     }
 
 
@@ -101,7 +103,7 @@ def set_by(name: str) -> list[tuple[str, Any]]:
     """The options that give a setting another value than the default, and that value."""
     usual, found = default(settings()[name]), []
     for group, option, text in option_files():
-        start = "" if group == "experiment" else group + "."
+        start = "" if group == "experiment" else group.replace("/", ".") + "."
         if name.startswith(start):
             own = OmegaConf.to_container(OmegaConf.create(text))
             value = _place(own, name.removeprefix(start), usual)

@@ -35,7 +35,7 @@ def _section(name: str, title: str, meaning: str) -> Iterator[str]:
     start = f"{name}." if name else ""
     inside = [s for s in settings().values() if s.name.startswith(start) and "." not in s.name.removeprefix(start)]
     yield from [f"## {title}", "", *_wrapped(_sentence(meaning)), ""]
-    found = [f"- `{name}={option}`{f': {said}' if said else ''}" for option, said in options(name).items()]
+    found = [f"- `{option}`{f': {said}' if said else ''}" for option, said in options(name).items()]
     yield from (line for item in found for line in _wrapped(item, indent="  "))
     yield from [""] if found else ()
     rows = [_row(setting) for setting in inside if not setting.is_section]

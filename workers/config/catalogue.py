@@ -37,28 +37,24 @@ def entries(cls: type, start: str = "") -> Iterator[Entry]:
 
 
 def option_files() -> list[tuple[str, str, str]]:
-    """Group, option and text of every file of options of the package, by name."""
-    groups = sorted((folder for folder in files("workers.conf").iterdir() if folder.is_dir()), key=lambda f: f.name)
-    return [
-        (group.name, option.name.removesuffix(".yaml"), option.read_text(encoding="utf-8"))
-        for group in groups
-        for option in sorted(group.iterdir(), key=lambda f: f.name)
-        if option.name.endswith(".yaml")
-    ]
+    """Group, option and text of every file of options of the package, by name; a group may be OUTER/INNER."""
+    return [found for found in _options(files("workers.conf"), "") if found[0]]
+
+
+def _options(folder: Any, group: str) -> Iterator[tuple[str, str, str]]:
+    for each in sorted(folder.iterdir(), key=lambda f: f.name):
+        if each.is_dir():
+            yield from _options(each, f"{group}/{each.name}".lstrip("/"))
+        elif each.name.endswith(".yaml"):
+            yield group, each.name.removesuffix(".yaml"), each.read_text(encoding="utf-8")
 
 
 @cache
 def shipped(section: str, base: type) -> Mapping[str, type]:
     """The classes that the package offers for a section, by GROUP=OPTION."""
-    group, *rest = section.split(".")
-    found: dict[str, type] = {}
-    for of, option, text in option_files():
-        node = yaml.safe_load(text) if of == group else {}
-        for part in rest:
-            node = node.get(part) or {}
-        if TARGET in node:
-            found[f"{group}={option}"] = find(section, base, node[TARGET])
-    return found
+    group = section.replace(".", "/")
+    nodes = {f"{group}={option}": yaml.safe_load(text) for of, option, text in option_files() if of == group}
+    return {option: find(section, base, node[TARGET]) for option, node in nodes.items() if TARGET in node}
 
 
 def _default_of(field: Field[Any]) -> Any:

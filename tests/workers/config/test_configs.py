@@ -31,8 +31,11 @@ RULES = Path(workers.config.validation.check.__file__).parent
 TRANSPORTS = Path(workers.comm.transports.base.__file__).parent
 METHODS_OF_DNI, EXPERIMENTAL = Path(dni.methods.base.__file__).parent, Path(dni.experimental.__file__).parent
 PREDICTORS = Path(dni.predictors.base.__file__).parent
-OPTIONS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
-OPTIONS = {group: names for group, names in OPTIONS.items() if names}
+FILES = sorted(CONF.rglob("*/*.yaml"))
+OPTIONS = {
+    group: [file.stem for file in FILES if file.parent.relative_to(CONF).as_posix() == group]
+    for group in {file.parent.relative_to(CONF).as_posix() for file in FILES}
+}
 ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name in names]
 
 #: Options that do not go with the defaults, and what they need.
@@ -43,6 +46,7 @@ NEEDS = {
     "model=cnn": ["data=cifar10"],
     "model=resnet": ["data=cifar10"],
     "predictor=conv": ["data=cifar10", "model=cnn"],
+    "predictor/depth=conv": ["data=cifar10", "model=cnn"],
     "data=two_clocks": ["model=two_clocks", "stages=2"],
     "model=two_clocks": ["data=two_clocks", "stages=2"],
     "time=oracle": ["data=copy", "stages=1"],
@@ -51,7 +55,8 @@ NEEDS = {
 
 def test_the_groups_are_those_of_the_documentation() -> None:
     assert OPTIONS.keys() == {
-        "data", "depth", "experiment", "launch", "model", "optimizer", "predictor", "time", "transport",
+        "data", "depth", "experiment", "launch", "model", "optimizer", "predictor", "predictor/depth",
+        "predictor/time", "time", "transport",
     }  # fmt: skip
 
 
