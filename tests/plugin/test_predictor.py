@@ -14,6 +14,7 @@ from dni.errors import ConfigError
 from dni.losses import summed_cross_entropy
 from dni.recurrent import reset_lanes
 from tests.plugin.label_mean import ByLabel
+from tests.support.commands import settings
 from tests.support.runs import assert_near, assert_same, parameters_of, tiny
 from workers.build.data import resolve
 from workers.build.model import build_chains
@@ -79,8 +80,7 @@ def test_one_in_time_sees_the_labels_that_it_asks_for(tmp_path: Path) -> None:
     by_strength: dict[float, dict[str, Tensor]] = {}
     for strength in (0.0, 1.0):
         time = {"_target_": f"{MODULE}.ByNextLabel", "strength": strength, "learning_rate": 0.05}
-        settings = {"depth": {"method": "backprop"}, "time": {"method": "synthetic"}, "predictor": {"time": time}}
-        config = tiny(**settings)
+        config = tiny(depth={"method": "backprop"}, time={"method": "synthetic"}, predictor={"time": time})
         assert (config.lookahead, config.history) == (1, 0)
         launch(config, tmp_path / str(strength))
         by_strength[strength] = parameters_of(tmp_path / str(strength), 2)
@@ -88,6 +88,13 @@ def test_one_in_time_sees_the_labels_that_it_asks_for(tmp_path: Path) -> None:
     truncated = parameters_of(tmp_path / "truncated", 2)
     assert_same(by_strength[0.0], truncated)
     assert not any(torch.equal(by_strength[1.0][name], truncated[name]) for name in truncated)
+
+
+@pytest.mark.parametrize("word", [f"predictor.depth._target_={TARGET}", f"predictor/depth={TARGET}"])
+def test_a_command_names_it_in_the_place_of_an_option(word: str) -> None:
+    config = settings(word, "predictor.depth.strength=0.5", "predictor.depth.learning_rate=0.05")
+    assert config.predictor.depth == tiny(**SETTINGS).predictor.depth
+    assert config.predictor.time == settings().predictor.time
 
 
 def test_its_settings_are_typed_recorded_and_part_of_the_run() -> None:

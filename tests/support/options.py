@@ -24,19 +24,9 @@ def spelled_out(settings: Any) -> dict[str, Any]:
     for section, key in SHORT.items():
         node = _place(plain, section)
         if key in node:
-            node["_target_"] = _target(section, str(node.pop(key)))
+            file = yaml.safe_load((CONF / section.replace(".", "/") / f"{node.pop(key)}.yaml").read_text())
+            node["_target_"] = file["_target_"]
     return {str(key): value for key, value in plain.items()}
-
-
-def _target(section: str, name: str) -> str:
-    """Of the option that has this name in the group that fills the section, or the section around it."""
-    group, inside = section.replace(".", "/"), ""
-    while not (CONF / group / f"{name}.yaml").is_file():
-        group, _, last = group.rpartition("/")
-        inside = f"{last}.{inside}".rstrip(".")
-    file = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
-    found: str = (_place(file, inside) if inside else file)["_target_"]
-    return found
 
 
 def _place(tree: Any, section: str) -> Any:

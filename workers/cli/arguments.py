@@ -24,7 +24,8 @@ FRESH, RESUMED = "config", "resumed"
 
 #: Groups whose options say all of a section; one within another (OUTER/INNER) comes before it.
 REPLACED = (
-    "model", "data", "loss", "depth", "time", "predictor", "optimizer/schedule", "optimizer", "transport",
+    "model", "data", "loss", "depth", "time", "predictor/depth", "predictor/time", "predictor", "optimizer/schedule",
+    "optimizer", "transport",
 )  # fmt: skip
 
 
@@ -41,7 +42,8 @@ def begin_with(arguments: Sequence[str]) -> tuple[str, Config | None]:
     recorded = to_resume(before_resume(folder))
     plain = as_text(to_plain(recorded))
     for group in REPLACED:
-        offer(group, RECORDED, _taken_out(plain, group))
+        inner = [{one.rpartition("/")[2]: RECORDED} for one in REPLACED if one.startswith(f"{group}/")]
+        offer(group, RECORDED, {**({"defaults": inner} if inner else {}), **_taken_out(plain, group)})
     ConfigStore.instance().store(name=RECORDED, node=OmegaConf.merge(open_schema(), OmegaConf.create(plain)))
     return RESUMED, recorded
 

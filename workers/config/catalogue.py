@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
@@ -41,13 +40,9 @@ def plugin_bases() -> Mapping[str, type]:
     return {entry.name: entry.kind for entry in entries(Config) if "plugin" in entry.field.metadata}
 
 
-@cache
-def option_files() -> tuple[tuple[str, str, str], ...]:
-    """Group, option and text of every file of options of the package, by name; of a group in another
-    the name is OUTER/INNER."""
-    conf = Path(str(files("workers.conf")))
-    found = [(path.parent.relative_to(conf).as_posix(), path) for path in conf.glob("*/**/*.yaml")]
-    return tuple((group, path.stem, path.read_text(encoding="utf-8")) for group, path in sorted(found))
+def option_files() -> list[tuple[str, str, str]]:
+    """Group, option and text of every file of options of the package, by name; a group may be OUTER/INNER."""
+    return [found for found in _options(files("workers.conf"), "") if found[0]]
 
 
 def section_of(group: str) -> str:
@@ -55,20 +50,20 @@ def section_of(group: str) -> str:
     return group.replace("/", ".")
 
 
+def _options(folder: Any, group: str) -> Iterator[tuple[str, str, str]]:
+    for each in sorted(folder.iterdir(), key=lambda f: f.name):
+        if each.is_dir():
+            yield from _options(each, f"{group}/{each.name}".lstrip("/"))
+        elif each.name.endswith(".yaml"):
+            yield group, each.name.removesuffix(".yaml"), each.read_text(encoding="utf-8")
+
+
 @cache
 def shipped(section: str, base: type) -> Mapping[str, type]:
     """The classes that the package offers for a section, by GROUP=OPTION."""
-    found: dict[str, type] = {}
-    for group, option, text in option_files():
-        start = section_of(group).split(".")
-        parts = section.split(".")
-        if parts[: len(start)] == start:
-            node = yaml.safe_load(text)
-            for part in parts[len(start) :]:
-                node = node.get(part) or {}
-            if TARGET in node:
-                found[f"{group}={option}"] = find(section, base, node[TARGET])
-    return found
+    group = section.replace(".", "/")
+    nodes = {f"{group}={option}": yaml.safe_load(text) for of, option, text in option_files() if of == group}
+    return {option: find(section, base, node[TARGET]) for option, node in nodes.items() if TARGET in node}
 
 
 def _of_plugins(section: str, base: type, default: type) -> Iterator[Entry]:

@@ -48,6 +48,7 @@ NEEDS = {
     "model=cnn": ["data=cifar10"],
     "model=resnet": ["data=cifar10"],
     "predictor=conv": ["data=cifar10", "model=cnn"],
+    "predictor/depth=conv": ["data=cifar10", "model=cnn"],
     "data=two_clocks": ["model=two_clocks", "stages=2"],
     "model=two_clocks": ["data=two_clocks", "stages=2"],
     "time=oracle": ["data=copy", "stages=1"],
@@ -58,7 +59,7 @@ NEEDS = {
 def test_the_groups_are_those_of_the_documentation() -> None:
     assert OPTIONS.keys() == {
         "data", "depth", "experiment", "launch", "loss", "model", "optimizer", "optimizer/schedule", "predictor",
-        "time", "transport",
+        "predictor/depth", "predictor/time", "time", "transport",
     }  # fmt: skip
 
 
