@@ -94,9 +94,9 @@ def test_a_run_that_went_on_elsewhere_names_the_checkpoint_that_it_came_from(
 
 def test_one_stage_alone_may_diverge(tmp_path: Path) -> None:
     """Only the head of the first of two stages learns at this rate; the last stage's loss stays what it was."""
-    predictor = {"depth": {"learning_rate": 1e9}}
+    depth = {"method": "local", "learning_rate": 1e9}
     with pytest.raises(DivergedError, match=r"^stage 0, step 100: the loss of the last 100 steps"):
-        launch(wild(optimizer={"learning_rate": 1e-3}, predictor=predictor), tmp_path)
+        launch(wild(optimizer={"learning_rate": 1e-3}, depth=depth), tmp_path)
     assert ended(tmp_path)[0] == "diverged"
 
 
