@@ -57,7 +57,7 @@ class _Run(NamedTuple):
     leaving: State
 
 
-class Passage:
+class SequenceGraph:
     """A module's way through the windows of one sequence: from a fresh state, without dropout.
 
     With windows n = 1 ... N that take state s_n-1 to s_n and output y_n, and g_n for dL/ds_n:
@@ -129,13 +129,13 @@ def alignment(module: Chain, cut: Interface, windows: Sequence[Window]) -> Align
 
     Nothing is changed. The labels beyond a window's T steps are given to the cut.
     """
-    passage, sizes = Passage(module, [w.inputs for w in windows]), [w.inputs.shape[1] for w in windows]
+    passage, sizes = SequenceGraph(module, [w.inputs for w in windows]), [w.inputs.shape[1] for w in windows]
     labels = [w.labels[:, :size] for w, size in zip(windows, sizes, strict=True)]
     exact = passage.exact([cross_entropy_gradient(*pair)[1] for pair in zip(passage.outputs, labels, strict=True)])
     return in_time(passage, exact, cut, [w.labels[:, size:] for w, size in zip(windows, sizes, strict=True)])
 
 
-def in_time(passage: Passage, exact: Exact, cut: Interface, futures: Sequence[Tensor]) -> Alignment:
+def in_time(passage: SequenceGraph, exact: Exact, cut: Interface, futures: Sequence[Tensor]) -> Alignment:
     """A time cut's predictions, given the labels after every window (B, L); where it has none, zero stands for them."""
     states = passage.cuts
     answers = [cut.predict(*pair) for pair in zip(states, futures[: len(states)], strict=True)]
@@ -151,7 +151,7 @@ def in_time(passage: Passage, exact: Exact, cut: Interface, futures: Sequence[Te
     )
 
 
-def in_depth(passage: Passage, exact: Exact, cut: Interface, labels: Sequence[Tensor]) -> Agreement | None:
+def in_depth(passage: SequenceGraph, exact: Exact, cut: Interface, labels: Sequence[Tensor]) -> Agreement | None:
     """A depth cut's predictions of dL/d output, given the labels (B, T) of every window; None if it has none."""
     answers = [cut.predict(*pair) for pair in zip(passage.outputs, labels, strict=True)]
     predicted = [answer for answer in answers if answer is not None]

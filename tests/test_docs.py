@@ -47,6 +47,13 @@ def test_every_block_is_run_or_says_why_not() -> None:
     assert fences == 2 * (len(BLOCKS) + pictures)
 
 
+def test_what_is_shown_of_a_file_is_in_it() -> None:
+    shown = [(found[1], block.text) for block in BLOCKS if (found := re.match(r"part of (\S+)$", block.why or ""))]
+    assert len(shown) >= 8
+    for path, text in shown:
+        assert text in (ROOT / path).read_text(encoding="utf-8"), f"{path} has changed"
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if block.kind == "python" and not block.why}))
 def test_python_runs_as_it_stands(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_HANDSHAKE: _ClassVar[Kind]
     KIND_STEP: _ClassVar[Kind]
     KIND_EVALUATE: _ClassVar[Kind]
-    KIND_MARK: _ClassVar[Kind]
+    KIND_CHECKPOINT: _ClassVar[Kind]
     KIND_END: _ClassVar[Kind]
     KIND_GRADIENT: _ClassVar[Kind]
     KIND_DONE: _ClassVar[Kind]
@@ -36,7 +36,7 @@ KIND_UNSPECIFIED: Kind
 KIND_HANDSHAKE: Kind
 KIND_STEP: Kind
 KIND_EVALUATE: Kind
-KIND_MARK: Kind
+KIND_CHECKPOINT: Kind
 KIND_END: Kind
 KIND_GRADIENT: Kind
 KIND_DONE: Kind

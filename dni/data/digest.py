@@ -16,13 +16,13 @@ def digest_of(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-class Held(Protocol):
+class StashedWindow(Protocol):
     """A source that holds all that it gives."""
 
     def contents(self) -> tuple[Tensor, ...]:
         """As it was read."""
 
 
-def digest_of_parts(*parts: Held) -> str:
+def digest_of_parts(*parts: StashedWindow) -> str:
     """Of what sources hold, one after another."""
     return digest_of(*(tensor for part in parts for tensor in part.contents()))

@@ -15,7 +15,7 @@ from torch import Tensor
 from dni.data.base import Data, DataContext, FromFiles, in_passes
 from dni.data.digest import digest_of_parts
 from dni.data.idx import read_mnist
-from dni.data.sampler import Order
+from dni.data.sampler import EpochSampler
 from dni.data.sequential_mnist import VALID
 from dni.data.source import PassSource
 from dni.data.utf8 import read_utf8
@@ -88,7 +88,7 @@ class ImageSource(PassSource):
             raise DataError(f"{count} images are less than one batch of {batch}: use a smaller batch")
         self.batch, self._images, self._scale = batch, images, scale
         self.windows_per_pass = count // batch if shuffle else -(-count // batch)
-        self._order, self._seed, self._noise = Order(count, seed=seed, shuffle=shuffle), seed, noise
+        self._order, self._seed, self._noise = EpochSampler(count, seed=seed, shuffle=shuffle), seed, noise
 
     @property
     def shape(self) -> tuple[int, ...]:

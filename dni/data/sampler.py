@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class Order:
+class EpochSampler:
     """All of `count` examples once a pass: shuffled anew by (seed, pass), or, without `shuffle`, always as they are."""
 
     def __init__(self, count: int, *, seed: int = 0, shuffle: bool) -> None:

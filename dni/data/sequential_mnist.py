@@ -14,7 +14,7 @@ from torch import Tensor
 from dni.data.base import Data, DataContext, FromFiles, Streamable, in_passes
 from dni.data.digest import digest_of_parts
 from dni.data.idx import read_mnist
-from dni.data.sampler import Order
+from dni.data.sampler import EpochSampler
 from dni.data.source import PassSource, refuse_lookahead
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
@@ -76,7 +76,7 @@ class PixelSource(PassSource):
         self._pixels = quantise(images, side, levels)  # (images, length) uint8
         self._windows = math.ceil(self.length / window)  # of one sequence
         self.windows_per_pass = len(images) // batch * self._windows
-        self._order = Order(len(images), seed=seed, shuffle=part == "train")
+        self._order = EpochSampler(len(images), seed=seed, shuffle=part == "train")
 
     def window(self, n: int) -> Window:
         """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""

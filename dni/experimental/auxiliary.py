@@ -71,9 +71,9 @@ class Auxiliary(Bootstrap):
         future = window.state_gradient
         if entering is None or gradient is None or future is None:
             return super().targets(window, gradient)
-        over = window.reset.to(entering.device) | window.ends
-        asked = auxiliary_gradient(self.head.predictor, entering, future, over, self.weight)
-        self.head.gradient(window.step, entering, None, over)
+        done = window.reset.to(entering.device) | window.ends
+        asked = auxiliary_gradient(self.head.predictor, entering, future, done, self.weight)
+        self.head.gradient(window.step, entering, None, done)
         self.head.target(window.step, future)
         return super().targets(window, gradient + asked)
 
@@ -88,7 +88,7 @@ class Auxiliary(Bootstrap):
             self._entering = self._entering.to(device)
 
 
-def auxiliary_gradient(head: Predictor, state: Tensor, synthetic: Tensor, over: Tensor, weight: float) -> Tensor:
+def auxiliary_gradient(head: Predictor, state: Tensor, synthetic: Tensor, done: Tensor, weight: float) -> Tensor:
     """The gradient of the auxiliary loss with respect to the state (B, F) that enters a window:
 
         d/ds_{t-1} of  weight |a(s_{t-1}) - g_t|^2,  summed over features and the rows that are not `over` (B,)
@@ -99,6 +99,6 @@ def auxiliary_gradient(head: Predictor, state: Tensor, synthetic: Tensor, over: 
     leaf = state.detach().requires_grad_()
     with torch.enable_grad():
         distance = (head(leaf, None) - synthetic).pow(2).sum(-1)
-        loss = weight * distance.masked_fill(over, 0.0).sum()
+        loss = weight * distance.masked_fill(done, 0.0).sum()
     (gradient,) = torch.autograd.grad(loss, leaf)
     return gradient

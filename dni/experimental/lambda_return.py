@@ -14,12 +14,12 @@ from dni.methods.cut import RunContext
 from dni.methods.synthetic import Synthetic
 from dni.ranges import zero_or_more
 from dni.stages.base import Stage
-from dni.stages.lambda_return import RetellingStage
+from dni.stages.lambda_return import LambdaReturnStage
 
 
 @dataclass
 class LambdaReturn(Synthetic):
-    """Synthetic gradients whose targets are lambda-returns along the depth of the network (`RetellingStage`)."""
+    """Synthetic gradients whose targets are lambda-returns along the depth of the network (`LambdaReturnStage`)."""
 
     lambda_depth: float = zero_or_more(0.5)  # [share] m: a stage answers with 1 - m of its prediction and m of the
     # target it got itself, once that target is here. With depth.lag=n a target is n steps late per edge between its cut
@@ -32,7 +32,7 @@ class LambdaReturn(Synthetic):
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         if last or settings["first"]:
             return Stage(module, optimizer, **settings)
-        return RetellingStage(module, optimizer, mix=self.lambda_depth, memory=self.memory, **settings)
+        return LambdaReturnStage(module, optimizer, mix=self.lambda_depth, memory=self.memory, **settings)
 
     def in_flight(self, stages: int) -> int:
         """An even share of W, as a stage keeps its windows until their targets are here."""

@@ -23,7 +23,7 @@ from dni.types import State
 
 @dataclass
 class LambdaReturnInTime(SyntheticInTime):
-    """Synthetic gradients in time whose targets are lambda-returns over several windows (`Horizon`)."""
+    """Synthetic gradients in time whose targets are lambda-returns over several windows (`LambdaReturnTargets`)."""
 
     horizon: int = one_or_more(4)  # [windows] M, that are run again together for M targets of the time cut
     lambda_: float = zero_or_more(0.9)  # [share] of a horizon's later targets, against the prediction; named so as
@@ -37,7 +37,7 @@ class LambdaReturnInTime(SyntheticInTime):
 
     def targets(self, cut: TimeCutContext, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
         assert isinstance(time, DecoupledInterface)
-        return Horizon(stage, depth, time, windows=self.horizon, mix=self.lambda_)
+        return LambdaReturnTargets(stage, depth, time, windows=self.horizon, mix=self.lambda_)
 
     def check(self, run: RunContext) -> None:
         super().check(run)
@@ -55,7 +55,7 @@ class LambdaReturnInTime(SyntheticInTime):
             )
 
 
-class Horizon(Bootstrap):
+class LambdaReturnTargets(Bootstrap):
     """Remembers M windows; then runs them again, as one chain, for M targets (`mixed_targets`).
 
     The chain starts from the state that entered its first window, and is run with the parameters and the predictor of
@@ -108,8 +108,8 @@ class Horizon(Bootstrap):
         return chain
 
     def _passage(self, window: PastWindow, entering: State) -> Passage:
-        output, leaving = self.stage.again(window.value, entering, window.reset)
-        back = self.depth.again(output.detach(), window.labels, window.output_gradient)
+        output, leaving = self.stage.recompute(window.value, entering, window.reset)
+        back = self.depth.recompute(output.detach(), window.labels, window.output_gradient)
         synthetic = self.time.predict(pack(leaving), window.context, window.ends)
         return Passage(entering, output, leaving, None if back is None else back.to(self.stage.device), synthetic)
 

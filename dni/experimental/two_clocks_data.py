@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dni.data.base import Data, DataContext, FromFiles, in_passes
 from dni.data.digest import digest_of_parts
-from dni.data.sampler import Order
+from dni.data.sampler import EpochSampler
 from dni.data.sequential_mnist import Part, load_mnist, quantise
 from dni.data.source import PassSource
 from dni.data.window import Window
@@ -80,7 +80,7 @@ class TwoClocksSource(PassSource):
         self.windows_per_pass = self._usable // window
         self._sequence = sequence or self._usable
         self._pixels = quantise(images, side, 256)
-        self._order = Order(len(images), seed=seed, shuffle=part == "train")
+        self._order = EpochSampler(len(images), seed=seed, shuffle=part == "train")
 
     def window(self, n: int) -> Window:
         """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""

@@ -9,8 +9,8 @@ answers two calls: `gradient(step, value, labels)` now, `target(step, gradient)`
     DecoupledInterface   a predicted gradient now, its target later (`dni.interfaces.synthetic`)
     LocalInterface       the gradient of a loss of the stage's own (`dni.interfaces.local`)
     DelayedInterface     the true gradient, later, for a stage that keeps its windows (`dni.interfaces.delayed`)
-    SlowerInterface      one of these, where the next stage works only at some of the steps (`dni.interfaces.wrapper`)
-    OwnTask              one of these, and the gradient of a task of the stage's own (`dni.interfaces.local_objective`)
+    MultiRateInterface   one of these, if the next stage works at some steps only (`dni.interfaces.wrapper`)
+    LocalObjective       one of these, plus the gradient of a loss of the stage's own (`dni.interfaces.local_objective`)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dni.loss_function import Judgement
 from dni.misuse import require_target
 
 
-class Due(NamedTuple):
+class ReadyStep(NamedTuple):
     """A window to go back through now, and the gradient to do it with."""
 
     step: int
@@ -59,34 +59,34 @@ class Interface:
         """False while the stage should not move yet (its predictor is warming up)."""
         return True
 
-    def needs(self, step: int) -> int | None:
+    def required_step(self, step: int) -> int | None:
         """The step whose target is waited for before `due` is asked at `step`; None: whatever has come."""
         return step
 
-    def due(self, step: int, value: Tensor, labels: Tensor) -> list[Due]:
+    def ready_steps(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         """The windows to go back through once `value` has left at `step`: that one, unless gradients are late."""
-        return [Due(step, self.gradient(step, value, labels), labels.numel())]
+        return [ReadyStep(step, self.gradient(step, value, labels), labels.numel())]
 
-    def skip(self, step: int, value: Tensor, labels: Tensor) -> list[Due]:
+    def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         """In the place of `due` where the stage does not go back at `step`: nothing is due."""
         return []
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
         """dL/dvalue for the value that left at `step`, L summed over batch and time; None stands for zero.
 
         `over` (B,) bool marks rows of a state whose sequence ends here: their gradient is known to be zero.
         """
         raise NotImplementedError
 
-    def again(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor | None:
+    def recompute(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor | None:
         """dL/dvalue of a window that is run again; `answer` is what `gradient` answered at its step."""
         return answer
 
-    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
+    def predict(self, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
         """What `gradient` would answer out of itself, with nothing remembered or changed; None: it predicts nothing."""
         return None
 
-    def judged(self, value: Tensor, labels: Tensor) -> Judgement | None:
+    def evaluation_outputs(self, value: Tensor, labels: Tensor) -> Judgement | None:
         """In validation: what the stage is judged by; None: by nothing."""
         return None
 
@@ -112,7 +112,7 @@ class Interface:
 class ZeroInterface(Interface):
     """Nothing flows back across this cut."""
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
         return None
 
 
@@ -124,7 +124,7 @@ class TrueInterface(Interface):
     def __init__(self) -> None:
         self._arrived: dict[int, Tensor] = {}
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         if step not in self._arrived:
             raise ValueError(f"the true gradient of step {step} was asked for before it had arrived")
         return self._arrived.pop(step)

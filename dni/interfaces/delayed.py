@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dni.errors import UsageError
-from dni.interfaces.base import Due, Interface
+from dni.interfaces.base import Interface, ReadyStep
 from dni.metrics import FitMeter
 from dni.misuse import refuse_below, require_target
 
@@ -46,17 +46,17 @@ class DelayedInterface(Interface):
         self._done = -1  # the newest step that was due
         self.total, self.recent = FitMeter(), FitMeter()
 
-    def needs(self, step: int) -> int | None:
+    def required_step(self, step: int) -> int | None:
         return None if self.lag is None else step - self.lag
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         """There is none yet. Raises UsageError."""
         raise UsageError(
             "a delayed gradient is that of an earlier step: go through `for due in cut.due(step, value, labels)`, each "
             "with stage.backward(due.gradient, None, due.step) of a dni.StashingStage"
         )
 
-    def due(self, step: int, value: Tensor, labels: Tensor) -> list[Due]:
+    def ready_steps(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         self._labels[step] = labels.numel()
         ready = sorted(earlier for earlier in self._arrived if earlier <= step - self.late)
         return [self._take(earlier, step) for earlier in ready[:AT_ONCE]]
@@ -82,9 +82,9 @@ class DelayedInterface(Interface):
         self._labels, self._arrived, self._done = dict(state["labels"]), dict(state["arrived"]), state["done"]
         self.total, self.recent = (FitMeter(**sums) for sums in state.get("meters", ({}, {})))
 
-    def _take(self, step: int, now: int) -> Due:
+    def _take(self, step: int, now: int) -> ReadyStep:
         """Gradients come in order: a window before this one has lost its own, and is given up."""
-        due, self._done = Due(step, self._arrived.pop(step), self._labels[step]), step
+        due, self._done = ReadyStep(step, self._arrived.pop(step), self._labels[step]), step
         self._labels = {later: count for later, count in self._labels.items() if later > step}
         for meter in (self.total, self.recent):
             meter.updates += 1

@@ -58,7 +58,7 @@ class LocalInterface(Interface):
     def learner(self) -> nn.Module:
         return self.head
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         """The exact dL/dvalue of today's head, for labels (B, T) or (B,), and one update of the head after it.
 
         Raises DivergedError if the local loss is not finite, ValueError without labels.
@@ -77,10 +77,10 @@ class LocalInterface(Interface):
         self.optimizer.step()
         return gradient
 
-    def again(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
+    def recompute(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
         return self.predict(value, labels)
 
-    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def predict(self, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         if labels is None:
             raise ValueError("a local loss needs the labels of its step")
         leaf = value.detach().requires_grad_()

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dni.errors import DivergedError
-from dni.interfaces.base import Due, Interface
-from dni.interfaces.wrapper import Around
+from dni.interfaces.base import Interface, ReadyStep
+from dni.interfaces.wrapper import InterfaceWrapper
 from dni.loss_function import CrossEntropy, Judgement
 from dni.losses import summed_cross_entropy
 from dni.types import IGNORED
 
 
-class OwnTask(Around):
+class LocalObjective(InterfaceWrapper):
     """The exact gradient of a loss of the stage's own, and what another interface says of the value that is sent on:
 
         dL/dv = dL_own/dv + g(v),    L_own = -log softmax(W v + b)[y], summed over batch and time
@@ -49,20 +49,20 @@ class OwnTask(Around):
         self.head = nn.Linear(features, classes, device=device)
         self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
 
-    def due(self, step: int, value: Tensor, labels: Tensor) -> list[Due]:
+    def ready_steps(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         own, _ = _parted(value, labels)
-        return [Due(step, self.gradient(step, value, labels), own.numel())]
+        return [ReadyStep(step, self.gradient(step, value, labels), own.numel())]
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         """The sum of both. Raises DivergedError if the own loss is not finite, ValueError without labels."""
         if labels is None:
             raise ValueError("a task of its own needs the labels of its step")
         own, others = _parted(value, labels)
-        gradient, sent = self._learn(step, value, own), self.inner.gradient(step, value, others, over)
+        gradient, sent = self._learn(step, value, own), self.inner.gradient(step, value, others, done)
         return gradient if sent is None else gradient + sent.to(gradient.device)
 
     @torch.no_grad()
-    def judged(self, value: Tensor, labels: Tensor) -> Judgement:
+    def evaluation_outputs(self, value: Tensor, labels: Tensor) -> Judgement:
         return CrossEntropy().judge(self.head(value), _parted(value, labels)[0])
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from dni.errors import DivergedError
-from dni.interfaces.base import Due, Interface
+from dni.interfaces.base import Interface, ReadyStep
 from dni.loss_function import CrossEntropy, Judgement, LossFunction, SquaredError
 from dni.misuse import REFUSALS, explain
 
@@ -23,7 +23,7 @@ class LossInterface(Interface):
         self.function = function or CrossEntropy()
         self.loss = math.nan
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         """The exact dL/dvalue. Raises DivergedError if the loss is not finite, ValueError without labels, and its
         UsageError for labels that do not belong to the value."""
         if labels is None:
@@ -38,15 +38,15 @@ class LossInterface(Interface):
             raise DivergedError(f"the loss of step {step} is {self.loss}: lower the learning rates or clip gradients")
         return gradient
 
-    def skip(self, step: int, value: Tensor, labels: Tensor) -> list[Due]:
+    def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         """The loss is measured all the same."""
         self.gradient(step, value, labels)
         return []
 
-    def again(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
+    def recompute(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
         return self.function.gradient(value, labels)[1]
 
-    def judged(self, value: Tensor, labels: Tensor) -> Judgement:
+    def evaluation_outputs(self, value: Tensor, labels: Tensor) -> Judgement:
         return self.function.judge(value, labels)
 
 

@@ -50,7 +50,7 @@ class OracleInterface(Interface):
     ) -> None:
         self.module, self.rest, self.loss = module, rest, loss or CrossEntropy()
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
         inputs, wanted = self.rest()
         if not inputs.shape[1]:
             return None
@@ -62,4 +62,4 @@ class OracleInterface(Interface):
 
         with without_dropout(self.module):
             exact: Tensor = Oracle(remaining_loss)(value, None)
-        return exact if over is None else exact.masked_fill(over.unsqueeze(-1), 0.0)
+        return exact if done is None else exact.masked_fill(done.unsqueeze(-1), 0.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass
-class Sent:
+class PendingPrediction:
     """A value that left a stage, and what is known beside it."""
 
     value: Tensor
@@ -17,12 +17,12 @@ class Sent:
     rows: Tensor | None  #: of the batch that these are; None: all
 
     @staticmethod
-    def of(value: Tensor, labels: Tensor | None, over: Tensor | None) -> Sent:
+    def of(value: Tensor, labels: Tensor | None, done: Tensor | None) -> PendingPrediction:
         """Only the rows that are not over."""
         value = value.detach()
-        if over is None or not over.any():
-            return Sent(value, labels, None)
-        return Sent(value[~over], None if labels is None else labels[~over], ~over)
+        if done is None or not done.any():
+            return PendingPrediction(value, labels, None)
+        return PendingPrediction(value[~done], None if labels is None else labels[~done], ~done)
 
     def mine(self, whole: Tensor) -> Tensor:
         """The rows that this holds."""
@@ -32,8 +32,8 @@ class Sent:
         """The labels there were, then more of the whole batch's."""
         return self.labels if more is None or self.labels is None else torch.cat([self.labels, self.mine(more)], 1)
 
-    def to(self, device: torch.device) -> Sent:
+    def to(self, device: torch.device) -> PendingPrediction:
         """All tensors on one device."""
         value, labels, rows = (None if x is None else x.to(device) for x in (self.value, self.labels, self.rows))
         assert value is not None
-        return Sent(value, labels, rows)
+        return PendingPrediction(value, labels, rows)

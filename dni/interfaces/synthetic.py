@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dni.errors import DivergedError, UsageError
-from dni.interfaces.base import Due, Interface
-from dni.interfaces.pending import Sent
+from dni.interfaces.base import Interface, ReadyStep
+from dni.interfaces.pending import PendingPrediction
 from dni.metrics import FitMeter, cosine
 from dni.misuse import REFUSALS, explain, misfit, refuse_below, refuse_optimizer, require_target
 from dni.predictors.base import Predictor
@@ -62,7 +62,7 @@ class DecoupledInterface(Interface):
         self.scale, self.clip, self.fade = scale, clip, fade
         self.updates = 0
         self.total, self.recent = FitMeter(), FitMeter()
-        self._sent: dict[int, Sent] = {}
+        self._sent: dict[int, PendingPrediction] = {}
         self._latest = 0
 
     @property
@@ -78,13 +78,13 @@ class DecoupledInterface(Interface):
         """Where the predictor is; an oracle has no parameters, and is said to be on the CPU."""
         return next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         """Remember the value (nobody may write to it any more) and its labels; return the predicted gradient.
 
         Rows that are `over` get exactly zero, and teach the predictor nothing. Raises UsageError for a value or labels
         that the predictor is not made for.
         """
-        sent = Sent.of(value, labels, over)
+        sent = PendingPrediction.of(value, labels, done)
         self._remember(step, sent)
         try:
             answer = self._answer(sent, value)
@@ -93,16 +93,16 @@ class DecoupledInterface(Interface):
         self._learn_at_once(sent)
         return answer
 
-    def skip(self, step: int, value: Tensor, labels: Tensor) -> list[Due]:
+    def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         """The value is remembered: its target may come, for the next stage decides for itself."""
-        sent = Sent.of(value, labels, None)
+        sent = PendingPrediction.of(value, labels, None)
         self._remember(step, sent)
         self._learn_at_once(sent)
         return []
 
-    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def predict(self, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         with without_dropout(self.predictor):
-            return self._answer(Sent.of(value, labels, over), value)
+            return self._answer(PendingPrediction.of(value, labels, done), value)
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored.
@@ -143,10 +143,10 @@ class DecoupledInterface(Interface):
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.updates, self._latest, self.staleness = state["updates"], state["latest"], state.get("staleness", 0)
-        self._sent = {int(step): Sent(**s).to(self.device) for step, s in state["sent"].items()}
+        self._sent = {int(step): PendingPrediction(**s).to(self.device) for step, s in state["sent"].items()}
         self.total, self.recent = (FitMeter(**sums) for sums in state.get("meters", ({}, {})))
 
-    def _remember(self, step: int, sent: Sent) -> None:
+    def _remember(self, step: int, sent: PendingPrediction) -> None:
         self._latest = step
         if len(sent.value) and (self.expects is None or self.expects(step)):
             self._sent[step] = sent
@@ -165,13 +165,13 @@ class DecoupledInterface(Interface):
         """What one step of the predictor lowers; `newest` is its loss of the target that has come."""
         return newest
 
-    def _learn_at_once(self, sent: Sent) -> None:
+    def _learn_at_once(self, sent: PendingPrediction) -> None:
         known = self.predictor.known(sent.value, sent.labels)
         if known is not None:
             self._improve(known)
 
     @torch.no_grad()
-    def _answer(self, sent: Sent, value: Tensor) -> Tensor:
+    def _answer(self, sent: PendingPrediction, value: Tensor) -> Tensor:
         prediction: Tensor = self.predictor(sent.value, sent.labels)
         if self.scale != 1:
             prediction = prediction * self.scale

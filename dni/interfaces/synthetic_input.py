@@ -48,7 +48,7 @@ def flat_inputs(inputs: int, shape: Sequence[int], hidden: int = 0) -> Chain:
 
 
 @dataclass
-class Asked:
+class PendingInput:
     """A window that a prediction was made for, and the state of the model that entered it."""
 
     data: Tensor
@@ -100,7 +100,7 @@ class InputInterface:
         self.device = torch.device(device)
         self.recent = InputMeter()
         self._state: State | None = None
-        self._asked: dict[int, Asked] = {}
+        self._asked: dict[int, PendingInput] = {}
 
     @torch.no_grad()
     def predict(self, step: int, data: Tensor, reset: Tensor | None = None) -> Tensor:
@@ -112,7 +112,7 @@ class InputInterface:
         entered = reset_lanes(state, None if reset is None else reset.to(self.device))
         value: Tensor
         value, self._state = self.module(x, entered)
-        self._asked[step] = Asked(x, entered)
+        self._asked[step] = PendingInput(x, entered)
         while len(self._asked) > self.memory:
             del self._asked[min(self._asked)]
         return value
@@ -155,7 +155,8 @@ class InputInterface:
         self.optimizer.load_state_dict(state["optimizer"])
         self._state = None if state["state"] is None else self._moved(state["state"])
         self._asked = {
-            step: Asked(a["data"].to(self.device), self._moved(a["entered"])) for step, a in state["asked"].items()
+            step: PendingInput(a["data"].to(self.device), self._moved(a["entered"]))
+            for step, a in state["asked"].items()
         }
         self.recent = InputMeter(**state.get("recent", {}))
 

@@ -10,7 +10,7 @@ from dni.interfaces.base import Interface
 from dni.misuse import refuse_below
 
 
-class Around(Interface):
+class InterfaceWrapper(Interface):
     """Does as `inner` does. Subclasses change some of it."""
 
     def __init__(self, inner: Interface) -> None:
@@ -29,11 +29,11 @@ class Around(Interface):
     def local_loss(self) -> float | None:  # type: ignore[override]
         return self.inner.local_loss
 
-    def needs(self, step: int) -> int | None:
-        return self.inner.needs(step)
+    def required_step(self, step: int) -> int | None:
+        return self.inner.required_step(step)
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
-        return self.inner.gradient(step, value, labels, over)
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
+        return self.inner.gradient(step, value, labels, done)
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         self.inner.target(step, gradient, labels)
@@ -51,7 +51,7 @@ class Around(Interface):
         self.inner.load_state_dict(state)
 
 
-class SlowerInterface(Around):
+class MultiRateInterface(InterfaceWrapper):
     """The next stage works only at steps that are multiples of `every`.
 
     At the others nothing is sent to it, so that nothing is asked, remembered or waited for: the gradient is zero.
@@ -62,8 +62,8 @@ class SlowerInterface(Around):
         refuse_below(1, every=every)
         self.every = every
 
-    def needs(self, step: int) -> int | None:
-        return None if step % self.every else self.inner.needs(step)
+    def required_step(self, step: int) -> int | None:
+        return None if step % self.every else self.inner.required_step(step)
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
-        return None if step % self.every else self.inner.gradient(step, value, labels, over)
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
+        return None if step % self.every else self.inner.gradient(step, value, labels, done)

@@ -13,7 +13,7 @@ from dni.methods.cut import RunContext, TimeCutContext
 from dni.methods.in_time import TimeMethod
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
-from dni.time_targets.deferred import Hindsight
+from dni.time_targets.deferred import DeferredTargets
 
 
 @dataclass
@@ -38,7 +38,7 @@ class SyntheticInTime(TimeMethod):
 
     def targets(self, cut: TimeCutContext, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
         awaited = cut.predictor.awaited_labels
-        return Hindsight(awaited) if awaited else Bootstrap()
+        return DeferredTargets(awaited) if awaited else Bootstrap()
 
     def learner(self, cut: TimeCutContext) -> nn.Module:
         return cut.build()

@@ -6,11 +6,11 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dni.predictors import soft_label_critic
 from dni.predictors.base import Predictor
 from dni.predictors.critic import SoftmaxCritic
 from dni.predictors.regressor import Regressor
 from dni.predictors.settings import PredictorContext, TimePredictor
-from dni.predictors.soft_label_critic import GuessingCritic
 from dni.ranges import one_or_more, zero_or_more
 
 Context = enum.Enum("Context", ["none", "window", "lookahead"])
@@ -36,7 +36,7 @@ class Critic(TimePredictor):
 
 @dataclass
 class SoftLabelCritic(TimePredictor):
-    """A critic that guesses the next labels from the last inputs, and learns when they have come (`GuessingCritic`)."""
+    """A critic that predicts the next labels from the last inputs, and learns once they have come."""
 
     hidden: int = zero_or_more(0)  # [units] of the hidden layer of both models; 0: none
     match: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
@@ -54,7 +54,7 @@ class SoftLabelCritic(TimePredictor):
         return self.lookahead
 
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
-        return GuessingCritic(
+        return soft_label_critic.SoftLabelCritic(
             shape[0], classes=classes, lookahead=self.lookahead, inputs=context.inputs, history=self.history,
             hidden=self.hidden, match=self.match,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from dni.predictors.critic import SoftmaxCritic
 from dni.types import IGNORED
 
 
-class GuessingCritic(SoftmaxCritic):
+class SoftLabelCritic(SoftmaxCritic):
     """A `SoftmaxCritic` of the next L labels that takes the guesses q of a second local model for the labels.
 
     A teacher sees the last H input symbols x, but not the state v, and guesses q(x) = softmax(U2 relu(U1 x) + c); the

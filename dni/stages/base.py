@@ -14,7 +14,7 @@ from dni.errors import DivergedError, UsageError
 from dni.misuse import refuse_divisor, refuse_earlier, refuse_gradient, refuse_input, refuse_stage
 from dni.recurrent import as_chain, pack, reset_lanes, unpack
 from dni.rng import OwnRandomness, is_stochastic
-from dni.stages.gradient_accumulator import Gathered
+from dni.stages.gradient_accumulator import GradientAccumulator
 from dni.stages.graph import Gradients, Graph, Reply, gradient_of
 from dni.types import State
 
@@ -71,7 +71,7 @@ class Stage:
         self._evaluation_state: State | None = None
         self._graph: Graph | None = None
         self._newest = 0  # step of the window that was run last
-        self._gathered = Gathered()
+        self._gathered = GradientAccumulator()
 
     def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
         """Run one window.
@@ -122,7 +122,7 @@ class Stage:
         """The targets for the previous stage that can be made now, between two windows."""
         return []
 
-    def again(self, activation: Tensor, entering: State, reset: Tensor) -> tuple[Tensor, State]:
+    def recompute(self, activation: Tensor, entering: State, reset: Tensor) -> tuple[Tensor, State]:
         """Run a window again with today's parameters, from given leaves. Returns output and leaving state, with graph.
 
         Nothing is carried on, and no gradient of the input is wanted. Dropout draws anew.
@@ -184,12 +184,12 @@ class Stage:
         self.state = None if state["state"] is None else tuple(s.to(self.device) for s in state["state"])
         if self.randomness:
             self.randomness.states = state["random"]
-        self._gathered = Gathered(**state["gathered"])
+        self._gathered = GradientAccumulator(**state["gathered"])
         self._gathered.sums = {name: total.to(self.device, copy=True) for name, total in self._gathered.sums.items()}
 
     def _step(self, factor: float) -> None:
-        gathered, self._gathered = self._gathered, Gathered()
-        gradients = gathered.hand_over(self.module)
+        gathered, self._gathered = self._gathered, GradientAccumulator()
+        gradients = gathered.write_gradients(self.module)
         if gradients:
             torch._foreach_div_(gradients, gathered.divisor)
             norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.clip or math.inf).item()

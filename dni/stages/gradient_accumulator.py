@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 @dataclass
-class Gathered:
+class GradientAccumulator:
     """Parameter gradients, by the parameter's name, summed over the windows since the last optimizer step."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Gathered:
         self.divisor += divisor
         self.windows += 1
 
-    def hand_over(self, module: nn.Module) -> list[Tensor]:
+    def write_gradients(self, module: nn.Module) -> list[Tensor]:
         """Make the sums the gradients of the module's parameters, and return them."""
         for name, parameter in module.named_parameters():
             parameter.grad = self.sums.get(name)

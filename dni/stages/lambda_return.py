@@ -13,18 +13,18 @@ from dni.interfaces.delayed import AT_ONCE
 from dni.misuse import refuse_below
 from dni.recurrent import unpack
 from dni.stages.graph import Gradients, Reply
-from dni.stages.recompute import Remembered, RerunningStage
+from dni.stages.recompute import RecomputingStage, SavedWindow
 
 
 @dataclass
-class Used(Remembered):
+class UsedWindow(SavedWindow):
     """A window that was learned from, and the gradients it was learned with."""
 
     output_gradient: Tensor | None = None
     state_gradient: Tensor | None = None
 
 
-class RetellingStage(RerunningStage):
+class LambdaReturnStage(RecomputingStage):
     """Learns from a window at once, with a predicted gradient g, and answers when the target G of its output is here:
 
         G_in(s) = J(s)^T [(1 - m) g(s) + m G(s)] + S(s)^T h(s),    J = d output / d input,    S = d state / d input
@@ -51,12 +51,12 @@ class RetellingStage(RerunningStage):
         refuse_below(1, memory=memory)
         super().__init__(module, optimizer, **{**settings, "first": True})
         self.mix, self.memory = mix, memory
-        self._windows: dict[int, Used] = {}
+        self._windows: dict[int, UsedWindow] = {}
         self._arrived: dict[int, Tensor] = {}  # targets of windows that wait
 
     def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
         """As `Stage.forward`; what the window was run on is kept under its step."""
-        self._windows[step] = Used(**self._remember(activation, reset))
+        self._windows[step] = UsedWindow(**self._remember(activation, reset))
         while len(self._windows) > self.memory:
             given_up = min(self._windows)
             del self._windows[given_up]
@@ -85,7 +85,7 @@ class RetellingStage(RerunningStage):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._windows = {step: Used(**self._here(**window)) for step, window in state["windows"].items()}
+        self._windows = {step: UsedWindow(**self._here(**window)) for step, window in state["windows"].items()}
         self._arrived = dict(state["arrived"])
 
     def _reply(self, step: int) -> Tensor:

@@ -14,7 +14,7 @@ from dni.types import State
 
 
 @dataclass
-class Remembered:
+class SavedWindow:
     """What a window was run on. Nobody may write to its tensors any more."""
 
     value: Tensor
@@ -23,7 +23,7 @@ class Remembered:
     random: dict[str, Tensor]  #: state before the forward pass, of a stage that draws
 
 
-class RerunningStage(Stage):
+class RecomputingStage(Stage):
     """A stage that can run a remembered window again: from the same input and state, with the same random draws.
 
     The state that is carried on, the random state and the module's buffers (batch norm's running statistics) are
@@ -35,11 +35,11 @@ class RerunningStage(Stage):
         self._instead: dict[str, Tensor] = {}  # runs in the place of the module's own parameters and buffers, by name
 
     def _remember(self, activation: Tensor, reset: Tensor | None) -> dict[str, Any]:
-        """The fields of `Remembered`, of the window that is about to be run."""
+        """The fields of `SavedWindow`, of the window that is about to be run."""
         value = activation.detach().to(self.device)
         return {"value": value, "reset": reset, "entering": self.state, "random": self._random()}
 
-    def _run_again(self, window: Remembered) -> None:
+    def _run_again(self, window: SavedWindow) -> None:
         """Leaves the window's graph where `Stage.backward` finds it, and copies of the buffers in `_instead`."""
         carried, random = self.state, self._random()
         self.state = window.entering

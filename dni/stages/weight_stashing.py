@@ -10,21 +10,21 @@ from torch import Tensor, nn
 
 from dni.errors import UsageError
 from dni.stages.graph import Gradients, Graph
-from dni.stages.recompute import Remembered, RerunningStage
+from dni.stages.recompute import RecomputingStage, SavedWindow
 
 #: The weights of a forward pass, by the parameter's name: leaves of its graph.
 Weights = dict[str, Tensor]
 
 
 @dataclass
-class Held(Remembered):
+class StashedWindow(SavedWindow):
     """A window that was run and waits for its gradient."""
 
     weights: Weights  #: empty: today's, whenever that is
     graph: Graph | None = None  #: None: the window is run again to go back through it
 
 
-class StashingStage(RerunningStage):
+class StashingStage(RecomputingStage):
     """Goes back through a window when its gradient comes, and applies what it finds to today's weights:
 
         w_{t+1} = w_t - rate * dL_s/dw (w_s),    s <= t,    with stash (PipeDream, Narayanan et al. 2019);
@@ -46,12 +46,12 @@ class StashingStage(RerunningStage):
     ) -> None:
         super().__init__(module, optimizer, **settings)
         self.stash = stash
-        self._held: dict[int, Held] = {}
+        self._held: dict[int, StashedWindow] = {}
         self._today: Weights = {}  # a copy of the parameters; empty: there is none yet
 
     def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
         """As `Stage.forward`; the window is kept under its step."""
-        held = Held(**self._remember(activation, reset), weights=self._copy())
+        held = StashedWindow(**self._remember(activation, reset), weights=self._copy())
         self._instead = held.weights
         answer = super().forward(activation, reset, step)
         self._instead = {}
@@ -96,8 +96,8 @@ class StashingStage(RerunningStage):
         versions = [self._leaves(version) for version in state["versions"]]
         self._held = {step: self._restored(versions, **held) for step, held in state["held"].items()}
 
-    def _restored(self, versions: list[Weights], weights: int, **held: Any) -> Held:
-        return Held(**self._here(**held), weights=versions[weights])
+    def _restored(self, versions: list[Weights], weights: int, **held: Any) -> StashedWindow:
+        return StashedWindow(**self._here(**held), weights=versions[weights])
 
     def _step(self, factor: float) -> None:
         super()._step(factor)

@@ -17,10 +17,10 @@ class _Waiting:
     step: int
     gradient: Tensor
     labels: Tensor  # (B, so far)
-    over: Tensor  # (B,) bool: the sequence has ended
+    done: Tensor  # (B,) bool: the sequence has ended
 
 
-class Hindsight(Bootstrap):
+class DeferredTargets(Bootstrap):
     """Bootstrapped targets, each kept until the L labels after its state have come or its sequences are over.
 
     Holds at most L / T + 1 targets and their labels. What follows the end of a sequence is IGNORED.
@@ -39,13 +39,13 @@ class Hindsight(Bootstrap):
         for step, target, _ in super().targets(window, gradient):
             self._waiting.append(_Waiting(step, target, window.labels[:, :0], torch.zeros_like(reset)))
         for waiting in self._waiting:
-            over = waiting.over.to(reset.device) | reset
-            known = window.labels.masked_fill(over.unsqueeze(-1), IGNORED)
+            done = waiting.done.to(reset.device) | reset
+            known = window.labels.masked_fill(done.unsqueeze(-1), IGNORED)
             waiting.labels = torch.cat([waiting.labels.to(known.device), known], dim=1)[:, : self.lookahead]
-            waiting.over = over | ends
-        done = [w for w in self._waiting if w.labels.shape[1] == self.lookahead or w.over.all()]
-        self._waiting = [w for w in self._waiting if not any(w is other for other in done)]
-        return [StateTarget(w.step, w.gradient, self._padded(w.labels)) for w in done]
+            waiting.done = done | ends
+        finished = [w for w in self._waiting if w.labels.shape[1] == self.lookahead or w.done.all()]
+        self._waiting = [w for w in self._waiting if not any(w is other for other in finished)]
+        return [StateTarget(w.step, w.gradient, self._padded(w.labels)) for w in finished]
 
     def state_dict(self) -> dict[str, Any]:
         return {"waiting": [vars(waiting) for waiting in self._waiting]}

@@ -37,7 +37,7 @@ class Exact(ZeroInterface):
     def __init__(self, module: Chain, windows: list[Window]) -> None:
         self.module, self.windows, self.asked = module, windows, 0
 
-    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def predict(self, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         self.asked += 1  # the cuts are asked in order
 
         def rest(flat: Tensor, _: Tensor | None) -> Tensor:

@@ -19,11 +19,11 @@ class EchoInterface(Interface):
         self.decay = decay
         self.newest: Tensor | None = None
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor | None:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
         if self.newest is None:
             return None
         answer = self.decay * self.newest
-        return answer if over is None else answer.masked_fill(over.unsqueeze(-1), 0.0)
+        return answer if done is None else answer.masked_fill(done.unsqueeze(-1), 0.0)
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         self.newest = gradient

@@ -17,8 +17,8 @@ class SignInterface(TrueInterface):
         super().__init__()
         self.strength = strength
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
-        return self.strength * super().gradient(step, value, labels, over).sign()
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
+        return self.strength * super().gradient(step, value, labels, done).sign()
 
 
 @dataclass

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workers.comm.contents import Contents
 from workers.comm.downstream import Downstream
-from workers.comm.edge import Blocked
+from workers.comm.edge import WaitTime
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.local import LocalEnd
@@ -54,8 +54,8 @@ def window() -> dict[str, Tensor]:
 
 
 def edge(ends: tuple[ChannelEnd, ChannelEnd]) -> tuple[Downstream, Upstream]:
-    down = Downstream(ends[0], stage=0, window=8, clock=Blocked(), timeout_s=10)
-    return down, Upstream(ends[1], stage=1, clock=Blocked(), timeout_s=10, contents=TEXT)
+    down = Downstream(ends[0], stage=0, window=8, clock=WaitTime(), timeout_s=10)
+    return down, Upstream(ends[1], stage=1, clock=WaitTime(), timeout_s=10, contents=TEXT)
 
 
 def changed(monkeypatch: pytest.MonkeyPatch, kind: Kind, name: str, steps: set[int]) -> None:

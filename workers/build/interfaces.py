@@ -10,9 +10,9 @@ from torch import nn
 from dni.data.source import Source
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface, ZeroInterface
-from dni.interfaces.local_objective import OwnTask
+from dni.interfaces.local_objective import LocalObjective
 from dni.interfaces.loss import LossInterface
-from dni.interfaces.wrapper import SlowerInterface
+from dni.interfaces.wrapper import MultiRateInterface
 from dni.methods.cut import CutContext, TimeCutContext
 from dni.predictors.base import Predictor
 from dni.recurrent import Chain
@@ -41,11 +41,13 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
     torch.manual_seed(_seed(config, index))
     interface = config.depth.interface(context)
     if clocks and clocks[0] < clocks[1]:
-        interface = SlowerInterface(interface, clocks[1])
+        interface = MultiRateInterface(interface, clocks[1])
     if index == 0 and config.data.own_classes:
         torch.manual_seed(_seed(config, 3 * config.stages))
         classes, rate = config.data.own_classes, config.optimizer.learning_rate
-        interface = OwnTask(interface, context.shape[-1], classes=classes, learning_rate=rate, device=stage.device)
+        interface = LocalObjective(
+            interface, context.shape[-1], classes=classes, learning_rate=rate, device=stage.device
+        )
     return interface
 
 

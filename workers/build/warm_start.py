@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.interfaces.base import Interface
-from dni.interfaces.local_objective import OwnTask
+from dni.interfaces.local_objective import LocalObjective
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from workers.build.model import build_chains
@@ -90,7 +90,7 @@ def chains_without_content(config: Config) -> list[Chain]:
 
 def _teach(interface: Interface, state: Mapping[str, Any]) -> None:
     """Load what learns there, as far as it fits."""
-    if isinstance(interface, OwnTask):
+    if isinstance(interface, LocalObjective):
         _load(interface.head, state.get("head", {}))
     if interface.learner is not None:
         _load(interface.learner, learned(state))

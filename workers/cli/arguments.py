@@ -28,6 +28,9 @@ REPLACED = (
     "optimizer", "transport",
 )  # fmt: skip
 
+#: Groups whose options are made of options of the groups within.
+MADE_OF = {"predictor": ("depth", "time")}
+
 
 def begin_with(arguments: Sequence[str]) -> tuple[str, Config | None]:
     """The primary config for a command, and with `resume=RUN` the record of that run, which it then begins with.
@@ -42,7 +45,7 @@ def begin_with(arguments: Sequence[str]) -> tuple[str, Config | None]:
     recorded = to_resume(before_resume(folder))
     plain = as_text(to_plain(recorded))
     for group in REPLACED:
-        inner = [{one.rpartition("/")[2]: RECORDED} for one in REPLACED if one.startswith(f"{group}/")]
+        inner = [{one: RECORDED} for one in MADE_OF.get(group, ())]
         offer(group, RECORDED, {**({"defaults": inner} if inner else {}), **_taken_out(plain, group)})
     ConfigStore.instance().store(name=RECORDED, node=OmegaConf.merge(open_schema(), OmegaConf.create(plain)))
     return RESUMED, recorded

@@ -33,7 +33,7 @@ from workers.launch.accept import Accepted, accept
 from workers.launch.cluster_environment import SUBMITTED, settle_launch
 from workers.launch.external import run_later_stage
 from workers.launch.launcher import Result, run
-from workers.launch.rendezvous import meeting_point
+from workers.launch.rendezvous import rendezvous_address
 from workers.launch.run_folder import share_folder
 from workers.system.errors import as_refusal, name_refusals_of_threads
 
@@ -84,14 +84,14 @@ def train(settings: DictConfig) -> None:
 
 def begin(settings: DictConfig, run_dir: Path) -> AbstractContextManager[Accepted]:
     """Take the seat that an engine offers, and have all checked. Raises ConfigError as the block is entered."""
-    meeting = meeting_point(os.environ)
+    meeting = rendezvous_address(os.environ)
     plain = OmegaConf.to_container(settings)
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
     asked = from_any(plain)
-    config, seat = settle_launch(asked, {**os.environ, **meeting})
-    os.environ.update(meeting if seat is not None else {})
-    return accept(config, run_dir, seat, asked.launch)
+    config, rank_info = settle_launch(asked, {**os.environ, **meeting})
+    os.environ.update(meeting if rank_info is not None else {})
+    return accept(config, run_dir, rank_info, asked.launch)
 
 
 def work(accepted: Accepted) -> None:
@@ -102,9 +102,9 @@ def work(accepted: Accepted) -> None:
 
 def run_accepted(accepted: Accepted) -> None:
     """Run all stages, or the one that is here, and say what came of it."""
-    seat = accepted.seat
-    if seat is not None and seat.rank:
-        run_later_stage(accepted.config, accepted.run_dir, seat)
+    rank_info = accepted.rank_info
+    if rank_info is not None and rank_info.rank:
+        run_later_stage(accepted.config, accepted.run_dir, rank_info)
     else:
         report(run(accepted), accepted.run_dir)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dni.errors import DniError, FlowControlError, OutOfOrder, WireError, WorkerLost
 from workers.comm.answers import Answers
-from workers.comm.edge import LINK_FAILED, Blocked, Target, naming
+from workers.comm.edge import LINK_FAILED, Target, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.base import ChannelEnd
 
@@ -25,7 +25,7 @@ _REMEMBERED = 16
 class Downstream:
     """The edge from stage k to stage k+1, held by stage k."""
 
-    def __init__(self, end: ChannelEnd, *, stage: int, window: int, clock: Blocked, timeout_s: float | None) -> None:
+    def __init__(self, end: ChannelEnd, *, stage: int, window: int, clock: WaitTime, timeout_s: float | None) -> None:
         self._end, self._clock, self._timeout_s = end, clock, timeout_s
         self._stage, self._window = stage, window
         self._sent = 0
@@ -56,7 +56,7 @@ class Downstream:
         while self.in_flight >= self._window:
             self._receive(f"credit for {kind.name} of step {step}")
         frame = Frame(kind, step, sequence=self._sent + 1, stage=self._stage, tensors=tensors)
-        with naming(f"stage {self._stage}, sending {kind.name} of step {step} to stage {self._stage + 1}"):
+        with error_context(f"stage {self._stage}, sending {kind.name} of step {step} to stage {self._stage + 1}"):
             self._end.send(frame)
         self._sent += 1
         if "value" in tensors:
@@ -156,7 +156,7 @@ class Downstream:
     def _watching(self, doing: str) -> Iterator[None]:
         """A malformed frame is kept in its place, under the first step that it can have been about."""
         try:
-            with naming(f"stage {self._stage}, {doing} from stage {self._stage + 1}"):
+            with error_context(f"stage {self._stage}, {doing} from stage {self._stage + 1}"):
                 yield
         except (OutOfOrder, *LINK_FAILED):
             raise

@@ -39,7 +39,7 @@ class Target(NamedTuple):
     late: int = 0  #: the gradient is that of `step` - late
 
 
-class Blocked:
+class WaitTime:
     """Adds up the seconds a stage spends waiting; its busy fraction is 1 - seconds / wall."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Blocked:
 
 
 @contextmanager
-def naming(where: str) -> Iterator[None]:
+def error_context(where: str) -> Iterator[None]:
     """Whoever is lost meanwhile is named with what was being done."""
     try:
         yield

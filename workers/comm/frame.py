@@ -16,7 +16,7 @@ class Kind(enum.IntEnum):
     HANDSHAKE = 1  #: first frame each way (wire transports only)
     STEP = 2  #: downstream: activation, labels and resets of one training step
     EVALUATE = 3  #: downstream: the same of one validation window; no gradient comes back
-    MARK = 4  #: downstream: save a checkpoint now, after the step named
+    CHECKPOINT = 4  #: downstream: save a checkpoint now, after the step named
     END = 5  #: downstream: nothing follows
     GRADIENT = 6  #: upstream: the target gradient of the step named, or of so many before as "late" says
     DONE = 7  #: upstream: finished without a gradient; news of losses may come along

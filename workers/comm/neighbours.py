@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from workers.comm.blame import Blame
-from workers.comm.edge import Blocked
+from workers.comm.edge import WaitTime
 from workers.comm.transports.base import ChannelEnd
 
 
@@ -18,7 +18,7 @@ class Neighbours:
         ends: by the number of the stage at the other end.
     """
 
-    def __init__(self, index: int, clock: Blocked, ends: Mapping[int, ChannelEnd]) -> None:
+    def __init__(self, index: int, clock: WaitTime, ends: Mapping[int, ChannelEnd]) -> None:
         self._index, self._clock, self._ends = index, clock, ends
         for end in ends.values():
             end.tell(self.blamed)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dni.errors import OutOfOrder, WireError
 from workers.comm.contents import Contents
-from workers.comm.edge import LINK_FAILED, Blocked, Loss, naming
+from workers.comm.edge import LINK_FAILED, Loss, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.base import ChannelEnd
 
-_FORWARD = (Kind.STEP, Kind.EVALUATE, Kind.PROBE, Kind.MARK, Kind.END)
+_FORWARD = (Kind.STEP, Kind.EVALUATE, Kind.PROBE, Kind.CHECKPOINT, Kind.END)
 
 
 class Upstream:
@@ -25,7 +25,7 @@ class Upstream:
         end: ChannelEnd,
         *,
         stage: int,
-        clock: Blocked,
+        clock: WaitTime,
         timeout_s: float | None,
         contents: Contents | None = None,
     ) -> None:
@@ -88,14 +88,14 @@ class Upstream:
         if losses:
             tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         answer = Frame(kind, frame.step, self._sent + 1, self._finished, self._stage, tensors)
-        with naming(f"stage {self._stage}, sending {kind.name} of step {frame.step} to stage {self._stage - 1}"):
+        with error_context(f"stage {self._stage}, sending {kind.name} of step {frame.step} to stage {self._stage - 1}"):
             self._end.send(answer)
         self._sent += 1
 
     def _next(self, get: Callable[[], Frame | None]) -> Frame | None:
         expected, source = self._received + 1, f"stage {self._stage - 1}"
         try:
-            with naming(f"stage {self._stage}, waiting for frame {expected} from {source}"):
+            with error_context(f"stage {self._stage}, waiting for frame {expected} from {source}"):
                 frame = get()
         except LINK_FAILED:
             raise

@@ -20,7 +20,7 @@ from workers.config.schema import LaunchConfig
 from workers.config.settings import Config
 from workers.config.validation.check import check
 from workers.config.validation.pipelines import check_devices
-from workers.launch.cluster_environment import Seat
+from workers.launch.cluster_environment import RankInfo
 from workers.resume.resume import settle_resume
 from workers.resume.start import settle_start
 from workers.storage.lock import locked
@@ -39,7 +39,7 @@ class Accepted:
     config: Config
     data: Data
     run_dir: Path
-    seat: Seat | None
+    rank_info: RankInfo | None
     asked: LaunchConfig  #: how it was to be launched, before an engine's seat was taken
 
     @property
@@ -50,7 +50,7 @@ class Accepted:
 
 @contextmanager
 def accept(
-    config: Config, run_dir: Path, seat: Seat | None = None, asked: LaunchConfig | None = None
+    config: Config, run_dir: Path, rank_info: RankInfo | None = None, asked: LaunchConfig | None = None
 ) -> Iterator[Accepted]:
     """Check everything, then make the run's folder and hold its lock until the end of the block.
 
@@ -59,14 +59,16 @@ def accept(
     """
     with ExitStack() as held:
         with refusals_at_the_door():
-            accepted = _accepted(config, run_dir, seat, asked or config.launch, held)
+            accepted = _accepted(config, run_dir, rank_info, asked or config.launch, held)
         yield accepted
 
 
-def _accepted(config: Config, run_dir: Path, seat: Seat | None, asked: LaunchConfig, held: ExitStack) -> Accepted:
-    config, data = settle(config, seat)
-    accepted = Accepted(config, data, run_dir, seat, asked)
-    if seat is not None and seat.rank:
+def _accepted(
+    config: Config, run_dir: Path, rank_info: RankInfo | None, asked: LaunchConfig, held: ExitStack
+) -> Accepted:
+    config, data = settle(config, rank_info)
+    accepted = Accepted(config, data, run_dir, rank_info, asked)
+    if rank_info is not None and rank_info.rank:
         return accepted
     resumed = None if config.resume is None else Path(config.resume)
     refuse_taken(run_dir, resumed)
@@ -76,13 +78,13 @@ def _accepted(config: Config, run_dir: Path, seat: Seat | None, asked: LaunchCon
     return accepted
 
 
-def settle(config: Config, seat: Seat | None) -> tuple[Config, Data]:
+def settle(config: Config, rank_info: RankInfo | None) -> tuple[Config, Data]:
     """Check the settings and fill in what they leave open. Raises ConfigError."""
     check(config)
     decay_steps = config.optimizer.schedule.decay_steps
     config, data = resolve(config)
     config = settle_start(settle_resume(config, decay_steps))
-    refuse_early(config, seat)
+    refuse_early(config, rank_info)
     return config, data
 
 
@@ -93,18 +95,18 @@ def refuse_taken(run_dir: Path, resumed: Path | None = None) -> None:
         raise ConfigError(f"{run_dir} already holds a run: name another hydra.run.dir, or go on with it (resume=)")
 
 
-def refuse_early(config: Config, seat: Seat | None = None) -> None:
+def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
     """Build what the stages will build, so that a bad cut or device is refused before anything starts."""
     refuse_misfit(config)
     try_optimizers(config, build_chains(config))
     refuse_large(config)
     refuse_large_inputs(config)
-    devices = devices_here(config, seat)
+    devices = devices_here(config, rank_info)
     check_devices(config, devices)
-    config.transport.check_machine(devices, first=0 if seat is None else seat.rank)
+    config.transport.check_machine(devices, first=0 if rank_info is None else rank_info.rank)
 
 
-def devices_here(config: Config, seat: Seat | None) -> list[str]:
+def devices_here(config: Config, rank_info: RankInfo | None) -> list[str]:
     """The devices of the stages from the first on, or of the one that is here. Raises ConfigError if one is missing."""
-    stages = range(config.stages) if seat is None else [seat.rank]
+    stages = range(config.stages) if rank_info is None else [rank_info.rank]
     return [str(device_of(config, index)) for index in stages]

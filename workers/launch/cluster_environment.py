@@ -19,7 +19,7 @@ SUBMITTED = "SUBMITIT_EXECUTOR"
 
 
 @dataclass(frozen=True)
-class Seat:
+class RankInfo:
     """One stage's place in a run whose processes an engine has started."""
 
     rank: int
@@ -35,43 +35,45 @@ class Seat:
         return self.size is not None and self.local >= self.size
 
 
-def find_seat(environment: Environment) -> Seat | None:
+def find_seat(environment: Environment) -> RankInfo | None:
     """The seat of this process; None if no engine gave it one. Raises ConfigError for what is not a number."""
     for engine in (_torchrun, _submitit, _slurm, _kubernetes):
-        seat = engine(environment)
-        if seat is not None:
-            return seat
+        rank_info = engine(environment)
+        if rank_info is not None:
+            return rank_info
     return None
 
 
-def settle_launch(config: Config, environment: Environment) -> tuple[Config, Seat | None]:
+def settle_launch(config: Config, environment: Environment) -> tuple[Config, RankInfo | None]:
     """Take the seat that an engine offers, with `launch=external`, or with `auto` where there is no doubt.
 
     None: this process is the whole run. Raises ConfigError if the seat does not fit the settings.
     """
     mode = config.launch.mode
-    seat = find_seat(environment) if mode in (LaunchMode.auto, LaunchMode.external) else None
-    if mode is LaunchMode.external and seat is None:
+    rank_info = find_seat(environment) if mode in (LaunchMode.auto, LaunchMode.external) else None
+    if mode is LaunchMode.external and rank_info is None:
         raise ConfigError(
             "launch=external: nothing says which stage this is: start it with torchrun or srun, set RANK and "
             "WORLD_SIZE, or, in a pod, DNI_STAGES"
         )
-    if seat is None or not (mode is LaunchMode.external or seat.certain):
+    if rank_info is None or not (mode is LaunchMode.external or rank_info.certain):
         return config, None
-    _fit(config, seat, environment)
-    threads = config.launch.torch_threads or max(1, (os.cpu_count() or 1) // seat.local)
-    return replace(config, launch=replace(config.launch, mode=LaunchMode.external, torch_threads=threads)), seat
+    _fit(config, rank_info, environment)
+    threads = config.launch.torch_threads or max(1, (os.cpu_count() or 1) // rank_info.local)
+    return replace(config, launch=replace(config.launch, mode=LaunchMode.external, torch_threads=threads)), rank_info
 
 
-def _fit(config: Config, seat: Seat, environment: Environment) -> None:
-    size = config.stages if seat.size is None else seat.size
+def _fit(config: Config, rank_info: RankInfo, environment: Environment) -> None:
+    size = config.stages if rank_info.size is None else rank_info.size
     if size != config.stages:
         raise ConfigError(
-            f"launch=external: {seat.said_by} says that there are {size} processes, and stages={config.stages}: each "
-            f"is one stage: set stages={size}, or start {config.stages}"
+            f"launch=external: {rank_info.said_by} says that there are {size} processes, and stages={config.stages}: "
+            f"each is one stage: set stages={size}, or start {config.stages}"
         )
-    if not 0 <= seat.rank < size:
-        raise ConfigError(f"launch=external: {seat.said_by} calls this process {seat.rank}, of 0 to {size - 1}")
+    if not 0 <= rank_info.rank < size:
+        raise ConfigError(
+            f"launch=external: {rank_info.said_by} calls this process {rank_info.rank}, of 0 to {size - 1}"
+        )
     transport = config.transport
     if size == 1 or transport.peers:
         return
@@ -81,14 +83,14 @@ def _fit(config: Config, seat: Seat, environment: Environment) -> None:
             "transport.peers=[HOST:PORT,...], one for each stage"
         )
     private = transport.private if config.can_encrypt else transport.insecure
-    if not (seat.one_machine or private):
+    if not (rank_info.one_machine or private):
         raise ConfigError(
             "launch=external: the stages are on several machines, as far as is known, and links are neither encrypted "
             f"nor authenticated: {consent(config.can_encrypt)} (or, on one machine, MASTER_ADDR=localhost)"
         )
 
 
-def _torchrun(environment: Environment) -> Seat | None:
+def _torchrun(environment: Environment) -> RankInfo | None:
     """What torchrun and its likes set; many other engines do, too."""
     if "RANK" not in environment or "WORLD_SIZE" not in environment:
         return None
@@ -97,19 +99,19 @@ def _torchrun(environment: Environment) -> Seat | None:
     local = _number(environment, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environment else known
     job = environment.get("TORCHELASTIC_RUN_ID")
     job = None if job == "none" else job  # torchrun's word for one that was not given
-    return Seat(_number(environment, "RANK"), size, "WORLD_SIZE", size > 1, job, max(1, local))
+    return RankInfo(_number(environment, "RANK"), size, "WORLD_SIZE", size > 1, job, max(1, local))
 
 
-def _submitit(environment: Environment) -> Seat | None:
+def _submitit(environment: Environment) -> RankInfo | None:
     """What submitit sets for the tasks of a job on this machine; on a cluster it is SLURM that says so."""
     if environment.get(SUBMITTED) != "local" or "SUBMITIT_LOCAL_GLOBALID" not in environment:
         return None
     size = _number(environment, "SUBMITIT_LOCAL_NTASKS")
     rank = _number(environment, "SUBMITIT_LOCAL_GLOBALID")
-    return Seat(rank, size, "hydra.launcher.tasks_per_node", size > 1, None, size)
+    return RankInfo(rank, size, "hydra.launcher.tasks_per_node", size > 1, None, size)
 
 
-def _slurm(environment: Environment) -> Seat | None:
+def _slurm(environment: Environment) -> RankInfo | None:
     """What srun sets. Without a step this is the batch script, which is not one of the tasks."""
     if "SLURM_PROCID" not in environment or "SLURM_NTASKS" not in environment:
         return None
@@ -117,10 +119,10 @@ def _slurm(environment: Environment) -> Seat | None:
     machines = _number(environment, "SLURM_NNODES") if "SLURM_NNODES" in environment else size
     certain = size > 1 and "SLURM_STEP_ID" in environment
     job, local = environment.get("SLURM_JOB_ID"), -(-size // max(1, machines))
-    return Seat(_number(environment, "SLURM_PROCID"), size, "SLURM_NTASKS", certain, job, max(1, local))
+    return RankInfo(_number(environment, "SLURM_PROCID"), size, "SLURM_NTASKS", certain, job, max(1, local))
 
 
-def _kubernetes(environment: Environment) -> Seat | None:
+def _kubernetes(environment: Environment) -> RankInfo | None:
     """The index of a pod: of an indexed Job, in POD_INDEX, or at the end of the name that a StatefulSet gives."""
     if "DNI_STAGES" not in environment and "KUBERNETES_SERVICE_HOST" not in environment:
         return None
@@ -128,8 +130,8 @@ def _kubernetes(environment: Environment) -> Seat | None:
     tail = (environment.get("HOSTNAME") or socket.gethostname()).rpartition("-")[2]
     for key in ("JOB_COMPLETION_INDEX", "POD_INDEX"):
         if environment.get(key):
-            return Seat(_number(environment, key), size, "DNI_STAGES", size is not None and size > 1)
-    return Seat(int(tail), size, "DNI_STAGES", size is not None and size > 1) if tail.isdecimal() else None
+            return RankInfo(_number(environment, key), size, "DNI_STAGES", size is not None and size > 1)
+    return RankInfo(int(tail), size, "DNI_STAGES", size is not None and size > 1) if tail.isdecimal() else None
 
 
 def _number(environment: Environment, key: str) -> int:

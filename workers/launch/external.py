@@ -19,8 +19,8 @@ from dni.errors import ConfigError, DniError, PeerTimeout
 from workers.comm.address import UNIX, is_loopback, socket_folder
 from workers.comm.transports.base import AUTO, ChannelEnd
 from workers.config.settings import Config
-from workers.launch.cluster_environment import Seat
-from workers.launch.record_files import Gatherer, append
+from workers.launch.cluster_environment import RankInfo
+from workers.launch.record_files import RecordFollower, append
 from workers.runtime.assembly import assemble
 from workers.runtime.job import Job
 from workers.runtime.links import connect, listen
@@ -34,30 +34,30 @@ from workers.system.signals import ENDING
 EVERYWHERE = "0.0.0.0"
 
 
-def run_first_stage(job: Job, seat: Seat) -> None:
+def run_first_stage(job: Job, rank_info: RankInfo) -> None:
     """Stage 0, and the records of all others, until all have ended."""
-    with Gatherer(job) as others:
-        _run(job, seat)
+    with RecordFollower(job) as others:
+        _run(job, rank_info)
         others.until_ended(job.config.transport.timeout_s)
 
 
-def run_later_stage(config: Config, run_dir: Path, seat: Seat) -> None:
+def run_later_stage(config: Config, run_dir: Path, rank_info: RankInfo) -> None:
     """Any other stage. Raises what ends it; the settings have been checked, the data need not have been opened."""
     with socket_folder() as sockets:
-        note = partial(append, run_dir, seat.rank)
-        _run(Job(config, run_dir, note, Event(), sockets=sockets), seat)
+        note = partial(append, run_dir, rank_info.rank)
+        _run(Job(config, run_dir, note, Event(), sockets=sockets), rank_info)
 
 
-def _run(job: Job, seat: Seat) -> None:
+def _run(job: Job, rank_info: RankInfo) -> None:
     try:
         keep_memory()
         torch.set_num_threads(job.config.torch_threads)
         with refusals_named(), ExitStack() as links, no_early_exit():
-            (_run_in_group if job.config.pipelined else _run_linked)(job, seat, links)
+            (_run_in_group if job.config.pipelined else _run_linked)(job, rank_info, links)
     except ConfigError as error:
-        raise type(error)(_said_by(seat.rank, error)) from error
+        raise type(error)(_said_by(rank_info.rank, error)) from error
     except DniError as error:
-        raise type(error)(f"{_said_by(seat.rank, error)}; {continue_with(job.run_dir)}") from error
+        raise type(error)(f"{_said_by(rank_info.rank, error)}; {continue_with(job.run_dir)}") from error
 
 
 def _said_by(rank: int, error: DniError) -> str:
@@ -66,33 +66,33 @@ def _said_by(rank: int, error: DniError) -> str:
     return said if said.startswith(f"stage {rank}:") else f"stage {rank}: {said}"
 
 
-def _run_linked(job: Job, seat: Seat, links: ExitStack) -> None:
+def _run_linked(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
     """Link up from the first stage to the last, so that who is linked knows that all before it are; then work."""
-    rank, timeout_s = seat.rank, job.config.transport.timeout_s
-    addresses = find_addresses(job, seat)
+    rank, timeout_s = rank_info.rank, job.config.transport.timeout_s
+    addresses = find_addresses(job, rank_info)
     upstream = downstream = None
     if rank:
-        listener = links.enter_context(closing(listen(job, rank, where_to_listen(job, seat))))
+        listener = links.enter_context(closing(listen(job, rank, where_to_listen(job, rank_info))))
         addresses.publish(rank, reachable(listener.address))
         upstream = links.enter_context(closing(listener.accept(timeout_s)))
     if rank < job.config.stages - 1:
         downstream = links.enter_context(closing(connect_by_name(job, rank, addresses.of(rank + 1))))
-    with deaf() if rank else ExitStack():
+    with ignoring_signals() if rank else ExitStack():
         assemble(job, rank, upstream, downstream).run()
 
 
-def _run_in_group(job: Job, seat: Seat, links: ExitStack) -> None:
+def _run_in_group(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
     """All ranks of one process group, which meet at the engine's store; then work."""
     # needs torch.distributed, which not every build of torch has
     from workers.launch.store import meet
     from workers.runtime.pipeline.process_group import HERE, process_group
     from workers.runtime.pipeline.worker import PipelinedWorker
 
-    store = meet(seat, job.config.transport.timeout_s)
-    host = HERE if seat.one_machine else os.environ["MASTER_ADDR"]
-    links.enter_context(process_group(job, seat.rank, store, host))
-    with deaf() if seat.rank else ExitStack():
-        PipelinedWorker(job, seat.rank).run()
+    store = meet(rank_info, job.config.transport.timeout_s)
+    host = HERE if rank_info.one_machine else os.environ["MASTER_ADDR"]
+    links.enter_context(process_group(job, rank_info.rank, store, host))
+    with ignoring_signals() if rank_info.rank else ExitStack():
+        PipelinedWorker(job, rank_info.rank).run()
 
 
 def connect_by_name(job: Job, rank: int, address: str) -> ChannelEnd:
@@ -138,25 +138,25 @@ class Listed:
         return self.peers[stage]
 
 
-def find_addresses(job: Job, seat: Seat) -> Addresses:
+def find_addresses(job: Job, rank_info: RankInfo) -> Addresses:
     """The list in the settings, or the engine's store."""
     transport = job.config.transport
     if transport.peers or job.config.stages == 1:
         return Listed(transport.peers)
     from workers.launch.store import Stored  # needs torch.distributed, which not every build of torch has
 
-    return Stored(seat, job.run_dir.name, transport.timeout_s)
+    return Stored(rank_info, job.run_dir.name, transport.timeout_s)
 
 
-def where_to_listen(job: Job, seat: Seat) -> str | None:
+def where_to_listen(job: Job, rank_info: RankInfo) -> str | None:
     """What a stage binds to; None: as on one machine."""
     transport = job.config.transport
     if transport.bind != AUTO:
         return transport.bind
     if transport.peers:
-        host, _, port = transport.peers[seat.rank].rpartition(":")
+        host, _, port = transport.peers[rank_info.rank].rpartition(":")
         return f"{host if is_loopback(host) else EVERYWHERE}:{port}"
-    return None if seat.one_machine else f"{EVERYWHERE}:0"
+    return None if rank_info.one_machine else f"{EVERYWHERE}:0"
 
 
 def reachable(address: str) -> str:
@@ -168,7 +168,7 @@ def reachable(address: str) -> str:
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
+def ignoring_signals() -> Iterator[None]:
     """What an engine tells all its processes, the first stage alone heeds: it ends the run in good order."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,7 +19,7 @@ from workers.comm.address import socket_folder
 from workers.config.convert import to_plain
 from workers.config.settings import Config
 from workers.launch.accept import Accepted, accept, devices_here
-from workers.launch.cluster_environment import SUBMITTED, Seat
+from workers.launch.cluster_environment import SUBMITTED, RankInfo
 from workers.launch.diverged import refuse_diverged, stop_when_diverged
 from workers.launch.external import run_first_stage, run_later_stage
 from workers.launch.how_to_go_on import refusals_in_a_run, saying_how_to_go_on
@@ -51,13 +51,13 @@ class Result:
     interrupted: bool
 
 
-def launch(config: Config, run_dir: Path, seat: Seat | None = None) -> Result:
+def launch(config: Config, run_dir: Path, rank_info: RankInfo | None = None) -> Result:
     """Run to the end, or to an interrupt. Raises ConfigError before anything starts; WorkerLost if a stage is lost;
     DivergedError, with a summary written, if the run has diverged.
 
     `seat`: of the first stage, where an engine has started all of them.
     """
-    with accept(config, run_dir, seat) as accepted:
+    with accept(config, run_dir, rank_info) as accepted:
         return run(accepted)
 
 
@@ -76,7 +76,7 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
     """Write the settings into the run's folder, with what an earlier sitting hands on; return what the summary says of
     the settings, and the record that this sitting begins."""
     config, run_dir = accepted.config, accepted.run_dir
-    known = facts(config, accepted.data, accepted.seat)
+    known = facts(config, accepted.data, accepted.rank_info)
     warn_of_versions(config)
     checkpoint.drop_after(run_dir, config.resume_step or 0)
     write_record(run_dir, accepted.recorded)
@@ -94,7 +94,7 @@ def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> di
     with watched as monitor, socket_folder() as sockets:
         monitor(begun)
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)
-        run_to_an_end(job, stop, accepted.seat)
+        run_to_an_end(job, stop, accepted.rank_info)
         ends = monitor.summary_stages()
         with about(run_dir / SUMMARY):
             summary = write_summary(
@@ -107,26 +107,26 @@ def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> di
     return summary
 
 
-def launch_later_stage(config: Config, run_dir: Path, seat: Seat) -> None:
+def launch_later_stage(config: Config, run_dir: Path, rank_info: RankInfo) -> None:
     """Run another stage than the first, where an engine has started all of them. Raises as `launch`."""
-    with accept(config, run_dir, seat) as accepted, refusals_in_a_run(run_dir):
-        run_later_stage(accepted.config, run_dir, seat)
+    with accept(config, run_dir, rank_info) as accepted, refusals_in_a_run(run_dir):
+        run_later_stage(accepted.config, run_dir, rank_info)
 
 
-def run_to_an_end(job: Job, stop: Stop, seat: Seat | None) -> None:
+def run_to_an_end(job: Job, stop: Stop, rank_info: RankInfo | None) -> None:
     """As `run_stages`, but stages that are lost because one has diverged are no error: it is said with the summary."""
     try:
-        run_stages(job, stop, seat)
+        run_stages(job, stop, rank_info)
     except DniError:
         if stop.diverged is None:
             raise
 
 
-def run_stages(job: Job, stop: Stop, seat: Seat | None = None) -> None:
+def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
     """In threads or processes, as the settings say, or here the first one, until all stages have ended."""
-    if seat is not None:
+    if rank_info is not None:
         with stop_on_signals(stop, lambda: None):
-            return run_first_stage(job, seat)
+            return run_first_stage(job, rank_info)
     if job.config.threads:
         with stop_on_signals(stop, lambda: None), saying_how_to_go_on(job.run_dir):
             return run_threads(job)
@@ -172,9 +172,9 @@ def keep_few_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Cal
     return note
 
 
-def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
+def facts(config: Config, data: Data, rank_info: RankInfo | None = None) -> RunFacts:
     """What the summary says of a run's settings."""
-    devices = devices_here(config, seat)
+    devices = devices_here(config, rank_info)
     backend = "nccl" if devices[0].startswith("cuda") else "gloo"
     return RunFacts(
         depth=config.depth.name,
@@ -183,7 +183,7 @@ def facts(config: Config, data: Data, seat: Seat | None = None) -> RunFacts:
         seed=config.seed,
         stages=config.stages,
         transport=backend if config.pipelined else config.transport.name,
-        launch="external" if seat is not None else "threads" if config.threads else "processes",
+        launch="external" if rank_info is not None else "threads" if config.threads else "processes",
         window=None if config.pipelined else config.depth.window,
         lag=config.depth.lag,
         delay_ms=config.transport.delay_ms,

@@ -45,7 +45,7 @@ def append(run_dir: Path, stage: int, record: Record) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-class Gatherer:
+class RecordFollower:
     """Passes the records of all stages but the first on to the job's sink; a context manager."""
 
     def __init__(self, job: Job) -> None:
@@ -57,7 +57,7 @@ class Gatherer:
         self._changed = threading.Condition()
         self._thread = background("gather", self._follow, self._fail)
 
-    def __enter__(self) -> Gatherer:
+    def __enter__(self) -> RecordFollower:
         record_file(self.job.run_dir, 0).parent.mkdir(exist_ok=True)
         for stage in self._read:
             record_file(self.job.run_dir, stage).write_bytes(b"")

@@ -10,7 +10,7 @@ from workers.launch.cluster_environment import Environment
 _FIRST, _PORTS = 20000, 12000
 
 
-def meeting_point(environment: Environment) -> dict[str, str]:
+def rendezvous_address(environment: Environment) -> dict[str, str]:
     """MASTER_ADDR and MASTER_PORT, where either submitit or SLURM started this process and neither is set; or nothing.
 
     The port follows from the names of job and step, so that two on one machine do not meet.

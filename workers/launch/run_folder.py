@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dni.errors import ConfigError
 from workers.config.schema import LaunchMode
 from workers.config.settings import Config
-from workers.launch.cluster_environment import Environment, Seat, find_seat
+from workers.launch.cluster_environment import Environment, RankInfo, find_seat
 
 #: What names a folder, and nothing else.
 RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -22,8 +22,8 @@ def share_folder(arguments: list[str], environment: Environment, recorded: Confi
     """
     before = LaunchMode.auto if recorded is None else recorded.launch.mode
     mode = _last(arguments, "launch", "launch.mode") or before.name
-    seat = find_seat(environment) if mode in (LaunchMode.auto.name, LaunchMode.external.name) else None
-    if seat is None or not (mode == LaunchMode.external.name or seat.certain):
+    rank_info = find_seat(environment) if mode in (LaunchMode.auto.name, LaunchMode.external.name) else None
+    if rank_info is None or not (mode == LaunchMode.external.name or rank_info.certain):
         return arguments
     if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*arguments}:
         if (_last(arguments, "hydra/launcher") or "").startswith("submitit_"):
@@ -32,15 +32,15 @@ def share_folder(arguments: list[str], environment: Environment, recorded: Confi
             "launch=external is one stage of one run, and -m makes many: start a job for each, have them submitted "
             "(hydra/launcher=submitit_slurm), or, on one machine, use launch=processes"
         )
-    return [*_overrides(arguments, seat, recorded), *arguments]
+    return [*_overrides(arguments, rank_info, recorded), *arguments]
 
 
-def _overrides(arguments: Sequence[str], seat: Seat, recorded: Config | None) -> list[str]:
-    name = [f"hydra.job.name=stage-{seat.rank}"] if seat.rank else []  # logs into a file of its own
+def _overrides(arguments: Sequence[str], rank_info: RankInfo, recorded: Config | None) -> list[str]:
+    name = [f"hydra.job.name=stage-{rank_info.rank}"] if rank_info.rank else []  # logs into a file of its own
     if _last(arguments, "hydra.run.dir") is not None:
         return name
     before = None if recorded is None else recorded.run_id
-    run_id = _last(arguments, "run_id") or before or seat.job
+    run_id = _last(arguments, "run_id") or before or rank_info.job
     if run_id in (None, "null"):
         raise ConfigError("launch=external: what is the folder that all stages share to be called? Set run_id=NAME")
     if not RUN_ID.fullmatch(run_id):

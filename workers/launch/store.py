@@ -14,11 +14,11 @@ from torch.distributed.distributed_c10d import Store
 from dni.errors import ConfigError, PeerTimeout
 from workers.comm.address import is_loopback
 from workers.comm.transports.torch_distributed.store import join_store, open_store
-from workers.launch.cluster_environment import Seat
+from workers.launch.cluster_environment import RankInfo
 from workers.runtime.pipeline.process_group import HERE
 
 
-def meet(seat: Seat, timeout_s: float) -> Store:
+def meet(rank_info: RankInfo, timeout_s: float) -> Store:
     """The store at MASTER_ADDR:MASTER_PORT; torchrun brings it along, else rank 0 opens it.
 
     Stages on one machine meet on its loopback interface, whatever MASTER_ADDR says. Raises PeerTimeout if nobody opens
@@ -26,9 +26,9 @@ def meet(seat: Seat, timeout_s: float) -> Store:
     """
     host, port = os.environ["MASTER_ADDR"], _port(os.environ["MASTER_PORT"])
     brought_along = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if seat.one_machine and not (brought_along or is_loopback(host)):
+    if rank_info.one_machine and not (brought_along or is_loopback(host)):
         host = HERE
-    if seat.rank == 0 and not brought_along:
+    if rank_info.rank == 0 and not brought_along:
         return _host(host, port, timeout_s)
     try:
         return join_store(host, port, timeout_s)
@@ -39,9 +39,9 @@ def meet(seat: Seat, timeout_s: float) -> Store:
 class Stored:
     """Addresses are kept in the engine's store, under the name of the run."""
 
-    def __init__(self, seat: Seat, run: str, timeout_s: float) -> None:
+    def __init__(self, rank_info: RankInfo, run: str, timeout_s: float) -> None:
         self.timeout_s, self.prefix = timeout_s, f"dni/{run}"
-        self.store = meet(seat, timeout_s)
+        self.store = meet(rank_info, timeout_s)
 
     def publish(self, stage: int, address: str) -> None:
         self.store.set(f"{self.prefix}/stage-{stage}", address)

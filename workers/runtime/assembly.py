@@ -19,7 +19,7 @@ from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
 from workers.comm.contents import Contents
 from workers.comm.downstream import Downstream
-from workers.comm.edge import Blocked
+from workers.comm.edge import WaitTime
 from workers.comm.neighbours import Neighbours
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.upstream import Upstream
@@ -27,9 +27,9 @@ from workers.config.settings import Config
 from workers.runtime.clock import Clock
 from workers.runtime.emulation import slow_down
 from workers.runtime.feed import Feed
-from workers.runtime.forward_unlocked import Unlocked
+from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.job import Job
-from workers.runtime.recorder import Journal
+from workers.runtime.recorder import Recorder
 from workers.runtime.worker import Worker
 from workers.storage import checkpoint
 
@@ -39,7 +39,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     config = job.config
     contents = contents_of(config, index) if index else None  # first: it seeds torch, as building a stage does
     stage = build_stage(config, index)
-    clock, timeout = Blocked(), config.transport.timeout_s
+    clock, timeout = WaitTime(), config.transport.timeout_s
     before = _before(job, index, stage, upstream, clock, contents)
     source = before.data.train if isinstance(before, Feed) else None
     depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage, source)
@@ -51,7 +51,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         )
     ends = {index - 1: upstream, index + 1: downstream}
     Neighbours(index, clock, {stage: end for stage, end in ends.items() if end is not None})
-    journal = Journal(
+    recorder = Recorder(
         job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
         guessing=config.loss.of_guessing(config.model.symbols or 1),
     )  # fmt: skip
@@ -61,7 +61,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         staleness=config.optimizer.staleness,
         goes_back=partial(goes_back, config, index),
         clock=Clock.of(config.depth.clocks, index),
-        journal=journal,
+        recorder=recorder,
         save=partial(checkpoint.save, job.run_dir, index, config.stages),
     )  # fmt: skip
     if config.resume is not None:
@@ -72,8 +72,8 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
 
 
 def _before(
-    job: Job, index: int, stage: Stage, upstream: ChannelEnd | None, clock: Blocked, contents: Contents | None
-) -> Upstream | Feed | Unlocked:
+    job: Job, index: int, stage: Stage, upstream: ChannelEnd | None, clock: WaitTime, contents: Contents | None
+) -> Upstream | Feed | ForwardUnlocked:
     """What the stage reads."""
     config = job.config
     if upstream is None:
@@ -83,7 +83,7 @@ def _before(
         return edge
     own = Feed(config, open_data(config), start=job.start, stop=Event())  # sources have state: none is shared
     inputs = input_interface(config, index, stage)
-    return Unlocked(edge, own, inputs, window=config.depth.window, lag=config.depth.lag)
+    return ForwardUnlocked(edge, own, inputs, window=config.depth.window, lag=config.depth.lag)
 
 
 def contents_of(config: Config, index: int) -> Contents:

@@ -14,7 +14,7 @@ STEPS = 100
 FACTOR = 10.0
 
 
-class Watch:
+class DivergenceWatch:
     """The losses of one stage, in nats per label.
 
     Args:

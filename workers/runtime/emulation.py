@@ -32,7 +32,7 @@ def lasting(call: Callable[P, R], ms: float) -> Callable[P, R]:
 
 def slow_down(settings: EmulateConfig, stage: Stage, depth: Interface, time_cut: Interface) -> None:
     """Make a stage's passes, and the updates of what is at its cuts, last as the settings say."""
-    learns = "due" if depth.learns_when_asked else "target"
+    learns = "ready_steps" if depth.learns_when_asked else "target"
     timed: list[tuple[object, str, float]] = [
         (stage, "forward", settings.forward_ms), (stage, "backward", settings.backward_ms),
         (depth, learns, settings.cut_ms),

@@ -88,10 +88,10 @@ class Feed:
             if probe and step % probe == 0:
                 yield self._probe(step)
             if self._saves(step) and self._goes_on(step):
-                yield Frame(Kind.MARK, step)
+                yield Frame(Kind.CHECKPOINT, step)
                 saved = step
         if saved != step:
-            yield Frame(Kind.MARK, step)
+            yield Frame(Kind.CHECKPOINT, step)
         yield Frame(Kind.END, step)
 
     def _announcing(self, frame: Frame) -> Frame:

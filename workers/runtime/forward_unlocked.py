@@ -16,7 +16,7 @@ from workers.comm.upstream import Upstream
 from workers.runtime.feed import Feed
 
 
-class Unlocked:
+class ForwardUnlocked:
     """Training steps from a feed of the stage's own, their values predicted; all else from the edge, in its place.
 
     Has the calls of an upstream edge. The value that comes over the edge for a step is the target of the prediction,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dni.diagnostics import Exact, Passage, in_depth, in_time
+from dni.diagnostics import Exact, SequenceGraph, in_depth, in_time
 from dni.interfaces.base import Interface
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.stages.base import Stage
@@ -25,7 +25,7 @@ class Probe:
         self.device = stage.device
         self.sizes: list[int] = frame.tensors["windows"].tolist()
         self.labels, self.context = (frame.tensors[name].to(self.device) for name in ("labels", "context"))
-        self.passage = Passage(stage.module, self._windows(frame.tensors["value"].to(self.device)))
+        self.passage = SequenceGraph(stage.module, self._windows(frame.tensors["value"].to(self.device)))
         self.exact: Exact
 
     @property

@@ -15,19 +15,19 @@ from dni.loss_function import Judgement
 from dni.metrics import FitMeter, bits
 from dni.stages.base import Stage
 from workers.comm.downstream import Downstream
-from workers.comm.edge import Blocked
+from workers.comm.edge import WaitTime
 from workers.comm.frame import Frame, Kind
 from workers.comm.upstream import Upstream
-from workers.runtime.divergence import Watch
+from workers.runtime.divergence import DivergenceWatch
 from workers.runtime.feed import Feed
-from workers.runtime.forward_unlocked import Unlocked
+from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.optimizer_figures import optimizer_figures
-from workers.runtime.tally import Tally
+from workers.runtime.tally import RunTotals
 
 Record = dict[str, Any]
 
 
-class Journal:
+class Recorder:
     """Sends records to a sink: `train` every `every` steps, `valid` per pass (`own` of a task of the
     stage's own), `probe`, `checkpoint`, one `diverged` if the stage has (`workers.runtime.divergence`), and one `end`.
     `parts`: the parts of the model that the stage holds.
@@ -44,9 +44,9 @@ class Journal:
         index: int,
         depth: Interface,
         time_cut: Interface,
-        upstream: Upstream | Feed | Unlocked,
+        upstream: Upstream | Feed | ForwardUnlocked,
         downstream: Downstream | None,
-        clock: Blocked,
+        clock: WaitTime,
         *,
         every: int,
         guessing: float = 0.0,
@@ -55,7 +55,7 @@ class Journal:
         self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
         self.upstream, self.downstream = upstream, downstream
-        self.tally, self.watch = Tally(), Watch(guessing)
+        self.tally, self.watch = RunTotals(), DivergenceWatch(guessing)
         self._condemned = False
         self._started: float | None = None
         self._last_record = self._last_event = 0.0

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass
-class Tally:
+class RunTotals:
     """Sums of one stage; times in seconds. `wall_s` and `blocked_s` end with the last checkpoint."""
 
     steps: int = 0

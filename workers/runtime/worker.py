@@ -21,9 +21,9 @@ from workers.comm.frame import Frame, Kind
 from workers.comm.upstream import Upstream
 from workers.runtime.clock import Clock
 from workers.runtime.feed import Feed
-from workers.runtime.forward_unlocked import Unlocked
+from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.gradient_probe import Probe
-from workers.runtime.recorder import Journal
+from workers.runtime.recorder import Recorder
 
 
 class Worker:
@@ -51,10 +51,10 @@ class Worker:
         depth: Interface,
         time: Interface,
         bootstrap: Bootstrap,
-        upstream: Upstream | Feed | Unlocked,
+        upstream: Upstream | Feed | ForwardUnlocked,
         downstream: Downstream | None,
         *,
-        journal: Journal,
+        recorder: Recorder,
         save: Callable[[int, dict[str, Any]], None],
         lag: int | None = None,
         staleness: float = 0.0,
@@ -63,10 +63,10 @@ class Worker:
     ) -> None:
         self.stage, self.depth, self.time, self.bootstrap = stage, depth, time, bootstrap
         self.upstream, self.downstream = upstream, downstream
-        self.lag, self.staleness, self.journal, self.save, self.goes_back = lag, staleness, journal, save, goes_back
+        self.lag, self.staleness, self.recorder, self.save, self.goes_back = lag, staleness, recorder, save, goes_back
         self.clock = clock or Clock()
         self.losses: list[Loss] = []  # news on its way to the source of the data
-        self.early: list[Target] = []  # targets that a mark brought in before their time
+        self.early_targets: list[Target] = []  # targets that a mark brought in before their time
         self.step = 0  # of the newest frame
 
     def run(self) -> None:
@@ -75,14 +75,14 @@ class Worker:
             Kind.STEP: self.train,
             Kind.EVALUATE: self.evaluate,
             Kind.PROBE: self.probe,
-            Kind.MARK: self.mark,
+            Kind.CHECKPOINT: self.mark,
             Kind.END: self.end,
         }
         kind = None
         while kind is not Kind.END:
             frame = self.upstream.receive()  # 1. the activation of this step (the first stage reads a batch)
             kind, self.step = frame.kind, frame.step
-            with self.journal.handling(frame):
+            with self.recorder.handling(frame):
                 handle = handlers[kind] if self.clock.ticks(frame) else self.rest
                 handle(frame)
 
@@ -94,28 +94,28 @@ class Worker:
         output, state = self.stage.forward(value, reset, step)  # 2. forward
         self.pass_on(frame, output)  # 3. the next stage is no longer waiting
         if self.depth.targets_first:
-            self.take_targets(self.depth.needs(step))
-        ask = self.depth.due if self.goes_back(step) else self.depth.skip
-        dues = ask(step, output, labels)  # 4. ask each cut for its gradient
+            self.take_targets(self.depth.required_step(step))
+        ask = self.depth.ready_steps if self.goes_back(step) else self.depth.on_skip
+        ready = ask(step, output, labels)  # 4. ask each cut for its gradient
         state_gradient = None if state is None else self.time.gradient(self.clock.count(step), state, context, ends)
-        for due in dues:  # this step; with late gradients an earlier one, two, or none
-            gradients = self.stage.backward(due.gradient, state_gradient, due.step)  # 5. one backward pass
-            late, more = step - due.step, due is not dues[-1]  # 6. send targets back; update
+        for each in ready:  # this step; with late gradients an earlier one, two, or none
+            gradients = self.stage.backward(each.gradient, state_gradient, each.step)  # 5. one backward pass
+            late, more = step - each.step, each is not ready[-1]  # 6. send targets back; update
             if not self.stage.replies_later:
-                self.upstream.finish(frame, gradients.activation, self.news(step), late=late, more=more)
-            tick = self.clock.count(due.step)
-            past = PastWindow(tick, value, labels, context, reset, ends, due.gradient, state, state_gradient)
+                self.upstream.finish(frame, gradients.activation, self.loss_reports(step), late=late, more=more)
+            tick = self.clock.count(each.step)
+            past = PastWindow(tick, value, labels, context, reset, ends, each.gradient, state, state_gradient)
             for target in self.bootstrap.targets(past, gradients.state):
                 self.time.target(*target)
             factor = (1 + late + self.depth.staleness) ** -self.staleness
             move = self.depth.ready and (self.time.ready or bool(ends.all()))
-            self.stage.update(due.labels, move=move, factor=factor)
-        if not dues:
-            self.upstream.finish(frame, losses=self.news(step))
+            self.stage.update(each.labels, move=move, factor=factor)
+        if not ready:
+            self.upstream.finish(frame, losses=self.loss_reports(step))
         self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
         if self.stage.replies_later:
             self.reply(frame)  # 8. send the targets back for which step 6 was too early
-        self.journal.step(step, labels.numel())  # records this step's rate, so the schedule comes after it
+        self.recorder.step(step, labels.numel())  # records this step's rate, so the schedule comes after it
         if self.stage.schedule is not None:
             self.stage.schedule.step()  # of the run's steps: the same at all stages, whatever moved
 
@@ -126,9 +126,9 @@ class Worker:
             self.upstream.finish(frame)
             return
         self.depth.measured = None
-        self.upstream.finish(frame, losses=self.news(frame.step))
+        self.upstream.finish(frame, losses=self.loss_reports(frame.step))
         self.take_targets(None if self.lag is None else frame.step - self.lag)
-        self.journal.step(frame.step, 0)
+        self.recorder.step(frame.step, 0)
         if self.stage.schedule is not None:
             self.stage.schedule.step()
 
@@ -141,7 +141,7 @@ class Worker:
         """Give the depth cut the targets that have arrived, or all up to and including one step's."""
         if self.downstream is None:
             return
-        early, self.early = self.early, []
+        early, self.early_targets = self.early_targets, []
         for target in chain(early, self.downstream.targets(wait_for)):
             if wait_for is None or target.step <= wait_for:
                 if target.gradient is not None:
@@ -149,23 +149,23 @@ class Worker:
                     self.stage.on_target(target.step - target.late, target.gradient)
                 self.losses += target.losses
             else:
-                self.early.append(target)
+                self.early_targets.append(target)
 
     def reply(self, frame: Frame) -> None:
         """Finish a frame with the targets of earlier steps that can be made now, or with none."""
         replies, step = self.stage.ready_replies(), frame.step
         for each in replies:
             late, more = step - each.step, each is not replies[-1]
-            self.upstream.finish(frame, each.gradient, self.news(step), late=late, more=more)
+            self.upstream.finish(frame, each.gradient, self.loss_reports(step), late=late, more=more)
         if not replies:
-            self.upstream.finish(frame, losses=self.news(step))
+            self.upstream.finish(frame, losses=self.loss_reports(step))
 
-    def news(self, step: int) -> list[Loss]:
+    def loss_reports(self, step: int) -> list[Loss]:
         """The losses this stage has measured or heard of since it last told."""
         if self.depth.measured is not None:
             self.losses.append(Loss(step, *self.depth.measured))
-        news, self.losses = self.losses, []
-        return news
+        loss_reports, self.losses = self.losses, []
+        return loss_reports
 
     def evaluate(self, frame: Frame) -> None:
         """One validation window: forward only."""
@@ -173,51 +173,58 @@ class Worker:
         output = self.stage.evaluate(value, frame.tensors["reset"])
         self.pass_on(frame, output)
         self.upstream.finish(frame)
-        judged = self.depth.judged(output, labels)
+        judged = self.depth.evaluation_outputs(output, labels)
         if judged is not None:
-            self.journal.validation(frame.step, judged)
+            self.recorder.validation(frame.step, judged)
 
     def probe(self, frame: Frame) -> None:
         """A whole sequence, to hold synthetic gradients against exact ones; nothing of training changes."""
-        self.settle()
+        self.drain()
         probe = Probe(self.stage, frame)
         if self.downstream is None:
-            gradient = self.depth.again(probe.output, probe.labels, None)
+            gradient = self.depth.recompute(probe.output, probe.labels, None)
             assert gradient is not None, "the last stage has the loss"
         else:
             gradient = self.downstream.exchange(frame.kind, frame.step, {**frame.tensors, "value": probe.output})
         self.upstream.finish(frame, probe.backward(gradient))
-        self.journal.probe(frame.step, probe.figures(self.depth, self.time))
+        self.recorder.probe(frame.step, probe.figures(self.depth, self.time))
 
     def mark(self, frame: Frame) -> None:
         """A checkpoint: saved once every target up to this step has come, or is known not to."""
         self.pass_on(frame)
-        self.settle()
+        self.drain()
         self.save(frame.step, self.state_dict())
         self.upstream.finish(frame)
-        self.journal.saved(frame.step)
+        self.recorder.saved(frame.step)
 
     def end(self, frame: Frame) -> None:
         """The last frame: wait until every later stage has finished."""
         self.pass_on(frame)
-        self.settle()
+        self.drain()
         self.upstream.finish(frame)
-        self.journal.end(frame.step)
+        self.recorder.end(frame.step)
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Wait until all that was sent is finished; with a lag, targets keep for their step."""
         if self.downstream is not None:
-            self.early += self.downstream.drain()
+            self.early_targets += self.downstream.drain()
             if self.lag is None:
                 self.take_targets(None)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a checkpoint of this stage holds."""
         stage, depth, time = self.stage.state_dict(), self.depth.state_dict(), self.time.state_dict()
-        news = {"early": self.early, "losses": self.losses, "upstream": self.upstream.state_dict()}
-        news |= {"journal": self.journal.state_dict()}
+        rest = {"early": self.early_targets, "losses": self.losses, "upstream": self.upstream.state_dict()}
+        rest |= {"journal": self.recorder.state_dict()}
         clock = {"clock": self.clock.state_dict()} if self.clock.every > 1 else {}
-        return {"stage": stage, "depth": depth, "time": time, "bootstrap": self.bootstrap.state_dict(), **news, **clock}
+        return {
+            "stage": stage,
+            "depth": depth,
+            "time": time,
+            "bootstrap": self.bootstrap.state_dict(),
+            **rest,
+            **clock,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
@@ -225,10 +232,13 @@ class Worker:
         self.depth.load_state_dict(state["depth"])
         self.time.load_state_dict(state["time"])
         self.bootstrap.load_state_dict(state["bootstrap"])
-        self.early = [Target(step, g, tuple(Loss(*n) for n in news), *late) for step, g, news, *late in state["early"]]
+        self.early_targets = [
+            Target(step, g, tuple(Loss(*n) for n in loss_reports), *late)
+            for step, g, loss_reports, *late in state["early"]
+        ]
         self.losses = [Loss(*loss) for loss in state["losses"]]
         self.upstream.load_state_dict(state["upstream"])
-        self.journal.load_state_dict(state.get("journal"))
+        self.recorder.load_state_dict(state.get("journal"))
         if self.clock.every > 1:
             self.clock.load_state_dict(state["clock"])
 

@@ -22,7 +22,7 @@ from workers.system.background import background
 from workers.system.errors import about
 from workers.tracking.run import METRICS, read_metrics
 from workers.tracking.summary import finite
-from workers.tracking.tensorboard import Board
+from workers.tracking.tensorboard import TensorBoardWriter
 from workers.tracking.terminal import REFRESH_S, Record, Screen
 
 log = logging.getLogger(__name__)
@@ -137,8 +137,8 @@ class Monitor:
         self._broken = error
 
     def _display(self) -> None:
-        board = Guarded("TensorBoard", lambda: Board(self.run_dir, self._stages, self._earlier))
-        parts = [Guarded("terminal", lambda: self._screen), *([board] if self._tensorboard else [])]
+        board = IsolatedSink("TensorBoard", lambda: TensorBoardWriter(self.run_dir, self._stages, self._earlier))
+        parts = [IsolatedSink("terminal", lambda: self._screen), *([board] if self._tensorboard else [])]
         while True:
             try:
                 record = self._queue.get(timeout=REFRESH_S)
@@ -150,12 +150,12 @@ class Monitor:
                 return
 
 
-class Guarded:
+class IsolatedSink:
     """A part made on first use, whose first error is logged and ends the part, not the run."""
 
-    def __init__(self, name: str, make: Callable[[], Screen | Board]) -> None:
+    def __init__(self, name: str, make: Callable[[], Screen | TensorBoardWriter]) -> None:
         self.name, self._make, self._failed = name, make, False
-        self._part: Screen | Board | None = None
+        self._part: Screen | TensorBoardWriter | None = None
 
     def show(self, record: Record) -> None:
         def act() -> None:

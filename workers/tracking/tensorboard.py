@@ -28,7 +28,7 @@ _PREFIXES = {"train": "", "valid": "validation_", "own": "own_", "probe": "probe
 _RATES = ("learning_rate", "steps_per_s")
 
 
-class Board:
+class TensorBoardWriter:
     """Writes a scalar for every number of a record, by step.
 
     Args:

@@ -43,9 +43,9 @@ def test_the_head_learns_the_answer_from_the_state_that_entered() -> None:
     """Mean over the rows that count of |a - g|^2: one step of rate 0.1 changes W by -0.2 mean (a - g) s^T."""
     auxiliary = Auxiliary(linear_head(1.0), 0.5)
     s, g = torch.randn(2, B, F)
-    over = torch.tensor([False, False, True])
+    done = torch.tensor([False, False, True])
     auxiliary.targets(past(1, s, g), g)
-    auxiliary.targets(past(2, g, g, ends=over), g)
+    auxiliary.targets(past(2, g, g, ends=done), g)
     error = (s - g)[:2]
     found = auxiliary.head.predictor.get_parameter("last.weight")
     torch.testing.assert_close(found.detach(), torch.eye(F) - 0.2 * error.T @ s[:2] / 2)

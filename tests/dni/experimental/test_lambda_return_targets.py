@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni.experimental.lambda_return_in_time import Horizon
+from dni.experimental.lambda_return_in_time import LambdaReturnTargets
 from dni.interfaces.base import Interface
 from dni.interfaces.loss import LossInterface
 from dni.interfaces.synthetic import DecoupledInterface
@@ -26,7 +26,7 @@ SCALE = 0.7
 class Fixed(Interface):
     """A later stage: an output gradient of its own for every step."""
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         return torch.randn(value.shape, dtype=value.dtype, generator=torch.Generator().manual_seed(step))
 
 
@@ -66,8 +66,8 @@ class Run:
                 yield past, step, target
             self.stage.update(move=move)
 
-    def horizon(self, mix: float) -> Horizon:
-        return Horizon(self.stage, self.depth, self.time, windows=M, mix=mix)
+    def horizon(self, mix: float) -> LambdaReturnTargets:
+        return LambdaReturnTargets(self.stage, self.depth, self.time, windows=M, mix=mix)
 
 
 DEPTHS = pytest.mark.parametrize("depth", [LossInterface, Fixed])

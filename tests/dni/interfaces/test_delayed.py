@@ -143,21 +143,21 @@ def test_a_free_run_goes_on_where_it_was_saved(tmp_path: Path) -> None:
 def test_the_oldest_two_windows_whose_gradients_have_come_are_due() -> None:
     cut, value = DelayedInterface(), torch.zeros(1)
     for step in (1, 2, 3, 4):
-        assert cut.due(step, value, torch.zeros(2, step)) == []
+        assert cut.ready_steps(step, value, torch.zeros(2, step)) == []
     for step in (4, 2, 3, 9):
         cut.target(step, torch.tensor(float(step)))
-    found = cut.due(5, value, torch.zeros(2, 5))
+    found = cut.ready_steps(5, value, torch.zeros(2, 5))
     assert [(due.step, due.gradient, due.labels) for due in found] == [(2, 2.0, 4), (3, 3.0, 6)]
     cut.target(1, value)  # given up
-    assert [due.step for due in cut.due(6, value, torch.zeros(1))] == [4]
+    assert [due.step for due in cut.ready_steps(6, value, torch.zeros(1))] == [4]
     assert cut.take_recent() == {"staleness": (3 + 2 + 2) / 3}
 
 
 def test_with_a_lag_what_came_early_waits() -> None:
     cut, value = DelayedInterface(edges=2, lag=1), torch.zeros(1)
-    assert [cut.due(step, value, value) for step in (1, 2)] == [[], []]
-    assert cut.needs(3) == 2
+    assert [cut.ready_steps(step, value, value) for step in (1, 2)] == [[], []]
+    assert cut.required_step(3) == 2
     for step in (1, 2):
         cut.target(step, value)
-    assert [due.step for due in cut.due(3, value, value)] == [1]
-    assert [due.step for due in cut.due(4, value, value)] == [2]
+    assert [due.step for due in cut.ready_steps(3, value, value)] == [1]
+    assert [due.step for due in cut.ready_steps(4, value, value)] == [2]

@@ -63,9 +63,9 @@ def test_to_predict_is_to_answer_without_a_trace() -> None:
     interface.gradient(1, row(1.0), None)
     interface.target(1, row(3.0))  # weight and bias are 0.6 now
     before = interface.state_dict()
-    value, over = torch.tensor([[1.0], [2.0]]), torch.tensor([False, True])
+    value, done = torch.tensor([[1.0], [2.0]]), torch.tensor([False, True])
     assert interface.predict(value, None).tolist() == [[pytest.approx(1.2)], [pytest.approx(1.8)]]
-    assert interface.predict(value, None, over).tolist() == [[pytest.approx(1.2)], [0.0]]
+    assert interface.predict(value, None, done).tolist() == [[pytest.approx(1.2)], [0.0]]
     assert (interface.state_dict()["sent"], interface.state_dict()["latest"]) == (before["sent"], before["latest"])
     assert torch.equal(interface.predict(value, None), interface.gradient(2, value, None))
     forgetful = DecoupledInterface(Forgetful(1))
@@ -179,8 +179,8 @@ def test_rows_whose_sequence_ends_get_no_gradient_and_teach_nothing() -> None:
     some, alone = linear_interface(0.1), linear_interface(0.1)
     for interface in (some, alone):
         torch.nn.init.ones_(interface.predictor.last.weight)
-    over = torch.tensor([False, True, False])
-    answer = some.gradient(0, torch.tensor([[1.0], [2.0], [3.0]]), None, over)
+    done = torch.tensor([False, True, False])
+    answer = some.gradient(0, torch.tensor([[1.0], [2.0], [3.0]]), None, done)
     assert answer is not None
     assert answer.flatten().tolist() == [1.0, 0.0, 3.0]
     some.target(0, torch.tensor([[5.0], [0.0], [7.0]]))
@@ -207,10 +207,10 @@ def test_the_scale_is_on_the_answer_alone() -> None:
     """The predictor still learns the target itself: from w = 1, b = 0, value 2, target 5, error 3 without the scale."""
     interface = linear_interface(0.01, scale=0.1)
     torch.nn.init.ones_(interface.predictor.last.weight)
-    over = torch.tensor([False, True])
-    answer = interface.gradient(0, torch.tensor([[2.0], [4.0]]), None, over)
+    done = torch.tensor([False, True])
+    answer = interface.gradient(0, torch.tensor([[2.0], [4.0]]), None, done)
     assert answer.flatten().tolist() == pytest.approx([0.2, 0.0])
-    assert torch.equal(interface.predict(torch.tensor([[2.0], [4.0]]), None, over), answer)
+    assert torch.equal(interface.predict(torch.tensor([[2.0], [4.0]]), None, done), answer)
     interface.target(0, torch.tensor([[5.0], [0.0]]))
     assert interface.total.loss == pytest.approx(9)
     assert interface.predictor.last.weight.item() == pytest.approx(1 + 2 * 0.01 * 3 * 2)

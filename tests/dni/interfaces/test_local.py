@@ -98,7 +98,7 @@ def test_a_first_step_of_adam_moves_every_weight_by_the_learning_rate() -> None:
 def test_to_be_asked_without_a_trace_changes_nothing() -> None:
     cut, (value, labels) = interface(4), activation()
     first = cut.predict(value, labels)
-    assert torch.equal(cut.again(value, labels, None), first)
+    assert torch.equal(cut.recompute(value, labels, None), first)
     assert torch.equal(cut.gradient(1, value, labels), first)
     assert not torch.equal(cut.predict(value, labels), first)
 

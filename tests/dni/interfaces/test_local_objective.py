@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from dni.errors import DivergedError
 from dni.interfaces.base import TrueInterface, ZeroInterface
-from dni.interfaces.local_objective import OwnTask
+from dni.interfaces.local_objective import LocalObjective
 from dni.interfaces.loss import LossInterface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.interfaces.wrapper import SlowerInterface
+from dni.interfaces.wrapper import MultiRateInterface
 from dni.predictors.regressor import Regressor
 from dni.types import IGNORED
 
@@ -27,12 +27,12 @@ def value(seed: int = 0) -> torch.Tensor:
     return torch.randn(B, 1, D, generator=torch.Generator().manual_seed(seed))
 
 
-def task(inner: TrueInterface | SlowerInterface | DecoupledInterface | ZeroInterface) -> OwnTask:
+def task(inner: TrueInterface | MultiRateInterface | DecoupledInterface | ZeroInterface) -> LocalObjective:
     torch.manual_seed(5)
-    return OwnTask(inner, D, classes=3, learning_rate=RATE)
+    return LocalObjective(inner, D, classes=3, learning_rate=RATE)
 
 
-def own_gradient(made: OwnTask, x: torch.Tensor) -> torch.Tensor:
+def own_gradient(made: LocalObjective, x: torch.Tensor) -> torch.Tensor:
     """By PyTorch: the two counted rows' losses, summed."""
     leaf = x.clone().requires_grad_()
     F.cross_entropy(made.head(leaf)[[0, 2], 0], OWN[[0, 2], 0], reduction="sum").backward()
@@ -45,7 +45,7 @@ def test_the_gradient_is_the_sum_of_both_and_is_divided_by_the_own_labels() -> N
     made, x, arrived = task(TrueInterface()), value(), value(1)
     expected = own_gradient(made, x) + arrived
     made.target(4, arrived)
-    (due,) = made.due(4, x, LABELS)
+    (due,) = made.ready_steps(4, x, LABELS)
     assert (due.step, due.labels) == (4, B)
     torch.testing.assert_close(due.gradient, expected, rtol=0, atol=1e-7)
 
@@ -86,13 +86,13 @@ def test_a_predictor_of_the_message_sees_only_its_labels_and_is_taught_as_ever()
 
 def test_it_is_judged_by_its_own_labels() -> None:
     made, x = task(ZeroInterface()), value()
-    judged = made.judged(x, LABELS)
+    judged = made.evaluation_outputs(x, LABELS)
     scores = x @ made.head.weight.T + made.head.bias
     counted = scores[[0, 2], 0], OWN[[0, 2], 0]  # the other is IGNORED
     assert judged.loss == pytest.approx(F.cross_entropy(*counted, reduction="sum").item(), rel=1e-6)
     assert (judged.hits, judged.labels) == (int((counted[0].argmax(1) == counted[1]).sum()), 2)
-    assert ZeroInterface().judged(x, SENT) is None
-    at_the_end = LossInterface().judged(x, OWN)
+    assert ZeroInterface().evaluation_outputs(x, SENT) is None
+    at_the_end = LossInterface().evaluation_outputs(x, OWN)
     counted = x[[0, 2], 0], OWN[[0, 2], 0]
     assert at_the_end.loss == pytest.approx(F.cross_entropy(*counted, reduction="sum").item(), rel=1e-6)
 
@@ -100,7 +100,7 @@ def test_it_is_judged_by_its_own_labels() -> None:
 def test_it_goes_on_from_its_state() -> None:
     a, b = (
         task(DecoupledInterface(Regressor(D, classes=10))),
-        OwnTask(DecoupledInterface(Regressor(D, classes=10)), D, classes=3, learning_rate=RATE),
+        LocalObjective(DecoupledInterface(Regressor(D, classes=10)), D, classes=3, learning_rate=RATE),
     )
     for step in (1, 2):
         a.gradient(step, value(step), LABELS)
@@ -119,12 +119,12 @@ def test_a_loss_that_is_not_finite_and_missing_labels_are_errors() -> None:
 
 
 def test_a_slower_stage_is_asked_at_its_ticks_alone() -> None:
-    made = SlowerInterface(TrueInterface(), 3)
+    made = MultiRateInterface(TrueInterface(), 3)
     assert made.targets_first
-    assert [made.needs(step) for step in range(1, 7)] == [None, None, 3, None, None, 6]
+    assert [made.required_step(step) for step in range(1, 7)] == [None, None, 3, None, None, 6]
     made.target(3, value())
     assert [made.gradient(step, value(), None) is None for step in (1, 2, 3, 4)] == [True, True, False, True]
-    predicting = SlowerInterface(DecoupledInterface(Regressor(D)), 2)
+    predicting = MultiRateInterface(DecoupledInterface(Regressor(D)), 2)
     for step in range(1, 7):
         predicting.gradient(step, value(), None)
     assert sorted(predicting.state_dict()["sent"]) == ["2", "4", "6"]

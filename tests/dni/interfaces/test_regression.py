@@ -119,7 +119,7 @@ def test_the_squared_loss_in_numbers() -> None:
     assert loss.gradient(1, output, labels).tolist() == [[1.0, 0.0], [0.0, 3.0]]
     assert loss.measured == (5.0, 2)
     assert loss.loss == 2.5
-    again = loss.again(output + 1, labels, None)
+    again = loss.recompute(output + 1, labels, None)
     assert again is not None
     assert again.tolist() == [[2.0, 1.0], [1.0, 4.0]]
     assert loss.loss == 2.5

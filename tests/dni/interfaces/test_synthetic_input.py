@@ -133,7 +133,7 @@ class SquaredLoss(Interface):
     def __init__(self, wanted: Tensor) -> None:
         self.wanted = wanted
 
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         return 2 * (value - self.wanted)
 
 

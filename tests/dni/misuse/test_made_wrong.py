@@ -11,8 +11,8 @@ from dni import (
     DecoupledInterface,
     DelayedInterface,
     InputInterface,
+    MultiRateInterface,
     Regressor,
-    SlowerInterface,
     Stage,
     TrueInterface,
     UsageError,
@@ -63,7 +63,7 @@ MADE_WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "fits": (lambda: DecoupledInterface(Regressor(5), fits=0), "fits=0 must be 1 or more"),
     "warmup": (lambda: DecoupledInterface(Regressor(5), warmup=-1), "warmup=-1 must be 0 or more"),
     "edges": (lambda: DelayedInterface(0), "edges=0 must be 1 or more"),
-    "every": (lambda: SlowerInterface(TrueInterface(), 0), "every=0 must be 1 or more"),
+    "every": (lambda: MultiRateInterface(TrueInterface(), 0), "every=0 must be 1 or more"),
     "inputs' optimizer": (lambda: InputInterface(symbol_inputs(9, 5), sgd(nn.Linear(1, 1))), "not update 1 of the 1 "),
 }  # fmt: skip
 

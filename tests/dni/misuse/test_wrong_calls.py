@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni import Chain, Recurrent, RetellingStage, Stage, StashingStage, UsageError
+from dni import Chain, LambdaReturnStage, Recurrent, Stage, StashingStage, UsageError
 from dni.models import GRU, LSTM
 from dni.recurrent import unpack
 from tests.support.stages.small import X, sgd, stage
@@ -78,10 +78,10 @@ def test_a_packed_state_of_another_size_is_told() -> None:
     assert [part.shape for part in unpack(torch.zeros(4, 5), GRU(6, 5).initial_state(4))] == [(1, 4, 5)]
 
 
-@pytest.mark.parametrize("kind", [StashingStage, RetellingStage])
+@pytest.mark.parametrize("kind", [StashingStage, LambdaReturnStage])
 def test_windows_that_were_not_run_are_told(kind: type[Stage]) -> None:
     module = nn.Linear(6, 5)
-    settings = {"mix": 0.5, "memory": 2} if kind is RetellingStage else {}
+    settings = {"mix": 0.5, "memory": 2} if kind is LambdaReturnStage else {}
     one = kind(module, sgd(module), **settings)  # type: ignore[arg-type]
     one.forward(X, step=1)
     with pytest.raises(UsageError, match="no window of step 2"):

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.predictors.soft_label_critic import GuessingCritic
+from dni.predictors.soft_label_critic import SoftLabelCritic
 from dni.types import IGNORED
 
 B, F, V, L, X, H = 7, 4, 3, 2, 5, 6
 
 
-def critic(hidden: int = 8) -> GuessingCritic:
+def critic(hidden: int = 8) -> SoftLabelCritic:
     torch.manual_seed(0)
-    found = GuessingCritic(F, classes=V, lookahead=L, inputs=X, history=H, hidden=hidden, match=0.5).double()
+    found = SoftLabelCritic(F, classes=V, lookahead=L, inputs=X, history=H, hidden=hidden, match=0.5).double()
     torch.nn.init.normal_(found.guess.weight)
     torch.nn.init.normal_(found.last.weight)
     return found
@@ -74,14 +74,14 @@ def test_the_teacher_is_not_taught_by_the_distance() -> None:
 
 def test_untrained_it_guesses_evenly_and_asks_little_of_the_state() -> None:
     torch.manual_seed(0)
-    model = GuessingCritic(F, classes=V, lookahead=L, inputs=X, history=H, hidden=8)
+    model = SoftLabelCritic(F, classes=V, lookahead=L, inputs=X, history=H, hidden=8)
     assert model(torch.randn(B, F), read()).abs().max() < 1e-3
 
 
 def test_through_an_interface_it_learns_labels_that_come_later() -> None:
     """The label ahead is the oldest symbol of the history; the state says nothing. The teacher finds it."""
     torch.manual_seed(0)
-    model = GuessingCritic(F, classes=X, lookahead=1, inputs=X, history=H, hidden=16)
+    model = SoftLabelCritic(F, classes=X, lookahead=1, inputs=X, history=H, hidden=16)
     cut = DecoupledInterface(model, torch.optim.Adam(model.parameters(), 1e-2))
     nothing = torch.zeros(64, F)
     for step in range(150):

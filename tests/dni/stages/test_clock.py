@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.interfaces.wrapper import SlowerInterface
+from dni.interfaces.wrapper import MultiRateInterface
 from dni.losses import summed_cross_entropy
 from dni.metrics import bits
 from dni.recurrent import Chain, reset_lanes
@@ -55,8 +55,8 @@ def test_without_clocks_all_of_a_frame_goes_on_with_the_output() -> None:
 
 def test_marks_and_the_end_reach_every_stage_at_any_step() -> None:
     clock = Clock(5, 10)
-    assert all(clock.ticks(Frame(kind, 3)) for kind in (Kind.MARK, Kind.END))
-    assert clock.passed(Frame(Kind.MARK, 3), None) == {}
+    assert all(clock.ticks(Frame(kind, 3)) for kind in (Kind.CHECKPOINT, Kind.END))
+    assert clock.passed(Frame(Kind.CHECKPOINT, 3), None) == {}
 
 
 def test_a_reset_between_two_ticks_comes_with_the_next_and_is_saved() -> None:
@@ -175,7 +175,7 @@ def test_all_ones_is_the_same_as_no_clocks(tmp_path: Path) -> None:
 
 def updates(line: Line) -> list[int]:
     """Of the predictors of the first two stages."""
-    inner = [worker.depth.inner for worker in line.workers[:2] if isinstance(worker.depth, SlowerInterface)]
+    inner = [worker.depth.inner for worker in line.workers[:2] if isinstance(worker.depth, MultiRateInterface)]
     return [interface.updates for interface in inner if isinstance(interface, DecoupledInterface)]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dni.losses import summed_cross_entropy
 from dni.recurrent import pack, reset_lanes
-from dni.stages.lambda_return import RetellingStage
+from dni.stages.lambda_return import LambdaReturnStage
 from tests.support.runs import assert_same, parameters_of, tiny
 from tests.workers.runtime.test_worker import STEPS, Line, late, lost, twice
 from workers.build.data import resolve
@@ -144,7 +144,7 @@ def test_without_mixing_nothing_is_kept_and_no_edge_shares_its_window(tmp_path: 
         settings = mixed(0.5, None)
         settings["depth"] = {"method": method, "window": 8}
         line = Line(tmp_path, **settings)
-        assert [isinstance(w.stage, RetellingStage) for w in line.workers] == [False, kept, False]
+        assert [isinstance(w.stage, LambdaReturnStage) for w in line.workers] == [False, kept, False]
         assert [w.downstream and w.downstream._window for w in line.workers] == [*[4 if kept else 8] * 2, None]
 
 
@@ -153,7 +153,7 @@ def test_a_free_run_ends_and_no_more_than_w_windows_wait(faults: Any, window: in
     settings = mixed(0.5, None, depth={"method": "lambda_return", "window": window})
     line = Line(tmp_path, faults, **settings, evaluate={"every": 5, "windows": 3, "probe": 4})
     stage, held = line.workers[1].stage, []
-    assert isinstance(stage, RetellingStage)
+    assert isinstance(stage, LambdaReturnStage)
     ready_replies = stage.ready_replies
 
     def watched() -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dni.models import LSTM
 from dni.recurrent import Chain
 from dni.stages.base import Stage
-from dni.stages.lambda_return import RetellingStage
+from dni.stages.lambda_return import LambdaReturnStage
 from tests.support.runs import assert_same
 from tests.support.stages.optimizer import sgd
 
@@ -26,7 +26,7 @@ def test_an_answer_in_numbers() -> None:
     module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
     for layer, weight in zip(module, (2.0, 3.0), strict=True):
         nn.init.constant_(layer.weight, weight)
-    stage, one = RetellingStage(module, sgd(module), mix=0.25, memory=2), torch.ones(1, 1, dtype=torch.float64)
+    stage, one = LambdaReturnStage(module, sgd(module), mix=0.25, memory=2), torch.ones(1, 1, dtype=torch.float64)
     stage.forward(one, step=1)
     assert stage.backward(one, step=1).activation is None
     stage.update()
@@ -61,7 +61,7 @@ class Norm(nn.BatchNorm1d):
 def test_what_is_run_again_is_what_was_run_and_leaves_no_trace(dropout: float) -> None:
     """Parameters stand still, and m = 1: the answer is a plain stage's to the same target, three windows later."""
     a, b = modules(dropout)
-    plain, stage = Stage(a, sgd(a, 0.0)), RetellingStage(b, sgd(b, 0.0), mix=1.0, memory=9)
+    plain, stage = Stage(a, sgd(a, 0.0)), LambdaReturnStage(b, sgd(b, 0.0), mix=1.0, memory=9)
     generator, reset = torch.Generator().manual_seed(1), torch.tensor([True, False])
     expected: list[Tensor | None] = []
     targets: list[Tensor] = []
@@ -95,7 +95,7 @@ def test_chunks_are_computed_again() -> None:
     found = []
     for chunk in (None, 2):
         own = copy.deepcopy(module)
-        stage = RetellingStage(own, sgd(own), mix=0.5, memory=2, chunk=chunk)
+        stage = LambdaReturnStage(own, sgd(own), mix=0.5, memory=2, chunk=chunk)
         stage.forward(value, step=1)
         stage.backward(value, step=1)
         stage.on_target(1, target)
@@ -105,7 +105,7 @@ def test_chunks_are_computed_again() -> None:
 
 def test_the_oldest_two_are_answered_and_no_more_than_memory_wait() -> None:
     module = nn.Linear(1, 1)
-    stage, one = RetellingStage(module, sgd(module, 0.0), mix=1.0, memory=3), torch.ones(1, 1)
+    stage, one = LambdaReturnStage(module, sgd(module, 0.0), mix=1.0, memory=3), torch.ones(1, 1)
     for step in (1, 2, 3, 4):
         stage.forward(one * step, step=step)
         stage.backward(one, step=step)
@@ -113,7 +113,7 @@ def test_the_oldest_two_are_answered_and_no_more_than_memory_wait() -> None:
     for step in (4, 1, 3, 2):
         stage.on_target(step, step * one)
     twin = copy.deepcopy(module)
-    two = RetellingStage(twin, sgd(twin), mix=1.0, memory=3)
+    two = LambdaReturnStage(twin, sgd(twin), mix=1.0, memory=3)
     two.load_state_dict(copy.deepcopy(stage.state_dict()))
     for each in (stage, two):
         answers = [each.ready_replies(), each.ready_replies(), each.ready_replies()]

@@ -114,7 +114,7 @@ def test_an_oracle_in_time_is_full_backpropagation() -> None:
         return total
 
     class Exact(ZeroInterface):
-        def gradient(self, step: int, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+        def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
             return Oracle(rest)(value, labels)
 
     run_in_time(model, Exact(), update=False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dni.time_targets.base import PastWindow
-from dni.time_targets.deferred import Hindsight
+from dni.time_targets.deferred import DeferredTargets
 from dni.types import IGNORED
 
 B, T, F = 2, 3, 4
@@ -25,7 +25,7 @@ def numbered(step: int) -> Tensor:
 
 
 def test_a_target_comes_when_its_labels_are_known() -> None:
-    hindsight, gradients = Hindsight(5), torch.randn(5, B, F)
+    hindsight, gradients = DeferredTargets(5), torch.randn(5, B, F)
     assert hindsight.targets(window(1, numbered(1)), None) == []
     assert hindsight.targets(window(2, numbered(2)), gradients[1]) == []
     ((step, gradient, labels),) = hindsight.targets(window(3, numbered(3)), gradients[2])
@@ -36,7 +36,7 @@ def test_a_target_comes_when_its_labels_are_known() -> None:
 
 
 def test_the_end_of_a_sequence_releases_all_and_nothing_after_it_counts() -> None:
-    hindsight, g = Hindsight(7), torch.zeros(B, F)
+    hindsight, g = DeferredTargets(7), torch.zeros(B, F)
     first, second = torch.tensor([True, False]), torch.tensor([False, True])
     hindsight.targets(window(2, numbered(2)), g)
     assert hindsight.targets(window(3, numbered(3), ends=first), g) == []  # the second lane goes on
@@ -52,7 +52,7 @@ def test_the_end_of_a_sequence_releases_all_and_nothing_after_it_counts() -> Non
 
 
 def test_it_goes_on_where_it_was() -> None:
-    one, two, gradients = Hindsight(5), Hindsight(5), torch.randn(5, B, F)
+    one, two, gradients = DeferredTargets(5), DeferredTargets(5), torch.randn(5, B, F)
     one.targets(window(2, numbered(2)), gradients[0])
     two.load_state_dict(one.state_dict())
     a, b = (h.targets(window(3, numbered(3)), gradients[1])[0] for h in (one, two))
@@ -65,7 +65,7 @@ def test_it_goes_on_where_it_was() -> None:
 
 def test_what_was_saved_is_moved_to_where_the_windows_are() -> None:
     """Tensors are loaded on the CPU; `meta` stands for a GPU, with which they cannot be mixed either."""
-    one, two = Hindsight(4), Hindsight(4)
+    one, two = DeferredTargets(4), DeferredTargets(4)
     one.targets(window(2, numbered(2)), torch.zeros(B, F))
     two.load_state_dict(one.state_dict())
     with pytest.MonkeyPatch.context() as patch:

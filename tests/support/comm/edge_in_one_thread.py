@@ -7,7 +7,7 @@ import torch
 from dni.errors import TruncatedFrame
 from tests.support.faulty import Fault, FaultyEnd
 from workers.comm.downstream import Downstream
-from workers.comm.edge import Blocked, Target
+from workers.comm.edge import Target, WaitTime
 from workers.comm.frame import Kind
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.local import LocalEnd, local_channel
@@ -21,10 +21,10 @@ class Edge:
 
     def __init__(self, window: int = 4, faults: Iterable[Fault] = (), timeout_s: float = SHORT) -> None:
         self.a, self.b = local_channel(64)
-        self.clock = Blocked()
+        self.clock = WaitTime()
         self.down = Downstream(self.a, stage=1, window=window, clock=self.clock, timeout_s=timeout_s)
         back: ChannelEnd = FaultyEnd(self.b, faults)
-        self.up = Upstream(back, stage=2, clock=Blocked(), timeout_s=timeout_s)
+        self.up = Upstream(back, stage=2, clock=WaitTime(), timeout_s=timeout_s)
 
     def send(self, *steps: int, kind: Kind = Kind.STEP) -> None:
         for step in steps:

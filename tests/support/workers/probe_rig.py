@@ -20,11 +20,11 @@ from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
 from dni.types import IGNORED
 from workers.comm.downstream import Downstream
-from workers.comm.edge import Blocked
+from workers.comm.edge import WaitTime
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.local import local_channel
 from workers.comm.upstream import Upstream
-from workers.runtime.recorder import Journal
+from workers.runtime.recorder import Recorder
 from workers.runtime.worker import Worker
 
 B, T, L, D, V, WINDOWS = 3, 4, 2, 5, 6, 3
@@ -84,7 +84,7 @@ class Rig:
     def run(self, frames: Sequence[Frame], lag: int | None = None) -> list[dict[str, Any]]:
         """Probe records in the order of stages and steps."""
         ends: list[Any] = [Script([*frames, Frame(Kind.END, 99)]), None]
-        clock = Blocked()
+        clock = WaitTime()
         if len(self.stages) == 2:
             a, b = local_channel(64)
             down = Downstream(a, stage=0, window=4, clock=clock, timeout_s=20)
@@ -102,14 +102,14 @@ class Rig:
 
     def _worker(self, k: int, upstream: Any, downstream: Downstream | None, lag: int | None) -> Worker:
         cuts = self.depth[k], self.time[k]
-        journal = Journal(self.records.append, k, *cuts, upstream, downstream, Blocked(), every=1)
+        recorder = Recorder(self.records.append, k, *cuts, upstream, downstream, WaitTime(), every=1)
         return Worker(
             self.stages[k],
             *cuts,
             Bootstrap(),
             upstream,
             downstream,
-            journal=journal,
+            recorder=recorder,
             save=lambda step, state: None,
             lag=lag,
         )

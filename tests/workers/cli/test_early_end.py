@@ -11,7 +11,7 @@ import pytest
 from tests.support.commands import LOCAL, SMALL, Command, wait_for
 from workers.cli import train as command
 from workers.launch import accept
-from workers.launch.external import deaf
+from workers.launch.external import ignoring_signals
 from workers.system.signals import ENDING
 
 pytestmark = pytest.mark.usefixtures("own_logging")
@@ -43,7 +43,7 @@ def test_ctrl_c_during_the_checks_is_one_line(
 
 def test_a_stage_that_an_engine_started_does_not_heed_a_closed_terminal() -> None:
     """The first stage does, and tells it."""
-    with deaf():
+    with ignoring_signals():
         assert {signal.getsignal(number) for number in ENDING} == {signal.SIG_IGN}
     assert signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} == {*ENDING}

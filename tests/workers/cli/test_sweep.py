@@ -77,12 +77,12 @@ def _stopped_in(job: int) -> Callable[..., Any]:
     """In the job with this number, counted from 1, Ctrl-C comes before the first step."""
     count = 0
 
-    def stages(each: Any, stop: Any, seat: Any = None) -> None:
+    def stages(each: Any, stop: Any, rank_info: Any = None) -> None:
         nonlocal count
         count += 1
         if count == job:
             stop.because("interrupted")
         else:
-            run_stages(each, stop, seat)
+            run_stages(each, stop, rank_info)
 
     return stages

@@ -20,13 +20,13 @@ from tests.workers.launch.test_external import free_ports
 from workers.build.data import resolve
 from workers.config.convert import to_plain
 from workers.config.settings import Config
-from workers.launch.cluster_environment import Seat
+from workers.launch.cluster_environment import RankInfo
 from workers.launch.launcher import launch, launch_later_stage
 from workers.launch.store import meet
 from workers.launch.supervisor import Supervisor
 from workers.launch.threads import run_threads
 from workers.runtime.job import Job
-from workers.runtime.recorder import Journal
+from workers.runtime.recorder import Recorder
 from workers.storage.record import CONFIG
 
 LOOPBACK = {"127.0.0.1"}
@@ -95,18 +95,18 @@ def test_an_engine_s_stages_on_one_machine(
     monkeypatch.setenv("MASTER_ADDR", host)
     monkeypatch.setenv("MASTER_PORT", str(free_ports(1)[0]))
     config = tiny(launch={"mode": "external"}, transport={"kind": kind})
-    seats = [Seat(rank, 2, "WORLD_SIZE", True, None, 2) for rank in range(2)]
+    seats = [RankInfo(rank, 2, "WORLD_SIZE", True, None, 2) for rank in range(2)]
     second = threading.Thread(target=launch_later_stage, args=(config, tmp_path, seats[1]))
     second.start()
     found: set[str] = set()
-    saved = Journal.saved
+    saved = Recorder.saved
 
-    def look(journal: Journal, step: int) -> None:
+    def look(recorder: Recorder, step: int) -> None:
         """Both stages are still at work when one has saved."""
         found.update(listening())
-        saved(journal, step)
+        saved(recorder, step)
 
-    monkeypatch.setattr(Journal, "saved", look)
+    monkeypatch.setattr(Recorder, "saved", look)
     launch(config, tmp_path, seats[0])
     second.join()
     assert found == LOOPBACK
@@ -115,16 +115,16 @@ def test_an_engine_s_stages_on_one_machine(
 def test_a_store_for_several_machines_listens_at_the_address_that_the_user_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seat = Seat(0, 2, "WORLD_SIZE", True)
+    rank_info = RankInfo(0, 2, "WORLD_SIZE", True)
     for host, port in zip(("127.0.0.2", "0.0.0.0"), map(str, free_ports(2)), strict=True):
         monkeypatch.setenv("MASTER_ADDR", host)
         monkeypatch.setenv("MASTER_PORT", port)
         before = listening()
-        store = meet(seat, 5)
+        store = meet(rank_info, 5)
         assert listening() - before == {host}
         with pytest.raises(ConfigError, match=f"cannot listen at MASTER_ADDR:MASTER_PORT, {host}:{port}"):
-            meet(seat, 5)
+            meet(rank_info, 5)
         del store
     monkeypatch.setenv("MASTER_PORT", "http")
     with pytest.raises(ConfigError, match="MASTER_PORT=http in the environment must be a number"):
-        meet(seat, 5)
+        meet(rank_info, 5)

@@ -13,7 +13,7 @@ import pytest
 from dni.errors import PeerTimeout
 from tests.support.transports import SERVER, address_of, child
 from workers.comm.blame import Blame, read_blame, write_blame
-from workers.comm.edge import Blocked
+from workers.comm.edge import WaitTime
 from workers.comm.neighbours import Neighbours
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
@@ -31,7 +31,7 @@ class Stages:
     """Stages 0, 1, ... in this process, with links between them; each knows whom it waits for by its clock."""
 
     def __init__(self, opened: ExitStack, count: int, timeout_s: float = 2.0) -> None:
-        self.clocks = [Blocked() for _ in range(count)]
+        self.clocks = [WaitTime() for _ in range(count)]
         self.ends: list[dict[int, ChannelEnd]] = [{} for _ in range(count)]
         for k in range(count - 1):
             mine = replace(SERVER, stage=k + 1)

@@ -11,7 +11,7 @@ from dni.errors import ConfigError
 from tests.support.runs import tiny
 from workers.config.schema import LaunchMode
 from workers.config.settings import Config
-from workers.launch.cluster_environment import Seat, find_seat, settle_launch
+from workers.launch.cluster_environment import RankInfo, find_seat, settle_launch
 from workers.launch.run_folder import share_folder
 
 TORCHRUN = {
@@ -31,37 +31,43 @@ def without(environment: dict[str, str], *keys: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("environment", "seat"),
+    ("environment", "rank_info"),
     [
         ({}, None),
-        (TORCHRUN, Seat(1, 2, "WORLD_SIZE", True, "night", 2)),
-        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, Seat(1, 2, "WORLD_SIZE", True, "night", 1)),
-        (TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"}, Seat(1, 2, "WORLD_SIZE", True, None, 2)),
-        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, Seat(0, 2, "WORLD_SIZE", True, None, 2)),
-        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "node7"}, Seat(0, 2, "WORLD_SIZE", True, None, 1)),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, Seat(0, 1, "WORLD_SIZE", False)),  # alone: it may be any job of an engine
+        (TORCHRUN, RankInfo(1, 2, "WORLD_SIZE", True, "night", 2)),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, RankInfo(1, 2, "WORLD_SIZE", True, "night", 1)),
+        (TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"}, RankInfo(1, 2, "WORLD_SIZE", True, None, 2)),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, RankInfo(0, 2, "WORLD_SIZE", True, None, 2)),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "node7"}, RankInfo(0, 2, "WORLD_SIZE", True, None, 1)),
+        (
+            {"RANK": "0", "WORLD_SIZE": "1"},
+            RankInfo(0, 1, "WORLD_SIZE", False),
+        ),  # alone: it may be any job of an engine
         ({"RANK": "0"}, None),
-        (SLURM, Seat(3, 4, "SLURM_NTASKS", True, "77", 2)),
-        (SLURM | TORCHRUN, Seat(1, 2, "WORLD_SIZE", True, "night", 2)),  # torchrun within a SLURM job
-        (without(SLURM, "SLURM_STEP_ID"), Seat(3, 4, "SLURM_NTASKS", False, "77", 2)),  # the batch script itself
-        (without(SLURM, "SLURM_NNODES"), Seat(3, 4, "SLURM_NTASKS", True, "77", 1)),
-        (SUBMITIT, Seat(1, 2, "hydra.launcher.tasks_per_node", True, None, 2)),
-        (SUBMITIT | SLURM, Seat(1, 2, "hydra.launcher.tasks_per_node", True, None, 2)),  # on one node of a SLURM job
-        (SLURM | {"SUBMITIT_EXECUTOR": "slurm"}, Seat(3, 4, "SLURM_NTASKS", True, "77", 2)),
+        (SLURM, RankInfo(3, 4, "SLURM_NTASKS", True, "77", 2)),
+        (SLURM | TORCHRUN, RankInfo(1, 2, "WORLD_SIZE", True, "night", 2)),  # torchrun within a SLURM job
+        (without(SLURM, "SLURM_STEP_ID"), RankInfo(3, 4, "SLURM_NTASKS", False, "77", 2)),  # the batch script itself
+        (without(SLURM, "SLURM_NNODES"), RankInfo(3, 4, "SLURM_NTASKS", True, "77", 1)),
+        (SUBMITIT, RankInfo(1, 2, "hydra.launcher.tasks_per_node", True, None, 2)),
+        (
+            SUBMITIT | SLURM,
+            RankInfo(1, 2, "hydra.launcher.tasks_per_node", True, None, 2),
+        ),  # on one node of a SLURM job
+        (SLURM | {"SUBMITIT_EXECUTOR": "slurm"}, RankInfo(3, 4, "SLURM_NTASKS", True, "77", 2)),
         (
             SUBMITIT | {"SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_GLOBALID": "0"},
-            Seat(0, 1, "hydra.launcher.tasks_per_node", False, None, 1),
+            RankInfo(0, 1, "hydra.launcher.tasks_per_node", False, None, 1),
         ),
-        (POD, Seat(2, 3, "DNI_STAGES", True)),
-        (POD | {"JOB_COMPLETION_INDEX": "1", "HOSTNAME": "job-1-x8k2"}, Seat(1, 3, "DNI_STAGES", True)),
-        (POD | {"POD_INDEX": "0"}, Seat(0, 3, "DNI_STAGES", True)),
-        (without(POD, "DNI_STAGES"), Seat(2, None, "DNI_STAGES", False)),
+        (POD, RankInfo(2, 3, "DNI_STAGES", True)),
+        (POD | {"JOB_COMPLETION_INDEX": "1", "HOSTNAME": "job-1-x8k2"}, RankInfo(1, 3, "DNI_STAGES", True)),
+        (POD | {"POD_INDEX": "0"}, RankInfo(0, 3, "DNI_STAGES", True)),
+        (without(POD, "DNI_STAGES"), RankInfo(2, None, "DNI_STAGES", False)),
         (POD | {"HOSTNAME": "notebook"}, None),
         ({"HOSTNAME": "node-3"}, None),  # any machine's name
     ],
 )
-def test_what_engines_say(environment: dict[str, str], seat: Seat | None) -> None:
-    assert find_seat(environment) == seat
+def test_what_engines_say(environment: dict[str, str], rank_info: RankInfo | None) -> None:
+    assert find_seat(environment) == rank_info
 
 
 def external(mode: str = "external", **transport: object) -> Config:
@@ -75,8 +81,8 @@ def test_an_explicit_choice_wins(mode: str) -> None:
 
 
 def test_auto_takes_a_seat_that_is_certain_and_no_other() -> None:
-    config, seat = settle_launch(external("auto"), TORCHRUN)
-    assert (config.launch.mode, seat) == (LaunchMode.external, find_seat(TORCHRUN))
+    config, rank_info = settle_launch(external("auto"), TORCHRUN)
+    assert (config.launch.mode, rank_info) == (LaunchMode.external, find_seat(TORCHRUN))
     assert config.torch_threads == max(1, (os.cpu_count() or 1) // 2)  # two of the stages are here
     for alone in ({}, {"RANK": "0", "WORLD_SIZE": "1"}, without(SLURM, "SLURM_STEP_ID"), without(POD, "DNI_STAGES")):
         assert settle_launch(external("auto"), alone) == (external("auto"), None)

@@ -69,16 +69,16 @@ class Poisoned:
     """Losses that the last stage measures are 10^6 times too large from a step on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-        from workers.runtime.recorder import Journal
+        from workers.runtime.recorder import Recorder
 
-        self.at, judge = at, Journal._judge
+        self.at, judge = at, Recorder._judge
 
-        def poisoned(journal: Journal, step: int) -> None:
-            if journal.depth.measured is not None and step > at:
-                journal.depth.measured = (1e6 * journal.depth.measured[0], journal.depth.measured[1])
-            judge(journal, step)
+        def poisoned(recorder: Recorder, step: int) -> None:
+            if recorder.depth.measured is not None and step > at:
+                recorder.depth.measured = (1e6 * recorder.depth.measured[0], recorder.depth.measured[1])
+            judge(recorder, step)
 
-        monkeypatch.setattr(Journal, "_judge", poisoned)
+        monkeypatch.setattr(Recorder, "_judge", poisoned)
 
 
 def test_a_run_that_went_on_elsewhere_names_the_checkpoint_that_it_came_from(
@@ -94,9 +94,9 @@ def test_a_run_that_went_on_elsewhere_names_the_checkpoint_that_it_came_from(
 
 def test_one_stage_alone_may_diverge(tmp_path: Path) -> None:
     """Only the head of the first of two stages learns at this rate; the last stage's loss stays what it was."""
-    predictor = {"depth": {"learning_rate": 1e9}}
+    depth = {"method": "local", "learning_rate": 1e9}
     with pytest.raises(DivergedError, match=r"^stage 0, step 100: the loss of the last 100 steps"):
-        launch(wild(optimizer={"learning_rate": 1e-3}, predictor=predictor), tmp_path)
+        launch(wild(optimizer={"learning_rate": 1e-3}, depth=depth), tmp_path)
     assert ended(tmp_path)[0] == "diverged"
 
 

@@ -16,10 +16,10 @@ import pytest
 from dni.errors import ConfigError, DivergedError, DniError, PeerTimeout, WorkerLost
 from tests.support.commands import LOCAL, SMALL, Command, settings, summary_of
 from tests.support.runs import assert_same, parameters_of, tiny
-from workers.launch.cluster_environment import Seat
+from workers.launch.cluster_environment import RankInfo
 from workers.launch.external import connect_by_name
 from workers.launch.launcher import launch, launch_later_stage
-from workers.launch.record_files import Gatherer, append, record_file
+from workers.launch.record_files import RecordFollower, append, record_file
 from workers.runtime.job import Job
 from workers.storage import checkpoint
 from workers.tracking.early_stopping import Stop
@@ -91,19 +91,19 @@ def run_all(tmp_path: Path, **changes: Any) -> tuple[Any, list[DniError]]:
 
     def later(rank: int) -> None:
         try:
-            launch_later_stage(config, tmp_path, seat(rank))
+            launch_later_stage(config, tmp_path, rank_info(rank))
         except DniError as error:
             errors.append(error)
 
-    def seat(rank: int) -> Seat:
-        return Seat(rank, stages, "WORLD_SIZE", True)
+    def rank_info(rank: int) -> RankInfo:
+        return RankInfo(rank, stages, "WORLD_SIZE", True)
 
     threads = [threading.Thread(target=later, args=(rank,)) for rank in range(1, stages)]
     for thread in threads:
         thread.start()
     result = None
     try:
-        result = launch(config, tmp_path, seat(0))
+        result = launch(config, tmp_path, rank_info(0))
     except DniError as error:
         errors.append(error)
     for thread in threads:
@@ -149,7 +149,7 @@ def test_a_folder_in_which_a_run_has_been_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").touch()
     config = tiny(launch={"mode": "external"}, transport={"kind": "grpc"})
     with pytest.raises(ConfigError, match="already holds a run"):
-        launch(config, tmp_path, Seat(0, 2, "WORLD_SIZE", True, None, 2))
+        launch(config, tmp_path, RankInfo(0, 2, "WORLD_SIZE", True, None, 2))
 
 
 def job(run_dir: Path, sink: Any) -> Job:
@@ -160,7 +160,7 @@ def test_records_are_passed_on_in_order_and_whole(tmp_path: Path) -> None:
     got: list[dict[str, Any]] = []
     record_file(tmp_path, 1).parent.mkdir()
     append(tmp_path, 1, {"kind": "end", "step": 9})  # of an earlier run in this folder
-    with Gatherer(job(tmp_path, got.append)) as others:
+    with RecordFollower(job(tmp_path, got.append)) as others:
         with record_file(tmp_path, 1).open("a") as file:
             file.write('{"kind": "train", "step": 1}\n{"kind": "tr')
             file.flush()
@@ -171,7 +171,7 @@ def test_records_are_passed_on_in_order_and_whole(tmp_path: Path) -> None:
 
 
 def test_a_stage_whose_end_is_not_heard_of_is_named(tmp_path: Path) -> None:
-    with Gatherer(job(tmp_path, print)) as others:
+    with RecordFollower(job(tmp_path, print)) as others:
         append(tmp_path, 1, {"kind": "train", "step": 2})
         with pytest.raises(PeerTimeout, match=r"no end of stage 1 was heard of within 0\.3 s"):
             others.until_ended(0.3)
@@ -181,7 +181,7 @@ def test_what_cannot_be_kept_ends_the_first_stage(tmp_path: Path) -> None:
     def full(record: dict[str, Any]) -> None:
         raise OSError("no space left")
 
-    with Gatherer(job(tmp_path, full)) as others:
+    with RecordFollower(job(tmp_path, full)) as others:
         append(tmp_path, 1, {"kind": "train", "step": 2})
         with pytest.raises(OSError, match="no space left"):
             others.until_ended(20)
@@ -203,4 +203,4 @@ def test_a_store_that_nobody_opens_is_a_timeout(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(free_ports(1)[0]))
     with pytest.raises(PeerTimeout, match=r"no store at MASTER_ADDR:MASTER_PORT within 0\.1 s"):
-        Stored(Seat(1, 2, "WORLD_SIZE", True), "run", 0.1)
+        Stored(RankInfo(1, 2, "WORLD_SIZE", True), "run", 0.1)

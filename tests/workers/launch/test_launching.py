@@ -14,7 +14,7 @@ import yaml
 from tests.support.commands import settings
 from tests.support.refusals import refusal_of
 from workers.config.validation.check import check
-from workers.launch.cluster_environment import Seat, settle_launch
+from workers.launch.cluster_environment import RankInfo, settle_launch
 from workers.launch.run_folder import share_folder
 
 PAGE = (Path(__file__).parents[3] / "docs" / "launching.md").read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def test_the_manifest_gives_every_pod_its_stage() -> None:
     assert (program, config.stages, container["command"]) == ("dni-train", pods, ["sh", "-c"])
     for k in range(pods):
         pod = {**given, "KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": f"{name}-{k}"}
-        assert settle_launch(config, pod)[1] == Seat(k, pods, "DNI_STAGES", True)
+        assert settle_launch(config, pod)[1] == RankInfo(k, pods, "DNI_STAGES", True)
         assert share_folder(overrides, pod)[0] == "hydra.run.dir=outputs/first"
         assert config.transport.peers[k].rpartition(":")[0] == f"{name}-{k}.{service['metadata']['name']}"
 

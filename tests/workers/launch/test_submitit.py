@@ -14,7 +14,7 @@ from tests.support.commands import LOCAL, SMALL, Command, children, settings, su
 from tests.support.runs import assert_same, parameters_of
 from workers.cli.train import exit_codes
 from workers.launch.launcher import launch
-from workers.launch.rendezvous import first_node, meeting_point
+from workers.launch.rendezvous import first_node, rendezvous_address
 from workers.storage import checkpoint
 
 SUBMITTED = ("-m", "hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.sweep.dir=sweep")
@@ -87,7 +87,7 @@ def test_a_launcher_that_is_not_installed_is_named(capsys: pytest.CaptureFixture
     ],
 )  # fmt: skip
 def test_where_the_stages_of_a_job_meet(environment: dict[str, str], at: tuple[str, str] | None) -> None:
-    assert meeting_point(environment) == ({} if at is None else {"MASTER_ADDR": at[0], "MASTER_PORT": at[1]})
+    assert rendezvous_address(environment) == ({} if at is None else {"MASTER_ADDR": at[0], "MASTER_PORT": at[1]})
 
 
 @pytest.mark.parametrize(

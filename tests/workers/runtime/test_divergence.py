@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from workers.runtime.divergence import STEPS, Watch
+from workers.runtime.divergence import STEPS, DivergenceWatch
 
 
-def fed(*losses: float, guessing: float = 0.0) -> Watch:
-    watch = Watch(guessing)
+def fed(*losses: float, guessing: float = 0.0) -> DivergenceWatch:
+    watch = DivergenceWatch(guessing)
     for step, loss in enumerate(losses, 1):
         watch.add(step, loss)
     return watch
@@ -45,7 +45,7 @@ def test_a_short_run_is_judged_at_its_end() -> None:
     watch = fed(4.6, 1e9, 2e9, guessing=4.6)
     assert (watch.diverged(), watch.diverged(at_the_end=True)) == (False, True)
     assert not fed(4.6, 1e9, 5.0, guessing=4.6).diverged(at_the_end=True)
-    assert not Watch().diverged(at_the_end=True)
+    assert not DivergenceWatch().diverged(at_the_end=True)
 
 
 def test_parameters_were_good_while_the_next_loss_was_not_absurd() -> None:
@@ -58,7 +58,7 @@ def test_parameters_were_good_while_the_next_loss_was_not_absurd() -> None:
 
 def test_it_goes_on_over_a_resumption() -> None:
     losses = [4.0] + 120 * [1e6]
-    before, after = fed(*losses[:60], guessing=4.0), Watch(4.0)
+    before, after = fed(*losses[:60], guessing=4.0), DivergenceWatch(4.0)
     after.load_state_dict(before.state_dict())
     found = []
     for step, loss in enumerate(losses[60:], 61):

@@ -21,7 +21,7 @@ from workers.runtime.feed import Feed
 
 #: 4 lanes of 25 characters: 4 windows of 6 in training; 4 lanes of 13: 2 windows in validation.
 CORPUS = Corpus("ab", ("a", "b"), "0" * 64, torch.arange(100) % 2, torch.arange(52) % 2)
-LETTERS = {Kind.STEP: "S", Kind.EVALUATE: "V", Kind.PROBE: "P", Kind.MARK: "M", Kind.END: "E"}
+LETTERS = {Kind.STEP: "S", Kind.EVALUATE: "V", Kind.PROBE: "P", Kind.CHECKPOINT: "M", Kind.END: "E"}
 
 
 def feed(*, start: int = 0, stop: Event | None = None, corpus: Corpus = CORPUS, **changes: Any) -> Feed:
@@ -177,7 +177,7 @@ def test_with_patience_every_validation_is_saved() -> None:
 def test_a_run_that_is_stopped_once_it_has_saved_does_not_save_again() -> None:
     stop = Event()
     source = feed(stop=stop, checkpoint={"every": 2})
-    assert [source.receive().kind for _ in range(3)] == [Kind.STEP, Kind.STEP, Kind.MARK]
+    assert [source.receive().kind for _ in range(3)] == [Kind.STEP, Kind.STEP, Kind.CHECKPOINT]
     stop.set()
     assert schedule(source) == "E2"
 

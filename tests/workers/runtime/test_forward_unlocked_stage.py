@@ -86,7 +86,7 @@ def frames(config: Config, *others: tuple[Kind, int]) -> list[Frame]:
     ]
 
 
-ENDS = (Kind.EVALUATE, 5), (Kind.MARK, 5), (Kind.END, 5)
+ENDS = (Kind.EVALUATE, 5), (Kind.CHECKPOINT, 5), (Kind.END, 5)
 
 
 @pytest.mark.parametrize(("lag", "ahead"), [(None, 3), (0, 1), (1, 2)])
@@ -126,7 +126,10 @@ def test_the_answer_is_the_gradient_at_the_predicted_input(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ([(Kind.MARK, 5)], "MARK of step 5 came where EVALUATE of step 5 was due: do all stages read the same data?"),
+        (
+            [(Kind.CHECKPOINT, 5)],
+            "CHECKPOINT of step 5 came where EVALUATE of step 5 was due: do all stages read the same data?",
+        ),
         ([(Kind.STEP, 6)], "STEP of step 6 came where EVALUATE of step 5 was due"),
     ],
 )

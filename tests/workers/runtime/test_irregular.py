@@ -49,7 +49,7 @@ def test_a_decoupled_interface_remembers_only_values_whose_target_will_come() ->
         if step % 2:
             interface.gradient(step, value, labels)
         else:
-            assert interface.skip(step, value, labels) == []
+            assert interface.on_skip(step, value, labels) == []
     assert list(interface.state_dict()["sent"]) == ["6", "9", "12"]
     interface.target(11, torch.ones(1, 2))
     assert interface.updates == 0
@@ -60,7 +60,7 @@ def test_a_decoupled_interface_remembers_only_values_whose_target_will_come() ->
 def test_the_last_stage_measures_the_loss_of_steps_that_it_leaves_out() -> None:
     scores, labels = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([0, IGNORED])
     loss = LossInterface()
-    assert loss.skip(1, scores, labels) == []
+    assert loss.on_skip(1, scores, labels) == []
     assert loss.measured is not None
     assert loss.measured == (pytest.approx(torch.log1p(torch.tensor(1.0).exp()).item()), 1)
 
@@ -80,7 +80,7 @@ def test_each_stage_goes_back_at_steps_of_its_own_and_the_one_before_learns_from
     moved: list[list[int]] = [[], [], []]
     for stage, worker in enumerate(line.workers):
         update = worker.stage.update
-        step_of = worker.journal
+        step_of = worker.recorder
 
         def noted(*args: Any, _to: Any = moved[stage], _update: Any = update, _of: Any = step_of, **kw: Any) -> None:
             _to.append(_of.tally.steps + 1)

@@ -167,7 +167,7 @@ def test_locked_training_uses_every_gradient_and_sends_as_many_frames_as_it_got(
     line.run()
     steps = [(Kind.STEP, n) for n in range(1, STEPS + 1)]
     steps.insert(6, (Kind.EVALUATE, 6))
-    expected = [*steps, (Kind.EVALUATE, STEPS), (Kind.MARK, STEPS), (Kind.END, STEPS)]
+    expected = [*steps, (Kind.EVALUATE, STEPS), (Kind.CHECKPOINT, STEPS), (Kind.END, STEPS)]
     assert [end.sent for end in line.downward] == [expected] * 2
     answers = [(Kind.GRADIENT if kind is Kind.STEP else Kind.DONE, step) for kind, step in expected]
     assert [end.sent for end in line.upward] == [answers] * 2

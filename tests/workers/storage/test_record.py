@@ -15,7 +15,7 @@ from dni.errors import ConfigError, ResumeError
 from dni.lr_schedule import Cosine
 from tests.support.commands import LOCAL, SMALL, settings
 from workers.cli import train as command
-from workers.launch.cluster_environment import Seat
+from workers.launch.cluster_environment import RankInfo
 from workers.launch.launcher import launch, launch_later_stage
 from workers.reporting.tasks import settings_of
 from workers.resume.resume import settle_resume
@@ -213,7 +213,7 @@ def test_a_stage_that_an_engine_started_leaves_the_lock_to_the_first(
     monkeypatch.setattr("workers.launch.launcher.run_later_stage", lambda *given: ran.append(given))
     config = settings(*SMALL, "launch=external", "transport.peers=[127.0.0.1:1,127.0.0.1:2]")
     with FileLock(tmp_path / LOCK):
-        launch_later_stage(config, tmp_path, Seat(1, 2, "WORLD_SIZE", True))
+        launch_later_stage(config, tmp_path, RankInfo(1, 2, "WORLD_SIZE", True))
     assert len(ran) == 1
     assert os.listdir(tmp_path) == [LOCK]
 

@@ -26,7 +26,7 @@ from workers.comm.transports.torch_distributed import end as torch_distributed_e
 from workers.comm.transports.torch_distributed import link as torch_distributed
 from workers.comm.transports.torch_distributed import sender as sending
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
-from workers.launch.record_files import Gatherer, record_file
+from workers.launch.record_files import RecordFollower, record_file
 from workers.runtime.job import Job
 from workers.system.background import background
 from workers.tracking.early_stopping import Stop
@@ -144,15 +144,15 @@ def test_a_listener_whose_thread_dies_is_met_by_whoever_waits_for_a_stage(
 
 
 @pytest.fixture
-def gathering(tmp_path: Path) -> Iterator[tuple[Gatherer, Stop]]:
+def gathering(tmp_path: Path) -> Iterator[tuple[RecordFollower, Stop]]:
     stop = Stop()
-    with Gatherer(Job(tiny(), tmp_path, print, stop)) as others:
+    with RecordFollower(Job(tiny(), tmp_path, print, stop)) as others:
         yield others, stop
 
 
 @pytest.mark.parametrize("line", [b"hello\n", b"[]\n", b"{}\n", b"\xff\n"])
 def test_a_line_that_is_no_record_ends_the_first_stage_at_once(
-    line: bytes, gathering: tuple[Gatherer, Stop], tmp_path: Path
+    line: bytes, gathering: tuple[RecordFollower, Stop], tmp_path: Path
 ) -> None:
     others, stop = gathering
     with record_file(tmp_path, 1).open("ab") as file:
@@ -163,7 +163,7 @@ def test_a_line_that_is_no_record_ends_the_first_stage_at_once(
 
 
 def test_the_run_ends_if_the_thread_that_shows_it_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.tracking.monitor.Guarded.show", boom)
+    monkeypatch.setattr("workers.tracking.monitor.IsolatedSink.show", boom)
     with Monitor(tmp_path, 2, 40, console=Console(file=StringIO())) as monitor:
         monitor({"kind": "train", "stage": 0, "step": 1})
         monitor._thread.join(20)

@@ -17,7 +17,7 @@ from dni.errors import ConfigError, DniError, OutOfMemory, SystemRefused
 from tests.support.commands import LOCAL, SMALL, settings
 from workers.cli.train import exit_codes
 from workers.launch import supervisor as processes
-from workers.launch.cluster_environment import Seat
+from workers.launch.cluster_environment import RankInfo
 from workers.launch.launcher import launch
 from workers.launch.supervisor import Supervisor
 from workers.runtime.job import Job
@@ -108,10 +108,10 @@ def test_memory_that_is_refused_to_a_stage_is_called_so(
         raise RuntimeError("could not create a primitive")
 
     monkeypatch.setattr("workers.runtime.worker.Worker.train", step)
-    seat = Seat(0, 1, "WORLD_SIZE", True, local=1) if launch_mode == "external" else None
+    rank_info = RankInfo(0, 1, "WORLD_SIZE", True, local=1) if launch_mode == "external" else None
     asked = settings(*SMALL, "stages=1", f"launch={launch_mode}", "transport=grpc", "steps=4")
     with pytest.raises(OutOfMemory) as refused:
-        launch(asked, tmp_path / "run", seat)
+        launch(asked, tmp_path / "run", rank_info)
     where = {"threads": "stage 0, step 1", "external": "stage 0"}[launch_mode]
     assert str(refused.value) == (
         f"{where}: out of memory (could not create a primitive): {LESS}; no complete checkpoint had been written "

@@ -14,7 +14,7 @@ from dni.errors import SystemRefused
 from tests.support.commands import LOCAL, SMALL, run, settings
 from workers.cli.evaluate import main as evaluate
 from workers.cli.train import exit_codes
-from workers.launch.cluster_environment import Seat
+from workers.launch.cluster_environment import RankInfo
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
 
@@ -50,7 +50,7 @@ def test_metrics_that_cannot_be_written_end_the_run_with_its_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checkpoints of this size still fit. `launch=threads`."""
-    monkeypatch.setattr("workers.tracking.monitor.Board", NoBoard)
+    monkeypatch.setattr("workers.tracking.monitor.TensorBoardWriter", NoBoard)
     asked = settings(*SMALL, *LOCAL, "steps=100000", "log_every=1", "checkpoint.every=5", "model.units=2")
     with files_of_at_most(20_000), pytest.raises(SystemRefused) as refused:
         launch(asked, tmp_path / "run")
@@ -74,10 +74,10 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_processes(tmp_path:
 
 
 def test_the_same_where_an_engine_has_started_the_stages(tmp_path: Path) -> None:
-    seat = Seat(0, 1, "WORLD_SIZE", True, local=1)
+    rank_info = RankInfo(0, 1, "WORLD_SIZE", True, local=1)
     asked = settings(*SMALL, "stages=1", "launch=external", "steps=4", "model.units=64")
     with files_of_at_most(5_000), pytest.raises(SystemRefused) as refused:
-        launch(asked, tmp_path / "run", seat)
+        launch(asked, tmp_path / "run", rank_info)
     assert re.match(rf"stage 0: {tmp_path}/run/checkpoints/.*{TOO_LARGE}; no complete checkpoint", str(refused.value))
 
 

@@ -101,7 +101,7 @@ def test_a_broken_display_is_logged_once_and_ends_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError("no display")
 
-    monkeypatch.setattr(monitor_module, "Board", broken)
+    monkeypatch.setattr(monitor_module, "TensorBoardWriter", broken)
     monkeypatch.setattr(Screen, "_draw", broken)
     with Monitor(tmp_path, 2, 40, console=plain()[0]) as monitor:
         for step in range(1, 21):

@@ -11,7 +11,7 @@ from workers.runtime.pipeline.process_group import lost_neighbours
 SIZE = 2
 
 
-class Notice:
+class Broadcast:
     """Two numbers that stage `source` says once per step. Nobody waits for them before the step is over.
 
     Every step is `expect` at its start, `tell` by the source at any time, and `heard` at its end, by all.
@@ -47,6 +47,6 @@ class Notice:
         self._under_way.append((rank, work))
 
 
-def together() -> None:
+def barrier() -> None:
     """Wait until all stages have come here."""
     dist.all_reduce(torch.zeros(1))

@@ -12,7 +12,7 @@ from dni.stages.base import Stage
 from dni.types import State
 
 
-class Lanes(nn.Module):
+class Microbatches(nn.Module):
     """Runs microbatch `microbatch` of a window; the state that enters is cut off from the windows before.
 
     `begin` and `end` enclose the M forward passes of a step. Between steps the stage holds the state of all lanes, so

@@ -14,8 +14,8 @@ from dni.methods.pipelined import Chunked, Pipelined
 from dni.stages.base import Stage
 from workers.build.model import build_chains
 from workers.config.settings import Config
-from workers.runtime.pipeline.microbatches import Lanes
-from workers.runtime.pipeline.stage import Computing, Part
+from workers.runtime.pipeline.microbatches import Microbatches
+from workers.runtime.pipeline.stage import Computing, MicrobatchStage
 
 
 def shapes_of(config: Config, window: torch.Size, dtype: torch.dtype) -> list[torch.Size]:
@@ -49,11 +49,11 @@ class Pipeline:
     ) -> None:
         self.window = shapes[0]
         self.first, self.last = 0 in stages, config.parts - 1 in stages
-        self.lanes = [Lanes(stage, config.microbatches) for stage in stages.values()]
+        self.lanes = [Microbatches(stage, config.microbatches) for stage in stages.values()]
         share = config.microbatches * len(stages)  # of the emulated time of a batch
         each = [torch.Size((shape[0] // config.microbatches, *shape[1:])) for shape in shapes]
         parts = [
-            Part(
+            MicrobatchStage(
                 lanes, index, config.parts, (each[index], each[index + 1]),
                 computing=computing,
                 forward_ms=config.emulate.forward_ms / share,
@@ -75,7 +75,7 @@ class Pipeline:
 
 
 def _schedule(
-    config: Config, parts: list[Part], loss: Callable[[Tensor, Tensor], Tensor]
+    config: Config, parts: list[MicrobatchStage], loss: Callable[[Tensor, Tensor], Tensor]
 ) -> PipelineScheduleSingle | PipelineScheduleMulti:
     logging.getLogger("torch.distributed.pipelining.schedules").setLevel(logging.CRITICAL)  # a lost stage is told by us
     assert isinstance(config.depth, Pipelined)

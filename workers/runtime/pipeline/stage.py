@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage
 
-from workers.comm.edge import Blocked
+from workers.comm.edge import WaitTime
 from workers.runtime.emulation import lasting
-from workers.runtime.pipeline.microbatches import Lanes
+from workers.runtime.pipeline.microbatches import Microbatches
 from workers.runtime.pipeline.process_group import lost_neighbours
 
 #: Tags below it are for messages that are not of the pipeline.
@@ -22,11 +22,11 @@ FIRST_TAG = 16
 FORWARD, BACKWARD = 0, 1
 
 
-class Computing(Blocked):
+class Computing(WaitTime):
     """Adds up the seconds of passes, in which a stage waits for nobody."""
 
 
-class Part(PipelineStage):
+class MicrobatchStage(PipelineStage):
     """A `PipelineStage` that is ready for all its microbatches before they are sent.
 
     gloo sends a tensor only once its receiver has asked for it, which torch does when it needs it: on a slow link every
@@ -43,7 +43,7 @@ class Part(PipelineStage):
 
     def __init__(
         self,
-        lanes: Lanes,
+        lanes: Microbatches,
         index: int,
         parts: int,
         shapes: tuple[torch.Size, torch.Size],

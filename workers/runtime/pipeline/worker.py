@@ -19,15 +19,15 @@ from dni.lr_schedule import resume_schedule
 from workers.build.data import open_data
 from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
-from workers.comm.edge import Blocked, Loss, naming
+from workers.comm.edge import Loss, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
 from workers.runtime.feed import Feed
 from workers.runtime.job import Job
-from workers.runtime.pipeline.broadcast import Notice, together
+from workers.runtime.pipeline.broadcast import Broadcast, barrier
 from workers.runtime.pipeline.process_group import lost_neighbours
 from workers.runtime.pipeline.schedule import Pipeline, shapes_of
 from workers.runtime.pipeline.stage import Computing
-from workers.runtime.recorder import Journal
+from workers.runtime.recorder import Recorder
 from workers.storage import checkpoint
 
 #: Tags of what is not of the pipeline.
@@ -54,14 +54,14 @@ class PipelinedWorker:
         data = job.data or open_data(config)
         self.feed = Feed(config, data, start=job.start, stop=self.ending)
         self.depth = LossInterface(config.loss) if config.parts - 1 in self.stages else Interface()
-        self.blocked, self.computing = Blocked(), Computing()
-        self.journal = Journal(
+        self.blocked, self.computing = WaitTime(), Computing()
+        self.recorder = Recorder(
             job.sink, index, self.depth, ZeroInterface(), self.feed, None, self.blocked, every=config.log_every,
             guessing=config.loss.of_guessing(config.model.symbols or 1),
             parts=list(self.stages.values()),
         )  # fmt: skip
-        self.orders = Notice(0, ENDING)  # (whether this step is the last one, 0)
-        self.news = Notice(config.stages - 1, MEASURED)  # (summed nats, counted labels) of this step
+        self.orders = Broadcast(0, ENDING)  # (whether this step is the last one, 0)
+        self.loss_reports = Broadcast(config.stages - 1, MEASURED)  # (summed nats, counted labels) of this step
         self.step, self.counted = job.start, 0
         self.shapes: list[torch.Size] = []
         self.losses: list[Tensor] = []  # of the microbatches of this step
@@ -74,12 +74,12 @@ class PipelinedWorker:
 
     def run(self) -> None:
         """Work until the end of the run. Raises WorkerLost, DivergedError."""
-        handlers = {Kind.STEP: self.train, Kind.EVALUATE: self.evaluate, Kind.MARK: self.mark, Kind.END: self.end}
+        handlers = {Kind.STEP: self.train, Kind.EVALUATE: self.evaluate, Kind.CHECKPOINT: self.mark, Kind.END: self.end}
         kind, next_to = None, self._neighbours()
         while kind is not Kind.END:
             frame = self.feed.receive()
             kind, self.step = frame.kind, frame.step
-            with self.journal.handling(frame), naming(f"step {frame.step}"), lost_neighbours(next_to):
+            with self.recorder.handling(frame), error_context(f"step {frame.step}"), lost_neighbours(next_to):
                 handlers[kind](frame)
 
     def train(self, frame: Frame) -> None:
@@ -87,18 +87,18 @@ class PipelinedWorker:
         labels = frame.tensors["labels"]
         self.counted = self.config.loss.count(labels)
         self.orders.expect()
-        self.news.expect()
+        self.loss_reports.expect()
         if self.index == 0:
             self.orders.tell(self.job.stop.is_set(), 0)
         self._passes(frame)
         for stage in self.stages.values():
             stage.update(labels.numel())
         with self.blocked.waiting():
-            (last, _), (nats, counted) = self.orders.heard(), self.news.heard()
+            (last, _), (nats, counted) = self.orders.heard(), self.loss_reports.heard()
         self.feed.finish(frame, losses=[Loss(frame.step, nats, int(counted))])
         if last:
             self.ending.set()
-        self.journal.step(frame.step, labels.numel())
+        self.recorder.step(frame.step, labels.numel())
         for stage in self.stages.values():
             if stage.schedule is not None:
                 stage.schedule.step()
@@ -118,26 +118,26 @@ class PipelinedWorker:
                 with self.blocked.waiting():
                     dist.send(output.contiguous(), (self.index + 1) % self.config.stages, tag=VALIDATING)
                 continue
-            self.journal.validation(frame.step, self.config.loss.judge(output, labels.to(stage.device)))
+            self.recorder.validation(frame.step, self.config.loss.judge(output, labels.to(stage.device)))
 
     def mark(self, frame: Frame) -> None:
         """A checkpoint, which is complete once all stages have come here."""
         for part in self.stages:
             checkpoint.save(self.job.run_dir, part, self.config.parts, frame.step, self.state_dict(part))
         with self.blocked.waiting():
-            together()
-        self.journal.saved(frame.step)
+            barrier()
+        self.recorder.saved(frame.step)
 
     def end(self, frame: Frame) -> None:
         """Nobody leaves before all have finished."""
         with self.blocked.waiting():
-            together()
-        self.journal.end(frame.step)
+            barrier()
+        self.recorder.end(frame.step)
 
     def state_dict(self, part: int) -> dict[str, Any]:
         """What a checkpoint holds of a part: the same as with `depth=backprop`."""
         nothing: dict[str, Any] = {"depth": {}, "time": {}, "bootstrap": {}, "early": [], "losses": []}
-        nothing["journal"] = self.journal.state_dict()
+        nothing["journal"] = self.recorder.state_dict()
         return {"stage": self.stages[part].state_dict(), "upstream": self.feed.state_dict(), **nothing}
 
     def _neighbours(self) -> str:
@@ -170,7 +170,7 @@ class PipelinedWorker:
             mean = nats / max(1, self.counted)
             raise DivergedError(f"the loss of step {self.step} is {mean}: lower the learning rates or clip gradients")
         self.depth.measured = nats, self.counted
-        self.news.tell(nats, self.counted)
+        self.loss_reports.tell(nats, self.counted)
 
     def _shapes_of(self, value: Tensor) -> list[torch.Size]:
         if not self.shapes or self.shapes[0] != value.shape:
@@ -186,4 +186,4 @@ class PipelinedWorker:
                 own = self.config.optimizer.schedule
                 stage.schedule = resume_schedule(own, stage.optimizer, self.config.decay_steps, start)
                 self.feed.load_state_dict(state["upstream"])
-                self.journal.load_state_dict(state.get("journal"))
+                self.recorder.load_state_dict(state.get("journal"))

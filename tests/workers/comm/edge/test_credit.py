@@ -68,7 +68,7 @@ def test_drain_waits_for_frames_of_every_kind() -> None:
     edge = Edge(window=8)
     edge.send(1)
     edge.send(1, kind=Kind.EVALUATE)
-    edge.send(1, kind=Kind.MARK)
+    edge.send(1, kind=Kind.CHECKPOINT)
     edge.answer()
     edge.answer(gradient=False)
     drained = edge.down.drain()

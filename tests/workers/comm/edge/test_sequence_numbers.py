@@ -6,7 +6,7 @@ from dni.errors import OutOfOrder
 from tests.support.comm.edge_in_one_thread import SHORT, Edge
 from tests.support.faulty import Fault, FaultyEnd
 from workers.comm.downstream import Downstream
-from workers.comm.edge import Blocked
+from workers.comm.edge import WaitTime
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.local import local_channel
 from workers.comm.upstream import Upstream
@@ -29,8 +29,8 @@ def test_frames_are_numbered_from_one_whatever_their_kind() -> None:
 def test_a_forward_frame_out_of_order_is_named(action: str, said: str) -> None:
     a, b = local_channel(64)
     faulty = FaultyEnd(a, [Fault(Kind.STEP, 2, action)])  # type: ignore[arg-type]
-    down = Downstream(faulty, stage=1, window=4, clock=Blocked(), timeout_s=SHORT)
-    up = Upstream(b, stage=2, clock=Blocked(), timeout_s=SHORT)
+    down = Downstream(faulty, stage=1, window=4, clock=WaitTime(), timeout_s=SHORT)
+    up = Upstream(b, stage=2, clock=WaitTime(), timeout_s=SHORT)
     for step in (1, 2, 3):
         down.send(Kind.STEP, step, {})
     good = [1] if action == "drop" else [1, 2]
@@ -44,8 +44,8 @@ def test_a_forward_frame_out_of_order_is_named(action: str, said: str) -> None:
 def test_a_forward_frame_that_was_overtaken_is_named_and_the_edge_lives_on() -> None:
     a, b = local_channel(64)
     faulty = FaultyEnd(a, [Fault(Kind.STEP, 1, "delay", sends=2)])
-    down = Downstream(faulty, stage=1, window=4, clock=Blocked(), timeout_s=SHORT)
-    up = Upstream(b, stage=2, clock=Blocked(), timeout_s=SHORT)
+    down = Downstream(faulty, stage=1, window=4, clock=WaitTime(), timeout_s=SHORT)
+    up = Upstream(b, stage=2, clock=WaitTime(), timeout_s=SHORT)
     for step in (1, 2, 3, 4):  # arrive as 2, 3, 1, 4
         down.send(Kind.STEP, step, {})
     with pytest.raises(OutOfOrder, match="STEP of step 2 from stage 1 has sequence 2, expected was 1"):
