@@ -39,7 +39,7 @@ SEEDS = (0,) if QUICK else (0, 1, 2)
 TRIED, RATES = 100, ("3e-3",) if QUICK else ("3e-3", "6e-3", "1.2e-2")
 PARTS = (4,) if QUICK else (4, 8)
 GRID = Grid("reach", "reach", {"delay_ms": DELAY, "lane_steps": LANE_STEPS, "emulated_ms": TIMES})
-MODEL = ("experiment=copy", f"stages={STAGES}", "model.layers=3", "model.cut_at=[lstm2,lstm3,softmax]")
+MODEL = ("experiment=copy", f"stages={STAGES}", "model.layers=3", "model.split_points=[lstm2,lstm3,softmax]")
 OURS = "synthetic + synthetic"
 #: How each is trained, and the schedule that its steps are timed with.
 WAITING = {
@@ -80,7 +80,7 @@ TYPED = {
     "truncated": ("depth=backprop", *METHODS["truncated"]),
     "full": ("depth=backprop", *METHODS["full"]),
     OURS: (
-        "depth=synthetic", "depth.window=4", "predictor.depth.at_once=true", *METHODS["critic"],
+        "depth=synthetic", "depth.max_in_flight=4", "predictor.depth.eager_loss=true", *METHODS["critic"],
         f"predictor.time.lookahead={LOOKAHEAD}",
     ),
 }  # fmt: skip

@@ -63,7 +63,7 @@ def completed(hosts: Hosts, run_dir: Path, overrides: Sequence[str], delay_ms: f
 
 def settling(cell: Cell) -> int:
     """Steps after which nothing is left of what was sent at the last delay."""
-    window = next((int(o.partition("=")[2]) for o in cell.overrides if o.startswith("depth.window=")), 1)
+    window = next((int(o.partition("=")[2]) for o in cell.overrides if o.startswith("depth.max_in_flight=")), 1)
     return 2 * window + EVERY
 
 

@@ -39,7 +39,7 @@ LARGE = () if QUICK else (8, 32)
 
 #: 64 KB at every cut: 32 lanes of 16 steps and 32 numbers. Eight parts, for the schedule that wants two on each stage.
 MODEL = ("model=mlp", "model.layers=7", "model.units=32", "data.window=16", "data.sequence=null")
-SYNTHETIC = ("depth=synthetic", "predictor=critic", "predictor.depth.at_once=true")
+SYNTHETIC = ("depth=synthetic", "predictor=critic", "predictor.depth.eager_loss=true")
 
 GRID = Grid("links", "links", {
     "delays_ms": DELAYS, "stages": STAGES, "batch": BATCH,
@@ -78,9 +78,9 @@ class Cell:
         n = self.batches
         return (
             *MODEL, *(SYNTHETIC if self.method == "synthetic" else (f"depth={self.method}",)),
-            *((f"depth.window={self.window}",) if self.window else ()),
+            *((f"depth.max_in_flight={self.window}",) if self.window else ()),
             *((f"depth.microbatches={self.parts}",) if self.parts else ()),
-            *(("depth.chunks=1",) if self.method == "zero_bubble" else ()),  # ZB-H1; two on a stage are slower here
+            *(("depth.virtual_stages=1",) if self.method == "zero_bubble" else ()),  # ZB-H1: two are slower here
             f"data.batch={BATCH * n}", f"emulate.forward_ms={FORWARD_MS * n}", f"emulate.backward_ms={BACKWARD_MS * n}",
             f"emulate.cut_ms={CUT_MS}", f"stages={STAGES}", *WATCHED,
         )  # fmt: skip

@@ -89,15 +89,17 @@ def plan() -> list[Cell]:
     }
     found = [Cell("learned", "backprop", ("depth=backprop", *own["backprop"])), Cell("learned", "local", own["local"])]
     found += [Cell("timed", "backprop", ("depth=backprop", *own["backprop"]))]
-    found += [Cell("timed", "local", (*own["local"], "depth.window=6"))]
+    found += [Cell("timed", "local", (*own["local"], "depth.max_in_flight=6"))]
     for name, m in product(PIPELINES, PARTS):
-        one_part = ("depth.chunks=1",) if name == "zero_bubble" else ()  # ZB-H1; four layers make no eight parts
+        one_part = (
+            ("depth.virtual_stages=1",) if name == "zero_bubble" else ()
+        )  # ZB-H1; four layers make no eight parts
         typed = (f"depth={name}", f"depth.microbatches={m}", *one_part, *own["backprop"])
         found.append(Cell("timed", f"{name} M={m}", typed))
     for delay in DELAYS:
-        window = f"depth.window={WINDOWS['synthetic'][delay]}"
+        window = f"depth.max_in_flight={WINDOWS['synthetic'][delay]}"
         found.append(Cell("raced", "synthetic", (*own["synthetic"], window), delay))
-        window = f"depth.window={WINDOWS['delayed'][delay]}"
+        window = f"depth.max_in_flight={WINDOWS['delayed'][delay]}"
         for lag in CHOSEN_AT["delayed"]:
             typed = ("depth=delayed", *recipes["text", "delayed", lag], window)
             found.append(Cell("raced", f"delayed (rate of lag {lag})", typed, delay))

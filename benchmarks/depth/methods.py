@@ -37,13 +37,13 @@ BARS = {"text": 0.02, "mnist, 3 cuts": 0.3, "mnist, 6 cuts": 0.3, "cifar": 1.0}
 TUNED_ON = {"mnist, 6 cuts": "mnist, 3 cuts", "mnist, 8 cuts": "mnist, 3 cuts", "text, 8 cuts": "text",
             "transformer": "text"}  # fmt: skip
 #: Targets that start from the loss.
-LAMBDA_ONE = ("depth=lambda_return", "depth.lambda_depth=1", "depth.window=6")
+LAMBDA_ONE = ("depth=lambda_return", "depth.lambda_depth=1", "depth.max_in_flight=6")
 #: Of one seed: a name, the method it varies, and what is changed in it.
 VARIANTS: tuple[tuple[str, str, Overrides], ...] = (
     ("critic, complete unlock", "critic", ("depth.inputs=synthetic",)),
     ("critic, updates with p = 0.1", "critic", ("depth.update_probability=0.1",)),
-    ("critic, waits for targets", "critic", ("predictor.depth.at_once=false",)),
-    ("critic, loss alone", "critic", ("predictor.depth.match=0",)),
+    ("critic, waits for targets", "critic", ("predictor.depth.eager_loss=false",)),
+    ("critic, loss alone", "critic", ("predictor.depth.gradient_weight=0",)),
     ("critic, true targets (mix 1)", "critic", LAMBDA_ONE),
     ("cDNI, true targets (mix 1)", "cDNI", LAMBDA_ONE),
     ("cDNI, replay of 4", "cDNI", ("depth=replay", "depth.replay=4")),

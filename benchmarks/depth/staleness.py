@@ -2,10 +2,10 @@
 
 cDNI, the critic and delayed gradients on the character LSTM and on MNIST with 3 cuts, three seeds; beside them what
 lateness does not touch, backprop and local losses. The "fading critic" is the critic, with targets that count for less
-the later they are (predictor.depth.fade=1). Both have ten seeds on MNIST where their bars compare lags: three differ by
-more than what is asked. Every method's recipe is chosen at lag 8, with the budget of `benchmarks.depth.methods`, and
-kept for all lags. Delayed gradients are n steps late per edge: the first of 4 stages learns from gradients that are
-3 n steps old. Test split, after the last step.
+the later they are (predictor.depth.staleness_decay=1). Both have ten seeds on MNIST where their bars compare lags:
+three differ by more than what is asked. Every method's recipe is chosen at lag 8, with the budget of
+`benchmarks.depth.methods`, and kept for all lags. Delayed gradients are n steps late per edge: the first of 4 stages
+learns from gradients that are 3 n steps old. Test split, after the last step.
 
 DNI_PTB and DNI_MNIST name the folders of the data. Finished cells are read from benchmarks/results, so an interrupted
 benchmark goes on where it stopped. QUICK=1 takes a few steps; they stay in outputs.
@@ -34,7 +34,7 @@ GRID = Grid("lag", "lag", {"tuned_at": 8})
 STEPS = {"text": 600, "mnist, 3 cuts": 600}
 TUNED, PUNCTUAL = ("cDNI", "critic", "delayed"), ("backprop", "local")
 #: The critic with its recipe, whose match counts (1 + s)^-1 for targets that are s steps late.
-FADING, FADE = "fading critic", ("predictor.depth.fade=1",)
+FADING, FADE = "fading critic", ("predictor.depth.staleness_decay=1",)
 LATE = ("cDNI", "critic", FADING, "delayed")
 CRITICS = ("critic", FADING)
 #: Where three seeds differ by more than what is asked: the critics on MNIST, at the lags that their bars compare.

@@ -48,7 +48,12 @@ def folder(family: str) -> Path:
 def _mlp(layers: int, steps: int = 2000) -> Task:
     """A perceptron of so many hidden layers, each a stage, as is the softmax layer."""
     data = ("data=mnist", f"data.path={folder('mnist')}")
-    shape = ("model=mlp_bn", f"model.layers={layers}", f"stages={layers + 1}", f"model.cut_at=[{_layers(layers)}]")
+    shape = (
+        "model=mlp_bn",
+        f"model.layers={layers}",
+        f"stages={layers + 1}",
+        f"model.split_points=[{_layers(layers)}]",
+    )
     return Task((*data, *shape), "mnist", "error", steps, 1000)
 
 
@@ -58,11 +63,16 @@ def _layers(layers: int) -> str:
 
 def _text(model: str, cuts: str, layers: int = 3, steps: int = 2000) -> Task:
     data = ("data=ptb", f"data.path={folder('text')}", "data.sequence=null")
-    shape = (f"model={model}", f"model.layers={layers}", f"stages={cuts.count(',') + 2}", f"model.cut_at=[{cuts}]")
+    shape = (
+        f"model={model}",
+        f"model.layers={layers}",
+        f"stages={cuts.count(',') + 2}",
+        f"model.split_points=[{cuts}]",
+    )
     return Task((*data, *shape), "text", "bits", steps, 600)
 
 
-_CNN = ("model=cnn", "model.units=16", "model.layers=3", "stages=4", "model.cut_at=[conv2,conv3,softmax]")
+_CNN = ("model=cnn", "model.units=16", "model.layers=3", "stages=4", "model.split_points=[conv2,conv3,softmax]")
 
 TASKS = {
     "text": _text("lstm", "lstm2,lstm3,softmax"),
@@ -81,7 +91,7 @@ METHODS: dict[str, Overrides] = {
     "backprop": ("depth=backprop",),
     "DNI": ("depth=synthetic", "predictor=mlp", "predictor.depth.labels=false"),
     "cDNI": ("depth=synthetic", "predictor=mlp"),
-    "critic": ("depth=synthetic", "predictor=critic", "predictor.depth.at_once=true"),
+    "critic": ("depth=synthetic", "predictor=critic", "predictor.depth.eager_loss=true"),
     "local": ("depth=local",),
     "delayed": ("depth=delayed",),
 }

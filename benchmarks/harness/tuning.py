@@ -99,7 +99,7 @@ def late(task: str, lag: int | None) -> Overrides:
     if lag is None:
         return ()
     edges = next(int(part.partition("=")[2]) for part in TASKS[task].overrides if part.startswith("stages=")) - 1
-    return (f"depth.lag={lag}", f"depth.window={max(4, lag * edges, edges, lag + 1)}")
+    return (f"depth.lag={lag}", f"depth.max_in_flight={max(4, lag * edges, edges, lag + 1)}")
 
 
 def lag_of(name: str, lag: int) -> int | None:

@@ -44,8 +44,8 @@ COMMON = (
     "experiment=demo", "time=truncated", "seed=0", f"steps={STEPS}", f"data.batch={BATCH}", "evaluate.every=null",
     "evaluate.windows=1", "checkpoint.every=null",
 )  # fmt: skip
-ONE = ("stages=1", "model.cut_at=[]")
-TWO = ("stages=2", "model.cut_at=[lstm3]")
+ONE = ("stages=1", "model.split_points=[]")
+TWO = ("stages=2", "model.split_points=[lstm3]")
 THREADS, PROCESSES = ("transport=local", "launch=threads"), ("transport=grpc", "launch=processes")
 PLAIN, LOCKED, LINKED = "plain loop", "backprop, 4 threads, local", "backprop, 4 processes, gRPC"
 SINGLE = "backprop, 1 stage"

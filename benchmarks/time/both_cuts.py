@@ -38,7 +38,8 @@ class Cell:
         """As they are typed."""
         return (
             "experiment=copy", *METHODS[self.method], f"predictor.time.lookahead={LOOKAHEAD}", "stages=2",
-            "model.layers=2", "model.cut_at=[lstm2]", "transport=grpc", "launch=processes", "depth.window=4",
+            "model.layers=2", "model.split_points=[lstm2]",
+    "transport=grpc", "launch=processes", "depth.max_in_flight=4",
             f"seed={self.seed}", f"lane_steps={LANE_STEPS}", "launch.torch_threads=1", "checkpoint.every=null",
         )  # fmt: skip
 

@@ -33,7 +33,7 @@ FAST = "optimizer.learning_rate=6e-3"  # what is not set has the rates of experi
 CRITIC = ("time=synthetic", "predictor=critic", "predictor.time.hidden=256", FAST)
 PLAIN = (
     "time=synthetic", "predictor=mlp", "predictor.time.hidden=256", "predictor.time.learning_rate=3e-4",
-    "predictor.time.fits=4", "optimizer.accumulate=8",
+    "predictor.time.steps_per_target=4", "optimizer.accumulate=8",
 )  # fmt: skip
 
 #: What distinguishes the methods; each has one recipe for both tasks and every window.
@@ -44,7 +44,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "plain": PLAIN,
     "plain + auxiliary": (*PLAIN, "time=auxiliary", "time.auxiliary=0.1", "time.hidden=256"),
     "plain, lambda": (*PLAIN, "time=lambda_return", f"time.horizon={HORIZON}", "time.lambda_=0.9"),
-    "critic, loss alone": (*CRITIC, "predictor.time.match=0"),
+    "critic, loss alone": (*CRITIC, "predictor.time.gradient_weight=0"),
     "full": ("time=full", FAST),
     "oracle": ("time=oracle", FAST),
 }

@@ -23,7 +23,7 @@ class LambdaReturn(Synthetic):
 
     lambda_depth: float = zero_or_more(0.5)  # [share] m: a stage answers with 1 - m of its prediction and m of the
     # target it got itself, once that target is here. With depth.lag=n a target is n steps late per edge between its cut
-    # and the loss, n (K - 1) at the first cut, and depth.window is shared among the edges, as with depth=delayed
+    # and the loss, n (K - 1) at the first cut, and depth.max_in_flight is shared among the edges, as with depth=delayed
 
     name: ClassVar[str] = "lambda_return"
     skips_steps: ClassVar[bool] = False
@@ -36,7 +36,7 @@ class LambdaReturn(Synthetic):
 
     def in_flight(self, stages: int) -> int:
         """An even share of W, as a stage keeps its windows until their targets are here."""
-        return self.window // (stages - 1)
+        return self.max_in_flight // (stages - 1)
 
     def check(self, run: RunContext) -> None:
         super().check(run)
@@ -46,10 +46,11 @@ class LambdaReturn(Synthetic):
                 f"depth.lambda_depth={self.lambda_depth} must be above 0 and at most 1, where every target starts from "
                 "the loss (or use depth=synthetic, where each starts from the next prediction)"
             )
-        if self.window < (late + 1) * edges:
+        if self.max_in_flight < (late + 1) * edges:
             raise ConfigError(
-                f"depth=lambda_return shares depth.window={self.window} among {edges} edges, on each of which a target "
-                f"may be {late} late: set depth.window={(late + 1) * edges} or more (or use depth=synthetic)"
+                f"depth=lambda_return shares depth.max_in_flight={self.max_in_flight} among {edges} edges, on each of "
+                f"which a target "
+                f"may be {late} late: set depth.max_in_flight={(late + 1) * edges} or more (or use depth=synthetic)"
             )
         if self.inputs is InputKind.synthetic:
             raise ConfigError(

@@ -54,29 +54,35 @@ class TwoClocksSource(PassSource):
         batch: int,
         window: int,
         *,
-        block: int,
+        block_length: int,
         sequence: int | None = None,
         part: Part = "train",
         seed: int = 0,
         side: int = 28,
     ) -> None:
-        if min(batch, window, block) < 1 or block % window or (sequence or block) % block or seed < 0:
+        if (
+            min(batch, window, block_length) < 1
+            or block_length % window
+            or (sequence or block_length) % block_length
+            or seed < 0
+        ):
             raise ConfigError(
-                f"need batch {batch} >= 1, seed {seed} >= 0, a block {block} of whole windows of {window}, and a "
+                f"need batch {batch} >= 1, seed {seed} >= 0, a block {block_length} of whole windows of {window}, and "
+                f"a "
                 f"sequence {sequence} of whole blocks"
             )
         if side not in (28, 14, 7):
             raise ConfigError(f"side {side} must be 28, 14 or 7")
         images, self._digits = load_mnist(Path(folder).expanduser(), part)
-        unit = sequence or block
+        unit = sequence or block_length
         self._usable = len(images) // batch // unit * unit
         if not self._usable:
             raise DataError(
                 f"{len(images)} {part} images are less than {batch} lanes of {unit}: use a smaller batch, or shorter "
                 "sequences"
             )
-        self.batch, self.window_size, self.block = batch, window, block
-        self.symbols = block**2 + 1
+        self.batch, self.window_size, self.block_length = batch, window, block_length
+        self.symbols = block_length**2 + 1
         self.windows_per_pass = self._usable // window
         self._sequence = sequence or self._usable
         self._pixels = quantise(images, side, 256)
@@ -89,7 +95,7 @@ class TwoClocksSource(PassSource):
         end = start + self.window_size
         lanes = self._order.of(number)[: self.batch * self._usable].view(self.batch, self._usable)
         begun = start // self._sequence * self._sequence
-        counted = self._digits[lanes[:, max(begun, end - self.block**2) : end]] == _COUNTED
+        counted = self._digits[lanes[:, max(begun, end - self.block_length**2) : end]] == _COUNTED
         reset, ends = (torch.full((self.batch,), at % self._sequence == 0) for at in (start, end))
         labels, own = counted.sum(dim=1, keepdim=True), self._own(lanes, end)
         return Window(self._inputs(lanes[:, start:end], start), labels, reset, ends, own)
@@ -100,14 +106,14 @@ class TwoClocksSource(PassSource):
 
     def _inputs(self, images: Tensor, start: int) -> Tensor:
         places = torch.arange(start, start + images.shape[1])
-        first = (places % self.block == 0).float().expand(images.shape).unsqueeze(-1)
+        first = (places % self.block_length == 0).float().expand(images.shape).unsqueeze(-1)
         return torch.cat([self._pixels[images].float() / 255, first], dim=-1)
 
     def _own(self, lanes: Tensor, end: int) -> Tensor:
         """(B, 1) int64."""
-        if end % self.block:
+        if end % self.block_length:
             return torch.full((self.batch, 1), IGNORED)
-        return (self._digits[lanes[:, end - self.block : end]] % 2).sum(dim=1, keepdim=True)
+        return (self._digits[lanes[:, end - self.block_length : end]] % 2).sum(dim=1, keepdim=True)
 
 
 @dataclass
@@ -115,7 +121,7 @@ class TwoClocks(FromFiles):
     """A stream of MNIST's digits, and two questions about it: how many of a block are odd, how many were 3s."""
 
     side: int = 28  # [pixels] a side of the image: 28, 14 or 7
-    block: int = one_or_more(4)  # [digits] T, of which network A counts the odd ones; B counts the 3s in T^2
+    block_length: int = one_or_more(4)  # [digits] T, of which network A counts the odd ones; B counts the 3s in T^2
 
     name: ClassVar[str] = "two_clocks"
     gives: ClassVar[Inputs] = Inputs.vectors
@@ -123,10 +129,10 @@ class TwoClocks(FromFiles):
 
     @property
     def own_classes(self) -> int:
-        return self.block + 1
+        return self.block_length + 1
 
     def open(self, context: DataContext) -> Data:
-        shape: dict[str, Any] = {"block": self.block, "sequence": self.sequence, "side": self.side}
+        shape: dict[str, Any] = {"block_length": self.block_length, "sequence": self.sequence, "side": self.side}
 
         def source(part: Part) -> TwoClocksSource:
             folder = self.path or "mnist"
@@ -140,13 +146,13 @@ class TwoClocks(FromFiles):
         super().check(run)
         if run.time.answers or run.whole_sequences:
             raise ConfigError(f"data=two_clocks goes with time=truncated, not with time={run.time.name}")
-        if self.block % self.window:
+        if self.block_length % self.window:
             raise ConfigError(
-                f"data.block={self.block} is not a multiple of data.window={self.window}: set "
-                f"data.window={self.block}, say"
+                f"data.block_length={self.block_length} is not a multiple of data.window={self.window}: set "
+                f"data.window={self.block_length}, say"
             )
-        if self.sequence is not None and self.sequence % self.block:
+        if self.sequence is not None and self.sequence % self.block_length:
             raise ConfigError(
-                f"data.sequence={self.sequence} is not a multiple of data.block={self.block}: set "
-                f"data.sequence={self.block**2}, say (or data.sequence=null)"
+                f"data.sequence={self.sequence} is not a multiple of data.block_length={self.block_length}: set "
+                f"data.sequence={self.block_length**2}, say (or data.sequence=null)"
             )

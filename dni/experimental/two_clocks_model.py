@@ -51,8 +51,8 @@ class TwoClocks(Model):
 
     def check(self, run: Any) -> None:
         super().check(run)
-        if run.stages < 2 or self.cut_at[:1] != ["lstm_b"]:
+        if run.stages < 2 or self.split_points[:1] != ["lstm_b"]:
             raise ConfigError(
                 f"model=two_clocks needs network A alone in the first of two or more stages, not stages={run.stages} "
-                f"model.cut_at=[{','.join(self.cut_at)}]: set stages=2 model.cut_at=[lstm_b]"
+                f"model.split_points=[{','.join(self.split_points)}]: set stages=2 model.split_points=[lstm_b]"
             )

@@ -41,25 +41,25 @@ class DecoupledInterface(Interface):
         *,
         warmup: int = 0,
         memory: int = 64,
-        fits: int = 1,
+        steps_per_target: int = 1,
         scale: float = 1.0,
         clip: float | None = None,
-        fade: float = 0.0,
+        staleness_decay: float = 0.0,
         expects: Callable[[int], bool] | None = None,
     ) -> None:
         if not isinstance(predictor, Predictor):
             raise UsageError(
                 f"a {type(predictor).__name__} is no dni.Predictor: take dni.Regressor, say, or subclass one"
             )
-        refuse_below(1, memory=memory, fits=fits)
+        refuse_below(1, memory=memory, steps_per_target=steps_per_target)
         refuse_below(0, warmup=warmup)
         self.predictor, self.expects = predictor, expects
         parameters = list(predictor.parameters())  # an oracle has none, and is not trained
         if optimizer is not None and parameters:
             refuse_optimizer(predictor, optimizer)
         self.optimizer = optimizer or (torch.optim.Adam(parameters, 3e-3, fused=True) if parameters else None)
-        self.warmup, self.memory, self.fits = warmup, memory, fits
-        self.scale, self.clip, self.fade = scale, clip, fade
+        self.warmup, self.memory, self.steps_per_target = warmup, memory, steps_per_target
+        self.scale, self.clip, self.staleness_decay = scale, clip, staleness_decay
         self.updates = 0
         self.total, self.recent = FitMeter(), FitMeter()
         self._sent: dict[int, PendingPrediction] = {}
@@ -155,9 +155,9 @@ class DecoupledInterface(Interface):
 
     def _learn(self, step: int, value: Tensor, labels: Tensor | None, target: Tensor) -> None:
         """Fit the predictor to the target of a value that left at `step`."""
-        for n in range(self.fits):
+        for n in range(self.steps_per_target):
             fit = self.predictor.fit(value, labels, target)
-            self._improve(self._fit_loss(fit.loss) * (1 + self.staleness) ** -self.fade)
+            self._improve(self._fit_loss(fit.loss) * (1 + self.staleness) ** -self.staleness_decay)
             if n == 0:
                 self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
 

@@ -27,7 +27,7 @@ class DepthMethod(ABC):
     the section `depth`, with those below. `interface` is all that it must have.
     """
 
-    window: int = one_or_more(4)  # [steps] W, most unfinished frames on an edge; delayed and lambda_return: on
+    max_in_flight: int = one_or_more(4)  # [steps] W, most unfinished frames on an edge; delayed and lambda_return: on
     # all edges together, and steps a stage keeps
     lag: int | None = zero_or_more(None)  # [steps] train the predictor at step t on exactly the target of step t - lag;
     # null: on what came (delayed: go back at step t exactly through step t - lag per edge; local: a curriculum hears of
@@ -71,14 +71,15 @@ class DepthMethod(ABC):
 
     def in_flight(self, stages: int) -> int:
         """The most unfinished frames on one edge, of `stages` stages."""
-        return self.window
+        return self.max_in_flight
 
     def check(self, run: RunContext) -> None:
         """Raise ConfigError for settings of the run that cannot be trained with this method."""
-        if self.lag is not None and self.lag >= self.window:
+        if self.lag is not None and self.lag >= self.max_in_flight:
             raise ConfigError(
-                f"depth.lag={self.lag} does not fit depth.window={self.window}: the target of step t - lag must still "
-                f"be in flight; set depth.window={self.lag + 1} or more (or depth.lag=null)"
+                f"depth.lag={self.lag} does not fit depth.max_in_flight={self.max_in_flight}: the target of step t - "
+                f"lag must still "
+                f"be in flight; set depth.max_in_flight={self.lag + 1} or more (or depth.lag=null)"
             )
         if run.optimizer.staleness and not self.late:
             raise ConfigError(

@@ -37,15 +37,16 @@ class Delayed(DepthMethod):
 
     def in_flight(self, stages: int) -> int:
         """An even share of W, as a stage keeps its windows until they have been on all edges after it."""
-        return self.window // (stages - 1)
+        return self.max_in_flight // (stages - 1)
 
     def check(self, run: RunContext) -> None:
         super().check(run)
         edges, each = run.stages - 1, max(1, self.lag or 0)
-        if self.window < each * edges:
+        if self.max_in_flight < each * edges:
             raise ConfigError(
-                f"depth=delayed shares depth.window={self.window} among {edges} edges, on each of which a step may "
-                f"be {each} late: set depth.window={each * edges} or more"
+                f"depth=delayed shares depth.max_in_flight={self.max_in_flight} among {edges} edges, on each of which "
+                f"a step may "
+                f"be {each} late: set depth.max_in_flight={each * edges} or more"
             )
         if run.time.answers:
             raise ConfigError(

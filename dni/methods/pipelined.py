@@ -77,7 +77,7 @@ class OneForwardOneBackward(Pipelined):
 class Chunked(Pipelined):
     """Base class of the schedules in which every stage holds several parts of the model."""
 
-    chunks: int = one_or_more(2)  # [parts] of the model on one stage, dealt out in turn
+    virtual_stages: int = one_or_more(2)  # [parts] of the model on one stage, dealt out in turn
 
     def check(self, run: RunContext) -> None:
         super().check(run)
@@ -98,8 +98,10 @@ class Interleaved(Chunked):
 
     def check(self, run: RunContext) -> None:
         super().check(run)
-        if self.chunks == 1:
-            raise ConfigError("depth.chunks=1 leaves depth=interleaved_1f1b nothing to interleave: use depth=1f1b")
+        if self.virtual_stages == 1:
+            raise ConfigError(
+                "depth.virtual_stages=1 leaves depth=interleaved_1f1b nothing to interleave: use depth=1f1b"
+            )
 
 
 @dataclass

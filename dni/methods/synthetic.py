@@ -35,4 +35,4 @@ class Synthetic(DepthMethod):
     @property
     def memory(self) -> int:
         """Values that wait for their targets: those in flight, that of this step, and one that is on its way."""
-        return self.window + 2
+        return self.max_in_flight + 2

@@ -38,7 +38,7 @@ class Model(ABC):
     """
 
     init: InitKind = InitKind.default  # of the weights of maps, with zero biases; default: torch's own, biases too
-    cut_at: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
+    split_points: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
     symbols: int | None = None  # [symbols] V, how many labels there are; filled in from the data
     input_symbols: int | None = None  # [symbols] rows of the embedding; filled in from the data
     input_shape: list[int] | None = None  # [numbers] of an image its channels, height and width, of a vector its size;

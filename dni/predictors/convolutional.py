@@ -78,12 +78,12 @@ class PooledCritic(SoftmaxCritic):
     Args:
         shape: (C, H, W) of the value.
         cells: of the grid, in each direction, at most; they are those of adaptive average pooling.
-        settings: classes, hidden, match and at_once, as of `SoftmaxCritic`.
+        settings: classes, hidden, gradient_weight and eager_loss, as of `SoftmaxCritic`.
     """
 
-    def __init__(self, shape: Sequence[int], *, cells: int, **settings: Any) -> None:
+    def __init__(self, shape: Sequence[int], *, pool_grid: int, **settings: Any) -> None:
         channels, height, width = shape
-        rows, columns = min(cells, height), min(cells, width)
+        rows, columns = min(pool_grid, height), min(pool_grid, width)
         super().__init__(channels * rows * columns, **settings)
         self.features = channels * height * width
         self.shape, self.grid = (channels, height, width), (channels, rows, columns)
@@ -93,18 +93,18 @@ class PooledCritic(SoftmaxCritic):
         self.register_buffer("along", _means(width, columns), persistent=False)
 
     def _hidden(self, value: Tensor) -> Tensor:
-        cells: Tensor = self.across @ value.view(-1, *self.shape) @ self.along.T
-        return super()._hidden(cells.flatten(1))
+        pool_grid: Tensor = self.across @ value.view(-1, *self.shape) @ self.along.T
+        return super()._hidden(pool_grid.flatten(1))
 
     def _pull_back(self, z: Tensor, error: Tensor) -> Tensor:
         spread: Tensor = self.across.T @ super()._pull_back(z, error).view(-1, *self.grid) @ self.along
         return spread.flatten(1)
 
 
-def _means(size: int, cells: int) -> Tensor:
+def _means(size: int, pool_grid: int) -> Tensor:
     """(cells, size): row i is the mean of the positions from floor(i size / cells) up to ceil((i + 1) size / cells)."""
-    matrix = torch.zeros(cells, size)
-    for i in range(cells):
-        start, end = i * size // cells, -(-(i + 1) * size // cells)
+    matrix = torch.zeros(pool_grid, size)
+    for i in range(pool_grid):
+        start, end = i * size // pool_grid, -(-(i + 1) * size // pool_grid)
         matrix[i, start:end] = 1 / (end - start)
     return matrix

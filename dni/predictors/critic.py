@@ -15,21 +15,21 @@ class Critic(Predictor):
 
         z = v    or, with a hidden layer,    z = tanh(W1 v + b1).
 
-    Output weights start small, not at zero: through zeros the layer below would never hear of the loss. With `at_once`
-    the loss is learned when the value leaves (`known`) and only the match waits for the target, in `fit`: the loss is
-    then as fresh as that of `LocalInterface`, however late targets are.
+    Output weights start small, not at zero: through zeros the layer below would never hear of the loss. With
+    `eager_loss` the loss is learned when the value leaves (`known`), and only the match waits for the target, in
+    `fit`: the loss is then as fresh as that of `LocalInterface`, however late targets are.
     """
 
-    def __init__(self, features: int, outputs: int, *, hidden: int, match: float, at_once: bool) -> None:
+    def __init__(self, features: int, outputs: int, *, hidden: int, gradient_weight: float, eager_loss: bool) -> None:
         super().__init__()
-        self.match, self.at_once, self.features = match, at_once, features
+        self.gradient_weight, self.eager_loss, self.features = gradient_weight, eager_loss, features
         self.first = nn.Linear(features, hidden) if hidden else None
         self.last = nn.Linear(hidden or features, outputs)
         nn.init.normal_(self.last.weight, std=0.01)
         nn.init.zeros_(self.last.bias)
 
     def known(self, value: Tensor, labels: Tensor | None) -> Tensor | None:
-        return self.loss(self._hidden(value), labels) if self.at_once else None
+        return self.loss(self._hidden(value), labels) if self.eager_loss else None
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """The loss that is modelled, at the hidden layer's z, averaged over rows: a scalar."""
@@ -37,7 +37,7 @@ class Critic(Predictor):
 
     def _scored(self, loss: Tensor | None, prediction: Tensor, target: Tensor) -> Fit:
         """`loss` None: it was learned at once."""
-        distance = self.match * squared_distance(prediction, target)
+        distance = self.gradient_weight * squared_distance(prediction, target)
         return Fit(distance if loss is None else loss + distance, prediction)
 
     def _hidden(self, value: Tensor) -> Tensor:
@@ -57,15 +57,16 @@ class SoftmaxCritic(Critic):
         C(v) = sum_l -log softmax(W2 z + b2)[l, y_l]
 
     the synthetic gradient is dC/dv = J^T W2^T (softmax - onehot), J = dz/dv, written out below. `fit` returns
-    C + match * |dC/dv - target|^2: the loss itself and, as in Sobolev training (Czarnecki et al. 2017), its derivative.
+    C + gradient_weight * |dC/dv - target|^2: the loss itself and, as in Sobolev training (Czarnecki et al. 2017), its
+    derivative.
 
     Args:
         features: D, the size of a row.
         classes: V.
         lookahead: L, labels per row: 1 in depth, the next L labels in time.
         hidden: units of the tanh layer, 0 for a linear classifier.
-        match: weight of the squared distance to the target gradient.
-        at_once: learn C from every value at once.
+        gradient_weight: of the squared distance to the target gradient.
+        eager_loss: learn C from every value at once.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class SoftmaxCritic(Critic):
         classes: int,
         lookahead: int = 1,
         hidden: int = 0,
-        match: float = 1.0,
-        at_once: bool = False,
+        gradient_weight: float = 1.0,
+        eager_loss: bool = False,
     ) -> None:
-        super().__init__(features, lookahead * classes, hidden=hidden, match=match, at_once=at_once)
+        super().__init__(
+            features, lookahead * classes, hidden=hidden, gradient_weight=gradient_weight, eager_loss=eager_loss
+        )
         self.classes = classes
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
@@ -88,7 +91,7 @@ class SoftmaxCritic(Critic):
     def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
         z, rows = self._hidden(value), label_rows(value, labels)
         scores = self._scores(z)
-        loss = None if self.at_once else _mean_loss(scores, rows)
+        loss = None if self.eager_loss else _mean_loss(scores, rows)
         return self._scored(loss, self._gradient(z, scores, rows), target)
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
@@ -118,21 +121,22 @@ class SquaredCritic(Critic):
 
         C(v) = 1/2 |W2 z + b2 - y|^2,    dC/dv = J^T W2^T (W2 z + b2 - y),    J = dz/dv.
 
-    `fit` returns C + match * |dC/dv - target|^2, as that of `SoftmaxCritic` does (Czarnecki et al. 2017). Without a
-    hidden layer and with match = 0 what it learns is linear least squares: exact where all that follows is linear.
+    `fit` returns C + gradient_weight * |dC/dv - target|^2, as that of `SoftmaxCritic` does (Czarnecki et al. 2017).
+    Without a hidden layer and with gradient_weight = 0 it learns linear least squares: exact if all that follows is
+    linear.
 
     Args:
         features: D, the size of a row.
         outputs: O, labels of a row.
         hidden: units of the tanh layer, 0 for a linear model.
-        match: weight of the squared distance to the target gradient.
-        at_once: learn C from every value at once.
+        gradient_weight: of the squared distance to the target gradient.
+        eager_loss: learn C from every value at once.
     """
 
     def __init__(
-        self, features: int, outputs: int, *, hidden: int = 0, match: float = 1.0, at_once: bool = False
+        self, features: int, outputs: int, *, hidden: int = 0, gradient_weight: float = 1.0, eager_loss: bool = False
     ) -> None:
-        super().__init__(features, outputs, hidden=hidden, match=match, at_once=at_once)
+        super().__init__(features, outputs, hidden=hidden, gradient_weight=gradient_weight, eager_loss=eager_loss)
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
         """dC/dv, in the shape of `value`. Raises ValueError if the labels do not belong to it."""
@@ -140,7 +144,7 @@ class SquaredCritic(Critic):
 
     def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
         z = self._hidden(value)
-        loss = None if self.at_once else self.loss(z, labels)
+        loss = None if self.eager_loss else self.loss(z, labels)
         return self._scored(loss, self._gradient(z, labels), target)
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:

@@ -20,28 +20,33 @@ class Critic(DepthPredictor):
     """A small classifier, whose loss has the synthetic gradient (`SoftmaxCritic`, `PooledCritic`)."""
 
     hidden: int = zero_or_more(0)  # [units] of the hidden layer (conv: channels); critic: 0 for a linear classifier
-    match: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
-    at_once: bool = False  # learn the loss when the value leaves; only the match waits for the target
-    fade: float = zero_or_more(0.0)  # [exponent] a, with at_once: the match to a target that is s steps late counts (1
-    # + s)^-a
-    cells: int = one_or_more(4)  # [cells] a side, of a grid: of feature maps it sees the means in each cell
+    gradient_weight: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
+    eager_loss: bool = False  # learn the loss when the value leaves; only the match waits for the target
+    staleness_decay: float = zero_or_more(0.0)  # [exponent] a, with eager_loss: the match to a target that is s steps
+    # late counts (1 + s)^-a
+    pool_grid: int = one_or_more(4)  # [cells] a side, of a grid: of feature maps it sees the means in each cell
 
     name: ClassVar[str] = "critic"
 
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
-        own: dict[str, Any] = {"hidden": self.hidden, "match": self.match, "at_once": self.at_once}
+        own: dict[str, Any] = {
+            "hidden": self.hidden,
+            "gradient_weight": self.gradient_weight,
+            "eager_loss": self.eager_loss,
+        }
         if len(shape) > 1:
-            return Flattened(PooledCritic(shape, cells=self.cells, classes=classes, **own))
+            return Flattened(PooledCritic(shape, pool_grid=self.pool_grid, classes=classes, **own))
         return SoftmaxCritic(shape[0], classes=classes, **own)
 
     def training(self) -> dict[str, Any]:
-        return {**super().training(), "fade": self.fade}
+        return {**super().training(), "staleness_decay": self.staleness_decay}
 
     def check(self, run: RunContext) -> None:
-        if self.fade and not self.at_once:
+        if self.staleness_decay and not self.eager_loss:
             raise ConfigError(
-                f"predictor.depth.fade={self.fade} makes late targets count for less beside a loss that is learned at "
-                "once: set predictor.depth.at_once=true (or predictor.depth.fade=0)"
+                f"predictor.depth.staleness_decay={self.staleness_decay} makes late targets count for less beside a "
+                f"loss that is learned at "
+                "once: set predictor.depth.eager_loss=true (or predictor.depth.staleness_decay=0)"
             )
 
 

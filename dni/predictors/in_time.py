@@ -21,7 +21,7 @@ class Critic(TimePredictor):
     """A small classifier of the next labels, whose loss has the synthetic gradient (`SoftmaxCritic`)."""
 
     hidden: int = zero_or_more(0)  # [units] of the hidden layer; critic: 0 for a linear classifier
-    match: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
+    gradient_weight: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
     lookahead: int = one_or_more(1)  # [labels] L, after the window
 
     name: ClassVar[str] = "critic"
@@ -31,7 +31,13 @@ class Critic(TimePredictor):
         return self.lookahead
 
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
-        return SoftmaxCritic(shape[0], classes=classes, lookahead=self.lookahead, hidden=self.hidden, match=self.match)
+        return SoftmaxCritic(
+            shape[0],
+            classes=classes,
+            lookahead=self.lookahead,
+            hidden=self.hidden,
+            gradient_weight=self.gradient_weight,
+        )
 
 
 @dataclass
@@ -39,7 +45,7 @@ class SoftLabelCritic(TimePredictor):
     """A critic that predicts the next labels from the last inputs, and learns once they have come."""
 
     hidden: int = zero_or_more(0)  # [units] of the hidden layer of both models; 0: none
-    match: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
+    gradient_weight: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
     lookahead: int = one_or_more(1)  # [labels] L, after the window
     history: int = one_or_more(32)  # [symbols] H, of the input up to the end of the window
 
@@ -56,7 +62,7 @@ class SoftLabelCritic(TimePredictor):
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
         return soft_label_critic.SoftLabelCritic(
             shape[0], classes=classes, lookahead=self.lookahead, inputs=context.inputs, history=self.history,
-            hidden=self.hidden, match=self.match,
+            hidden=self.hidden, gradient_weight=self.gradient_weight,
         )  # fmt: skip
 
 

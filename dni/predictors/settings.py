@@ -32,7 +32,7 @@ class PredictorSettings(ABC):
     """
 
     learning_rate: float = zero_or_more(3e-3)  # [rate] of the predictor's own Adam
-    fits: int = one_or_more(1)  # [steps] of the predictor per target
+    steps_per_target: int = one_or_more(1)  # [steps] of the predictor per target
     warmup: int = zero_or_more(0)  # [steps] of the predictor before the stage moves
     scale: float = zero_or_more(1.0)  # [factor] on the synthetic gradient that the network receives
     clip: float | None = above_zero(None)  # [norm] largest, of the predictor's own gradient; null: not clipped
@@ -51,7 +51,12 @@ class PredictorSettings(ABC):
 
     def training(self) -> dict[str, Any]:
         """How it is trained: settings of `DecoupledInterface`."""
-        return {"fits": self.fits, "warmup": self.warmup, "scale": self.scale, "clip": self.clip}
+        return {
+            "steps_per_target": self.steps_per_target,
+            "warmup": self.warmup,
+            "scale": self.scale,
+            "clip": self.clip,
+        }
 
     def check(self, run: RunContext) -> None:  # noqa: B027 (most have nothing to refuse)
         """Raise ConfigError for settings of the run that this predictor does not go with."""

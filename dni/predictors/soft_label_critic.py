@@ -30,13 +30,23 @@ class SoftLabelCritic(SoftmaxCritic):
         inputs: the input symbols are below it (or IGNORED, where nothing was read yet).
         history: H.
         hidden: units of the tanh layer of critic and teacher, 0 for linear models.
-        match: weight of the squared distance to the target gradient.
+        gradient_weight: of the squared distance to the target gradient.
     """
 
     def __init__(
-        self, features: int, *, classes: int, lookahead: int, inputs: int, history: int, hidden: int, match: float = 1.0
+        self,
+        features: int,
+        *,
+        classes: int,
+        lookahead: int,
+        inputs: int,
+        history: int,
+        hidden: int,
+        gradient_weight: float = 1.0,
     ) -> None:
-        super().__init__(features, classes=classes + 1, lookahead=lookahead, hidden=hidden, match=match)
+        super().__init__(
+            features, classes=classes + 1, lookahead=lookahead, hidden=hidden, gradient_weight=gradient_weight
+        )
         self.history = history
         width = hidden or features
         self.seen = LabelContext(inputs, history, width)
@@ -61,7 +71,7 @@ class SoftLabelCritic(SoftmaxCritic):
         scores = self._scores(z)
         losses = summed_cross_entropy(guesses, came) + summed_cross_entropy(scores, came)
         prediction = self._pull_back(z, torch.softmax(scores, -1) - torch.softmax(guesses.detach(), -1))
-        return Fit(losses / len(value) + self.match * squared_distance(prediction, target), prediction)
+        return Fit(losses / len(value) + self.gradient_weight * squared_distance(prediction, target), prediction)
 
     def _guesses(self, seen: Tensor) -> Tensor:
         return self.guess(torch.relu(self.seen(seen))).unflatten(-1, (-1, self.classes))  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from dni.recurrent import Chain
 Layers = list[tuple[str, nn.Module]]
 
 
-def partition(model: nn.Sequential, *, stages: int | None = None, cut_at: Sequence[str] = ()) -> list[Chain]:
+def partition(model: nn.Sequential, *, stages: int | None = None, split_points: Sequence[str] = ()) -> list[Chain]:
     """Cut a row of layers into K chains; layers, their names and their state dict keys stay as they are.
 
     `cut_at` names the layers that begin a new stage. Without it, the model is cut into `stages` contiguous
@@ -24,12 +24,14 @@ def partition(model: nn.Sequential, *, stages: int | None = None, cut_at: Sequen
     parameter.
     """
     layers = _layers(model)
-    if cut_at and stages is not None and stages != len(cut_at) + 1:
+    if split_points and stages is not None and stages != len(split_points) + 1:
         raise PartitionError(
-            f"cut_at names {len(cut_at)} layers, which makes {len(cut_at) + 1} stages, "
+            f"cut_at names {len(split_points)} layers, which makes {len(split_points) + 1} stages, "
             f"but stages is {stages}: leave one of the two out"
         )
-    cuts = _named_cuts(layers, cut_at) if cut_at else _balanced_cuts(layers, 1 if stages is None else stages)
+    cuts = (
+        _named_cuts(layers, split_points) if split_points else _balanced_cuts(layers, 1 if stages is None else stages)
+    )
     chains = [Chain(OrderedDict(layers[start:end])) for start, end in pairwise([0, *cuts, len(layers)])]
     _refuse_stages_without_parameters(chains)
     _refuse_shared_parameters(chains)
@@ -45,18 +47,18 @@ def _layers(model: nn.Sequential) -> Layers:
     return [(name, layer) for name, layer in model._modules.items() if layer is not None]
 
 
-def _named_cuts(layers: Layers, cut_at: Sequence[str]) -> list[int]:
+def _named_cuts(layers: Layers, split_points: Sequence[str]) -> list[int]:
     names = [name for name, _ in layers]
-    unknown = [name for name in cut_at if name not in names]
+    unknown = [name for name in split_points if name not in names]
     if unknown:
         raise PartitionError(f"cut_at: no layer {', '.join(unknown)}; the layers are {', '.join(names)}")
-    cuts = [names.index(name) for name in cut_at]
+    cuts = [names.index(name) for name in split_points]
     if 0 in cuts:
         raise PartitionError(f"cut_at: nothing lies before {names[0]}, the first layer; leave it out")
     in_order = sorted(set(cuts))
     if cuts != in_order:
         wanted = ", ".join(names[cut] for cut in in_order)
-        raise PartitionError(f"cut_at: [{', '.join(cut_at)}] is out of order; use [{wanted}]")
+        raise PartitionError(f"cut_at: [{', '.join(split_points)}] is out of order; use [{wanted}]")
     return cuts
 
 

@@ -33,9 +33,9 @@ def test_every_method_has_four_settings_that_can_be_run(task: str, name: str) ->
 
 def test_the_window_holds_late_gradients_on_all_edges() -> None:
     assert late("text", None) == ()
-    assert late("text", 0) == ("depth.lag=0", "depth.window=4")
-    assert late("text", 32) == ("depth.lag=32", "depth.window=96")
-    assert late("mnist, 6 cuts", 1) == ("depth.lag=1", "depth.window=6")
+    assert late("text", 0) == ("depth.lag=0", "depth.max_in_flight=4")
+    assert late("text", 32) == ("depth.lag=32", "depth.max_in_flight=96")
+    assert late("mnist, 6 cuts", 1) == ("depth.lag=1", "depth.max_in_flight=6")
 
 
 def test_between_feature_maps_regressors_convolve() -> None:

@@ -24,7 +24,7 @@ LOCKED: dict[str, Any] = {"depth": {"method": "backprop"}, "checkpoint": {"every
 def own(classes: str = "Counter Bits", **changes: Any) -> Config:
     model, data = classes.split()
     sections = {
-        "model": {"_target_": f"{OWN}.{model}", "cut_at": ["scores"]},
+        "model": {"_target_": f"{OWN}.{model}", "split_points": ["scores"]},
         "data": {"_target_": f"{OWN}.{data}", "bits": 2},
     }
     return tiny(**{key: value | changes.pop(key, {}) for key, value in sections.items()}, **changes)

@@ -201,7 +201,7 @@ def test_a_predictor_of_too_many_weights_is_refused_before_anything_starts(
 ) -> None:
     """A linear map from 32 x 14 x 14 features to as many, a bias each, and 10 columns of labels (and one for none)."""
     config = synthetic(folders, "cnn", "linear")
-    config.model.cut_at = ["conv2", "softmax"]
+    config.model.split_points = ["conv2", "softmax"]
     config.model.units, features = 32, 32 * 14 * 14
     with pytest.raises(ConfigError) as refused:
         launch(config, tmp_path / "run")

@@ -21,10 +21,10 @@ CRITICS = {"depth": {"kind": "critic"}, "time": {"kind": "critic", "hidden": 16,
 def copying(lag: int | None = 1, **more: Any) -> Config:
     changes: dict[str, Any] = {
         "data": {"kind": "copy", "batch": 16, "window": 4, "sequence": None},
-        "depth": {"method": "synthetic", "window": 4, "lag": lag},
+        "depth": {"method": "synthetic", "max_in_flight": 4, "lag": lag},
         "time": {"method": "synthetic"},
         "predictor": CRITICS,
-        "model": {"units": 24, "layers": 1, "cut_at": ["softmax"]},
+        "model": {"units": 24, "layers": 1, "split_points": ["softmax"]},
         "optimizer": {"learning_rate": 2e-2},
         "evaluate": {"every": None, "windows": None},
         "steps": 240,

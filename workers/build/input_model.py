@@ -21,7 +21,7 @@ def input_interface(config: Config, index: int, stage: Stage) -> InputInterface:
     """What stage `index`, 1 or more, is given in the place of what it does not wait for."""
     module = _predictor(config, index).to(stage.device)
     optimizer = torch.optim.Adam(module.parameters(), config.predictor.inputs.learning_rate, fused=True)
-    return InputInterface(module, optimizer, memory=config.depth.window + 2, device=stage.device)
+    return InputInterface(module, optimizer, memory=config.depth.max_in_flight + 2, device=stage.device)
 
 
 def refuse_large_inputs(config: Config) -> None:

@@ -18,15 +18,16 @@ def build_chains(config: Config) -> list[Chain]:
     """The whole model from the seed, cut into its parts: one per stage, or several. Raises PartitionError, and
     ConfigError for a model that cannot be built."""
     whole = _whole(config)
-    if config.model.cut_at:
-        return partition(whole, cut_at=config.model.cut_at)
+    if config.model.split_points:
+        return partition(whole, split_points=config.model.split_points)
     try:
         return partition(whole, stages=config.parts)
     except PartitionError as error:
         if config.parts == config.stages:
             raise
-        chunks = f"stages={config.stages} with depth.chunks={config.parts // config.stages} make {config.parts} parts"
-        raise PartitionError(f"{chunks}: {error}") from error
+        each = config.parts // config.stages
+        asked = f"stages={config.stages} with depth.virtual_stages={each} make {config.parts} parts"
+        raise PartitionError(f"{asked}: {error}") from error
 
 
 def _whole(config: Config) -> nn.Sequential:

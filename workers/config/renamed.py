@@ -4,6 +4,17 @@ from __future__ import annotations
 
 #: By the name that a setting had.
 RENAMED = {
+    "depth.window": "depth.max_in_flight",
+    "data.block": "data.block_length",
+    "depth.chunks": "depth.virtual_stages",
+    "model.cut_at": "model.split_points",
+    "predictor.depth.at_once": "predictor.depth.eager_loss",
+    "predictor.depth.cells": "predictor.depth.pool_grid",
+    "predictor.depth.fade": "predictor.depth.staleness_decay",
+    "predictor.depth.fits": "predictor.depth.steps_per_target",
+    "predictor.depth.match": "predictor.depth.gradient_weight",
+    "predictor.time.fits": "predictor.time.steps_per_target",
+    "predictor.time.match": "predictor.time.gradient_weight",
     "data.kind": "data=NAME, or data._target_=MODULE.CLASS",
     "depth.method": "depth=NAME, or depth._target_=MODULE.CLASS",
     "model.image": "model.input_shape",

@@ -121,7 +121,7 @@ class Config:
     @property
     def parts(self) -> int:
         """Into so many parts the model is cut; part k is on stage k mod K."""
-        return self.stages * (self.depth.chunks if isinstance(self.depth, Chunked) else 1)
+        return self.stages * (self.depth.virtual_stages if isinstance(self.depth, Chunked) else 1)
 
     @property
     def lookahead(self) -> int:

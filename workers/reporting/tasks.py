@@ -17,7 +17,7 @@ OF_ONE_RUN = {"seed", "run_id", "run_dir", "output_dir", "resume", "resume_step"
 #: the settings that make a task: its data, its model, and how long is trained
 TASK = (
     "data.name", "model.kind", "steps", "lane_steps", "data.sha256", "data.kind", "data.length", "data.side",
-    "data.block", "model.units", "model.layers", "model.heads", "model.memory",
+    "data.block_length", "model.units", "model.layers", "model.heads", "model.memory",
 )  # fmt: skip
 #: sections whose class has a name
 KINDS = ("data", "model")

@@ -83,7 +83,7 @@ def _before(
         return edge
     own = Feed(config, open_data(config), start=job.start, stop=Event())  # sources have state: none is shared
     inputs = input_interface(config, index, stage)
-    return ForwardUnlocked(edge, own, inputs, window=config.depth.window, lag=config.depth.lag)
+    return ForwardUnlocked(edge, own, inputs, window=config.depth.max_in_flight, lag=config.depth.lag)
 
 
 def contents_of(config: Config, index: int) -> Contents:

@@ -102,7 +102,7 @@ class Feed:
     def _goes_on(self, step: int) -> bool:
         depth, limit = self.config.depth, self.config.lane_steps
         if self.last is None and self.stop.is_set():
-            ahead = depth.window * (self.config.stages - 1) if depth.inputs is InputKind.synthetic else 0
+            ahead = depth.max_in_flight * (self.config.stages - 1) if depth.inputs is InputKind.synthetic else 0
             self.last = step + ahead
         in_time = self.last is None or step < self.last
         return step < self.config.steps and (limit is None or self.lane_steps < limit) and in_time

@@ -27,5 +27,5 @@ def connect(job: Job, index: int, address: str) -> ChannelEnd:
 
 
 def _context(job: Job, index: int) -> LinkContext:
-    limit = job.config.depth.window + SLACK
+    limit = job.config.depth.max_in_flight + SLACK
     return LinkContext(job.handshake(index), limit, device_of(job.config, index), job.sockets)

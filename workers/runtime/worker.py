@@ -214,17 +214,10 @@ class Worker:
     def state_dict(self) -> dict[str, Any]:
         """Everything a checkpoint of this stage holds."""
         stage, depth, time = self.stage.state_dict(), self.depth.state_dict(), self.time.state_dict()
-        rest = {"early": self.early_targets, "losses": self.losses, "upstream": self.upstream.state_dict()}
-        rest |= {"journal": self.recorder.state_dict()}
-        clock = {"clock": self.clock.state_dict()} if self.clock.every > 1 else {}
-        return {
-            "stage": stage,
-            "depth": depth,
-            "time": time,
-            "bootstrap": self.bootstrap.state_dict(),
-            **rest,
-            **clock,
-        }
+        rest: dict[str, Any] = {"early": self.early_targets, "losses": self.losses}
+        rest |= {"upstream": self.upstream.state_dict(), "journal": self.recorder.state_dict()}
+        rest |= {"clock": self.clock.state_dict()} if self.clock.every > 1 else {}
+        return {"stage": stage, "depth": depth, "time": time, "bootstrap": self.bootstrap.state_dict(), **rest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""

@@ -27,7 +27,7 @@ IMAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "mnist": ("mlp_bn", {"window": 1, "sequence": None}),
     "cifar10": ("mlp_bn", {"window": 1, "sequence": None}),
     "seqmnist": ("lstm", {"window": 28, "sequence": None}),
-    "two_clocks": ("two_clocks", {"window": 2, "block": 2, "sequence": 4}),
+    "two_clocks": ("two_clocks", {"window": 2, "block_length": 2, "sequence": 4}),
 }
 
 

@@ -49,7 +49,7 @@ def test_windows_of_one_size_are_one_batch() -> None:
     """A critic, three targets: the third step is that of the loss over all rows of the three."""
     torch.manual_seed(0)
     critic = SoftmaxCritic(4, classes=3, hidden=5).double()
-    cut = ReplayInterface(critic, torch.optim.SGD(critic.parameters(), 0.1), replay=2, fits=2)
+    cut = ReplayInterface(critic, torch.optim.SGD(critic.parameters(), 0.1), replay=2, steps_per_target=2)
     values, targets = torch.randn(2, 3, 6, 4, dtype=torch.float64)
     labels = torch.randint(0, 3, (3, 6))
     for step in range(2):
@@ -82,7 +82,7 @@ def test_what_is_replayed_is_in_the_state() -> None:
 
 
 def test_an_interrupted_run_equals_one_that_went_on(tmp_path: Path) -> None:
-    depth = {"method": "replay", "window": 6, "lag": 1, "replay": 2}
+    depth = {"method": "replay", "max_in_flight": 6, "lag": 1, "replay": 2}
     settings: dict[str, Any] = {
         "stages": 3, "depth": depth, "optimizer": {"staleness": 1.0},
         "predictor": {"depth": {"kind": "mlp", "hidden": 8}},

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def source(folder: Path, **changes: Any) -> TwoClocksSource:
-    shape: dict[str, Any] = {"batch": 2, "window": 3, "block": 3, "sequence": 12, "part": "test", "side": 7}
+    shape: dict[str, Any] = {"batch": 2, "window": 3, "block_length": 3, "sequence": 12, "part": "test", "side": 7}
     return TwoClocksSource(folder, **{**shape, **changes})
 
 
@@ -96,7 +96,7 @@ def test_the_order_depends_on_seed_and_pass_and_goes_on_where_it_was(folder: Pat
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch": 0}, {"window": 2}, {"block": 0}, {"sequence": 10}, {"seed": -1}, {"side": 8}]
+    "wrong", [{"batch": 0}, {"window": 2}, {"block_length": 0}, {"sequence": 10}, {"seed": -1}, {"side": 8}]
 )
 def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int], folder: Path) -> None:
     with pytest.raises(ConfigError):
@@ -124,9 +124,10 @@ def test_only_the_last_step_of_a_window_is_the_message() -> None:
 def two(folder: Path, **changes: Any) -> Config:
     config: dict[str, Any] = {
         "steps": 9, "log_every": 3,
-        "model": {"kind": "two_clocks", "units": 6, "cut_at": ["lstm_b"]},
+        "model": {"kind": "two_clocks", "units": 6, "split_points": ["lstm_b"]},
         "data": {
-            "kind": "two_clocks", "path": str(folder), "side": 7, "batch": 2, "window": 3, "block": 3, "sequence": 9,
+            "kind": "two_clocks", "path": str(folder), "side": 7, "batch": 2, "window": 3, "block_length": 3,
+            "sequence": 9,
         },
         "depth": {"method": "backprop", "clocks": [1, 2]},
         "evaluate": {"every": None, "windows": 8},
@@ -183,7 +184,7 @@ def test_locked_networks_equal_one_loop_over_the_sum_of_their_losses(
 
 def test_a_resumed_run_equals_one_that_went_on(folder: Path, tmp_path: Path) -> None:
     def config(every: int | None, **more: Any) -> Config:
-        depth = {"method": "synthetic", "clocks": [1, 2], "window": 4, "lag": 1}
+        depth = {"method": "synthetic", "clocks": [1, 2], "max_in_flight": 4, "lag": 1}
         return two(folder, depth=depth, steps=12, checkpoint={"every": every, "keep": 9}, **more)
 
     launch(config(None), tmp_path / "whole")

@@ -23,7 +23,7 @@ from workers.launch.launcher import launch
 
 
 def delayed(stages: int = 3, lag: int | None = 1, stash: bool = True, **more: Any) -> Config:
-    depth = {"method": "delayed", "window": 4, "lag": lag, "stash": stash}
+    depth = {"method": "delayed", "max_in_flight": 4, "lag": lag, "stash": stash}
     return tiny(stages=stages, depth=depth, **more)
 
 
@@ -93,7 +93,7 @@ def test_with_a_lag_a_run_does_not_depend_on_arrival_or_interruption(stash: bool
 
 
 def line(tmp_path: Path, lag: int | None, faults: Any = (), window: int = 4) -> Line:
-    depth = {"method": "delayed", "window": window, "lag": lag}
+    depth = {"method": "delayed", "max_in_flight": window, "lag": lag}
     return Line(tmp_path, faults, depth=depth, evaluate={"every": 5, "windows": 3, "probe": 4})
 
 

@@ -193,7 +193,7 @@ def test_rows_whose_sequence_ends_get_no_gradient_and_teach_nothing() -> None:
 
 
 def test_several_fits_per_target_are_several_steps() -> None:
-    twice, once = linear_interface(0.01, fits=2), linear_interface(0.01)
+    twice, once = linear_interface(0.01, steps_per_target=2), linear_interface(0.01)
     for interface in (twice, once):
         interface.gradient(0, row(2.0), None)
         interface.target(0, row(1.0))

@@ -34,7 +34,7 @@ def test_a_late_target_counts_for_less() -> None:
 
     Two steps late and with fade = 1, a third of that.
     """
-    interface = linear_interface(0.25, fade=1.0)
+    interface = linear_interface(0.25, staleness_decay=1.0)
     for step in (1, 2, 3):
         interface.gradient(step, torch.ones(1, 1), None)
     interface.target(1, torch.full((1, 1), 2.0))
@@ -42,7 +42,7 @@ def test_a_late_target_counts_for_less() -> None:
     assert isinstance(last, nn.Linear)
     assert (last.weight.item(), last.bias.item()) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert interface.total.loss == 4  # what is measured is the distance itself
-    assert taught(linear_interface(0.25, fade=1.0), 1, 1.0, 2.0) == (1.0, 1.0)
+    assert taught(linear_interface(0.25, staleness_decay=1.0), 1, 1.0, 2.0) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -83,7 +83,7 @@ def test_steps_shrink_with_the_age_of_the_predictors_newest_target(tmp_path: Pat
 
 def test_steps_shrink_with_the_age_of_late_gradients(tmp_path: Path) -> None:
     """Lag 1: two steps late at the first of three stages, one at the second; (1 + s)^-1."""
-    depth = {"method": "delayed", "window": 4, "lag": 1}
+    depth = {"method": "delayed", "max_in_flight": 4, "lag": 1}
     found = factors(Line(tmp_path, lag=1, depth=depth, optimizer={"staleness": 1.0}))
     assert found == [[pytest.approx(1 / 3)] * (STEPS - 2), [0.5] * (STEPS - 1), [1.0] * STEPS]
 

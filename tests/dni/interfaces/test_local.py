@@ -65,7 +65,7 @@ def test_the_gradient_is_that_of_the_head_before_its_step(hidden: int) -> None:
 
 def test_a_critic_that_learns_at_once_and_matches_nothing_is_a_local_loss() -> None:
     """Gradients and weights after three steps, while no target has come."""
-    local, critic = interface(), SoftmaxCritic(D, classes=V, match=0.0, at_once=True).double()
+    local, critic = interface(), SoftmaxCritic(D, classes=V, gradient_weight=0.0, eager_loss=True).double()
     critic.last.load_state_dict(local.head[0].state_dict())
     cut = DecoupledInterface(critic, torch.optim.Adam(critic.parameters(), 1e-2))
     for step in range(3):
@@ -75,10 +75,10 @@ def test_a_critic_that_learns_at_once_and_matches_nothing_is_a_local_loss() -> N
 
 
 def test_a_critic_that_learns_at_once_waits_for_the_target_with_the_match_alone() -> None:
-    critic = SoftmaxCritic(D, classes=V, match=0.7, at_once=True).double()
+    critic = SoftmaxCritic(D, classes=V, gradient_weight=0.7, eager_loss=True).double()
     (value, labels), target = activation(), torch.randn(B, T, D, dtype=torch.float64)
     known, fit = critic.known(value, labels), critic.fit(value, labels, target)
-    whole = SoftmaxCritic(D, classes=V, match=0.7).double()
+    whole = SoftmaxCritic(D, classes=V, gradient_weight=0.7).double()
     whole.load_state_dict(critic.state_dict())
     assert known is not None
     assert whole.known(value, labels) is None
@@ -121,7 +121,7 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
 
 
 def local(**more: Any) -> Config:
-    depth = {"method": "local", "window": 4, "hidden": 5, "learning_rate": 1e-2, **more.pop("depth", {})}
+    depth = {"method": "local", "max_in_flight": 4, "hidden": 5, "learning_rate": 1e-2, **more.pop("depth", {})}
     return tiny(**{"stages": 3, "depth": depth, **more})
 
 
@@ -157,7 +157,7 @@ def test_stages_and_heads_learn_as_networks_of_their_own(tmp_path: Path) -> None
 
 def test_no_gradient_goes_upstream(tmp_path: Path) -> None:
     """What does is a loss per step, three numbers of eight bytes."""
-    line = Line(tmp_path, depth={"method": "local", "window": 4})
+    line = Line(tmp_path, depth={"method": "local", "max_in_flight": 4})
     sizes: list[list[int]] = []
     for end in line.upward:
         sizes.append([])
@@ -195,7 +195,7 @@ def test_a_run_does_not_depend_on_arrival(tmp_path: Path) -> None:
 
 def test_the_source_hears_of_the_losses_of_the_last_stage(tmp_path: Path) -> None:
     """With a lag of one at fixed steps: each of the two edges makes them two steps late."""
-    line = Line(tmp_path, depth={"method": "local", "window": 4, "lag": 1})
+    line = Line(tmp_path, depth={"method": "local", "max_in_flight": 4, "lag": 1})
     feed, heard = line.workers[0].upstream, []
     assert isinstance(feed, Feed)
     feed.data.train.report = lambda index, nats, labels: heard.append(index)  # type: ignore[method-assign]

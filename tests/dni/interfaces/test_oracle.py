@@ -37,9 +37,9 @@ def test_with_parameters_that_stand_still_it_is_full_backpropagation() -> None:
     window = whole.next()
     output, _ = model(window.inputs, model.initial_state(3))
     summed_cross_entropy(output, window.labels).backward()
-    at_once = [p.grad for p in model.parameters() if p.grad is not None]
-    assert len(at_once) == len(in_windows) == len(list(model.parameters()))
-    for a, b in zip(in_windows, at_once, strict=True):
+    eager_loss = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(eager_loss) == len(in_windows) == len(list(model.parameters()))
+    for a, b in zip(in_windows, eager_loss, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
@@ -48,7 +48,7 @@ def test_a_run_with_an_oracle_and_one_update_per_sequence_is_full_backpropagatio
 
     def trained(name: str, steps: int, **more: Any) -> dict[str, Tensor]:
         config = tiny(
-            steps=steps, stages=1, model={"layers": 1, "cut_at": []}, evaluate={"every": None},
+            steps=steps, stages=1, model={"layers": 1, "split_points": []}, evaluate={"every": None},
             data={"kind": "copy", "batch": 4, "window": 3, "length": 9}, **more,
         )  # fmt: skip
         launch(config, tmp_path / name)
@@ -57,8 +57,8 @@ def test_a_run_with_an_oracle_and_one_update_per_sequence_is_full_backpropagatio
     sgd = {"kind": "sgd", "learning_rate": 0.5, "clip": None}
     oracle = {"time": {"method": "oracle"}}
     by_windows = trained("oracle", 12, **oracle, optimizer={**sgd, "accumulate": 3})
-    at_once = trained("full", 4, time={"method": "full"}, optimizer=sgd)
+    eager_loss = trained("full", 4, time={"method": "full"}, optimizer=sgd)
     truncated = trained("truncated", 12, time={"method": "truncated"}, optimizer={**sgd, "accumulate": 3})
     for name, parameter in by_windows.items():
-        torch.testing.assert_close(parameter, at_once[name], rtol=1e-5, atol=1e-6)
-    assert not all(torch.allclose(truncated[name], at_once[name], rtol=1e-3, atol=1e-4) for name in at_once)
+        torch.testing.assert_close(parameter, eager_loss[name], rtol=1e-5, atol=1e-6)
+    assert not all(torch.allclose(truncated[name], eager_loss[name], rtol=1e-3, atol=1e-4) for name in eager_loss)

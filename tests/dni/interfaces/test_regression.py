@@ -68,7 +68,7 @@ def test_two_by_two_in_numbers() -> None:
     target (-9.5, -12) it is 1 squared, which weighs 0.5. Softmax, label 0: p - e = (-0.5, 0.5), W^T of that is (1, 1).
     """
     value = torch.tensor([[1.0, -1.0]])
-    squared = literal(SquaredCritic(2, 2, match=0.5), [0.5, -1.0])
+    squared = literal(SquaredCritic(2, 2, gradient_weight=0.5), [0.5, -1.0])
     fit = squared.fit(value, torch.tensor([[0.0, 1.0]]), torch.tensor([[-9.5, -12.0]]))
     assert fit.prediction.tolist() == squared(value, torch.tensor([[0.0, 1.0]])).tolist() == [[-9.5, -13.0]]
     assert fit.loss.item() == 9.25 / 2 + 0.5
@@ -79,7 +79,7 @@ def test_two_by_two_in_numbers() -> None:
 @pytest.mark.parametrize("hidden", [0, HIDDEN])
 def test_what_a_squared_critic_learns_from_is_what_finite_differences_give(hidden: int) -> None:
     torch.manual_seed(0)
-    critic = informed(SquaredCritic(D, OUTPUTS, hidden=hidden, match=0.7).double(), remaining(hidden))
+    critic = informed(SquaredCritic(D, OUTPUTS, hidden=hidden, gradient_weight=0.7).double(), remaining(hidden))
     value, target = torch.randn(2, 6, D, dtype=torch.float64)
     labels = torch.randn(6, OUTPUTS, dtype=torch.float64)
     critic.fit(value, labels, target).loss.backward()
@@ -100,7 +100,7 @@ def test_a_linear_critic_learns_least_squares() -> None:
     labels = (
         value @ torch.randn(D, OUTPUTS, dtype=torch.float64) + 2 + 0.3 * torch.randn(64, OUTPUTS, dtype=torch.float64)
     )
-    critic = SquaredCritic(D, OUTPUTS, match=0.0).double()
+    critic = SquaredCritic(D, OUTPUTS, gradient_weight=0.0).double()
     cut = DecoupledInterface(critic, torch.optim.SGD(critic.parameters(), 0.5))
     for step in range(300):
         cut.gradient(step, value, labels)

@@ -60,7 +60,10 @@ MADE_WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "no predictor": (lambda: DecoupledInterface(nn.Linear(5, 5)), "a Linear is no dni.Predictor"),  # type: ignore[arg-type]
     "memory": (lambda: DecoupledInterface(Regressor(5), memory=0), "memory=0 must be 1 or more"),
-    "fits": (lambda: DecoupledInterface(Regressor(5), fits=0), "fits=0 must be 1 or more"),
+    "steps_per_target": (
+        lambda: DecoupledInterface(Regressor(5), steps_per_target=0),
+        "steps_per_target=0 must be 1 or more",
+    ),
     "warmup": (lambda: DecoupledInterface(Regressor(5), warmup=-1), "warmup=-1 must be 0 or more"),
     "edges": (lambda: DelayedInterface(0), "edges=0 must be 1 or more"),
     "every": (lambda: MultiRateInterface(TrueInterface(), 0), "every=0 must be 1 or more"),

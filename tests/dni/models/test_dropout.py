@@ -98,7 +98,7 @@ def test_stages_equal_the_unsplit_model_that_draws_what_they_draw(stages: int, k
 
 def test_every_stage_draws_its_own_and_nothing_in_evaluation() -> None:
     config, _ = resolve(config_of(3, "mlp"))
-    config.model.cut_at = ["layer2", "layer3"]
+    config.model.split_points = ["layer2", "layer3"]
     stages = [build_stage(config, k) for k in (0, 1)]
     x = torch.randint(0, config.model.symbols or 0, (4, 6))
     masks, activations = [], []

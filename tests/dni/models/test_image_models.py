@@ -73,7 +73,7 @@ def test_a_residual_block(inputs: int, stride: int) -> None:
 
 def test_cut_by_name_and_by_balance() -> None:
     model = Cnn(units=4, layers=3).build(ModelContext(10, 0, (3, 8, 8)))
-    assert [len(chain) for chain in partition(model, cut_at=["conv2", "softmax"])] == [1, 2, 1]
+    assert [len(chain) for chain in partition(model, split_points=["conv2", "softmax"])] == [1, 2, 1]
     assert [len(chain) for chain in partition(model, stages=4)] == [1, 1, 1, 1]
     with pytest.raises(PartitionError, match=r"stage 0 \(flatten\) has no parameters"):
-        partition(MlpBn(units=4, layers=2).build(ModelContext(10, 0, (1, 4, 4))), cut_at=["layer1"])
+        partition(MlpBn(units=4, layers=2).build(ModelContext(10, 0, (1, 4, 4))), split_points=["layer1"])

@@ -24,14 +24,14 @@ def drawn() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("hidden", [0, 6])
-@pytest.mark.parametrize("cells", [1, 3, 9])
-def test_the_critics_gradient_is_autograds_of_its_own_cross_entropy_of_the_means(cells: int, hidden: int) -> None:
+@pytest.mark.parametrize("pool_grid", [1, 3, 9])
+def test_the_critics_gradient_is_autograds_of_its_own_cross_entropy_of_the_means(pool_grid: int, hidden: int) -> None:
     """torch's own adaptive pooling and differentiation; the loss is summed over the batch."""
     value, labels, target = drawn()
-    critic = PooledCritic(SHAPE, cells=cells, classes=4, hidden=hidden, match=0.7).double()
+    critic = PooledCritic(SHAPE, pool_grid=pool_grid, classes=4, hidden=hidden, gradient_weight=0.7).double()
     torch.nn.init.normal_(critic.last.weight)
     leaf = value.clone().requires_grad_()
-    z = F.adaptive_avg_pool2d(leaf, (min(cells, 7), min(cells, 5))).flatten(1)
+    z = F.adaptive_avg_pool2d(leaf, (min(pool_grid, 7), min(pool_grid, 5))).flatten(1)
     if critic.first is not None:
         z = torch.tanh(critic.first(z))
     loss = F.cross_entropy(critic.last(z), labels, ignore_index=IGNORED, reduction="sum")
@@ -47,7 +47,7 @@ def test_the_critics_gradient_is_autograds_of_its_own_cross_entropy_of_the_means
 
 def test_with_a_cell_for_every_position_the_critic_sees_the_whole_value() -> None:
     value, labels, _ = drawn()
-    critic, plain = PooledCritic(SHAPE, cells=9, classes=4).double(), SoftmaxCritic(105, classes=4).double()
+    critic, plain = PooledCritic(SHAPE, pool_grid=9, classes=4).double(), SoftmaxCritic(105, classes=4).double()
     plain.load_state_dict(critic.state_dict())
     torch.testing.assert_close(Flattened(critic)(value, labels).flatten(1), plain(value.flatten(1), labels))
 

@@ -57,7 +57,7 @@ def test_critic_in_a_closed_form_case() -> None:
 
 def test_critic_parameters_get_the_gradient_that_finite_differences_give() -> None:
     torch.manual_seed(0)
-    critic = SoftmaxCritic(3, classes=4, lookahead=2, hidden=5, match=0.7).double()
+    critic = SoftmaxCritic(3, classes=4, lookahead=2, hidden=5, gradient_weight=0.7).double()
     torch.nn.init.normal_(critic.last.weight)
     value, target = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
     labels = torch.randint(0, 4, (6, 2))

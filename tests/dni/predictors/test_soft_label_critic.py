@@ -15,7 +15,7 @@ B, F, V, L, X, H = 7, 4, 3, 2, 5, 6
 
 def critic(hidden: int = 8) -> SoftLabelCritic:
     torch.manual_seed(0)
-    found = SoftLabelCritic(F, classes=V, lookahead=L, inputs=X, history=H, hidden=hidden, match=0.5).double()
+    found = SoftLabelCritic(F, classes=V, lookahead=L, inputs=X, history=H, hidden=hidden, gradient_weight=0.5).double()
     torch.nn.init.normal_(found.guess.weight)
     torch.nn.init.normal_(found.last.weight)
     return found

@@ -167,7 +167,7 @@ def test_the_whole_validation_split_is_measured_at_the_ticks(tmp_path: Path) -> 
 
 
 def test_all_ones_is_the_same_as_no_clocks(tmp_path: Path) -> None:
-    depth = {"method": "synthetic", "lag": 1, "window": 4}
+    depth = {"method": "synthetic", "lag": 1, "max_in_flight": 4}
     for name, clocks in (("ones", [1, 1]), ("none", [])):
         launch(tiny(stages=2, depth={**depth, "clocks": clocks}), tmp_path / name)
     assert_same(*(parameters_of(tmp_path / name, 2) for name in ("ones", "none")))
@@ -182,7 +182,7 @@ def updates(line: Line) -> list[int]:
 @pytest.mark.parametrize("method", ["synthetic", "backprop"])
 def test_nothing_is_sent_between_ticks(method: str, tmp_path: Path) -> None:
     """Neither values nor gradients; every frame is acknowledged all the same."""
-    depth = {"method": method, "window": 4, "clocks": [1, 2, 6]}
+    depth = {"method": method, "max_in_flight": 4, "clocks": [1, 2, 6]}
     line = Line(tmp_path, depth=depth, evaluate={"every": None, "windows": 7})
     line.run()
     trained = [[step for kind, step in end.values if kind is Kind.STEP] for end in line.downward]
@@ -201,7 +201,7 @@ def test_nothing_is_sent_between_ticks(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("lag", "used"), [(1, [6, 2]), (3, [5, 1])])
 def test_a_lag_counts_steps(lag: int, used: list[int], tmp_path: Path) -> None:
     """Of ticks at 2, 4 ... and 12 steps in all and one more, those up to step 13 - lag are used."""
-    depth = {"method": "synthetic", "window": 4, "lag": lag, "clocks": [1, 2, 6]}
+    depth = {"method": "synthetic", "max_in_flight": 4, "lag": lag, "clocks": [1, 2, 6]}
     line = Line(tmp_path, steps=13, depth=depth)
     line.run()
     assert updates(line) == used
@@ -212,7 +212,7 @@ def test_a_run_resumed_between_ticks_equals_one_that_went_on(method: str, lag: i
     def config(every: int | None, **more: Any) -> Config:
         return clocked(
             [1, 2, 4], steps=13, evaluate={"every": None, "windows": 1},
-            depth={"method": method, "window": 4, "lag": lag},
+            depth={"method": method, "max_in_flight": 4, "lag": lag},
             time={"method": "lambda_return", "horizon": 2, "lambda_": 0},
             predictor={"depth": {"warmup": 1}, "time": {"kind": "mlp", "context": "none", "hidden": 4}},
             checkpoint={"every": every, "keep": 9}, **more,

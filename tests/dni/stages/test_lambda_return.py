@@ -26,7 +26,7 @@ def mixed(mix: float, lag: int | None = 1, stages: int = 3, **changes: Any) -> d
     """Settings: predictors that learn from the first step on, and predict something soon."""
     return {
         "stages": stages,
-        "depth": {"method": "lambda_return", "window": 8, "lag": lag, "lambda_depth": mix},
+        "depth": {"method": "lambda_return", "max_in_flight": 8, "lag": lag, "lambda_depth": mix},
         "predictor": {
             "depth": {"kind": "critic", "learning_rate": 0.05},
             "time": {"kind": "critic", "hidden": 8, "lookahead": 2},
@@ -142,7 +142,7 @@ def test_a_target_is_so_many_steps_late_per_edge(lag: int, tmp_path: Path) -> No
 def test_without_mixing_nothing_is_kept_and_no_edge_shares_its_window(tmp_path: Path) -> None:
     for method, kept in (("synthetic", False), ("lambda_return", True), ("backprop", False)):
         settings = mixed(0.5, None)
-        settings["depth"] = {"method": method, "window": 8}
+        settings["depth"] = {"method": method, "max_in_flight": 8}
         line = Line(tmp_path, **settings)
         assert [isinstance(w.stage, LambdaReturnStage) for w in line.workers] == [False, kept, False]
         assert [w.downstream and w.downstream._window for w in line.workers] == [*[4 if kept else 8] * 2, None]
@@ -150,7 +150,7 @@ def test_without_mixing_nothing_is_kept_and_no_edge_shares_its_window(tmp_path: 
 
 @pytest.mark.parametrize(("window", "faults"), [(2, []), (5, []), (5, [lost(2), lost(6)]), (6, [late(3, 1), twice(7)])])
 def test_a_free_run_ends_and_no_more_than_w_windows_wait(faults: Any, window: int, tmp_path: Path) -> None:
-    settings = mixed(0.5, None, depth={"method": "lambda_return", "window": window})
+    settings = mixed(0.5, None, depth={"method": "lambda_return", "max_in_flight": window})
     line = Line(tmp_path, faults, **settings, evaluate={"every": 5, "windows": 3, "probe": 4})
     stage, held = line.workers[1].stage, []
     assert isinstance(stage, LambdaReturnStage)

@@ -30,10 +30,10 @@ FOUR = [["embedding", "lstm1"], ["lstm2"], ["lstm3"], ["softmax"]]
 
 def test_the_language_model_in_four_stages() -> None:
     model = Lstm(units=6, layers=3).build(ModelContext(11))
-    chains = partition(model, cut_at=["lstm2", "lstm3", "softmax"])
+    chains = partition(model, split_points=["lstm2", "lstm3", "softmax"])
     assert names(chains) == FOUR
     assert names(partition(model, stages=4)) == FOUR
-    assert names(partition(model, stages=4, cut_at=["lstm2", "lstm3", "softmax"])) == FOUR
+    assert names(partition(model, stages=4, split_points=["lstm2", "lstm3", "softmax"])) == FOUR
 
 
 def test_stages_in_a_row_equal_the_model() -> None:
@@ -42,7 +42,7 @@ def test_stages_in_a_row_equal_the_model() -> None:
     state = tuple(torch.randn_like(s) for s in model.initial_state(2))
     expected, expected_state = model(x, state)
     y, after = x, ()
-    for chain in partition(model, cut_at=["lstm2", "lstm3", "softmax"]):
+    for chain in partition(model, split_points=["lstm2", "lstm3", "softmax"]):
         size = len(chain.initial_state(1))
         y, new = chain(y, state[:size])
         state, after = state[size:], after + new
@@ -52,7 +52,7 @@ def test_stages_in_a_row_equal_the_model() -> None:
 
 def test_layers_and_state_dict_keys_are_kept() -> None:
     model = Gru(units=6, layers=2).build(ModelContext(11))
-    chains = partition(model, cut_at=["gru2"])
+    chains = partition(model, split_points=["gru2"])
     assert [key for chain in chains for key in chain.state_dict()] == list(model.state_dict())
     assert chains[1].gru2 is model.gru2
     assert "gru2.rnn.weight_ih_l0" in chains[1].state_dict()
@@ -90,11 +90,11 @@ def test_no_cut_has_a_smaller_largest_part(sizes: list[int], data: st.DataObject
 
 
 def test_names_may_cut_before_a_layer_without_parameters() -> None:
-    assert names(partition(mlp(3, 4, 1, 2), cut_at=["relu1"])) == [["layer1"], ["relu1", "output"]]
+    assert names(partition(mlp(3, 4, 1, 2), split_points=["relu1"])) == [["layer1"], ["relu1", "output"]]
 
 
 @pytest.mark.parametrize(
-    ("cut_at", "message"),
+    ("split_points", "message"),
     [
         (["b", "x"], "no layer x; the layers are a, b, c"),
         (["c", "b"], r"\[c, b\] is out of order; use \[b, c\]"),
@@ -102,9 +102,9 @@ def test_names_may_cut_before_a_layer_without_parameters() -> None:
         (["a", "b"], "nothing lies before a, the first layer; leave it out"),
     ],
 )
-def test_names_that_cannot_be_cut_at(cut_at: list[str], message: str) -> None:
+def test_names_that_cannot_be_cut_at(split_points: list[str], message: str) -> None:
     with pytest.raises(PartitionError, match=message):
-        partition(sized(1, 2, 3), cut_at=cut_at)
+        partition(sized(1, 2, 3), split_points=split_points)
 
 
 @pytest.mark.parametrize("stages", [0, 3])
@@ -115,7 +115,7 @@ def test_a_number_of_stages_that_is_impossible(stages: int) -> None:
 
 def test_stages_and_names_that_disagree() -> None:
     with pytest.raises(PartitionError, match="names 1 layers, which makes 2 stages, but stages is 3"):
-        partition(sized(1, 2, 3), stages=3, cut_at=["b"])
+        partition(sized(1, 2, 3), stages=3, split_points=["b"])
 
 
 def test_a_parameter_shared_by_two_stages_is_refused() -> None:
@@ -123,7 +123,7 @@ def test_a_parameter_shared_by_two_stages_is_refused() -> None:
     model.softmax.weight = model.embedding.weight
     message = r"embedding\.weight in stage 0 and softmax\.weight in stage 1 are one and the same parameter"
     with pytest.raises(PartitionError, match=message):
-        partition(model, cut_at=["softmax"])
+        partition(model, split_points=["softmax"])
     assert len(partition(model, stages=1)) == 1
 
 
@@ -131,7 +131,7 @@ def test_a_layer_used_twice() -> None:
     layer, relu = nn.Linear(2, 2), nn.ReLU()
     model = nn.Sequential(OrderedDict(one=layer, relu1=relu, two=layer, relu2=relu))
     with pytest.raises(PartitionError, match=r"one\.weight in stage 0 and two\.weight in stage 1"):
-        partition(model, cut_at=["two"])
+        partition(model, split_points=["two"])
     (whole,) = partition(model)
     x = torch.randn(3, 2)
     assert torch.equal(whole(x)[0], layer(layer(x).relu()).relu())
@@ -147,4 +147,4 @@ def test_only_a_row_of_layers_can_be_cut() -> None:
 def test_a_stage_without_parameters_is_refused() -> None:
     model = nn.Sequential(OrderedDict(first=nn.Linear(2, 2), relu=nn.ReLU(), last=nn.Linear(2, 2)))
     with pytest.raises(PartitionError, match=r"stage 1 \(relu\) has no parameters"):
-        partition(model, cut_at=["relu", "last"])
+        partition(model, split_points=["relu", "last"])

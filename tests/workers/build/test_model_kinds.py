@@ -42,12 +42,12 @@ def test_it_learns_what_needs_memory(kind: str, stages: int, depth: str, time: s
     assert summary["valid"]["bits_per_label"] < 0.5
 
 
-@pytest.mark.parametrize("cut_at", [[], ["{}2"], ["{}1", "{}2", "softmax"]])
+@pytest.mark.parametrize("split_points", [[], ["{}2"], ["{}1", "{}2", "softmax"]])
 @pytest.mark.parametrize("kind", KINDS)
-def test_stages_equal_the_unsplit_model(kind: str, cut_at: list[str], tmp_path: Path) -> None:
-    stages, names = len(cut_at) + 1 if cut_at else 2, [name.format(kind) for name in cut_at]
+def test_stages_equal_the_unsplit_model(kind: str, split_points: list[str], tmp_path: Path) -> None:
+    stages, names = len(split_points) + 1 if split_points else 2, [name.format(kind) for name in split_points]
     config = config_of(kind, stages=stages, depth={"method": "backprop"})
-    config.model.cut_at = names
+    config.model.split_points = names
     launch(config, tmp_path)
     assert_same(parameters_of(tmp_path, stages), plain_training(config))
 

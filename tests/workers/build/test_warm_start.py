@@ -30,7 +30,7 @@ BOTH = {"depth": {"method": "synthetic", "lag": 1}, "time": {"method": "syntheti
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three stages (embedding and lstm1, lstm2, lstm3 and softmax), saved at 4 and 8."""
     folder = tmp_path_factory.mktemp("earlier") / "run"
-    cut = {"cut_at": ["lstm2", "lstm3"]}
+    cut = {"split_points": ["lstm2", "lstm3"]}
     launch(tiny(**BOTH, steps=8, stages=3, model=cut, checkpoint={"every": 4}, evaluate={"every": 4}), folder)
     return folder
 
@@ -61,7 +61,7 @@ def test_weights_and_predictors_come_along_and_all_else_is_new(
 ) -> None:
     caplog.set_level("INFO")
     own = {"learning_rate": 1e-3, "schedule": {"kind": "cosine"}}
-    cut = {"cut_at": ["lstm2", "lstm3"]}
+    cut = {"split_points": ["lstm2", "lstm3"]}
     run = begun(started(earlier, **BOTH, stages=3, model=cut, optimizer=own, data={"batch": 2}), tmp_path)
     assert_same(parameters_of(run, 3), weights_of(earlier, 4))
     for stage in range(3):
@@ -83,7 +83,7 @@ def test_another_number_of_stages_takes_its_layers_by_name_and_the_predictors_of
     earlier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    changes = {**BOTH, "predictor": {"time": {"hidden": 5}}, "stages": 2, "model": {"cut_at": ["lstm3"]}}
+    changes = {**BOTH, "predictor": {"time": {"hidden": 5}}, "stages": 2, "model": {"split_points": ["lstm3"]}}
     run = begun(started(earlier, **changes), tmp_path)
     assert_same(parameters_of(run, 2), weights_of(earlier, 4))
     new, old = checkpoint.load(run, 0, 0)["depth"], checkpoint.load(earlier, 4, 1)["depth"]

@@ -32,8 +32,15 @@ def ended(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_jobs_are_in_hydras_order_and_bare_of_its_own_settings() -> None:
-    words = ["-m", "seed=0,1", "hydra.sweep.dir=x", "model.cut_at=[a,b]", "depth=backprop,local", "data.path='a b'"]
-    rest = "model.cut_at=[a,b]"
+    words = [
+        "-m",
+        "seed=0,1",
+        "hydra.sweep.dir=x",
+        "model.split_points=[a,b]",
+        "depth=backprop,local",
+        "data.path='a b'",
+    ]
+    rest = "model.split_points=[a,b]"
     assert combinations(words) == [
         [f"seed={seed}", rest, f"depth={depth}", "data.path='a b'"]
         for seed in (0, 1)

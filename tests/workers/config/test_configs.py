@@ -88,19 +88,22 @@ def test_every_pair_of_a_method_in_depth_and_others_composes_and_can_be_run(dept
 
 
 TWO = "data.kind=two_clocks model.kind=two_clocks"
-CUT = f"{TWO} stages=2 model.cut_at=[lstm_b]"
+CUT = f"{TWO} stages=2 model.split_points=[lstm_b]"
 
 EXTERNAL = "launch.mode=external stages=2"
 ALLOW = "set transport.tls, or transport.insecure=true if everyone on that network may read and change this run"
 
 #: For every rule: settings that break it, and the whole of its message, which names what to type.
 REFUSED = {
-    "depth.lag=4": "depth.lag=4 does not fit depth.window=4: the target of step t - lag must still be in flight; "
-    "set depth.window=5 or more (or depth.lag=null)",
-    "depth.method=delayed stages=4 depth.window=2": "depth=delayed shares depth.window=2 among 3 edges, on each of "
-    "which a step may be 1 late: set depth.window=3 or more",
-    "depth.method=delayed stages=3 depth.lag=3": "depth=delayed shares depth.window=4 among 2 edges, on each of which "
-    "a step may be 3 late: set depth.window=6 or more",
+    "depth.lag=4": "depth.lag=4 does not fit depth.max_in_flight=4: the target of step t - lag must still be in "
+    "flight; "
+    "set depth.max_in_flight=5 or more (or depth.lag=null)",
+    "depth.method=delayed stages=4 depth.max_in_flight=2": "depth=delayed shares depth.max_in_flight=2 among 3 edges, "
+    "on each of "
+    "which a step may be 1 late: set depth.max_in_flight=3 or more",
+    "depth.method=delayed stages=3 depth.lag=3": "depth=delayed shares depth.max_in_flight=4 among 2 edges, on each "
+    "of which "
+    "a step may be 3 late: set depth.max_in_flight=6 or more",
     "depth.method=delayed time.method=synthetic": "depth=delayed goes back too late for "
     "time=synthetic: use time=truncated (or depth=synthetic)",
     **{
@@ -109,8 +112,9 @@ REFUSED = {
         "prediction)"
         for share in (0.0, 1.5)
     },
-    "depth.method=lambda_return depth.lag=1": "depth=lambda_return shares depth.window=4 among 3 edges, on each of "
-    "which a target may be 1 late: set depth.window=6 or more (or use depth=synthetic)",
+    "depth.method=lambda_return depth.lag=1": "depth=lambda_return shares depth.max_in_flight=4 among 3 edges, on "
+    "each of "
+    "which a target may be 1 late: set depth.max_in_flight=6 or more (or use depth=synthetic)",
     "depth.method=lambda_return depth.inputs=synthetic": "depth=lambda_return makes targets from every window that "
     "came, and depth.inputs=synthetic goes ahead of them: set depth.inputs=received (or use depth=synthetic)",
     "optimizer.staleness=0.5 depth.method=local": "optimizer.staleness=0.5 shortens the steps of late gradients, and "
@@ -133,8 +137,9 @@ REFUSED = {
     "or transport=grpc",
     "devices=[cpu,cpu]": "devices names 2 devices for 4 stages: name one, or one each",
     "devices=[]": "devices names 0 devices for 4 stages: name one, or one each",
-    "model.cut_at=[lstm2,softmax]": "model.cut_at names 2 cuts, which makes 3 stages, but stages=4: change one, or set "
-    "model.cut_at=[] to cut by balance",
+    "model.split_points=[lstm2,softmax]": "model.split_points names 2 cuts, which makes 3 stages, but stages=4: "
+    "change one, or set "
+    "model.split_points=[] to cut by balance",
     "time.method=lambda_return time.lambda_=1.5": "time.lambda_=1.5 must be at most 1: from 0, where every target "
     "starts from the next prediction, to 1, where it starts from the last one of a horizon",
     "time.method=lambda_return time.horizon=1": "time.horizon=1 leaves time=lambda_return nothing to mix: use "
@@ -182,8 +187,9 @@ REFUSED = {
     "use transport.bind=127.0.0.1:0",
     "data.streaming=true time.method=synthetic": "data.streaming=true: the labels after a window are not known yet: "
     "use predictor=soft_label_critic (or predictor=mlp predictor.time.context=window)",
-    "predictor.depth.fade=1": "predictor.depth.fade=1.0 makes late targets count for less beside a loss that is "
-    "learned at once: set predictor.depth.at_once=true (or predictor.depth.fade=0)",
+    "predictor.depth.staleness_decay=1": "predictor.depth.staleness_decay=1.0 makes late targets count for less "
+    "beside a loss that is "
+    "learned at once: set predictor.depth.eager_loss=true (or predictor.depth.staleness_decay=0)",
     "time.method=oracle": "time=oracle runs the rest of a sequence through the whole model: it needs stages=1 and "
     "sequences that are known ahead (data=copy or repeat_copy, data.streaming=false), not stages=4 data=text",
     "time.method=oracle stages=1 data.kind=copy data.sequence=null evaluate.probe=5": "evaluate.probe=5 would compare "
@@ -280,18 +286,20 @@ REFUSED = {
     "model=lstm, say",
     "data.kind=two_clocks model._target_=tests.plugin.counting.Counter": "data=two_clocks has labels once a window, "
     "and model=Counter answers at every step: use other data or another model",
-    TWO: "model=two_clocks needs network A alone in the first of two or more stages, not stages=4 model.cut_at=[]: set "
-    "stages=2 model.cut_at=[lstm_b]",
-    f"{TWO} stages=2 model.cut_at=[softmax]": "model=two_clocks needs network A alone in the first of two or more "
-    "stages, not stages=2 model.cut_at=[softmax]: set stages=2 model.cut_at=[lstm_b]",
+    TWO: "model=two_clocks needs network A alone in the first of two or more stages, not stages=4 "
+    "model.split_points=[]: set stages=2 model.split_points=[lstm_b]",
+    f"{TWO} stages=2 model.split_points=[softmax]": "model=two_clocks needs network A alone in the first of two or "
+    "more "
+    "stages, not stages=2 model.split_points=[softmax]: set stages=2 model.split_points=[lstm_b]",
     **{
         f"{CUT} depth.method={method}": "data=two_clocks has a task of the first stage's own, whose gradient is added "
         f"to that of its output, and depth={method} has none: use depth=synthetic or depth=backprop"
         for method in ("local", "delayed")
     },
     f"{CUT} time.method=synthetic": "data=two_clocks goes with time=truncated, not with time=synthetic",
-    f"{CUT} data.window=3 data.sequence=12": "data.block=4 is not a multiple of data.window=3: set data.window=4, say",
-    f"{CUT} data.window=2 data.sequence=18": "data.sequence=18 is not a multiple of data.block=4: set "
+    f"{CUT} data.window=3 data.sequence=12": "data.block_length=4 is not a multiple of data.window=3: set "
+    "data.window=4, say",
+    f"{CUT} data.window=2 data.sequence=18": "data.sequence=18 is not a multiple of data.block_length=4: set "
     "data.sequence=16, say (or data.sequence=null)",
     f"{CUT} data.window=4 data.sequence=16 evaluate.probe=9": "evaluate.probe=9 takes a whole sequence through all "
     "stages at one rate: set evaluate.probe=null",
@@ -302,10 +310,10 @@ REFUSED = {
     "model.units=10000000000000000000": "model.units=10000000000000000000 must be below 1000000000000000",
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
         "steps", "stages", "log_every", "model.units", "model.layers", "data.batch",
-        "data.window", "data.sequence", "depth.window", "predictor.time.lookahead", "evaluate.every",
+        "data.window", "data.sequence", "depth.max_in_flight", "predictor.time.lookahead", "evaluate.every",
         "evaluate.windows", "evaluate.patience", "evaluate.probe", "evaluate.probe_windows", "checkpoint.every",
         "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
-        "predictor.depth.cells", "optimizer.schedule.decay_steps",
+        "predictor.depth.pool_grid", "optimizer.schedule.decay_steps",
     )},
     **{f"{key}=-1": f"{key}=-1 must be 0 or more, and finite" for key in (
         "seed", "depth.lag", "predictor.depth.warmup", "predictor.time.warmup", "predictor.depth.hidden",
@@ -313,8 +321,8 @@ REFUSED = {
     )},
     **{f"{key}=nan": f"{key}=nan must be 0 or more, and finite" for key in (
         "transport.delay_ms", "predictor.depth.learning_rate", "predictor.time.learning_rate",
-        "predictor.depth.match", "predictor.time.match", "predictor.depth.scale", "predictor.time.scale",
-        "optimizer.staleness", "predictor.depth.fade",
+        "predictor.depth.gradient_weight", "predictor.time.gradient_weight", "predictor.depth.scale",
+        "predictor.time.scale", "optimizer.staleness", "predictor.depth.staleness_decay",
         "optimizer.weight_decay", "predictor.inputs.learning_rate",
         "emulate.forward_ms", "emulate.backward_ms", "emulate.cut_ms",
     )},
@@ -328,7 +336,7 @@ REFUSED = {
     )},
     "depth.method=replay depth.replay=-1": "depth.replay=-1 must be 0 or more, and finite",
     "data.kind=mnist model.kind=cnn data.noise=nan": "data.noise=nan must be 0 or more, and finite",
-    f"{TWO} data.block=0": "data.block=0 must be 1 or more",
+    f"{TWO} data.block_length=0": "data.block_length=0 must be 1 or more",
     **{
         f"model.kind=transformer model.{key}=0": f"model.{key}=0 must be 1 or more"
         for key in ("heads", "memory")
@@ -446,7 +454,7 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("nosuch=1", r"Could not override 'nosuch'.*dni-train --cfg job"),
         ("+nosuch=1", r"Key 'nosuch' not in 'Config'.*dni-train --cfg job"),
         ("depth.nosuch=1", r"Could not override 'depth\.nosuch'.*dni-train --cfg job"),
-        ("+depth.nosuch=1", r"depth\.nosuch: Synthetic has no such setting; it has: window, lag, inputs, "),
+        ("+depth.nosuch=1", r"depth\.nosuch: Synthetic has no such setting; it has: max_in_flight, lag, inputs, "),
         ("depth.method=local", r"Could not override 'depth\.method'.* \(it is written depth=NAME, or depth\._target_="),
         ("time.method=full", r"Could not override 'time\.method'.* \(it is written time=NAME, or time\._target_="),
         (
@@ -457,9 +465,12 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("predictor.time.context=window", r"\(it is written predictor=soft_label_critic for context=window"),
         ("predictor.time.horizon=3", r"\(it is written time=lambda_return time\.horizon=WINDOWS now\)"),
         ("predictor.depth.replay=3", r"\(it is written depth=replay depth\.replay=TARGETS now\)"),
-        ("predictor=mlp predictor.depth.at_once=true", r"Could not override 'predictor\.depth\.at_once'"),
-        ("predictor=mlp +predictor.depth.at_once=true", r"predictor\.depth\.at_once: Mlp has no such setting; it has"),
-        ("depth.windw=3", r"did you mean `depth\.window`"),
+        ("predictor=mlp predictor.depth.eager_loss=true", r"Could not override 'predictor\.depth\.eager_loss'"),
+        (
+            "predictor=mlp +predictor.depth.eager_loss=true",
+            r"predictor\.depth\.eager_loss: Mlp has no such setting; it has",
+        ),
+        ("depth.max_inflight=3", r"did you mean `depth\.max_in_flight`"),
         (
             "depth=nosuch",
             r"Could not find 'depth/nosuch' Available options in 'depth': 1f1b backprop delayed gpipe interleaved_1f1b "
@@ -472,13 +483,16 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("model.kind=rnn", r"Could not override 'model\.kind'.* \(it is written model=NAME, or model\._target_=MODULE"),
         ("data.kind=copy", r"Could not override 'data\.kind'.* \(it is written data=NAME, or data\._target_=MODULE"),
         ("+data.noise=1", r"data\.noise: Text has no such setting; it has: batch, window, sequence, "),
-        ("model.cut_at=softmax", r"model\.cut_at: .*not a ListConfig"),
+        ("model.split_points=softmax", r"model\.split_points: .*not a ListConfig"),
         ("optimizer.clip=yes", r"optimizer\.clip: Value 'yes' of type 'str' could not be converted to Float"),
         ("steps", r"Error parsing override 'steps' missing EQUAL"),
         ("data.path=${nosuch}", r"data\.path: Interpolation key 'nosuch' not found"),
-        ("depth.lag=9", r"set depth\.window=10 or more"),
+        ("depth.lag=9", r"set depth\.max_in_flight=10 or more"),
         ("stages=6", r"stages is 6, but this model can be cut into 1 to 5, beginning at embedding, lstm1"),
-        ("stages=2 model.cut_at=[lstm9]", r"no layer lstm9; the layers are embedding, lstm1, lstm2, lstm3, softmax"),
+        (
+            "stages=2 model.split_points=[lstm9]",
+            r"no layer lstm9; the layers are embedding, lstm1, lstm2, lstm3, softmax",
+        ),
         ("devices=[tpu]", r"stage 0 asks for 'tpu': use auto, cpu or cuda:N"),
         ("devices=[cuda:99]", r"stage 0 asks for 'cuda:99', but this machine has \d+ GPUs: use auto or cpu"),
         (

@@ -28,7 +28,7 @@ from workers.config.validation.pipelines import check_devices
         ({"depth": {"clocks": [1, 2]}}, "depth.clocks=[1,2] tells when a gradient is asked for, and depth=gpipe"),
         ({"depth": {"inputs": "synthetic"}}, "use depth=synthetic, not depth=gpipe"),
         ({"depth": {"lag": 1}}, "depth.lag=1 does nothing for depth=gpipe, which runs in torch's pipeline: set "),
-        ({"depth": {"chunks": 3}}, "depth.chunks: GPipe has no such setting; it has: window, lag"),
+        ({"depth": {"virtual_stages": 3}}, "depth.virtual_stages: GPipe has no such setting; it has: max_in_flight"),
         ({"depth": {"method": "backprop", "microbatches": 4}}, "depth.microbatches: Backprop has no such setting"),
         ({"optimizer": {"accumulate": 2}}, "set optimizer.accumulate=1"),
         ({"optimizer": {"staleness": 0.5}}, "set optimizer.staleness=0"),
@@ -48,12 +48,12 @@ from workers.config.validation.pipelines import check_devices
         ({"depth": {"microbatches": 3}}, "does not divide data.batch=8 into equal parts: set data.batch=9"),
         ({"stages": 3}, "depth.microbatches=null, which is 3, does not divide data.batch=8"),
         ({"depth": {"method": "1f1b", "microbatches": 1}}, "fewer than the 2 stages of depth=1f1b"),
-        ({"depth": {"method": "interleaved_1f1b", "chunks": 1}}, "use depth=1f1b"),
+        ({"depth": {"method": "interleaved_1f1b", "virtual_stages": 1}}, "use depth=1f1b"),
         (
             {"depth": {"method": "zero_bubble", "microbatches": 10}, "stages": 3, "data": {"batch": 10}},
             "set depth.microbatches=9, say",
         ),
-        ({"depth": {"method": "zero_bubble"}, "model": {"cut_at": ["lstm2"]}}, "stages=2 depth.chunks=2"),
+        ({"depth": {"method": "zero_bubble"}, "model": {"split_points": ["lstm2"]}}, "stages=2 depth.virtual_stages=2"),
         ({"depth": {"microbatches": 0}}, "depth.microbatches=0 must be 1 or more"),
     ],
 )  # fmt: skip
@@ -67,7 +67,7 @@ def test_what_cannot_be_is_refused_in_one_line(changes: dict[str, Any], says: st
 
 def test_more_parts_than_layers_are_refused_with_how_many_there_are() -> None:
     config, _ = resolve(piped("zero_bubble", stages=4, model={"layers": 3}))
-    with pytest.raises(PartitionError, match=r"stages=4 with depth.chunks=2 make 8 parts: .* cut into 1 to 5"):
+    with pytest.raises(PartitionError, match=r"stages=4 with depth.virtual_stages=2 make 8 parts: .* cut into 1 to 5"):
         build_chains(config)
 
 

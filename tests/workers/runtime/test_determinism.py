@@ -20,7 +20,7 @@ CRITICS = {
 def synthetic(lag: int | None, **more: Any) -> Config:
     return tiny(
         stages=3,
-        depth={"method": "synthetic", "window": 4, "lag": lag},
+        depth={"method": "synthetic", "max_in_flight": 4, "lag": lag},
         time={"method": "synthetic"},
         predictor=CRITICS,
         **more,
@@ -54,7 +54,7 @@ def test_different_lags_give_different_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["synthetic", "backprop"])
 def test_a_resumed_run_equals_one_that_never_saved_on_its_way(method: str, tmp_path: Path) -> None:
     def config(every: int | None, **more: Any) -> Config:
-        depth = {"method": method, "window": 4, "lag": 2 if method == "synthetic" else None}
+        depth = {"method": method, "max_in_flight": 4, "lag": 2 if method == "synthetic" else None}
         return tiny(
             stages=3,
             steps=16,

@@ -26,7 +26,7 @@ from workers.storage import checkpoint
 
 def unlocked(lag: int | None = 1, **more: Any) -> Config:
     """Three stages, synthetic in depth and time."""
-    depth = {"inputs": "synthetic", "window": 3, "lag": lag, **more.pop("depth", {})}
+    depth = {"inputs": "synthetic", "max_in_flight": 3, "lag": lag, **more.pop("depth", {})}
     predictor = {"depth": {"warmup": 3}, "time": {"hidden": 8, "lookahead": 5}, "inputs": {"hidden": 8}}
     return tiny(stages=3, depth=depth, time={"method": "synthetic"}, predictor=predictor, **more)
 
@@ -101,7 +101,7 @@ def test_patience_ends_a_run(tmp_path: Path) -> None:
 def test_how_well_inputs_are_predicted_is_recorded(tmp_path: Path) -> None:
     """The first stage is an embedding that stands still: a table of symbols can hold all of what it sends."""
     config = tiny(
-        steps=80, log_every=20, model={"layers": 1, "cut_at": ["lstm1"]}, depth={"inputs": "synthetic"},
+        steps=80, log_every=20, model={"layers": 1, "split_points": ["lstm1"]}, depth={"inputs": "synthetic"},
         predictor={"inputs": {"learning_rate": 0.1}}, optimizer={"learning_rate": 1e-30},
     )  # fmt: skip
     summary = launch(config, tmp_path).summary

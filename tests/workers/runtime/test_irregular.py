@@ -66,7 +66,7 @@ def test_the_last_stage_measures_the_loss_of_steps_that_it_leaves_out() -> None:
 
 
 def irregular(**changes: Any) -> dict[str, Any]:
-    return {"depth": {"window": 4, "lag": 2, "update_probability": 0.5, **changes}}
+    return {"depth": {"max_in_flight": 4, "lag": 2, "update_probability": 0.5, **changes}}
 
 
 def drawn(config: Config, stage: int, last: int = STEPS) -> list[int]:

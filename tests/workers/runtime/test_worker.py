@@ -46,7 +46,7 @@ class Line:
     """Stages in threads, three unless told otherwise; the faults are in what all but the first send back."""
 
     def __init__(self, run_dir: Path, faults: Sequence[Fault] = (), lag: int | None = None, **changes: Any) -> None:
-        depth = {"method": "synthetic", "window": 4, "lag": lag}
+        depth = {"method": "synthetic", "max_in_flight": 4, "lag": lag}
         last = {"every": None, "windows": 1}  # validation at the end only
         config, data = resolve(tiny(**{"stages": 3, "steps": STEPS, "depth": depth, "evaluate": last, **changes}))
         self.records: list[dict[str, Any]] = []
@@ -163,7 +163,7 @@ def test_a_probe_waits_for_what_is_under_way_and_takes_no_target_from_training(t
 
 
 def test_locked_training_uses_every_gradient_and_sends_as_many_frames_as_it_got(tmp_path: Path) -> None:
-    line = Line(tmp_path, depth={"method": "backprop", "window": 1}, evaluate={"every": 6, "windows": 1})
+    line = Line(tmp_path, depth={"method": "backprop", "max_in_flight": 1}, evaluate={"every": 6, "windows": 1})
     line.run()
     steps = [(Kind.STEP, n) for n in range(1, STEPS + 1)]
     steps.insert(6, (Kind.EVALUATE, 6))

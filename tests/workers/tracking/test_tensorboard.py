@@ -144,11 +144,11 @@ def test_a_resumed_run_goes_on_in_the_same_curve(folder: str, tmp_path: Path) ->
 
 
 def test_the_settings_stand_beside_the_figures_of_the_summary(tmp_path: Path) -> None:
-    summary = launch(locked(steps=4, model={"units": 8, "cut_at": ["lstm2"]}), tmp_path).summary
+    summary = launch(locked(steps=4, model={"units": 8, "split_points": ["lstm2"]}), tmp_path).summary
     events = read(tmp_path)
     settings = settings_of(events)
     assert (settings["depth._target_"], settings["optimizer.clip"]) == ("dni.methods.backprop.Backprop", 1e-3)
-    assert settings["model.cut_at"] == "['lstm2']"
+    assert settings["model.split_points"] == "['lstm2']"
     assert "resume" not in settings  # null
     for tag, (section, key) in {
         "final/train_loss": ("train", "loss"),

@@ -41,12 +41,15 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"devices names {len(config.devices)} devices for {config.stages} stages: name one, or one each"
         )
-    cuts = len(config.model.cut_at)
+    cuts = len(config.model.split_points)
     if cuts and cuts != config.parts - 1:
-        chunks = f" depth.chunks={config.parts // config.stages}" if config.parts > config.stages else ""
+        virtual_stages = (
+            f" depth.virtual_stages={config.parts // config.stages}" if config.parts > config.stages else ""
+        )
         raise ConfigError(
-            f"model.cut_at names {cuts} cuts, which makes {cuts + 1} stages, but stages={config.stages}{chunks}: "
-            "change one, or set model.cut_at=[] to cut by balance"
+            f"model.split_points names {cuts} cuts, which makes {cuts + 1} stages, but "
+            f"stages={config.stages}{virtual_stages}: "
+            "change one, or set model.split_points=[] to cut by balance"
         )
 
 

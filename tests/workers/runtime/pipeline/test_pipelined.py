@@ -68,7 +68,7 @@ def test_it_equals_plain_backpropagation(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """With carried state, resets, clipping of every part of the model and, in Adam's runs, a schedule of the rate."""
-    several = {"chunks": chunks} if method in ("interleaved_1f1b", "zero_bubble") else {}
+    several = {"virtual_stages": chunks} if method in ("interleaved_1f1b", "zero_bubble") else {}
     depth = {"microbatches": microbatches, **several}
     config = piped(method, stages=stages, depth=depth, optimizer=optimizer, evaluate={"every": 8})
     records = succeeded(ranks.run(config, tmp_path / "pipe"))
