@@ -39,7 +39,7 @@ class TwoClocksSource(PassSource):
         folder: holds the four IDX files of MNIST, gzipped or not.
         batch: B, sequences at once.
         window: S, digits of a window.
-        block: T, a multiple of S.
+        block_length: T, a multiple of S.
         sequence: digits between resets, a multiple of T; None: a lane's whole pass.
         part: `train` and `valid` (the last 5,000) of the training files, or `test`.
         seed: of the shuffling, not negative.

@@ -25,12 +25,13 @@ class DecoupledInterface(Interface):
         predictor: the model of the gradient.
         optimizer: updates the predictor's parameters; default Adam with learning rate 3e-3.
         warmup: predictor updates before the stage may move (`ready`).
-        fits: optimizer steps of the predictor per target.
+        steps_per_target: optimizer steps of the predictor per target.
         scale: factor on the predicted gradient that the network receives; the predictor is fitted without it.
         clip: largest norm of the predictor's parameter gradients; None does not clip.
         memory: how many sent values are remembered; the oldest is given up for a newer one.
-        fade: a; what a target teaches that is s steps late counts (1 + s)^-a. For predictors that learn something else
-            at once (`Predictor.known`), beside which it can count for less: Adam is blind to the scale of a whole.
+        staleness_decay: a; what a target teaches that is s steps late counts (1 + s)^-a. For predictors that learn
+            something else at once (`Predictor.known`), beside which it can count for less: Adam is blind to the scale
+            of a whole.
         expects: whether the target of a step will come at all; the value of a step whose will not is not remembered.
     """
 

@@ -77,7 +77,7 @@ class PooledCritic(SoftmaxCritic):
 
     Args:
         shape: (C, H, W) of the value.
-        cells: of the grid, in each direction, at most; they are those of adaptive average pooling.
+        pool_grid: of the grid, in each direction, at most; they are those of adaptive average pooling.
         settings: classes, hidden, gradient_weight and eager_loss, as of `SoftmaxCritic`.
     """
 

@@ -86,6 +86,7 @@ def test_a_killed_stage_ends_the_run_with_the_command_that_goes_on(transport: st
     assert [trained_steps(resumed, k) for k in (0, 1)] == [list(range(5, 41, 5))] * 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stopped", [None, 1])
 def test_no_stage_and_no_socket_outlive_a_killed_supervisor(stopped: int | None, tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()

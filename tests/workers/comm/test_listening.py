@@ -66,6 +66,7 @@ def test_processes(kind: str, method: str, tmp_path: Path) -> None:
     assert run.found == LOOPBACK
 
 
+@pytest.mark.long
 def test_an_engine_s_processes(tmp_path: Path) -> None:
     """The store at MASTER_ADDR, and the group of a pipeline."""
     port = str(free_ports(1)[0])

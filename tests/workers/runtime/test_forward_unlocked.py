@@ -42,6 +42,7 @@ def test_a_fixed_lag_gives_the_same_run_in_threads_and_over_grpc(lag: int, tmp_p
     assert_same(first, run(unlocked(lag, transport={"kind": "grpc", "delay_ms": 3}), tmp_path / "late"))
 
 
+@pytest.mark.long
 def test_processes_train_as_threads_do(tmp_path: Path) -> None:
     threads = replace(unlocked(), stages=2)
     processes = replace(unlocked(transport={"kind": "grpc"}, launch={"mode": "processes"}), stages=2)

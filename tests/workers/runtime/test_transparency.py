@@ -40,6 +40,7 @@ def test_stages_in_threads_equal_the_unsplit_model(
     assert_same(parameters_of(tmp_path, stages), plain_training(config))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("transport", ["grpc", "torch_distributed"])
 def test_stages_in_processes_equal_the_unsplit_model(transport: str, tmp_path: Path) -> None:
     config = locked(3, "lstm", "adam", transport, launch={"mode": "processes"})

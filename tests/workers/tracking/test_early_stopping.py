@@ -116,6 +116,7 @@ def test_divergence_is_still_an_error(tmp_path: Path) -> None:
         launch(stuck(optimizer=huge, evaluate={"every": 1, "windows": 1, "patience": 1}), tmp_path)
 
 
+@pytest.mark.long
 def test_processes_are_told_and_a_few_steps_later_the_run_ends(tmp_path: Path) -> None:
     """The first stage hears of it over a pipe: some steps are under way meanwhile."""
     result = launch(stuck(steps=10**6, transport={"kind": "grpc"}, launch={"mode": "processes"}), tmp_path)

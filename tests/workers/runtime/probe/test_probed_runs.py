@@ -57,6 +57,7 @@ def test_a_run_with_probes_trains_as_one_without(stages: int, settings: dict[str
     assert not probes(plain)
 
 
+@pytest.mark.long
 def test_processes_and_a_resumed_run_have_the_same_probes(tmp_path: Path) -> None:
     def config(**changes: Any) -> Config:
         return tiny(**{"stages": 2, **SYNTHETIC, "evaluate": PROBES, "checkpoint": {"every": 4, "keep": 9}, **changes})
