@@ -148,7 +148,11 @@ def test_a_pipeline_over_four_hosts_equals_backprop_in_one_process(way: Way, hos
 def test_a_stranger_is_not_let_in_and_the_run_goes_on(hosts: Hosts, folder: Path) -> None:
     """Three stages wait for the first; who has no certificate of the authority is not it."""
     certificates = authority(folder / "theirs", "DNS:host3,IP:10.77.0.4")
-    forged = (f"transport.tls.cert={certificates['cert']}", f"transport.tls.key={certificates['key']}", TLS[2])
+    forged = (
+        f"transport.tls.cert={certificates['cert']}",
+        f"transport.tls.key={certificates['key']}",
+        f"transport.tls.ca={certificates['ca']}",
+    )
     with ExitStack() as stack:
         later = [stack.enter_context(start(hosts, folder, k, PEERS, "depth=backprop", *TLS)) for k in (1, 2, 3)]
         for number, stranger in enumerate((("transport.insecure=true",), forged)):
@@ -156,7 +160,7 @@ def test_a_stranger_is_not_let_in_and_the_run_goes_on(hosts: Hosts, folder: Path
             with start(hosts, folder, 0, PEERS, "depth=backprop", *stranger, *where) as command:
                 refused = command.finish()
             assert refused.code == 1
-            assert refused.err[-1].startswith("dni-train: PeerTimeout: stage 0: no answer from stage 1"), refused.err
+            assert refused.err[-1].startswith("dni-train: HandshakeRefused: stage 0: no link to stage 1"), refused.err
         first = stack.enter_context(start(hosts, folder, 0, PEERS, "depth=backprop", *TLS))
         assert [command.finish().code for command in (first, *later)] == [0] * STAGES
     one = in_one_process(folder / "one", "depth=backprop")
