@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -43,22 +44,23 @@ def choose_own_classes(words: Sequence[str]) -> list[str]:
 
     A section named in this way has the settings of that class and no others. Raises ConfigError as `find`.
     """
-    kept = [word for word in words if not _passed(word, words)]
-    return [_as_option(*own) if (own := _own(word)) else word for word in kept]
+    own = {word: chosen for word in words if (chosen := _own(word)) is not None}
+    taken = {group for group, _ in own.values()}  # an option of the package for the same group is passed over
+    kept = [word for word in words if word in own or word.partition("=")[0] not in taken]
+    return [_as_option(*own[word]) if word in own else word for word in kept]
 
 
 def _own(word: str) -> tuple[str, str] | None:
     """The group, and the classes that a word names for it; None if it names none."""
     match = _OWN.fullmatch(word)
-    groups = {group for group, _, _ in option_files() if section_of(group) in plugin_bases()}
     group = match[1].replace(".", "/") if match else ""
-    return (group, match[2]) if match and group in groups else None
+    return (group, match[2]) if match and group in _groups() else None
 
 
-def _passed(word: str, words: Sequence[str]) -> bool:
-    """Whether an option of the package is named for a group for which a class is named as well."""
-    group, sign, _ = word.partition("=")
-    return bool(sign) and _own(word) is None and any(own[0] == group for own in map(_own, words) if own)
+@cache
+def _groups() -> frozenset[str]:
+    """The groups whose options name a class."""
+    return frozenset(group for group, _, _ in option_files() if section_of(group) in plugin_bases())
 
 
 def _as_option(group: str, targets: str) -> str:

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -91,13 +91,18 @@ def find(section: str, base: type[T], target: Any) -> type[T]:
         ) from error
     cls = getattr(module, name, None)
     if cls is None:
-        known = [own for own, value in vars(module).items() if inspect.isclass(value) and issubclass(value, base)]
+        known = [own for own, value in vars(module).items() if _is_subclass(value, base)]
         raise ConfigError(f"{asked}: {module_name} has no {name}{did_you_mean(name, known, f'{module_name}.')}")
     return _complete(asked, base, cls)
 
 
+def _is_subclass(value: Any, base: type[T]) -> TypeGuard[type[T]]:
+    """Python 3.10 takes `list[int]` for a class, and cannot say of what it is a subclass."""
+    return inspect.isclass(value) and get_origin(value) is None and issubclass(value, base)
+
+
 def _complete(asked: str, base: type[T], cls: Any) -> type[T]:
-    if not (inspect.isclass(cls) and issubclass(cls, base)):
+    if not _is_subclass(cls, base):
         raise ConfigError(f"{asked} is no {base.__name__}: make it a subclass of {target_of(base)}")
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:

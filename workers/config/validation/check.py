@@ -43,13 +43,11 @@ def check(config: Config) -> None:
         )
     cuts = len(config.model.split_points)
     if cuts and cuts != config.parts - 1:
-        virtual_stages = (
-            f" depth.virtual_stages={config.parts // config.stages}" if config.parts > config.stages else ""
-        )
+        each = config.parts // config.stages
+        several = f" depth.virtual_stages={each}" if each > 1 else ""
         raise ConfigError(
             f"model.split_points names {cuts} cuts, which makes {cuts + 1} stages, but "
-            f"stages={config.stages}{virtual_stages}: "
-            "change one, or set model.split_points=[] to cut by balance"
+            f"stages={config.stages}{several}: change one, or set model.split_points=[] to cut by balance"
         )
 
 
