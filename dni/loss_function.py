@@ -14,6 +14,7 @@ from dni.errors import ConfigError
 from dni.losses import cross_entropy_gradient, numbers, summed_cross_entropy
 from dni.metrics import hits
 from dni.misuse import label_misfit
+from dni.plugin import Named
 from dni.types import IGNORED
 
 
@@ -26,17 +27,12 @@ class Judgement(NamedTuple):
 
 
 @dataclass
-class LossFunction(ABC):
+class LossFunction(Named, ABC):
     """Base class of the losses.
 
     A loss of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
     section `loss`. `summed` is all that it must have.
     """
-
-    name: ClassVar[str] = ""  #: in messages; a class that sets none has its own name
-
-    def __init_subclass__(cls) -> None:
-        cls.name = vars(cls).get("name", cls.__name__)
 
     @abstractmethod
     def summed(self, output: Tensor, labels: Tensor) -> Tensor:
@@ -76,7 +72,7 @@ class LossFunction(ABC):
             return f"{shapes}: one is needed for each row"
         return label_misfit("the output", output, labels)
 
-    def check(self, run: Any) -> None:  # noqa: B027  # most go with everything
+    def check(self, run: Any) -> None:  # most go with everything
         """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that do not go with it."""
 
 

@@ -6,20 +6,18 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from dni.errors import ConfigError
+from dni.plugin import Named, RunContext
 from dni.ranges import below_one, one_or_more, zero_or_more
-
-#: The settings of a run (`workers.config.settings.Config`), whose sections a schedule may read in `check`.
-RunContext = Any
 
 
 @dataclass
-class LRSchedule(ABC):
+class LRSchedule(Named, ABC):
     """Base class of the schedules.
 
     A schedule of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
@@ -29,14 +27,9 @@ class LRSchedule(ABC):
     decay_steps: int | None = one_or_more(None)  # [training steps] after which the schedule ends, its warm-up among
     # them; step: between two falls; null: as many as the run will take, filled in, so that it goes on as it began
 
-    name: ClassVar[str] = ""  #: in messages; a class that sets none has its own name
-
     #: Its rates depend on when it ends: a run that goes on for other steps must be told where. Otherwise `decay_steps`
     #: is not filled in.
     ends: ClassVar[bool] = True
-
-    def __init_subclass__(cls) -> None:
-        cls.name = vars(cls).get("name", cls.__name__)
 
     @abstractmethod
     def build(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:

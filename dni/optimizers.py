@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from dni.errors import ConfigError
-from dni.lr_schedule import Constant, LRSchedule, RunContext
+from dni.lr_schedule import Constant, LRSchedule
+from dni.plugin import RunContext
 from dni.ranges import above_zero, below_one, one_or_more, zero_or_more
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from dni.data.source import PassSource, Source
 from dni.errors import ConfigError
+from dni.plugin import Named
 from dni.ranges import one_or_more
 from dni.types import Inputs
 
@@ -63,7 +64,7 @@ def in_passes(name: str, train: PassSource, valid: PassSource, **more: Any) -> D
 
 
 @dataclass
-class DataSet(ABC):
+class DataSet(Named, ABC):
     """Base class of the data sets.
 
     A data set of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of
@@ -77,8 +78,6 @@ class DataSet(ABC):
     # text's end
     sha256: str | None = None  # of the data that is read, but for the test split of images; filled in from it
 
-    name: ClassVar[str] = ""  #: in messages and reports; a class that sets none has its own name
-
     #: What its inputs are.
     gives: ClassVar[Inputs] = Inputs.symbols
 
@@ -90,9 +89,6 @@ class DataSet(ABC):
 
     #: It is a text, whose next character a model learns, so that it can write.
     is_text: ClassVar[bool] = False
-
-    def __init_subclass__(cls) -> None:
-        cls.name = vars(cls).get("name", cls.__name__)
 
     @abstractmethod
     def open(self, context: DataContext) -> Data:

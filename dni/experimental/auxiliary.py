@@ -11,8 +11,9 @@ from torch import Tensor
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.methods.cut import RunContext, TimeCutContext
+from dni.methods.cut import TimeCutContext
 from dni.methods.synthetic_in_time import SyntheticInTime
+from dni.plugin import RunContext
 from dni.predictors.base import Predictor
 from dni.predictors.regressor import Regressor
 from dni.ranges import zero_or_more
@@ -57,7 +58,7 @@ class Auxiliary(Bootstrap):
     backward pass per window stays. Rows whose sequence starts or ends with the window have no part in it.
 
     Args:
-        head: predicts g_t from s_{t-1} without labels; its optimizer and fits are its own.
+        head: predicts g_t from s_{t-1} without labels; its optimizer and number of steps are its own.
         weight: c.
     """
 
@@ -91,7 +92,7 @@ class Auxiliary(Bootstrap):
 def auxiliary_gradient(head: Predictor, state: Tensor, synthetic: Tensor, done: Tensor, weight: float) -> Tensor:
     """The gradient of the auxiliary loss with respect to the state (B, F) that enters a window:
 
-        d/ds_{t-1} of  weight |a(s_{t-1}) - g_t|^2,  summed over features and the rows that are not `over` (B,)
+        d/ds_{t-1} of  weight |a(s_{t-1}) - g_t|^2,  summed over features and the rows that are not `done` (B,)
 
     for a head a that foretells the synthetic gradient at the window's end (Jaderberg et al. 2017, section 2.1: the
     prediction of future synthetic gradients as an auxiliary task). g_t is a constant here.

@@ -10,8 +10,8 @@ from torch import nn
 
 from dni.errors import ConfigError
 from dni.methods.base import InputKind
-from dni.methods.cut import RunContext
 from dni.methods.synthetic import Synthetic
+from dni.plugin import RunContext
 from dni.ranges import zero_or_more
 from dni.stages.base import Stage
 from dni.stages.lambda_return import LambdaReturnStage
@@ -49,8 +49,8 @@ class LambdaReturn(Synthetic):
         if self.max_in_flight < (late + 1) * edges:
             raise ConfigError(
                 f"depth=lambda_return shares depth.max_in_flight={self.max_in_flight} among {edges} edges, on each of "
-                f"which a target "
-                f"may be {late} late: set depth.max_in_flight={(late + 1) * edges} or more (or use depth=synthetic)"
+                f"which a target may be {late} late: set depth.max_in_flight={(late + 1) * edges} or more (or use "
+                "depth=synthetic)"
             )
         if self.inputs is InputKind.synthetic:
             raise ConfigError(

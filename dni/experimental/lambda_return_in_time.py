@@ -12,8 +12,9 @@ from torch import Tensor
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.methods.cut import RunContext, TimeCutContext
+from dni.methods.cut import TimeCutContext
 from dni.methods.synthetic_in_time import SyntheticInTime
+from dni.plugin import RunContext
 from dni.ranges import one_or_more, zero_or_more
 from dni.recurrent import pack, unpack
 from dni.stages.base import Stage
@@ -97,7 +98,7 @@ class LambdaReturnTargets(Bootstrap):
         self._entering = None if entering is None else entering.to(device)
         self._windows = [PastWindow(**window).to(device) for window in state["windows"]]
 
-    def _run_again(self) -> list[Passage]:
+    def _run_again(self) -> list[WindowGraph]:
         state = self.stage.module.initial_state(len(self._windows[0].value))
         if self._entering is not None:
             state = unpack(self._entering, state)
@@ -107,14 +108,14 @@ class LambdaReturnTargets(Bootstrap):
             state = chain[-1].leaving
         return chain
 
-    def _passage(self, window: PastWindow, entering: State) -> Passage:
+    def _passage(self, window: PastWindow, entering: State) -> WindowGraph:
         output, leaving = self.stage.recompute(window.value, entering, window.reset)
         back = self.depth.recompute(output.detach(), window.labels, window.output_gradient)
         synthetic = self.time.predict(pack(leaving), window.context, window.ends)
-        return Passage(entering, output, leaving, None if back is None else back.to(self.stage.device), synthetic)
+        return WindowGraph(entering, output, leaving, None if back is None else back.to(self.stage.device), synthetic)
 
 
-class Passage(NamedTuple):
+class WindowGraph(NamedTuple):
     """The graph of one window, from leaves to ends, and the gradients that enter it there."""
 
     entering: State  #: leaves that require a gradient
@@ -124,7 +125,7 @@ class Passage(NamedTuple):
     synthetic: Tensor  #: g_t, (B, F)
 
 
-def mixed_targets(windows: Sequence[Passage], mix: float) -> list[Tensor]:
+def mixed_targets(windows: Sequence[WindowGraph], mix: float) -> list[Tensor]:
     """The target gradient (B, F) of the state that enters each of M windows in a row, from one backward pass.
 
         G_{t-1} = dL_t/ds_{t-1} + J_t^T [(1 - mix) g_t + mix G_t],    J_t = ds_t/ds_{t-1},    G = g at the last cut
@@ -141,7 +142,7 @@ def mixed_targets(windows: Sequence[Passage], mix: float) -> list[Tensor]:
     return targets
 
 
-def _backward(window: Passage, state_gradient: Tensor) -> Tensor:
+def _backward(window: WindowGraph, state_gradient: Tensor) -> Tensor:
     """dL_t/ds_{t-1} + J_t^T times a gradient of s_t; parameter gradients are left alone."""
     ends, gradients = list(window.leaving), list(unpack(state_gradient, window.leaving))
     if window.output_gradient is not None:

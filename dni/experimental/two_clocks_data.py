@@ -68,8 +68,7 @@ class TwoClocksSource(PassSource):
         ):
             raise ConfigError(
                 f"need batch {batch} >= 1, seed {seed} >= 0, a block {block_length} of whole windows of {window}, and "
-                f"a "
-                f"sequence {sequence} of whole blocks"
+                f"a sequence {sequence} of whole blocks"
             )
         if side not in (28, 14, 7):
             raise ConfigError(f"side {side} must be 28, 14 or 7")

@@ -12,7 +12,8 @@ from torch import nn
 
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface
-from dni.methods.cut import CutContext, RunContext
+from dni.methods.cut import CutContext
+from dni.plugin import Named, RunContext
 from dni.ranges import above_zero, one_or_more, zero_or_more
 from dni.stages.base import Stage
 
@@ -20,7 +21,7 @@ InputKind = enum.Enum("InputKind", ["received", "synthetic"])
 
 
 @dataclass
-class DepthMethod(ABC):
+class DepthMethod(Named, ABC):
     """Base class of the methods in depth.
 
     A method of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of
@@ -37,8 +38,6 @@ class DepthMethod(ABC):
     # output on and no more
     clocks: list[int] = field(default_factory=list)  # [steps] each stage ticks at multiples of its own; empty: always
 
-    name: ClassVar[str] = ""  #: in summaries and reports; a class that sets none has its own name
-
     #: Stages need no gradient of theirs at a step to go on, so that `update_probability` may leave steps out.
     skips_steps: ClassVar[bool] = False
 
@@ -53,9 +52,6 @@ class DepthMethod(ABC):
 
     #: The gradient at the cut is a model's, which a probe may compare with the exact one.
     predicts: ClassVar[bool] = False
-
-    def __init_subclass__(cls) -> None:
-        cls.name = vars(cls).get("name", cls.__name__)
 
     @abstractmethod
     def interface(self, cut: CutContext) -> Interface:
@@ -78,8 +74,7 @@ class DepthMethod(ABC):
         if self.lag is not None and self.lag >= self.max_in_flight:
             raise ConfigError(
                 f"depth.lag={self.lag} does not fit depth.max_in_flight={self.max_in_flight}: the target of step t - "
-                f"lag must still "
-                f"be in flight; set depth.max_in_flight={self.lag + 1} or more (or depth.lag=null)"
+                f"lag must still be in flight; set depth.max_in_flight={self.lag + 1} or more (or depth.lag=null)"
             )
         if run.optimizer.staleness and not self.late:
             raise ConfigError(

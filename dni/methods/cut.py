@@ -12,12 +12,10 @@ from torch import Tensor
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.loss_function import LossFunction
 from dni.predictors.base import Predictor
-from dni.predictors.settings import PredictorContext, PredictorSettings, RunContext, TimePredictor
+from dni.predictors.settings import PredictorContext, PredictorSettings, TimePredictor
 from dni.recurrent import Chain
 
 Kind = TypeVar("Kind", bound=DecoupledInterface)
-
-__all__ = ["CutContext", "RunContext", "TimeCutContext"]
 
 
 @dataclass(frozen=True)

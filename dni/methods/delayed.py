@@ -12,7 +12,8 @@ from dni.errors import ConfigError
 from dni.interfaces.base import Interface
 from dni.interfaces.delayed import DelayedInterface
 from dni.methods.base import DepthMethod
-from dni.methods.cut import CutContext, RunContext
+from dni.methods.cut import CutContext
+from dni.plugin import RunContext
 from dni.stages.base import Stage
 from dni.stages.weight_stashing import StashingStage
 
@@ -45,8 +46,7 @@ class Delayed(DepthMethod):
         if self.max_in_flight < each * edges:
             raise ConfigError(
                 f"depth=delayed shares depth.max_in_flight={self.max_in_flight} among {edges} edges, on each of which "
-                f"a step may "
-                f"be {each} late: set depth.max_in_flight={each * edges} or more"
+                f"a step may be {each} late: set depth.max_in_flight={each * edges} or more"
             )
         if run.time.answers:
             raise ConfigError(

@@ -10,20 +10,19 @@ from torch import nn
 
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface, ZeroInterface
-from dni.methods.cut import RunContext, TimeCutContext
+from dni.methods.cut import TimeCutContext
+from dni.plugin import Named, RunContext
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
 
 
 @dataclass
-class TimeMethod(ABC):
+class TimeMethod(Named, ABC):
     """Base class of the methods in time.
 
     A method of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
     section `time`. `interface` is all that it must have.
     """
-
-    name: ClassVar[str] = ""  #: in summaries and reports; a class that sets none has its own name
 
     #: A window is one whole sequence; False: it has `data.window` steps.
     whole_sequences: ClassVar[bool] = False
@@ -36,9 +35,6 @@ class TimeMethod(ABC):
 
     #: It has a predictor, that of `predictor.time`; False: nothing of what such a predictor sees needs to travel.
     predicts: ClassVar[bool] = False
-
-    def __init_subclass__(cls) -> None:
-        cls.name = vars(cls).get("name", cls.__name__)
 
     @abstractmethod
     def interface(self, cut: TimeCutContext) -> Interface:

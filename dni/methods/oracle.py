@@ -8,8 +8,9 @@ from typing import ClassVar
 from dni.errors import ConfigError, UsageError
 from dni.interfaces.base import Interface
 from dni.interfaces.oracle import OracleInterface
-from dni.methods.cut import RunContext, TimeCutContext
+from dni.methods.cut import TimeCutContext
 from dni.methods.in_time import TimeMethod
+from dni.plugin import RunContext
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import ClassVar
 from dni.errors import ConfigError, UsageError
 from dni.interfaces.base import Interface
 from dni.methods.base import DepthMethod
-from dni.methods.cut import CutContext, RunContext
+from dni.methods.cut import CutContext
+from dni.plugin import RunContext
 from dni.ranges import one_or_more
 
 

@@ -9,8 +9,9 @@ from torch import nn
 
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface
-from dni.methods.cut import RunContext, TimeCutContext
+from dni.methods.cut import TimeCutContext
 from dni.methods.in_time import TimeMethod
+from dni.plugin import RunContext
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
 from dni.time_targets.deferred import DeferredTargets

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from dni.errors import ConfigError
+from dni.plugin import Named
 from dni.ranges import below_one, one_or_more
 from dni.types import Inputs
 
@@ -30,7 +31,7 @@ class ModelContext:
 
 
 @dataclass
-class Model(ABC):
+class Model(Named, ABC):
     """Base class of the models.
 
     A model of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
@@ -43,8 +44,6 @@ class Model(ABC):
     input_symbols: int | None = None  # [symbols] rows of the embedding; filled in from the data
     input_shape: list[int] | None = None  # [numbers] of an image its channels, height and width, of a vector its size;
     # null: of symbols; filled in from the data
-
-    name: ClassVar[str] = ""  #: in messages and reports; a class that sets none has its own name
 
     #: What it reads; None: whatever there is.
     reads: ClassVar[Inputs | None] = None
@@ -60,9 +59,6 @@ class Model(ABC):
 
     #: Between its layers there are feature maps (C, H, W).
     feature_maps: ClassVar[bool] = False
-
-    def __init_subclass__(cls) -> None:
-        cls.name = vars(cls).get("name", cls.__name__)
 
     @abstractmethod
     def build(self, context: ModelContext) -> nn.Module:

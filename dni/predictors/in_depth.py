@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dni.errors import ConfigError
+from dni.plugin import RunContext
 from dni.predictors.base import Predictor
 from dni.predictors.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.predictors.critic import SoftmaxCritic
 from dni.predictors.regressor import Regressor
-from dni.predictors.settings import DepthPredictor, PredictorContext, RunContext
+from dni.predictors.settings import DepthPredictor, PredictorContext
 from dni.ranges import one_or_more, zero_or_more
 
 
@@ -45,8 +46,8 @@ class Critic(DepthPredictor):
         if self.staleness_decay and not self.eager_loss:
             raise ConfigError(
                 f"predictor.depth.staleness_decay={self.staleness_decay} makes late targets count for less beside a "
-                f"loss that is learned at "
-                "once: set predictor.depth.eager_loss=true (or predictor.depth.staleness_decay=0)"
+                "loss that is learned at once: set predictor.depth.eager_loss=true (or "
+                "predictor.depth.staleness_decay=0)"
             )
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
+from dni.plugin import Named, RunContext
 from dni.predictors.base import Predictor
 from dni.ranges import above_zero, one_or_more, zero_or_more
-
-#: The settings of a run (`workers.config.settings.Config`), whose sections a predictor may read in `check`.
-RunContext = Any
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class PredictorContext:
 
 
 @dataclass
-class PredictorSettings(ABC):
+class PredictorSettings(Named, ABC):
     """Base class: how a predictor is trained, whatever it is.
 
     A predictor of your own has a subclass of `DepthPredictor` or `TimePredictor` that is a dataclass, in a module of
@@ -36,11 +34,6 @@ class PredictorSettings(ABC):
     warmup: int = zero_or_more(0)  # [steps] of the predictor before the stage moves
     scale: float = zero_or_more(1.0)  # [factor] on the synthetic gradient that the network receives
     clip: float | None = above_zero(None)  # [norm] largest, of the predictor's own gradient; null: not clipped
-
-    name: ClassVar[str] = ""  #: in messages; a class that sets none has its own name
-
-    def __init_subclass__(cls) -> None:
-        cls.name = vars(cls).get("name", cls.__name__)
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
@@ -58,7 +51,7 @@ class PredictorSettings(ABC):
             "clip": self.clip,
         }
 
-    def check(self, run: RunContext) -> None:  # noqa: B027 (most have nothing to refuse)
+    def check(self, run: RunContext) -> None:
         """Raise ConfigError for settings of the run that this predictor does not go with."""
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dni.experimental.auxiliary import auxiliary_gradient
-from dni.experimental.lambda_return_in_time import Passage, mixed_targets
+from dni.experimental.lambda_return_in_time import WindowGraph, mixed_targets
 from dni.losses import cross_entropy_gradient, summed_cross_entropy
 from dni.models import LSTM
 from dni.predictors.regressor import Regressor
@@ -31,13 +31,13 @@ class Sequence:
             for x in self.inputs:
                 self.states.append(self.model(x, self.states[-1])[1])
 
-    def passages(self) -> list[Passage]:
+    def passages(self) -> list[WindowGraph]:
         """Each window as a graph of its own."""
         found = []
         for x, labels, entering, synthetic in zip(self.inputs, self.labels, self.states, self.synthetic, strict=False):
             leaves = tuple(s.clone().requires_grad_() for s in entering)
             output, leaving = self.model(x, leaves)
-            found.append(Passage(leaves, output, leaving, cross_entropy_gradient(output, labels)[1], synthetic))
+            found.append(WindowGraph(leaves, output, leaving, cross_entropy_gradient(output, labels)[1], synthetic))
         return found
 
     def bootstrapped_after(self, first: int, windows: int) -> Tensor:

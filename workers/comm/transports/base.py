@@ -6,19 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
+from dni.plugin import Named, RunContext
 from dni.ranges import above_zero, zero_or_more
 from workers.comm.blame import Blame
 from workers.comm.frame import Frame, Handshake
 
 #: `Transport.bind` that leaves it to the transport where stages listen.
 AUTO = "auto"
-
-#: The settings of a run (`workers.config.settings.Config`), whose sections a transport may read in `check`.
-RunContext = Any
 
 
 class ChannelEnd(ABC):
@@ -105,7 +103,7 @@ class Edge:
 
 
 @dataclass
-class Transport(ABC):
+class Transport(Named, ABC):
     """Base class of what joins neighbouring stages.
 
     A transport of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
@@ -119,16 +117,11 @@ class Transport(ABC):
     peers: list[str] = field(default_factory=list)  # launch=external: HOST:PORT of each stage; empty: by MASTER_ADDR
     insecure: bool = False  # plaintext may leave this machine: everyone on that network may read and change the run
 
-    name: ClassVar[str] = ""  #: in summaries and reports; a class that sets none has its own name
-
     #: Stages must be threads of one process, and with `launch=auto` they are.
     within_process: ClassVar[bool] = False
 
     #: Links can be encrypted, so that messages may recommend it.
     encrypts: ClassVar[bool] = False
-
-    def __init_subclass__(cls) -> None:
-        cls.name = vars(cls).get("name", cls.__name__)
 
     @abstractmethod
     def listen(self, bind: str, context: LinkContext) -> Listener:
@@ -161,8 +154,8 @@ class Transport(ABC):
         """The emulated one-way delay in seconds."""
         return self.delay_ms / 1000
 
-    def check(self, run: RunContext) -> None:  # noqa: B027  # most have no rules
+    def check(self, run: RunContext) -> None:  # most have no rules
         """Raise ConfigError for settings of the run that do not go with this transport."""
 
-    def check_machine(self, devices: Sequence[str], first: int = 0) -> None:  # noqa: B027
+    def check_machine(self, devices: Sequence[str], first: int = 0) -> None:
         """Raise ConfigError for what this machine lacks: a file, or a GPU; `devices`: of the stages from `first` on."""

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from dni.errors import ConfigError, UsageError, WorkerLost
+from dni.plugin import RunContext
 from workers.comm.frame import Frame
-from workers.comm.transports.base import ChannelEnd, Edge, LinkContext, Listener, RunContext, Transport
+from workers.comm.transports.base import ChannelEnd, Edge, LinkContext, Listener, Transport
 from workers.comm.transports.inbox import Inbox, InboxEnd
 
 

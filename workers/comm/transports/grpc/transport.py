@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from dni.errors import ConfigError
+from dni.plugin import RunContext
 from dni.ranges import zero_or_more
 from workers.comm.address import UNIX
-from workers.comm.transports.base import AUTO, ChannelEnd, LinkContext, Listener, RunContext
+from workers.comm.transports.base import AUTO, ChannelEnd, LinkContext, Listener
 from workers.comm.transports.process_link import ProcessTransport
 
 if TYPE_CHECKING:

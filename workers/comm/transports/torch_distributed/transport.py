@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from dni.errors import ConfigError
-from workers.comm.transports.base import ChannelEnd, LinkContext, Listener, RunContext
+from dni.plugin import RunContext
+from workers.comm.transports.base import ChannelEnd, LinkContext, Listener
 from workers.comm.transports.process_link import ProcessTransport
 
 if TYPE_CHECKING:
