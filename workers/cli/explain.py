@@ -74,7 +74,9 @@ def _own_comments(cls: type) -> dict[str, str]:
     (node,) = ast.parse(source).body
     assert isinstance(node, ast.ClassDef)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    lines = {t.start[0]: t.string.lstrip("#: ") for t in tokens if t.type == tokenize.COMMENT}
+    # `#:` is said of a class variable that follows, and of no setting
+    said = (t for t in tokens if t.type == tokenize.COMMENT and not t.string.startswith("#:"))
+    lines = {t.start[0]: t.string.lstrip("# ") for t in said}
     ends = [_first_line(later) for later in node.body[1:]] + [len(source.splitlines()) + 1]
     return {
         part.target.id: " ".join(lines[n] for n in range(part.lineno, end) if n in lines)
