@@ -108,7 +108,7 @@ def lag(results: dict[str, Any]) -> str:
 def copying(results: dict[str, Any]) -> str:
     """The copy tasks."""
     note = (
-        f"Longest length solved in {results['lane_steps']:,} time steps per lane, mean ± standard deviation (*: "
+        f"Longest length solved in {results['max_timesteps']:,} time steps per stream, mean ± standard deviation (*: "
         f"diverged later). {source(results)}"
     )
     return f"{markdown(copies.HEADS, copies.lengths(results['rows']))}\n\n{note}"
@@ -123,8 +123,8 @@ def alignment(results: dict[str, Any]) -> str:
 def fixed(results: dict[str, Any]) -> str:
     """Sequences of one length."""
     note = (
-        f"Copy, T = 4, sequences of {results['fixed']} steps from the first update on, {results['lane_steps']:,} time "
-        f"steps per lane; on fresh sequences. Chance is 1, but for the closing mark. {source(results)}"
+        f"Copy, T = 4, sequences of {results['fixed']} steps from the first update on, {results['max_timesteps']:,} "
+        f"time steps per stream; on fresh sequences. Chance is 1, but for the closing mark. {source(results)}"
     )
     return f"{markdown(copies.FIXED_HEADS, copies.fixed(results['rows']))}\n\n{note}"
 
@@ -142,7 +142,7 @@ def flagship(results: dict[str, Any]) -> str:
          spread([r["wall_s"] for r in found])]
         for method, found in by_seed(results["rows"]).items()
     ]  # fmt: skip
-    note = f"{results['lane_steps']:,} time steps per lane. {source(results)}"
+    note = f"{results['max_timesteps']:,} time steps per stream. {source(results)}"
     return f"{markdown(['depth + time', 'length', 'by seed', 'seconds'], rows)}\n\n{note}"
 
 
@@ -177,8 +177,8 @@ def step_cost(results: dict[str, Any]) -> str:
     note = (
         f"In brackets: over truncation. One LSTM layer of {results['units']} units, {results['symbols']} symbols, B = "
         f"{results['batch']}; regressor and critic with {results['hidden']} hidden units, critic of the next "
-        f"{results['lookahead']} labels; medians of {results['turns']} turns of {results['steps']} steps, one torch "
-        f"thread. {source(results)}"
+        f"{results['future_labels']} labels; medians of {results['turns']} turns of {results['steps']} steps, one "
+        f"torch thread. {source(results)}"
     )
     return f"{markdown(['T', 'truncated', *synthetic], rows)}\n\n{note}"
 

@@ -43,8 +43,8 @@ class LRSchedule(Named, ABC):
         """Raise ConfigError for settings of the run that do not go with this schedule."""
         if self.ends and self.decay_steps is None and run.open_ended:
             raise ConfigError(
-                f"optimizer/schedule={self.name} does not know how many steps lane_steps={run.lane_steps} will be, for "
-                "the sequences grow: set optimizer.schedule.decay_steps"
+                f"optimizer/schedule={self.name} does not know how many steps max_timesteps={run.max_timesteps} "
+                "will be, for the sequences grow: set optimizer.schedule.decay_steps"
             )
 
 

@@ -72,10 +72,10 @@ def as_chain(module: nn.Module) -> Chain:
     return Chain(module)
 
 
-def reset_lanes(state: State, reset: Tensor | None) -> State:
-    """Zero the lanes whose sequence starts with this window.
+def reset_streams(state: State, reset: Tensor | None) -> State:
+    """Zero the streams whose sequence starts with this window.
 
-    `reset` is a (B,) bool tensor, or None for none. The gradient of a zeroed lane is zero as well: that is the time
+    `reset` is a (B,) bool tensor, or None for none. The gradient of a zeroed stream is zero as well: that is the time
     cut's target at the end of a sequence.
     """
     if reset is None or not state:

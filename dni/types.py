@@ -1,7 +1,7 @@
 """Names and shape letters used everywhere.
 
-Shape letters: B batch, T steps of a window, D features, V vocabulary, K stages, L lookahead (labels after the window),
-H history (inputs up to its end), M windows of a horizon.
+Shape letters: B batch, T steps of a window, D features, V vocabulary, K stages, L labels after the window, H inputs
+before its end, M windows of a horizon.
 """
 
 from __future__ import annotations

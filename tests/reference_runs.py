@@ -36,8 +36,8 @@ RENAMED: dict[str, str] = {
 }
 
 LAGGED: Settings = {"method": "synthetic", "lag": 1}
-CRITIC: Settings = {"kind": "critic", "hidden": 8, "lookahead": 2}
-WINDOWED: Settings = {"kind": "soft_label_critic", "history": 5, "lookahead": 9}
+CRITIC: Settings = {"kind": "critic", "hidden": 8, "future_labels": 2}
+WINDOWED: Settings = {"kind": "soft_label_critic", "history": 5, "future_labels": 9}
 REGRESSOR: Settings = {"kind": "mlp", "hidden": 8, "context": "none"}
 COPY: Settings = {"kind": "copy", "length": 15, "sequence": None}
 
@@ -96,7 +96,7 @@ def runs(folder: Path) -> dict[str, Settings]:
         "time critic, both": in_time(depth=LAGGED),
         "time critic, stream": in_time(data={"streaming": True}, **WINDOWED),
         "time regressor": in_time(**REGRESSOR),
-        "time regressor, context": in_time(**{**REGRESSOR, "context": "lookahead"}),
+        "time regressor, context": in_time(**{**REGRESSOR, "context": "future_labels"}),
         "time lambda returns": {**in_time(), "time": {"method": "lambda_return", "horizon": 3, "lambda_": 0.9}},
         "time auxiliary": {**in_time(), "time": {"method": "auxiliary", "auxiliary": 0.5, "hidden": 8}},
         "time oracle": {"stages": 1, "depth": locked, "data": COPY, "time": {"method": "oracle"}},

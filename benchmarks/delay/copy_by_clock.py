@@ -28,17 +28,17 @@ from benchmarks.harness.environment import bar
 from benchmarks.harness.grid import QUICK, Grid, Row, by_seed, spread
 from benchmarks.harness.runs import train
 from benchmarks.network.hosts import Hosts
-from benchmarks.time.copy_task import LOOKAHEAD, METHODS, solved
+from benchmarks.time.copy_task import FUTURE_LABELS, METHODS, solved
 from workers.simulation.model import predict
 from workers.tracking.run import METRICS, read_metrics
 
 DELAY, STAGES, T, BATCH = 20, 4, 4, 64
 TIMES: Times = (10.0, 20.0, 5.0)  # ms of a forward and a backward pass of a window of T, of an update at a cut
-LANE_STEPS = 400 if QUICK else 20_000
+MAX_TIMESTEPS = 400 if QUICK else 20_000
 SEEDS = (0,) if QUICK else (0, 1, 2)
 TRIED, RATES = 100, ("3e-3",) if QUICK else ("3e-3", "6e-3", "1.2e-2")
 PARTS = (4,) if QUICK else (4, 8)
-GRID = Grid("reach", "reach", {"delay_ms": DELAY, "lane_steps": LANE_STEPS, "emulated_ms": TIMES})
+GRID = Grid("reach", "reach", {"delay_ms": DELAY, "max_timesteps": MAX_TIMESTEPS, "emulated_ms": TIMES})
 MODEL = ("experiment=copy", f"stages={STAGES}", "model.layers=3", "model.split_points=[lstm2,lstm3,softmax]")
 OURS = "synthetic + synthetic"
 #: How each is trained, and the schedule that its steps are timed with.
@@ -67,7 +67,7 @@ class Cell:
     def overrides(self) -> tuple[str, ...]:
         """As they are typed."""
         common = (*MODEL, *self.typed, f"seed={self.seed or 0}")
-        ends = (f"lane_steps={LANE_STEPS}", "log_every=25")
+        ends = (f"max_timesteps={MAX_TIMESTEPS}", "log_every=25")
         forward, backward, cut = TIMES
         emulated = (f"emulate.forward_ms={forward}", f"emulate.backward_ms={backward}", f"emulate.cut_ms={cut}")
         if self.kind in ("tried", "learned"):
@@ -81,7 +81,7 @@ TYPED = {
     "full": ("depth=backprop", *METHODS["full"]),
     OURS: (
         "depth=synthetic", "depth.max_in_flight=4", "predictor.depth.eager_loss=true", *METHODS["critic"],
-        f"predictor.time.lookahead={LOOKAHEAD}",
+        f"predictor.time.future_labels={FUTURE_LABELS}",
     ),
 }  # fmt: skip
 
@@ -127,7 +127,7 @@ def main() -> None:
         tried = run([cell for cells in trials().values() for cell in cells])
         rows = {**tried, **run(plan(tried))}
     table = Table(
-        *HEADS, title=f"Copy, T={T}, {STAGES} stages, links of {DELAY} ms, {LANE_STEPS:,} time steps per lane"
+        *HEADS, title=f"Copy, T={T}, {STAGES} stages, links of {DELAY} ms, {MAX_TIMESTEPS:,} time steps per stream"
     )
     for line in lines(rows):
         table.add_row(*line)
@@ -143,7 +143,7 @@ def said(row: Row) -> str:
 
 
 def measure(hosts: Hosts, cell: Cell) -> Row:
-    """One run; of what learned, [length, time steps per lane, seconds, updates] when it was solved, and the end."""
+    """One run; of what learned, [length, time steps per stream, seconds, updates] when it was solved, and the end."""
     if cell.kind == "timed":
         return observe(hosts, GRID, [Phase(DELAY, *((1.0, 4) if QUICK else (8.0, 16)))], cell)
     at = GRID.folder(cell).absolute()
@@ -152,17 +152,17 @@ def measure(hosts: Hosts, cell: Cell) -> Row:
         at = at / "run"
     else:
         train(at, *cell.overrides, quiet=True)
-    records = [r for r in read_metrics(at / METRICS) if "lane_steps" in r]
-    steps = {r["lane_steps"]: r["step"] for r in records}
+    records = [r for r in read_metrics(at / METRICS) if "timesteps" in r]
+    steps = {r["timesteps"]: r["step"] for r in records}
     last = records[-1]
     return {
         "curve": [[*point, steps[point[1]]] for point in solved(records)],
-        "end": [last["lane_steps"], last["wall_s"], last["step"]],
+        "end": [last["timesteps"], last["wall_s"], last["step"]],
     }  # fmt: skip
 
 
 def seconds_of(rows: dict[str, Row], schedule: str, whole: bool) -> tuple[float, float]:
-    """(a, b): n updates over m time steps per lane take a n + b m seconds of the schedule's best M at this delay."""
+    """(a, b): n updates over m time steps per stream take a n + b m seconds of the schedule's best M at this delay."""
     best = max((n for n in rows if n.startswith(f"timed, {schedule} M=")), key=lambda n: _rate(rows, n))
     rate = _rate(rows, best)
     if not whole:
@@ -185,13 +185,13 @@ def _rate(rows: dict[str, Row], name: str) -> float:
 
 
 def curves(rows: dict[str, Row]) -> dict[str, list[tuple[list[list[float]], float]]]:
-    """By method, of each seed: [length, time steps per lane, seconds] when it was solved, and the seconds in all."""
+    """By method, of each seed: [length, time steps per stream, seconds] when it was solved, and the seconds in all."""
     groups = by_seed(rows)
     found = {OURS: [([p[:3] for p in row["curve"]], row["end"][1]) for row in groups[f"raced, {OURS}"]]}
     for name, (learned, schedule) in WAITING.items():
         each, per_step = seconds_of(rows, schedule, learned == "full")
         found[name] = [
-            ([[length, lane, each * n + per_step * lane] for length, lane, _, n in row["curve"]],
+            ([[length, stream, each * n + per_step * stream] for length, stream, _, n in row["curve"]],
              each * row["end"][2] + per_step * row["end"][0])
             for row in groups[f"learned, {learned}"]
         ]  # fmt: skip

@@ -53,7 +53,7 @@ def reach(results: dict[str, Any]) -> str:
     """Length by symbols and by the clock."""
     forward, backward, cut = results["emulated_ms"]
     note = (
-        f"{results['lane_steps']:,} time steps per lane, mean ± standard deviation over seeds. Emulated, per window of "
-        f"4: forward {forward:g} ms, backward {backward:g} ms, an update at a cut {cut:g} ms. {source(results)}"
+        f"{results['max_timesteps']:,} time steps per stream, mean ± standard deviation over seeds. Emulated, per "
+        f"window of 4: forward {forward:g} ms, backward {backward:g} ms, update at a cut {cut:g} ms. {source(results)}"
     )
     return f"{markdown(reaches.HEADS, reaches.lines(results['rows']))}\n\n{note}"

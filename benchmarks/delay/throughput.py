@@ -37,7 +37,7 @@ PIPELINES = tuple(PARTS)
 #: Batches of a pipeline that may hold as many as W, each a microbatch: fewer updates, of more examples.
 LARGE = () if QUICK else (8, 32)
 
-#: 64 KB at every cut: 32 lanes of 16 steps and 32 numbers. Eight parts, for the schedule that wants two on each stage.
+#: 64 KB at every cut: 32 streams of 16 steps and 32 numbers. Eight parts, for the schedule that needs two a stage.
 MODEL = ("model=mlp", "model.layers=7", "model.units=32", "data.window=16", "data.sequence=null")
 SYNTHETIC = ("depth=synthetic", "predictor=critic", "predictor.depth.eager_loss=true")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.losses import summed_cross_entropy
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from workers.build.data import resolve
 from workers.build.model import build_chains
 from workers.config.settings import Config
@@ -41,7 +41,7 @@ def plain_loop(config: Config, threads: int) -> Trained:
         inputs, labels, reset, *_ = data.train.next()
         x = inputs
         for k, chain in enumerate(chains):
-            x, after = chain(x, reset_lanes(states[k], reset))
+            x, after = chain(x, reset_streams(states[k], reset))
             states[k] = tuple(state.detach() for state in after)
         loss = summed_cross_entropy(x, labels)
         optimizer.zero_grad()

@@ -12,9 +12,9 @@ from functools import partial
 
 from benchmarks.harness.environment import bar
 from benchmarks.harness.grid import Grid, by_seed, spread
-from benchmarks.time.copy_task import LANE_STEPS, LOOKAHEAD, SEEDS, measure
+from benchmarks.time.copy_task import FUTURE_LABELS, MAX_TIMESTEPS, SEEDS, measure
 
-GRID = Grid("flagship", "flagship", {"lane_steps": LANE_STEPS})
+GRID = Grid("flagship", "flagship", {"max_timesteps": MAX_TIMESTEPS})
 METHODS = {
     "backprop + truncated": ("depth=backprop", "time=truncated"),
     "synthetic + synthetic": ("depth=synthetic", "time=synthetic", "predictor.time.hidden=256"),
@@ -37,10 +37,10 @@ class Cell:
     def overrides(self) -> tuple[str, ...]:
         """As they are typed."""
         return (
-            "experiment=copy", *METHODS[self.method], f"predictor.time.lookahead={LOOKAHEAD}", "stages=2",
+            "experiment=copy", *METHODS[self.method], f"predictor.time.future_labels={FUTURE_LABELS}", "stages=2",
             "model.layers=2", "model.split_points=[lstm2]",
     "transport=grpc", "launch=processes", "depth.max_in_flight=4",
-            f"seed={self.seed}", f"lane_steps={LANE_STEPS}", "launch.torch_threads=1", "checkpoint.every=null",
+            f"seed={self.seed}", f"max_timesteps={MAX_TIMESTEPS}", "launch.torch_threads=1", "checkpoint.every=null",
         )  # fmt: skip
 
 

@@ -22,12 +22,12 @@ from benchmarks.harness.grid import QUICK, Grid, Row, by_seed, spread
 from benchmarks.harness.runs import Failed, train
 from workers.tracking.run import METRICS, read_metrics
 
-LANE_STEPS = 400 if QUICK else 40_000
+MAX_TIMESTEPS = 400 if QUICK else 40_000
 SEEDS = (0,) if QUICK else (0, 1, 2)
-LOOKAHEAD = 32
+FUTURE_LABELS = 32
 HORIZON = 4
 FIXED = 23  # steps: ten bits
-GRID = Grid("copy", "copying", {"lane_steps": LANE_STEPS, "fixed": FIXED})
+GRID = Grid("copy", "copying", {"max_timesteps": MAX_TIMESTEPS, "fixed": FIXED})
 
 FAST = "optimizer.learning_rate=6e-3"  # what is not set has the rates of experiment=copy, 3e-3 and 1e-3
 CRITIC = ("time=synthetic", "predictor=critic", "predictor.time.hidden=256", FAST)
@@ -40,7 +40,7 @@ PLAIN = (
 METHODS: dict[str, tuple[str, ...]] = {
     "truncated": ("time=truncated",),
     "critic": CRITIC,
-    "critic, streaming": (*CRITIC, "predictor=soft_label_critic", f"predictor.time.history={LOOKAHEAD}"),
+    "critic, streaming": (*CRITIC, "predictor=soft_label_critic", f"predictor.time.history={FUTURE_LABELS}"),
     "plain": PLAIN,
     "plain + auxiliary": (*PLAIN, "time=auxiliary", "time.auxiliary=0.1", "time.hidden=256"),
     "plain, lambda": (*PLAIN, "time=lambda_return", f"time.horizon={HORIZON}", "time.lambda_=0.9"),
@@ -74,9 +74,9 @@ class Cell:
         fixed = () if self.length is None else (f"data.length={self.length}",)
         probed = (self.task, self.window, self.length) == ("copy", 4, None) and self.method not in ("full", "oracle")
         return (
-            "experiment=copy", f"data={self.task}", *method, f"predictor.time.lookahead={LOOKAHEAD}",
-            f"data.window={self.window}", f"seed={self.seed}", f"lane_steps={LANE_STEPS}", "launch.torch_threads=1",
-            "checkpoint.every=null", f"log_every={max(1, 400 // self.window)}", *fixed,
+            "experiment=copy", f"data={self.task}", *method, f"predictor.time.future_labels={FUTURE_LABELS}",
+            f"data.window={self.window}", f"seed={self.seed}", f"max_timesteps={MAX_TIMESTEPS}",
+            "launch.torch_threads=1", "checkpoint.every=null", f"log_every={max(1, 400 // self.window)}", *fixed,
             *(("evaluate.probe=500", "evaluate.probe_windows=16") if probed else ()),
         )  # fmt: skip
 
@@ -91,7 +91,7 @@ def plan() -> list[Cell]:
     more = ("full", "critic, loss alone", "plain + auxiliary", "plain, lambda")
     cells += [Cell("copy", 4, method, seed) for method in more for seed in SEEDS]
     cells += [Cell("repeat_copy", 4, method, seed) for method in ("critic, loss alone", "full") for seed in SEEDS]
-    cells += [Cell(task, 4 + LOOKAHEAD, "truncated at T+L", s) for task in ("copy", "repeat_copy") for s in SEEDS]
+    cells += [Cell(task, 4 + FUTURE_LABELS, "truncated at T+L", s) for task in ("copy", "repeat_copy") for s in SEEDS]
     cells += [Cell("copy", 4, "oracle", seed) for seed in SEEDS]
     return cells + [Cell("copy", 4, method, seed, FIXED) for method in (*main, "plain", "full") for seed in SEEDS]
 
@@ -101,7 +101,7 @@ def main() -> None:
     rows = GRID.fill(plan(), measure, lambda row: f"length {row['solved']}, {row['wall_s']:.0f} s")
     console = Console(width=140)
     for title, heads, lines in (
-        (f"Longest length solved in {LANE_STEPS:,} time steps per lane", HEADS, lengths(rows)),
+        (f"Longest length solved in {MAX_TIMESTEPS:,} time steps per stream", HEADS, lengths(rows)),
         ("Gradients against exact ones, on the length being learned", ALIGNED, alignment(rows)),
         (f"Sequences of {FIXED} steps", FIXED_HEADS, fixed(rows)),
     ):
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def measure(cell: Any, grid: Grid = GRID) -> Row:
-    """Run one cell: every length when it was solved, in time steps per lane and in seconds; what probes found."""
+    """Run one cell: every length when it was solved, in time steps per stream and in seconds; what probes found."""
     folder = grid.folder(cell)
     summary: dict[str, Any] = {}
     try:
@@ -136,11 +136,11 @@ def measure(cell: Any, grid: Grid = GRID) -> Row:
 
 
 def solved(records: list[Any]) -> list[list[float]]:
-    """[length, time steps per lane, seconds] at every length that was solved."""
+    """[length, time steps per stream, seconds] at every length that was solved."""
     curve: list[list[float]] = []
     for record in records:
         if record.get("solved_length", 0) > (curve[-1][0] if curve else 0):
-            curve.append([record["solved_length"], record["lane_steps"], record["wall_s"]])
+            curve.append([record["solved_length"], record["timesteps"], record["wall_s"]])
     return curve
 
 
@@ -160,9 +160,8 @@ def held(window: int, method: str) -> str:
     if method in ("full", "oracle"):
         return "N / N"
     steps = HORIZON * window if "lambda" in method else window
-    return (
-        f"{steps} / {steps + (LOOKAHEAD if method.startswith('critic') else 0) * (2 if 'streaming' in method else 1)}"
-    )
+    ahead = FUTURE_LABELS if method.startswith("critic") else 0
+    return f"{steps} / {steps + ahead * (2 if 'streaming' in method else 1)}"
 
 
 HEADS = [

@@ -47,7 +47,7 @@ TASKS = {
         3900, 100,
         {
             "truncated": ("optimizer.learning_rate=8e-3",),
-            "critic": ("optimizer.learning_rate=8e-3", "predictor.time.lookahead=16", "predictor.time.scale=0.1"),
+            "critic": ("optimizer.learning_rate=8e-3", "predictor.time.future_labels=16", "predictor.time.scale=0.1"),
             "plain": ("optimizer.learning_rate=8e-3", "predictor.time.scale=0.1"),
         },
     ),
@@ -56,7 +56,7 @@ TASKS = {
         6900, 250,
         {
             "truncated": ("optimizer.learning_rate=1e-3",),
-            "critic": ("optimizer.learning_rate=2e-3", "predictor.time.lookahead=200"),
+            "critic": ("optimizer.learning_rate=2e-3", "predictor.time.future_labels=200"),
             "plain": ("optimizer.learning_rate=2e-3",),
         },
     ),

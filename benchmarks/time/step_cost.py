@@ -33,7 +33,7 @@ QUICK = os.environ.get("QUICK") == "1"
 OUT = Path("outputs/bench-step-cost") if QUICK else RESULTS
 WINDOWS = (4, 8, 32)
 TURNS, STEPS = (3, 2) if QUICK else (40, 10)
-SYMBOLS, UNITS, BATCH, HIDDEN, LOOKAHEAD = 50, 256, 32, 256, 32
+SYMBOLS, UNITS, BATCH, HIDDEN, FUTURE_LABELS = 50, 256, 32, 256, 32
 TRUNCATED, PLAIN, CRITIC = "truncated", "plain regressor", "critic"
 GOALS = {(PLAIN, 8): 1.35, (PLAIN, 32): 1.15}
 
@@ -46,8 +46,8 @@ def main() -> None:
     rows = [row(window) for window in WINDOWS]
     show(rows)
     results = {
-        "symbols": SYMBOLS, "units": UNITS, "batch": BATCH, "hidden": HIDDEN, "lookahead": LOOKAHEAD, "turns": TURNS,
-        "steps": STEPS, "seed": 0, "environment": environment(), "rows": rows, "bars": bars(rows),
+        "symbols": SYMBOLS, "units": UNITS, "batch": BATCH, "hidden": HIDDEN, "future_labels": FUTURE_LABELS,
+        "turns": TURNS, "steps": STEPS, "seed": 0, "environment": environment(), "rows": rows, "bars": bars(rows),
     }  # fmt: skip
     write(OUT / "step_cost.json", results)
 
@@ -93,12 +93,12 @@ def cut_of(predictor: str | None) -> Interface:
         return ZeroInterface()
     if predictor == PLAIN:
         return DecoupledInterface(Regressor(2 * UNITS, hidden=HIDDEN))
-    return DecoupledInterface(SoftmaxCritic(2 * UNITS, classes=SYMBOLS, lookahead=LOOKAHEAD, hidden=HIDDEN))
+    return DecoupledInterface(SoftmaxCritic(2 * UNITS, classes=SYMBOLS, future_labels=FUTURE_LABELS, hidden=HIDDEN))
 
 
 def drawn(n: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs (B, T), labels (B, T) and the L labels after them, at random."""
-    ids = torch.randint(SYMBOLS, (BATCH, window + 1 + LOOKAHEAD), generator=torch.Generator().manual_seed(n))
+    ids = torch.randint(SYMBOLS, (BATCH, window + 1 + FUTURE_LABELS), generator=torch.Generator().manual_seed(n))
     return ids[:, :window], ids[:, 1 : window + 1], ids[:, window + 1 :]
 
 

@@ -6,7 +6,7 @@ from dni.data.copy_task import CopySource
 from dni.data.images import Cifar10, ImageSource, Mnist
 from dni.data.sequential_mnist import PixelSource, SequentialMnist
 from dni.data.source import PassSource, Source
-from dni.data.text import Corpus, Lanes, LanesSource, Text, load_text
+from dni.data.text import Corpus, Text, TextSource, TextStreams, load_text
 from dni.data.window import Window
 
 __all__ = [
@@ -18,8 +18,6 @@ __all__ = [
     "DataContext",
     "DataSet",
     "ImageSource",
-    "Lanes",
-    "LanesSource",
     "Mnist",
     "PassSource",
     "PixelSource",
@@ -27,6 +25,8 @@ __all__ = [
     "SequentialMnist",
     "Source",
     "Text",
+    "TextSource",
+    "TextStreams",
     "Window",
     "in_passes",
     "load_text",

@@ -24,7 +24,7 @@ class DataContext:
     """What a data set is opened for."""
 
     window: int  #: T of the windows in force
-    lookahead: int = 0  #: L, labels after a window that travel with it
+    future_labels: int = 0  #: L, labels after a window that travel with it
     seed: int = 0
     whole_sequences: bool = False  #: one window is one whole sequence
     probe_windows: int = 8  #: most windows of the sequence that a probe takes
@@ -71,10 +71,10 @@ class DataSet(Named, ABC):
     the section `data`, with those below. `open` is all that it must have.
     """
 
-    batch: int = one_or_more(32)  # [lanes] B, examples or sequences that are trained on at once
+    batch: int = one_or_more(32)  # [streams] B, examples or sequences that are trained on at once
     window: int = one_or_more(32)  # [time steps] T, of one training step; time=checkpointed: of a chunk that is
     # computed again
-    sequence: int | None = one_or_more(256)  # [time steps] between resets, a multiple of T; null: lanes run on to the
+    sequence: int | None = one_or_more(256)  # [time steps] between resets, a multiple of T; null: streams run on to the
     # text's end
     sha256: str | None = None  # of the data that is read, but for the test split of images; filled in from it
 
@@ -175,11 +175,11 @@ class FromFiles(DataSet):
 class Streamable(DataSet):
     """Sequences that may be read as they come."""
 
-    streaming: bool = False  # labels after a window are not known yet: no lookahead
+    streaming: bool = False  # labels after a window are not known yet: no future_labels
 
     def check(self, run: Any) -> None:
         super().check(run)
-        if self.streaming and run.lookahead:
+        if self.streaming and run.future_labels:
             raise ConfigError(
                 "data.streaming=true: the labels after a window are not known yet: use predictor=soft_label_critic (or "
                 "predictor=mlp predictor.time.context=window)"

@@ -60,7 +60,7 @@ class Copy(Streamable):
     def _source(self, context: DataContext, seed: int, length: int | None) -> CopySource:
         window = None if context.whole_sequences else context.window
         return CopySource(
-            self.batch, window, context.lookahead, seed=seed, repeat=self.repeat, length=length,
+            self.batch, window, context.future_labels, seed=seed, repeat=self.repeat, length=length,
             streaming=self.streaming,
         )  # fmt: skip
 

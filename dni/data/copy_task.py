@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dni.data.source import Source, refuse_lookahead
+from dni.data.source import Source, refuse_future_labels
 from dni.data.window import Window
 from dni.errors import ConfigError
 from dni.types import IGNORED
@@ -43,7 +43,7 @@ class _Unreported:
 
 
 class CopySource(Source):
-    """Batches of B sequences of one length, all lanes in step, drawn anew from (seed, number of the sequence).
+    """Batches of B sequences of one length, all streams in step, drawn anew from (seed, number of the sequence).
 
     The curriculum begins at level 1, N = R = 1. A level is solved by a batch of sequences, begun at this level, whose
     mean over all its counted labels is below `threshold_bits`; the next batch to begin is then longer: N grows by one,
@@ -52,7 +52,7 @@ class CopySource(Source):
     Args:
         batch: B, sequences at once.
         window: T, time steps of a window; None: one window is one whole sequence.
-        lookahead: L, labels after a window.
+        future_labels: L, labels after a window.
         seed: not negative.
         repeat: repeat copy.
         length: of every sequence, in steps; None: the curriculum.
@@ -68,7 +68,7 @@ class CopySource(Source):
         self,
         batch: int,
         window: int | None,
-        lookahead: int = 0,
+        future_labels: int = 0,
         *,
         seed: int,
         repeat: bool = False,
@@ -76,10 +76,12 @@ class CopySource(Source):
         threshold_bits: float = 0.15,
         streaming: bool = False,
     ) -> None:
-        if batch < 1 or (window is not None and window < 1) or lookahead < 0 or seed < 0:
-            raise ConfigError(f"need batch {batch} >= 1, window {window} >= 1, lookahead {lookahead}, seed {seed} >= 0")
-        refuse_lookahead(streaming, lookahead)
-        self.batch, self.lookahead, self._fixed_window = batch, lookahead, window
+        if batch < 1 or (window is not None and window < 1) or future_labels < 0 or seed < 0:
+            raise ConfigError(
+                f"need batch {batch} >= 1, window {window} >= 1, future_labels {future_labels}, seed {seed} >= 0"
+            )
+        refuse_future_labels(streaming, future_labels)
+        self.batch, self.future_labels, self._fixed_window = batch, future_labels, window
         self.seed, self.threshold_bits, self.streaming = seed, threshold_bits, streaming
         self._most_repeats = MOST_REPEATS if repeat else 1
         self.input_symbols = 4 + self._most_repeats
@@ -125,16 +127,16 @@ class CopySource(Source):
         return max((n for n in lengths if n <= steps), default=lengths[0])
 
     def next(self) -> Window:
-        """The next window of all lanes."""
+        """The next window of all streams."""
         start = (self._window - self._first) * self.window_size
         if start >= self._inputs.shape[1]:
             self._begin()
             start = 0
         self._window += 1
         end = start + self.window_size
-        labels = self._labels[:, start : end + self.lookahead].clone()
-        reset, ends = (torch.full((self.batch,), here) for here in (start == 0, end == self._inputs.shape[1]))
-        return Window(self._inputs[:, start:end].clone(), labels, reset, ends)
+        labels = self._labels[:, start : end + self.future_labels].clone()
+        reset, done = (torch.full((self.batch,), here) for here in (start == 0, end == self._inputs.shape[1]))
+        return Window(self._inputs[:, start:end].clone(), labels, reset, done)
 
     def rest(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels (B, N) of the sequence under way after the newest window; N = 0 at its end."""
@@ -204,7 +206,7 @@ class CopySource(Source):
         padded = math.ceil(length / self.window_size) * self.window_size
         inputs = torch.full((self.batch, padded), BLANK)
         inputs[:, 0], inputs[:, 1 : n + 1], inputs[:, n + 1] = MARK, bits, BLANK + repeats
-        labels = torch.full((self.batch, padded + self.lookahead), IGNORED)
+        labels = torch.full((self.batch, padded + self.future_labels), IGNORED)
         labels[:, n + 2 : length - 1], labels[:, length - 1] = bits.repeat(1, repeats), MARK
         return inputs, labels
 

@@ -10,7 +10,7 @@ from dni.types import IGNORED
 
 
 class History:
-    """The last H inputs of every lane, from its sequence's start on; IGNORED before.
+    """The last H inputs of every stream, from its sequence's start on; IGNORED before.
 
     Args:
         length: H.

@@ -15,7 +15,7 @@ from dni.data.base import Data, DataContext, FromFiles, Streamable, in_passes
 from dni.data.digest import digest_of_parts
 from dni.data.idx import read_mnist
 from dni.data.sampler import EpochSampler
-from dni.data.source import PassSource, refuse_lookahead
+from dni.data.source import PassSource, refuse_future_labels
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
 from dni.types import IGNORED
@@ -27,7 +27,7 @@ VALID = 5_000  #: the last images of the training files
 
 
 class PixelSource(PassSource):
-    """MNIST's images as B lanes of sequences, row by row, in windows of T pixels; one label, at the last pixel.
+    """MNIST's images as B streams of sequences, row by row, in windows of T pixels; one label, at the last pixel.
 
     Inputs are grey levels, 0 (background) to `levels` - 1. A sequence is padded to whole windows with 0, its labels
     IGNORED. A pass takes every image of its part at most once, whole batches only; the training images are shuffled
@@ -37,7 +37,7 @@ class PixelSource(PassSource):
         folder: holds the four IDX files of MNIST, gzipped or not: `train-images-idx3-ubyte.gz` and so on.
         batch: B, sequences at once.
         window: T, time steps of a window.
-        lookahead: L, labels after a window.
+        future_labels: L, labels after a window.
         part: `train` and `valid` (the last 5,000) of the training files, or `test`.
         seed: of the shuffling, not negative.
         side: 28, or 14 or 7: each pixel is then the mean of 2x2 or 4x4, and a sequence has 196 or 49 steps.
@@ -54,7 +54,7 @@ class PixelSource(PassSource):
         folder: str | Path,
         batch: int,
         window: int,
-        lookahead: int = 0,
+        future_labels: int = 0,
         *,
         part: Part = "train",
         seed: int = 0,
@@ -62,12 +62,14 @@ class PixelSource(PassSource):
         levels: int = 16,
         streaming: bool = False,
     ) -> None:
-        if batch < 1 or window < 1 or lookahead < 0 or seed < 0:
-            raise ConfigError(f"need batch {batch} >= 1, window {window} >= 1, lookahead {lookahead}, seed {seed} >= 0")
+        if batch < 1 or window < 1 or future_labels < 0 or seed < 0:
+            raise ConfigError(
+                f"need batch {batch} >= 1, window {window} >= 1, future_labels {future_labels}, seed {seed} >= 0"
+            )
         if side not in (28, 14, 7) or not 2 <= levels <= 256:
             raise ConfigError(f"side {side} must be 28, 14 or 7, and {levels} grey levels between 2 and 256")
-        refuse_lookahead(streaming, lookahead)
-        self.batch, self.window_size, self.lookahead = batch, window, lookahead
+        refuse_future_labels(streaming, future_labels)
+        self.batch, self.window_size, self.future_labels = batch, window, future_labels
         self.streaming = streaming
         self.input_symbols, self.length = levels, side * side
         images, self._labels = load_mnist(Path(folder).expanduser(), part)
@@ -87,12 +89,12 @@ class PixelSource(PassSource):
         known = self._pixels[rows, start : start + self.window_size]
         inputs = torch.zeros(self.batch, self.window_size, dtype=torch.int64)
         inputs[:, : known.shape[1]] = known
-        labels = torch.full((self.batch, self.window_size + self.lookahead), IGNORED)
+        labels = torch.full((self.batch, self.window_size + self.future_labels), IGNORED)
         last = self.length - 1 - start
         if last < labels.shape[1]:
             labels[:, last] = self._labels[rows].long()
-        reset, ends = (torch.full((self.batch,), here) for here in (position == 0, position == self._windows - 1))
-        return Window(inputs, labels, reset, ends)
+        reset, done = (torch.full((self.batch,), here) for here in (position == 0, position == self._windows - 1))
+        return Window(inputs, labels, reset, done)
 
     def contents(self) -> tuple[Tensor, Tensor]:
         """The images (n, side * side) and labels (n,) of this part, uint8, as they were read."""
@@ -118,7 +120,7 @@ class SequentialMnist(FromFiles, Streamable):
     def open(self, context: DataContext) -> Data:
         def source(part: Part) -> PixelSource:
             return PixelSource(
-                self.path or "mnist", self.batch, context.window, context.lookahead,
+                self.path or "mnist", self.batch, context.window, context.future_labels,
                 part=part, seed=context.seed, side=self.side, streaming=self.streaming,
             )  # fmt: skip
 

@@ -69,10 +69,10 @@ class PassSource(Source):
         self._window = state["window"]
 
 
-def refuse_lookahead(streaming: bool, lookahead: int) -> None:
+def refuse_future_labels(streaming: bool, future_labels: int) -> None:
     """Raise ConfigError if a stream is asked for labels that have not arrived yet."""
-    if streaming and lookahead > 0:
+    if streaming and future_labels > 0:
         raise ConfigError(
-            f"a streaming source does not know the {lookahead} labels after a window: "
-            f"use lookahead 0, or a source that is not streaming"
+            f"a streaming source does not know the {future_labels} labels after a window: "
+            f"use future_labels 0, or a source that is not streaming"
         )

@@ -1,4 +1,4 @@
-"""Characters: a text as symbol ids, and lanes of windows over it."""
+"""Characters: a text as symbol ids, and streams of windows over it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dni.data.base import Data, DataContext, FromFiles, Streamable, in_passes
-from dni.data.source import PassSource, refuse_lookahead
+from dni.data.source import PassSource, refuse_future_labels
 from dni.data.utf8 import read_utf8
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
@@ -97,67 +97,69 @@ def _encode(name: str, parts: Sequence[str]) -> Corpus:
     return Corpus(name, symbols, digest, *ids)
 
 
-class Lanes:
-    """A text as B contiguous lanes of equal length, read in windows of T characters: a pure function of n.
+class TextStreams:
+    """A text as B contiguous streams of equal length, read in windows of T characters: a pure function of n.
 
-    The windows of one pass over the text run through every lane from its start; the next pass begins anew. A
+    The windows of one pass over the text run through every stream from its start; the next pass begins anew. A
     pass is one sequence; with `sequence` (in characters, a multiple of T) a new one begins every `sequence`
-    characters, and what is left of a lane after its last whole sequence is not used. Labels after the window
+    characters, and what is left of a stream after its last whole sequence is not used. Labels after the window
     that belong to the next sequence are IGNORED, for the state does not reach them. Raises ConfigError if the
     sizes do not fit each other, DataError if the text is too short.
     """
 
-    def __init__(self, ids: Tensor, batch: int, window: int, lookahead: int = 0, sequence: int | None = None) -> None:
-        if batch < 1 or window < 1 or lookahead < 0:
-            raise ConfigError(f"need batch {batch} >= 1, window {window} >= 1 and lookahead {lookahead} >= 0")
+    def __init__(
+        self, ids: Tensor, batch: int, window: int, future_labels: int = 0, sequence: int | None = None
+    ) -> None:
+        if batch < 1 or window < 1 or future_labels < 0:
+            raise ConfigError(f"need batch {batch} >= 1, window {window} >= 1 and future_labels {future_labels} >= 0")
         if sequence is not None and (sequence < 1 or sequence % window):
             nearest = max(window, round(sequence / window) * window)
             raise ConfigError(f"sequence {sequence} is no multiple of the window {window}: use {nearest}, say")
         unit = sequence or window
-        self.batch, self.window_size, self.lookahead = batch, window, lookahead
-        lane = len(ids) // batch
+        self.batch, self.window_size, self.future_labels = batch, window, future_labels
+        stream = len(ids) // batch
         # One character more than the inputs: the last input's label.
-        usable = (lane - 1) // unit * unit
+        usable = (stream - 1) // unit * unit
         if usable < 1:
             raise DataError(
-                f"this part of the text is too short: {batch} lanes of {unit} characters and one label "
+                f"this part of the text is too short: {batch} streams of {unit} characters and one label "
                 f"need {batch * (unit + 1)} characters, it has {len(ids)}; "
                 f"use a longer text, a smaller batch or a shorter {'sequence' if sequence else 'window'}"
             )
         self.windows_per_pass = usable // window
         self._sequence = sequence or usable
-        self._lanes = ids[: batch * lane].view(batch, lane)
+        self._streams = ids[: batch * stream].view(batch, stream)
 
     def window(self, n: int) -> Window:
         """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
         start = n % self.windows_per_pass * self.window_size
         end = start + self.window_size
         sequence_end = (start // self._sequence + 1) * self._sequence
-        known = self._lanes[:, start + 1 : min(end + self.lookahead, sequence_end) + 1]
-        labels = torch.full((self.batch, self.window_size + self.lookahead), IGNORED)
+        known = self._streams[:, start + 1 : min(end + self.future_labels, sequence_end) + 1]
+        labels = torch.full((self.batch, self.window_size + self.future_labels), IGNORED)
         labels[:, : known.shape[1]] = known
         reset = torch.full((self.batch,), start % self._sequence == 0)
-        ends = torch.full((self.batch,), end == sequence_end)
-        return Window(self._lanes[:, start:end].to(torch.int64, copy=True), labels, reset, ends)
+        done = torch.full((self.batch,), end == sequence_end)
+        return Window(self._streams[:, start:end].to(torch.int64, copy=True), labels, reset, done)
 
 
-class LanesSource(PassSource):
-    """The lanes of a text, window after window.
+class TextSource(PassSource):
+    """The streams of a text, window after window.
 
     Args:
-        lanes: the text.
+        streams: the text.
         symbols: V, the number of different characters of the whole corpus.
-        streaming: the text arrives as it is read: raises ConfigError if `lanes` looks ahead.
+        streaming: the text arrives as it is read: raises ConfigError if `streams` looks ahead.
     """
 
-    def __init__(self, lanes: Lanes, symbols: int, *, streaming: bool = False) -> None:
-        refuse_lookahead(streaming, lanes.lookahead)
-        self.lanes, self.streaming = lanes, streaming
+    def __init__(self, streams: TextStreams, symbols: int, *, streaming: bool = False) -> None:
+        refuse_future_labels(streaming, streams.future_labels)
+        self.streams, self.streaming = streams, streaming
         self.symbols = self.input_symbols = symbols
-        self.windows_per_pass = lanes.windows_per_pass
+        self.windows_per_pass = streams.windows_per_pass
 
     def window(self, n: int) -> Window:
-        return self.lanes.window(n)
+        return self.streams.window(n)
 
 
 @dataclass
@@ -173,17 +175,17 @@ class Text(FromFiles, Streamable):
     def of(self, corpus: Corpus, context: DataContext) -> Data:
         """Windows of a text that is read already. Raises DataError if it is too short."""
 
-        def lanes(ids: Tensor) -> Lanes:
-            return Lanes(ids, self.batch, context.window, context.lookahead, self.sequence)
+        def streams(ids: Tensor) -> TextStreams:
+            return TextStreams(ids, self.batch, context.window, context.future_labels, self.sequence)
 
         symbols, held_out = len(corpus.symbols), corpus.test
         return in_passes(
             corpus.name,
-            LanesSource(lanes(corpus.train), symbols, streaming=self.streaming),
-            LanesSource(lanes(corpus.valid), symbols),
+            TextSource(streams(corpus.train), symbols, streaming=self.streaming),
+            TextSource(streams(corpus.valid), symbols),
             digest=lambda: corpus.sha256,
             characters=corpus.symbols,
-            test=None if held_out is None else lambda: LanesSource(lanes(held_out), symbols),
+            test=None if held_out is None else lambda: TextSource(streams(held_out), symbols),
         )
 
     def alphabet(self) -> tuple[tuple[str, ...], str] | None:

@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class Window(NamedTuple):
-    """One window of every lane; or a batch of examples that are no sequences, each with one label."""
+    """One window of every stream; or a batch of examples that are no sequences, each with one label."""
 
     inputs: Tensor  #: (B, T) int64; of examples: (B, ...) float32
     labels: Tensor  #: (B, T+L) int64: the T next characters, then L more; IGNORED beyond the sequence's end; or (B,)
     reset: Tensor  #: (B,) bool: the carried state starts anew with this window
-    ends: Tensor  #: (B,) bool: the sequence ends with this window; nothing that follows depends on the state
+    done: Tensor  #: (B,) bool: the sequence ends with this window; nothing that follows depends on the state
     own: Tensor | None = None  #: (B, 1) int64: labels of the first stage's own task, at the window's end
 
     @property

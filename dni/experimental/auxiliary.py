@@ -72,7 +72,7 @@ class Auxiliary(Bootstrap):
         future = window.state_gradient
         if entering is None or gradient is None or future is None:
             return super().targets(window, gradient)
-        done = window.reset.to(entering.device) | window.ends
+        done = window.reset.to(entering.device) | window.done
         asked = auxiliary_gradient(self.head.predictor, entering, future, done, self.weight)
         self.head.gradient(window.step, entering, None, done)
         self.head.target(window.step, future)

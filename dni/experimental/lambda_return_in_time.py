@@ -111,7 +111,7 @@ class LambdaReturnTargets(Bootstrap):
     def _passage(self, window: PastWindow, entering: State) -> WindowGraph:
         output, leaving = self.stage.recompute(window.value, entering, window.reset)
         back = self.depth.recompute(output.detach(), window.labels, window.output_gradient)
-        synthetic = self.time.predict(pack(leaving), window.context, window.ends)
+        synthetic = self.time.predict(pack(leaving), window.context, window.done)
         return WindowGraph(entering, output, leaving, None if back is None else back.to(self.stage.device), synthetic)
 
 

@@ -24,7 +24,7 @@ _COUNTED = 3  #: the digit that the slower network counts
 
 
 class TwoClocksSource(PassSource):
-    """MNIST's digits as B lanes, S a window; two networks are asked about the same digits at different rates.
+    """MNIST's digits as B streams, S a window; two networks are asked about the same digits at different rates.
 
     The faster one is asked at the end of every block of T digits how many of these are odd: `own`, 0 to T, IGNORED at
     the end of a window that ends no block. The slower one is asked how many 3s there were in the last T^2 digits of
@@ -40,7 +40,7 @@ class TwoClocksSource(PassSource):
         batch: B, sequences at once.
         window: S, digits of a window.
         block_length: T, a multiple of S.
-        sequence: digits between resets, a multiple of T; None: a lane's whole pass.
+        sequence: digits between resets, a multiple of T; None: a stream's whole pass.
         part: `train` and `valid` (the last 5,000) of the training files, or `test`.
         seed: of the shuffling, not negative.
         side: 28, or 14 or 7: each pixel is then the mean of 2x2 or 4x4.
@@ -77,7 +77,7 @@ class TwoClocksSource(PassSource):
         self._usable = len(images) // batch // unit * unit
         if not self._usable:
             raise DataError(
-                f"{len(images)} {part} images are less than {batch} lanes of {unit}: use a smaller batch, or shorter "
+                f"{len(images)} {part} images are less than {batch} streams of {unit}: use a smaller batch, or shorter "
                 "sequences"
             )
         self.batch, self.window_size, self.block_length = batch, window, block_length
@@ -92,12 +92,12 @@ class TwoClocksSource(PassSource):
         number, within = divmod(n, self.windows_per_pass)
         start = within * self.window_size
         end = start + self.window_size
-        lanes = self._order.of(number)[: self.batch * self._usable].view(self.batch, self._usable)
+        streams = self._order.of(number)[: self.batch * self._usable].view(self.batch, self._usable)
         begun = start // self._sequence * self._sequence
-        counted = self._digits[lanes[:, max(begun, end - self.block_length**2) : end]] == _COUNTED
-        reset, ends = (torch.full((self.batch,), at % self._sequence == 0) for at in (start, end))
-        labels, own = counted.sum(dim=1, keepdim=True), self._own(lanes, end)
-        return Window(self._inputs(lanes[:, start:end], start), labels, reset, ends, own)
+        counted = self._digits[streams[:, max(begun, end - self.block_length**2) : end]] == _COUNTED
+        reset, done = (torch.full((self.batch,), at % self._sequence == 0) for at in (start, end))
+        labels, own = counted.sum(dim=1, keepdim=True), self._own(streams, end)
+        return Window(self._inputs(streams[:, start:end], start), labels, reset, done, own)
 
     def contents(self) -> tuple[Tensor, Tensor]:
         """The images (n, side^2) and digits (n,) of this part, uint8, as they were read."""
@@ -108,11 +108,11 @@ class TwoClocksSource(PassSource):
         first = (places % self.block_length == 0).float().expand(images.shape).unsqueeze(-1)
         return torch.cat([self._pixels[images].float() / 255, first], dim=-1)
 
-    def _own(self, lanes: Tensor, end: int) -> Tensor:
+    def _own(self, streams: Tensor, end: int) -> Tensor:
         """(B, 1) int64."""
         if end % self.block_length:
             return torch.full((self.batch, 1), IGNORED)
-        return (self._digits[lanes[:, end - self.block_length : end]] % 2).sum(dim=1, keepdim=True)
+        return (self._digits[streams[:, end - self.block_length : end]] % 2).sum(dim=1, keepdim=True)
 
 
 @dataclass

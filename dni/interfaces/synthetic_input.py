@@ -19,7 +19,7 @@ from dni.errors import DivergedError
 from dni.losses import squared_distance
 from dni.misuse import refuse_below, refuse_device, refuse_optimizer, require_target
 from dni.models import Gru, ModelContext
-from dni.recurrent import Chain, reset_lanes
+from dni.recurrent import Chain, reset_streams
 from dni.types import State
 
 
@@ -104,12 +104,12 @@ class InputInterface:
 
     @torch.no_grad()
     def predict(self, step: int, data: Tensor, reset: Tensor | None = None) -> Tensor:
-        """The synthetic input of `step`; `reset` (B,) bool marks lanes whose sequence starts with this window."""
+        """The synthetic input of `step`; `reset` (B,) bool marks streams whose sequence starts with this window."""
         x = data.to(self.device)
         state = self._state
         if state is None or any(s.shape[-2] != len(x) for s in state):
             state = self.module.initial_state(len(x))
-        entered = reset_lanes(state, None if reset is None else reset.to(self.device))
+        entered = reset_streams(state, None if reset is None else reset.to(self.device))
         value: Tensor
         value, self._state = self.module(x, entered)
         self._asked[step] = PendingInput(x, entered)

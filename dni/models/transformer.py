@@ -22,7 +22,7 @@ class SegmentTransformer(Recurrent):
 
     Unlike in Transformer-XL, the gradient of the remembered inputs is computed: whoever cuts the sequence decides what
     becomes of it. The state is (memory, filled): the last inputs of the layer, oldest first (memory, B, units), and the
-    share of them that the sequence has written, (1, B, 1) in [0, 1], without a gradient. A lane of zeros is therefore
+    share of them that the sequence has written, (1, B, 1) in [0, 1], without a gradient. A stream of zeros is therefore
     an empty memory, to which nothing attends.
 
     `dropout` is where torch's own encoder layer has it: in the attention weights, after attention, and in and after the

@@ -49,11 +49,11 @@ class Predictor(nn.Module):
 class LabelContext(nn.Module):
     """Labels as context: a linear map of their one-hot codes, (..., L) -> (..., features); IGNORED ones add nothing."""
 
-    def __init__(self, classes: int, lookahead: int, features: int) -> None:
+    def __init__(self, classes: int, future_labels: int, features: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(1 + lookahead * classes, features, padding_idx=0)
+        self.table = nn.Embedding(1 + future_labels * classes, features, padding_idx=0)
         self.offset: Tensor
-        self.register_buffer("offset", 1 + classes * torch.arange(lookahead), persistent=False)
+        self.register_buffer("offset", 1 + classes * torch.arange(future_labels), persistent=False)
         nn.init.uniform_(self.table.weight, -1, 1)
         with torch.no_grad():
             self.table.weight[0] = 0
@@ -61,7 +61,7 @@ class LabelContext(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         if rows.shape[-1] != len(self.offset):
             raise UsageError(
-                f"{rows.shape[-1]} labels for each row, and the predictor has lookahead={len(self.offset)}"
+                f"{rows.shape[-1]} labels for each row, and the predictor has future_labels={len(self.offset)}"
             )
         index = torch.where(rows == IGNORED, 0, rows + self.offset)
         return self.table(index).sum(-2)  # type: ignore[no-any-return]

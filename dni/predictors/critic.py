@@ -63,7 +63,7 @@ class SoftmaxCritic(Critic):
     Args:
         features: D, the size of a row.
         classes: V.
-        lookahead: L, labels per row: 1 in depth, the next L labels in time.
+        future_labels: L, labels per row: 1 in depth, the next L labels in time.
         hidden: units of the tanh layer, 0 for a linear classifier.
         gradient_weight: of the squared distance to the target gradient.
         eager_loss: learn C from every value at once.
@@ -74,13 +74,13 @@ class SoftmaxCritic(Critic):
         features: int,
         *,
         classes: int,
-        lookahead: int = 1,
+        future_labels: int = 1,
         hidden: int = 0,
         gradient_weight: float = 1.0,
         eager_loss: bool = False,
     ) -> None:
         super().__init__(
-            features, lookahead * classes, hidden=hidden, gradient_weight=gradient_weight, eager_loss=eager_loss
+            features, future_labels * classes, hidden=hidden, gradient_weight=gradient_weight, eager_loss=eager_loss
         )
         self.classes = classes
 

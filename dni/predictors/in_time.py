@@ -13,7 +13,7 @@ from dni.predictors.regressor import Regressor
 from dni.predictors.settings import PredictorContext, TimePredictor
 from dni.ranges import one_or_more, zero_or_more
 
-Context = enum.Enum("Context", ["none", "window", "lookahead"])
+Context = enum.Enum("Context", ["none", "window", "future_labels"])
 
 
 @dataclass
@@ -22,19 +22,19 @@ class Critic(TimePredictor):
 
     hidden: int = zero_or_more(0)  # [units] of the hidden layer; critic: 0 for a linear classifier
     gradient_weight: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
-    lookahead: int = one_or_more(1)  # [labels] L, after the window
+    future_labels: int = one_or_more(1)  # [labels] L, after the window
 
     name: ClassVar[str] = "critic"
 
     @property
-    def future_labels(self) -> int:
-        return self.lookahead
+    def context_labels(self) -> int:
+        return self.future_labels
 
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
         return SoftmaxCritic(
             shape[0],
             classes=classes,
-            lookahead=self.lookahead,
+            future_labels=self.future_labels,
             hidden=self.hidden,
             gradient_weight=self.gradient_weight,
         )
@@ -46,22 +46,22 @@ class SoftLabelCritic(TimePredictor):
 
     hidden: int = zero_or_more(0)  # [units] of the hidden layer of both models; 0: none
     gradient_weight: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
-    lookahead: int = one_or_more(1)  # [labels] L, after the window
+    future_labels: int = one_or_more(1)  # [labels] L, after the window
     history: int = one_or_more(32)  # [symbols] H, of the input up to the end of the window
 
     name: ClassVar[str] = "soft_label_critic"
 
     @property
-    def past_inputs(self) -> int:
+    def context_inputs(self) -> int:
         return self.history
 
     @property
     def awaited_labels(self) -> int:
-        return self.lookahead
+        return self.future_labels
 
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
         return soft_label_critic.SoftLabelCritic(
-            shape[0], classes=classes, lookahead=self.lookahead, inputs=context.inputs, history=self.history,
+            shape[0], classes=classes, future_labels=self.future_labels, inputs=context.inputs, history=self.history,
             hidden=self.hidden, gradient_weight=self.gradient_weight,
         )  # fmt: skip
 
@@ -70,26 +70,26 @@ class SoftLabelCritic(TimePredictor):
 class Linear(TimePredictor):
     """A linear map from the state, and what is seen beside it, to the gradient (`Regressor`)."""
 
-    context: Context = Context.none  # beside the state: nothing, the last `history` inputs, the next `lookahead` labels
-    lookahead: int = one_or_more(1)  # [labels] L, after the window
+    context: Context = Context.none  # beside the state: nothing, the last `history` inputs, or the next labels
+    future_labels: int = one_or_more(1)  # [labels] L, after the window
     history: int = one_or_more(32)  # [symbols] H, of the input up to the end of the window
 
     name: ClassVar[str] = "linear"
 
     @property
-    def future_labels(self) -> int:
-        return self.lookahead if self.context is Context.lookahead else 0
+    def context_labels(self) -> int:
+        return self.future_labels if self.context is Context.future_labels else 0
 
     @property
-    def past_inputs(self) -> int:
+    def context_inputs(self) -> int:
         return self.history if self.context is Context.window else 0
 
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
         return self._regressor(shape[0], 0, classes, context)
 
     def _regressor(self, features: int, hidden: int, classes: int, context: PredictorContext) -> Predictor:
-        seen, symbols = self.past_inputs or self.future_labels, context.inputs if self.past_inputs else classes
-        return Regressor(features, hidden=hidden, classes=symbols if seen else 0, lookahead=max(1, seen))
+        seen, symbols = self.context_inputs or self.context_labels, context.inputs if self.context_inputs else classes
+        return Regressor(features, hidden=hidden, classes=symbols if seen else 0, future_labels=max(1, seen))
 
 
 @dataclass

@@ -18,15 +18,15 @@ class Regressor(Predictor):
         features: D, the size of a row.
         hidden: units of the hidden layer; 0 for a linear predictor.
         classes: V with labels as context (the paper's cDNI), 0 without.
-        lookahead: how many labels each row has.
+        future_labels: how many labels each row has.
     """
 
-    def __init__(self, features: int, *, hidden: int = 0, classes: int = 0, lookahead: int = 1) -> None:
+    def __init__(self, features: int, *, hidden: int = 0, classes: int = 0, future_labels: int = 1) -> None:
         super().__init__()
         self.features, self.classes = features, classes
         self.first = nn.Linear(features, hidden) if hidden else None
         self.last = nn.Linear(hidden or features, features)
-        self.context = LabelContext(classes, lookahead, hidden or features) if classes else None
+        self.context = LabelContext(classes, future_labels, hidden or features) if classes else None
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
         if self.context is not None and not hidden:

@@ -68,12 +68,12 @@ class TimePredictor(PredictorSettings):
     """
 
     @property
-    def future_labels(self) -> int:
+    def context_labels(self) -> int:
         """L, labels after the window that it sees; a stream does not have them."""
         return 0
 
     @property
-    def past_inputs(self) -> int:
+    def context_inputs(self) -> int:
         """H, inputs up to the end of the window that it sees; IGNORED where nothing was read yet."""
         return 0
 

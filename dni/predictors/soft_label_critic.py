@@ -26,7 +26,7 @@ class SoftLabelCritic(SoftmaxCritic):
     Args:
         features: D, the size of a row, as of `SoftmaxCritic`.
         classes: V.
-        lookahead: L, the labels ahead that are modelled.
+        future_labels: L, the labels ahead that are modelled.
         inputs: the input symbols are below it (or IGNORED, where nothing was read yet).
         history: H.
         hidden: units of the tanh layer of critic and teacher, 0 for linear models.
@@ -38,19 +38,19 @@ class SoftLabelCritic(SoftmaxCritic):
         features: int,
         *,
         classes: int,
-        lookahead: int,
+        future_labels: int,
         inputs: int,
         history: int,
         hidden: int,
         gradient_weight: float = 1.0,
     ) -> None:
         super().__init__(
-            features, classes=classes + 1, lookahead=lookahead, hidden=hidden, gradient_weight=gradient_weight
+            features, classes=classes + 1, future_labels=future_labels, hidden=hidden, gradient_weight=gradient_weight
         )
         self.history = history
         width = hidden or features
         self.seen = LabelContext(inputs, history, width)
-        self.guess = nn.Linear(width, lookahead * (classes + 1))
+        self.guess = nn.Linear(width, future_labels * (classes + 1))
         with torch.no_grad():
             self.seen.table.weight /= history**0.5
         nn.init.zeros_(self.guess.weight)

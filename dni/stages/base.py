@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dni.errors import DivergedError, UsageError
 from dni.misuse import refuse_divisor, refuse_earlier, refuse_gradient, refuse_input, refuse_stage
-from dni.recurrent import as_chain, pack, reset_lanes, unpack
+from dni.recurrent import as_chain, pack, reset_streams, unpack
 from dni.rng import OwnRandomness, is_stochastic
 from dni.stages.gradient_accumulator import GradientAccumulator
 from dni.stages.graph import Gradients, Graph, Reply, gradient_of
@@ -76,14 +76,14 @@ class Stage:
     def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
         """Run one window.
 
-        `activation` is (B, T, D), (B, D), (B, C, H, W) or integers (B, T); `reset` (B,) bool marks lanes whose sequence
-        starts here; `step` names the window for a stage that keeps several. Returns the output and the packed state
-        after the window (B, F), both detached; None for a stateless stage.
+        `activation` is (B, T, D), (B, D), (B, C, H, W) or integers (B, T); `reset` (B,) bool marks streams whose
+        sequence starts here; `step` names the window for a stage that keeps several. Returns the output and the packed
+        state after the window (B, F), both detached; None for a stateless stage.
         """
         refuse_input(activation)
         x, leaf = self._fresh_input(activation.to(self.device))
         entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, len(x)))
-        entered = reset_lanes(entering, None if reset is None else reset.to(self.device))
+        entered = reset_streams(entering, None if reset is None else reset.to(self.device))
         with self.randomness.active() if self.randomness else nullcontext():
             output, leaving = self._run(x, entered)
         self._graph, self._newest = Graph(leaf, entering, output, leaving), step
@@ -129,7 +129,7 @@ class Stage:
         """
         x = activation.detach().to(self.device, copy=True)  # a first layer may work in place
         with self.randomness.active() if self.randomness else nullcontext():
-            return self.module(x, reset_lanes(entering, reset.to(self.device)))  # type: ignore[no-any-return]
+            return self.module(x, reset_streams(entering, reset.to(self.device)))  # type: ignore[no-any-return]
 
     def update(self, divisor: float = 1.0, *, move: bool = True, factor: float = 1.0) -> None:
         """Gather the window's parameter gradients; once there are `accumulate` windows of them, divide their sums by
@@ -155,7 +155,7 @@ class Stage:
         modes = [(part, part.training) for part in self.module.modules()]
         self.module.eval()
         try:
-            output, after = self.module(x, reset_lanes(state, None if reset is None else reset.to(self.device)))
+            output, after = self.module(x, reset_streams(state, None if reset is None else reset.to(self.device)))
         finally:  # layers that are kept in evaluation mode stay in it
             for part, training in modes:
                 part.training = training

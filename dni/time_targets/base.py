@@ -23,7 +23,7 @@ class PastWindow:
     labels: Tensor  #: (B, T); (B,) of examples that are no sequence
     context: Tensor  #: what the time cut sees beside the state: (B, L) labels after it, or (B, H) inputs up to its end
     reset: Tensor  #: (B,) bool: a sequence starts with this window
-    ends: Tensor  #: (B,) bool: a sequence ends with this window
+    done: Tensor  #: (B,) bool: a sequence ends with this window
     output_gradient: Tensor | None  #: dL/d output that was used
     state: Tensor | None  #: (B, F), as it left; None: the stage carries none
     state_gradient: Tensor | None  #: dL/d state that was used

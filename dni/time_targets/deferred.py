@@ -26,24 +26,24 @@ class DeferredTargets(Bootstrap):
     Holds at most L / T + 1 targets and their labels. What follows the end of a sequence is IGNORED.
 
     Args:
-        lookahead: L.
+        future_labels: L.
     """
 
-    def __init__(self, lookahead: int) -> None:
-        self.lookahead = lookahead
+    def __init__(self, future_labels: int) -> None:
+        self.future_labels = future_labels
         self._waiting: list[_Waiting] = []
 
     def targets(self, window: PastWindow, gradient: Tensor | None) -> list[StateTarget]:
         """Those that are complete, oldest first, with their labels (B, L)."""
-        reset, ends = (rows.to(window.labels.device) for rows in (window.reset, window.ends))
+        reset, done_now = (rows.to(window.labels.device) for rows in (window.reset, window.done))
         for step, target, _ in super().targets(window, gradient):
             self._waiting.append(_Waiting(step, target, window.labels[:, :0], torch.zeros_like(reset)))
         for waiting in self._waiting:
             done = waiting.done.to(reset.device) | reset
             known = window.labels.masked_fill(done.unsqueeze(-1), IGNORED)
-            waiting.labels = torch.cat([waiting.labels.to(known.device), known], dim=1)[:, : self.lookahead]
-            waiting.done = done | ends
-        finished = [w for w in self._waiting if w.labels.shape[1] == self.lookahead or w.done.all()]
+            waiting.labels = torch.cat([waiting.labels.to(known.device), known], dim=1)[:, : self.future_labels]
+            waiting.done = done | done_now
+        finished = [w for w in self._waiting if w.labels.shape[1] == self.future_labels or w.done.all()]
         self._waiting = [w for w in self._waiting if not any(w is other for other in finished)]
         return [StateTarget(w.step, w.gradient, self._padded(w.labels)) for w in finished]
 
@@ -54,4 +54,4 @@ class DeferredTargets(Bootstrap):
         self._waiting = [_Waiting(**waiting) for waiting in state["waiting"]]  # moved when they are used
 
     def _padded(self, labels: Tensor) -> Tensor:
-        return torch.nn.functional.pad(labels, (0, self.lookahead - labels.shape[1]), value=IGNORED)
+        return torch.nn.functional.pad(labels, (0, self.future_labels - labels.shape[1]), value=IGNORED)

@@ -169,6 +169,6 @@ def test_a_finished_run_goes_on_with_its_schedule_stretched(tmp_path: Path, capl
 
 def test_a_limit_in_time_steps_is_where_the_schedule_ends(tmp_path: Path) -> None:
     """30 time steps are 5 windows of 6, fewer than `steps`."""
-    launch(tiny(stages=1, lane_steps=30, optimizer=SCHEDULE), tmp_path)
+    launch(tiny(stages=1, max_timesteps=30, optimizer=SCHEDULE), tmp_path)
     group = checkpoint.load(tmp_path, 5, 0)["stage"]["optimizer"]["param_groups"][0]
     assert group["lr"] == pytest.approx(1e-3)

@@ -1,4 +1,4 @@
-"""dni/recurrent.py: chains, resets per lane, states as one matrix."""
+"""dni/recurrent.py: chains, resets per stream, states as one matrix."""
 
 import torch
 from hypothesis import given, settings
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dni.models import GRU, LSTM
-from dni.recurrent import Chain, pack, reset_lanes, unpack
+from dni.recurrent import Chain, pack, reset_streams, unpack
 
 
 def test_a_chain_keeps_the_states_in_the_order_of_its_layers() -> None:
@@ -31,7 +31,7 @@ def test_a_chain_without_recurrent_layers_is_stateless() -> None:
 
 def test_reset_lanes_zeroes_value_and_gradient_of_those_lanes_only() -> None:
     state = tuple(torch.randn(1, 3, width, requires_grad=True) for width in (4, 2))
-    after = reset_lanes(state, torch.tensor([True, False, True]))
+    after = reset_streams(state, torch.tensor([True, False, True]))
     torch.stack([s.sum() for s in after]).sum().backward()
     for old, new in zip(state, after, strict=True):
         assert torch.equal(new[:, 1], old[:, 1])
@@ -43,13 +43,13 @@ def test_reset_lanes_zeroes_value_and_gradient_of_those_lanes_only() -> None:
 
 def test_reset_lanes_with_nothing_to_reset() -> None:
     state = (torch.randn(2, 3),)
-    assert reset_lanes(state, None) is state
-    assert reset_lanes((), torch.tensor([True])) == ()
-    assert torch.equal(reset_lanes(state, torch.tensor([False, False]))[0], state[0])
+    assert reset_streams(state, None) is state
+    assert reset_streams((), torch.tensor([True])) == ()
+    assert torch.equal(reset_streams(state, torch.tensor([False, False]))[0], state[0])
 
 
 def test_pack_by_hand() -> None:
-    # Two layers' hidden states in one tensor (2, B, 2), then a cell (B, 1): each row is one lane.
+    # Two layers' hidden states in one tensor (2, B, 2), then a cell (B, 1): each row is one stream.
     stacked = torch.tensor([[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 10], [11, 12]]])
     cell = torch.tensor([[13], [14], [15]])
     assert pack((stacked, cell)).tolist() == [[1, 2, 7, 8, 13], [3, 4, 9, 10, 14], [5, 6, 11, 12, 15]]

@@ -68,13 +68,13 @@ class BitsSource(PassSource):
     def window(self, n: int) -> Window:
         place = n % self.windows_per_pass
         part = slice(place * self.window_size, (place + 1) * self.window_size)
-        reset, ends = (torch.full((len(self.inputs),), place == at) for at in (0, self.windows_per_pass - 1))
-        return Window(self.inputs[:, part], self.labels[:, part], reset, ends)
+        reset, done = (torch.full((len(self.inputs),), place == at) for at in (0, self.windows_per_pass - 1))
+        return Window(self.inputs[:, part], self.labels[:, part], reset, done)
 
 
 @dataclass
 class Bits(DataSet):
-    """One sequence of vectors of bits a lane, and another to validate on."""
+    """One sequence of vectors of bits a stream, and another to validate on."""
 
     bits: int = 3  # [numbers] of a vector
 

@@ -42,7 +42,7 @@ class ByNextLabel(TimePredictor):
     strength: float = 1.0  # [factor] on the table
 
     @property
-    def future_labels(self) -> int:
+    def context_labels(self) -> int:
         return 1
 
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:

@@ -11,7 +11,7 @@ import torch
 
 from dni.errors import ConfigError
 from dni.losses import summed_cross_entropy
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from tests.plugin.sign_feedback import SignFeedback
 from tests.support.runs import assert_near, assert_same, parameters_of, tiny
 from workers.build.data import resolve
@@ -33,9 +33,9 @@ def by_hand(config: Config) -> dict[str, torch.Tensor]:
     states = [chain.initial_state(config.data.batch) for chain in chains]
     for _ in range(config.steps):
         window = opened.train.next()
-        value, after = chains[0](window.inputs, reset_lanes(states[0], window.reset))
+        value, after = chains[0](window.inputs, reset_streams(states[0], window.reset))
         leaf = value.detach().requires_grad_()
-        output, later = chains[1](leaf, reset_lanes(states[1], window.reset))
+        output, later = chains[1](leaf, reset_streams(states[1], window.reset))
         states = [tuple(s.detach() for s in state) for state in (after, later)]
         summed_cross_entropy(output, window.labels).backward()
         assert leaf.grad is not None

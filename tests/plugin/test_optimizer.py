@@ -12,7 +12,7 @@ from dni.errors import ConfigError, ResumeError
 from dni.losses import summed_cross_entropy
 from dni.lr_schedule import Cosine, Linear
 from dni.optimizers import SGD
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from tests.plugin.lion import Lion, Triangle
 from tests.support.commands import settings
 from tests.support.runs import assert_near, assert_same, parameters_of, tiny
@@ -44,7 +44,7 @@ def by_hand(config: Config, rates: list[float]) -> dict[str, torch.Tensor]:
         window = opened.train.next()
         value = window.inputs
         for k, chain in enumerate(chains):
-            value, after = chain(value, reset_lanes(states[k], window.reset))
+            value, after = chain(value, reset_streams(states[k], window.reset))
             states[k] = tuple(s.detach() for s in after)
         summed_cross_entropy(value, window.labels).backward()
         for chain in chains:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dni.errors import ConfigError
 from dni.losses import summed_cross_entropy
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from tests.plugin.label_mean import ByLabel
 from tests.support.commands import settings
 from tests.support.runs import assert_near, assert_same, parameters_of, tiny
@@ -42,9 +42,9 @@ def by_hand(config: Config) -> dict[str, Tensor]:
     late: list[tuple[Tensor, Tensor]] = []
     for _ in range(config.steps):
         window = opened.train.next()
-        value, after = chains[0](window.inputs, reset_lanes(states[0], window.reset))
+        value, after = chains[0](window.inputs, reset_streams(states[0], window.reset))
         leaf = value.detach().requires_grad_()
-        output, later = chains[1](leaf, reset_lanes(states[1], window.reset))
+        output, later = chains[1](leaf, reset_streams(states[1], window.reset))
         states = [tuple(s.detach() for s in state) for state in (after, later)]
         summed_cross_entropy(output, window.labels).backward()
         value.backward(0.5 * table[window.labels].detach())
@@ -81,7 +81,7 @@ def test_one_in_time_sees_the_labels_that_it_asks_for(tmp_path: Path) -> None:
     for strength in (0.0, 1.0):
         time = {"_target_": f"{MODULE}.ByNextLabel", "strength": strength, "learning_rate": 0.05}
         config = tiny(depth={"method": "backprop"}, time={"method": "synthetic"}, predictor={"time": time})
-        assert (config.lookahead, config.history) == (1, 0)
+        assert (config.future_labels, config.history) == (1, 0)
         launch(config, tmp_path / str(strength))
         by_strength[strength] = parameters_of(tmp_path / str(strength), 2)
     launch(tiny(depth={"method": "backprop"}), tmp_path / "truncated")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dni.errors import ConfigError
 from dni.losses import summed_cross_entropy
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from tests.plugin.echo import Echo
 from tests.support.runs import assert_near, assert_same, parameters_of, tiny
 from workers.build.data import resolve
@@ -42,11 +42,11 @@ def by_hand(config: Config) -> dict[str, Tensor]:
         states = [tuple(s.detach().requires_grad_() for s in state) for state in states]
         x, ends = window.inputs, []
         for chain, state in zip(chains, states, strict=True):
-            x, after = chain(x, reset_lanes(state, window.reset))
+            x, after = chain(x, reset_streams(state, window.reset))
             ends.append(after)
         loss = summed_cross_entropy(x, window.labels)
         leaving, entering = ([s for state in some for s in state] for some in (ends, states))
-        goes_on = ~window.ends
+        goes_on = ~window.done
         echoes = [0.8 * g * goes_on.unsqueeze(-1) for g in before[-1]] if before else [None] * len(leaving)
         answered = [(s, echo) for s, echo in zip(leaving, echoes, strict=True) if echo is not None]
         torch.autograd.backward([loss, *(s for s, _ in answered)], [torch.ones(()), *(echo for _, echo in answered)])

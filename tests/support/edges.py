@@ -29,19 +29,19 @@ NUMBER = torch.tensor(1)
 def step() -> dict[str, Tensor]:
     labels = torch.tensor([[0, V - 1], [-1, 3], [2, 2]])
     context = torch.tensor([[-1, 5, 0, 0]] * B)
-    return {"value": torch.zeros(B, T, D), "labels": labels, "reset": NO, "ends": NO, "context": context}
+    return {"value": torch.zeros(B, T, D), "labels": labels, "reset": NO, "done": NO, "context": context}
 
 
 def probe() -> dict[str, Tensor]:
-    lanes = torch.zeros(B, 3, dtype=torch.long)
+    streams = torch.zeros(B, 3, dtype=torch.long)
     context = torch.zeros(2, B, C, dtype=torch.long)
-    return {"value": torch.zeros(B, 3, D), "labels": lanes, "context": context, "windows": torch.tensor([2, 1])}
+    return {"value": torch.zeros(B, 3, D), "labels": streams, "context": context, "windows": torch.tensor([2, 1])}
 
 
 def images(batch: int = B) -> dict[str, Tensor]:
     each = torch.ones(batch, dtype=torch.bool)
     value, labels = torch.zeros(batch, 2, 4, 4), torch.zeros(batch, dtype=torch.long)
-    return {"value": value, "labels": labels, "reset": each, "ends": each}
+    return {"value": value, "labels": labels, "reset": each, "done": each}
 
 
 def evaluated() -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ def evaluated() -> dict[str, Tensor]:
 
 def window() -> dict[str, Tensor]:
     """Of two clocks: one label, for any number of steps."""
-    return {"value": torch.zeros(B, 9, D), "labels": torch.zeros(B, 1, dtype=torch.long), "reset": NO, "ends": NO}
+    return {"value": torch.zeros(B, 9, D), "labels": torch.zeros(B, 1, dtype=torch.long), "reset": NO, "done": NO}
 
 
 def edge(ends: tuple[ChannelEnd, ChannelEnd]) -> tuple[Downstream, Upstream]:

@@ -29,7 +29,7 @@ PROCESSES = {"transport": {"kind": "grpc", "timeout_s": 30}, "launch": {"mode": 
 
 
 def piped(method: str, **changes: Any) -> Config:
-    """A tiny run of 8 lanes whose sequences are 3 windows long."""
+    """A tiny run of 8 streams whose sequences are 3 windows long."""
     depth = {"method": method, **changes.pop("depth", {})}
     model = {"units": 8, "layers": 7, **changes.pop("model", {})}
     data = {"batch": 8, **changes.pop("data", {})}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dni.losses import summed_cross_entropy
 from dni.models import Lstm, Model
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from tests.support.options import spelled_out
 from workers.build.data import resolve
 from workers.build.model import build_chains
@@ -75,7 +75,7 @@ def plain_training(
         x = window.inputs
         for k, chain in enumerate(chains):
             torch.set_rng_state(draws[k])
-            x, after = chain(x, reset_lanes(states[k], window.reset))
+            x, after = chain(x, reset_streams(states[k], window.reset))
             draws[k] = torch.get_rng_state()
             states[k] = tuple(s.detach() for s in after)
         loss(x, window.labels).backward()

@@ -168,7 +168,9 @@ def test_a_text_that_is_too_short_is_refused_before_anything_starts(tmp_path: Pa
     done = run(tmp_path, *SMALL, "data.path=short.txt", "launch=processes")
     assert done.code == 2
     (line,) = done.err
-    assert line.startswith("dni-train: this part of the text is too short: 4 lanes of 18 characters and one label need")
+    assert line.startswith(
+        "dni-train: this part of the text is too short: 4 streams of 18 characters and one label need"
+    )
     assert not (tmp_path / "outputs").exists()
 
 

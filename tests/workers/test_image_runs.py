@@ -124,7 +124,7 @@ def test_the_summary_says_what_the_images_are_called(folders: dict[str, Path], t
 
 
 def test_a_lane_of_images_runs_through_one_time_step_a_batch(folders: dict[str, Path], tmp_path: Path) -> None:
-    assert launch(images(folders, "cnn", "cifar10", steps=9, lane_steps=3), tmp_path).summary["steps"] == 3
+    assert launch(images(folders, "cnn", "cifar10", steps=9, max_timesteps=3), tmp_path).summary["steps"] == 3
 
 
 SYNTHETIC = [

@@ -34,7 +34,7 @@ def test_every_combination_of_methods_runs(
         depth={"method": depth},
         time={"method": time},
         transport={"kind": transport},
-        predictor={"depth": cut, "time": {**cut, "lookahead": 2}},
+        predictor={"depth": cut, "time": {**cut, "future_labels": 2}},
     )
     summary = launch(config, tmp_path).summary
     assert summary["steps"] == 5
@@ -64,7 +64,8 @@ def test_going_on_from_an_earlier_step_in_the_same_folder_drops_what_came_later(
 def test_on_a_gpu_a_saved_run_goes_on(transport: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "depth": {"lag": 1}, "time": {"method": "synthetic"}, "transport": {"kind": transport},
-        "predictor": {"time": {"kind": "critic", "hidden": 8, "lookahead": 2}}, "checkpoint": {"every": 4, "keep": 9},
+        "predictor": {"time": {"kind": "critic", "hidden": 8, "future_labels": 2}},
+        "checkpoint": {"every": 4, "keep": 9},
     }  # fmt: skip
     launch(tiny(steps=8, **settings), tmp_path / "whole")
     launch(tiny(steps=8, resume=str(tmp_path / "whole"), resume_step=4, **settings), tmp_path / "part")

@@ -15,7 +15,7 @@ from tests.support.runs import assert_same, parameters_of, tiny
 from workers.config.settings import Config
 from workers.launch.launcher import launch
 
-CRITICS = {"depth": {"kind": "critic"}, "time": {"kind": "critic", "hidden": 16, "lookahead": 6}}
+CRITICS = {"depth": {"kind": "critic"}, "time": {"kind": "critic", "hidden": 16, "future_labels": 6}}
 
 
 def copying(lag: int | None = 1, **more: Any) -> Config:
@@ -59,7 +59,7 @@ def test_a_curriculum_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_run_may_be_limited_by_time_steps_whatever_the_window(tmp_path: Path) -> None:
     for name, window in (("short", 2), ("long", 8)):
         data = {"kind": "copy", "batch": 4, "window": window, "sequence": None, "length": 15}
-        summary = launch(copying(data=data, lane_steps=64, steps=10**6), tmp_path / name).summary
+        summary = launch(copying(data=data, max_timesteps=64, steps=10**6), tmp_path / name).summary
         assert summary["steps"] == 64 // window
         assert summary["valid"]["bits_per_label"] > 0  # sequences of a fixed length are validated on
 
@@ -99,15 +99,17 @@ def test_a_stream_holds_no_more_as_it_goes_on(tmp_path: Path) -> None:
     held = {}
     for steps in (100, 1500):
         folder = tmp_path / str(steps)
-        assert run(tmp_path, *STREAM, f"lane_steps={32 * steps}", f"hydra.run.dir={folder}").code == 0
+        assert run(tmp_path, *STREAM, f"max_timesteps={32 * steps}", f"hydra.run.dir={folder}").code == 0
         assert summary_of(folder)["steps"] == steps
         held[steps] = summary_of(folder)["stage"][0]["peak_rss_mb"]
     assert held[1500] - held[100] < 8  # megabytes; activations of every window would be 50
 
 
 def test_a_stream_that_is_resumed_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    launch(settings(*STREAM, "lane_steps=640"), tmp_path / "whole")
-    launch(settings(*STREAM, "lane_steps=320"), tmp_path / "part")
-    part = launch(settings(*STREAM, "lane_steps=640", f"resume={tmp_path / 'part'}", "resume_step=7"), tmp_path / "on")
+    launch(settings(*STREAM, "max_timesteps=640"), tmp_path / "whole")
+    launch(settings(*STREAM, "max_timesteps=320"), tmp_path / "part")
+    part = launch(
+        settings(*STREAM, "max_timesteps=640", f"resume={tmp_path / 'part'}", "resume_step=7"), tmp_path / "on"
+    )
     assert part.summary["steps"] == 20
     assert_same(parameters_of(tmp_path / "whole", 1), parameters_of(tmp_path / "on", 1))

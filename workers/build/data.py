@@ -26,7 +26,7 @@ def context_of(config: Config) -> DataContext:
     """What a data set may know of the run."""
     return DataContext(
         window=config.window,
-        lookahead=config.lookahead,
+        future_labels=config.future_labels,
         seed=config.seed,
         whole_sequences=config.whole_sequences,
         probe_windows=config.evaluate.probe_windows,

@@ -1,6 +1,6 @@
 """`dni-sample`: text from a run trained on characters, its stages put together in one process.
 
-Only weights are read, and nothing listens. The model reads one lane, its state or memory carried from character to
+Only weights are read, and nothing listens. The model reads one stream, its state or memory carried from character to
 character as `dni-evaluate` carries it from window to window.
 """
 

@@ -61,7 +61,7 @@ class Contents:
             return {"value", "labels", "context", "windows"}
         if frame.kind not in (Kind.STEP, Kind.EVALUATE):
             return set()
-        names = {"reset", "ends"}
+        names = {"reset", "done"}
         if frame.kind is Kind.EVALUATE and self.numbered:
             names.add("index")
         if not self._ticks(frame):
@@ -78,7 +78,7 @@ class Contents:
         tensors, batch = frame.tensors, self.batch
         if self.smaller and frame.kind is Kind.EVALUATE:
             batch = self._smaller(tensors["reset"])
-        for name in ("reset", "ends"):
+        for name in ("reset", "done"):
             expect(name, tensors[name], (batch,), torch.bool)
         if "value" not in tensors:
             return
@@ -100,11 +100,11 @@ class Contents:
         _expect_below("context", context, self.context_symbols)
 
     def _check_value(self, tensors: dict[str, Tensor], batch: int, steps: int) -> None:
-        lanes = (batch, steps) if self.sequences else (batch,)
-        expect("value", tensors["value"], (*lanes, *self.value), self.dtype)
+        streams = (batch, steps) if self.sequences else (batch,)
+        expect("value", tensors["value"], (*streams, *self.value), self.dtype)
         one = self.one_label and "windows" not in tensors
         labels = tensors["labels"]
-        expect("labels", labels, (batch, 1) if one else lanes, torch.int64)
+        expect("labels", labels, (batch, 1) if one else streams, torch.int64)
         _expect_below("labels", labels, self.symbols)
 
     def _smaller(self, reset: Tensor) -> int:

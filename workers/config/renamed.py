@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: By the name that a setting had.
 RENAMED = {
+    "lane_steps": "max_timesteps",
+    "predictor.time.lookahead": "predictor.time.future_labels",
     "depth.window": "depth.max_in_flight",
     "data.block": "data.block_length",
     "depth.chunks": "depth.virtual_stages",

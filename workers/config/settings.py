@@ -46,8 +46,10 @@ else:
 class Config:
     experiment: str = "default"  # the name of the experiment in summaries and reports
     seed: int = zero_or_more(0)  # [seed] of first weights, made-up data, dropout and random updates
-    steps: int = one_or_more(1000)  # [steps] after which the run ends: a step trains on one window of every lane
-    lane_steps: int | None = one_or_more(None)  # [time steps] stop once every lane has run through so many, whatever T;
+    steps: int = one_or_more(1000)  # [steps] after which the run ends: a step trains on one window of every stream
+    max_timesteps: int | None = one_or_more(
+        None
+    )  # [time steps] stop once every stream has run through so many, whatever T;
     # null: never
     stages: int = one_or_more(4)  # [stages] into which the model is cut, one worker each
     devices: list[str] = field(default_factory=lambda: ["auto"])  # one for all stages, or one each: auto, cpu, cuda:N
@@ -59,7 +61,7 @@ class Config:
     start_from: str | None = None  # run folder whose weights a new run begins with; all else is new
     start_step: str | None = None  # which of its checkpoints: a number of steps, best or last; null: best, else last
     model: ModelSection = plugin(Model, Lstm)  # the network: its layers, their sizes, where it is cut
-    data: Data = plugin(DataSet, Text)  # what is learned: B lanes of windows of T steps
+    data: Data = plugin(DataSet, Text)  # what is learned: B streams of windows of T steps
     loss: Loss = plugin(LossFunction, CrossEntropy)  # of the network, at the end of the last stage
     depth: Depth = plugin(DepthMethod, Synthetic)  # the cuts between stages: the method, what is in flight
     time: Time = plugin(TimeMethod, Truncated)  # the cuts between the windows of a sequence
@@ -81,12 +83,12 @@ class Config:
     @property
     def planned_steps(self) -> int:
         """At most so many steps will be taken, for whoever shows progress."""
-        return self.steps if self.lane_steps is None else min(self.steps, -(-self.lane_steps // self.window))
+        return self.steps if self.max_timesteps is None else min(self.steps, -(-self.max_timesteps // self.window))
 
     @property
     def open_ended(self) -> bool:
-        """Whether nobody knows how many steps it takes: `lane_steps` ends it, and whole sequences grow."""
-        return self.lane_steps is not None and self.whole_sequences and self.data.grows
+        """Whether nobody knows how many steps it takes: `max_timesteps` ends it, and whole sequences grow."""
+        return self.max_timesteps is not None and self.whole_sequences and self.data.grows
 
     @property
     def decay_steps(self) -> int:
@@ -124,14 +126,14 @@ class Config:
         return self.stages * (self.depth.virtual_stages if isinstance(self.depth, Chunked) else 1)
 
     @property
-    def lookahead(self) -> int:
+    def future_labels(self) -> int:
         """L in force: labels beyond the window travel only where a time cut uses them."""
-        return self.predictor.time.future_labels if self.time.predicts else 0
+        return self.predictor.time.context_labels if self.time.predicts else 0
 
     @property
     def history(self) -> int:
         """H in force: input symbols travel only where a time cut uses them."""
-        return self.predictor.time.past_inputs if self.time.predicts else 0
+        return self.predictor.time.context_inputs if self.time.predicts else 0
 
     @property
     def threads(self) -> bool:

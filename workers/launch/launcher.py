@@ -138,7 +138,7 @@ def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
 
 def why_ended(config: Config, stop: Stop, done: int) -> str:
     """The setting that ended the run, "interrupted" or "diverged"."""
-    return "diverged" if stop.diverged else stop.reason or ("steps" if done >= config.steps else "lane_steps")
+    return "diverged" if stop.diverged else stop.reason or ("steps" if done >= config.steps else "max_timesteps")
 
 
 def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:

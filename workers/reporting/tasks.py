@@ -16,7 +16,7 @@ FACTS = ("window", "lag", "stages", "transport", "delay_ms", "experiment", "laun
 OF_ONE_RUN = {"seed", "run_id", "run_dir", "output_dir", "resume", "resume_step", "bind", "peers"}
 #: the settings that make a task: its data, its model, and how long is trained
 TASK = (
-    "data.name", "model.kind", "steps", "lane_steps", "data.sha256", "data.kind", "data.length", "data.side",
+    "data.name", "model.kind", "steps", "max_timesteps", "data.sha256", "data.kind", "data.length", "data.side",
     "data.block_length", "model.units", "model.layers", "model.heads", "model.memory",
 )  # fmt: skip
 #: sections whose class has a name
@@ -66,8 +66,8 @@ def titles_of(tasks: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _title(task: Mapping[str, str]) -> str:
-    data, model, lanes = (task.get(key, "-") for key in ("data.name", "model.kind", "lane_steps"))
-    length = f"{task.get('steps', '-')} steps" if lanes in ("-", "none") else f"{lanes} time steps a lane"
+    data, model, streams = (task.get(key, "-") for key in ("data.name", "model.kind", "max_timesteps"))
+    length = f"{task.get('steps', '-')} steps" if streams in ("-", "none") else f"{streams} time steps a stream"
     return ", ".join([*(part for part in (data, model) if part != "-"), length])
 
 

@@ -148,11 +148,11 @@ def _refuse_finished(config: Config, folder: Path, step: int) -> None:
             f"resume={folder} has already taken {step} steps: set steps above that, not {config.steps}, "
             f"{_WEIGHTS_ALONE.format(folder)}"
         )
-    limit, patience = config.lane_steps, config.evaluate.patience
-    done = 0 if limit is None else checkpoint.load(folder, step, 0)["upstream"]["lane_steps"]
+    limit, patience = config.max_timesteps, config.evaluate.patience
+    done = 0 if limit is None else checkpoint.load(folder, step, 0)["upstream"]["timesteps"]
     if limit is not None and done >= limit:
         raise ResumeError(
-            f"resume={folder} has already run through {done} time steps: set lane_steps above that, not {limit}, "
+            f"resume={folder} has already run through {done} time steps: set max_timesteps above that, not {limit}, "
             f"{_WEIGHTS_ALONE.format(folder)}"
         )
     passes = waited(_valid(earlier_records(folder, step)))

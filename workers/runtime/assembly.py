@@ -99,7 +99,7 @@ def contents_of(config: Config, index: int) -> Contents:
         steps=None if varies else config.window,
         sequences=data.sequences,
         one_label=data.one_label,
-        context=config.history or config.lookahead,
+        context=config.history or config.future_labels,
         context_symbols=(model.input_symbols if config.history else model.symbols) or 0,
         every=Clock.of(config.depth.clocks, index).every,
         numbered=bool(config.depth.clocks),

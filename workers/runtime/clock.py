@@ -10,7 +10,7 @@ from torch import Tensor
 from workers.comm.frame import Frame, Kind
 
 #: Of a frame that the next stage only acknowledges.
-_BETWEEN = ("reset", "ends", "index")
+_BETWEEN = ("reset", "done", "index")
 
 
 @dataclass

@@ -33,7 +33,7 @@ class Feed:
 
     def __init__(self, config: Config, data: Data, *, start: int, stop: Event) -> None:
         self.config, self.data, self.start, self.stop = config, data, start, stop
-        self.lane_steps = 0  # time steps given out, per lane
+        self.timesteps = 0  # time steps given out, per stream
         self.last: int | None = None  # the step after which the run ends early, once that is known
         self._history = self._new_history()
         self._frames = self._schedule()
@@ -58,19 +58,19 @@ class Feed:
     def state_dict(self) -> dict[str, Any]:
         """Where the training source is."""
         history = self._history and self._history.symbols
-        return {"train": self.data.train.state_dict(), "lane_steps": self.lane_steps, "history": history}
+        return {"train": self.data.train.state_dict(), "timesteps": self.timesteps, "history": history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.data.train.load_state_dict(state["train"])
-        self.lane_steps = state["lane_steps"]
+        self.timesteps = state["timesteps"]
         if self._history is not None:
             self._history.symbols = state["history"]
 
     def figures(self) -> dict[str, Any]:
         """What the journal says of the data: of a curriculum, the longest sequences that were solved."""
         figures = self.data.train.figures()
-        return {**figures, "lane_steps": self.lane_steps} if figures else {}
+        return {**figures, "timesteps": self.timesteps} if figures else {}
 
     def pending(self) -> int:
         """The data never queues."""
@@ -80,7 +80,7 @@ class Feed:
         step, saved, probe = self.start, None, self.config.evaluate.probe
         while self._goes_on(step):
             window = self.data.train.next()
-            self.lane_steps += window.steps
+            self.timesteps += window.steps
             yield self._announcing(_frame(Kind.STEP, step + 1, window, _context(window, self._history)))
             step += 1
             if self._validates(step):
@@ -100,12 +100,12 @@ class Feed:
         return frame
 
     def _goes_on(self, step: int) -> bool:
-        depth, limit = self.config.depth, self.config.lane_steps
+        depth, limit = self.config.depth, self.config.max_timesteps
         if self.last is None and self.stop.is_set():
             ahead = depth.max_in_flight * (self.config.stages - 1) if depth.inputs is InputKind.synthetic else 0
             self.last = step + ahead
         in_time = self.last is None or step < self.last
-        return step < self.config.steps and (limit is None or self.lane_steps < limit) and in_time
+        return step < self.config.steps and (limit is None or self.timesteps < limit) and in_time
 
     def _validates(self, step: int) -> bool:
         every = self.config.evaluate.every
@@ -128,7 +128,7 @@ class Feed:
         """One sequence, or its first windows, as one long window."""
         source, history, most = self.data.probe(), self._new_history(), self.config.evaluate.probe_windows
         windows = [source.next()]
-        while len(windows) < most and not windows[-1].ends.any():
+        while len(windows) < most and not windows[-1].done.any():
             windows.append(source.next())
         tensors = {
             "value": torch.cat([w.inputs for w in windows], dim=1),
@@ -147,7 +147,7 @@ def _frame(kind: Kind, step: int, window: Window, context: Tensor | None = None)
         "value": window.inputs,
         "labels": split_labels(window.inputs, window.labels)[0],
         "reset": window.reset,
-        "ends": window.ends,
+        "done": window.done,
     }
     if window.own is not None:
         tensors["own"] = window.own

@@ -89,7 +89,7 @@ class Worker:
     def train(self, frame: Frame) -> None:
         """One training step."""
         step, reset = frame.step, frame.tensors["reset"]
-        ends = frame.tensors["ends"].to(self.stage.device)
+        done = frame.tensors["done"].to(self.stage.device)
         value, labels, context = self.split(frame)
         output, state = self.stage.forward(value, reset, step)  # 2. forward
         self.pass_on(frame, output)  # 3. the next stage is no longer waiting
@@ -97,18 +97,18 @@ class Worker:
             self.take_targets(self.depth.required_step(step))
         ask = self.depth.ready_steps if self.goes_back(step) else self.depth.on_skip
         ready = ask(step, output, labels)  # 4. ask each cut for its gradient
-        state_gradient = None if state is None else self.time.gradient(self.clock.count(step), state, context, ends)
+        state_gradient = None if state is None else self.time.gradient(self.clock.count(step), state, context, done)
         for each in ready:  # this step; with late gradients an earlier one, two, or none
             gradients = self.stage.backward(each.gradient, state_gradient, each.step)  # 5. one backward pass
             late, more = step - each.step, each is not ready[-1]  # 6. send targets back; update
             if not self.stage.replies_later:
                 self.upstream.finish(frame, gradients.activation, self.loss_reports(step), late=late, more=more)
             tick = self.clock.count(each.step)
-            past = PastWindow(tick, value, labels, context, reset, ends, each.gradient, state, state_gradient)
+            past = PastWindow(tick, value, labels, context, reset, done, each.gradient, state, state_gradient)
             for target in self.bootstrap.targets(past, gradients.state):
                 self.time.target(*target)
             factor = (1 + late + self.depth.staleness) ** -self.staleness
-            move = self.depth.ready and (self.time.ready or bool(ends.all()))
+            move = self.depth.ready and (self.time.ready or bool(done.all()))
             self.stage.update(each.labels, move=move, factor=factor)
         if not ready:
             self.upstream.finish(frame, losses=self.loss_reports(step))

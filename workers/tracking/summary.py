@@ -72,7 +72,7 @@ def write_summary(
     the fewest steps and the most seconds of any stage's end, None if none ended; `tokens_per_s`:
     characters over the longest training time of any stage (`train_s`, else `wall_s`). Losses: the last, in nats
     per label. `best`: the validation pass with the fewest bits, None without validation. `ended`: what ended the run,
-    "interrupted", "diverged", or the setting that did: "steps", "lane_steps" or "patience". `sittings`: what
+    "interrupted", "diverged", or the setting that did: "steps", "max_timesteps" or "patience". `sittings`: what
     `workers.tracking.sittings.added_up` says. All figures are added up over the sittings.
     """
     summary = _summary(facts, [finite(s) for s in stages], [finite(v) for v in valid])

@@ -31,7 +31,7 @@ def solve(source: CopySource, nats: float = 0.0) -> int:
 def test_a_copy_by_hand() -> None:
     source: Source = CopySource(2, 4, 3, seed=0, length=9)
     windows = [source.next() for _ in range(4)]
-    (a, b, c), (d, e, f) = (windows[0].inputs[lane, 1:].tolist() for lane in (0, 1))
+    (a, b, c), (d, e, f) = (windows[0].inputs[stream, 1:].tolist() for stream in (0, 1))
     assert {a, b, c, d, e, f} == {0, 1}
     assert windows[0].inputs.tolist() == [[M, a, b, c], [M, d, e, f]]
     assert windows[0].labels.tolist() == [[O, O, O, O, O, a, b], [O, O, O, O, O, d, e]]
@@ -79,29 +79,29 @@ def test_after_32_repeats_only_the_bits_grow() -> None:
 @given(
     batch=st.integers(1, 3),
     window=st.integers(1, 9),
-    lookahead=st.integers(0, 12),
+    future_labels=st.integers(0, 12),
     bits=st.integers(1, 6),
     more=st.integers(0, 1),
     repeat=st.booleans(),
 )
 def test_every_sequence_follows_its_definition(
-    batch: int, window: int, lookahead: int, bits: int, more: int, repeat: bool
+    batch: int, window: int, future_labels: int, bits: int, more: int, repeat: bool
 ) -> None:
     repeats = max(1, bits - more) if repeat else 1
     length = (repeats + 1) * bits + 3
-    source = CopySource(batch, window, lookahead, seed=1, repeat=repeat, length=length)
+    source = CopySource(batch, window, future_labels, seed=1, repeat=repeat, length=length)
     windows = [source.next() for _ in range(math.ceil(length / window))]
     inputs = torch.cat([w.inputs for w in windows], dim=1)
     labels = torch.cat([w.labels[:, :window] for w in windows], dim=1)
     padding = inputs.shape[1] - length
-    for lane, row in enumerate(inputs.tolist()):
+    for stream, row in enumerate(inputs.tolist()):
         read = row[1 : bits + 1]
         assert set(read) <= {0, 1}
         assert row == [M, *read, 3 + repeats, *[BL] * (length - bits - 2 + padding)]
-        assert labels[lane].tolist() == [O] * (bits + 2) + read * repeats + [M] + [O] * padding
-    beyond = torch.cat([labels, torch.full((batch, lookahead), IGNORED)], dim=1)
+        assert labels[stream].tolist() == [O] * (bits + 2) + read * repeats + [M] + [O] * padding
+    beyond = torch.cat([labels, torch.full((batch, future_labels), IGNORED)], dim=1)
     for n, w in enumerate(windows):
-        assert torch.equal(w.labels, beyond[:, n * window : (n + 1) * window + lookahead])
+        assert torch.equal(w.labels, beyond[:, n * window : (n + 1) * window + future_labels])
     assert source.next().reset.all()
 
 

@@ -12,8 +12,8 @@ X = IGNORED
 
 
 def window(inputs: list[list[int]], reset: list[bool]) -> Window:
-    lanes = torch.tensor(inputs)
-    return Window(lanes, lanes + 50, torch.tensor(reset), torch.tensor([False, False]))
+    streams = torch.tensor(inputs)
+    return Window(streams, streams + 50, torch.tensor(reset), torch.tensor([False, False]))
 
 
 def test_it_holds_the_newest_symbols_of_a_sequence() -> None:

@@ -88,7 +88,7 @@ def test_a_window_is_a_batch_of_examples_with_one_label_each() -> None:
     assert window.inputs[:, 1, 2, 3].tolist() == [-0.5, -0.25, 0.0]
     assert (window.labels.tolist(), window.labels.dtype) == ([0, 1, 2], torch.int64)
     assert window.reset.all()
-    assert window.ends.all()
+    assert window.done.all()
     assert window.steps == 1
     own, context = split_labels(window.inputs, window.labels)
     assert own.tolist() == [0, 1, 2]

@@ -72,7 +72,7 @@ def test_smaller_images_are_means(folder: Path, side: int, block: int) -> None:
 
 
 def test_the_label_is_seen_ahead_but_not_the_next_sequences(folder: Path) -> None:
-    source = PixelSource(folder, batch=1, window=16, lookahead=4, part="test", side=7)  # windows 0 ... 3
+    source = PixelSource(folder, batch=1, window=16, future_labels=4, part="test", side=7)  # windows 0 ... 3
     labels = [source.next().labels[0] for _ in range(8)]
     assert [(n, int(at), int(row[at])) for n, row in enumerate(labels) for at in (row != IGNORED).nonzero()] == [
         (2, 16, 7),  # pixel 48 is the first after window 2

@@ -5,30 +5,30 @@ import json
 import pytest
 import torch
 
-from dni.data import Lanes, LanesSource, Source, load_text
+from dni.data import Source, TextSource, TextStreams, load_text
 from dni.errors import ConfigError
 
 
 def test_lanes_in_order_and_resumed() -> None:
-    lanes = Lanes(torch.arange(17), batch=2, window=2, lookahead=1)
-    source: Source = LanesSource(lanes, symbols=17)
+    streams = TextStreams(torch.arange(17), batch=2, window=2, future_labels=1)
+    source: Source = TextSource(streams, symbols=17)
     assert (source.symbols, source.input_symbols, source.streaming) == (17, 17, False)
     for n in range(4):  # the fourth begins the next pass
         window = source.next()
         source.report(n, 1.0, 4)
-        assert all(torch.equal(a, b) for a, b in zip(window[:4], lanes.window(n)[:4], strict=True))
-    again = LanesSource(lanes, symbols=17)
+        assert all(torch.equal(a, b) for a, b in zip(window[:4], streams.window(n)[:4], strict=True))
+    again = TextSource(streams, symbols=17)
     again.load_state_dict(json.loads(json.dumps(source.state_dict())))
-    assert torch.equal(again.next().inputs, lanes.window(4).inputs)
+    assert torch.equal(again.next().inputs, streams.window(4).inputs)
 
 
 def test_a_corpus_gives_its_number_of_symbols() -> None:
     corpus = load_text()
-    source = LanesSource(Lanes(corpus.train, 2, 8), len(corpus.symbols))
+    source = TextSource(TextStreams(corpus.train, 2, 8), len(corpus.symbols))
     assert int(source.next().inputs.max()) < source.symbols == len(corpus.symbols)
 
 
 def test_a_stream_has_no_labels_to_look_ahead_to() -> None:
-    assert LanesSource(Lanes(torch.arange(9), 1, 2), 9, streaming=True).streaming
-    with pytest.raises(ConfigError, match="does not know the 3 labels after a window: use lookahead 0"):
-        LanesSource(Lanes(torch.arange(9), 1, 2, lookahead=3), 9, streaming=True)
+    assert TextSource(TextStreams(torch.arange(9), 1, 2), 9, streaming=True).streaming
+    with pytest.raises(ConfigError, match="does not know the 3 labels after a window: use future_labels 0"):
+        TextSource(TextStreams(torch.arange(9), 1, 2, future_labels=3), 9, streaming=True)

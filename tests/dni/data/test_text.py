@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dni.data import Lanes, load_text
+from dni.data import TextStreams, load_text
 from dni.errors import ConfigError, DataError
 from dni.types import IGNORED
 
@@ -139,11 +139,11 @@ def test_an_incomplete_penn_treebank_is_refused(tmp_path: Path) -> None:
         load_text(str(tmp_path))
 
 
-def test_windows_of_two_lanes() -> None:
-    # 17 characters: lanes 0-7 and 8-15, one left over; 3 windows of 2 inputs and the last label make 7.
-    lanes = Lanes(torch.arange(17), batch=2, window=2, lookahead=3)
-    assert lanes.windows_per_pass == 3
-    first, second, third = (lanes.window(n) for n in range(3))
+def test_windows_of_two_streams() -> None:
+    # 17 characters: streams 0-7 and 8-15, one left over; 3 windows of 2 inputs and the last label make 7.
+    streams = TextStreams(torch.arange(17), batch=2, window=2, future_labels=3)
+    assert streams.windows_per_pass == 3
+    first, second, third = (streams.window(n) for n in range(3))
     assert first.inputs.tolist() == [[0, 1], [8, 9]]
     assert first.labels.tolist() == [[1, 2, 3, 4, 5], [9, 10, 11, 12, 13]]
     assert second.inputs.tolist() == [[2, 3], [10, 11]]
@@ -151,19 +151,19 @@ def test_windows_of_two_lanes() -> None:
     assert third.labels.tolist() == [[5, 6, *[IGNORED] * 3], [13, 14, *[IGNORED] * 3]]
     assert first.reset.tolist() == [True, True]
     assert second.reset.tolist() == third.reset.tolist() == [False, False]
-    assert all(torch.equal(a, b) for a, b in zip(lanes.window(3)[:4], first[:4], strict=True))  # the next pass
+    assert all(torch.equal(a, b) for a, b in zip(streams.window(3)[:4], first[:4], strict=True))  # the next pass
     assert first.inputs.dtype == first.labels.dtype == torch.int64
 
 
 def test_sequences_reset_and_hide_what_follows() -> None:
-    # One lane of 14: three sequences of 4, in windows of 2; the label of the last input is character 12.
-    lanes = Lanes(torch.arange(14, dtype=torch.uint8), batch=1, window=2, lookahead=3, sequence=4)
-    assert lanes.windows_per_pass == 6
-    assert [lanes.window(n).reset.item() for n in range(7)] == [True, False, True, False, True, False, True]
-    assert lanes.window(0).labels.tolist() == [[1, 2, 3, 4, IGNORED]]
-    assert lanes.window(1).labels.tolist() == [[3, 4, IGNORED, IGNORED, IGNORED]]
-    assert lanes.window(2).labels.tolist() == [[5, 6, 7, 8, IGNORED]]
-    assert lanes.window(5).labels.tolist() == [[11, 12, IGNORED, IGNORED, IGNORED]]
+    # One stream of 14: three sequences of 4, in windows of 2; the label of the last input is character 12.
+    streams = TextStreams(torch.arange(14, dtype=torch.uint8), batch=1, window=2, future_labels=3, sequence=4)
+    assert streams.windows_per_pass == 6
+    assert [streams.window(n).reset.item() for n in range(7)] == [True, False, True, False, True, False, True]
+    assert streams.window(0).labels.tolist() == [[1, 2, 3, 4, IGNORED]]
+    assert streams.window(1).labels.tolist() == [[3, 4, IGNORED, IGNORED, IGNORED]]
+    assert streams.window(2).labels.tolist() == [[5, 6, 7, 8, IGNORED]]
+    assert streams.window(5).labels.tolist() == [[11, 12, IGNORED, IGNORED, IGNORED]]
 
 
 @settings(derandomize=True, deadline=None)
@@ -171,52 +171,52 @@ def test_sequences_reset_and_hide_what_follows() -> None:
     length=st.integers(2, 300),
     batch=st.integers(1, 4),
     window=st.integers(1, 6),
-    lookahead=st.integers(0, 9),
+    future_labels=st.integers(0, 9),
     per_sequence=st.none() | st.integers(1, 3),
     n=st.integers(0, 10_000),
 )
 def test_every_window_follows_its_definition(
-    length: int, batch: int, window: int, lookahead: int, per_sequence: int | None, n: int
+    length: int, batch: int, window: int, future_labels: int, per_sequence: int | None, n: int
 ) -> None:
     sequence = per_sequence and per_sequence * window
     unit = sequence or window
     if length // batch < unit + 1:
         with pytest.raises(DataError):
-            Lanes(torch.arange(length), batch, window, lookahead, sequence)
+            TextStreams(torch.arange(length), batch, window, future_labels, sequence)
         return
-    lanes = Lanes(torch.arange(length), batch, window, lookahead, sequence)
-    pass_length = lanes.windows_per_pass * window
+    streams = TextStreams(torch.arange(length), batch, window, future_labels, sequence)
+    pass_length = streams.windows_per_pass * window
     assert pass_length % unit == 0
     assert pass_length <= length // batch - 1 < pass_length + unit
-    inputs, labels, reset, *_ = lanes.window(n)
+    inputs, labels, reset, *_ = streams.window(n)
     at = n * window % pass_length
     end = (at // sequence + 1) * sequence if sequence else pass_length
     for b in range(batch):
-        lane = b * (length // batch)
-        assert inputs[b].tolist() == [lane + at + t for t in range(window)]
-        ahead = [at + 1 + t for t in range(window + lookahead)]
-        assert labels[b].tolist() == [lane + i if i <= end else IGNORED for i in ahead]
+        stream = b * (length // batch)
+        assert inputs[b].tolist() == [stream + at + t for t in range(window)]
+        ahead = [at + 1 + t for t in range(window + future_labels)]
+        assert labels[b].tolist() == [stream + i if i <= end else IGNORED for i in ahead]
     assert reset.tolist() == [at % (sequence or pass_length) == 0] * batch
 
 
 def test_windows_are_copies() -> None:
-    lanes = Lanes(torch.arange(9), batch=2, window=2)
-    lanes.window(0).inputs.zero_()
-    lanes.window(0).labels.zero_()
-    assert lanes.window(0).inputs.tolist() == [[0, 1], [4, 5]]
-    assert lanes.window(0).labels.tolist() == [[1, 2], [5, 6]]
+    streams = TextStreams(torch.arange(9), batch=2, window=2)
+    streams.window(0).inputs.zero_()
+    streams.window(0).labels.zero_()
+    assert streams.window(0).inputs.tolist() == [[0, 1], [4, 5]]
+    assert streams.window(0).labels.tolist() == [[1, 2], [5, 6]]
 
 
 def test_too_short_a_text_says_how_much_is_needed() -> None:
-    Lanes(torch.arange(10), batch=2, window=4)
-    with pytest.raises(DataError, match="2 lanes of 4 characters and one label need 10 characters, it has 9"):
-        Lanes(torch.arange(9), batch=2, window=4)
+    TextStreams(torch.arange(10), batch=2, window=4)
+    with pytest.raises(DataError, match="2 streams of 4 characters and one label need 10 characters, it has 9"):
+        TextStreams(torch.arange(9), batch=2, window=4)
     with pytest.raises(DataError, match=r"need 18 characters, it has 10; .* shorter sequence"):
-        Lanes(torch.arange(10), batch=2, window=4, sequence=8)
+        TextStreams(torch.arange(10), batch=2, window=4, sequence=8)
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="sequence 10 is no multiple of the window 4: use 8, say"):
-        Lanes(torch.arange(100), batch=1, window=4, sequence=10)
+        TextStreams(torch.arange(100), batch=1, window=4, sequence=10)
     with pytest.raises(ConfigError, match="batch 0 >= 1"):
-        Lanes(torch.arange(100), batch=0, window=4)
+        TextStreams(torch.arange(100), batch=0, window=4)

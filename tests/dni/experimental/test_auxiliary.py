@@ -22,9 +22,9 @@ def linear_head(slope: float) -> DecoupledInterface:
     return DecoupledInterface(head, torch.optim.SGD(head.parameters(), 0.1))
 
 
-def past(step: int, state: Tensor, answer: Tensor, reset: Tensor = NONE, ends: Tensor = NONE) -> PastWindow:
+def past(step: int, state: Tensor, answer: Tensor, reset: Tensor = NONE, done: Tensor = NONE) -> PastWindow:
     empty = torch.zeros(B, 1, dtype=torch.int64)
-    return PastWindow(step, empty, empty, empty, reset, ends, None, state, answer)
+    return PastWindow(step, empty, empty, empty, reset, done, None, state, answer)
 
 
 def test_the_auxiliary_gradient_is_added_to_the_target_of_the_cut_before() -> None:
@@ -32,8 +32,8 @@ def test_the_auxiliary_gradient_is_added_to_the_target_of_the_cut_before() -> No
     auxiliary = Auxiliary(linear_head(2.0), 0.5)
     s, g, plain = torch.randn(3, B, F)
     assert auxiliary.targets(past(1, s, torch.randn(B, F)), plain) == [(0, plain, None)]
-    reset, ends = torch.tensor([True, False, False]), torch.tensor([False, True, False])
-    ((step, target, _),) = auxiliary.targets(past(2, torch.randn(B, F), g, reset, ends), plain)
+    reset, done = torch.tensor([True, False, False]), torch.tensor([False, True, False])
+    ((step, target, _),) = auxiliary.targets(past(2, torch.randn(B, F), g, reset, done), plain)
     assert step == 1
     assert torch.equal(target[:2], plain[:2])
     torch.testing.assert_close(target[2], plain[2] + 2 * (2 * s - g)[2])
@@ -45,7 +45,7 @@ def test_the_head_learns_the_answer_from_the_state_that_entered() -> None:
     s, g = torch.randn(2, B, F)
     done = torch.tensor([False, False, True])
     auxiliary.targets(past(1, s, g), g)
-    auxiliary.targets(past(2, g, g, ends=done), g)
+    auxiliary.targets(past(2, g, g, done=done), g)
     error = (s - g)[:2]
     found = auxiliary.head.predictor.get_parameter("last.weight")
     torch.testing.assert_close(found.detach(), torch.eye(F) - 0.2 * error.T @ s[:2] / 2)

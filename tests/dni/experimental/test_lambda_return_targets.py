@@ -15,7 +15,7 @@ from dni.interfaces.synthetic import DecoupledInterface
 from dni.losses import summed_cross_entropy
 from dni.models import LSTM
 from dni.predictors.regressor import Regressor
-from dni.recurrent import Chain, pack, reset_lanes
+from dni.recurrent import Chain, pack, reset_streams
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap, PastWindow
 
@@ -31,13 +31,13 @@ class Fixed(Interface):
 
 
 class Run:
-    """A stage, its two cuts, and windows whose second lane begins anew with every third one, off the horizon's beat."""
+    """A stage, its two cuts, and windows whose second stream begins anew with every third one, not in step with M."""
 
     def __init__(self, depth: Interface, rate: float = 0.0) -> None:
         torch.manual_seed(0)
         module = Chain(LSTM(D, D), LSTM(D, D), nn.Linear(D, D)).double()
         self.stage = Stage(module, torch.optim.SGD(module.parameters(), rate))
-        predictor = Regressor(F, classes=D, lookahead=2).double()
+        predictor = Regressor(F, classes=D, future_labels=2).double()
         for parameter in predictor.parameters():
             nn.init.normal_(parameter, std=0.1)
         self.depth, self.time = depth, DecoupledInterface(predictor, scale=SCALE)
@@ -49,14 +49,14 @@ class Run:
         generator = torch.Generator().manual_seed(self.made)
         value = torch.randn(B, T, D, dtype=torch.float64, generator=generator)
         labels, future = torch.randint(0, D, (B, T + 2), generator=generator).split([T, 2], dim=1)
-        reset, ends = (torch.tensor([self.made == 1, self.made % 3 == at, False]) for at in (2, 1))
+        reset, done = (torch.tensor([self.made == 1, self.made % 3 == at, False]) for at in (2, 1))
         output, state = self.stage.forward(value, reset)
         back = self.depth.gradient(self.made, output, labels)
         assert state is not None
-        state_gradient = self.time.gradient(self.made, state, future, ends)
+        state_gradient = self.time.gradient(self.made, state, future, done)
         gradient = self.stage.backward(back, state_gradient).state
         assert gradient is not None
-        return PastWindow(self.made, value, labels, future, reset, ends, back, state, state_gradient), gradient
+        return PastWindow(self.made, value, labels, future, reset, done, back, state, state_gradient), gradient
 
     def taught(self, bootstrap: Bootstrap, windows: int, move: bool) -> Iterator[tuple[PastWindow, int, Tensor]]:
         """The windows, with the targets that were made after each."""
@@ -88,7 +88,7 @@ def test_without_mixing_and_moving_targets_are_the_plain_bootstrapped_ones(depth
 def test_full_mixing_is_backpropagation_through_the_horizon_with_the_parameters_of_the_moment(
     depth: type[Interface],
 ) -> None:
-    """The second horizon, after five moves, from the state that entered it; a lane begins anew in its middle."""
+    """The second horizon, after five moves, from the state that entered it; a stream begins anew in its middle."""
     run, seen = Run(depth(), rate=0.1), []
     horizon = run.horizon(1.0)
     for _ in range(2 * M):
@@ -101,7 +101,7 @@ def test_full_mixing_is_backpropagation_through_the_horizon_with_the_parameters_
     expected = whole_gradients(run, seen[M - 1 :])
     for (_, target, _), whole in zip(found, expected, strict=True):
         torch.testing.assert_close(target, whole, rtol=1e-10, atol=1e-12)
-    assert expected[0][1].abs().sum() > 0  # the second lane begins anew with window 5 only
+    assert expected[0][1].abs().sum() > 0  # the second stream begins anew with window 5 only
     assert expected[1][1].abs().sum() == 0
 
 
@@ -114,7 +114,7 @@ def whole_gradients(run: Run, windows: list[PastWindow]) -> list[Tensor]:
     assert [s.shape for s in state] == [s.shape for s in like]
     cuts, total = [state], torch.zeros((), dtype=torch.float64)
     for past in rest:
-        output, state = run.stage.module(past.value, reset_lanes(state, past.reset))
+        output, state = run.stage.module(past.value, reset_streams(state, past.reset))
         cuts.append(state)
         if isinstance(run.depth, LossInterface):
             total = total + summed_cross_entropy(output, past.labels)
@@ -122,7 +122,7 @@ def whole_gradients(run: Run, windows: list[PastWindow]) -> list[Tensor]:
             assert past.output_gradient is not None
             total = total + (output * past.output_gradient).sum()
     last = rest[-1]
-    answer = SCALE * run.time.predictor(pack(state).detach(), last.context).detach() * ~last.ends.unsqueeze(-1)
+    answer = SCALE * run.time.predictor(pack(state).detach(), last.context).detach() * ~last.done.unsqueeze(-1)
     total = total + (pack(state) * answer).sum()
     parts = [part for cut in cuts[:-1] for part in cut]
     found = torch.autograd.grad(total, parts)

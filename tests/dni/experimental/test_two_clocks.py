@@ -16,7 +16,7 @@ from dni.errors import ConfigError, DataError
 from dni.experimental.two_clocks_data import TwoClocksSource
 from dni.experimental.two_clocks_model import TwoClocks
 from dni.models import ModelContext
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from dni.types import IGNORED
 from tests.support.commands import settings
 from tests.support.pictures import digits
@@ -54,21 +54,21 @@ def naive(labels: list[int], block: int, sequence: int) -> tuple[list[int], list
 
 @pytest.mark.parametrize(("window", "sequence"), [(3, 12), (1, 12), (3, None)])
 def test_labels_are_those_of_a_naive_recount(window: int, sequence: int | None, folder: Path) -> None:
-    """160 digits in 2 lanes: 72 of each in whole sequences of 12, and 78 in whole blocks."""
+    """160 digits in 2 streams: 72 of each in whole sequences of 12, and 78 in whole blocks."""
     made = source(folder, window=window, sequence=sequence)
     usable = 72 if sequence else 78
     assert (made.windows_per_pass, made.symbols, made.input_symbols) == (usable // window, 10, 0)
     digit = load_mnist(folder, "test")[1][: 2 * usable].view(2, usable).tolist()
     windows = [made.next() for _ in range(made.windows_per_pass)]
-    for lane in range(2):
-        own, slow = naive(digit[lane], 3, sequence or usable)
+    for stream in range(2):
+        own, slow = naive(digit[stream], 3, sequence or usable)
         at_ends = slice(window - 1, None, window)
-        assert [w.own[lane].item() for w in windows if w.own is not None] == own[at_ends]
-        assert [w.labels[lane].item() for w in windows] == slow[at_ends]
+        assert [w.own[stream].item() for w in windows if w.own is not None] == own[at_ends]
+        assert [w.labels[stream].item() for w in windows] == slow[at_ends]
     assert max(int(w.labels.max()) for w in windows) >= 2
     begins = [n * window % (sequence or usable) == 0 for n in range(len(windows))]
     assert [w.reset.tolist() for w in windows] == [[begin] * 2 for begin in begins]
-    assert [w.ends.tolist() for w in windows] == [[begin] * 2 for begin in [*begins[1:], True]]
+    assert [w.done.tolist() for w in windows] == [[begin] * 2 for begin in [*begins[1:], True]]
 
 
 def test_inputs_are_grey_and_the_first_digit_of_a_block_is_marked(folder: Path) -> None:
@@ -104,7 +104,7 @@ def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int], folder: Path) 
 
 
 def test_too_few_images_are_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="160 test images are less than 20 lanes of 12"):
+    with pytest.raises(DataError, match="160 test images are less than 20 streams of 12"):
         source(folder, batch=20)
 
 
@@ -149,12 +149,12 @@ def one_loop(config: Config) -> tuple[list[nn.Module], nn.Linear]:
     for step in range(1, config.steps + 1):
         window = data.train.next()
         waiting = waiting | window.reset
-        message, after = a(window.inputs, reset_lanes(state_a, window.reset))
+        message, after = a(window.inputs, reset_streams(state_a, window.reset))
         state_a = tuple(s.detach() for s in after)
         loss = F.cross_entropy(own(message).flatten(0, 1), window.own.flatten(), reduction="sum")  # type: ignore
         parts = [(a, optimizers[0])]
         if step % config.depth.clocks[1] == 0:
-            output, after = b(message, reset_lanes(state_b, waiting))
+            output, after = b(message, reset_streams(state_b, waiting))
             state_b, waiting = tuple(s.detach() for s in after), torch.zeros_like(waiting)
             loss = loss + F.cross_entropy(output.flatten(0, 1), window.labels.flatten(), reduction="sum")
             parts.append((b, optimizers[1]))
@@ -216,4 +216,4 @@ def test_both_networks_are_measured_and_the_second_is_the_headline(folder: Path,
     assert found["accuracy"] == summary["valid"]["accuracy"]
     assert main([str(tmp_path)]) == 0
     found = json.loads((tmp_path / "evaluation-test.json").read_text())
-    assert (found["split"], found["labels"]) == ("test", 16)  # 16 of each lane's digits, in which B ticks twice
+    assert (found["split"], found["labels"]) == ("test", 16)  # 16 of each stream's digits, in which B ticks twice

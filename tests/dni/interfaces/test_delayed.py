@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dni.interfaces.delayed import DelayedInterface
 from dni.losses import cross_entropy_gradient
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from dni.stages.weight_stashing import StashingStage
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
 from tests.workers.runtime.test_worker import STEPS, Line, late, lost, twice
@@ -50,7 +50,7 @@ def pipeline(config: Config) -> dict[str, Tensor]:
         for k, chain in enumerate(chains):
             version = copy.deepcopy(chain)
             leaf = x.detach().requires_grad_(k > 0)
-            x, after = version(leaf, reset_lanes(states[k], window.reset))
+            x, after = version(leaf, reset_streams(states[k], window.reset))
             states[k] = tuple(s.detach() for s in after)
             passed[k, step] = version, leaf, x
         back[k_last, step] = cross_entropy_gradient(x, window.labels)[1]

@@ -16,7 +16,7 @@ from dni.interfaces.local import LocalInterface
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.losses import summed_cross_entropy
 from dni.predictors.critic import SoftmaxCritic
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from dni.types import IGNORED
 from tests.support.runs import assert_same, parameters_of, tiny
 from tests.workers.runtime.test_worker import STEPS, Line
@@ -138,7 +138,7 @@ def greedy_training(config: Config) -> dict[str, Tensor]:
         window = opened.train.next()
         x = window.inputs
         for k, (chain, head) in enumerate(zip(chains, heads, strict=True)):
-            x, after = chain(x.detach(), reset_lanes(states[k], window.reset))
+            x, after = chain(x.detach(), reset_streams(states[k], window.reset))
             states[k] = tuple(s.detach() for s in after)
             summed_cross_entropy(head(x), window.labels).div(window.labels.numel()).backward()
             nn.utils.clip_grad_norm_(chain.parameters(), config.optimizer.clip or math.inf)

@@ -30,7 +30,7 @@ def test_with_parameters_that_stand_still_it_is_full_backpropagation() -> None:
         assert state is not None
         leaf = output.requires_grad_()
         (gradient,) = torch.autograd.grad(summed_cross_entropy(leaf, window.labels), leaf)
-        stage.backward(gradient, cut.gradient(step, state, None, window.ends))
+        stage.backward(gradient, cut.gradient(step, state, None, window.done))
     in_windows = [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     model.zero_grad()

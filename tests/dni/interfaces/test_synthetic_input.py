@@ -62,7 +62,7 @@ def test_the_table_of_symbols_moves_to_the_mean_of_what_came() -> None:
     torch.testing.assert_close(after[0], torch.tensor([[0.25, 0.5], [0.0, 0.0], [15 / 4, 18 / 4]]))
 
 
-def test_a_recurrent_model_carries_its_state_and_resets_lanes() -> None:
+def test_a_recurrent_model_carries_its_state_and_resets_streams() -> None:
     torch.manual_seed(0)
     module = sequence_inputs(5, 3, hidden=4)
     nn.init.normal_(module[-1].weight)  # type: ignore[arg-type]

@@ -53,9 +53,9 @@ MISFITS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: DecoupledInterface(SoftmaxCritic(6, classes=4)).gradient(0, X, Y.float()),
         r"labels must be whole numbers from 0 to 3, torch.int64, not torch.float32",
     ),
-    "lookahead": (
-        lambda: DecoupledInterface(Regressor(6, classes=4, lookahead=2)).gradient(0, X, Y),
-        "1 labels for each row, and the predictor has lookahead=2",
+    "future_labels": (
+        lambda: DecoupledInterface(Regressor(6, classes=4, future_labels=2)).gradient(0, X, Y),
+        "1 labels for each row, and the predictor has future_labels=2",
     ),
     "loss: classes": (
         lambda: LossInterface().gradient(5, X[:, :3], Y),

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dni.models import MinGRU
 from dni.models.mingru import linear_scan
-from dni.recurrent import Chain, reset_lanes
+from dni.recurrent import Chain, reset_streams
 from dni.stages.base import Stage
 from tests.support.windows import whole_gradients, windowed_gradients
 
@@ -77,7 +77,7 @@ def test_windows_that_hand_back_gradients_equal_the_whole(window: int) -> None:
 def test_a_reset_lane_starts_afresh() -> None:
     layer, x = MinGRU(3, 5), torch.randn(2, 4, 3)
     entering = torch.randn(1, 2, 5, requires_grad=True)
-    y, _ = layer(x, reset_lanes((entering,), torch.tensor([True, False])))
+    y, _ = layer(x, reset_streams((entering,), torch.tensor([True, False])))
     torch.testing.assert_close(y[:1], layer(x[:1])[0])
     torch.testing.assert_close(y[1:], layer(x[1:], (entering[:, 1:],))[0])
     (gradient,) = torch.autograd.grad(y.sum(), entering)

@@ -7,7 +7,7 @@ import torch
 
 from dni.errors import ConfigError
 from dni.models import SegmentTransformer
-from dni.recurrent import Chain, reset_lanes
+from dni.recurrent import Chain, reset_streams
 from dni.stages.base import Stage
 from dni.types import State
 from tests.support.windows import whole_gradients, windowed_gradients
@@ -72,12 +72,12 @@ def test_the_state_is_the_last_inputs_and_how_many_there_are() -> None:
 
 def test_a_reset_lane_starts_afresh_and_stays_so() -> None:
     t, x = layer(), numbers(2, 2, 4)
-    entering = reset_lanes(used(t, 9), torch.tensor([True, False]))
+    entering = reset_streams(used(t, 9), torch.tensor([True, False]))
     y, after = t(x, entering)
     alone, alone_after = t(x[:1])
     torch.testing.assert_close(y[:1], alone)
     assert after[1].flatten().tolist() == [0.4, 1.0]
-    later, _ = t(x, after)  # three slots of the first lane are still empty
+    later, _ = t(x, after)  # three slots of the first stream are still empty
     torch.testing.assert_close(later[:1], t(x[:1], alone_after)[0])
 
 

@@ -25,17 +25,17 @@ def test_untrained_regressor_predicts_exactly_nothing(hidden: int, classes: int)
 
 
 @pytest.mark.parametrize("hidden", [0, 6])
-@pytest.mark.parametrize("lookahead", [1, 3])
-def test_critic_gradient_is_autograds_gradient_of_its_own_cross_entropy(hidden: int, lookahead: int) -> None:
+@pytest.mark.parametrize("future_labels", [1, 3])
+def test_critic_gradient_is_autograds_gradient_of_its_own_cross_entropy(hidden: int, future_labels: int) -> None:
     torch.manual_seed(1)
-    critic = SoftmaxCritic(4, classes=5, lookahead=lookahead, hidden=hidden).double()
+    critic = SoftmaxCritic(4, classes=5, future_labels=future_labels, hidden=hidden).double()
     torch.nn.init.normal_(critic.last.weight)
     value = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
-    labels = torch.randint(0, 5, (7, lookahead))
+    labels = torch.randint(0, 5, (7, future_labels))
     labels[2] = IGNORED
 
     z = value if critic.first is None else torch.tanh(critic.first(value))
-    logits = critic.last(z).view(7 * lookahead, 5)
+    logits = critic.last(z).view(7 * future_labels, 5)
     loss = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")
     (expected,) = torch.autograd.grad(loss, value)
 
@@ -57,7 +57,7 @@ def test_critic_in_a_closed_form_case() -> None:
 
 def test_critic_parameters_get_the_gradient_that_finite_differences_give() -> None:
     torch.manual_seed(0)
-    critic = SoftmaxCritic(3, classes=4, lookahead=2, hidden=5, gradient_weight=0.7).double()
+    critic = SoftmaxCritic(3, classes=4, future_labels=2, hidden=5, gradient_weight=0.7).double()
     torch.nn.init.normal_(critic.last.weight)
     value, target = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
     labels = torch.randint(0, 4, (6, 2))
@@ -74,7 +74,7 @@ def test_critic_parameters_get_the_gradient_that_finite_differences_give() -> No
 
 
 def test_label_context_is_the_sum_of_one_column_per_label() -> None:
-    context = LabelContext(classes=3, lookahead=2, features=2)
+    context = LabelContext(classes=3, future_labels=2, features=2)
     table = context.table.weight.detach()
     rows = torch.tensor([[2, 0], [IGNORED, 1]])
     expected = torch.stack([table[1 + 2] + table[1 + 3 + 0], table[1 + 3 + 1]])

@@ -15,7 +15,9 @@ B, F, V, L, X, H = 7, 4, 3, 2, 5, 6
 
 def critic(hidden: int = 8) -> SoftLabelCritic:
     torch.manual_seed(0)
-    found = SoftLabelCritic(F, classes=V, lookahead=L, inputs=X, history=H, hidden=hidden, gradient_weight=0.5).double()
+    found = SoftLabelCritic(
+        F, classes=V, future_labels=L, inputs=X, history=H, hidden=hidden, gradient_weight=0.5
+    ).double()
     torch.nn.init.normal_(found.guess.weight)
     torch.nn.init.normal_(found.last.weight)
     return found
@@ -23,7 +25,7 @@ def critic(hidden: int = 8) -> SoftLabelCritic:
 
 def read() -> Tensor:
     seen = torch.randint(0, X, (B, H))
-    seen[0, :3] = IGNORED  # a lane that has read three symbols
+    seen[0, :3] = IGNORED  # a stream that has read three symbols
     return seen
 
 
@@ -74,14 +76,14 @@ def test_the_teacher_is_not_taught_by_the_distance() -> None:
 
 def test_untrained_it_guesses_evenly_and_asks_little_of_the_state() -> None:
     torch.manual_seed(0)
-    model = SoftLabelCritic(F, classes=V, lookahead=L, inputs=X, history=H, hidden=8)
+    model = SoftLabelCritic(F, classes=V, future_labels=L, inputs=X, history=H, hidden=8)
     assert model(torch.randn(B, F), read()).abs().max() < 1e-3
 
 
 def test_through_an_interface_it_learns_labels_that_come_later() -> None:
     """The label ahead is the oldest symbol of the history; the state says nothing. The teacher finds it."""
     torch.manual_seed(0)
-    model = SoftLabelCritic(F, classes=X, lookahead=1, inputs=X, history=H, hidden=16)
+    model = SoftLabelCritic(F, classes=X, future_labels=1, inputs=X, history=H, hidden=16)
     cut = DecoupledInterface(model, torch.optim.Adam(model.parameters(), 1e-2))
     nothing = torch.zeros(64, F)
     for step in range(150):

@@ -14,7 +14,7 @@ from dni.interfaces.synthetic import DecoupledInterface
 from dni.interfaces.wrapper import MultiRateInterface
 from dni.losses import summed_cross_entropy
 from dni.metrics import bits
-from dni.recurrent import Chain, reset_lanes
+from dni.recurrent import Chain, reset_streams
 from dni.types import State
 from tests.support.runs import assert_same, parameters_of, tiny
 from tests.workers.runtime.test_worker import STEPS, Line
@@ -30,7 +30,7 @@ NO, YES = torch.tensor([False, False]), torch.tensor([True, False])
 
 
 def frame(kind: Kind, number: int, reset: Tensor = NO) -> Frame:
-    tensors = {"value": torch.zeros(1), "labels": torch.zeros(1), "reset": reset, "ends": NO}
+    tensors = {"value": torch.zeros(1), "labels": torch.zeros(1), "reset": reset, "done": NO}
     if kind is Kind.EVALUATE:
         return Frame(kind, 77, tensors={**tensors, "index": torch.tensor(number)})
     return Frame(kind, number, tensors=tensors)
@@ -60,7 +60,7 @@ def test_marks_and_the_end_reach_every_stage_at_any_step() -> None:
 
 
 def test_a_reset_between_two_ticks_comes_with_the_next_and_is_saved() -> None:
-    """Of lane 0 at step 4, of lane 1 at step 5; a validation pass between them has resets of its own."""
+    """Of stream 0 at step 4, of stream 1 at step 5; a validation pass between them has resets of its own."""
     clock = Clock(3)
     assert not clock.ticks(frame(Kind.STEP, 4, YES))
     assert not clock.ticks(frame(Kind.EVALUATE, 1))
@@ -118,7 +118,7 @@ class Ticking:
         for k, (chain, clock) in enumerate(zip(self.chains, self.config.depth.clocks, strict=True)):
             if n % clock:
                 return None
-            x, after = chain(x, reset_lanes(states[k], waiting[k]))
+            x, after = chain(x, reset_streams(states[k], waiting[k]))
             states[k] = tuple(s.detach() for s in after)
             waiting[k] = torch.zeros_like(reset)
         return x

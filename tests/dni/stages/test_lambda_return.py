@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dni.losses import summed_cross_entropy
-from dni.recurrent import pack, reset_lanes
+from dni.recurrent import pack, reset_streams
 from dni.stages.lambda_return import LambdaReturnStage
 from tests.support.runs import assert_same, parameters_of, tiny
 from tests.workers.runtime.test_worker import STEPS, Line, late, lost, twice
@@ -29,7 +29,7 @@ def mixed(mix: float, lag: int | None = 1, stages: int = 3, **changes: Any) -> d
         "depth": {"method": "lambda_return", "max_in_flight": 8, "lag": lag, "lambda_depth": mix},
         "predictor": {
             "depth": {"kind": "critic", "learning_rate": 0.05},
-            "time": {"kind": "critic", "hidden": 8, "lookahead": 2},
+            "time": {"kind": "critic", "hidden": 8, "future_labels": 2},
         },
         **changes,
     }
@@ -73,7 +73,7 @@ class Ledger:
             window = opened.train.next()
             x, cuts, leaving = window.inputs, [], []
             for k, chain in enumerate(chains):
-                x, after = chain(x, reset_lanes(states[k], window.reset))
+                x, after = chain(x, reset_streams(states[k], window.reset))
                 states[k] = tuple(s.detach() for s in after)
                 cuts.append(x)
                 leaving.append(after)
@@ -125,7 +125,7 @@ def whole(config: Config) -> dict[int, Tensor]:
         window = opened.train.next()
         x, cut = window.inputs, None
         for k, chain in enumerate(chains):
-            x, after = chain(x, reset_lanes(states[k], window.reset))
+            x, after = chain(x, reset_streams(states[k], window.reset))
             states[k] = tuple(s.detach() for s in after)
             cut = x if cut is None else cut
         assert cut is not None

@@ -14,13 +14,13 @@ B, T, F = 2, 3, 4
 NONE = torch.zeros(B).bool()
 
 
-def window(step: int, labels: Tensor, reset: Tensor = NONE, ends: Tensor = NONE) -> PastWindow:
+def window(step: int, labels: Tensor, reset: Tensor = NONE, done: Tensor = NONE) -> PastWindow:
     context = torch.zeros(B, 0, dtype=torch.int64)
-    return PastWindow(step, labels, labels, context, reset, ends, None, None, None)
+    return PastWindow(step, labels, labels, context, reset, done, None, None, None)
 
 
 def numbered(step: int) -> Tensor:
-    """Labels that say when they came: 10 (step) + 0, 1, 2 in the first lane, 100 more in the second."""
+    """Labels that say when they came: 10 (step) + 0, 1, 2 in the first stream, 100 more in the second."""
     return 10 * step + torch.arange(T) + torch.tensor([[0], [100]])
 
 
@@ -39,8 +39,8 @@ def test_the_end_of_a_sequence_releases_all_and_nothing_after_it_counts() -> Non
     hindsight, g = DeferredTargets(7), torch.zeros(B, F)
     first, second = torch.tensor([True, False]), torch.tensor([False, True])
     hindsight.targets(window(2, numbered(2)), g)
-    assert hindsight.targets(window(3, numbered(3), ends=first), g) == []  # the second lane goes on
-    found = hindsight.targets(window(4, numbered(4), reset=first, ends=second), g)
+    assert hindsight.targets(window(3, numbered(3), done=first), g) == []  # the second stream goes on
+    found = hindsight.targets(window(4, numbered(4), reset=first, done=second), g)
     labels = {step: known.tolist() for step, _, known in found if known is not None}
     x = IGNORED
     assert labels == {

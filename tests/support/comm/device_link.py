@@ -15,8 +15,8 @@ Linked = tuple[ChannelEnd, ChannelEnd, TorchDistributedListener]
 
 
 def linked(client: MakeGroup, server: MakeGroup, timeout_s: float = 5) -> Linked:
-    listener = TorchDistributedListener(handshake=SERVER, timeout_s=timeout_s, direct=server)
-    end = torch_distributed_connect(listener.address, CLIENT, timeout_s=timeout_s, direct=client)
+    listener = TorchDistributedListener(handshake=SERVER, timeout_s=timeout_s, device_group=server)
+    end = torch_distributed_connect(listener.address, CLIENT, timeout_s=timeout_s, device_group=client)
     return end, listener.accept(5), listener
 
 

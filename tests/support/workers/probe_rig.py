@@ -72,7 +72,7 @@ class Rig:
         if method != "synthetic":
             return ZeroInterface()
         features = sum(s.numel() for s in stage.module.initial_state(1))
-        predictor = Regressor(features, hidden=7, classes=V, lookahead=L).double()
+        predictor = Regressor(features, hidden=7, classes=V, future_labels=L).double()
         nn.init.normal_(predictor.last.weight)
         return DecoupledInterface(predictor)
 
@@ -121,7 +121,7 @@ def ids() -> Tensor:
 
 def training(step: int) -> Frame:
     text, no = ids().flip(1), torch.zeros(B).bool()
-    tensors = {"value": text[:, :T], "labels": text[:, 1 : T + 1], "reset": no, "ends": no}
+    tensors = {"value": text[:, :T], "labels": text[:, 1 : T + 1], "reset": no, "done": no}
     tensors["context"] = text[:, T + 1 : T + L + 1]
     return Frame(Kind.STEP, step, tensors=tensors)
 

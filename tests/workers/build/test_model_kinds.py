@@ -35,7 +35,7 @@ def test_it_learns_what_needs_memory(kind: str, stages: int, depth: str, time: s
     (tmp_path / "text").write_text("aab" * 300)
     config = config_of(
         kind, stages=stages, steps=60, depth={"method": depth, "lag": 1}, time={"method": time},
-        data={"path": str(tmp_path / "text")}, predictor={"time": {"lookahead": 3}},
+        data={"path": str(tmp_path / "text")}, predictor={"time": {"future_labels": 3}},
         evaluate={"every": None, "windows": 2},
     )  # fmt: skip
     summary = launch(config, tmp_path / "run").summary

@@ -53,13 +53,13 @@ def measured(run_dir: Path, *arguments: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def lanes_at_once(run_dir: Path, step: int) -> tuple[float, float, int]:
-    """Bits and accuracy on the test text: every lane in one piece, without windows."""
+    """Bits and accuracy on the test text: every stream in one piece, without windows."""
     config = from_any(run_dir / "config.yaml")
     ids = load_text(config.data.path).test
     assert ids is not None
-    lanes = ids[: len(ids) // BATCH * BATCH].view(BATCH, -1).long()
-    usable = (lanes.shape[1] - 1) // 6 * 6
-    x, labels = lanes[:, :usable], lanes[:, 1 : usable + 1]
+    streams = ids[: len(ids) // BATCH * BATCH].view(BATCH, -1).long()
+    usable = (streams.shape[1] - 1) // 6 * 6
+    x, labels = streams[:, :usable], streams[:, 1 : usable + 1]
     for k, chain in enumerate(build_chains(config)):
         chain.load_state_dict(checkpoint.load(run_dir, step, k)["stage"]["module"])
         x, _ = chain(x)
@@ -67,7 +67,7 @@ def lanes_at_once(run_dir: Path, step: int) -> tuple[float, float, int]:
     return nats / math.log(2), (x.argmax(-1) == labels).double().mean().item(), labels.numel()
 
 
-def test_the_test_split_is_the_default_and_its_figures_are_those_of_whole_lanes(
+def test_the_test_split_is_the_default_and_its_figures_are_those_of_whole_streams(
     ptb: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = measured(ptb, "--step", "15")
@@ -180,7 +180,7 @@ def test_a_curriculum_has_nothing_to_be_measured_on(tmp_path: Path, capsys: pyte
     launch(tiny(steps=2, stages=1, data=copying), tmp_path / "growing")
     assert "copy has no validation split, for its sequences grow" in refused(capsys, tmp_path / "growing")
     launch(tiny(steps=2, stages=1, data={**copying, "length": 9}), tmp_path / "fixed")
-    assert measured(tmp_path / "fixed")["labels"] == 16 * 4 * 4  # 16 sequences in 4 lanes, 3 bits and an end
+    assert measured(tmp_path / "fixed")["labels"] == 16 * 4 * 4  # 16 sequences in 4 streams, 3 bits and an end
 
 
 def test_mnist_is_trained_without_its_test_images_and_measured_on_them(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ BATCH = 4
 
 
 def trained(folder: Path, **model: Any) -> Path:
-    """A run of three stages on a text, validated on lanes that run on to the end."""
+    """A run of three stages on a text, validated on streams that run on to the end."""
     folder.mkdir()
     (folder / "text.txt").write_text(TEXT)
     config = tiny(
@@ -72,23 +72,23 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 @pytest.mark.parametrize("model", [{}, {"kind": "mingru"}, {"kind": "transformer", "heads": 2, "memory": 8}])
 def test_the_probabilities_are_those_of_the_evaluation(model: dict[str, Any], tmp_path: Path) -> None:
-    """Step by step, those of every lane in one piece; summed, the loss that dni-evaluate finds window by window."""
+    """Step by step, those of every stream in one piece; summed, the loss that dni-evaluate finds window by window."""
     run_dir = trained(tmp_path / "model", **model)
     found = evaluate(run_dir, "valid")
     valid = load_text(trained_settings(run_dir).data.path).valid
-    lanes = valid[: len(valid) // BATCH * BATCH].view(BATCH, -1).long()
-    usable = (lanes.shape[1] - 1) // 6 * 6
+    streams = valid[: len(valid) // BATCH * BATCH].view(BATCH, -1).long()
+    usable = (streams.shape[1] - 1) // 6 * 6
     (whole,) = load_parts(trained_settings(run_dir), run_dir, found["step"])
     with torch.no_grad():
-        at_once = whole(lanes[:, :usable])[0].double().softmax(-1)
+        at_once = whole(streams[:, :usable])[0].double().softmax(-1)
     nats = 0.0
-    for lane, expected in zip(lanes.tolist(), at_once, strict=True):
+    for stream, expected in zip(streams.tolist(), at_once, strict=True):
         reader = open_writer(run_dir).reader
         for place in range(usable):
-            scores = reader.read(lane[place : place + 1])
+            scores = reader.read(stream[place : place + 1])
             probabilities = Taste().probabilities(scores)
             torch.testing.assert_close(probabilities, expected[place], rtol=1e-5, atol=1e-7)
-            nats -= math.log(float(probabilities[lane[place + 1]]))
+            nats -= math.log(float(probabilities[stream[place + 1]]))
     assert found["labels"] == BATCH * usable
     assert nats == pytest.approx(found["bits_per_label"] * math.log(2) * found["labels"], rel=1e-6)
 

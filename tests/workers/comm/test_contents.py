@@ -47,8 +47,8 @@ RIGHT: list[tuple[Contents, Kind, int, dict[str, Tensor]]] = [
     (IMAGES, Kind.STEP, 1, images()),
     (IMAGES, Kind.EVALUATE, 1, images(1)),
     (CLOCKS, Kind.STEP, 4, window()),
-    (CLOCKS, Kind.STEP, 5, {"reset": NO, "ends": NO}),
-    (CLOCKS, Kind.EVALUATE, 5, {"reset": NO, "ends": NO, "index": torch.tensor(3)}),
+    (CLOCKS, Kind.STEP, 5, {"reset": NO, "done": NO}),
+    (CLOCKS, Kind.EVALUATE, 5, {"reset": NO, "done": NO, "index": torch.tensor(3)}),
     (CLOCKS, Kind.EVALUATE, 5, window() | {"index": torch.tensor(4)}),
 ]
 
@@ -68,20 +68,20 @@ WRONG: list[tuple[Contents, Kind, dict[str, Any], str]] = [
     (TEXT, Kind.STEP, {"value": torch.zeros(B, T * D)}, r"'value' is float32 \(3, 10\), .* float32 \(3, 2, 5\)"),
     (TEXT, Kind.STEP, {"value": torch.zeros(())}, r"'value' is float32 \(\), .* float32 \(3, 2, 5\)"),
     (TEXT, Kind.STEP, {"value": torch.zeros(B, T, D, dtype=torch.float64)}, r"'value' is float64 .* say float32 "),
-    (TEXT, Kind.STEP, {"value": None}, r"it has the tensors \['context', 'ends', 'labels', 'reset'\], .* 'value'\]"),
-    (TEXT, Kind.STEP, {"gradient": torch.zeros(B, T, D)}, r"it has the tensors \['context', 'ends', 'gradient', "),
+    (TEXT, Kind.STEP, {"value": None}, r"it has the tensors \['context', 'done', 'labels', 'reset'\], .* 'value'\]"),
+    (TEXT, Kind.STEP, {"gradient": torch.zeros(B, T, D)}, r"it has the tensors \['context', 'done', 'gradient', "),
     (TEXT, Kind.STEP, {"labels": torch.zeros(B, T + 1, dtype=long)}, r"'labels' is int64 \(3, 3\), .* int64 \(3, 2\)"),
     (TEXT, Kind.STEP, {"labels": torch.zeros(B, T)}, r"'labels' is float32 \(3, 2\), .* int64 \(3, 2\)"),
     (TEXT, Kind.STEP, {"labels": torch.full((B, T), V)}, "'labels' are from 7 to 7, the settings say -1 to 6"),
     (TEXT, Kind.STEP, {"labels": torch.full((B, T), -2)}, "'labels' are from -2 to -2, the settings say -1 to 6"),
     (TEXT, Kind.STEP, {"reset": torch.zeros(B)}, r"'reset' is float32 \(3,\), the settings say bool \(3,\)"),
     (TEXT, Kind.STEP, {"reset": NO[:2]}, r"'reset' is bool \(2,\), the settings say bool \(3,\)"),
-    (TEXT, Kind.STEP, {"ends": torch.zeros(B, 1, dtype=torch.bool)}, r"'ends' is bool \(3, 1\), .* bool \(3,\)"),
+    (TEXT, Kind.STEP, {"done": torch.zeros(B, 1, dtype=torch.bool)}, r"'done' is bool \(3, 1\), .* bool \(3,\)"),
     (TEXT, Kind.STEP, {"context": torch.zeros(B, C + 1, dtype=long)}, r"'context' is int64 \(3, 5\), .* \(3, 4\)"),
     (TEXT, Kind.STEP, {"context": torch.full((B, C), 6)}, "'context' are from 6 to 6, the settings say -1 to 5"),
     (TEXT, Kind.STEP, {"last": torch.tensor([1])}, r"'last' is int64 \(1,\), the settings say int64 \(\)"),
     (TEXT, Kind.EVALUATE, {"value": torch.zeros(1, T, D)}, r"'value' is float32 \(1, 2, 5\), .* \(3, 2, 5\)"),
-    (TEXT, Kind.EVALUATE, {"index": NUMBER}, r"it has the tensors \['ends', 'index', "),
+    (TEXT, Kind.EVALUATE, {"index": NUMBER}, r"it has the tensors \['done', 'index', "),
     (TEXT, Kind.EVALUATE, {"labels": torch.full((B, T), V)}, "'labels' are from 7 to 7"),
     (TEXT, Kind.PROBE, {"value": torch.zeros(B, 4, D)}, r"'windows' are \[2, 1\], and 'value' has 4 steps"),
     (TEXT, Kind.PROBE, {"value": torch.zeros(B)}, r"'windows' are \[2, 1\], and 'value' has 0 steps"),
@@ -112,7 +112,7 @@ def test_anything_else_is_named(contents: Contents, kind: Kind, changed: dict[st
 
 def test_the_settings_say_what_crosses_an_edge() -> None:
     time = {"method": "synthetic"}
-    config, data = resolve(tiny(time=time, predictor={"time": {"kind": "critic", "lookahead": 3}}))
+    config, data = resolve(tiny(time=time, predictor={"time": {"kind": "critic", "future_labels": 3}}))
     expected = Contents((8,), torch.float32, 4, data.symbols, steps=6, context=3, context_symbols=data.symbols)
     assert contents_of(config, 1) == expected
     config, _ = resolve(tiny(data={"kind": "copy"}, time={"method": "full"}))

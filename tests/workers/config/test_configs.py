@@ -226,8 +226,9 @@ REFUSED = {
     "optimizer.schedule.decay_steps=333, say",
     "optimizer.schedule.kind=step optimizer.schedule.decay_steps=9": "optimizer/schedule=step with "
     "optimizer.schedule.final=0 stops at the first fall: set optimizer.schedule.final=0.1, say",
-    "optimizer.schedule.kind=linear data.kind=copy time.method=full lane_steps=900": "optimizer/schedule=linear does "
-    "not know how many steps lane_steps=900 will be, for the sequences grow: set optimizer.schedule.decay_steps",
+    "optimizer.schedule.kind=linear data.kind=copy time.method=full max_timesteps=900": "optimizer/schedule=linear "
+    "does not know how many steps max_timesteps=900 will be, for the sequences grow: set "
+    "optimizer.schedule.decay_steps",
     "optimizer.schedule.kind=cosine optimizer.schedule.warmup_steps=50 steps=50": "optimizer.schedule.warmup_steps=50 "
     "leaves none of the 50 steps of optimizer/schedule=cosine: set optimizer.schedule.warmup_steps=5, say",
     "optimizer.kind=torch optimizer.name=torch.optim.RMSprob": "optimizer.name=torch.optim.RMSprob cannot be imported "
@@ -310,7 +311,7 @@ REFUSED = {
     "model.units=10000000000000000000": "model.units=10000000000000000000 must be below 1000000000000000",
     **{f"{key}=0": f"{key}=0 must be 1 or more" for key in (
         "steps", "stages", "log_every", "model.units", "model.layers", "data.batch",
-        "data.window", "data.sequence", "depth.max_in_flight", "predictor.time.lookahead", "evaluate.every",
+        "data.window", "data.sequence", "depth.max_in_flight", "predictor.time.future_labels", "evaluate.every",
         "evaluate.windows", "evaluate.patience", "evaluate.probe", "evaluate.probe_windows", "checkpoint.every",
         "checkpoint.keep", "launch.torch_threads", "transport.max_frame_mb", "optimizer.accumulate",
         "predictor.depth.pool_grid", "optimizer.schedule.decay_steps",
@@ -523,7 +524,10 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, 
     ("more", "message"),
     [
         ([], r"has already taken 10 steps: set steps above that, not 10"),
-        (["steps=20", "lane_steps=60"], r"has already run through 60 time steps: set lane_steps above that, not 60"),
+        (
+            ["steps=20", "max_timesteps=60"],
+            r"has already run through 60 time steps: set max_timesteps above that, not 60",
+        ),
         (["steps=20", "resume_step=7"], r"no complete checkpoint of step 7; complete are: \[5, 10\]"),
         (["steps=20", "seed=1"], r"was another run: seed was 0, now 1; leave these settings as they were"),
         (["steps=20", "model.units=9", "depth.lag=1"], r"model\.units was 8, now 9, depth\.lag was None, now 1"),

@@ -13,7 +13,7 @@ from workers.launch.launcher import launch
 
 CRITICS = {
     "depth": {"kind": "critic", "warmup": 3},
-    "time": {"kind": "critic", "hidden": 8, "lookahead": 5},
+    "time": {"kind": "critic", "hidden": 8, "future_labels": 5},
 }
 
 

@@ -19,7 +19,7 @@ from workers.comm.frame import Frame, Kind
 from workers.config.settings import Config
 from workers.runtime.feed import Feed
 
-#: 4 lanes of 25 characters: 4 windows of 6 in training; 4 lanes of 13: 2 windows in validation.
+#: 4 streams of 25 characters: 4 windows of 6 in training; 4 streams of 13: 2 windows in validation.
 CORPUS = Corpus("ab", ("a", "b"), "0" * 64, torch.arange(100) % 2, torch.arange(52) % 2)
 LETTERS = {Kind.STEP: "S", Kind.EVALUATE: "V", Kind.PROBE: "P", Kind.CHECKPOINT: "M", Kind.END: "E"}
 
@@ -75,17 +75,17 @@ def test_a_probe_is_a_sequence_of_the_validation_text_or_its_first_windows(
     sequence: int | None, most: int, windows: int
 ) -> None:
     config = tiny(
-        data={"sequence": sequence}, time={"method": "synthetic"}, predictor={"time": {"lookahead": 2}},
+        data={"sequence": sequence}, time={"method": "synthetic"}, predictor={"time": {"future_labels": 2}},
         evaluate={"every": None, "probe": 1, "probe_windows": most},
     )  # fmt: skip
     corpus = Corpus("ab", ("a", "b"), "0" * 64, torch.arange(200) % 2, torch.arange(160) % 2)
     frame = probed(config, text_data(corpus, config))
     steps = 6 * windows
-    lane = [n % 2 for n in range(40)]
+    stream = [n % 2 for n in range(40)]
     assert frame.tensors["windows"].tolist() == [6] * windows
-    assert frame.tensors["value"][0].tolist() == lane[:steps]
-    assert frame.tensors["labels"][0].tolist() == lane[1 : steps + 1]
-    future = [[IGNORED] * 2 if end == sequence else lane[end + 1 : end + 3] for end in range(6, steps + 1, 6)]
+    assert frame.tensors["value"][0].tolist() == stream[:steps]
+    assert frame.tensors["labels"][0].tolist() == stream[1 : steps + 1]
+    future = [[IGNORED] * 2 if end == sequence else stream[end + 1 : end + 3] for end in range(6, steps + 1, 6)]
     assert frame.tensors["context"][:, 0].tolist() == future
 
 
@@ -137,7 +137,7 @@ def test_without_a_number_there_is_one_validation_and_one_mark_at_the_end() -> N
 def test_a_resumed_schedule_is_the_rest_of_the_whole_one(start: int) -> None:
     def source(start: int) -> Feed:
         found = feed(start=start, evaluate={"every": 2, "windows": 1}, checkpoint={"every": 3})
-        found.load_state_dict({"train": {"window": start}, "lane_steps": 6 * start, "history": None})
+        found.load_state_dict({"train": {"window": start}, "timesteps": 6 * start, "history": None})
         return found
 
     whole = frames(source(0))
@@ -151,10 +151,10 @@ def test_a_resumed_schedule_is_the_rest_of_the_whole_one(start: int) -> None:
 
 def test_every_step_has_the_window_of_its_number_and_the_text_begins_anew() -> None:
     first, *_, fifth, sixth = (f for f in frames(feed()) if f.kind is Kind.STEP)
-    lane = [n % 2 for n in range(25)]
-    assert first.tensors["value"][0].tolist() == lane[0:6]
-    assert first.tensors["labels"][0].tolist() == lane[1:7]
-    assert first.tensors["value"][1].tolist() == [1 - n for n in lane[0:6]]  # a lane has 25 characters
+    stream = [n % 2 for n in range(25)]
+    assert first.tensors["value"][0].tolist() == stream[0:6]
+    assert first.tensors["labels"][0].tolist() == stream[1:7]
+    assert first.tensors["value"][1].tolist() == [1 - n for n in stream[0:6]]  # a stream has 25 characters
     assert first.tensors["reset"].tolist() == [True] * 4
     assert torch.equal(fifth.tensors["value"], first.tensors["value"])  # a pass is 4 windows
     assert fifth.tensors["reset"].all()
@@ -190,7 +190,7 @@ def test_a_run_that_is_stopped_before_it_began_saves_what_it_started_from() -> N
 
 def test_a_text_without_room_for_validation_is_refused() -> None:
     corpus = Corpus("short", ("a", "b"), "0" * 64, torch.arange(100) % 2, torch.arange(27) % 2)
-    with pytest.raises(DataError, match="4 lanes of 6 characters and one label need 28 characters, it has 27"):
+    with pytest.raises(DataError, match="4 streams of 6 characters and one label need 28 characters, it has 27"):
         feed(corpus=corpus)
 
 

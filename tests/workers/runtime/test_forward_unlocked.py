@@ -27,7 +27,7 @@ from workers.storage import checkpoint
 def unlocked(lag: int | None = 1, **more: Any) -> Config:
     """Three stages, synthetic in depth and time."""
     depth = {"inputs": "synthetic", "max_in_flight": 3, "lag": lag, **more.pop("depth", {})}
-    predictor = {"depth": {"warmup": 3}, "time": {"hidden": 8, "lookahead": 5}, "inputs": {"hidden": 8}}
+    predictor = {"depth": {"warmup": 3}, "time": {"hidden": 8, "future_labels": 5}, "inputs": {"hidden": 8}}
     return tiny(stages=3, depth=depth, time={"method": "synthetic"}, predictor=predictor, **more)
 
 

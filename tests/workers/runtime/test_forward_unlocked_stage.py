@@ -74,7 +74,7 @@ def frames(config: Config, *others: tuple[Kind, int]) -> list[Frame]:
     shape = (config.data.batch, config.data.window)
     torch.manual_seed(1)
     no = torch.zeros(4, dtype=torch.bool)
-    tensors = {"labels": torch.zeros(shape, dtype=torch.long), "reset": no, "ends": no}
+    tensors = {"labels": torch.zeros(shape, dtype=torch.long), "reset": no, "done": no}
     order = [*((Kind.STEP, step) for step in range(1, 6)), *others]
 
     def window(kind: Kind) -> dict[str, torch.Tensor]:

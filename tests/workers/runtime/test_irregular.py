@@ -13,7 +13,7 @@ from dni.interfaces.loss import LossInterface
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.losses import summed_cross_entropy
 from dni.predictors.regressor import Regressor
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from dni.rng import happens
 from dni.types import IGNORED
 from tests.support.runs import assert_same, parameters_of, tiny
@@ -121,7 +121,7 @@ def test_steps_that_are_left_out_run_forward_and_count_for_nothing(tmp_path: Pat
     gathered = 0
     for step in range(1, config.steps + 1):
         window = opened.train.next()
-        scores, after = whole(window.inputs, reset_lanes(state, window.reset))
+        scores, after = whole(window.inputs, reset_streams(state, window.reset))
         state = tuple(s.detach() for s in after)
         if not happens(0.4, config.seed, 0, step):
             continue
@@ -143,7 +143,7 @@ def test_a_resumed_run_draws_as_one_that_went_on(method: str, tmp_path: Path) ->
     def config(every: int | None, **more: Any) -> Config:
         return tiny(
             stages=3, steps=16, **irregular(method=method), time={"method": "synthetic"}, optimizer={"accumulate": 2},
-            predictor={"depth": {"warmup": 3}, "time": {"hidden": 8, "lookahead": 5}},
+            predictor={"depth": {"warmup": 3}, "time": {"hidden": 8, "future_labels": 5}},
             checkpoint={"every": every, "keep": 9}, **more,
         )  # fmt: skip
 

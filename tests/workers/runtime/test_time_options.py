@@ -18,9 +18,9 @@ from workers.storage import checkpoint
 #: Stages, and where the gradient of their outputs comes from.
 CUTS = pytest.mark.parametrize(("stages", "depth"), [(1, "backprop"), (2, "backprop"), (2, "synthetic")])
 
-CRITIC: dict[str, Any] = {"kind": "critic", "hidden": 8, "lookahead": 2}
+CRITIC: dict[str, Any] = {"kind": "critic", "hidden": 8, "future_labels": 2}
 REGRESSOR: dict[str, Any] = {"kind": "mlp", "hidden": 8, "context": "none"}
-GUESSING: dict[str, Any] = {"kind": "soft_label_critic", "history": 5, "lookahead": 9}  # 1.5 windows of labels
+GUESSING: dict[str, Any] = {"kind": "soft_label_critic", "history": 5, "future_labels": 9}  # 1.5 windows of labels
 LAMBDA: dict[str, Any] = {"method": "lambda_return", "horizon": 3, "lambda_": 0.7}
 AUXILIARY: dict[str, Any] = {"method": "auxiliary", "auxiliary": 0.5, "hidden": 8}
 

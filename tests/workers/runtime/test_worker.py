@@ -207,7 +207,7 @@ def test_evaluation_does_not_change_training(model: str, tmp_path: Path) -> None
         return tiny(
             stages=3, model={"kind": model}, depth={"lag": 2}, evaluate=evaluate,
             time={"method": "synthetic" if model == "lstm" else "truncated"},
-            predictor={"time": {"hidden": 8, "lookahead": 3}},
+            predictor={"time": {"hidden": 8, "future_labels": 3}},
         )  # fmt: skip
 
     often = run(config(every=2, windows=7), tmp_path / "often")

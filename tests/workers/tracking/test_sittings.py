@@ -76,7 +76,7 @@ def test_every_figure_is_that_of_the_uninterrupted_run(method: str, tmp_path: Pa
     for summary in (whole, on):
         assert summary["wall_s"] >= floor
         assert all(stage["steps_per_s"] <= STEPS / floor for stage in summary["stage"])
-        assert summary["tokens_per_s"] <= STEPS * 4 * 6 / floor  # B = 4 lanes of T = 6 symbols
+        assert summary["tokens_per_s"] <= STEPS * 4 * 6 / floor  # B = 4 streams of T = 6 symbols
         assert all(0 < stage["busy"] <= 1 for stage in summary["stage"])
     assert on["wall_s"] <= took
     for stage in (0, 1):

@@ -54,7 +54,7 @@ def _check_clocks(config: Config) -> None:
             f"{asked} tells when a gradient is asked for, and depth={config.depth.name} asks for none then: use "
             "depth=synthetic or depth=backprop (or depth.clocks=[])"
         )
-    if config.lookahead or config.history:
+    if config.future_labels or config.history:
         raise ConfigError(
             f"{asked}: what lies beside a window is not what a slower stage reads next: set "
             "predictor=mlp predictor.time.context=none (or time=truncated)"

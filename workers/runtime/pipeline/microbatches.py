@@ -1,4 +1,4 @@
-"""A stage's module on one microbatch at a time: some lanes of the batch, each with the state that it carries."""
+"""A stage's module on one microbatch at a time: some streams of the batch, each with the state that it carries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from dni.recurrent import reset_lanes
+from dni.recurrent import reset_streams
 from dni.stages.base import Stage
 from dni.types import State
 
@@ -15,7 +15,7 @@ from dni.types import State
 class Microbatches(nn.Module):
     """Runs microbatch `microbatch` of a window; the state that enters is cut off from the windows before.
 
-    `begin` and `end` enclose the M forward passes of a step. Between steps the stage holds the state of all lanes, so
+    `begin` and `end` enclose the M forward passes of a step. Between steps the stage holds the state of all streams, so
     that its checkpoint is that of any other method.
     """
 
@@ -27,17 +27,17 @@ class Microbatches(nn.Module):
         self._leaving: list[State] = []
 
     def begin(self, reset: Tensor) -> None:
-        """Deal the carried state out. `reset` (B,) bool marks lanes whose sequence starts here."""
+        """Deal the carried state out. `reset` (B,) bool marks streams whose sequence starts here."""
         batch = len(reset)
         state = self.stage.state or self.chain.initial_state(batch)
-        whole = reset_lanes(state, reset.to(self.stage.device))
+        whole = reset_streams(state, reset.to(self.stage.device))
         each = batch // self.microbatches
-        lanes = [slice(n * each, (n + 1) * each) for n in range(self.microbatches)]
-        self._entering = [tuple(s[..., some, :].contiguous() for s in whole) for some in lanes]
-        self._leaving = [() for _ in lanes]
+        slices = [slice(n * each, (n + 1) * each) for n in range(self.microbatches)]
+        self._entering = [tuple(s[..., some, :].contiguous() for s in whole) for some in slices]
+        self._leaving = [() for _ in slices]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B/M, ...) -> the output of these lanes, of no other tensor's memory."""
+        """(B/M, ...) -> the output of these streams, of no other tensor's memory."""
         stage, n = self.stage, self.microbatch
         with stage.randomness.active() if stage.randomness else nullcontext():
             # a first layer may work in place
@@ -47,6 +47,6 @@ class Microbatches(nn.Module):
         return output.clone() if output._is_view() else output  # type: ignore[no-any-return]
 
     def end(self) -> None:
-        """Take the state of all lanes together again."""
+        """Take the state of all streams together again."""
         self.stage.state = tuple(torch.cat(parts, dim=-2) for parts in zip(*self._leaving, strict=True))
         self._entering, self._leaving = [], []

@@ -49,29 +49,29 @@ class Pipeline:
     ) -> None:
         self.window = shapes[0]
         self.first, self.last = 0 in stages, config.parts - 1 in stages
-        self.lanes = [Microbatches(stage, config.microbatches) for stage in stages.values()]
+        self.modules = [Microbatches(stage, config.microbatches) for stage in stages.values()]
         share = config.microbatches * len(stages)  # of the emulated time of a batch
         each = [torch.Size((shape[0] // config.microbatches, *shape[1:])) for shape in shapes]
         parts = [
             MicrobatchStage(
-                lanes, index, config.parts, (each[index], each[index + 1]),
+                module, index, config.parts, (each[index], each[index + 1]),
                 computing=computing,
                 forward_ms=config.emulate.forward_ms / share,
                 backward_ms=config.emulate.backward_ms / share,
             )
-            for lanes, index in zip(self.lanes, stages, strict=True)
+            for module, index in zip(self.modules, stages, strict=True)
         ]  # fmt: skip
         self.schedule = _schedule(config, parts, loss)
 
     def step(self, value: Tensor, labels: Tensor, reset: Tensor) -> None:
         """Add the gradients of a window to the parameters' `grad`."""
-        for lanes in self.lanes:
-            lanes.begin(reset)
-        device = self.lanes[0].stage.device
+        for module in self.modules:
+            module.begin(reset)
+        device = self.modules[0].stage.device
         inputs = (value.to(device),) if self.first else ()
         self.schedule.step(*inputs, target=labels.to(device) if self.last else None, return_outputs=False)
-        for lanes in self.lanes:
-            lanes.end()
+        for module in self.modules:
+            module.end()
 
 
 def _schedule(

@@ -34,7 +34,7 @@ class MicrobatchStage(PipelineStage):
     tag of its own, and waited for in the pass that needs them. NCCL, which knows no tags, is left to torch.
 
     Args:
-        lanes: the module.
+        microbatched: the module.
         index, parts: which part it is, of how many.
         shapes: (B/M, ...) of what comes in and what goes out.
         computing: adds up the time of the passes.
@@ -43,7 +43,7 @@ class MicrobatchStage(PipelineStage):
 
     def __init__(
         self,
-        lanes: Microbatches,
+        microbatched: Microbatches,
         index: int,
         parts: int,
         shapes: tuple[torch.Size, torch.Size],
@@ -52,10 +52,12 @@ class MicrobatchStage(PipelineStage):
         forward_ms: float,
         backward_ms: float,
     ) -> None:
-        device, first = lanes.stage.device, index == 0
+        device, first = microbatched.stage.device, index == 0
         inputs, outputs = (torch.empty(shape, device="meta") for shape in shapes)
-        super().__init__(lanes, index, parts, device, (inputs.requires_grad_(not first),), (outputs.requires_grad_(),))
-        self.lanes, self.computing, self.asks_ahead = lanes, computing, device.type == "cpu"
+        super().__init__(
+            microbatched, index, parts, device, (inputs.requires_grad_(not first),), (outputs.requires_grad_(),)
+        )
+        self.microbatched, self.computing, self.asks_ahead = microbatched, computing, device.type == "cpu"
         self._forward = lasting(super().forward_one_chunk, forward_ms)
         self._backward = lasting(super().backward_one_chunk, backward_ms)
         self._half = lasting(super().backward_one_chunk, backward_ms / 2)
@@ -88,7 +90,7 @@ class MicrobatchStage(PipelineStage):
         kwargs: dict[str, Any] | None = None,
         save_forward_output: bool = True,
     ) -> Any:
-        self.lanes.microbatch = fwd_chunk_id
+        self.microbatched.microbatch = fwd_chunk_id
         self._await(FORWARD, fwd_chunk_id)
         return self._pass(partial(self._forward, fwd_chunk_id, args, kwargs, save_forward_output))
 
@@ -109,7 +111,7 @@ class MicrobatchStage(PipelineStage):
     def _ask(self) -> None:
         """For everything that will come in this step."""
         self._coming = {}
-        for n in range(self.lanes.microbatches if self.asks_ahead else 0):
+        for n in range(self.microbatched.microbatches if self.asks_ahead else 0):
             for way, ops in ((FORWARD, super().get_fwd_recv_ops(n)), (BACKWARD, super().get_bwd_recv_ops(n))):
                 tagged = self._tagged(ops, way, self.stage_index, n)
                 self._coming[way, n] = [
@@ -128,7 +130,7 @@ class MicrobatchStage(PipelineStage):
     def _tagged(self, ops: list[dist.P2POp], way: int, receiver: int, microbatch: int) -> list[dist.P2POp]:
         """Known by their receiver and their microbatch; gloo sends contiguous tensors alone."""
         for op in ops:
-            op.tag = FIRST_TAG + 2 * (receiver * self.lanes.microbatches + microbatch) + way
+            op.tag = FIRST_TAG + 2 * (receiver * self.microbatched.microbatches + microbatch) + way
             if op.op is dist.isend:
                 op.tensor = op.tensor.contiguous()
         return ops

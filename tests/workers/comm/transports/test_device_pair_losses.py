@@ -21,7 +21,7 @@ from dni.errors import WorkerLost
 from tests.support.comm.device_link import CLIENT, Linked, close, linked
 from tests.support.stand_in import GlooGroup
 from workers.comm.frame import Frame, Kind
-from workers.comm.transports.torch_distributed.device_pair import DirectPair
+from workers.comm.transports.torch_distributed.device_pair import DevicePair
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
 from workers.comm.transports.torch_distributed.link import torch_distributed_connect
 
@@ -119,10 +119,10 @@ def test_an_error_of_the_group_alone_ends_the_link_at_both_ends() -> None:
 
 def test_an_ended_pair_says_so_instead_of_returning() -> None:
     store = HashStore()
-    pairs: list[DirectPair] = []
+    pairs: list[DevicePair] = []
 
     def meet(rank: int) -> None:
-        pairs.append(DirectPair(Stuck, store, rank, "127.0.0.1", torch.device("cpu"), 5))
+        pairs.append(DevicePair(Stuck, store, rank, "127.0.0.1", torch.device("cpu"), 5))
 
     threads = [threading.Thread(target=meet, args=(rank,)) for rank in (0, 1)]
     for thread in threads:
@@ -144,7 +144,7 @@ from tests.support.stand_in import GlooGroup
 from workers.comm.frame import PROTOCOL_VERSION, Handshake
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener
 mine = Handshake(PROTOCOL_VERSION, "run", 1, 4, "fingerprint", 0, 10)
-listener = TorchDistributedListener(handshake=mine, direct=GlooGroup)
+listener = TorchDistributedListener(handshake=mine, device_group=GlooGroup)
 print(listener.address, flush=True)
 end = listener.accept(30)
 sys.stdin.read()
@@ -160,7 +160,7 @@ def test_a_killed_peer_is_noticed_at_once() -> None:
         assert process.stdout is not None
         assert select.select([process.stdout], [], [], 30)[0]
         address = process.stdout.readline().strip()
-        end = torch_distributed_connect(address, CLIENT, direct=GlooGroup)
+        end = torch_distributed_connect(address, CLIENT, device_group=GlooGroup)
         process.send_signal(signal.SIGKILL)
         start = time.monotonic()
         with pytest.raises(WorkerLost, match=r"stage 1 at .* is gone"):

@@ -76,9 +76,9 @@ def on_gpus(count: int) -> Callable[..., Any]:
 @on_gpus(1)
 def test_stages_on_one_gpu_are_refused() -> None:
     device = torch.device("cuda:0")
-    listener = TorchDistributedListener(handshake=SERVER, device=device, direct=GlooGroup)  # not even made
+    listener = TorchDistributedListener(handshake=SERVER, device=device, device_group=GlooGroup)  # not even made
     with pytest.raises(HandshakeRefused, match="stages 0 and 1 are both on the GPU"):
-        torch_distributed_connect(listener.address, CLIENT, device=device, direct=GlooGroup)
+        torch_distributed_connect(listener.address, CLIENT, device=device, device_group=GlooGroup)
     with pytest.raises(HandshakeRefused, match="stages 0 and 1 are both on the GPU"):
         listener.accept(5)
     listener.close()
@@ -86,8 +86,8 @@ def test_stages_on_one_gpu_are_refused() -> None:
 
 @pytest.fixture
 def ends() -> Iterator[tuple[ChannelEnd, ChannelEnd]]:
-    listener = TorchDistributedListener(handshake=SERVER, device=torch.device("cuda:1"), direct=nccl_group)
-    client = torch_distributed_connect(listener.address, CLIENT, device=torch.device("cuda:0"), direct=nccl_group)
+    listener = TorchDistributedListener(handshake=SERVER, device=torch.device("cuda:1"), device_group=nccl_group)
+    client = torch_distributed_connect(listener.address, CLIENT, device=torch.device("cuda:0"), device_group=nccl_group)
     yield client, listener.accept(30)
     client.close()
     listener.close()

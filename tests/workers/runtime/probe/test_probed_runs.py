@@ -14,7 +14,7 @@ from workers.config.settings import Config
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
 
-CRITICS = {"depth": {"kind": "critic", "warmup": 3}, "time": {"kind": "critic", "hidden": 8, "lookahead": 5}}
+CRITICS = {"depth": {"kind": "critic", "warmup": 3}, "time": {"kind": "critic", "hidden": 8, "future_labels": 5}}
 SYNTHETIC = {"depth": {"method": "synthetic", "lag": 1}, "time": {"method": "synthetic"}, "predictor": CRITICS}
 PROBES = {"every": 4, "windows": 2, "probe": 3}
 #: differ with the clock, or with where a run began

@@ -8,23 +8,23 @@ import torch
 from torch.distributed import Store  # type: ignore[attr-defined]  # it has one
 
 from dni.errors import HandshakeRefused
-from workers.comm.transports.torch_distributed.device_pair import DirectPair, MakeGroup
+from workers.comm.transports.torch_distributed.device_pair import DevicePair, MakeGroup
 from workers.comm.transports.torch_distributed.gloo import GlooPair
 
 #: What carries messages, and what carries tensors from device to device, if anything does.
-Pairs: TypeAlias = tuple[GlooPair, DirectPair | None]
+Pairs: TypeAlias = tuple[GlooPair, DevicePair | None]
 
 
 class Groups(NamedTuple):
     """What one end makes groups by, and for."""
 
-    direct: MakeGroup | None
+    device_group: MakeGroup | None
     device: torch.device
 
     @property
-    def way(self) -> str:
+    def route(self) -> str:
         """By what this end sends what stages compute with, and from which GPU."""
-        if self.direct is None:
+        if self.device_group is None:
             return "gloo"
         return f"nccl {torch.cuda.get_device_properties(self.device).uuid if self.device.type == 'cuda' else ''}"
 
@@ -34,16 +34,16 @@ class Groups(NamedTuple):
         Raises RuntimeError if it does not come.
         """
         pair = GlooPair(store, "group", rank, host, timeout_s)
-        if self.direct is None:
+        if self.device_group is None:
             return pair, None
         try:
-            return pair, DirectPair(self.direct, store, rank, host, self.device, timeout_s)
+            return pair, DevicePair(self.device_group, store, rank, host, self.device, timeout_s)
         except RuntimeError:
             pair.end()
             raise
 
 
-def agree_on_way(client: str, server: str, stage: int) -> None:
+def agree_on_route(client: str, server: str, stage: int) -> None:
     """Raises HandshakeRefused unless stage - 1, the client, and `stage` send alike, and from GPUs of their own."""
     (theirs, _, their_gpu), (mine, _, my_gpu) = client.partition(" "), server.partition(" ")
     if theirs != mine:

@@ -57,7 +57,7 @@ class Transfer:
             raise RuntimeError("the pair was ended")
 
 
-class DirectPair:
+class DevicePair:
     """One side of two groups, one for each direction. One thread at a time sends and one receives."""
 
     def __init__(

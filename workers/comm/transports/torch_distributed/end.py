@@ -21,7 +21,7 @@ from workers.comm.frame import Frame
 from workers.comm.transports.process_link import LinkEnd, LinkSettings
 from workers.comm.transports.staging import ON_DEVICE, Leaving, staging_for
 from workers.comm.transports.torch_distributed.at_exit import abandon_at_exit
-from workers.comm.transports.torch_distributed.device_pair import DirectPair
+from workers.comm.transports.torch_distributed.device_pair import DevicePair
 from workers.comm.transports.torch_distributed.gloo import GlooPair, UnderWay, wait, why
 from workers.comm.transports.torch_distributed.messages import BYE, SEEN, WORDS, messages
 from workers.comm.transports.torch_distributed.packing import Arriving, pack, unpack
@@ -31,7 +31,7 @@ from workers.system.background import background
 
 _MOMENT_S = 1.0  # for a thread to end
 
-#: What comes in: a frame, a word, or the error that takes the place of a frame.
+#: What comes in: a frame, a control byte, or the error that takes the place of a frame.
 _Item: TypeAlias = Arriving | int | WireError
 
 
@@ -39,23 +39,23 @@ class TorchDistributedEnd(LinkEnd):
     """One end of a link to a stage; made by `torch_distributed_connect` and `TorchDistributedListener`.
 
     Frames are copied and handed to the group by the thread that sends them. Every frame is received right into the
-    tensors that it will have. With a direct pair, what stages compute with goes by that.
+    tensors that it will have. With a device pair, what stages compute with goes by that.
     """
 
     def __init__(
-        self, pair: GlooPair, stage: int, where: str, settings: LinkSettings, direct: DirectPair | None
+        self, pair: GlooPair, stage: int, where: str, settings: LinkSettings, device_pair: DevicePair | None
     ) -> None:
-        self._pair, self._direct = pair, direct
-        self._by_direct = ON_DEVICE if direct else ()
-        self._staging = None if direct else staging_for(settings.device)
-        beside = direct or self._staging
+        self._pair, self._device_pair = pair, device_pair
+        self._on_device = ON_DEVICE if device_pair else ()
+        self._staging = None if device_pair else staging_for(settings.device)
+        beside = device_pair or self._staging
         self._room = beside.room if beside else room_for
         super().__init__(f"stage {stage} at {where}", settings, beside.arrive if beside else None)
         self._leaving: queue.SimpleQueue[Leaving | None] = queue.SimpleQueue()
         self._said_bye = False
         self._bye, self._seen = threading.Event(), threading.Event()  # from the peer, or the link is lost
         self._saying = threading.Lock()
-        self._sender = Sender(pair, settings.limit, self._lose, direct)
+        self._sender = Sender(pair, settings.limit, self._lose, device_pair)
         self._begun = self._landed = 0  # frames
         self._landing: queue.SimpleQueue[tuple[list[UnderWay], _Item] | None] = queue.SimpleQueue()
         self._threads = [
@@ -71,14 +71,14 @@ class TorchDistributedEnd(LinkEnd):
     def send(self, frame: Frame) -> None:
         self._check_open(frame)
         if self._staging is None:
-            packed = pack(frame, checksum=self._settings.checksum, direct=self._by_direct)
+            packed = pack(frame, checksum=self._settings.checksum, on_device=self._on_device)
         self._check_size(frame, packed.nbytes if self._staging is None else most_bytes(frame))
         if not self._sender.may_send():
             self._raise_if_lost()
             raise self._crowded(frame)
         if self._staging is not None:
             self._leaving.put(self._staging.leave(frame))
-        elif not self._sender.frame(packed.message, packed.apart, packed.direct):
+        elif not self._sender.frame(packed.message, packed.apart, packed.on_device):
             self._raise_if_lost()  # not where it was taken: the peer may have answered and ended the link by now
 
     def receive(self, timeout: float | None) -> Frame:
@@ -124,12 +124,12 @@ class TorchDistributedEnd(LinkEnd):
         if not said and self._staging is not None:
             self._leaving.put(None)
         elif not said:
-            self._sender.word(BYE)
+            self._sender.control(BYE)
 
     def _say_alive(self, sign: bytes) -> None:
         with self._saying:  # nothing but SEEN may follow a BYE
             if not self._said_bye:
-                self._sender.word(ALIVE, sign)
+                self._sender.control(ALIVE, sign)
 
     def _leave(self) -> None:
         """Hand over frames that come from a GPU, once they are here; last of all the BYE."""
@@ -137,7 +137,7 @@ class TorchDistributedEnd(LinkEnd):
             for leaving in iter(self._leaving.get, None):
                 packed = pack(leaving.wait(), checksum=self._settings.checksum, own=True)
                 self._sender.frame(packed.message, packed.apart)
-            self._sender.word(BYE)
+            self._sender.control(BYE)
         except RuntimeError as error:  # of the GPU
             self._lose(error)
 
@@ -151,7 +151,7 @@ class TorchDistributedEnd(LinkEnd):
                     self._begin([], message[0])
                 else:
                     limit = self._settings.max_frame
-                    arriving = unpack(message, limit=limit, room=self._room, direct=self._by_direct)
+                    arriving = unpack(message, limit=limit, room=self._room, on_device=self._on_device)
                     self._begin(self._ask(arriving), arriving)
         except WireError as error:
             self._begin([], type(error)(f"malformed frame from {self._inbox.peer}: {error}"))
@@ -163,8 +163,8 @@ class TorchDistributedEnd(LinkEnd):
     def _ask(self, arriving: Arriving) -> list[UnderWay]:
         """Have the tensors of a frame come."""
         works: list[UnderWay] = [self._pair.recv(tensor, TENSORS) for tensor in arriving.apart]
-        if self._direct is not None:
-            works += [self._direct.recv(tensor) for tensor in arriving.direct]
+        if self._device_pair is not None:
+            works += [self._device_pair.recv(tensor) for tensor in arriving.on_device]
         return works
 
     def _begin(self, works: list[UnderWay], item: _Item) -> None:
@@ -193,7 +193,7 @@ class TorchDistributedEnd(LinkEnd):
             self._seen.set()
         else:
             self._inbox.fail(WorkerLost(f"{self._inbox.peer} ended the link"))
-            self._sender.word(SEEN)
+            self._sender.control(SEEN)
             self._say_bye()
             self._bye.set()
 
@@ -230,5 +230,5 @@ class TorchDistributedEnd(LinkEnd):
     def _end(self) -> None:
         self._pulse.end()
         self._pair.end()
-        if self._direct is not None:
-            self._direct.end()
+        if self._device_pair is not None:
+            self._device_pair.end()

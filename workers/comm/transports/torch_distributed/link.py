@@ -27,7 +27,7 @@ from workers.comm.frame import Frame, Handshake, Kind, agree
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.process_link import CPU, Accepting, LinkSettings
 from workers.comm.transports.torch_distributed.at_exit import abandon_at_exit
-from workers.comm.transports.torch_distributed.backends import Groups, Pairs, agree_on_way
+from workers.comm.transports.torch_distributed.backends import Groups, Pairs, agree_on_route
 from workers.comm.transports.torch_distributed.device_pair import MakeGroup
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
 from workers.comm.transports.torch_distributed.gloo import FOREVER, way_to, why
@@ -51,11 +51,11 @@ def torch_distributed_connect(
     timeout_s: float = 30.0,
     insecure: bool = False,
     device: torch.device = CPU,
-    direct: MakeGroup | None = None,
+    device_group: MakeGroup | None = None,
 ) -> ChannelEnd:
     """The upstream end of the link to the stage that listens at `address` ("host:port").
 
-    The other side need not listen yet. `direct`: makes groups for what stages compute with, from device to device
+    The other side need not listen yet. `device_group`: makes groups for what stages compute with, from device to device
     (`nccl_group`); None: all goes by gloo. Other arguments, and errors, are those of `grpc_connect`; there is no
     encryption.
     """
@@ -65,7 +65,7 @@ def torch_distributed_connect(
 
     def link() -> ChannelEnd:
         port = int(address.rpartition(":")[2])
-        pair, beside = _meet(host, port, handshake, timeout_s, Groups(direct, device))
+        pair, beside = _meet(host, port, handshake, timeout_s, Groups(device_group, device))
         return TorchDistributedEnd(pair, handshake.stage + 1, address, settings, beside)
 
     try:
@@ -95,7 +95,7 @@ class TorchDistributedListener(Accepting):
         timeout_s: float = 30.0,
         insecure: bool = False,
         device: torch.device = CPU,
-        direct: MakeGroup | None = None,
+        device_group: MakeGroup | None = None,
     ) -> None:
         """Listen at `bind`, with port 0 at any port.
 
@@ -103,7 +103,7 @@ class TorchDistributedListener(Accepting):
         """
         host = _check(bind, insecure)
         super().__init__(handshake)
-        self._timeout_s, self._groups = timeout_s, Groups(direct, device)
+        self._timeout_s, self._groups = timeout_s, Groups(device_group, device)
         self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
         self._ends: list[ChannelEnd] = []
         self._closed = False
@@ -150,7 +150,7 @@ class TorchDistributedListener(Accepting):
     def _serve(self, number: int) -> None:
         theirs = _read_hello(self._store.get(f"{number}/hello"))
         agree(client=theirs, server=self._handshake)
-        agree_on_way(self._store.get(f"{number}/way").decode(), self._groups.way, self._handshake.stage)
+        agree_on_route(self._store.get(f"{number}/route").decode(), self._groups.route, self._handshake.stage)
         where = self._store.get(f"{number}/from").decode()
         self._store.set(f"{number}/answer", _hello(self._handshake))
         own, meeting = way_to(where, self._store.port), PrefixStore(str(number), self._waking)
@@ -171,7 +171,7 @@ def _meet(host: str, port: int, mine: Handshake, timeout_s: float, groups: Group
     store: Any = join_store(host, port, timeout_s)  # the stubs' takes no bytes
     number, own = store.add(_CLIENTS, 1), way_to(host, port)
     store.set(f"{number}/from", own)
-    store.set(f"{number}/way", groups.way)
+    store.set(f"{number}/route", groups.route)
     store.set(f"{number}/hello", _hello(mine))
     answer = store.get(f"{number}/answer")
     if answer.startswith(_REFUSED):

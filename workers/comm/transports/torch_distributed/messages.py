@@ -1,4 +1,4 @@
-"""The messages that come over a pair, and the two words among them that end a link."""
+"""The messages that come over a pair, and the control bytes among them that end a link."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from workers.comm.header import begin_frame, make_header, read_header, read_spec
 MESSAGE_BYTES = 128 * 2**10
 
 
-class _Way(enum.Enum):
+class _Route(enum.Enum):
     """How a tensor travels."""
 
     INSIDE = enum.auto()  # in the message
@@ -40,13 +40,13 @@ class Packed(NamedTuple):
     message: Tensor  #: (bytes,) of type uint8
     apart: list[Tensor]  #: contiguous, on the CPU, in order
     nbytes: int  #: of the whole frame
-    direct: list[Tensor]  #: as they were, in order
+    on_device: list[Tensor]  #: as they were, in order
 
 
-def pack(frame: Frame, *, checksum: bool = False, own: bool = False, direct: Collection[str] = ()) -> Packed:
+def pack(frame: Frame, *, checksum: bool = False, own: bool = False, on_device: Collection[str] = ()) -> Packed:
     """Copy a frame, unless it is nobody else's (`own`); `checksum` covers the tensors too.
 
-    `direct` names the tensors that travel from device to device, unless they are empty.
+    `on_device` names the tensors that travel from device to device, unless they are empty.
 
     Raises UnknownDtype for an element type the wire does not know and ValueError for a header too big for it.
     """
@@ -56,7 +56,7 @@ def pack(frame: Frame, *, checksum: bool = False, own: bool = False, direct: Col
         header.payload_crc32 = checksum_of(map(memory, tensors))
     head = write_header(header)
     sizes = [(name, tensor.nbytes) for name, tensor in frame.tensors.items()]
-    inside, apart, beside = _by_way(tensors, _ways(len(head), sizes, direct))
+    inside, apart, beside = _by_route(tensors, _routes(len(head), sizes, on_device))
     message = bytearray().join((head, *map(memory, inside)))
     apart = apart if own else [_copy(tensor) for tensor in apart]
     nbytes = len(head) + sum(size for _, size in sizes)
@@ -69,7 +69,7 @@ class Arriving:
 
     frame: Frame
     apart: list[Tensor]
-    direct: list[Tensor]
+    on_device: list[Tensor]
     header: stage_pb2.Header
 
     def finish(self) -> Frame:
@@ -81,8 +81,8 @@ class Arriving:
         return self.frame
 
 
-def unpack(message: memoryview, *, limit: int, room: Room = room_for, direct: Collection[str] = ()) -> Arriving:
-    """Read a message, which may be followed by anything; `limit`: most bytes of the frame; `direct`: as in `pack`.
+def unpack(message: memoryview, *, limit: int, room: Room = room_for, on_device: Collection[str] = ()) -> Arriving:
+    """Read a message, which may be followed by anything; `limit`: most bytes of the frame; `on_device`: as in `pack`.
 
     Raises the errors of `wire.decode`.
     """
@@ -95,30 +95,30 @@ def unpack(message: memoryview, *, limit: int, room: Room = room_for, direct: Co
     except WireError as error:
         raise type(error)(f"{where(header)}: {error}") from None
     frame.tensors.update((spec.name, room(spec)) for spec in specs)
-    ways = _ways(position, [(spec.name, spec.nbytes) for spec in specs], direct)
-    inside, apart, beside = _by_way(frame.tensors.values(), ways)
+    routes = _routes(position, [(spec.name, spec.nbytes) for spec in specs], on_device)
+    inside, apart, beside = _by_route(frame.tensors.values(), routes)
     for chunk in map(memory, inside):
         chunk[:] = np.frombuffer(message, np.uint8, chunk.nbytes, position)
         position += chunk.nbytes
     return Arriving(frame, apart, beside, header)
 
 
-def _ways(used: int, sizes: Iterable[tuple[str, int]], direct: Collection[str]) -> Iterator[_Way]:
+def _routes(used: int, sizes: Iterable[tuple[str, int]], on_device: Collection[str]) -> Iterator[_Route]:
     """How tensors of these names and sizes travel, beginning with a message of which so many bytes are used."""
     for name, size in sizes:
-        if name in direct and size:
-            yield _Way.DIRECT
+        if name in on_device and size:
+            yield _Route.DIRECT
         elif used + size <= MESSAGE_BYTES:
             used += size
-            yield _Way.INSIDE
+            yield _Route.INSIDE
         else:
-            yield _Way.APART
+            yield _Route.APART
 
 
-def _by_way(tensors: Iterable[Tensor], ways: Iterable[_Way]) -> list[list[Tensor]]:
+def _by_route(tensors: Iterable[Tensor], routes: Iterable[_Route]) -> list[list[Tensor]]:
     """Those inside the message, those apart from it and those that go from device to device, each in order."""
-    pairs = list(zip(tensors, ways, strict=True))
-    return [[tensor for tensor, its in pairs if its is way] for way in _Way]
+    pairs = list(zip(tensors, routes, strict=True))
+    return [[tensor for tensor, its in pairs if its is route] for route in _Route]
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class TorchDistributed(ProcessTransport):
         from workers.comm.transports.torch_distributed.link import TorchDistributedListener
 
         return TorchDistributedListener(
-            bind, handshake=context.handshake, insecure=self.insecure, direct=self._direct(),
+            bind, handshake=context.handshake, insecure=self.insecure, device_group=self._device_group(),
             **self.link_settings(context),
         )  # fmt: skip
 
@@ -45,7 +45,11 @@ class TorchDistributed(ProcessTransport):
         from workers.comm.transports.torch_distributed.link import torch_distributed_connect
 
         return torch_distributed_connect(
-            address, context.handshake, insecure=self.insecure, direct=self._direct(), **self.link_settings(context)
+            address,
+            context.handshake,
+            insecure=self.insecure,
+            device_group=self._device_group(),
+            **self.link_settings(context),
         )
 
     def check(self, run: RunContext) -> None:
@@ -80,7 +84,7 @@ class TorchDistributed(ProcessTransport):
                     "devices=[cuda:0,cuda:1], say, or transport.backend=gloo"
                 )
 
-    def _direct(self) -> MakeGroup | None:
+    def _device_group(self) -> MakeGroup | None:
         """What makes groups for tensors that travel from GPU to GPU, if they are to."""
         if self.backend is not Backend.nccl:
             return None
