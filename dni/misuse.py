@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from dni.errors import UsageError
+from dni.named_tensors import is_value
 from dni.recurrent import Recurrent
 from dni.types import IGNORED
 
@@ -85,9 +86,12 @@ def refuse_below(least: int, **settings: int | None) -> None:
 
 
 def refuse_input(activation: object) -> None:
-    """Raises UsageError for what is no tensor."""
-    if not isinstance(activation, Tensor):
-        raise UsageError(f"forward takes a tensor, not a {type(activation).__name__}: torch.as_tensor makes one")
+    """Raises UsageError for what is neither a tensor nor a dict of named tensors."""
+    if not is_value(activation):
+        raise UsageError(
+            f"forward takes a tensor or a dict of named tensors, not a {type(activation).__name__}: torch.as_tensor "
+            "makes one"
+        )
 
 
 def refuse_divisor(divisor: float) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.errors import UsageError
+from dni.named_tensors import Value, is_value
 from dni.types import State
 
 
@@ -23,14 +24,15 @@ class Recurrent(nn.Module):
 class Chain(nn.Sequential):
     """Layers in a row, some of them `Recurrent`; their states lie one after another in a single tuple.
 
-    Raises UsageError for a layer that returns something else than it must.
+    A layer takes what the layer before it returns: one tensor, or a dict of named tensors. Raises UsageError for a
+    layer that returns something else.
     """
 
     def initial_state(self, batch: int) -> State:
         """The concatenated initial states of the recurrent layers; empty if there are none."""
         return tuple(s for layer in self if isinstance(layer, Recurrent) for s in layer.initial_state(batch))
 
-    def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
+    def forward(self, x: Value, state: State = ()) -> tuple[Value, State]:
         """Run x through the layers; returns (output, state after the window)."""
         left, after = state, ()
         for layer in self:
@@ -43,7 +45,7 @@ class Chain(nn.Sequential):
                 left, after = left[size:], after + tuple(new)
             else:
                 x = layer(x)
-            if not isinstance(x, Tensor):
+            if not is_value(x):
                 raise self._wrong(layer, _instead_of(layer, x))
         return x, after
 
@@ -57,7 +59,8 @@ def _instead_of(layer: nn.Module, answer: object) -> str:
     known = {nn.LSTM: "dni.models.LSTM", nn.GRU: "dni.models.GRU"}.get(type(layer))
     other = "a dni.Recurrent around it" if isinstance(layer, nn.RNNBase) else "a module around it that returns one"
     carries = ", which carries its state from window to window" if isinstance(layer, nn.RNNBase) else ""
-    return f"returns a {type(answer).__name__}, and must return one tensor: write {known or other}{carries}"
+    wanted = f"must return one tensor, or a dict of named ones: write {known or other}{carries}"
+    return f"returns a {type(answer).__name__}, and {wanted}"
 
 
 def as_chain(module: nn.Module) -> Chain:

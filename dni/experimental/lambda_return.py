@@ -27,6 +27,7 @@ class LambdaReturn(Synthetic):
 
     name: ClassVar[str] = "lambda_return"
     skips_steps: ClassVar[bool] = False
+    named_tensors: ClassVar[bool] = False
     multi_rate: ClassVar[bool] = False
 
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:

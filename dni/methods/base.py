@@ -53,6 +53,9 @@ class DepthMethod(Named, ABC):
     #: The gradient at the cut is a model's, which a probe may compare with the exact one.
     predicts: ClassVar[bool] = False
 
+    #: A cut may have several named tensors, each with an interface of its own.
+    named_tensors: ClassVar[bool] = True
+
     @abstractmethod
     def interface(self, cut: CutContext) -> Interface:
         """What answers, for the stages that follow, with dL/d output of a stage that is not the last."""

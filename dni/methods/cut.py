@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.loss_function import LossFunction
 from dni.predictors.base import Predictor
+from dni.predictors.regressor import Regressor
 from dni.predictors.settings import PredictorContext, PredictorSettings, TimePredictor
 from dni.recurrent import Chain
 
@@ -30,9 +31,14 @@ class CutContext:
     device: torch.device  #: of the stage
     predictor: PredictorSettings  #: the section `predictor.depth`, or `predictor.time`
     expects: Callable[[int], bool]  #: whether the target of a step will come at all
+    rows: bool = field(default=True, kw_only=True)  #: there is a label for every row of the value; if not, the value
+    #: is (B, ..., D), and its predictor sees no labels
 
     def build(self) -> Predictor:
-        """The predictor of the settings, untrained."""
+        """The predictor of the settings, untrained; of a value without labels, a regressor."""
+        if not self.rows:
+            hidden = getattr(self.predictor, "hidden", 0)
+            return Regressor(self.shape[-1], hidden=hidden).to(self.device)
         context = PredictorContext(self.index, self.stages, self.inputs)
         return self.predictor.build(self.shape, self.classes, context).to(self.device)
 

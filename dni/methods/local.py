@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from dni.interfaces.base import Interface
+from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.local import LocalInterface, local_head
 from dni.methods.base import DepthMethod
 from dni.methods.cut import CutContext
@@ -29,11 +29,15 @@ class Local(DepthMethod):
     predicts: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
+        if not cut.rows:
+            return ZeroInterface()  # no labels belong to these rows
         settings = {"classes": cut.classes, "hidden": self.hidden}
         return LocalInterface(math.prod(cut.shape), **settings, learning_rate=self.learning_rate, device=cut.device)
 
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         return Stage(module, optimizer, **{**settings, "first": True})  # no stage sends a gradient back
 
-    def learner(self, cut: CutContext) -> nn.Module:
+    def learner(self, cut: CutContext) -> nn.Module | None:
+        if not cut.rows:
+            return None
         return local_head(math.prod(cut.shape), cut.classes, self.hidden)

@@ -22,6 +22,7 @@ class Pipelined(DepthMethod):
 
     microbatches: int | None = one_or_more(None)  # [parts] M, into which a batch is split; null: as many as stages
 
+    named_tensors: ClassVar[bool] = False
     schedule: ClassVar[str]  #: its class in torch.distributed.pipelining.schedules
 
     def interface(self, cut: CutContext) -> Interface:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dni.errors import DivergedError, UsageError
-from dni.misuse import refuse_divisor, refuse_earlier, refuse_gradient, refuse_input, refuse_stage
+from dni.misuse import refuse_divisor, refuse_earlier, refuse_input, refuse_stage
+from dni.named_tensors import Value, batch_of, floating, like, map_tensors, named
 from dni.recurrent import as_chain, pack, reset_streams, unpack
 from dni.rng import OwnRandomness, is_stochastic
 from dni.stages.gradient_accumulator import GradientAccumulator
-from dni.stages.graph import Gradients, Graph, Reply, gradient_of
+from dni.stages.graph import Gradients, Graph, Reply, backward_starts, gradient_of
 from dni.types import State
 
 
@@ -73,24 +74,24 @@ class Stage:
         self._newest = 0  # step of the window that was run last
         self._gathered = GradientAccumulator()
 
-    def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
+    def forward(self, activation: Value, reset: Tensor | None = None, step: int = 0) -> tuple[Value, Tensor | None]:
         """Run one window.
 
-        `activation` is (B, T, D), (B, D), (B, C, H, W) or integers (B, T); `reset` (B,) bool marks streams whose
-        sequence starts here; `step` names the window for a stage that keeps several. Returns the output and the packed
-        state after the window (B, F), both detached; None for a stateless stage.
+        `activation` is (B, T, D), (B, D), (B, C, H, W) or integers (B, T), or a dict of named tensors; `reset` (B,)
+        bool marks streams whose sequence starts here; `step` names the window for a stage that keeps several. Returns
+        the output and the packed state after the window (B, F), both detached; None for a stateless stage.
         """
         refuse_input(activation)
-        x, leaf = self._fresh_input(activation.to(self.device))
-        entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, len(x)))
+        x, leaf = self._fresh_input(self._on_device(activation))
+        entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, batch_of(x)))
         entered = reset_streams(entering, None if reset is None else reset.to(self.device))
         with self.randomness.active() if self.randomness else nullcontext():
             output, leaving = self._run(x, entered)
         self._graph, self._newest = Graph(leaf, entering, output, leaving), step
         self.state = tuple(s.detach() for s in leaving)
-        return output.detach(), pack(self.state) if self.state else None
+        return map_tensors(Tensor.detach, output), pack(self.state) if self.state else None
 
-    def backward(self, output: Tensor | None, state: Tensor | None = None, step: int = 0) -> Gradients:
+    def backward(self, output: Value | None, state: Tensor | None = None, step: int = 0) -> Gradients:
         """One backward pass from dL/d output and dL/d state (B, F), None standing for zero.
 
         Adds to the parameter gradients and returns the gradients of what came in. Raises UsageError if there was no
@@ -101,10 +102,7 @@ class Stage:
             raise UsageError(f"step {step}: backward comes once after each forward")
         if step != self._newest and not self.keeps_windows:
             refuse_earlier(step, self._newest)
-        if output is not None:
-            refuse_gradient(output, graph.output)
-        ends: list[Tensor] = [] if output is None else [graph.output]
-        gradients: list[Tensor] = [] if output is None else [output.to(self.device)]
+        ends, gradients = backward_starts(graph.output, output, self.device)
         if state is not None:
             ends += graph.leaving
             gradients += unpack(state.to(self.device), graph.leaving)
@@ -112,22 +110,22 @@ class Stage:
             with self._recomputing():
                 torch.autograd.backward(ends, gradients)
         entering = tuple(gradient_of(s) for s in graph.entering)
-        arrived = None if graph.input is None else gradient_of(graph.input)
+        arrived = None if graph.input is None else map_tensors(gradient_of, graph.input)
         return Gradients(arrived, pack(entering) if entering else None)
 
-    def on_target(self, step: int, target: Tensor) -> None:
+    def on_target(self, step: int, target: Value) -> None:
         """Hear of the target of the output of a step, which has just come from the next stage."""
 
     def ready_replies(self) -> list[Reply]:
         """The targets for the previous stage that can be made now, between two windows."""
         return []
 
-    def recompute(self, activation: Tensor, entering: State, reset: Tensor) -> tuple[Tensor, State]:
+    def recompute(self, activation: Value, entering: State, reset: Tensor) -> tuple[Value, State]:
         """Run a window again with today's parameters, from given leaves. Returns output and leaving state, with graph.
 
         Nothing is carried on, and no gradient of the input is wanted. Dropout draws anew.
         """
-        x = activation.detach().to(self.device, copy=True)  # a first layer may work in place
+        x = map_tensors(lambda t: t.detach().to(self.device, copy=True), activation)  # a first layer may work in place
         with self.randomness.active() if self.randomness else nullcontext():
             return self.module(x, reset_streams(entering, reset.to(self.device)))  # type: ignore[no-any-return]
 
@@ -148,10 +146,10 @@ class Stage:
         self.optimizer.zero_grad()
 
     @torch.no_grad()
-    def evaluate(self, activation: Tensor, reset: Tensor | None = None) -> Tensor:
+    def evaluate(self, activation: Value, reset: Tensor | None = None) -> Value:
         """Run one validation window in evaluation mode, with a carried state of its own, and return the output."""
-        x = activation.to(self.device)
-        state = self._carried(self._evaluation_state, len(x))
+        x = self._on_device(activation)
+        state = self._carried(self._evaluation_state, batch_of(x))
         modes = [(part, part.training) for part in self.module.modules()]
         self.module.eval()
         try:
@@ -160,7 +158,7 @@ class Stage:
             for part, training in modes:
                 part.training = training
         self._evaluation_state = after
-        return output  # type: ignore[no-any-return]
+        return output
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, optimizer, carried state, random state and gathered gradients, between two windows."""
@@ -206,17 +204,22 @@ class Stage:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def _fresh_input(self, activation: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the module is run on, and the leaf that its gradient is wanted of."""
-        if not activation.is_floating_point():
-            return activation.detach(), None
-        leaf = activation.detach().requires_grad_(not self.first)
-        # neither a leaf nor the sender's memory: a first layer may work in place
-        return leaf.clone(), None if self.first else leaf
+    def _on_device(self, value: Value) -> Value:
+        return map_tensors(lambda tensor: tensor.to(self.device), value)
 
-    def _run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _fresh_input(self, activation: Value) -> tuple[Value, Value | None]:
+        """Return what the module is run on, and the leaves whose gradients are wanted; None: no leaf is."""
+        leaves = {name: t.detach().requires_grad_(not self.first) for name, t in floating(activation).items()}
+        # neither a leaf nor the sender's memory: a first layer may work in place
+        copies = {name: leaves[name].clone() if name in leaves else t.detach() for name, t in named(activation).items()}
+        wanted = like(leaves, activation) if leaves and not self.first else None
+        return like(copies, activation), wanted
+
+    def _run(self, x: Value, state: State) -> tuple[Value, State]:
         if self.chunk is None:
             return self._call(x, state)
+        if not isinstance(x, Tensor):
+            raise UsageError("chunk cuts one tensor along time: with named tensors use chunk=None")
         outputs = []
         for part in torch.split(x, self.chunk, dim=1):
             output, state = checkpoint(
@@ -225,7 +228,7 @@ class Stage:
             outputs.append(output)
         return torch.cat(outputs, dim=1), state
 
-    def _call(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _call(self, x: Value, state: State) -> tuple[Value, State]:
         return self.module(x, state)  # type: ignore[no-any-return]
 
     def _recomputing(self) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dni.named_tensors import Value, map_tensors
 from dni.stages.base import Stage
 from dni.types import State
 
@@ -17,7 +18,7 @@ from dni.types import State
 class SavedWindow:
     """What a window was run on. Nobody may write to its tensors any more."""
 
-    value: Tensor
+    value: Value
     reset: Tensor | None
     entering: State | None
     random: dict[str, Tensor]  #: state before the forward pass, of a stage that draws
@@ -34,9 +35,9 @@ class RecomputingStage(Stage):
         super().__init__(module, optimizer, **settings)
         self._instead: dict[str, Tensor] = {}  # runs in the place of the module's own parameters and buffers, by name
 
-    def _remember(self, activation: Tensor, reset: Tensor | None) -> dict[str, Any]:
+    def _remember(self, activation: Value, reset: Tensor | None) -> dict[str, Any]:
         """The fields of `SavedWindow`, of the window that is about to be run."""
-        value = activation.detach().to(self.device)
+        value = map_tensors(lambda tensor: tensor.detach().to(self.device), activation)
         return {"value": value, "reset": reset, "entering": self.state, "random": self._random()}
 
     def _run_again(self, window: SavedWindow) -> None:
@@ -49,13 +50,13 @@ class RecomputingStage(Stage):
         self.state = carried
         self._draw_from(random)
 
-    def _call(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _call(self, x: Value, state: State) -> tuple[Value, State]:
         return functional_call(self.module, self._instead, (x, state))  # type: ignore[no-any-return]
 
-    def _here(self, value: Tensor, entering: State | None, **others: Any) -> dict[str, Any]:
+    def _here(self, value: Value, entering: State | None, **others: Any) -> dict[str, Any]:
         """The fields of a remembered window that was loaded, on the stage's device."""
         carried = None if entering is None else tuple(s.to(self.device) for s in entering)
-        return {"value": value.to(self.device), "entering": carried, **others}
+        return {"value": self._on_device(value), "entering": carried, **others}
 
     def _random(self) -> dict[str, Tensor]:
         return self.randomness.states if self.randomness else {}

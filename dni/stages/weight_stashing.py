@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.errors import UsageError
+from dni.named_tensors import Value
 from dni.stages.graph import Gradients, Graph
 from dni.stages.recompute import RecomputingStage, SavedWindow
 
@@ -49,7 +50,7 @@ class StashingStage(RecomputingStage):
         self._held: dict[int, StashedWindow] = {}
         self._today: Weights = {}  # a copy of the parameters; empty: there is none yet
 
-    def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
+    def forward(self, activation: Value, reset: Tensor | None = None, step: int = 0) -> tuple[Value, Tensor | None]:
         """As `Stage.forward`; the window is kept under its step."""
         held = StashedWindow(**self._remember(activation, reset), weights=self._copy())
         self._instead = held.weights
@@ -59,7 +60,7 @@ class StashingStage(RecomputingStage):
         self._held[step] = held
         return answer
 
-    def backward(self, output: Tensor | None, state: Tensor | None = None, step: int = 0) -> Gradients:
+    def backward(self, output: Value | None, state: Tensor | None = None, step: int = 0) -> Gradients:
         """As `Stage.backward`, through the window of `step`; windows before it are given up."""
         if step not in self._held:
             raise UsageError(f"no window of step {step} waits for its gradient: those that do are {sorted(self._held)}")

@@ -13,24 +13,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dni.named_tensors import Value, map_tensors
+
 
 @dataclass
 class PastWindow:
     """A window that a stage has run, and the gradients it was given. Nobody may write to its tensors any more."""
 
     step: int
-    value: Tensor  #: what came in: (B, T, D) or integers (B, T)
+    value: Value  #: what came in: (B, T, D) or integers (B, T), or a dict of named tensors
     labels: Tensor  #: (B, T); (B,) of examples that are no sequence
     context: Tensor  #: what the time cut sees beside the state: (B, L) labels after it, or (B, H) inputs up to its end
     reset: Tensor  #: (B,) bool: a sequence starts with this window
     done: Tensor  #: (B,) bool: a sequence ends with this window
-    output_gradient: Tensor | None  #: dL/d output that was used
+    output_gradient: Value | None  #: dL/d output that was used
     state: Tensor | None  #: (B, F), as it left; None: the stage carries none
     state_gradient: Tensor | None  #: dL/d state that was used
 
     def to(self, device: torch.device) -> PastWindow:
         """The same window, all its tensors on one device."""
         tensors: dict[str, Any] = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
+        tensors["value"] = map_tensors(lambda t: t.to(device), self.value)
         return replace(self, **tensors)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.comm.contents import Contents
+from workers.comm.contents import Contents, TensorSpec
 from workers.comm.downstream import Downstream
 from workers.comm.edge import WaitTime
 from workers.comm.frame import Frame, Kind
@@ -18,9 +18,9 @@ from workers.comm.upstream import Upstream
 
 B, T, D, V, C = 3, 2, 5, 7, 4
 
-TEXT = Contents((D,), torch.float32, B, V, steps=T, context=C, context_symbols=6)
-IMAGES = Contents((2, 4, 4), torch.float32, B, V, steps=1, sequences=False, smaller=True)
-CLOCKS = Contents((D,), torch.float32, B, V, one_label=True, every=2, numbered=True)
+TEXT = Contents({"": TensorSpec((D,), torch.float32)}, B, V, steps=T, context=C, context_symbols=6)
+IMAGES = Contents({"": TensorSpec((2, 4, 4), torch.float32)}, B, V, steps=1, sequences=False, smaller=True)
+CLOCKS = Contents({"": TensorSpec((D,), torch.float32)}, B, V, one_label=True, every=2, numbered=True)
 
 NO = torch.zeros(B, dtype=torch.bool)
 NUMBER = torch.tensor(1)

@@ -12,14 +12,17 @@ from dni.errors import ConfigError
 from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.local_objective import LocalObjective
 from dni.interfaces.loss import LossInterface
+from dni.interfaces.per_tensor import PerTensorInterface
 from dni.interfaces.wrapper import MultiRateInterface
 from dni.methods.cut import CutContext, TimeCutContext
+from dni.named_tensors import UNNAMED
 from dni.predictors.base import Predictor
 from dni.recurrent import Chain
 from dni.rng import happens
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
-from workers.build.shapes import activation_shape
+from workers.build.shapes import activation_specs
+from workers.comm.contents import TensorSpec
 from workers.config.settings import Config
 
 _META = torch.device("meta")
@@ -37,16 +40,17 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
     """Where dL/d output comes from at the downstream edge of a stage."""
     if index == config.stages - 1:
         return LossInterface(config.loss)
-    context, clocks = depth_context(config, index, stage.device), config.depth.clocks[index : index + 2]
+    contexts, clocks = depth_contexts(config, index, stage.device), config.depth.clocks[index : index + 2]
     torch.manual_seed(_seed(config, index))
-    interface = config.depth.interface(context)
+    inner = {name: config.depth.interface(context) for name, context in contexts.items()}
+    interface = inner[UNNAMED] if UNNAMED in inner else PerTensorInterface(inner)
     if clocks and clocks[0] < clocks[1]:
         interface = MultiRateInterface(interface, clocks[1])
     if index == 0 and config.data.own_classes:
         torch.manual_seed(_seed(config, 3 * config.stages))
         classes, rate = config.data.own_classes, config.optimizer.learning_rate
         interface = LocalObjective(
-            interface, context.shape[-1], classes=classes, learning_rate=rate, device=stage.device
+            interface, contexts[UNNAMED].shape[-1], classes=classes, learning_rate=rate, device=stage.device
         )
     return interface
 
@@ -67,13 +71,19 @@ def bootstrap(config: Config, index: int, stage: Stage, depth: Interface, time: 
     return config.time.targets(time_context(config, index, stage.module, stage.device), stage, depth, time)
 
 
-def depth_context(config: Config, index: int, device: torch.device) -> CutContext:
-    """What a method may know of the cut after a stage that is not the last."""
+def depth_contexts(config: Config, index: int, device: torch.device) -> dict[str, CutContext]:
+    """Return the context of each tensor with a gradient that a stage sends; of a single tensor the name is ""."""
+    specs = activation_specs(config, index).items()
+    return {name: _depth_context(config, index, device, spec) for name, spec in specs if spec.dtype.is_floating_point}
+
+
+def _depth_context(config: Config, index: int, device: torch.device, spec: TensorSpec) -> CutContext:
     model = config.model
     return CutContext(
         index,
         config.stages,
-        shape=activation_shape(config, index),
+        shape=tuple(size or 0 for size in spec.shape),
+        rows=spec.rows,
         classes=model.symbols or 0,
         inputs=model.input_symbols or 0,
         device=device,
@@ -110,21 +120,30 @@ def learners(config: Config, index: int, chain: Chain) -> dict[str, nn.Module]:
         return {}
     with _META:
         if index < config.stages - 1:
-            found["depth"] = config.depth.learner(depth_context(config, index, _META))
+            found["depth"] = _depth_learner(config, index)
         if _state_features(chain):
             found["time"] = config.time.learner(time_context(config, index, chain, _META))
     return {cut: learner for cut, learner in found.items() if learner is not None}
 
 
+def _depth_learner(config: Config, index: int) -> nn.Module | None:
+    contexts = depth_contexts(config, index, _META)
+    learners = {name: config.depth.learner(context) for name, context in contexts.items()}
+    if UNNAMED in learners:
+        return learners[UNNAMED]
+    return nn.ModuleDict({name: each for name, each in learners.items() if each is not None}) or None
+
+
 def refuse_large(config: Config) -> None:
     """Raise ConfigError if the predictor of some stage's feature maps would have too many weights."""
     for index in range(0 if config.pipelined else config.stages - 1):
-        shape = activation_shape(config, index)
+        contexts = depth_contexts(config, index, _META)
+        shape = max((context.shape for context in contexts.values()), key=len)
         if len(shape) < 3:
             continue
         with _META:  # counted, not made
-            learner = config.depth.learner(depth_context(config, index, _META))
-        weights = sum(p.numel() for p in learner.parameters()) if isinstance(learner, Predictor) else 0
+            learner = _depth_learner(config, index)
+        weights = sum(p.numel() for p in learner.parameters()) if isinstance(learner, Predictor | nn.ModuleDict) else 0
         if weights > MOST_WEIGHTS:
             raise ConfigError(
                 f"predictor={config.predictor.depth.name} would have {weights:,} weights for the {shape} feature "

@@ -9,11 +9,16 @@ import torch
 from torch import Tensor
 
 from dni.errors import WireError, WrongTensor
+from dni.named_tensors import Value, floating, named
 from workers.comm.contents import Shape, expect
 from workers.comm.edge import Loss, Target
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import GRADIENT, frame_name, value_in, without
 
-_Sent: TypeAlias = tuple[Shape, torch.dtype]
+#: Shape and element type of the tensors with a gradient, by name.
+_Sent: TypeAlias = dict[str, tuple[Shape, torch.dtype]]
+
+_BESIDE = {"late", "losses"}
 
 
 class Answers:
@@ -24,12 +29,13 @@ class Answers:
         self._sent: dict[int, _Sent] = {}
         self._asked: _Sent | None = None
 
-    def remember(self, kind: Kind, step: int, value: Tensor) -> None:
+    def remember(self, kind: Kind, step: int, value: Value) -> None:
         """A value leaves: of a training step, or, the last one counts, of a frame whose gradient is nobody's target."""
+        sent: _Sent = {name: (tensor.shape, tensor.dtype) for name, tensor in floating(value).items()}
         if kind is not Kind.STEP:
-            self._asked = value.shape, value.dtype
+            self._asked = sent
             return
-        self._sent[step] = value.shape, value.dtype
+        self._sent[step] = sent
         if len(self._sent) > self._memory:
             del self._sent[next(iter(self._sent))]
 
@@ -41,31 +47,41 @@ class Answers:
             return WrongTensor(f"{where}: {error}")
 
     def _read(self, frame: Frame, asked: bool) -> Target:
-        tensors, gradient = frame.tensors, frame.tensors.get("gradient")
-        wanted = {"gradient"} if frame.kind is Kind.GRADIENT else set()
-        found = tensors.keys() - {"late", "losses"}
-        if found != wanted:
-            raise WrongTensor(f"it has the tensors {sorted(tensors)} beside which {sorted(wanted)} was due")
+        tensors, gradient = frame.tensors, value_in(GRADIENT, frame.tensors)
+        if (gradient is not None) != (frame.kind is Kind.GRADIENT) or without(GRADIENT, tensors).keys() - _BESIDE:
+            wanted = sorted([GRADIENT] if frame.kind is Kind.GRADIENT else [])
+            raise WrongTensor(f"it has the tensors {sorted(tensors)} beside which {wanted} was due")
         late = _late(tensors)
         if gradient is not None:
-            shape, dtype = self._of(frame.step - late, gradient) if late or not asked else self._of_asked()
-            expect("gradient", gradient, shape, dtype, f"the value of step {frame.step - late} was")
+            sent = self._of(frame.step - late, gradient) if late or not asked else self._of_asked()
+            self._expect_like(sent, gradient, frame.step - late)
         return Target(frame.step, gradient, _losses(tensors), late)
 
-    def _of(self, step: int, gradient: Tensor) -> _Sent:
+    def _expect_like(self, sent: _Sent, gradient: Value, step: int) -> None:
+        """Raise WrongTensor unless every tensor of the gradient is like that of the value; a missing one is zero."""
+        for name, each in named(gradient).items():
+            if name not in sent:
+                raise WrongTensor(f"it has a gradient {name!r}, and the value of step {step} had {sorted(sent)}")
+            shape, dtype = sent[name]
+            expect(frame_name(GRADIENT, name), each, shape, dtype, f"the value of step {step} was")
+
+    def _of(self, step: int, gradient: Value) -> _Sent:
         """What the value of a step was like. One of before the run was resumed was like another, but for its steps."""
         if step in self._sent:
             return self._sent[step]
         if not self._sent or step > min(self._sent):
             raise WrongTensor(f"it has a gradient of step {step}, of which no value was sent")
-        shape, dtype = next(iter(self._sent.values()))
-        if len(shape) == gradient.dim() == 3:
-            shape = (shape[0], gradient.shape[1], shape[2])
-        return shape, dtype
+        like, found = next(iter(self._sent.values())), named(gradient)
+        return {n: (_as_long(shape, found[n]), dtype) for n, (shape, dtype) in like.items() if n in found}
 
     def _of_asked(self) -> _Sent:
         assert self._asked is not None, "it was sent before"
         return self._asked
+
+
+def _as_long(shape: Shape, gradient: Tensor) -> Shape:
+    """Return the shape with the gradient's number of steps, where both are (B, T, D)."""
+    return (shape[0], gradient.shape[1], shape[2]) if len(shape) == gradient.dim() == 3 else shape
 
 
 def _late(tensors: dict[str, Tensor]) -> int:

@@ -1,7 +1,8 @@
-"""What the frames hold that go to one stage. All stages know it from the settings, so each frame is held against it."""
+"""The tensors that frames to one stage hold. All stages know them from the settings; every frame is checked."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +11,20 @@ from torch import Tensor
 from dni.errors import WrongTensor
 from dni.types import IGNORED
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import VALUE, frame_name
 
 Shape = tuple[int, ...]
 
 _NUMBERS = ("last", "index")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of the values that cross an edge."""
+
+    shape: tuple[int | None, ...]  #: of a row, or of an example; None: this size may change from step to step
+    dtype: torch.dtype
+    rows: bool = True  #: it has a row for every label, (B, T, ...) or (B, ...); else one for every example, (B, ...)
 
 
 @dataclass(frozen=True)
@@ -23,8 +34,7 @@ class Contents:
     Shape letters: B batch, T steps of a window, V vocabulary, C context.
     """
 
-    value: Shape  #: of one example, or of one step of it
-    dtype: torch.dtype  #: of values
+    value: Mapping[str, TensorSpec]  #: the tensors of a value by name; of a single tensor the name is ""
     batch: int  #: B
     symbols: int  #: V; labels are below it
     smaller: bool = False  #: the last batch of a validation pass may be smaller
@@ -33,11 +43,11 @@ class Contents:
     one_label: bool = False  #: labels are (B, 1), whatever T is
     context: int = 0  #: C; 0: no context travels with training steps
     context_symbols: int = 0  #: the context's entries are below it
-    every: int = 1  #: the receiver's clock: between its ticks a frame has neither value nor labels
+    every: int = 1  #: the receiver works at multiples of it; at other steps a frame has neither value nor labels
     numbered: bool = False  #: windows of a validation pass are numbered
 
     def check(self, frame: Frame, where: str) -> None:
-        """Raises WrongTensor, which says `where`, for a tensor that is missing, unknown, or not what was agreed."""
+        """Raise WrongTensor, beginning with `where`, for a tensor that is missing, unknown or not as agreed."""
         try:
             self._check_names(frame)
             if frame.kind is Kind.PROBE:
@@ -47,8 +57,13 @@ class Contents:
         except WrongTensor as error:
             raise WrongTensor(f"{where}: {error}; do both stages run the same version of the program?") from None
 
+    @property
+    def value_names(self) -> list[str]:
+        """The names in a frame of a value's tensors."""
+        return [frame_name(VALUE, name) for name in self.value]
+
     def _check_names(self, frame: Frame) -> None:
-        for name in _NUMBERS:  # first of all: one of them says whether the receiver ticks
+        for name in _NUMBERS:  # first: the index tells whether the receiver works at this frame
             if name in frame.tensors:
                 expect(name, frame.tensors[name], (), torch.int64)
         wanted = self._names(frame)
@@ -58,17 +73,19 @@ class Contents:
 
     def _names(self, frame: Frame) -> set[str]:
         if frame.kind is Kind.PROBE:
-            return {"value", "labels", "context", "windows"}
+            return {*self.value_names, "labels", "context", "windows"}
         if frame.kind not in (Kind.STEP, Kind.EVALUATE):
             return set()
         names = {"reset", "done"}
         if frame.kind is Kind.EVALUATE and self.numbered:
             names.add("index")
-        if not self._ticks(frame):
+        if not self._works(frame):
             return names
-        return names | {"value", "labels"} | ({"context"} if frame.kind is Kind.STEP and self.context else set())
+        names |= {*self.value_names, "labels"}
+        return names | ({"context"} if frame.kind is Kind.STEP and self.context else set())
 
-    def _ticks(self, frame: Frame) -> bool:
+    def _works(self, frame: Frame) -> bool:
+        """Return whether the receiver works at this frame."""
         if self.every == 1 or (frame.kind is Kind.EVALUATE and "index" not in frame.tensors):
             return True
         number = frame.step if frame.kind is Kind.STEP else int(frame.tensors["index"])
@@ -80,20 +97,19 @@ class Contents:
             batch = self._smaller(tensors["reset"])
         for name in ("reset", "done"):
             expect(name, tensors[name], (batch,), torch.bool)
-        if "value" not in tensors:
+        if "labels" not in tensors:
             return
-        steps = self.steps or _size(tensors["value"], 1)
-        self._check_value(tensors, batch, steps)
+        self._check_value(tensors, batch, self.steps or self._steps(tensors))
         if "context" in tensors:
             expect("context", tensors["context"], (batch, self.context), torch.int64)
             _expect_below("context", tensors["context"], self.context_symbols)
 
     def _check_probe(self, tensors: dict[str, Tensor]) -> None:
-        windows, value = tensors["windows"], tensors["value"]
+        windows, steps = tensors["windows"], self._steps(tensors)
         expect("windows", windows, (_size(windows, 0),), torch.int64)
         sizes = windows.tolist()
-        if min(sizes, default=0) < 1 or sum(sizes) != _size(value, 1):
-            raise WrongTensor(f"'windows' are {sizes}, and 'value' has {_size(value, 1)} steps")
+        if min(sizes, default=0) < 1 or sum(sizes) != steps:
+            raise WrongTensor(f"'windows' are {sizes}, and 'value' has {steps} steps")
         self._check_value(tensors, self.batch, sum(sizes))
         context = tensors["context"]
         expect("context", context, (len(sizes), self.batch, self.context), torch.int64)
@@ -101,20 +117,30 @@ class Contents:
 
     def _check_value(self, tensors: dict[str, Tensor], batch: int, steps: int) -> None:
         streams = (batch, steps) if self.sequences else (batch,)
-        expect("value", tensors["value"], (*streams, *self.value), self.dtype)
+        for name, spec in self.value.items():
+            tensor = tensors[frame_name(VALUE, name)]
+            shape = (*(streams if spec.rows else (batch,)), *spec.shape)
+            if len(shape) == tensor.dim():
+                shape = tuple(size or tensor.shape[n] for n, size in enumerate(shape))
+            expect(frame_name(VALUE, name), tensor, tuple(size or 0 for size in shape), spec.dtype)
         one = self.one_label and "windows" not in tensors
         labels = tensors["labels"]
         expect("labels", labels, (batch, 1) if one else streams, torch.int64)
         _expect_below("labels", labels, self.symbols)
 
+    def _steps(self, tensors: dict[str, Tensor]) -> int:
+        """Return T of a frame whose windows vary: that of the first tensor with a row for every label."""
+        rows = [name for name, spec in self.value.items() if spec.rows]
+        return _size(tensors[frame_name(VALUE, rows[0])], 1) if rows else _size(tensors["labels"], 1)
+
     def _smaller(self, reset: Tensor) -> int:
-        """The size of a batch that may be the last one of its pass."""
+        """Return the size of a batch that may be the last one of its pass."""
         size = _size(reset, 0)
         return size if 0 < size <= self.batch else self.batch
 
 
 def expect(name: str, tensor: Tensor, shape: Shape, dtype: torch.dtype, said_by: str = "the settings say") -> None:
-    """Raises WrongTensor, which names both, unless a tensor has this shape and element type."""
+    """Raise WrongTensor, with both, unless a tensor has this shape and element type."""
     if tensor.dtype is not dtype or tensor.shape != shape:
         raise WrongTensor(f"{name!r} is {_described(tensor.dtype, tensor.shape)}, {said_by} {_described(dtype, shape)}")
 

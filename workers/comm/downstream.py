@@ -14,6 +14,7 @@ from dni.errors import DniError, FlowControlError, OutOfOrder, WireError, Worker
 from workers.comm.answers import Answers
 from workers.comm.edge import LINK_FAILED, Target, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import VALUE, value_in
 from workers.comm.transports.base import ChannelEnd
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,9 @@ class Downstream:
         with error_context(f"stage {self._stage}, sending {kind.name} of step {step} to stage {self._stage + 1}"):
             self._end.send(frame)
         self._sent += 1
-        if "value" in tensors:
-            self._answers.remember(kind, step, tensors["value"])
+        value = value_in(VALUE, tensors)
+        if value is not None:
+            self._answers.remember(kind, step, value)
         if kind is Kind.STEP:
             self._flying[step] = self._sent
 

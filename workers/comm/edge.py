@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from torch import Tensor
-
 from dni.errors import FlowControlError, HandshakeRefused, WorkerLost
+from dni.named_tensors import Value
 
 #: Wire errors after which nothing follows.
 LINK_FAILED = (FlowControlError, HandshakeRefused)
@@ -34,7 +33,7 @@ class Target(NamedTuple):
     """What came back for a step: the target gradient of its output, unless there is none, and news."""
 
     step: int
-    gradient: Tensor | None
+    gradient: Value | None
     losses: tuple[Loss, ...] = ()
     late: int = 0  #: the gradient is that of `step` - late
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dni.errors import OutOfOrder, WireError
+from dni.named_tensors import Value
 from workers.comm.contents import Contents
 from workers.comm.edge import LINK_FAILED, Loss, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import GRADIENT, frame_tensors
 from workers.comm.transports.base import ChannelEnd
 
 _FORWARD = (Kind.STEP, Kind.EVALUATE, Kind.PROBE, Kind.CHECKPOINT, Kind.END)
@@ -68,7 +69,7 @@ class Upstream:
     def finish(
         self,
         frame: Frame,
-        gradient: Tensor | None = None,
+        gradient: Value | None = None,
         losses: Sequence[Loss] = (),
         *,
         late: int = 0,
@@ -82,7 +83,7 @@ class Upstream:
         kind = Kind.DONE if gradient is None else Kind.GRADIENT
         if not more:
             self._finished = max(self._finished, frame.sequence)
-        tensors = {} if gradient is None else {"gradient": gradient}
+        tensors = {} if gradient is None else frame_tensors(GRADIENT, gradient)
         if late:
             tensors["late"] = torch.tensor(late)
         if losses:

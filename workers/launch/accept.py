@@ -15,7 +15,7 @@ from workers.build.input_model import refuse_large_inputs
 from workers.build.interfaces import refuse_large
 from workers.build.model import build_chains
 from workers.build.optimizer import try_optimizers
-from workers.build.shapes import refuse_misfit
+from workers.build.shapes import refuse_misfit, refuse_named_tensors
 from workers.config.schema import LaunchConfig
 from workers.config.settings import Config
 from workers.config.validation.check import check
@@ -98,6 +98,7 @@ def refuse_taken(run_dir: Path, resumed: Path | None = None) -> None:
 def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
     """Build what the stages will build, so that a bad cut or device is refused before anything starts."""
     refuse_misfit(config)
+    refuse_named_tensors(config)
     try_optimizers(config, build_chains(config))
     refuse_large(config)
     refuse_large_inputs(config)

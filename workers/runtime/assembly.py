@@ -6,15 +6,13 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-import torch
-
 from dni.lr_schedule import resume_schedule
 from dni.methods.base import InputKind
 from dni.stages.base import Stage
 from workers.build.data import open_data
 from workers.build.input_model import input_interface
 from workers.build.interfaces import bootstrap, depth_interface, goes_back, time_interface
-from workers.build.shapes import activation_shape
+from workers.build.shapes import activation_specs
 from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
 from workers.comm.contents import Contents
@@ -91,8 +89,7 @@ def contents_of(config: Config, index: int) -> Contents:
     model, data = config.model, config.data
     varies = data.one_label or (config.whole_sequences and data.grows)
     return Contents(
-        activation_shape(config, index - 1),
-        torch.get_default_dtype(),
+        activation_specs(config, index - 1),
         data.batch,
         model.symbols or 0,
         smaller=not data.sequences,

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from dni.named_tensors import Value
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import VALUE, frame_tensors, without
 
 #: Of a frame that the next stage only acknowledges.
 _BETWEEN = ("reset", "done", "index")
@@ -44,12 +46,14 @@ class Clock:
         frame.tensors["reset"] = reset
         return True
 
-    def passed(self, frame: Frame, output: Tensor | None) -> dict[str, Tensor]:
+    def passed(self, frame: Frame, output: Value | None) -> dict[str, Tensor]:
         """What goes on to the next stage: with the output, and labels, only where that one ticks."""
         windows = frame.kind in (Kind.STEP, Kind.EVALUATE)
         if windows and self.following > 1 and _number(frame) % self.following:
             return {name: frame.tensors[name] for name in _BETWEEN if name in frame.tensors}
-        return {**frame.tensors, **({} if output is None else {"value": output})}
+        if output is None:
+            return dict(frame.tensors)
+        return {**without(VALUE, frame.tensors), **frame_tensors(VALUE, output)}
 
     def count(self, step: int) -> int:
         """The number of the tick at a step: where nothing is done between, the one before it came a tick earlier."""

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from dni.interfaces.base import Interface
+from dni.named_tensors import Value
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap, PastWindow
 from workers.comm.downstream import Downstream
 from workers.comm.edge import Loss, Target
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import VALUE, value_in
 from workers.comm.upstream import Upstream
 from workers.runtime.clock import Clock
 from workers.runtime.feed import Feed
@@ -132,7 +134,7 @@ class Worker:
         if self.stage.schedule is not None:
             self.stage.schedule.step()
 
-    def pass_on(self, frame: Frame, output: Tensor | None = None) -> None:
+    def pass_on(self, frame: Frame, output: Value | None = None) -> None:
         """Send what follows from a frame to the next stage; blocks while W frames are unfinished there."""
         if self.downstream is not None:
             self.downstream.send(frame.kind, frame.step, self.clock.passed(frame, output))
@@ -235,7 +237,7 @@ class Worker:
         if self.clock.every > 1:
             self.clock.load_state_dict(state["clock"])
 
-    def split(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, frame: Frame) -> tuple[Value, Tensor, Tensor]:
         """The value, the labels that belong to it (B, T) or (B,), and the context of the time cut (`PastWindow`).
 
         Labels of an own task come first, and go no further than this stage.
@@ -244,4 +246,4 @@ class Worker:
         own = frame.tensors.pop("own", None)
         context = frame.tensors.get("context", labels.new_empty(len(labels), 0))
         labels = labels if own is None else torch.cat([own.to(self.stage.device), labels], dim=1)
-        return frame.tensors["value"], labels, context.to(self.stage.device)
+        return value_in(VALUE, frame.tensors), labels, context.to(self.stage.device)

@@ -43,7 +43,7 @@ def test_layers_that_return_something_else_are_named(module: nn.Module, message:
 
 def test_a_stage_says_what_is_missing_or_in_the_wrong_order() -> None:
     one = stage()
-    with pytest.raises(UsageError, match="forward takes a tensor, not a ndarray"):
+    with pytest.raises(UsageError, match="forward takes a tensor or a dict of named tensors, not a ndarray"):
         one.forward(X.numpy())  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="step 0: backward comes once after each forward"):
         one.backward(torch.ones(4, 5))

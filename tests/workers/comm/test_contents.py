@@ -32,7 +32,7 @@ from tests.support.edges import (
 from tests.support.runs import tiny
 from tests.support.transports import EVERY, linked
 from workers.build.data import resolve
-from workers.comm.contents import Contents
+from workers.comm.contents import Contents, TensorSpec
 from workers.comm.frame import Frame, Kind
 from workers.launch.launcher import launch
 from workers.runtime.assembly import contents_of
@@ -113,10 +113,12 @@ def test_anything_else_is_named(contents: Contents, kind: Kind, changed: dict[st
 def test_the_settings_say_what_crosses_an_edge() -> None:
     time = {"method": "synthetic"}
     config, data = resolve(tiny(time=time, predictor={"time": {"kind": "critic", "future_labels": 3}}))
-    expected = Contents((8,), torch.float32, 4, data.symbols, steps=6, context=3, context_symbols=data.symbols)
+    expected = Contents(
+        {"": TensorSpec((8,), torch.float32)}, 4, data.symbols, steps=6, context=3, context_symbols=data.symbols
+    )
     assert contents_of(config, 1) == expected
     config, _ = resolve(tiny(data={"kind": "copy"}, time={"method": "full"}))
-    assert contents_of(config, 1) == Contents((8,), torch.float32, 4, 3, context_symbols=3)
+    assert contents_of(config, 1) == Contents({"": TensorSpec((8,), torch.float32)}, 4, 3, context_symbols=3)
 
 
 @pytest.mark.parametrize("transport", EVERY)

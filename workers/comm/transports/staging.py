@@ -14,9 +14,7 @@ from torch import Tensor
 from workers.comm.codec import room_for
 from workers.comm.frame import Frame
 from workers.comm.header import Spec
-
-#: What stages compute with; the CPU looks at the rest first.
-ON_DEVICE = ("value", "gradient")
+from workers.comm.roles import ON_DEVICE, role_of
 
 
 @dataclass(frozen=True)
@@ -51,15 +49,15 @@ class Staging:
 
     def room(self, spec: Spec) -> Tensor:
         """Where a tensor is received: pinned memory, if the GPU will want it."""
-        if spec.name not in ON_DEVICE:
+        if role_of(spec.name) not in ON_DEVICE:
             return room_for(spec)
         return torch.empty(spec.shape, dtype=spec.dtype, device="cpu", pin_memory=True)
 
     def arrive(self, frame: Frame) -> Frame:
         """A received frame, with what stages compute with on the GPU, for the calling thread's stream."""
-        for name in ON_DEVICE:
-            if name in frame.tensors:
-                frame.tensors[name] = frame.tensors[name].to(self._device, non_blocking=True)
+        for name, tensor in frame.tensors.items():
+            if role_of(name) in ON_DEVICE:
+                frame.tensors[name] = tensor.to(self._device, non_blocking=True)
         return frame
 
     def _fetch(self, tensor: Tensor) -> Tensor:

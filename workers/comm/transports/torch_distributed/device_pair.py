@@ -24,7 +24,7 @@ from torch.distributed import PrefixStore, Store, Work  # type: ignore[attr-defi
 from workers.comm.codec import room_for
 from workers.comm.frame import Frame
 from workers.comm.header import Spec
-from workers.comm.transports.staging import ON_DEVICE
+from workers.comm.roles import ON_DEVICE, role_of
 
 _TAG = 0  # NCCL has none
 
@@ -95,7 +95,7 @@ class DevicePair:
 
     def room(self, spec: Spec) -> Tensor:
         """Where a tensor is received: on the GPU, if it is wanted there."""
-        if spec.name not in ON_DEVICE:
+        if role_of(spec.name) not in ON_DEVICE:
             return room_for(spec)
         with _on(self._incoming):
             return torch.empty(spec.shape, dtype=spec.dtype, device=self._device)

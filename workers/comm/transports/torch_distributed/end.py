@@ -18,8 +18,9 @@ from dni.errors import PeerTimeout, WireError, WorkerLost
 from workers.comm.blame import Blame
 from workers.comm.codec import most_bytes, room_for
 from workers.comm.frame import Frame
+from workers.comm.roles import ON_DEVICE
 from workers.comm.transports.process_link import LinkEnd, LinkSettings
-from workers.comm.transports.staging import ON_DEVICE, Leaving, staging_for
+from workers.comm.transports.staging import Leaving, staging_for
 from workers.comm.transports.torch_distributed.at_exit import abandon_at_exit
 from workers.comm.transports.torch_distributed.device_pair import DevicePair
 from workers.comm.transports.torch_distributed.gloo import GlooPair, UnderWay, wait, why

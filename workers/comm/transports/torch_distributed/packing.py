@@ -21,6 +21,7 @@ from workers import stage_pb2
 from workers.comm.codec import Room, checksum_of, memory, room_for, verify
 from workers.comm.frame import Frame
 from workers.comm.header import begin_frame, make_header, read_header, read_specs, where, write_header
+from workers.comm.roles import role_of
 
 #: Bytes of the longest message; more than `header.HEADER_BYTES`.
 MESSAGE_BYTES = 128 * 2**10
@@ -106,7 +107,7 @@ def unpack(message: memoryview, *, limit: int, room: Room = room_for, on_device:
 def _routes(used: int, sizes: Iterable[tuple[str, int]], on_device: Collection[str]) -> Iterator[_Route]:
     """How tensors of these names and sizes travel, beginning with a message of which so many bytes are used."""
     for name, size in sizes:
-        if name in on_device and size:
+        if role_of(name) in on_device and size:
             yield _Route.DIRECT
         elif used + size <= MESSAGE_BYTES:
             used += size
