@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from torch import nn
 
@@ -19,6 +20,10 @@ InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
 #: Options of the package with these inputs, for messages.
 _DATA = {Inputs.symbols: "data=text", Inputs.images: "data=mnist"}
 _MODELS = {Inputs.symbols: "model=lstm", Inputs.images: "model=cnn"}
+
+
+#: Layers in order, by name if it is a dict.
+Parts: TypeAlias = Sequence[nn.Module] | Mapping[str, nn.Module]
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,9 @@ class Model(Named, ABC):
     feature_maps: ClassVar[bool] = False
 
     @abstractmethod
-    def build(self, context: ModelContext) -> nn.Module:
-        """An `nn.Sequential` (or `dni.Chain`) of named layers, between any two of which it may be cut.
+    def build(self, context: ModelContext) -> nn.Module | Parts:
+        """An `nn.Sequential` (or `dni.Chain`) of named layers, or a list or dict of parts, between any two of which it
+        may be cut. Any other module is traced, and cut where its blocks begin.
 
         Its inputs are those that `dni.data.Window` describes; it gives scores (B, T, V), of examples (B, V).
         """

@@ -22,7 +22,7 @@ from dni.rng import happens
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
 from workers.build.shapes import activation_specs
-from workers.comm.contents import TensorSpec
+from workers.comm.contents import Rows, TensorSpec
 from workers.config.settings import Config
 
 _META = torch.device("meta")
@@ -83,7 +83,7 @@ def _depth_context(config: Config, index: int, device: torch.device, spec: Tenso
         index,
         config.stages,
         shape=tuple(size or 0 for size in spec.shape),
-        rows=spec.rows,
+        rows=spec.rows is Rows.LABELS,
         classes=model.symbols or 0,
         inputs=model.input_symbols or 0,
         device=device,

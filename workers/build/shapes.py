@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from dni.errors import ConfigError, UsageError
-from dni.named_tensors import UNNAMED, Value, named
+from dni.named_tensors import UNNAMED, Value, batch_of, named
 from dni.recurrent import Chain
+from workers.build.example import example, real_example
 from workers.build.model import build_chains
 from workers.build.own_code import failures_named
-from workers.comm.contents import TensorSpec
+from workers.build.trace import is_traced
+from workers.comm.contents import Rows, TensorSpec
 from workers.config.settings import Config
 
 #: Steps of the example; a model must take windows of any length.
@@ -28,13 +30,15 @@ def activation_specs(config: Config, index: int) -> dict[str, TensorSpec]:
     """
     with torch.random.fork_rng(devices=[]):
         chains = build_chains(config)[: index + 1]
+        if any(is_traced(chain) for chain in chains):
+            real = real_example(config)
+            found = named(_output(config, chains, real))
+            return {name: _fixed_spec(config, each, real.shape[: _leading(config)]) for name, each in found.items()}
         short = named(_output(config, chains))
-        if not config.data.sequences:
-            return {name: TensorSpec(tuple(each.shape[1:]), each.dtype) for name, each in short.items()}
         if [*short] == [UNNAMED]:  # has a row for every label, or `refuse_misfit` refuses it
-            return {UNNAMED: TensorSpec(tuple(short[UNNAMED].shape[2:]), short[UNNAMED].dtype)}
-        long = named(_output(config, chains, more=1))
-    return {name: _spec(each, long[name]) for name, each in short.items()}
+            return {UNNAMED: TensorSpec(tuple(short[UNNAMED].shape[_leading(config) :]), short[UNNAMED].dtype)}
+        long = named(_output(config, chains, example(config, 2, _steps(config) + 1)))
+    return {name: _spec(config, each, long[name]) for name, each in short.items()}
 
 
 def activation_shape(config: Config, index: int) -> tuple[int, ...]:
@@ -50,11 +54,29 @@ def activation_shape(config: Config, index: int) -> tuple[int, ...]:
     return tuple(size or 0 for size in specs[UNNAMED].shape)
 
 
-def _spec(short: Tensor, long: Tensor) -> TensorSpec:
-    rows = short.dim() > 1 and short.shape[1] < long.shape[1]
-    start = 2 if rows else 1
+def _leading(config: Config) -> int:
+    """Return how many sizes of a value with a row for every label come before those of the row: B, or B and T."""
+    return 2 if config.data.sequences else 1
+
+
+def _spec(config: Config, short: Tensor, long: Tensor) -> TensorSpec:
+    """Return what is common to the outputs for one example and for two examples that are a step longer."""
+    batched = short.dim() > 0 and short.shape[0] < long.shape[0]
+    rows = batched and short.dim() > 1 and short.shape[1] < long.shape[1]
+    start = batched + rows
     sizes = zip(short.shape[start:], long.shape[start:], strict=True)
-    return TensorSpec(tuple(size if size == other else None for size, other in sizes), short.dtype, rows)
+    fixed = tuple(size if size == other else None for size, other in sizes)
+    return TensorSpec(fixed, short.dtype, _rows(config, start))
+
+
+def _fixed_spec(config: Config, tensor: Tensor, leading: tuple[int, ...]) -> TensorSpec:
+    """Return the sizes of a traced model's tensor; `leading`: (B, T) or (B,)."""
+    start = next((n for n in range(len(leading), 0, -1) if tuple(tensor.shape[:n]) == leading[:n]), 0)
+    return TensorSpec(tuple(tensor.shape[start:]), tensor.dtype, _rows(config, start))
+
+
+def _rows(config: Config, leading: int) -> Rows:
+    return Rows.NONE if not leading else Rows.LABELS if leading == _leading(config) else Rows.EXAMPLES
 
 
 def refuse_misfit(config: Config) -> None:
@@ -63,7 +85,8 @@ def refuse_misfit(config: Config) -> None:
     with torch.random.fork_rng(devices=[]):
         chains = build_chains(config)
         carries = any(chain.initial_state(1) for chain in chains)
-        output = _output(config, chains)
+        start = real_example(config) if any(is_traced(c) for c in chains) else example(config, 1, _steps(config))
+        output = _output(config, chains, start)
     if not isinstance(output, Tensor):
         raise ConfigError(
             f"model={model.name}: its last layer returns the tensors {', '.join(output)}, and must return the scores "
@@ -75,11 +98,11 @@ def refuse_misfit(config: Config) -> None:
             f"model={model.name}: its layers {'do' if carries else 'do not'} carry state: write carries_state = "
             f"{carries} in {type(model).__name__}"
         )
-    steps = [1 if model.one_answer else _steps(config)] if data.sequences else []
-    wanted = [1, *steps, model.symbols]
+    steps = [1 if model.one_answer else start.shape[1]] if data.sequences else []
+    wanted = [len(start), *steps, model.symbols]
     if shape != wanted:
         raise ConfigError(
-            f"model={model.name} gives scores of shape {shape} for an example of shape {[*_example(config).shape]}, "
+            f"model={model.name} gives scores of shape {shape} for an example of shape {[*start.shape]}, "
             f"where data={data.name} needs {wanted}: its last layer must give a number for each of {model.symbols} "
             f"labels{' at every step' if steps and not model.one_answer else ''}"
         )
@@ -107,14 +130,14 @@ def refuse_named_tensors(config: Config) -> None:
 
 
 @torch.no_grad()
-def _output(config: Config, chains: list[Chain], more: int = 0) -> Value:
+def _output(config: Config, chains: list[Chain], start: Tensor | None = None) -> Value:
     """Return the output of the last of these parts. Raises ConfigError for one that cannot take its input."""
-    x: Value = _example(config, more)
+    x: Value = example(config, 1, _steps(config)) if start is None else start
     for chain in chains:
         what = f"model={config.model.name}: {', '.join(chain._modules)} cannot take an input of shape {_shapes(x)}"
         try:
             with failures_named(what):
-                x, _ = chain.eval()(x, chain.initial_state(1))
+                x, _ = chain.eval()(x, chain.initial_state(batch_of(x)))
         except UsageError as error:
             raise ConfigError(f"model={config.model.name}: {error}") from error
     return x
@@ -123,13 +146,6 @@ def _output(config: Config, chains: list[Chain], more: int = 0) -> Value:
 def _shapes(value: Value) -> str:
     found = {name: [*each.shape] for name, each in named(value).items()}
     return str(found[UNNAMED]) if isinstance(value, Tensor) else str(found)
-
-
-def _example(config: Config, more: int = 0) -> Tensor:
-    """Return a batch of one: (1, T) symbols, (1, T, D) vectors, (1, D) or (1, C, H, W); T is `more` steps longer."""
-    shape = tuple(config.model.input_shape or ())
-    steps = (_steps(config) + more,) if config.data.sequences else ()
-    return torch.zeros(1, *steps, *shape, dtype=torch.get_default_dtype() if shape else torch.int64)
 
 
 def _steps(config: Config) -> int:

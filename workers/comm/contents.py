@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,13 +19,21 @@ Shape = tuple[int, ...]
 _NUMBERS = ("last", "index")
 
 
+class Rows(enum.Enum):
+    """What the first sizes of a tensor count."""
+
+    LABELS = "labels"  #: (B, T, ...); (B, ...) of examples that are no sequence
+    EXAMPLES = "examples"  #: (B, ...)
+    NONE = "none"  #: neither examples nor steps: the same for all
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One tensor of the values that cross an edge."""
 
     shape: tuple[int | None, ...]  #: of a row, or of an example; None: this size may change from step to step
     dtype: torch.dtype
-    rows: bool = True  #: it has a row for every label, (B, T, ...) or (B, ...); else one for every example, (B, ...)
+    rows: Rows = Rows.LABELS
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,8 @@ class Contents:
         streams = (batch, steps) if self.sequences else (batch,)
         for name, spec in self.value.items():
             tensor = tensors[frame_name(VALUE, name)]
-            shape = (*(streams if spec.rows else (batch,)), *spec.shape)
+            leading = {Rows.LABELS: streams, Rows.EXAMPLES: (batch,), Rows.NONE: ()}[spec.rows]
+            shape = (*leading, *spec.shape)
             if len(shape) == tensor.dim():
                 shape = tuple(size or tensor.shape[n] for n, size in enumerate(shape))
             expect(frame_name(VALUE, name), tensor, tuple(size or 0 for size in shape), spec.dtype)
@@ -130,7 +140,7 @@ class Contents:
 
     def _steps(self, tensors: dict[str, Tensor]) -> int:
         """Return T of a frame whose windows vary: that of the first tensor with a row for every label."""
-        rows = [name for name, spec in self.value.items() if spec.rows]
+        rows = [name for name, spec in self.value.items() if spec.rows is Rows.LABELS]
         return _size(tensors[frame_name(VALUE, rows[0])], 1) if rows else _size(tensors["labels"], 1)
 
     def _smaller(self, reset: Tensor) -> int:

@@ -20,6 +20,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
+from dni.models.base import Model
+from dni.models.function import model_of
 from workers.config.quoting import as_text
 from workers.config.renamed import now_written
 from workers.config.suggest import did_you_mean
@@ -90,6 +92,8 @@ def find(section: str, base: type[T], target: Any) -> type[T]:
             "folder on PYTHONPATH"
         ) from error
     cls = getattr(module, name, None)
+    if inspect.isfunction(cls) and base is Model:
+        cls = model_of(cls)
     if cls is None:
         known = [own for own, value in vars(module).items() if _is_subclass(value, base)]
         raise ConfigError(f"{asked}: {module_name} has no {name}{did_you_mean(name, known, f'{module_name}.')}")
