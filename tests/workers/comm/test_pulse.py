@@ -16,6 +16,7 @@ from workers.comm.blame import Blame, read_blame, write_blame
 from workers.comm.edge import WaitTime
 from workers.comm.neighbours import Neighbours
 from workers.comm.transports.base import ChannelEnd
+from workers.comm.transports.process_link import LinkSettings
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
 
@@ -35,8 +36,12 @@ class Stages:
         self.ends: list[dict[int, ChannelEnd]] = [{} for _ in range(count)]
         for k in range(count - 1):
             mine = replace(SERVER, stage=k + 1)
-            listener = opened.enter_context(closing(TorchDistributedListener(handshake=mine, timeout_s=timeout_s)))
-            down = torch_distributed_connect(listener.address, replace(mine, stage=k), timeout_s=timeout_s)
+            listener = opened.enter_context(
+                closing(TorchDistributedListener(handshake=mine, settings=LinkSettings(timeout_s=timeout_s)))
+            )
+            down = torch_distributed_connect(
+                listener.address, replace(mine, stage=k), LinkSettings(timeout_s=timeout_s)
+            )
             self.ends[k][k + 1] = opened.enter_context(closing(down))
             self.ends[k + 1][k] = opened.enter_context(closing(listener.accept(10)))
 
@@ -91,7 +96,7 @@ def test_two_that_wait_for_each_other_are_both_named(stages: Stages) -> None:
 @pytest.mark.long
 def test_a_stopped_process_is_named_by_who_waits_for_one_that_waits_for_it() -> None:
     with child("torch_distributed", "listen", 2) as process, ExitStack() as opened:
-        last = torch_distributed_connect(address_of(process), replace(SERVER, stage=1), timeout_s=5)
+        last = torch_distributed_connect(address_of(process), replace(SERVER, stage=1), LinkSettings(timeout_s=5))
         opened.enter_context(closing(last))
         stages = Stages(opened, 2, timeout_s=5)
         stages.ends[1][2] = last

@@ -20,6 +20,7 @@ from workers.comm.codec import decode, encode
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.comm.shared_memory import SMALLEST, SUPPORTED, Offer, Rings
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
+from workers.comm.transports.process_link import LinkSettings
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="no memory without a name on this system")
 
@@ -208,7 +209,7 @@ def rings_open() -> int:
 
 
 def test_a_link_without_a_ring_works_with_one_that_has_one(tmp_path: Path) -> None:
-    listener = GrpcListener(f"unix:{tmp_path}/stage-1", handshake=MINE, ring=0)
+    listener = GrpcListener(f"unix:{tmp_path}/stage-1", handshake=MINE, settings=LinkSettings(ring=0))
     client = grpc_connect(listener.address, Handshake(PROTOCOL_VERSION, "run", 0, 2, "fingerprint", 0, 0))
     server = listener.accept(10)
     for sender, receiver in ((client, server), (server, client), (client, server)):

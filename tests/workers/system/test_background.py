@@ -22,6 +22,7 @@ from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.grpc import end as grpc_end
 from workers.comm.transports.grpc import link as grpc
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
+from workers.comm.transports.process_link import LinkSettings
 from workers.comm.transports.torch_distributed import end as torch_distributed_end
 from workers.comm.transports.torch_distributed import link as torch_distributed
 from workers.comm.transports.torch_distributed import sender as sending
@@ -84,8 +85,8 @@ def link(kind: str) -> tuple[ChannelEnd, ChannelEnd, Any]:
     make, connect = {
         "grpc": (GrpcListener, grpc_connect), "torch": (TorchDistributedListener, torch_distributed_connect)
     }[kind]  # fmt: skip
-    listener = make(handshake=hand(1), timeout_s=2)
-    first = connect(listener.address, hand(0), timeout_s=20)
+    listener = make(handshake=hand(1), settings=LinkSettings(timeout_s=2))
+    first = connect(listener.address, hand(0), settings=LinkSettings(timeout_s=20))
     return first, listener.accept(20), listener
 
 
@@ -136,9 +137,9 @@ def test_a_listener_whose_thread_dies_is_met_by_whoever_waits_for_a_stage(
     make, connect = {
         "grpc": (GrpcListener, grpc_connect), "torch": (TorchDistributedListener, torch_distributed_connect)
     }[kind]  # fmt: skip
-    with closing(make(handshake=hand(1), timeout_s=2)) as listener:
+    with closing(make(handshake=hand(1), settings=LinkSettings(timeout_s=2))) as listener:
         with pytest.raises(Exception):  # noqa: B017, PT011  # what the other side sees is the link's own affair
-            connect(listener.address, hand(0), timeout_s=2)
+            connect(listener.address, hand(0), settings=LinkSettings(timeout_s=2))
         with pytest.raises(ThreadDied, match=f"its thread {thread} ended with TypeError: boom"):
             listener.accept(20)
 

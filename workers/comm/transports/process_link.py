@@ -6,13 +6,14 @@ import queue
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from dni.errors import FlowControlError, PeerTimeout, SizeMismatch
 from dni.ranges import one_or_more
+from workers.comm.codec import FRAME_BYTES
 from workers.comm.frame import Frame, Handshake
+from workers.comm.shared_memory import RING_BYTES
 from workers.comm.transports.base import ChannelEnd, LinkContext, Transport
 from workers.comm.transports.inbox import Inbox, InboxEnd
 
@@ -21,15 +22,20 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """The settings that both ends of a link share; see `grpc_connect`."""
+    """Settings of one end of a link. Both ends of a link should have the same, except for `device`."""
 
-    limit: int
-    max_frame: int
-    delay_s: float
-    checksum: bool
-    timeout_s: float
-    device: torch.device = CPU  # of the stage
-    ring: int = 0  # bytes of memory that both share for big payloads each way
+    limit: int = 64  #: [frames] that may wait in each direction; at least the number in flight on the edge
+    max_frame: int = FRAME_BYTES  #: [bytes] of the largest frame sent or received
+    delay_s: float = 0.0  #: [seconds] emulated one-way latency, added to received frames
+    checksum: bool = False  #: send a checksum of the payload; a received checksum is always verified
+    timeout_s: float = 30.0  #: [seconds] longest wait for the peer, to connect and to take what was sent at `close`
+    insecure: bool = False  #: allow plaintext beyond the loopback interface
+    ring: int = RING_BYTES  #: [bytes] shared memory per direction for big payloads (gRPC, unix sockets); 0: none
+    device: torch.device = CPU  #: device of the stage that holds this end
+
+
+#: The settings of a link whose caller passes none.
+DEFAULT_SETTINGS = LinkSettings()
 
 
 @dataclass
@@ -39,12 +45,17 @@ class ProcessTransport(Transport):
     checksum: bool = False  # a checksum over tensors too, not only over headers
     max_frame_mb: int = one_or_more(256)  # [megabytes] largest frame that a stage takes from a neighbour
 
-    def link_settings(self, context: LinkContext) -> dict[str, Any]:
-        """The settings of both ends of a link, by the names of `LinkSettings`."""
-        return {
-            "limit": context.limit, "max_frame": self.max_frame_mb << 20, "delay_s": self.delay_s,
-            "checksum": self.checksum, "timeout_s": self.timeout_s, "device": context.device,
-        }  # fmt: skip
+    def link_settings(self, context: LinkContext) -> LinkSettings:
+        """Return the settings of the end that a stage opens."""
+        return LinkSettings(
+            limit=context.limit,
+            max_frame=self.max_frame_mb << 20,
+            delay_s=self.delay_s,
+            checksum=self.checksum,
+            timeout_s=self.timeout_s,
+            insecure=self.insecure,
+            device=context.device,
+        )
 
 
 class LinkEnd(InboxEnd):

@@ -15,20 +15,21 @@ from workers.comm.codec import decode, encode
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
 from workers.comm.transports.grpc.transport import Grpc
+from workers.comm.transports.process_link import LinkSettings
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 @pytest.fixture
 def listener() -> Iterator[GrpcListener]:
-    listener = GrpcListener(handshake=SERVER, timeout_s=5)
+    listener = GrpcListener(handshake=SERVER, settings=LinkSettings(timeout_s=5))
     yield listener
     listener.close()
 
 
 def assert_accepts(listener: GrpcListener) -> None:
     """A proper client gets in and is heard."""
-    client = grpc_connect(listener.address, CLIENT, timeout_s=10)
+    client = grpc_connect(listener.address, CLIENT, LinkSettings(timeout_s=10))
     server = listener.accept(10)
     client.send(Frame(Kind.STEP, 1, tensors={"value": torch.ones(1)}))
     assert server.receive(10).step == 1
@@ -80,7 +81,7 @@ def test_a_client_that_does_not_begin_with_a_handshake_is_turned_away(
 
 
 def test_a_client_that_says_nothing_is_turned_away_in_time() -> None:
-    listener = GrpcListener(handshake=SERVER, timeout_s=0.1)
+    listener = GrpcListener(handshake=SERVER, settings=LinkSettings(timeout_s=0.1))
     client = RawClient(listener.address, half_close=False)
     with pytest.raises(grpc.RpcError, match=r"within 0\.1 s"):
         next(iter(client.answers))

@@ -16,6 +16,7 @@ from tests.support.runs import assert_near, parameters_of, tiny
 from tests.support.stand_in import GlooGroup
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.comm.transports.base import ChannelEnd
+from workers.comm.transports.process_link import LinkSettings
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
 from workers.comm.transports.torch_distributed.nccl import nccl_group
@@ -76,9 +77,11 @@ def on_gpus(count: int) -> Callable[..., Any]:
 @on_gpus(1)
 def test_stages_on_one_gpu_are_refused() -> None:
     device = torch.device("cuda:0")
-    listener = TorchDistributedListener(handshake=SERVER, device=device, device_group=GlooGroup)  # not even made
+    listener = TorchDistributedListener(
+        handshake=SERVER, settings=LinkSettings(device=device), device_group=GlooGroup
+    )  # not even made
     with pytest.raises(HandshakeRefused, match="stages 0 and 1 are both on the GPU"):
-        torch_distributed_connect(listener.address, CLIENT, device=device, device_group=GlooGroup)
+        torch_distributed_connect(listener.address, CLIENT, LinkSettings(device=device), device_group=GlooGroup)
     with pytest.raises(HandshakeRefused, match="stages 0 and 1 are both on the GPU"):
         listener.accept(5)
     listener.close()
@@ -86,8 +89,12 @@ def test_stages_on_one_gpu_are_refused() -> None:
 
 @pytest.fixture
 def ends() -> Iterator[tuple[ChannelEnd, ChannelEnd]]:
-    listener = TorchDistributedListener(handshake=SERVER, device=torch.device("cuda:1"), device_group=nccl_group)
-    client = torch_distributed_connect(listener.address, CLIENT, device=torch.device("cuda:0"), device_group=nccl_group)
+    listener = TorchDistributedListener(
+        handshake=SERVER, settings=LinkSettings(device=torch.device("cuda:1")), device_group=nccl_group
+    )
+    client = torch_distributed_connect(
+        listener.address, CLIENT, LinkSettings(device=torch.device("cuda:0")), device_group=nccl_group
+    )
     yield client, listener.accept(30)
     client.close()
     listener.close()

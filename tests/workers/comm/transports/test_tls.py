@@ -16,6 +16,7 @@ from tests.support.runs import assert_same, parameters_of, tiny
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
 from workers.comm.transports.grpc.tls import Tls
+from workers.comm.transports.process_link import LinkSettings
 from workers.launch.launcher import launch
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
@@ -81,7 +82,7 @@ def test_strangers_are_not_let_in_and_are_told_why_within_seconds(
     listener = GrpcListener(handshake=SERVER, tls=there)
     start = time.monotonic()
     with pytest.raises(HandshakeRefused, match=f"no link to stage 1 at 127.*: {message}"):
-        grpc_connect(listener.address, CLIENT, tls=here, timeout_s=60)
+        grpc_connect(listener.address, CLIENT, tls=here, settings=LinkSettings(timeout_s=60))
     assert time.monotonic() - start < 15
     with pytest.raises(PeerTimeout):
         listener.accept(0)

@@ -24,6 +24,7 @@ from tests.support.runs import assert_same, parameters_of, tiny
 from tests.support.transports import CLIENT, SERVER, address_of, child
 from workers.comm.frame import Frame, Kind
 from workers.comm.header import make_header, write_header
+from workers.comm.transports.process_link import LinkSettings
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
 from workers.comm.transports.torch_distributed.gloo import way_to
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 @pytest.fixture
 def listener() -> Iterator[TorchDistributedListener]:
-    listener = TorchDistributedListener(handshake=SERVER, timeout_s=5)
+    listener = TorchDistributedListener(handshake=SERVER, settings=LinkSettings(timeout_s=5))
     yield listener
     listener.close()
 
@@ -66,7 +67,7 @@ def test_a_last_frame_may_be_answered_and_the_link_ended_before_send_returns(
 @pytest.mark.parametrize("numbers", [1, MESSAGE_BYTES // 4 - 64, MESSAGE_BYTES // 4, 1_000_000])
 @pytest.mark.parametrize("checksum", [False, True])
 def test_frames_of_any_size_arrive_whole(numbers: int, checksum: bool, listener: TorchDistributedListener) -> None:
-    client = torch_distributed_connect(listener.address, CLIENT, checksum=checksum)
+    client = torch_distributed_connect(listener.address, CLIENT, LinkSettings(checksum=checksum))
     server = listener.accept(10)
     tensors = {
         "value": torch.arange(float(numbers)), "none": torch.empty(0, 3), "labels": torch.tensor([[1, 2]]),
@@ -103,7 +104,7 @@ def test_a_header_may_announce_no_more_than_the_limit() -> None:
 
 
 def test_a_malformed_frame_is_an_error_in_its_place_and_ends_the_link(listener: TorchDistributedListener) -> None:
-    client = torch_distributed_connect(listener.address, CLIENT, timeout_s=5)
+    client = torch_distributed_connect(listener.address, CLIENT, LinkSettings(timeout_s=5))
     server = listener.accept(10)
     assert isinstance(client, TorchDistributedEnd)
     client.send(Frame(Kind.STEP, 7, tensors={"value": torch.ones(100_000)}))
@@ -133,7 +134,7 @@ def test_the_way_to_this_machine_is_loopback(host: str) -> None:
 
 def test_a_frozen_peer_is_a_timeout_and_does_not_hold_up_the_end() -> None:
     with child("torch_distributed", "listen") as process:
-        end = torch_distributed_connect(address_of(process), CLIENT, timeout_s=2)
+        end = torch_distributed_connect(address_of(process), CLIENT, LinkSettings(timeout_s=2))
         process.send_signal(signal.SIGSTOP)
         with pytest.raises(PeerTimeout, match=r"stage 1 at .* within 0\.1 s"):
             end.receive(0.1)

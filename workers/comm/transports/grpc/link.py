@@ -13,21 +13,19 @@ import queue
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 import grpc
-import torch
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.comm.address import UNIX, check_address
-from workers.comm.codec import FRAME_BYTES
 from workers.comm.frame import Handshake, agree
-from workers.comm.shared_memory import RING_BYTES
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.grpc.end import GrpcEnd
 from workers.comm.transports.grpc.refusal import greeting_or_reason, why_own_refused
 from workers.comm.transports.grpc.tls import Tls
-from workers.comm.transports.process_link import CPU, Accepting, LinkSettings
+from workers.comm.transports.process_link import DEFAULT_SETTINGS, Accepting, LinkSettings
 from workers.system.background import background, thread_died
 
 log = logging.getLogger(__name__)
@@ -60,39 +58,23 @@ _CLIENT = [
 def grpc_connect(
     address: str,
     handshake: Handshake,
+    settings: LinkSettings = DEFAULT_SETTINGS,
     *,
-    limit: int = 64,
-    max_frame: int = FRAME_BYTES,
-    delay_s: float = 0.0,
-    checksum: bool = False,
-    timeout_s: float = 30.0,
-    insecure: bool = False,
-    ring: int = RING_BYTES,
     tls: Tls | None = None,
-    device: torch.device = CPU,
 ) -> ChannelEnd:
-    """The upstream end of the link to the stage that listens at `address` ("host:port" or "unix:PATH").
+    """Connect to the stage that listens at `address` ("host:port" or "unix:PATH"); return the upstream end.
 
-    Args:
-        limit: frames that may wait in each direction; at least the window of the edge.
-        max_frame: bytes of the largest frame sent or received.
-        delay_s: emulated one-way latency in seconds, added to what is received.
-        checksum: whether sent frames carry a checksum of their payload (it is verified whenever present).
-        timeout_s: longest wait for the other side here and, at `close`, for it to take what was sent.
-        insecure: allow plaintext beyond the loopback interface.
-        ring: bytes of memory that the ends share for big payloads each way, over a unix socket; 0: none.
-        tls: encrypt, and let both ends prove who they are; None: plaintext.
-        device: of the stage that holds this end.
+    The listener may start later, within `settings.timeout_s`. With `tls`, the link is encrypted and both ends
+    authenticate; without, it is plaintext.
 
-    The other side need not listen yet. Raises PeerTimeout if it does not answer in time, HandshakeRefused if
-    the two disagree, ConfigError for an address that is not allowed, WorkerLost if the other side went away.
+    Raises PeerTimeout if the listener does not answer in time, HandshakeRefused if the two disagree, ConfigError for
+    an address that is not allowed, WorkerLost if the listener went away.
     """
-    check_address(address, insecure or tls is not None)
-    peer = f"stage {handshake.stage + 1} at {address}"
-    ring = ring if address.startswith(UNIX) else 0
-    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring))
+    check_address(address, settings.insecure or tls is not None)
+    peer, timeout_s = f"stage {handshake.stage + 1} at {address}", settings.timeout_s
+    end = GrpcEnd(peer, _with_ring(settings, address))
     end.greet(handshake)
-    options = [*_BOTH, *_CLIENT, *_sizes(max_frame)]
+    options = [*_BOTH, *_CLIENT, *_sizes(settings.max_frame)]
     channel = _channel(address, options, tls)
     link = channel.stream_stream(f"/{_SERVICE}/{_METHOD}", None, None)
     call: Any = link(end.outgoing(), wait_for_ready=True)
@@ -122,28 +104,20 @@ class GrpcListener(Accepting):
         bind: str = "127.0.0.1:0",
         *,
         handshake: Handshake,
-        limit: int = 64,
-        max_frame: int = FRAME_BYTES,
-        delay_s: float = 0.0,
-        checksum: bool = False,
-        timeout_s: float = 30.0,
-        insecure: bool = False,
-        ring: int = RING_BYTES,
+        settings: LinkSettings = DEFAULT_SETTINGS,
         tls: Tls | None = None,
-        device: torch.device = CPU,
     ) -> None:
-        """Listen at `bind`, with port 0 at any port; the settings are those of `grpc_connect`.
+        """Listen at `bind`; port 0 means any free port. `tls` as in `grpc_connect`.
 
         Raises ConfigError if `bind` is taken, impossible or not allowed.
         """
-        host = check_address(bind, insecure or tls is not None)
+        host = check_address(bind, settings.insecure or tls is not None)
         super().__init__(handshake, _MOST_CLIENTS)
-        ring = ring if bind.startswith(UNIX) else 0
-        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring)
+        self._settings = _with_ring(settings, bind)
         self._ends: set[GrpcEnd] = set()
         self._server = grpc.server(
             cast(futures.ThreadPoolExecutor, _DaemonThreads()),
-            options=[*_BOTH, *_SERVER, *_sizes(max_frame)],
+            options=[*_BOTH, *_SERVER, *_sizes(settings.max_frame)],
             maximum_concurrent_rpcs=_MOST_CLIENTS,
         )
         handler = grpc.stream_stream_rpc_method_handler(self._link)
@@ -202,6 +176,11 @@ class GrpcListener(Accepting):
         code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INVALID_ARGUMENT
         context.abort(code, str(error)[:1000])
         raise AssertionError("abort raises")
+
+
+def _with_ring(settings: LinkSettings, address: str) -> LinkSettings:
+    """Drop the ring unless both ends are on one machine, which only a unix socket guarantees."""
+    return settings if address.startswith(UNIX) else replace(settings, ring=0)
 
 
 def _channel(address: str, options: list[tuple[str, int]], tls: Tls | None) -> grpc.Channel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from dni.errors import ConfigError
@@ -11,7 +11,7 @@ from dni.plugin import RunContext
 from dni.ranges import zero_or_more
 from workers.comm.address import UNIX
 from workers.comm.transports.base import AUTO, ChannelEnd, LinkContext, Listener
-from workers.comm.transports.process_link import ProcessTransport
+from workers.comm.transports.process_link import LinkSettings, ProcessTransport
 
 if TYPE_CHECKING:
     from workers.comm.transports.grpc.tls import Tls
@@ -46,17 +46,17 @@ class Grpc(ProcessTransport):
         from workers.comm.transports.grpc.link import GrpcListener
 
         return GrpcListener(
-            bind, handshake=context.handshake, insecure=self.insecure, ring=self.ring_mb << 20, tls=self.credentials(),
-            **self.link_settings(context),
-        )  # fmt: skip
+            bind, handshake=context.handshake, settings=self.link_settings(context), tls=self.credentials()
+        )
 
     def connect(self, address: str, context: LinkContext) -> ChannelEnd:
         from workers.comm.transports.grpc.link import grpc_connect
 
-        return grpc_connect(
-            address, context.handshake, insecure=self.insecure, ring=self.ring_mb << 20, tls=self.credentials(),
-            **self.link_settings(context),
-        )  # fmt: skip
+        return grpc_connect(address, context.handshake, self.link_settings(context), tls=self.credentials())
+
+    def link_settings(self, context: LinkContext) -> LinkSettings:
+        """Return the settings of the end that a stage opens, with the size of its ring."""
+        return replace(super().link_settings(context), ring=self.ring_mb << 20)
 
     def on_this_machine(self, context: LinkContext) -> str:
         """With `bind=auto` a socket in the folder that the run has for them; files need no certificate."""

@@ -17,15 +17,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it has one
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.comm.address import UNIX, check_address
-from workers.comm.codec import FRAME_BYTES, decode, encode
+from workers.comm.codec import decode, encode
 from workers.comm.frame import Frame, Handshake, Kind, agree
 from workers.comm.transports.base import ChannelEnd
-from workers.comm.transports.process_link import CPU, Accepting, LinkSettings
+from workers.comm.transports.process_link import DEFAULT_SETTINGS, Accepting, LinkSettings
 from workers.comm.transports.torch_distributed.at_exit import abandon_at_exit
 from workers.comm.transports.torch_distributed.backends import Groups, Pairs, agree_on_route
 from workers.comm.transports.torch_distributed.device_pair import MakeGroup
@@ -43,29 +42,23 @@ _REFUSED = b"refused:"
 def torch_distributed_connect(
     address: str,
     handshake: Handshake,
+    settings: LinkSettings = DEFAULT_SETTINGS,
     *,
-    limit: int = 64,
-    max_frame: int = FRAME_BYTES,
-    delay_s: float = 0.0,
-    checksum: bool = False,
-    timeout_s: float = 30.0,
-    insecure: bool = False,
-    device: torch.device = CPU,
     device_group: MakeGroup | None = None,
 ) -> ChannelEnd:
-    """The upstream end of the link to the stage that listens at `address` ("host:port").
+    """Connect to the stage that listens at `address` ("host:port"); return the upstream end. The link is plaintext.
 
-    The other side need not listen yet. `device_group`: makes groups for what stages compute with, from device to device
-    (`nccl_group`); None: all goes by gloo. Other arguments, and errors, are those of `grpc_connect`; there is no
-    encryption.
+    The listener may start later, within `settings.timeout_s`. `device_group` makes the groups (`nccl_group`) that
+    carry activations and gradients from device to device; None: gloo carries everything.
+
+    Raises as `grpc_connect`.
     """
-    host = _check(address, insecure)
-    peer = f"stage {handshake.stage + 1} at {address}"
-    settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
+    host = _check(address, settings.insecure)
+    peer, timeout_s = f"stage {handshake.stage + 1} at {address}", settings.timeout_s
 
     def link() -> ChannelEnd:
         port = int(address.rpartition(":")[2])
-        pair, beside = _meet(host, port, handshake, timeout_s, Groups(device_group, device))
+        pair, beside = _meet(host, port, handshake, timeout_s, Groups(device_group, settings.device))
         return TorchDistributedEnd(pair, handshake.stage + 1, address, settings, beside)
 
     try:
@@ -88,23 +81,16 @@ class TorchDistributedListener(Accepting):
         bind: str = "127.0.0.1:0",
         *,
         handshake: Handshake,
-        limit: int = 64,
-        max_frame: int = FRAME_BYTES,
-        delay_s: float = 0.0,
-        checksum: bool = False,
-        timeout_s: float = 30.0,
-        insecure: bool = False,
-        device: torch.device = CPU,
+        settings: LinkSettings = DEFAULT_SETTINGS,
         device_group: MakeGroup | None = None,
     ) -> None:
-        """Listen at `bind`, with port 0 at any port.
+        """Listen at `bind`; port 0 means any free port. `device_group` as in `torch_distributed_connect`.
 
         Raises ConfigError if `bind` is taken, impossible or not allowed.
         """
-        host = _check(bind, insecure)
+        host, timeout_s = _check(bind, settings.insecure), settings.timeout_s
         super().__init__(handshake)
-        self._timeout_s, self._groups = timeout_s, Groups(device_group, device)
-        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
+        self._settings, self._groups = settings, Groups(device_group, settings.device)
         self._ends: list[ChannelEnd] = []
         self._closed = False
         try:
@@ -132,7 +118,7 @@ class TorchDistributedListener(Accepting):
             self._closed = True
             with suppress(RuntimeError):
                 self._waking.set(f"{self._waking.add(_CLIENTS, 1)}/hello", b"")
-            self._thread.join(self._timeout_s)
+            self._thread.join(self._settings.timeout_s)
 
     def _listen(self) -> None:
         """Serve one client after another."""
@@ -154,7 +140,7 @@ class TorchDistributedListener(Accepting):
         where = self._store.get(f"{number}/from").decode()
         self._store.set(f"{number}/answer", _hello(self._handshake))
         own, meeting = way_to(where, self._store.port), PrefixStore(str(number), self._waking)
-        pair, beside = self._groups.make(meeting, 1, own, self._timeout_s)
+        pair, beside = self._groups.make(meeting, 1, own, self._settings.timeout_s)
         end = TorchDistributedEnd(pair, theirs.stage, where, self._settings, beside)
         self._ends.append(end)
         self._accepted.put(end)

@@ -37,19 +37,17 @@ class TorchDistributed(ProcessTransport):
         from workers.comm.transports.torch_distributed.link import TorchDistributedListener
 
         return TorchDistributedListener(
-            bind, handshake=context.handshake, insecure=self.insecure, device_group=self._device_group(),
-            **self.link_settings(context),
-        )  # fmt: skip
+            bind,
+            handshake=context.handshake,
+            settings=self.link_settings(context),
+            device_group=self._device_group(),
+        )
 
     def connect(self, address: str, context: LinkContext) -> ChannelEnd:
         from workers.comm.transports.torch_distributed.link import torch_distributed_connect
 
         return torch_distributed_connect(
-            address,
-            context.handshake,
-            insecure=self.insecure,
-            device_group=self._device_group(),
-            **self.link_settings(context),
+            address, context.handshake, self.link_settings(context), device_group=self._device_group()
         )
 
     def check(self, run: RunContext) -> None:
