@@ -16,7 +16,7 @@ from workers.comm.frame import Frame, Handshake, Kind
 from workers.comm.shared_memory import Rings
 from workers.comm.transports.process_link import LinkEnd, LinkSettings
 from workers.comm.transports.staging import Leaving, staging_for
-from workers.system.background import background, thread_died
+from workers.system.background import background, as_thread_error
 
 
 class GrpcEnd(LinkEnd):
@@ -46,7 +46,7 @@ class GrpcEnd(LinkEnd):
             while (item := self._outgoing.get()) is not None:
                 yield self._encoded(item)
         except Exception as error:  # gRPC, in whose thread this runs, would only log it
-            self._died(thread_died("dni-sender", error))
+            self._died(as_thread_error("dni-sender", error))
             raise
 
     def greet(self, mine: Handshake) -> None:

@@ -26,7 +26,7 @@ from workers.comm.transports.grpc.end import GrpcEnd
 from workers.comm.transports.grpc.refusal import greeting_or_reason, why_own_refused
 from workers.comm.transports.grpc.tls import Tls
 from workers.comm.transports.process_link import DEFAULT_SETTINGS, Accepting, LinkSettings
-from workers.system.background import background, thread_died
+from workers.system.background import background, as_thread_error
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class GrpcListener(Accepting):
         except (WireError, WorkerLost, queue.Full) as error:
             self._refuse(error, context)
         except Exception as error:  # not foreseen: gRPC would only log it, and nobody would come
-            self.died(thread_died("dni-call", error))
+            self.died(as_thread_error("dni-call", error))
             raise
         yield from end.outgoing()
 
