@@ -1,4 +1,4 @@
-"""What the frames hold that go to one stage. All stages know it from the settings, so each frame is held against it."""
+"""Check the tensors of received frames against what the settings of the run imply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.comm.frame import Frame, Kind
 
 Shape = tuple[int, ...]
 
-_NUMBERS = ("last", "index")
+_SCALARS = ("last", "index")
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,21 @@ class Contents:
     Shape letters: B batch, T steps of a window, V vocabulary, C context.
     """
 
-    value: Shape  #: of one example, or of one step of it
-    dtype: torch.dtype  #: of values
+    value: Shape  #: shape for one example, or for one time step of it
+    dtype: torch.dtype  #: element type of values
     batch: int  #: B
-    symbols: int  #: V; labels are below it
-    smaller: bool = False  #: the last batch of a validation pass may be smaller
-    steps: int | None = None  #: T; None: it varies
+    symbols: int  #: V; labels are smaller
+    smaller: bool = False  #: the last batch of a validation pass may have fewer rows than B
+    steps: int | None = None  #: T; None: any number
     sequences: bool = True  #: values are (B, T, ...) and labels (B, T); else (B, ...) and (B,)
-    one_label: bool = False  #: labels are (B, 1), whatever T is
-    context: int = 0  #: C; 0: no context travels with training steps
-    context_symbols: int = 0  #: the context's entries are below it
-    every: int = 1  #: the receiver's clock: between its ticks a frame has neither value nor labels
-    numbered: bool = False  #: windows of a validation pass are numbered
+    one_label: bool = False  #: labels are (B, 1) for any T
+    context: int = 0  #: C; 0: training steps have no context
+    context_symbols: int = 0  #: entries of the context are smaller
+    every: int = 1  #: update period of the receiver; other frames have neither value nor labels
+    numbered: bool = False  #: windows of a validation pass have an index
 
     def check(self, frame: Frame, where: str) -> None:
-        """Raises WrongTensor, which says `where`, for a tensor that is missing, unknown, or not what was agreed."""
+        """Raise WrongTensor, prefixed with `where`, for a missing, unknown or wrong tensor."""
         try:
             self._check_names(frame)
             if frame.kind is Kind.PROBE:
@@ -48,7 +48,7 @@ class Contents:
             raise WrongTensor(f"{where}: {error}; do both stages run the same version of the program?") from None
 
     def _check_names(self, frame: Frame) -> None:
-        for name in _NUMBERS:  # first of all: one of them says whether the receiver ticks
+        for name in _SCALARS:  # check first: "index" decides whether the receiver updates
             if name in frame.tensors:
                 expect(name, frame.tensors[name], (), torch.int64)
         wanted = self._names(frame)
@@ -64,11 +64,11 @@ class Contents:
         names = {"reset", "done"}
         if frame.kind is Kind.EVALUATE and self.numbered:
             names.add("index")
-        if not self._ticks(frame):
+        if not self._receiver_updates(frame):
             return names
         return names | {"value", "labels"} | ({"context"} if frame.kind is Kind.STEP and self.context else set())
 
-    def _ticks(self, frame: Frame) -> bool:
+    def _receiver_updates(self, frame: Frame) -> bool:
         if self.every == 1 or (frame.kind is Kind.EVALUATE and "index" not in frame.tensors):
             return True
         number = frame.step if frame.kind is Kind.STEP else int(frame.tensors["index"])
@@ -77,7 +77,7 @@ class Contents:
     def _check_window(self, frame: Frame) -> None:
         tensors, batch = frame.tensors, self.batch
         if self.smaller and frame.kind is Kind.EVALUATE:
-            batch = self._smaller(tensors["reset"])
+            batch = self._batch_size(tensors["reset"])
         for name in ("reset", "done"):
             expect(name, tensors[name], (batch,), torch.bool)
         if "value" not in tensors:
@@ -107,16 +107,18 @@ class Contents:
         expect("labels", labels, (batch, 1) if one else streams, torch.int64)
         _expect_below("labels", labels, self.symbols)
 
-    def _smaller(self, reset: Tensor) -> int:
-        """The size of a batch that may be the last one of its pass."""
+    def _batch_size(self, reset: Tensor) -> int:
+        """Return the size of a batch that may be the last one of its pass."""
         size = _size(reset, 0)
         return size if 0 < size <= self.batch else self.batch
 
 
 def expect(name: str, tensor: Tensor, shape: Shape, dtype: torch.dtype, said_by: str = "the settings say") -> None:
-    """Raises WrongTensor, which names both, unless a tensor has this shape and element type."""
+    """Raise WrongTensor unless a tensor has this shape and dtype. `said_by` introduces them in the message."""
     if tensor.dtype is not dtype or tensor.shape != shape:
-        raise WrongTensor(f"{name!r} is {_described(tensor.dtype, tensor.shape)}, {said_by} {_described(dtype, shape)}")
+        raise WrongTensor(
+            f"{name!r} is {_description(tensor.dtype, tensor.shape)}, {said_by} {_description(dtype, shape)}"
+        )
 
 
 def _expect_below(name: str, tensor: Tensor, symbols: int) -> None:
@@ -131,5 +133,5 @@ def _size(tensor: Tensor, dimension: int) -> int:
     return tensor.shape[dimension] if tensor.dim() > dimension else 0
 
 
-def _described(dtype: torch.dtype, shape: Shape) -> str:
+def _description(dtype: torch.dtype, shape: Shape) -> str:
     return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"

@@ -1,4 +1,4 @@
-"""Well-formed frames with tensors that the settings do not allow: named where they arrive, whatever carried them."""
+"""Well-formed frames with tensors that contradict the settings are refused, on every transport."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from workers.comm.frame import Frame, Kind
 from workers.launch.launcher import launch
 from workers.runtime.assembly import contents_of
 
-RIGHT: list[tuple[Contents, Kind, int, dict[str, Tensor]]] = [
+VALID: list[tuple[Contents, Kind, int, dict[str, Tensor]]] = [
     (TEXT, Kind.STEP, 1, step()),
     (TEXT, Kind.STEP, 1, step() | {"last": NUMBER}),
     (TEXT, Kind.EVALUATE, 1, evaluated()),
@@ -53,8 +53,10 @@ RIGHT: list[tuple[Contents, Kind, int, dict[str, Tensor]]] = [
 ]
 
 
-@pytest.mark.parametrize(("contents", "kind", "number", "tensors"), RIGHT)
-def test_what_the_settings_say_passes(contents: Contents, kind: Kind, number: int, tensors: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize(("contents", "kind", "number", "tensors"), VALID)
+def test_frames_that_match_the_settings_pass(
+    contents: Contents, kind: Kind, number: int, tensors: dict[str, Tensor]
+) -> None:
     contents.check(Frame(kind, number, tensors=tensors), "here")
     with pytest.raises(WrongTensor, match=r"^here: "):
         contents.check(Frame(kind, number, tensors=tensors | {"nothing": NUMBER}), "here")
@@ -102,7 +104,7 @@ WRONG: list[tuple[Contents, Kind, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("contents", "kind", "changed", "message"), WRONG)
-def test_anything_else_is_named(contents: Contents, kind: Kind, changed: dict[str, Any], message: str) -> None:
+def test_other_frames_are_refused(contents: Contents, kind: Kind, changed: dict[str, Any], message: str) -> None:
     right = {Kind.STEP: step, Kind.EVALUATE: evaluated, Kind.PROBE: probe}.get(kind, dict)()
     right = images() if contents is IMAGES else window() if contents is CLOCKS else right
     tensors = {name: tensor for name, tensor in (right | changed).items() if tensor is not None}
@@ -110,7 +112,7 @@ def test_anything_else_is_named(contents: Contents, kind: Kind, changed: dict[st
         contents.check(Frame(kind, 2, tensors=tensors), "here")
 
 
-def test_the_settings_say_what_crosses_an_edge() -> None:
+def test_contents_follow_from_the_settings() -> None:
     time = {"method": "synthetic"}
     config, data = resolve(tiny(time=time, predictor={"time": {"kind": "critic", "future_labels": 3}}))
     expected = Contents((8,), torch.float32, 4, data.symbols, steps=6, context=3, context_symbols=data.symbols)
@@ -120,7 +122,7 @@ def test_the_settings_say_what_crosses_an_edge() -> None:
 
 
 @pytest.mark.parametrize("transport", EVERY)
-def test_a_wrong_activation_is_named_on_every_transport_and_the_edge_lives_on(transport: str) -> None:
+def test_every_transport_reports_a_wrong_activation_and_the_edge_stays_usable(transport: str) -> None:
     with linked(EVERY[transport]()) as ends:
         down, up = edge(ends)
         down.send(Kind.STEP, 1, step() | {"value": torch.zeros(B, T, 1)})
@@ -136,7 +138,7 @@ def test_a_wrong_activation_is_named_on_every_transport_and_the_edge_lives_on(tr
     ("kind", "name", "at"),
     [(Kind.STEP, "value", 3), (Kind.STEP, "reset", 3), (Kind.EVALUATE, "value", 4), (Kind.PROBE, "value", 5)],
 )
-def test_a_run_ends_with_the_name_of_what_was_wrong(
+def test_a_run_ends_with_the_name_of_the_wrong_tensor(
     kind: Kind, name: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed(monkeypatch, kind, name, {at})

@@ -120,7 +120,7 @@ def test_the_death_of_the_sender_thread_is_raised_at_its_end(monkeypatch: pytest
     with closing(listener), closing(end_0):
         monkeypatch.setattr(sender, "wait", boom)
         end_0.send(Frame(Kind.END, 1, sequence=1, stage=0))
-        with pytest.raises(ThreadDied, match="its thread dni-keep ended with TypeError: boom"):
+        with pytest.raises(ThreadDied, match="its thread dni-send ended with TypeError: boom"):
             end_0.receive(20)
 
 

@@ -1,4 +1,4 @@
-"""What links between processes have in common, whatever carries their frames."""
+"""Common parts of the transports between processes."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ DEFAULT_SETTINGS = LinkSettings()
 class ProcessTransport(Transport):
     """Base class of the transports that send frames as bytes, between processes."""
 
-    checksum: bool = False  # a checksum over tensors too, not only over headers
-    max_frame_mb: int = one_or_more(256)  # [megabytes] largest frame that a stage takes from a neighbour
+    checksum: bool = False  # send a checksum of tensors, too; headers always have one
+    max_frame_mb: int = one_or_more(256)  # [megabytes] largest frame that a stage sends or accepts
 
     def link_settings(self, context: LinkContext) -> LinkSettings:
         """Return the settings of the end that a stage opens."""
@@ -59,10 +59,10 @@ class ProcessTransport(Transport):
 
 
 class LinkEnd(InboxEnd):
-    """One end, and what may not be sent."""
+    """One end of a link between processes, and the limits on sent frames."""
 
-    def __init__(self, peer: str, settings: LinkSettings, arrive: Callable[[Frame], Frame] | None) -> None:
-        super().__init__(Inbox(settings.limit, settings.delay_s, peer, arrive))
+    def __init__(self, peer: str, settings: LinkSettings, on_take: Callable[[Frame], Frame] | None) -> None:
+        super().__init__(Inbox(settings.limit, settings.delay_s, peer, on_take))
         self._settings = settings
 
     def _check_size(self, frame: Frame, nbytes: int) -> None:
@@ -76,24 +76,24 @@ class LinkEnd(InboxEnd):
 
 
 class Accepting:
-    """A listener's queue of ends that have connected and agreed, or of why one did not."""
+    """Base class of listeners: a queue of accepted ends, and of errors of refused ones."""
 
-    address: str  #: what to connect to
+    address: str  #: the address to connect to
 
     def __init__(self, handshake: Handshake, most: int = 0) -> None:
-        """`most` may wait; 0: any number."""
+        """`most`: ends that may wait to be accepted; 0: any number."""
         self._handshake = handshake
         self._accepted: queue.Queue[ChannelEnd | Exception] = queue.Queue(most)
 
     def died(self, error: Exception) -> None:
-        """Have `accept` raise what ended a thread that serves clients."""
+        """Make `accept` raise the error that ended a thread of this listener."""
         with suppress(queue.Full):
             self._accepted.put_nowait(error)
 
     def accept(self, timeout: float) -> ChannelEnd:
-        """The end of the link to the stage before, once that has connected and agreed.
+        """Wait for the previous stage to connect and shake hands; return the end of its link.
 
-        Raises PeerTimeout after `timeout` seconds and HandshakeRefused when a stage came and was refused.
+        Raises PeerTimeout after `timeout` seconds, HandshakeRefused if a stage connected and was refused.
         """
         stage = self._handshake.stage
         try:

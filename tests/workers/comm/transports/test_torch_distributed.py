@@ -26,7 +26,7 @@ from workers.comm.frame import Frame, Kind
 from workers.comm.header import make_header, write_header
 from workers.comm.transports.process_link import LinkSettings
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
-from workers.comm.transports.torch_distributed.gloo import way_to
+from workers.comm.transports.torch_distributed.gloo import local_address_towards
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
 from workers.comm.transports.torch_distributed.packing import MESSAGE_BYTES, pack, unpack
 from workers.launch.launcher import launch
@@ -41,22 +41,22 @@ def listener() -> Iterator[TorchDistributedListener]:
     listener.close()
 
 
-def test_a_last_frame_may_be_answered_and_the_link_ended_before_send_returns(
+def test_the_peer_may_reply_and_close_before_send_of_the_last_frame_returns(
     listener: TorchDistributedListener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = torch_distributed_connect(listener.address, CLIENT)
     server = listener.accept(10)
     assert isinstance(client, TorchDistributedEnd)
-    post = client._sender.frame
+    send_frame = client._sender.frame
 
-    def slowly(*frame: Any) -> bool:
-        taken = post(*frame)
+    def send_late(*frame: Any) -> bool:
+        sent = send_frame(*frame)
         assert server.receive(10).kind is Kind.END
         server.send(Frame(Kind.DONE, 1))
         server.close()
-        return taken
+        return sent
 
-    monkeypatch.setattr(client._sender, "frame", slowly)
+    monkeypatch.setattr(client._sender, "frame", send_late)
     client.send(Frame(Kind.END, 1))
     assert client.receive(10).kind is Kind.DONE
     with pytest.raises(WorkerLost, match="ended the link"):
@@ -66,7 +66,7 @@ def test_a_last_frame_may_be_answered_and_the_link_ended_before_send_returns(
 
 @pytest.mark.parametrize("numbers", [1, MESSAGE_BYTES // 4 - 64, MESSAGE_BYTES // 4, 1_000_000])
 @pytest.mark.parametrize("checksum", [False, True])
-def test_frames_of_any_size_arrive_whole(numbers: int, checksum: bool, listener: TorchDistributedListener) -> None:
+def test_frames_of_any_size_arrive_complete(numbers: int, checksum: bool, listener: TorchDistributedListener) -> None:
     client = torch_distributed_connect(listener.address, CLIENT, LinkSettings(checksum=checksum))
     server = listener.accept(10)
     tensors = {
@@ -95,7 +95,7 @@ def test_a_changed_tensor_does_not_match_its_checksum() -> None:
         arriving.finish()
 
 
-def test_a_header_may_announce_no_more_than_the_limit() -> None:
+def test_a_header_above_the_size_limit_is_refused() -> None:
     packed = pack(Frame(Kind.STEP, 7, stage=2, tensors={"x": torch.ones(100), "y": torch.ones(100)}))
     with pytest.raises(BadShape, match="step 7 from stage 2: tensor 'x' has shape"):
         unpack(memoryview(packed.message.numpy()), limit=399)
@@ -128,11 +128,11 @@ def test_a_unix_socket_is_refused() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_the_way_to_this_machine_is_loopback(host: str) -> None:
-    assert way_to(host, 80) in ("127.0.0.1", "::1")
+def test_the_local_address_towards_this_machine_is_loopback(host: str) -> None:
+    assert local_address_towards(host, 80) in ("127.0.0.1", "::1")
 
 
-def test_a_frozen_peer_is_a_timeout_and_does_not_hold_up_the_end() -> None:
+def test_a_frozen_peer_is_a_timeout_and_does_not_delay_close() -> None:
     with child("torch_distributed", "listen") as process:
         end = torch_distributed_connect(address_of(process), CLIENT, LinkSettings(timeout_s=2))
         process.send_signal(signal.SIGSTOP)

@@ -1,9 +1,9 @@
-"""An edge between two processes: one bidirectional gRPC call as long as the run.
+"""Links between processes over gRPC: one bidirectional call per edge, as long as the run.
 
     grpc_connect (stage k-1) ── HANDSHAKE, STEP ... END ──> GrpcListener.accept (stage k)
                             <── HANDSHAKE, GRADIENT | DONE ──
 
-The upstream stage is the client. Nothing but frames of `workers.comm.codec` is sent or received.
+The upstream stage is the client. All messages are frames of `workers.comm.codec`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from workers.comm.address import UNIX, check_address
 from workers.comm.frame import Handshake, agree
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.grpc.end import GrpcEnd
-from workers.comm.transports.grpc.refusal import greeting_or_reason, why_own_refused
+from workers.comm.transports.grpc.refusal import own_certificate_error, receive_greeting
 from workers.comm.transports.grpc.tls import Tls
 from workers.comm.transports.process_link import DEFAULT_SETTINGS, Accepting, LinkSettings
-from workers.system.background import background, as_thread_error
+from workers.system.background import as_thread_error, background
 
 log = logging.getLogger(__name__)
 
 _SERVICE, _METHOD = "dni.v1.Stage", "Link"
-_MOST_CLIENTS = 16  # calls a listener serves at once, strangers included
+_MOST_CLIENTS = 16  # calls that a listener serves at once, including those of strangers
 
-#: A peer that does not answer a ping within 2 s is gone.
+#: Treat a peer that does not answer a ping within 2 s as lost.
 _BOTH = [
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 2000),
@@ -44,7 +44,7 @@ _BOTH = [
 _SERVER = [
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.so_reuseport", 0),  # a second listener on a port is an error, not a rival
+    ("grpc.so_reuseport", 0),  # make a second listener on a port an error
 ]
 _CLIENT = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -80,7 +80,7 @@ def grpc_connect(
     call: Any = link(end.outgoing(), wait_for_ready=True)
     end.start(call, call, channel.close)
     try:
-        agree(client=handshake, server=greeting_or_reason(end.greeting, peer, address, tls, timeout_s))
+        agree(client=handshake, server=receive_greeting(end.greeting, peer, address, tls, timeout_s))
     except PeerTimeout:
         end.abandon()
         raise PeerTimeout(
@@ -93,10 +93,10 @@ def grpc_connect(
 
 
 class GrpcListener(Accepting):
-    """Where a stage waits for the stage before it.
+    """Accepts the gRPC connection of the previous stage.
 
-    `address` is what to connect to, "host:port" or "unix:PATH". Clients that are refused, or no stages at all, change
-    nothing.
+    `address` is the address to connect to, "host:port" or "unix:PATH". Refused clients, and clients that are not
+    stages, have no effect on the link.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class GrpcListener(Accepting):
         try:
             port = self._add_port(bind, tls)
         except RuntimeError:
-            reason = None if tls is None else why_own_refused(tls)
+            reason = None if tls is None else own_certificate_error(tls)
             raise ConfigError(
                 f"stage {handshake.stage}: cannot listen at {bind}; {reason or 'choose a free port'}"
             ) from None
@@ -133,7 +133,7 @@ class GrpcListener(Accepting):
         self._server.start()
 
     def close(self) -> None:
-        """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""
+        """Close every accepted end (delivering its sent frames) and stop listening. Idempotent."""
         for end in list(self._ends):
             end.close()
         self._server.stop(None)
@@ -145,15 +145,15 @@ class GrpcListener(Accepting):
         end = GrpcEnd(f"the client at {where}", self._settings)
         end.start(context, requests, lambda: self._ends.discard(end))
         try:
-            theirs = end.greeting(self._settings.timeout_s)
-            agree(client=theirs, server=self._handshake)
-            end.rename(f"stage {theirs.stage} at {where}")
+            peer_handshake = end.greeting(self._settings.timeout_s)
+            agree(client=peer_handshake, server=self._handshake)
+            end.rename(f"stage {peer_handshake.stage} at {where}")
             end.greet(self._handshake)
             self._accepted.put_nowait(end)
             self._ends.add(end)
         except (WireError, WorkerLost, queue.Full) as error:
             self._refuse(error, context)
-        except Exception as error:  # not foreseen: gRPC would only log it, and nobody would come
+        except Exception as error:  # a bug: gRPC would only log it, and `accept` would time out
             self.died(as_thread_error("dni-call", error))
             raise
         yield from end.outgoing()
@@ -164,7 +164,7 @@ class GrpcListener(Accepting):
         return self._server.add_secure_port(bind, tls.of_server())
 
     def _where(self, context: grpc.ServicerContext) -> str:
-        """From where a client called; one on this machine has no address of its own."""
+        """Return a client's address; over a unix socket, that of the listener."""
         return self.address if self.address.startswith(UNIX) else str(context.peer())
 
     def _refuse(self, error: Exception, context: grpc.ServicerContext) -> NoReturn:
@@ -194,7 +194,7 @@ def _sizes(max_frame: int) -> list[tuple[str, int]]:
 
 
 class _DaemonThreads(futures.Executor):
-    """A daemon thread per call: those of a pool would be waited for when the interpreter ends."""
+    """Runs each call in a daemon thread; the interpreter would wait for the threads of a pool when it exits."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
         future: futures.Future[Any] = futures.Future()

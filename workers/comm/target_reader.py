@@ -1,4 +1,4 @@
-"""What comes back over an edge, held against what was sent."""
+"""Read targets from upstream frames and check them against the values that were sent."""
 
 from __future__ import annotations
 
@@ -16,56 +16,63 @@ from workers.comm.frame import Frame, Kind
 _Sent: TypeAlias = tuple[Shape, torch.dtype]
 
 
-class Answers:
-    """Remembers what the values of the newest `memory` steps were like, for gradients must be like their values."""
+class TargetReader:
+    """Checks that each gradient has the shape and element type of its value.
+
+    Args:
+        memory: newest training steps whose shape and element type are remembered.
+    """
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
         self._sent: dict[int, _Sent] = {}
-        self._asked: _Sent | None = None
+        self._exchanged: _Sent | None = None
 
     def remember(self, kind: Kind, step: int, value: Tensor) -> None:
-        """A value leaves: of a training step, or, the last one counts, of a frame whose gradient is nobody's target."""
+        """Record a value that is sent. For frames of other kinds than STEP, only the last one is kept."""
         if kind is not Kind.STEP:
-            self._asked = value.shape, value.dtype
+            self._exchanged = value.shape, value.dtype
             return
         self._sent[step] = value.shape, value.dtype
         if len(self._sent) > self._memory:
             del self._sent[next(iter(self._sent))]
 
-    def read(self, frame: Frame, where: str, *, asked: bool) -> Target | WireError:
-        """The target in a frame, or what is wrong with it. `asked`: it may answer no training step."""
+    def read(self, frame: Frame, where: str, *, exchange: bool) -> Target | WireError:
+        """Return the target in a frame, or the error to report for it.
+
+        `exchange`: the frame may be the reply to an exchange, whose gradient is not a training target.
+        """
         try:
-            return self._read(frame, asked)
+            return self._read(frame, exchange)
         except WrongTensor as error:
             return WrongTensor(f"{where}: {error}")
 
-    def _read(self, frame: Frame, asked: bool) -> Target:
+    def _read(self, frame: Frame, exchange: bool) -> Target:
         tensors, gradient = frame.tensors, frame.tensors.get("gradient")
         wanted = {"gradient"} if frame.kind is Kind.GRADIENT else set()
         found = tensors.keys() - {"late", "losses"}
         if found != wanted:
-            raise WrongTensor(f"it has the tensors {sorted(tensors)} beside which {sorted(wanted)} was due")
+            raise WrongTensor(f"it has the tensors {sorted(tensors)}, expected was {sorted(wanted)}")
         late = _late(tensors)
         if gradient is not None:
-            shape, dtype = self._of(frame.step - late, gradient) if late or not asked else self._of_asked()
+            shape, dtype = self._of(frame.step - late, gradient) if late or not exchange else self._of_exchange()
             expect("gradient", gradient, shape, dtype, f"the value of step {frame.step - late} was")
         return Target(frame.step, gradient, _losses(tensors), late)
 
     def _of(self, step: int, gradient: Tensor) -> _Sent:
-        """What the value of a step was like. One of before the run was resumed was like another, but for its steps."""
+        """Return shape and dtype of a step's value; for a step before a resume those of a later one, with its own T."""
         if step in self._sent:
             return self._sent[step]
         if not self._sent or step > min(self._sent):
-            raise WrongTensor(f"it has a gradient of step {step}, of which no value was sent")
+            raise WrongTensor(f"it has a gradient of step {step}, for which no value was sent")
         shape, dtype = next(iter(self._sent.values()))
         if len(shape) == gradient.dim() == 3:
             shape = (shape[0], gradient.shape[1], shape[2])
         return shape, dtype
 
-    def _of_asked(self) -> _Sent:
-        assert self._asked is not None, "it was sent before"
-        return self._asked
+    def _of_exchange(self) -> _Sent:
+        assert self._exchanged is not None, "it was sent before"
+        return self._exchanged
 
 
 def _late(tensors: dict[str, Tensor]) -> int:
