@@ -1,4 +1,4 @@
-"""A link between stages 0 and 1 whose tensors go from device to device."""
+"""A link between stages 0 and 1 with a device pair."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Linked = tuple[ChannelEnd, ChannelEnd, TorchDistributedListener]
 
 
 def linked(client: MakeGroup, server: MakeGroup, timeout_s: float = 5) -> Linked:
+    """Open a link with these groups; return the ends of client and server, and the listener."""
     settings = LinkSettings(timeout_s=timeout_s)
     listener = TorchDistributedListener(handshake=SERVER, settings=settings, device_group=server)
     end = torch_distributed_connect(listener.address, CLIENT, settings, device_group=client)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dni.errors import WrongTensor
 from tests.support.commands import summary_of
-from tests.support.edges import NUMBER, B, D, T, changed, edge, probe, step
+from tests.support.edges import SCALAR, B, D, T, edge, probe, shorten_tensor, step
 from tests.support.runs import tiny
 from tests.support.transports import EVERY, linked
 from workers.comm.edge import Loss
@@ -24,7 +24,7 @@ WRONG_REPLIES: list[tuple[dict[str, Tensor], str]] = [
     ({"gradient": torch.zeros(1, T, D)}, r"'gradient' is float32 \(1, 2, 5\), the value of step 1 was"),
     ({"gradient": torch.zeros(B, T, D, dtype=torch.int64)}, r"'gradient' is int64 \(3, 2, 5\), the value of"),
     ({"value": torch.zeros(B, T, D)}, r"it has the tensors \['value'\], expected was \['gradient'\]"),
-    ({"gradient": torch.zeros(B, T, D), "late": NUMBER}, r"'gradient' is .*, the value of step 0 was float32 \(1,\)"),
+    ({"gradient": torch.zeros(B, T, D), "late": SCALAR}, r"'gradient' is .*, the value of step 0 was float32 \(1,\)"),
     ({"gradient": torch.zeros(B, T, D), "late": torch.tensor(-5)}, "'late' is -5, it should be 0 or more"),
     ({"gradient": torch.zeros(B, T, D), "late": torch.zeros(2)}, r"'late' is float32 \(2,\), it should be int64 \(\)"),
     ({"gradient": torch.zeros(B, T, D), "losses": torch.zeros(3)}, r"'losses' is float32 \(3,\), .* float64 \(3, 3\)"),
@@ -89,7 +89,7 @@ def test_a_gradient_of_a_step_before_the_resume_is_a_target() -> None:
 
 
 def test_a_run_drops_wrong_gradients_and_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changed(monkeypatch, Kind.GRADIENT, "gradient", {3, 4, 7})
+    shorten_tensor(monkeypatch, Kind.GRADIENT, "gradient", {3, 4, 7})
     launch(tiny(stages=3), tmp_path)
     first, second, last = summary_of(tmp_path)["stage"]
     assert first["dropped_targets"] == second["dropped_targets"] == {"WrongTensor": 3}
