@@ -116,7 +116,7 @@ def _read_frame(
 def _in_ring(header: stage_pb2.Header, rings: Rings | None, nbytes: int, data: bytes, position: int) -> Any:
     """Return the payload of a frame that consists of its header only, from the peer's ring."""
     if rings is None:
-        raise CorruptHeader(f"the payload is said to be at byte {header.ring_position} of a ring; this link has none")
+        raise CorruptHeader(f"the payload should be at byte {header.ring_position} of a ring; this link has none")
     if position != len(data):
         raise SizeMismatch(f"{len(data) - position} bytes follow the header of a frame whose payload is in the ring")
     return rings.view(header.ring_position, nbytes)
@@ -155,7 +155,7 @@ def verify(header: stage_pb2.Header, chunks: Iterable[Any]) -> None:
         return
     value, announced = checksum_of(chunks), header.payload_crc32
     if value != announced:
-        raise CorruptPayload(f"the payload's checksum is {value:#010x}, announced was {announced:#010x}")
+        raise CorruptPayload(f"the payload's checksum is {value:#010x}, expected {announced:#010x}")
 
 
 def memory(tensor: Tensor) -> Any:

@@ -140,14 +140,14 @@ class Downstream:
 
     def _receive(self, awaited: str) -> None:
         """Wait for one frame from the next stage."""
-        with self._operation(f"waiting for {awaited}"):
+        with self._in_operation(f"waiting for {awaited}"):
             with self._clock.waiting(self._stage + 1):
                 frame = self._end.receive(self._timeout_s)
             self._handle(frame)
 
     def _poll(self) -> bool:
         """Process one frame if one has arrived; return whether one had."""
-        with self._operation("taking targets"):
+        with self._in_operation("taking targets"):
             frame = self._end.poll()
             if frame is None:
                 return False
@@ -155,7 +155,7 @@ class Downstream:
         return True
 
     @contextmanager
-    def _operation(self, operation: str) -> Iterator[None]:
+    def _in_operation(self, operation: str) -> Iterator[None]:
         """Buffer the error of a malformed frame in its place, under the earliest step it may belong to."""
         try:
             with error_context(f"stage {self._stage}, {operation} from stage {self._stage + 1}"):
@@ -174,7 +174,8 @@ class Downstream:
         self._done = max(self._done, frame.done_through)
         if frame.kind is Kind.GRADIENT or frame.tensors:
             self._route(frame, self._reader.read(frame, where, exchange=frame.done_through == self._exchange_sequence))
-        for step in [step for step, sequence in self._unfinished.items() if sequence <= self._done]:
+        finished = [step for step, sequence in self._unfinished.items() if sequence <= self._done]
+        for step in finished:
             del self._unfinished[step]
             self._last_done = max(self._last_done, step)
 

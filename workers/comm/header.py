@@ -111,7 +111,7 @@ def read_header(data: bytes | memoryview) -> tuple[stage_pb2.Header, int]:
         raise TruncatedFrame(f"the header has {len(data) - start} of {length} bytes")
     head = bytes(data[start : start + length])
     if crc32(head) != expected:
-        raise CorruptHeader(f"the header's checksum is {crc32(head):#010x}, announced was {expected:#010x}")
+        raise CorruptHeader(f"the header's checksum is {crc32(head):#010x}, expected {expected:#010x}")
     try:
         return stage_pb2.Header.FromString(head), start + length
     except DecodeError as error:

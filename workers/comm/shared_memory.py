@@ -117,7 +117,7 @@ class Rings:
         Raises CorruptHeader if the payload lies outside the ring.
         """
         if self._theirs is None:
-            raise CorruptHeader(f"the payload is said to be at byte {position} of a ring, and there is none")
+            raise CorruptHeader(f"the payload should be at byte {position} of a ring, but there is none")
         size, start = self._theirs.nbytes, position % self._theirs.nbytes
         if not self.read_through <= position < self.read_through + 2 * size or start + nbytes > size:
             raise CorruptHeader(

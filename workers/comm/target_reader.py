@@ -52,7 +52,7 @@ class TargetReader:
         wanted = {"gradient"} if frame.kind is Kind.GRADIENT else set()
         found = tensors.keys() - {"late", "losses"}
         if found != wanted:
-            raise WrongTensor(f"it has the tensors {sorted(tensors)}, expected was {sorted(wanted)}")
+            raise WrongTensor(f"it has the tensors {sorted(tensors)}, expected {sorted(wanted)}")
         late = _late(tensors)
         if gradient is not None:
             shape, dtype = self._of(frame.step - late, gradient) if late or not exchange else self._of_exchange()

@@ -115,7 +115,7 @@ class Upstream:
         where = f"stage {self._stage}: {frame.kind.name} of step {frame.step} from {source}"
         if frame.sequence != expected:
             cause = "repeated" if frame.sequence < expected else "lost or reordered"
-            raise OutOfOrder(f"{where} has sequence {frame.sequence}, expected was {expected}: frames were {cause}")
+            raise OutOfOrder(f"{where} has sequence {frame.sequence}, expected {expected}: frames were {cause}")
         if frame.kind not in _FORWARD:
             raise OutOfOrder(f"{where} does not belong to the downstream direction; are the two stages swapped?")
         if self._contents is not None:

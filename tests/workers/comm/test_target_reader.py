@@ -23,7 +23,7 @@ WRONG_REPLIES: list[tuple[dict[str, Tensor], str]] = [
     ({"gradient": torch.zeros(B, T, 1)}, r"'gradient' is float32 \(3, 2, 1\), the value of step 1 was float32"),
     ({"gradient": torch.zeros(1, T, D)}, r"'gradient' is float32 \(1, 2, 5\), the value of step 1 was"),
     ({"gradient": torch.zeros(B, T, D, dtype=torch.int64)}, r"'gradient' is int64 \(3, 2, 5\), the value of"),
-    ({"value": torch.zeros(B, T, D)}, r"it has the tensors \['value'\], expected was \['gradient'\]"),
+    ({"value": torch.zeros(B, T, D)}, r"it has the tensors \['value'\], expected \['gradient'\]"),
     ({"gradient": torch.zeros(B, T, D), "late": SCALAR}, r"'gradient' is .*, the value of step 0 was float32 \(1,\)"),
     ({"gradient": torch.zeros(B, T, D), "late": torch.tensor(-5)}, "'late' is -5, it should be 0 or more"),
     ({"gradient": torch.zeros(B, T, D), "late": torch.zeros(2)}, r"'late' is float32 \(2,\), it should be int64 \(\)"),

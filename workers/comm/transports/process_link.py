@@ -28,7 +28,7 @@ class LinkSettings:
     max_frame: int = FRAME_BYTES  #: [bytes] of the largest frame sent or received
     delay_s: float = 0.0  #: [seconds] emulated one-way latency, added to received frames
     checksum: bool = False  #: send a checksum of the payload; a received checksum is always verified
-    timeout_s: float = 30.0  #: [seconds] longest wait for the peer, to connect and to take what was sent at `close`
+    timeout_s: float = 30.0  #: [seconds] longest wait for the peer, to connect and, at `close`, to receive sent frames
     insecure: bool = False  #: allow plaintext beyond the loopback interface
     ring: int = RING_BYTES  #: [bytes] shared memory per direction for big payloads (gRPC, unix sockets); 0: none
     device: torch.device = CPU  #: device of the stage that holds this end
@@ -68,7 +68,8 @@ class LinkEnd(InboxEnd):
     def _check_size(self, frame: Frame, nbytes: int) -> None:
         if nbytes > (limit := self._settings.max_frame):
             raise SizeMismatch(
-                f"{self._where(frame)} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends"
+                f"{self._where(frame)} has {nbytes} bytes, the link carries {limit}: raise transport.max_frame_mb at "
+                "both ends"
             )
 
     def _crowded(self, frame: Frame) -> FlowControlError:

@@ -48,10 +48,10 @@ def test_a_reordered_forward_frame_is_an_error_and_the_edge_stays_usable() -> No
     up = Upstream(b, stage=2, clock=WaitTime(), timeout_s=SHORT)
     for step in (1, 2, 3, 4):  # arrive as 2, 3, 1, 4
         down.send(Kind.STEP, step, {})
-    with pytest.raises(OutOfOrder, match="STEP of step 2 from stage 1 has sequence 2, expected was 1"):
+    with pytest.raises(OutOfOrder, match="STEP of step 2 from stage 1 has sequence 2, expected 1"):
         up.receive()
     assert up.receive().step == 3
-    with pytest.raises(OutOfOrder, match="STEP of step 1 from stage 1 has sequence 1, expected was 4"):
+    with pytest.raises(OutOfOrder, match="STEP of step 1 from stage 1 has sequence 1, expected 4"):
         up.receive()
     assert up.receive().step == 4
 
