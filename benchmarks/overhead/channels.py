@@ -22,6 +22,7 @@ from torch import Tensor
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
+from workers.comm.transports.process_link import LinkSettings
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
 
 #: Tensors that may be under way where a sender has to be told how far the receiver is.
@@ -109,18 +110,19 @@ class Link(Way):
     join: Any = staticmethod(grpc_connect)
 
     def __init__(self, unix: bool = False, **settings: Any) -> None:
-        self.unix, self.settings = unix, {"limit": 2 * WINDOW, "timeout_s": TIMEOUT_S, **settings}
+        self.unix = unix
+        self.settings = LinkSettings(limit=2 * WINDOW, timeout_s=TIMEOUT_S, **settings)
 
     def listen(self, folder: Path) -> str:
         bind = f"unix:{folder / 'stage-1'}" if self.unix else "127.0.0.1:0"
-        self.listener = self.listener(bind, handshake=_handshake(1), **self.settings)
+        self.listener = self.listener(bind, handshake=_handshake(1), settings=self.settings)
         return str(self.listener.address)
 
     def accept(self) -> None:
         self.end = self.listener.accept(TIMEOUT_S)
 
     def connect(self, address: str) -> None:
-        self.end = self.join(address, _handshake(0), **self.settings)
+        self.end = self.join(address, _handshake(0), self.settings)
 
     def send(self, tensor: Tensor) -> None:
         self.end.send(Frame(Kind.STEP, 1, tensors={"value": tensor}))

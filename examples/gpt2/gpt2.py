@@ -32,7 +32,9 @@ class Block(nn.Module):
         return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
 
 
-def whole(context: ModelContext, layers: int = 4, width: int = 64, heads: int = 4, positions: int = 64) -> GPT2LMHeadModel:
+def whole(
+    context: ModelContext, layers: int = 4, width: int = 64, heads: int = 4, positions: int = 64
+) -> GPT2LMHeadModel:
     """Return the unsplit model, without dropout and with weights of its own for the scores."""
     settings = GPT2Config(
         vocab_size=context.symbols, n_positions=positions, n_embd=width, n_layer=layers, n_head=heads,

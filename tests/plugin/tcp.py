@@ -50,7 +50,7 @@ class Tcp(ProcessTransport):
         """The end of a link whose stages agree."""
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self.no_delay)
-        return TcpEnd(connection, peer, LinkSettings(**self.link_settings(context)))
+        return TcpEnd(connection, peer, self.link_settings(context))
 
 
 class TcpEnd(LinkEnd):

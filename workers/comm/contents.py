@@ -1,4 +1,4 @@
-"""The tensors that frames to one stage hold. All stages know them from the settings; every frame is checked."""
+"""Check the tensors of received frames against what the settings of the run imply."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.comm.roles import VALUE, frame_name
 
 Shape = tuple[int, ...]
 
-_NUMBERS = ("last", "index")
+_SCALARS = ("last", "index")
 
 
 class Rows(enum.Enum):
@@ -45,18 +45,18 @@ class Contents:
 
     value: Mapping[str, TensorSpec]  #: the tensors of a value by name; of a single tensor the name is ""
     batch: int  #: B
-    symbols: int  #: V; labels are below it
-    smaller: bool = False  #: the last batch of a validation pass may be smaller
-    steps: int | None = None  #: T; None: it varies
+    symbols: int  #: V; labels are smaller
+    smaller: bool = False  #: the last batch of a validation pass may have fewer rows than B
+    steps: int | None = None  #: T; None: any number
     sequences: bool = True  #: values are (B, T, ...) and labels (B, T); else (B, ...) and (B,)
-    one_label: bool = False  #: labels are (B, 1), whatever T is
-    context: int = 0  #: C; 0: no context travels with training steps
-    context_symbols: int = 0  #: the context's entries are below it
-    every: int = 1  #: the receiver works at multiples of it; at other steps a frame has neither value nor labels
-    numbered: bool = False  #: windows of a validation pass are numbered
+    one_label: bool = False  #: labels are (B, 1) for any T
+    context: int = 0  #: C; 0: training steps have no context
+    context_symbols: int = 0  #: entries of the context are smaller
+    every: int = 1  #: update period of the receiver; other frames have neither value nor labels
+    numbered: bool = False  #: windows of a validation pass have an index
 
     def check(self, frame: Frame, where: str) -> None:
-        """Raise WrongTensor, beginning with `where`, for a tensor that is missing, unknown or not as agreed."""
+        """Raise WrongTensor, prefixed with `where`, for a missing, unknown or wrong tensor."""
         try:
             self._check_names(frame)
             if frame.kind is Kind.PROBE:
@@ -72,7 +72,7 @@ class Contents:
         return [frame_name(VALUE, name) for name in self.value]
 
     def _check_names(self, frame: Frame) -> None:
-        for name in _NUMBERS:  # first: the index tells whether the receiver works at this frame
+        for name in _SCALARS:  # check first: "index" decides whether the receiver updates
             if name in frame.tensors:
                 expect(name, frame.tensors[name], (), torch.int64)
         wanted = self._names(frame)
@@ -88,13 +88,12 @@ class Contents:
         names = {"reset", "done"}
         if frame.kind is Kind.EVALUATE and self.numbered:
             names.add("index")
-        if not self._works(frame):
+        if not self._receiver_updates(frame):
             return names
         names |= {*self.value_names, "labels"}
         return names | ({"context"} if frame.kind is Kind.STEP and self.context else set())
 
-    def _works(self, frame: Frame) -> bool:
-        """Return whether the receiver works at this frame."""
+    def _receiver_updates(self, frame: Frame) -> bool:
         if self.every == 1 or (frame.kind is Kind.EVALUATE and "index" not in frame.tensors):
             return True
         number = frame.step if frame.kind is Kind.STEP else int(frame.tensors["index"])
@@ -103,7 +102,7 @@ class Contents:
     def _check_window(self, frame: Frame) -> None:
         tensors, batch = frame.tensors, self.batch
         if self.smaller and frame.kind is Kind.EVALUATE:
-            batch = self._smaller(tensors["reset"])
+            batch = self._batch_size(tensors["reset"])
         for name in ("reset", "done"):
             expect(name, tensors[name], (batch,), torch.bool)
         if "labels" not in tensors:
@@ -143,16 +142,18 @@ class Contents:
         rows = [name for name, spec in self.value.items() if spec.rows is Rows.LABELS]
         return _size(tensors[frame_name(VALUE, rows[0])], 1) if rows else _size(tensors["labels"], 1)
 
-    def _smaller(self, reset: Tensor) -> int:
+    def _batch_size(self, reset: Tensor) -> int:
         """Return the size of a batch that may be the last one of its pass."""
         size = _size(reset, 0)
         return size if 0 < size <= self.batch else self.batch
 
 
 def expect(name: str, tensor: Tensor, shape: Shape, dtype: torch.dtype, said_by: str = "the settings say") -> None:
-    """Raise WrongTensor, with both, unless a tensor has this shape and element type."""
+    """Raise WrongTensor unless a tensor has this shape and dtype. `said_by` introduces them in the message."""
     if tensor.dtype is not dtype or tensor.shape != shape:
-        raise WrongTensor(f"{name!r} is {_described(tensor.dtype, tensor.shape)}, {said_by} {_described(dtype, shape)}")
+        raise WrongTensor(
+            f"{name!r} is {_description(tensor.dtype, tensor.shape)}, {said_by} {_description(dtype, shape)}"
+        )
 
 
 def _expect_below(name: str, tensor: Tensor, symbols: int) -> None:
@@ -167,5 +168,5 @@ def _size(tensor: Tensor, dimension: int) -> int:
     return tensor.shape[dimension] if tensor.dim() > dimension else 0
 
 
-def _described(dtype: torch.dtype, shape: Shape) -> str:
+def _description(dtype: torch.dtype, shape: Shape) -> str:
     return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"

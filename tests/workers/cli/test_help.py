@@ -69,8 +69,8 @@ def test_one_setting_with_unit_meaning_default_values_and_the_options_that_set_i
 
 def test_a_comment_of_several_lines_is_read_to_its_end_and_no_further() -> None:
     assert settings()["transport.ring_mb"].meaning == (
-        "memory that two stages on one machine share each way for big tensors, taken as it is needed (Linux, over unix "
-        "sockets); 0: all go through the socket"
+        "shared memory per direction for big tensors between two stages on one machine, allocated on demand (Linux, "
+        "with unix sockets); 0: none"
     )
     assert settings()["depth.clocks"].meaning == "each stage ticks at multiples of its own; empty: always"
     inherited = settings()["predictor.time.steps_per_target"]

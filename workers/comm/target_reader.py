@@ -1,4 +1,4 @@
-"""What comes back over an edge, held against what was sent."""
+"""Read targets from upstream frames and check them against the values that were sent."""
 
 from __future__ import annotations
 
@@ -21,39 +21,46 @@ _Sent: TypeAlias = dict[str, tuple[Shape, torch.dtype]]
 _BESIDE = {"late", "losses"}
 
 
-class Answers:
-    """Remembers what the values of the newest `memory` steps were like, for gradients must be like their values."""
+class TargetReader:
+    """Checks that each gradient has the shape and element type of its value.
+
+    Args:
+        memory: newest training steps whose shape and element type are remembered.
+    """
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
         self._sent: dict[int, _Sent] = {}
-        self._asked: _Sent | None = None
+        self._exchanged: _Sent | None = None
 
     def remember(self, kind: Kind, step: int, value: Value) -> None:
-        """A value leaves: of a training step, or, the last one counts, of a frame whose gradient is nobody's target."""
+        """Record a value that is sent. For frames of other kinds than STEP, only the last one is kept."""
         sent: _Sent = {name: (tensor.shape, tensor.dtype) for name, tensor in floating(value).items()}
         if kind is not Kind.STEP:
-            self._asked = sent
+            self._exchanged = sent
             return
         self._sent[step] = sent
         if len(self._sent) > self._memory:
             del self._sent[next(iter(self._sent))]
 
-    def read(self, frame: Frame, where: str, *, asked: bool) -> Target | WireError:
-        """The target in a frame, or what is wrong with it. `asked`: it may answer no training step."""
+    def read(self, frame: Frame, where: str, *, exchange: bool) -> Target | WireError:
+        """Return the target in a frame, or the error to report for it.
+
+        `exchange`: the frame may be the reply to an exchange, whose gradient is not a training target.
+        """
         try:
-            return self._read(frame, asked)
+            return self._read(frame, exchange)
         except WrongTensor as error:
             return WrongTensor(f"{where}: {error}")
 
-    def _read(self, frame: Frame, asked: bool) -> Target:
+    def _read(self, frame: Frame, exchange: bool) -> Target:
         tensors, gradient = frame.tensors, value_in(GRADIENT, frame.tensors)
         if (gradient is not None) != (frame.kind is Kind.GRADIENT) or without(GRADIENT, tensors).keys() - _BESIDE:
             wanted = sorted([GRADIENT] if frame.kind is Kind.GRADIENT else [])
-            raise WrongTensor(f"it has the tensors {sorted(tensors)} beside which {wanted} was due")
+            raise WrongTensor(f"it has the tensors {sorted(tensors)} expected {wanted}")
         late = _late(tensors)
         if gradient is not None:
-            sent = self._of(frame.step - late, gradient) if late or not asked else self._of_asked()
+            sent = self._of(frame.step - late, gradient) if late or not exchange else self._of_exchange()
             self._expect_like(sent, gradient, frame.step - late)
         return Target(frame.step, gradient, _losses(tensors), late)
 
@@ -66,17 +73,17 @@ class Answers:
             expect(frame_name(GRADIENT, name), each, shape, dtype, f"the value of step {step} was")
 
     def _of(self, step: int, gradient: Value) -> _Sent:
-        """What the value of a step was like. One of before the run was resumed was like another, but for its steps."""
+        """Return what a step's value was like; for a step before a resume what a later one was, with its own T."""
         if step in self._sent:
             return self._sent[step]
         if not self._sent or step > min(self._sent):
-            raise WrongTensor(f"it has a gradient of step {step}, of which no value was sent")
+            raise WrongTensor(f"it has a gradient of step {step}, for which no value was sent")
         like, found = next(iter(self._sent.values())), named(gradient)
         return {n: (_as_long(shape, found[n]), dtype) for n, (shape, dtype) in like.items() if n in found}
 
-    def _of_asked(self) -> _Sent:
-        assert self._asked is not None, "it was sent before"
-        return self._asked
+    def _of_exchange(self) -> _Sent:
+        assert self._exchanged is not None, "it was sent before"
+        return self._exchanged
 
 
 def _as_long(shape: Shape, gradient: Tensor) -> Shape:

@@ -1,4 +1,4 @@
-"""What comes back is held against what was sent: a wrong gradient is a missing target, counted and named."""
+"""Gradients are checked against the values that were sent; wrong ones are dropped, counted and logged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dni.errors import WrongTensor
 from tests.support.commands import summary_of
-from tests.support.edges import NUMBER, B, D, T, changed, edge, probe, step
+from tests.support.edges import SCALAR, B, D, T, edge, probe, shorten_tensor, step
 from tests.support.runs import tiny
 from tests.support.transports import EVERY, linked
 from workers.comm.edge import Loss
@@ -19,12 +19,12 @@ from workers.comm.frame import Frame, Kind
 from workers.comm.transports.local import local_channel
 from workers.launch.launcher import launch
 
-WRONG_ANSWERS: list[tuple[dict[str, Tensor], str]] = [
+WRONG_REPLIES: list[tuple[dict[str, Tensor], str]] = [
     ({"gradient": torch.zeros(B, T, 1)}, r"'gradient' is float32 \(3, 2, 1\), the value of step 1 was float32"),
     ({"gradient": torch.zeros(1, T, D)}, r"'gradient' is float32 \(1, 2, 5\), the value of step 1 was"),
     ({"gradient": torch.zeros(B, T, D, dtype=torch.int64)}, r"'gradient' is int64 \(3, 2, 5\), the value of"),
-    ({"value": torch.zeros(B, T, D)}, r"it has the tensors \['value'\] beside which \['gradient'\] was due"),
-    ({"gradient": torch.zeros(B, T, D), "late": NUMBER}, r"'gradient' is .*, the value of step 0 was float32 \(1,\)"),
+    ({"value": torch.zeros(B, T, D)}, r"it has the tensors \['value'\], expected \['gradient'\]"),
+    ({"gradient": torch.zeros(B, T, D), "late": SCALAR}, r"'gradient' is .*, the value of step 0 was float32 \(1,\)"),
     ({"gradient": torch.zeros(B, T, D), "late": torch.tensor(-5)}, "'late' is -5, it should be 0 or more"),
     ({"gradient": torch.zeros(B, T, D), "late": torch.zeros(2)}, r"'late' is float32 \(2,\), it should be int64 \(\)"),
     ({"gradient": torch.zeros(B, T, D), "losses": torch.zeros(3)}, r"'losses' is float32 \(3,\), .* float64 \(3, 3\)"),
@@ -35,8 +35,8 @@ WRONG_ANSWERS: list[tuple[dict[str, Tensor], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("tensors", "message"), WRONG_ANSWERS)
-def test_a_wrong_gradient_is_a_missing_target_or_an_error_where_it_is_waited_for(
+@pytest.mark.parametrize(("tensors", "message"), WRONG_REPLIES)
+def test_a_wrong_gradient_is_a_missing_target_or_an_error_if_it_is_awaited(
     tensors: dict[str, Tensor], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     a, b = local_channel(64)
@@ -56,18 +56,18 @@ def test_a_wrong_gradient_is_a_missing_target_or_an_error_where_it_is_waited_for
 
 
 @pytest.mark.parametrize("transport", EVERY)
-def test_a_wrong_gradient_is_dropped_on_every_transport_and_the_next_one_counts(transport: str) -> None:
+def test_every_transport_drops_a_wrong_gradient_and_delivers_the_next_one(transport: str) -> None:
     with linked(EVERY[transport]()) as ends:
         down, up = edge(ends)
         for number in (1, 2):
             down.send(Kind.STEP, number, step())
             up.finish(up.receive(), torch.ones(B, T, D if number == 2 else 1), losses=[Loss(number, 1.0, 6)])
-        found = list(down.drain())
-        assert [(target.step, target.losses) for target in found] == [(2, (Loss(2, 1.0, 6),))]
+        targets = list(down.drain())
+        assert [(target.step, target.losses) for target in targets] == [(2, (Loss(2, 1.0, 6),))]
         assert down.dropped == {"WrongTensor": 1}
 
 
-def test_the_answer_to_a_probe_is_held_against_what_was_asked() -> None:
+def test_the_reply_to_a_probe_is_checked_against_the_probe() -> None:
     a, b = local_channel(64)
     down, _ = edge((a, b))
     b.send(Frame(Kind.GRADIENT, 1, done_through=1, tensors={"gradient": torch.zeros(B, T, D)}))
@@ -75,7 +75,7 @@ def test_the_answer_to_a_probe_is_held_against_what_was_asked() -> None:
         down.exchange(Kind.PROBE, 1, probe())
 
 
-def test_a_gradient_of_before_the_run_was_resumed_is_a_target() -> None:
+def test_a_gradient_of_a_step_before_the_resume_is_a_target() -> None:
     a, b = local_channel(64)
     down, _ = edge((a, b))
     down.send(Kind.STEP, 8, step())
@@ -88,10 +88,8 @@ def test_a_gradient_of_before_the_run_was_resumed_is_a_target() -> None:
     assert down.dropped == {"WrongTensor": 2}
 
 
-def test_a_run_goes_on_without_wrong_gradients_and_says_how_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    changed(monkeypatch, Kind.GRADIENT, "gradient", {3, 4, 7})
+def test_a_run_drops_wrong_gradients_and_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_tensor(monkeypatch, Kind.GRADIENT, "gradient", {3, 4, 7})
     launch(tiny(stages=3), tmp_path)
     first, second, last = summary_of(tmp_path)["stage"]
     assert first["dropped_targets"] == second["dropped_targets"] == {"WrongTensor": 3}
