@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.loss_function import LossFunction
+from dni.precision import autocast_calls
 from dni.predictors.base import Predictor
 from dni.predictors.regressor import Regressor
 from dni.predictors.settings import PredictorContext, PredictorSettings, TimePredictor
@@ -31,6 +32,7 @@ class CutContext:
     device: torch.device  #: of the stage
     predictor: PredictorSettings  #: the section `predictor.depth`, or `predictor.time`
     expects: Callable[[int], bool]  #: whether the target of a step will come at all
+    autocast: torch.dtype | None = field(default=None, kw_only=True)  #: what predictors compute in; None: 32 bits
     rows: bool = field(default=True, kw_only=True)  #: there is a label for every row of the value; if not, the value
     #: is (B, ..., D), and its predictor sees no labels
 
@@ -38,9 +40,14 @@ class CutContext:
         """The predictor of the settings, untrained; of a value without labels, a regressor."""
         if not self.rows:
             hidden = getattr(self.predictor, "hidden", 0)
-            return Regressor(self.shape[-1], hidden=hidden).to(self.device)
+            return self.cast(Regressor(self.shape[-1], hidden=hidden).to(self.device))
         context = PredictorContext(self.index, self.stages, self.inputs)
-        return self.predictor.build(self.shape, self.classes, context).to(self.device)
+        return self.cast(self.predictor.build(self.shape, self.classes, context).to(self.device))
+
+    def cast(self, predictor: Predictor) -> Predictor:
+        """Let a predictor compute in the precision of the run."""
+        autocast_calls(predictor, self.autocast, "forward", "fit", "known")
+        return predictor
 
     def predicted(self, memory: int, **settings: Any) -> DecoupledInterface:
         """An interface with that predictor and an Adam of its own, which remembers `memory` values.

@@ -55,5 +55,5 @@ def backward_starts(output: Value, gradient: Value | None, device: torch.device)
             continue
         refuse_gradient(each, outputs[name])
         starts.append(outputs[name])
-        gradients.append(each.to(device))
+        gradients.append(each.to(device, outputs[name].dtype))
     return starts, gradients

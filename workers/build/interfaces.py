@@ -21,6 +21,7 @@ from dni.recurrent import Chain
 from dni.rng import happens
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
+from workers.build.model import dtype_of
 from workers.build.shapes import activation_specs
 from workers.comm.contents import Rows, TensorSpec
 from workers.config.settings import Config
@@ -84,6 +85,7 @@ def _depth_context(config: Config, index: int, device: torch.device, spec: Tenso
         config.stages,
         shape=tuple(size or 0 for size in spec.shape),
         rows=spec.rows is Rows.LABELS,
+        autocast=dtype_of(config),
         classes=model.symbols or 0,
         inputs=model.input_symbols or 0,
         device=device,

@@ -11,17 +11,31 @@ from torch import nn
 from dni.errors import ConfigError, PartitionError
 from dni.models.base import InitKind, ModelContext
 from dni.models.init import initialise
+from dni.precision import AutocastChain
 from dni.recurrent import Chain, Recurrent
 from dni.stages.partition import partition
 from workers.build.own_code import failures_named
 from workers.build.traced import traced
+from workers.config.schema import Precision
 from workers.config.settings import Config
 
 
 def build_chains(config: Config) -> list[Chain]:
     """The whole model from the seed, cut into its parts: one per stage, or several. Raises PartitionError, and
     ConfigError for a model that cannot be built."""
-    whole = _whole(config)
+    chains = _partition(config, _whole(config))
+    dtype = dtype_of(config)
+    if dtype is None:
+        return chains
+    return [AutocastChain(chain, dtype, last=chain is chains[-1]) for chain in chains]
+
+
+def dtype_of(config: Config) -> torch.dtype | None:
+    """Return the element type that autocast uses; None: it is off."""
+    return {Precision.fp32: None, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}[config.precision]
+
+
+def _partition(config: Config, whole: nn.Sequential) -> list[Chain]:
     if config.model.split_points:
         return partition(whole, split_points=config.model.split_points)
     try:

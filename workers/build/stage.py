@@ -19,6 +19,8 @@ def build_stage(config: Config, index: int) -> Stage:
     chain = build_chains(config)[index]
     device = device_of(config, index % config.stages)
     chain.to(device)
+    if config.compile:
+        chain.compile()
     settings: dict[str, Any] = {
         "clip": config.optimizer.clip,
         "accumulate": config.optimizer.accumulate,

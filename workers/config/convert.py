@@ -110,6 +110,6 @@ def one_line(error: BaseException) -> str:
 
 def fingerprint(config: Config) -> str:
     """A digest of what the stages of a run must agree on: seed, model, data, method, predictors, optimizer."""
-    parts = ("seed", "stages", "model", "data", "loss", "depth", "time", "predictor", "optimizer")
+    parts = ("seed", "stages", "model", "data", "loss", "depth", "time", "predictor", "optimizer", "precision")
     agreed = {key: value for key, value in to_plain(config).items() if key in parts}
     return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()[:16]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 else:
     AtCut = AtWindow = Any
 
+Precision = enum.Enum("Precision", ["fp32", "bf16", "fp16"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
 
 

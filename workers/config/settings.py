@@ -26,6 +26,7 @@ from workers.config.schema import (
     EvaluateConfig,
     LaunchConfig,
     LaunchMode,
+    Precision,
     PredictorConfig,
 )
 
@@ -53,6 +54,8 @@ class Config:
     # null: never
     stages: int = one_or_more(4)  # [stages] into which the model is cut, one worker each
     devices: list[str] = field(default_factory=lambda: ["auto"])  # one for all stages, or one each: auto, cpu, cuda:N
+    precision: Precision = Precision.fp32  # of matrix products, and of what stages send; parameters stay in 32 bits
+    compile: bool = False  # each stage's module by torch.compile: the first step takes longer, later ones less
     log_every: int = one_or_more(10)  # [steps] between two training records of a stage
     tensorboard: bool = True  # write TensorBoard events into the run folder
     run_id: str | None = None  # launch=external: the name of the folder that all stages share; null: the engine's job
