@@ -1,4 +1,4 @@
-"""A stage with a task of its own, and a next stage that ticks less often: which gradients add up when."""
+"""A stage with a local objective, before a stage with a longer update period: the sum of gradients at each step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def task(inner: TrueInterface | MultiRateInterface | DecoupledInterface | ZeroIn
 
 
 def own_gradient(made: LocalObjective, x: torch.Tensor) -> torch.Tensor:
-    """By PyTorch: the two counted rows' losses, summed."""
+    """Compute with PyTorch the summed losses of the two counted rows."""
     leaf = x.clone().requires_grad_()
     F.cross_entropy(made.head(leaf)[[0, 2], 0], OWN[[0, 2], 0], reduction="sum").backward()
     assert leaf.grad is not None
@@ -62,7 +62,7 @@ def test_the_head_learns_the_mean_of_the_counted_labels() -> None:
         torch.testing.assert_close(after.detach(), before[name] - RATE * gradient.sign(), rtol=0, atol=1e-4)
 
 
-def test_without_a_counted_label_the_head_stays_and_the_value_hears_only_of_what_was_sent() -> None:
+def test_without_a_counted_label_only_the_inner_gradient_remains() -> None:
     made, x, arrived = task(TrueInterface()), value(), value(1)
     before = [p.detach().clone() for p in made.head.parameters()]
     made.target(2, arrived)
@@ -84,7 +84,7 @@ def test_a_predictor_of_the_message_sees_only_its_labels_and_is_taught_as_ever()
     assert made.take_recent()["cosine"] is not None
 
 
-def test_it_is_judged_by_its_own_labels() -> None:
+def test_evaluation_uses_the_objectives_own_labels() -> None:
     made, x = task(ZeroInterface()), value()
     judged = made.evaluation_outputs(x, LABELS)
     scores = x @ made.head.weight.T + made.head.bias
@@ -97,7 +97,7 @@ def test_it_is_judged_by_its_own_labels() -> None:
     assert at_the_end.loss == pytest.approx(F.cross_entropy(*counted, reduction="sum").item(), rel=1e-6)
 
 
-def test_it_goes_on_from_its_state() -> None:
+def test_continues_from_its_state_dict() -> None:
     a, b = (
         task(DecoupledInterface(Regressor(D, classes=10))),
         LocalObjective(DecoupledInterface(Regressor(D, classes=10)), D, classes=3, learning_rate=RATE),
@@ -118,7 +118,7 @@ def test_a_loss_that_is_not_finite_and_missing_labels_are_errors() -> None:
         task(ZeroInterface()).gradient(1, value(), None)
 
 
-def test_a_slower_stage_is_asked_at_its_ticks_alone() -> None:
+def test_multi_rate_interface_asks_at_ticks_only() -> None:
     made = MultiRateInterface(TrueInterface(), 3)
     assert made.targets_first
     assert [made.required_step(step) for step in range(1, 7)] == [None, None, 3, None, None, 6]

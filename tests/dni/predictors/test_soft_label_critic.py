@@ -1,4 +1,4 @@
-"""A critic that guesses the labels ahead: its gradient is autograd's, and it learns what was read."""
+"""The soft-label critic: its gradient against autograd, and its training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def critic(hidden: int = 8) -> SoftLabelCritic:
 
 def read() -> Tensor:
     seen = torch.randint(0, X, (B, H))
-    seen[0, :3] = IGNORED  # a stream that has read three symbols
+    seen[0, :3] = IGNORED  # a stream with fewer inputs than the history
     return seen
 
 
@@ -59,7 +59,7 @@ def test_the_loss_is_both_cross_entropies_and_the_distance_to_the_target() -> No
     torch.testing.assert_close(fit.loss, losses + 0.5 * distance, rtol=1e-10, atol=1e-12)
 
 
-def test_the_teacher_is_not_taught_by_the_distance() -> None:
+def test_teacher_gets_no_gradient_from_the_distance() -> None:
     model, seen = critic(), read()
     value, target = torch.randn(2, B, F, dtype=torch.float64)
     known = torch.cat([seen, torch.zeros(B, L, dtype=torch.int64)], 1)
@@ -74,14 +74,14 @@ def test_the_teacher_is_not_taught_by_the_distance() -> None:
     assert not torch.equal(gradients[0][1], gradients[1][1])
 
 
-def test_untrained_it_guesses_evenly_and_asks_little_of_the_state() -> None:
+def test_untrained_soft_labels_are_uniform_and_gradients_small() -> None:
     torch.manual_seed(0)
     model = SoftLabelCritic(F, classes=V, future_labels=L, inputs=X, history=H, hidden=8)
     assert model(torch.randn(B, F), read()).abs().max() < 1e-3
 
 
 def test_through_an_interface_it_learns_labels_that_come_later() -> None:
-    """The label ahead is the oldest symbol of the history; the state says nothing. The teacher finds it."""
+    """The next label is the oldest symbol of the history, and the state is noise. The teacher learns it."""
     torch.manual_seed(0)
     model = SoftLabelCritic(F, classes=X, future_labels=1, inputs=X, history=H, hidden=16)
     cut = DecoupledInterface(model, torch.optim.Adam(model.parameters(), 1e-2))
@@ -95,6 +95,6 @@ def test_through_an_interface_it_learns_labels_that_come_later() -> None:
     assert (guesses.argmax(-1) == seen[:, 0]).float().mean() > 0.95
 
 
-def test_without_what_was_read_it_says_so() -> None:
-    with pytest.raises(ValueError, match="without them"):
+def test_soft_label_critic_needs_the_last_inputs() -> None:
+    with pytest.raises(ValueError, match="but the step has none"):
         critic()(torch.zeros(B, F, dtype=torch.float64), None)

@@ -96,7 +96,7 @@ class Ledger:
 
 @pytest.mark.parametrize("time", ["truncated", "synthetic"])
 @pytest.mark.parametrize(("mix", "stages", "lag"), [(1.0, 3, 0), (1.0, 4, 1), (0.4, 3, 2), (0.4, 4, 1)])
-def test_every_cut_is_taught_the_mixture(mix: float, stages: int, lag: int, time: str, tmp_path: Path) -> None:
+def test_every_cut_learns_the_mixed_targets(mix: float, stages: int, lag: int, time: str, tmp_path: Path) -> None:
     """With m = 1 (and time cut off) that is the gradient of the unsplit network: see `whole`."""
     settings = mixed(mix, lag, stages, time={"method": time})
     line = Line(tmp_path, **{**settings, "lag": lag})
@@ -139,7 +139,7 @@ def test_a_target_is_so_many_steps_late_per_edge(lag: int, tmp_path: Path) -> No
     assert [stage["staleness_mean"] for stage in records["stage"]] == [2 * lag, lag, None]
 
 
-def test_without_mixing_nothing_is_kept_and_no_edge_shares_its_window(tmp_path: Path) -> None:
+def test_without_mixing_no_window_is_kept(tmp_path: Path) -> None:
     for method, kept in (("synthetic", False), ("lambda_return", True), ("backprop", False)):
         settings = mixed(0.5, None)
         settings["depth"] = {"method": method, "max_in_flight": 8}
@@ -149,7 +149,7 @@ def test_without_mixing_nothing_is_kept_and_no_edge_shares_its_window(tmp_path: 
 
 
 @pytest.mark.parametrize(("window", "faults"), [(2, []), (5, []), (5, [lost(2), lost(6)]), (6, [late(3, 1), twice(7)])])
-def test_a_free_run_ends_and_no_more_than_w_windows_wait(faults: Any, window: int, tmp_path: Path) -> None:
+def test_run_without_lag_keeps_at_most_w_windows(faults: Any, window: int, tmp_path: Path) -> None:
     settings = mixed(0.5, None, depth={"method": "lambda_return", "max_in_flight": window})
     line = Line(tmp_path, faults, **settings, evaluate={"every": 5, "windows": 3, "probe": 4})
     stage, held = line.workers[1].stage, []
@@ -170,7 +170,7 @@ def test_a_free_run_ends_and_no_more_than_w_windows_wait(faults: Any, window: in
 
 
 @pytest.mark.parametrize("lag", [1, 3])
-def test_with_a_lag_what_never_comes_is_answered_without_a_gradient(lag: int, tmp_path: Path) -> None:
+def test_with_a_lag_lost_targets_are_answered_without_a_gradient(lag: int, tmp_path: Path) -> None:
     """Two targets are lost on every edge: the first cut misses those that the second one never got, too."""
     line = Line(tmp_path, [lost(4), lost(7)], **{**mixed(0.5, lag), "lag": lag})
     line.run()
@@ -194,7 +194,7 @@ def test_with_a_lag_a_run_does_not_depend_on_arrival_or_interruption(time: str, 
         assert_same(parameters_of(tmp_path / "threads", 3), parameters_of(tmp_path / way, 3))
 
 
-def test_a_free_run_goes_on_where_it_was_saved(tmp_path: Path) -> None:
+def test_run_without_lag_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     settings = mixed(0.5, None, checkpoint={"every": 4, "keep": 9})
     launch(tiny(**settings), tmp_path / "saved")
     part = launch(tiny(**settings, resume=str(tmp_path / "saved"), resume_step=4), tmp_path / "part").summary

@@ -1,4 +1,4 @@
-"""Targets that wait for the labels after their state: in the order of their steps, no longer than needed."""
+"""Deferred targets wait for the labels after their state, in the order of steps, and no longer than needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def window(step: int, labels: Tensor, reset: Tensor = NONE, done: Tensor = NONE)
 
 
 def numbered(step: int) -> Tensor:
-    """Labels that say when they came: 10 (step) + 0, 1, 2 in the first stream, 100 more in the second."""
+    """Labels that encode their step: 10 (step) + 0, 1, 2 in the first stream, 100 more in the second."""
     return 10 * step + torch.arange(T) + torch.tensor([[0], [100]])
 
 
@@ -51,7 +51,7 @@ def test_the_end_of_a_sequence_releases_all_and_nothing_after_it_counts() -> Non
     assert hindsight.targets(window(5, numbered(5), reset=~NONE), None) == []
 
 
-def test_it_goes_on_where_it_was() -> None:
+def test_continues_from_its_checkpoint() -> None:
     one, two, gradients = DeferredTargets(5), DeferredTargets(5), torch.randn(5, B, F)
     one.targets(window(2, numbered(2)), gradients[0])
     two.load_state_dict(one.state_dict())
@@ -63,12 +63,12 @@ def test_it_goes_on_where_it_was() -> None:
     assert torch.equal(a.labels, b.labels)
 
 
-def test_what_was_saved_is_moved_to_where_the_windows_are() -> None:
-    """Tensors are loaded on the CPU; `meta` stands for a GPU, with which they cannot be mixed either."""
+def test_loaded_targets_move_to_the_windows_device() -> None:
+    """Checkpoints are loaded on the CPU. The device `meta` replaces a GPU: tensors of both cannot be mixed either."""
     one, two = DeferredTargets(4), DeferredTargets(4)
     one.targets(window(2, numbered(2)), torch.zeros(B, F))
     two.load_state_dict(one.state_dict())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "__bool__", lambda self: False)  # nobody knows what `meta` holds
+        patch.setattr(torch.Tensor, "__bool__", lambda self: False)  # tensors on `meta` have no values
         found = two.targets(window(3, numbered(3)).to(torch.device("meta")), torch.zeros(B, F, device="meta"))
     assert [target.labels.device.type for target in found if target.labels is not None] == ["meta"]
