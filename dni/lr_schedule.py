@@ -179,7 +179,7 @@ class Step(FactorSchedule):
         asked = f"optimizer/schedule={self.name}"
         if self.decay_steps is None:
             raise ConfigError(
-                f"{asked} needs to know when: set optimizer.schedule.decay_steps={max(1, run.planned_steps // 3)}, say"
+                f"{asked} needs decay_steps: set optimizer.schedule.decay_steps={max(1, run.planned_steps // 3)}, say"
             )
         if not self.final:
             raise ConfigError(

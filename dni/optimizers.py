@@ -27,8 +27,8 @@ class Optimizer(ABC):
 
     learning_rate: float = above_zero(4e-3)  # [rate] of the stages, before the schedule's factor; predictors have their
     # own
-    schedule: LRSchedule = field(default_factory=Constant, metadata={"plugin": LRSchedule})  # of the learning rate; it
-    # counts training steps, so that all stages have the same rate
+    schedule: LRSchedule = field(default_factory=Constant, metadata={"plugin": LRSchedule})  # schedule of the learning
+    # rate; it counts all training steps, with or without an update, so that all stages have the same rate
     clip: float | None = above_zero(1.0)  # [norm] largest norm of a stage's gradient; longer ones are scaled down;
     # null: no clipping
     accumulate: int = one_or_more(1)  # [windows] gradients of so many windows are summed for one optimizer step
@@ -50,8 +50,8 @@ class Adam(Optimizer):
 
     beta1: float = below_one(0.9)  # [factor] decay of the running mean of the gradients, per step
     beta2: float = below_one(0.999)  # [factor] decay of the running mean of the squared gradients, per step
-    weight_decay: float = zero_or_more(0.0)  # [factor] of weight decay, at optimizer steps with a gradient; adam, sgd:
-    # added to the gradient; adamw, nadam: decoupled
+    weight_decay: float = zero_or_more(0.0)  # [factor] of weight decay of all parameters, at optimizer steps with a
+    # gradient; adam, sgd: added to the gradient; adamw, nadam: decoupled
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         betas = (self.beta1, self.beta2)

@@ -1,11 +1,11 @@
-"""Results of a fixed set of small runs that repeat bit for bit, to show that a change of the code changes none of them.
+"""A fixed set of small runs that repeat bit for bit, to show that a change of the code does not change results.
 
     python -m tests.reference_runs record before.json       # at the commit before the change
     python -m tests.reference_runs compare before.json      # at the commit after it, on the same machine
 
-Each run trains a few steps with settings under which nothing depends on arrival, and is reduced to a digest of its
-losses and one of its parameters; some runs are stopped half way and resumed. The last digits of a sum depend on the
-processor, so digests are compared on one machine and never committed. `make proof BASE=COMMIT` does both.
+Each run trains a few steps with settings that do not depend on the arrival of frames. Its results are a digest of its
+losses and one of its parameters. Some runs are stopped half way and resumed. The last digits of a sum depend on the
+processor, so compare digests on one machine only, and do not commit them. `make proof BASE=COMMIT` does both.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 PROSE = [page for page in PAGES if page.name != "CONTRIBUTING.md"]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-#: A file of the project, as pages name it. A name with a capital, `K` or `<...>` stands for many.
+#: The name of a project file in the pages. Names with a capital, `K` or `<...>` are patterns.
 SOURCE = re.compile(r"`((?:dni|workers|benchmarks|tests|conf|proto|docs)/[\w/.-]+)`")
 TEST = re.compile(r"`(test_\w+)`")
 CLASS = re.compile(r"`((?:[A-Z][a-z]+)+)(?:\.(\w+))?(?:\([^`]*\))?`")

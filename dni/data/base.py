@@ -164,8 +164,8 @@ class DataSet(Named, ABC):
 class FromFiles(DataSet):
     """Base class of data sets that are read from files."""
 
-    path: str | None = None  # of the data: text: a file, a folder of files, or the Penn Treebank's folder, null: the
-    # text that comes with Python; images: their folder, null: a folder with the name of the data
+    path: str | None = None  # file or folder of a text, such as the Penn Treebank's folder (null: the text that comes
+    # with Python), or folder of images (null: a folder with the name of the data)
 
     def located(self: F) -> F:
         return replace(self, path=self.path and str(Path(self.path).expanduser().absolute()))

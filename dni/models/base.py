@@ -97,4 +97,5 @@ class Layered(Model):
     units: int = one_or_more(128)  # [units] of a hidden layer; cnn, resnet: channels of the first layer
     layers: int = one_or_more(3)  # [layers] number of hidden layers; resnet: blocks of each of its three widths
     dropout: float = below_one(0.0)  # [share] of activations set to zero in training: between recurrent layers, after
-    # the hidden layers of mlp and mlp_bn, before the softmax layer of cnn and resnet, inside transformer layers
+    # the hidden layers of mlp and mlp_bn, before the softmax layer of cnn and resnet, inside transformer layers; each
+    # stage draws its own masks

@@ -19,7 +19,7 @@ from tests.support.commands import alive, children, command_line, wait_for
 ROOT = Path(__file__).parents[2]
 needs_hosts = pytest.mark.skipif(namespaces.why_not() is not None, reason=str(namespaces.why_not()))
 
-#: Sends back what comes, or with `sum` its digest at the end; says when it listens.
+#: A server that echoes its input, or with `sum` sends a digest at the end; it prints a line when it listens.
 SERVER = """
 import hashlib, socket, sys
 with socket.create_server(("", 7000)) as server:

@@ -35,14 +35,14 @@ class Exact(ZeroInterface):
     """Return the true gradient of the following windows."""
 
     def __init__(self, module: Chain, windows: list[Window]) -> None:
-        self.module, self.windows, self.asked = module, windows, 0
+        self.module, self.windows, self.calls = module, windows, 0
 
     def predict(self, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
-        self.asked += 1  # the cuts are asked in order
+        self.calls += 1  # the cuts are calls in order
 
         def rest(flat: Tensor, _: Tensor | None) -> Tensor:
             total, state = torch.zeros(()), unpack(flat, self.module.initial_state(B))
-            for window in self.windows[self.asked :]:
+            for window in self.windows[self.calls :]:
                 output, state = self.module(window.inputs, state)
                 total = total + summed_cross_entropy(output, window.labels)
             return total

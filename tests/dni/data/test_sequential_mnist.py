@@ -166,11 +166,11 @@ def test_files_are_read_packed_or_not_under_each_of_their_names(named: str, pack
     """The first bytes tell whether a file is gzipped. Archives contain folders with two of the names."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
     digits = np.array([7, 2, 1], dtype=np.uint8)
-    held = {
+    files = {
         named.format("t10k-images", 3): struct.pack(">4I", 2051, 3, 28, 28) + pixels.tobytes(),
         named.format("t10k-labels", 1): struct.pack(">2I", 2049, 3) + digits.tobytes(),
     }
-    for name, raw in held.items():
+    for name, raw in files.items():
         (tmp_path / name).write_bytes(gzip.compress(raw) if packed else raw)
     if named != "{}-idx{}-ubyte":
         (tmp_path / "t10k-images-idx3-ubyte").mkdir()

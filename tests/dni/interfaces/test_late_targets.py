@@ -30,9 +30,9 @@ def taught(interface: DecoupledInterface, step: int, value: float, target: float
 
 
 def test_late_target_has_a_lower_weight() -> None:
-    """Loss (w v + b - g)^2 from w = b = 0 at a rate of 0.25, v, g = 1, 2: error -2, so w = b = 1 if it is punctual.
+    """Loss (w v + b - g)^2 from w = b = 0 at a rate of 0.25, v, g = 1, 2: the error is -2, so w = b = 1 without delay.
 
-    Two steps late and with fade = 1, a third of that.
+    With a target two steps late and staleness_decay = 1, the weights change by a third of that.
     """
     interface = linear_interface(0.25, staleness_decay=1.0)
     for step in (1, 2, 3):

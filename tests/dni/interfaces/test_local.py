@@ -196,8 +196,8 @@ def test_a_run_does_not_depend_on_arrival(tmp_path: Path) -> None:
 def test_source_gets_reports_of_the_last_stages_loss(tmp_path: Path) -> None:
     """Each of the two edges delays reports by one step, so that they arrive two steps late."""
     line = Line(tmp_path, depth={"method": "local", "max_in_flight": 4, "lag": 1})
-    feed, heard = line.workers[0].upstream, []
+    feed, reported = line.workers[0].upstream, []
     assert isinstance(feed, Feed)
-    feed.data.train.report = lambda index, nats, labels: heard.append(index)  # type: ignore[method-assign]
+    feed.data.train.report = lambda index, nats, labels: reported.append(index)  # type: ignore[method-assign]
     line.run()
-    assert heard == list(range(STEPS - 4))
+    assert reported == list(range(STEPS - 4))

@@ -66,8 +66,9 @@ def literal(critic: Critic, bias: list[float]) -> Critic:
 def test_two_by_two_by_hand() -> None:
     """v = (1, -1), so W v = (-1, -1).
 
-    Squared, b = (0.5, -1), y = (0, 1): W v + b - y = (-0.5, -3), and W^T of that is (-9.5, -13); C = 9.25 / 2. To the
-    target (-9.5, -12) it is 1 squared, which weighs 0.5. Softmax, label 0: p - e = (-0.5, 0.5), W^T of that is (1, 1).
+    Squared loss, b = (0.5, -1), y = (0, 1): W v + b - y = (-0.5, -3), W^T times that is (-9.5, -13), and C = 9.25 / 2.
+    The squared distance to the target (-9.5, -12) is 1, with a weight of 0.5. Softmax, label 0: p - e = (-0.5, 0.5),
+    and W^T times that is (1, 1).
     """
     value = torch.tensor([[1.0, -1.0]])
     squared = literal(SquaredCritic(2, 2, gradient_weight=0.5), [0.5, -1.0])

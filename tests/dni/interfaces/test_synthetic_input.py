@@ -191,10 +191,10 @@ class LinearNetwork:
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize(("widths", "steps"), [([4, 4, 2], 350), ([4, 4, 4, 2], 650)])
 def test_fully_unlocked_linear_network_learns_least_squares(widths: list[int], steps: int) -> None:
-    """No stage sees what the one before it computes at the same step.
+    """No stage sees the output of the previous stage at the same step.
 
-    The number of an example is its label, with which a linear predictor can hold the exact gradient, and a linear model
-    of the inputs can hold the exact input: where nothing changes any more, the network has the gradient zero.
+    The label of an example is its number. A linear predictor can therefore learn the exact gradient, and a linear model
+    of the inputs the exact input. At a fixed point the gradient of the network is zero.
     """
     torch.manual_seed(0)
     x = math.sqrt(12) * torch.linalg.qr(torch.randn(12, widths[0])).Q

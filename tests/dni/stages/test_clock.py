@@ -48,9 +48,9 @@ def test_the_schedule_of_three_stages(kind: Kind) -> None:
 
 
 def test_without_clocks_frames_pass_unchanged() -> None:
-    clock, came = Clock.of([], 1), frame(Kind.STEP, 3)
-    assert clock.ticks(came)
-    assert clock.passed(came, NO) == {**came.tensors, "value": NO}
+    clock, received = Clock.of([], 1), frame(Kind.STEP, 3)
+    assert clock.ticks(received)
+    assert clock.passed(received, NO) == {**received.tensors, "value": NO}
 
 
 def test_checkpoint_barriers_and_the_end_reach_every_stage() -> None:
@@ -65,9 +65,9 @@ def test_a_reset_between_two_ticks_comes_with_the_next_and_is_saved() -> None:
     assert not clock.ticks(frame(Kind.STEP, 4, YES))
     assert not clock.ticks(frame(Kind.EVALUATE, 1))
     assert not clock.ticks(frame(Kind.STEP, 5, ~YES))
-    again = Clock(3)
-    again.load_state_dict(clock.state_dict())
-    for one in (clock, again):
+    restored = Clock(3)
+    restored.load_state_dict(clock.state_dict())
+    for one in (clock, restored):
         sixth, ninth = frame(Kind.STEP, 6), frame(Kind.STEP, 9)
         assert one.ticks(sixth)
         assert sixth.tensors["reset"].tolist() == [True, True]

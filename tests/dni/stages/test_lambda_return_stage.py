@@ -1,4 +1,4 @@
-"""The stage of depth=lambda_return: what it runs again, answers and gives up."""
+"""The stage of depth=lambda_return: recomputed windows, replies, and dropped windows."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_reply_by_hand() -> None:
 
 
 def modules(dropout: float) -> list[Chain]:
-    """The same twice: recurrent, with dropout and batch norm."""
+    """Return two equal recurrent models with dropout and batch norm."""
     torch.manual_seed(3)
     one = Chain(LSTM(D, D), nn.Dropout(dropout), LSTM(D, D), Norm(), nn.Linear(D, D)).double()
     return [one, copy.deepcopy(one)]
 
 
 class Norm(nn.BatchNorm1d):
-    """Of the features of (B, T, D)."""
+    """Batch norm of the features of (B, T, D)."""
 
     def __init__(self) -> None:
         super().__init__(D)
@@ -59,7 +59,7 @@ class Norm(nn.BatchNorm1d):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_recomputation_is_exact_and_has_no_side_effects(dropout: float) -> None:
-    """Parameters stand still, and m = 1: the answer is a plain stage's to the same target, three windows later."""
+    """With constant parameters and m = 1, the reply equals a plain stage's, three windows later."""
     a, b = modules(dropout)
     plain, stage = Stage(a, sgd(a, 0.0)), LambdaReturnStage(b, sgd(b, 0.0), mix=1.0, memory=9)
     generator, reset = torch.Generator().manual_seed(1), torch.tensor([True, False])

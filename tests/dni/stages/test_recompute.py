@@ -57,7 +57,7 @@ def test_training_is_that_of_full_backpropagation(model: str, stages: int, tmp_p
         torch.testing.assert_close(found["checkpointed"][name], whole, rtol=1e-5, atol=1e-6)
 
 
-def held(stage: Stage, steps: int) -> int:
+def kept_bytes(stage: Stage, steps: int) -> int:
     """Return the bytes of memory that the graph of one window keeps until `backward`."""
     kept: dict[int, int] = {}
 
@@ -72,7 +72,7 @@ def held(stage: Stage, steps: int) -> int:
 
 @LAYERS
 def test_activations_of_chunks_are_not_kept(layer: type[Recurrent]) -> None:
-    whole, chunked = (held(stage_of(layer, chunk), 200) for chunk in (None, 20))
+    whole, chunked = (kept_bytes(stage_of(layer, chunk), 200) for chunk in (None, 20))
     assert whole > 200 * B * D * 8 * 10  # both layers keep their gates and outputs, at least
     assert chunked < whole / 10
 

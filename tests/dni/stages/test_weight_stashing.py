@@ -25,7 +25,7 @@ B, T, D = 2, 4, 3
 def test_two_windows_ahead_by_hand(stash: bool, second: float, weights: tuple[float, float]) -> None:
     """y = w2 w1 x with w1 = 2, w2 = 3, x = 1: dw1 = w2, dw2 = w1, dx = w1 w2, at a rate of 0.1.
 
-    The first window makes the weights 1.7 and 2.8; what the second one gives depends on which it goes back with.
+    The first window makes the weights 1.7 and 2.8. The gradient of the second depends on which weights it uses.
     """
     module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
     for layer, weight in zip(module, (2.0, 3.0), strict=True):

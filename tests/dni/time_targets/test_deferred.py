@@ -25,22 +25,22 @@ def numbered(step: int) -> Tensor:
 
 
 def test_a_target_comes_when_its_labels_are_known() -> None:
-    hindsight, gradients = DeferredTargets(5), torch.randn(5, B, F)
-    assert hindsight.targets(window(1, numbered(1)), None) == []
-    assert hindsight.targets(window(2, numbered(2)), gradients[1]) == []
-    ((step, gradient, labels),) = hindsight.targets(window(3, numbered(3)), gradients[2])
+    deferred, gradients = DeferredTargets(5), torch.randn(5, B, F)
+    assert deferred.targets(window(1, numbered(1)), None) == []
+    assert deferred.targets(window(2, numbered(2)), gradients[1]) == []
+    ((step, gradient, labels),) = deferred.targets(window(3, numbered(3)), gradients[2])
     assert (step, labels is not None and labels[0].tolist()) == (1, [20, 21, 22, 30, 31])
     assert torch.equal(gradient, gradients[1])
-    ((step, _, labels),) = hindsight.targets(window(4, numbered(4)), gradients[3])
+    ((step, _, labels),) = deferred.targets(window(4, numbered(4)), gradients[3])
     assert (step, labels is not None and labels[1].tolist()) == (2, [130, 131, 132, 140, 141])
 
 
 def test_the_end_of_a_sequence_releases_all_and_nothing_after_it_counts() -> None:
-    hindsight, g = DeferredTargets(7), torch.zeros(B, F)
+    deferred, g = DeferredTargets(7), torch.zeros(B, F)
     first, second = torch.tensor([True, False]), torch.tensor([False, True])
-    hindsight.targets(window(2, numbered(2)), g)
-    assert hindsight.targets(window(3, numbered(3), done=first), g) == []  # the second stream goes on
-    found = hindsight.targets(window(4, numbered(4), reset=first, done=second), g)
+    deferred.targets(window(2, numbered(2)), g)
+    assert deferred.targets(window(3, numbered(3), done=first), g) == []  # the second stream goes on
+    found = deferred.targets(window(4, numbered(4), reset=first, done=second), g)
     labels = {step: known.tolist() for step, _, known in found if known is not None}
     x = IGNORED
     assert labels == {
@@ -48,7 +48,7 @@ def test_the_end_of_a_sequence_releases_all_and_nothing_after_it_counts() -> Non
         2: [[30, 31, 32, x, x, x, x], [130, 131, 132, 140, 141, 142, x]],
         3: [[x, x, x, x, x, x, x], [140, 141, 142, x, x, x, x]],
     }
-    assert hindsight.targets(window(5, numbered(5), reset=~NONE), None) == []
+    assert deferred.targets(window(5, numbered(5), reset=~NONE), None) == []
 
 
 def test_continues_from_its_checkpoint() -> None:

@@ -221,7 +221,7 @@ REFUSED = {
     "one: set model.layers=2 or more (or model.dropout=0)",
     "optimizer.nesterov=true optimizer.kind=sgd": "optimizer.nesterov=true needs momentum: set optimizer.momentum=0.9, "
     "say",
-    "optimizer.schedule.kind=step optimizer.schedule.final=0.1": "optimizer/schedule=step needs to know when: set "
+    "optimizer.schedule.kind=step optimizer.schedule.final=0.1": "optimizer/schedule=step needs decay_steps: set "
     "optimizer.schedule.decay_steps=333, say",
     "optimizer.schedule.kind=step optimizer.schedule.decay_steps=9": "optimizer/schedule=step with "
     "optimizer.schedule.final=0 stops at the first fall: set optimizer.schedule.final=0.1, say",
