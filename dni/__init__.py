@@ -1,6 +1,6 @@
-"""Train a network whose stages do not wait for each other: synthetic gradients at every cut.
+"""Train the stages of a split network without waiting: synthetic gradients at every cut.
 
-This package is the mathematics of one stage: no network, no configuration files, no processes (those are `workers`).
+This package holds the mathematics of one stage. Processes, links and settings are in `workers`.
 """
 
 from dni.errors import UsageError

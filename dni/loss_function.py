@@ -1,4 +1,4 @@
-"""The loss at the end of a network: its value and gradient, and how answers are counted."""
+"""The loss at the end of a network: its value, its gradient, and the count of correct outputs."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from dni.types import IGNORED
 
 
 class Judgement(NamedTuple):
-    """What the answers to one window come to."""
+    """The loss and accuracy of one window."""
 
     loss: float  #: summed over batch and time
-    hits: int  #: how many labels were hit
-    labels: int  #: how many counted
+    hits: int  #: number of labels that the model predicted correctly
+    labels: int  #: number of labels that count
 
 
 @dataclass
 class LossFunction(Named, ABC):
     """Base class of the losses.
 
-    A loss of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
-    section `loss`. `summed` is all that it must have.
+    To add a loss, write a dataclass that subclasses this class, in a module of your own. Its fields are the settings of
+    the section `loss`. Only `summed` is required.
     """
 
     @abstractmethod
     def summed(self, output: Tensor, labels: Tensor) -> Tensor:
-        """The loss of an output (..., V) and its labels (...), summed over both: a scalar that autograd goes through.
+        """Return the loss of an output (..., V) and its labels (...), summed over all of them: a scalar with graph.
 
-        IGNORED labels count nothing. Means, and the parameters' gradients, are divided by the number of labels.
+        IGNORED labels add nothing. The stage divides means and parameter gradients by the number of labels.
         """
 
     def gradient(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed loss, and its gradient with respect to the output."""
+        """Return the summed loss and its gradient with respect to the output."""
         with torch.enable_grad():
             leaf = output.detach().requires_grad_()
             total = self.summed(leaf, labels)
@@ -50,30 +50,30 @@ class LossFunction(Named, ABC):
         return total.detach(), gradient
 
     def count(self, labels: Tensor) -> int:
-        """How many labels count."""
+        """Return the number of labels that count."""
         return int((labels != IGNORED).sum())
 
     def hits(self, output: Tensor, labels: Tensor) -> int:
-        """How many labels are hit: they have the largest of their scores."""
+        """Return the number of labels that have the largest score."""
         return hits(output, labels)
 
     def judge(self, output: Tensor, labels: Tensor) -> Judgement:
-        """Loss, hits and number of the labels, as validation and `dni-evaluate` add them up."""
+        """Return loss, hits and number of labels, which validation and `dni-evaluate` sum over windows."""
         return Judgement(self.summed(output, labels).item(), self.hits(output, labels), self.count(labels))
 
     def of_guessing(self, symbols: int) -> float:
-        """What a label costs a model of V = `symbols` that knows nothing; 0: that is not known."""
+        """Return the loss per label of a uniform guess among V = `symbols` classes; 0 if that is unknown."""
         return 0.0
 
     def misfit(self, output: Tensor, labels: Tensor) -> str | None:
-        """Why the loss of these cannot be computed, where torch has refused them; None: that is not known."""
+        """Say why torch could not compute the loss of these; None: the reason is unknown."""
         if labels.numel() != output[..., 0].numel():
             shapes = f"labels {tuple(labels.shape)} for an output of shape {tuple(output.shape)}"
             return f"{shapes}: one is needed for each row"
         return label_misfit("the output", output, labels)
 
-    def check(self, run: Any) -> None:  # most go with everything
-        """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that do not go with it."""
+    def check(self, run: Any) -> None:
+        """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that this loss cannot take."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ class CrossEntropy(LossFunction):
 
 @dataclass
 class SquaredError(LossFunction):
-    """Half the squared error of an output (..., O) against numbers (..., O); a row counts as one label."""
+    """Half the squared error between an output (..., O) and labels (..., O); a row counts as one label."""
 
     name: ClassVar[str] = "squared_error"
 
@@ -109,7 +109,7 @@ class SquaredError(LossFunction):
         return labels.numel() // labels.shape[-1]
 
     def hits(self, output: Tensor, labels: Tensor) -> int:
-        """None: numbers are not hit."""
+        """Return 0: a regression has no hits."""
         return 0
 
     def misfit(self, output: Tensor, labels: Tensor) -> str | None:
@@ -117,6 +117,6 @@ class SquaredError(LossFunction):
 
     def check(self, run: Any) -> None:
         raise ConfigError(
-            "loss=squared_error is of numbers, and the labels of a run are classes: set loss=cross_entropy, or use "
-            "dni.SquaredLossInterface in a loop of your own"
+            "loss=squared_error needs numbers as labels, and the labels of a run are classes: set loss=cross_entropy, "
+            "or use dni.SquaredLossInterface in a loop of your own"
         )

@@ -1,4 +1,4 @@
-"""Data sets, and the deterministic sources of windows that they open."""
+"""Data sets and their deterministic sources of windows."""
 
 from dni.data.base import Data, DataContext, DataSet, in_passes
 from dni.data.copy_sets import Copy, RepeatCopy

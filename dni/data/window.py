@@ -1,4 +1,4 @@
-"""One training window, as every source of data gives it."""
+"""One training window, as every data source returns it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from torch import Tensor
 
 
 class Window(NamedTuple):
-    """One window of every stream; or a batch of examples that are no sequences, each with one label."""
+    """One window of every stream, or a batch of examples without time, each with one label."""
 
-    inputs: Tensor  #: (B, T) int64; of examples: (B, ...) float32
-    labels: Tensor  #: (B, T+L) int64: the T next characters, then L more; IGNORED beyond the sequence's end; or (B,)
-    reset: Tensor  #: (B,) bool: the carried state starts anew with this window
-    done: Tensor  #: (B,) bool: the sequence ends with this window; nothing that follows depends on the state
+    inputs: Tensor  #: (B, T) int64, or (B, ...) float32 for examples
+    labels: Tensor  #: (B, T+L) int64: the T labels, then L more, IGNORED after the sequence's end; or (B,) for examples
+    reset: Tensor  #: (B,) bool: a sequence starts with this window, from a fresh state
+    done: Tensor  #: (B,) bool: a sequence ends with this window, so that its state is not used any more
     own: Tensor | None = None  #: (B, 1) int64: labels of the first stage's own task, at the window's end
 
     @property
     def steps(self) -> int:
-        """T: the time steps of the window; 1 for a batch of examples."""
+        """T, the time steps of the window; 1 for a batch of examples."""
         return 1 if self.labels.dim() == 1 else self.inputs.shape[1]
 
 
 def split_labels(value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The labels that belong to a value (B, T, ...), and those that come after it: (B, T) and (B, L).
+    """Split labels (B, T+L) into those of a value (B, T, ...) and those after it: (B, T) and (B, L).
 
-    Examples that are no sequence have one label each, (B,), and none after it: (B,) and (B, 0).
+    Labels (B,) of examples without time are split into (B,) and (B, 0).
     """
     if labels.dim() == 1:
         return labels, labels.new_empty(len(labels), 0)

@@ -1,4 +1,4 @@
-"""A window between its forward and its backward pass, and what goes back from it."""
+"""The graph of a window between its forward and its backward pass, and the resulting gradients."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from dni.types import State
 
 
 class Gradients(NamedTuple):
-    """What goes back: dL/d activation for the previous stage, dL/d entering state (B, F) for the previous window."""
+    """Results of a backward pass: dL/d activation for the previous stage, dL/d state (B, F) for the previous window."""
 
     activation: Value | None
     state: Tensor | None
 
 
 class Reply(NamedTuple):
-    """The target that the previous stage gets for one step."""
+    """A target for the previous stage."""
 
     step: int
     gradient: Value  #: dL/d activation of that step
 
 
 class Graph(NamedTuple):
-    """One window between its forward and its backward pass: from leaves to ends."""
+    """The graph of one window: its leaves (`input`, `entering`) and its ends (`output`, `leaving`)."""
 
-    input: Value | None  #: None: no gradient of it is wanted
+    input: Value | None  #: None: the input needs no gradient
     entering: State
     output: Value
     leaving: State
 
 
 def gradient_of(leaf: Tensor) -> Tensor:
-    """Zeros where nothing flowed back."""
+    """Return the gradient of a leaf, or zeros if the backward pass did not reach it."""
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 

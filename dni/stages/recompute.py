@@ -1,4 +1,4 @@
-"""What it takes to run a window again later, as it was run and without a trace."""
+"""Recompute an earlier window exactly as it was run, without side effects."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from dni.types import State
 
 @dataclass
 class SavedWindow:
-    """What a window was run on. Nobody may write to its tensors any more."""
+    """The input and state of a window's forward pass. Its tensors are read-only."""
 
     value: Value
     reset: Tensor | None
     entering: State | None
-    random: dict[str, Tensor]  #: state before the forward pass, of a stage that draws
+    random: dict[str, Tensor]  #: random state before the forward pass; empty without dropout
 
 
 class RecomputingStage(Stage):
-    """A stage that can run a remembered window again: from the same input and state, with the same random draws.
+    """A stage that can recompute a saved window, from the same input and state, with the same dropout masks.
 
-    The state that is carried on, the random state and the module's buffers (batch norm's running statistics) are
-    afterwards what they were. Settings: those of `Stage`.
+    Recomputation changes neither the carried state, nor the random state, nor the module's buffers (such as batch
+    norm's running statistics). Settings: those of `Stage`.
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
         super().__init__(module, optimizer, **settings)
-        self._instead: dict[str, Tensor] = {}  # runs in the place of the module's own parameters and buffers, by name
+        self._instead: dict[str, Tensor] = {}  # replaces the module's own parameters and buffers, by name
 
     def _remember(self, activation: Value, reset: Tensor | None) -> dict[str, Any]:
-        """The fields of `SavedWindow`, of the window that is about to be run."""
+        """Return the fields of `SavedWindow` for the window that is about to run."""
         value = map_tensors(lambda tensor: tensor.detach().to(self.device), activation)
         return {"value": value, "reset": reset, "entering": self.state, "random": self._random()}
 
     def _run_again(self, window: SavedWindow) -> None:
-        """Leaves the window's graph where `Stage.backward` finds it, and copies of the buffers in `_instead`."""
+        """Recompute a window: leave its graph in `_graph` for `backward`, and copies of the buffers in `_instead`."""
         carried, random = self.state, self._random()
         self.state = window.entering
         self._draw_from(window.random)
@@ -54,7 +54,7 @@ class RecomputingStage(Stage):
         return functional_call(self.module, self._instead, (x, state))  # type: ignore[no-any-return]
 
     def _here(self, value: Value, entering: State | None, **others: Any) -> dict[str, Any]:
-        """The fields of a remembered window that was loaded, on the stage's device."""
+        """Move the fields of a loaded window to the stage's device."""
         carried = None if entering is None else tuple(s.to(self.device) for s in entering)
         return {"value": self._on_device(value), "entering": carried, **others}
 

@@ -1,4 +1,4 @@
-"""A stage with a task of its own, and a next stage that ticks less often: which gradients add up when."""
+"""A stage with a local objective, before a stage with a longer update period: the sum of gradients at each step."""
 
 from __future__ import annotations
 
@@ -32,72 +32,72 @@ def task(inner: TrueInterface | MultiRateInterface | DecoupledInterface | ZeroIn
     return LocalObjective(inner, D, classes=3, learning_rate=RATE)
 
 
-def own_gradient(made: LocalObjective, x: torch.Tensor) -> torch.Tensor:
-    """By PyTorch: the two counted rows' losses, summed."""
+def own_gradient(objective: LocalObjective, x: torch.Tensor) -> torch.Tensor:
+    """Compute with PyTorch the summed losses of the two counted rows."""
     leaf = x.clone().requires_grad_()
-    F.cross_entropy(made.head(leaf)[[0, 2], 0], OWN[[0, 2], 0], reduction="sum").backward()
+    F.cross_entropy(objective.head(leaf)[[0, 2], 0], OWN[[0, 2], 0], reduction="sum").backward()
     assert leaf.grad is not None
-    made.head.zero_grad()
+    objective.head.zero_grad()
     return leaf.grad
 
 
 def test_the_gradient_is_the_sum_of_both_and_is_divided_by_the_own_labels() -> None:
-    made, x, arrived = task(TrueInterface()), value(), value(1)
-    expected = own_gradient(made, x) + arrived
-    made.target(4, arrived)
-    (due,) = made.ready_steps(4, x, LABELS)
+    objective, x, target = task(TrueInterface()), value(), value(1)
+    expected = own_gradient(objective, x) + target
+    objective.target(4, target)
+    (due,) = objective.ready_steps(4, x, LABELS)
     assert (due.step, due.labels) == (4, B)
     torch.testing.assert_close(due.gradient, expected, rtol=0, atol=1e-7)
 
 
 def test_the_head_learns_the_mean_of_the_counted_labels() -> None:
     """Adam's first step is `RATE` against the sign of every gradient."""
-    made, x = task(ZeroInterface()), value()
-    before = {name: p.detach().clone() for name, p in made.head.named_parameters()}
-    loss = F.cross_entropy(made.head(x)[[0, 2], 0], OWN[[0, 2], 0], reduction="sum")
-    signs = torch.autograd.grad(loss, list(made.head.parameters()))
-    made.gradient(1, x, LABELS)
-    assert made.measured == (pytest.approx(loss.item()), 2)
-    for (name, after), gradient in zip(made.head.named_parameters(), signs, strict=True):
+    objective, x = task(ZeroInterface()), value()
+    before = {name: p.detach().clone() for name, p in objective.head.named_parameters()}
+    loss = F.cross_entropy(objective.head(x)[[0, 2], 0], OWN[[0, 2], 0], reduction="sum")
+    signs = torch.autograd.grad(loss, list(objective.head.parameters()))
+    objective.gradient(1, x, LABELS)
+    assert objective.measured == (pytest.approx(loss.item()), 2)
+    for (name, after), gradient in zip(objective.head.named_parameters(), signs, strict=True):
         torch.testing.assert_close(after.detach(), before[name] - RATE * gradient.sign(), rtol=0, atol=1e-4)
 
 
-def test_without_a_counted_label_the_head_stays_and_the_value_hears_only_of_what_was_sent() -> None:
-    made, x, arrived = task(TrueInterface()), value(), value(1)
-    before = [p.detach().clone() for p in made.head.parameters()]
-    made.target(2, arrived)
+def test_without_a_counted_label_only_the_inner_gradient_remains() -> None:
+    objective, x, target = task(TrueInterface()), value(), value(1)
+    before = [p.detach().clone() for p in objective.head.parameters()]
+    objective.target(2, target)
     ignored = torch.cat([torch.full_like(OWN, IGNORED), SENT], dim=1)
-    assert torch.equal(made.gradient(2, x, ignored), arrived)
-    assert made.measured is None
-    assert all(torch.equal(a, b) for a, b in zip(before, made.head.parameters(), strict=True))
+    assert torch.equal(objective.gradient(2, x, ignored), target)
+    assert objective.measured is None
+    assert all(torch.equal(a, b) for a, b in zip(before, objective.head.parameters(), strict=True))
 
 
 def test_a_predictor_of_the_message_sees_only_its_labels_and_is_taught_as_ever() -> None:
     inner = DecoupledInterface(Regressor(D, classes=10), warmup=1)
-    made, x = task(inner), value()
-    assert not made.ready
-    made.gradient(3, x, LABELS)
+    objective, x = task(inner), value()
+    assert not objective.ready
+    objective.gradient(3, x, LABELS)
     assert torch.equal(inner.state_dict()["sent"]["3"]["labels"], SENT)
-    made.target(3, value(2))
-    assert made.ready
-    assert made.means()["staleness"] == 0.0
-    assert made.take_recent()["cosine"] is not None
+    objective.target(3, value(2))
+    assert objective.ready
+    assert objective.means()["staleness"] == 0.0
+    assert objective.take_recent()["cosine"] is not None
 
 
-def test_it_is_judged_by_its_own_labels() -> None:
-    made, x = task(ZeroInterface()), value()
-    judged = made.evaluation_outputs(x, LABELS)
-    scores = x @ made.head.weight.T + made.head.bias
+def test_evaluation_uses_the_objectives_own_labels() -> None:
+    objective, x = task(ZeroInterface()), value()
+    result = objective.evaluation_outputs(x, LABELS)
+    scores = x @ objective.head.weight.T + objective.head.bias
     counted = scores[[0, 2], 0], OWN[[0, 2], 0]  # the other is IGNORED
-    assert judged.loss == pytest.approx(F.cross_entropy(*counted, reduction="sum").item(), rel=1e-6)
-    assert (judged.hits, judged.labels) == (int((counted[0].argmax(1) == counted[1]).sum()), 2)
+    assert result.loss == pytest.approx(F.cross_entropy(*counted, reduction="sum").item(), rel=1e-6)
+    assert (result.hits, result.labels) == (int((counted[0].argmax(1) == counted[1]).sum()), 2)
     assert ZeroInterface().evaluation_outputs(x, SENT) is None
     at_the_end = LossInterface().evaluation_outputs(x, OWN)
     counted = x[[0, 2], 0], OWN[[0, 2], 0]
     assert at_the_end.loss == pytest.approx(F.cross_entropy(*counted, reduction="sum").item(), rel=1e-6)
 
 
-def test_it_goes_on_from_its_state() -> None:
+def test_continues_from_its_state_dict() -> None:
     a, b = (
         task(DecoupledInterface(Regressor(D, classes=10))),
         LocalObjective(DecoupledInterface(Regressor(D, classes=10)), D, classes=3, learning_rate=RATE),
@@ -106,8 +106,8 @@ def test_it_goes_on_from_its_state() -> None:
         a.gradient(step, value(step), LABELS)
     b.load_state_dict(copy.deepcopy(a.state_dict()))
     for step in (2, 3):
-        for made in (a, b):
-            made.target(step, value(9))
+        for objective in (a, b):
+            objective.target(step, value(9))
         assert torch.equal(a.gradient(step + 1, value(step), LABELS), b.gradient(step + 1, value(step), LABELS))
 
 
@@ -118,12 +118,12 @@ def test_a_loss_that_is_not_finite_and_missing_labels_are_errors() -> None:
         task(ZeroInterface()).gradient(1, value(), None)
 
 
-def test_a_slower_stage_is_asked_at_its_ticks_alone() -> None:
-    made = MultiRateInterface(TrueInterface(), 3)
-    assert made.targets_first
-    assert [made.required_step(step) for step in range(1, 7)] == [None, None, 3, None, None, 6]
-    made.target(3, value())
-    assert [made.gradient(step, value(), None) is None for step in (1, 2, 3, 4)] == [True, True, False, True]
+def test_multi_rate_interface_asks_at_ticks_only() -> None:
+    interface = MultiRateInterface(TrueInterface(), 3)
+    assert interface.targets_first
+    assert [interface.required_step(step) for step in range(1, 7)] == [None, None, 3, None, None, 6]
+    interface.target(3, value())
+    assert [interface.gradient(step, value(), None) is None for step in (1, 2, 3, 4)] == [True, True, False, True]
     predicting = MultiRateInterface(DecoupledInterface(Regressor(D)), 2)
     for step in range(1, 7):
         predicting.gradient(step, value(), None)

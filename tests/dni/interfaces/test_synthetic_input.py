@@ -1,4 +1,4 @@
-"""Models of the previous stage's output, and the complete unlock they make: nobody waits for a forward pass."""
+"""Synthetic inputs: models of the previous stage's output, with which no stage waits for a forward pass."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_hidden_layer_and_feature_maps() -> None:
     torch.testing.assert_close(inputs.predict(2, x), (z @ weight.T + bias).view(5, 2, 3, 2))
 
 
-def test_the_table_of_symbols_moves_to_the_mean_of_what_came() -> None:
+def test_symbol_table_moves_to_the_mean_of_its_targets() -> None:
     inputs = sgd(symbol_inputs(3, 2), rate=0.5)
     h = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
     inputs.predict(1, torch.tensor([[0, 2], [2, 2]]))
@@ -75,8 +75,8 @@ def test_a_recurrent_model_carries_its_state_and_resets_streams() -> None:
     torch.testing.assert_close(parts[2][1:], module(x[1:, 6:], module.initial_state(1))[0])
 
 
-def test_a_late_target_is_learned_from_the_state_that_entered_its_window() -> None:
-    """Of three windows the first is fitted last: against autograd on the whole of that window alone."""
+def test_late_target_is_learned_from_its_entering_state() -> None:
+    """Fit the first of three windows last, and compare with autograd on that window alone."""
     torch.manual_seed(0)
     module, twin = sequence_inputs(5, 3, hidden=4), sequence_inputs(5, 3, hidden=4)
     twin.load_state_dict(module.state_dict())
@@ -93,7 +93,7 @@ def test_a_late_target_is_learned_from_the_state_that_entered_its_window() -> No
         torch.testing.assert_close(mine, expected)
 
 
-def test_what_is_unknown_used_or_given_up_changes_nothing() -> None:
+def test_targets_of_unknown_used_or_dropped_steps_are_ignored() -> None:
     inputs = sgd(flat_inputs(2, [2]), memory=2)
     x, h = torch.ones(1, 2), torch.ones(1, 2)
     for step in (1, 2, 3):
@@ -108,7 +108,7 @@ def test_what_is_unknown_used_or_given_up_changes_nothing() -> None:
         inputs.target(3, h * torch.nan)
 
 
-def test_it_goes_on_exactly_from_its_state() -> None:
+def test_state_dict_continues_bit_for_bit() -> None:
     def made() -> InputInterface:
         torch.manual_seed(3)
         module = sequence_inputs(5, 3, hidden=4)
@@ -145,7 +145,7 @@ def _double() -> Iterator[None]:
 
 
 class LinearNetwork:
-    """Stages of one linear layer each, all working on step t from the data alone; targets come after the step."""
+    """Stages of one linear layer each, which run step t from the data alone; targets arrive after the step."""
 
     def __init__(self, widths: list[int], x: Tensor, y: Tensor) -> None:
         self.x, self.labels, self.step = x, torch.arange(len(x)), 0
@@ -181,7 +181,7 @@ class LinearNetwork:
 
     @torch.no_grad()
     def output(self) -> Tensor:
-        """Of the network itself: no predictions."""
+        """Return the output of the network itself, without predictions."""
         value = self.x
         for stage in self.stages:
             value, _ = stage.module(value)
@@ -190,11 +190,11 @@ class LinearNetwork:
 
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize(("widths", "steps"), [([4, 4, 2], 350), ([4, 4, 4, 2], 650)])
-def test_complete_unlock_of_a_linear_network_finds_the_solution_of_least_squares(widths: list[int], steps: int) -> None:
-    """No stage sees what the one before it computes at the same step.
+def test_fully_unlocked_linear_network_learns_least_squares(widths: list[int], steps: int) -> None:
+    """No stage sees the output of the previous stage at the same step.
 
-    The number of an example is its label, with which a linear predictor can hold the exact gradient, and a linear model
-    of the inputs can hold the exact input: where nothing changes any more, the network has the gradient zero.
+    The label of an example is its number. A linear predictor can therefore learn the exact gradient, and a linear model
+    of the inputs the exact input. At a fixed point the gradient of the network is zero.
     """
     torch.manual_seed(0)
     x = math.sqrt(12) * torch.linalg.qr(torch.randn(12, widths[0])).Q
@@ -203,5 +203,5 @@ def test_complete_unlock_of_a_linear_network_finds_the_solution_of_least_squares
     for _ in range(steps):
         network.take_step()
     exact = x @ torch.linalg.lstsq(x, y).solution
-    assert ((exact - y) ** 2).mean() > 0.1  # it is no interpolation
+    assert ((exact - y) ** 2).mean() > 0.1  # the exact solution does not interpolate the data
     torch.testing.assert_close(network.output(), exact, atol=1e-4, rtol=0)

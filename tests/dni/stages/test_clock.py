@@ -1,4 +1,4 @@
-"""Stages that tick at their own rate: the schedule, what is sent, and training as one process would do it."""
+"""Multi-rate stages: their schedule, the frames they send, and training against a loop in one process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def frame(kind: Kind, number: int, reset: Tensor = NO) -> Frame:
 
 @pytest.mark.parametrize("kind", [Kind.STEP, Kind.EVALUATE])
 def test_the_schedule_of_three_stages(kind: Kind) -> None:
-    """Training goes by steps, validation by the number of the window in its pass."""
+    """Training counts steps; validation counts windows in its pass."""
     clocks = [Clock.of([1, 2, 6], index) for index in range(3)]
     ticks = [[n for n in range(1, 13) if clock.ticks(frame(kind, n))] for clock in clocks]
     assert ticks == [[*range(1, 13)], [2, 4, 6, 8, 10, 12], [6, 12]]
@@ -47,27 +47,27 @@ def test_the_schedule_of_three_stages(kind: Kind) -> None:
     assert [clocks[1].count(step) for step in (2, 4, 6)] == [1, 2, 3]
 
 
-def test_without_clocks_all_of_a_frame_goes_on_with_the_output() -> None:
-    clock, came = Clock.of([], 1), frame(Kind.STEP, 3)
-    assert clock.ticks(came)
-    assert clock.passed(came, NO) == {**came.tensors, "value": NO}
+def test_without_clocks_frames_pass_unchanged() -> None:
+    clock, received = Clock.of([], 1), frame(Kind.STEP, 3)
+    assert clock.ticks(received)
+    assert clock.passed(received, NO) == {**received.tensors, "value": NO}
 
 
-def test_marks_and_the_end_reach_every_stage_at_any_step() -> None:
+def test_checkpoint_barriers_and_the_end_reach_every_stage() -> None:
     clock = Clock(5, 10)
     assert all(clock.ticks(Frame(kind, 3)) for kind in (Kind.CHECKPOINT, Kind.END))
     assert clock.passed(Frame(Kind.CHECKPOINT, 3), None) == {}
 
 
 def test_a_reset_between_two_ticks_comes_with_the_next_and_is_saved() -> None:
-    """Of stream 0 at step 4, of stream 1 at step 5; a validation pass between them has resets of its own."""
+    """Stream 0 resets at step 4, stream 1 at step 5. Validation between them has separate resets."""
     clock = Clock(3)
     assert not clock.ticks(frame(Kind.STEP, 4, YES))
     assert not clock.ticks(frame(Kind.EVALUATE, 1))
     assert not clock.ticks(frame(Kind.STEP, 5, ~YES))
-    again = Clock(3)
-    again.load_state_dict(clock.state_dict())
-    for one in (clock, again):
+    restored = Clock(3)
+    restored.load_state_dict(clock.state_dict())
+    for one in (clock, restored):
         sixth, ninth = frame(Kind.STEP, 6), frame(Kind.STEP, 9)
         assert one.ticks(sixth)
         assert sixth.tensors["reset"].tolist() == [True, True]
@@ -76,7 +76,7 @@ def test_a_reset_between_two_ticks_comes_with_the_next_and_is_saved() -> None:
 
 
 class Ticking:
-    """The unsplit model in a single loop: a stage is skipped, with all after it, where it does not tick."""
+    """Run the unsplit model in one loop. A stage that does not tick, and all after it, are skipped."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.data = resolve(config)
@@ -96,7 +96,7 @@ class Ticking:
 
     @torch.no_grad()
     def valid(self, windows: int) -> tuple[float, float, int]:
-        """Nats and share of hits, by label, and their number."""
+        """Return nats per label, share of hits, and number of labels."""
         nats, right, count = 0.0, 0, 0
         source, (states, waiting) = self.data.valid(), self._fresh()
         for n in range(1, windows + 1):
@@ -141,7 +141,7 @@ def clocked(clocks: list[int], **changes: Any) -> Config:
     ("clocks", "transport"), [([1, 2], "local"), ([1, 2], "grpc"), ([1, 1, 2], "local"), ([1, 2, 4], "local")]
 )
 def test_locked_stages_equal_one_loop_bit_for_bit(clocks: list[int], transport: str, tmp_path: Path) -> None:
-    """Sequences of three windows: every other one begins between two ticks of a stage with clock 2."""
+    """Sequences have three windows, so that every other one begins between two ticks of a stage with clock 2."""
     config = clocked(clocks, transport={"kind": transport})
     launch(config, tmp_path)
     loop = Ticking(config)
@@ -174,14 +174,14 @@ def test_all_ones_is_the_same_as_no_clocks(tmp_path: Path) -> None:
 
 
 def updates(line: Line) -> list[int]:
-    """Of the predictors of the first two stages."""
+    """Return the updates of the predictors of the first two stages."""
     inner = [worker.depth.inner for worker in line.workers[:2] if isinstance(worker.depth, MultiRateInterface)]
     return [interface.updates for interface in inner if isinstance(interface, DecoupledInterface)]
 
 
 @pytest.mark.parametrize("method", ["synthetic", "backprop"])
 def test_nothing_is_sent_between_ticks(method: str, tmp_path: Path) -> None:
-    """Neither values nor gradients; every frame is acknowledged all the same."""
+    """Neither values nor gradients are sent, but every frame is acknowledged."""
     depth = {"method": method, "max_in_flight": 4, "clocks": [1, 2, 6]}
     line = Line(tmp_path, depth=depth, evaluate={"every": None, "windows": 7})
     line.run()
@@ -200,7 +200,7 @@ def test_nothing_is_sent_between_ticks(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("lag", "used"), [(1, [6, 2]), (3, [5, 1])])
 def test_a_lag_counts_steps(lag: int, used: list[int], tmp_path: Path) -> None:
-    """Of ticks at 2, 4 ... and 12 steps in all and one more, those up to step 13 - lag are used."""
+    """Of the targets of ticks 2, 4, ..., 12 in 13 steps, those up to step 13 - lag are used."""
     depth = {"method": "synthetic", "max_in_flight": 4, "lag": lag, "clocks": [1, 2, 6]}
     line = Line(tmp_path, steps=13, depth=depth)
     line.run()

@@ -1,4 +1,4 @@
-"""depth=lambda_return: targets that were mixed with the true gradient, against autograd on the unsplit network."""
+"""depth=lambda_return: mixtures of predicted and true gradients, against autograd on the unsplit network."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from workers.build.model import build_chains
 from workers.config.settings import Config
 from workers.launch.launcher import launch
 
-T_RUN = 6  # of the small runs
+T_RUN = 6  # time steps of a window in the small runs
 
 
 def mixed(mix: float, lag: int | None = 1, stages: int = 3, **changes: Any) -> dict[str, Any]:
-    """Settings: predictors that learn from the first step on, and predict something soon."""
+    """Return settings with predictors that learn from the first step on, and soon predict non-zero gradients."""
     return {
         "stages": stages,
         "depth": {"method": "lambda_return", "max_in_flight": 8, "lag": lag, "lambda_depth": mix},
@@ -36,12 +36,12 @@ def mixed(mix: float, lag: int | None = 1, stages: int = 3, **changes: Any) -> d
 
 
 class Ledger:
-    """What every cut of a line answered and was taught, with parameters of the stages that stand still."""
+    """Record the gradients and the targets of every cut of a line, with constant parameters of the stages."""
 
     def __init__(self, line: Line) -> None:
         self.line = line
         self.used: dict[tuple[str, int, int], Tensor | None] = {}
-        self.taught: dict[tuple[int, int], Tensor] = {}
+        self.targets: dict[tuple[int, int], Tensor] = {}
         for k, worker in enumerate(line.workers):
             for group in worker.stage.optimizer.param_groups:
                 group["lr"] = 0.0
@@ -58,13 +58,13 @@ class Ledger:
 
         def learns(step: int, given: Tensor, *more: Any) -> None:
             if name == "depth":
-                self.taught[k, step] = given
+                self.targets[k, step] = given
             target(step, given, *more)
 
         cut.gradient, cut.target = answers, learns
 
     def expected(self, config: Config, mix: float) -> dict[tuple[int, int], Tensor]:
-        """The definition, cut by cut from the loss on, by plain autograd."""
+        """Compute the targets by their definition, cut by cut from the loss back, with plain autograd."""
         config, opened = resolve(config)
         chains = build_chains(config)
         states = [chain.initial_state(config.data.batch) for chain in chains]
@@ -81,7 +81,7 @@ class Ledger:
             for k in reversed(range(1, config.stages)):
                 answer = target if k == config.stages - 1 else self.answer(k, step, target, mix)
                 total = (cuts[k] * answer).sum()
-                state_gradient = self.used.get(("time", k, step))  # None, too, where there is no state
+                state_gradient = self.used.get(("time", k, step))  # also None without a state
                 if state_gradient is not None:
                     total = total + (pack(leaving[k]) * state_gradient).sum()
                 (target,) = torch.autograd.grad(total, cuts[k - 1], retain_graph=True)
@@ -96,27 +96,27 @@ class Ledger:
 
 @pytest.mark.parametrize("time", ["truncated", "synthetic"])
 @pytest.mark.parametrize(("mix", "stages", "lag"), [(1.0, 3, 0), (1.0, 4, 1), (0.4, 3, 2), (0.4, 4, 1)])
-def test_every_cut_is_taught_the_mixture(mix: float, stages: int, lag: int, time: str, tmp_path: Path) -> None:
-    """With m = 1 (and time cut off) that is the gradient of the unsplit network: see `whole`."""
+def test_every_cut_learns_the_mixed_targets(mix: float, stages: int, lag: int, time: str, tmp_path: Path) -> None:
+    """With m = 1 and truncation in time, targets are gradients of the unsplit network: see `whole`."""
     settings = mixed(mix, lag, stages, time={"method": time})
     line = Line(tmp_path, **{**settings, "lag": lag})
     ledger = Ledger(line)
     line.run()
     config = tiny(**settings)
     expected = ledger.expected(config, mix)
-    # a cut with e edges to the loss has been taught all but its last e * lag steps
-    taught = {(k, s) for k in range(stages - 1) for s in range(1, STEPS + 1 - lag * (stages - 1 - k))}
-    assert ledger.taught.keys() == taught
-    for key in taught:
-        torch.testing.assert_close(ledger.taught[key], expected[key], rtol=2e-4, atol=1e-6)
+    # a cut with e edges to the loss gets no targets for its last e * lag steps
+    complete = {(k, s) for k in range(stages - 1) for s in range(1, STEPS + 1 - lag * (stages - 1 - k))}
+    assert ledger.targets.keys() == complete
+    for key in complete:
+        torch.testing.assert_close(ledger.targets[key], expected[key], rtol=2e-4, atol=1e-6)
     if mix == 1 and time == "truncated":
         exact = whole(config)
-        for step in {s for k, s in taught if k == 0}:
-            torch.testing.assert_close(ledger.taught[0, step], exact[step], rtol=2e-4, atol=1e-6)
+        for step in {s for k, s in complete if k == 0}:
+            torch.testing.assert_close(ledger.targets[0, step], exact[step], rtol=2e-4, atol=1e-6)
 
 
 def whole(config: Config) -> dict[int, Tensor]:
-    """dL/d output of the first stage, step by step, from one graph over all stages."""
+    """Return dL/d output of the first stage, step by step, from one graph over all stages."""
     config, opened = resolve(config)
     chains = build_chains(config)
     states = [chain.initial_state(config.data.batch) for chain in chains]
@@ -139,7 +139,7 @@ def test_a_target_is_so_many_steps_late_per_edge(lag: int, tmp_path: Path) -> No
     assert [stage["staleness_mean"] for stage in records["stage"]] == [2 * lag, lag, None]
 
 
-def test_without_mixing_nothing_is_kept_and_no_edge_shares_its_window(tmp_path: Path) -> None:
+def test_without_mixing_no_window_is_kept(tmp_path: Path) -> None:
     for method, kept in (("synthetic", False), ("lambda_return", True), ("backprop", False)):
         settings = mixed(0.5, None)
         settings["depth"] = {"method": method, "max_in_flight": 8}
@@ -149,7 +149,7 @@ def test_without_mixing_nothing_is_kept_and_no_edge_shares_its_window(tmp_path: 
 
 
 @pytest.mark.parametrize(("window", "faults"), [(2, []), (5, []), (5, [lost(2), lost(6)]), (6, [late(3, 1), twice(7)])])
-def test_a_free_run_ends_and_no_more_than_w_windows_wait(faults: Any, window: int, tmp_path: Path) -> None:
+def test_run_without_lag_keeps_at_most_w_windows(faults: Any, window: int, tmp_path: Path) -> None:
     settings = mixed(0.5, None, depth={"method": "lambda_return", "max_in_flight": window})
     line = Line(tmp_path, faults, **settings, evaluate={"every": 5, "windows": 3, "probe": 4})
     stage, held = line.workers[1].stage, []
@@ -170,8 +170,8 @@ def test_a_free_run_ends_and_no_more_than_w_windows_wait(faults: Any, window: in
 
 
 @pytest.mark.parametrize("lag", [1, 3])
-def test_with_a_lag_what_never_comes_is_answered_without_a_gradient(lag: int, tmp_path: Path) -> None:
-    """Two targets are lost on every edge: the first cut misses those that the second one never got, too."""
+def test_with_a_lag_lost_targets_are_answered_without_a_gradient(lag: int, tmp_path: Path) -> None:
+    """Two targets are lost on every edge; the first cut also misses those that the second cut did not get."""
     line = Line(tmp_path, [lost(4), lost(7)], **{**mixed(0.5, lag), "lag": lag})
     line.run()
     first, second = line.updates()
@@ -194,7 +194,7 @@ def test_with_a_lag_a_run_does_not_depend_on_arrival_or_interruption(time: str, 
         assert_same(parameters_of(tmp_path / "threads", 3), parameters_of(tmp_path / way, 3))
 
 
-def test_a_free_run_goes_on_where_it_was_saved(tmp_path: Path) -> None:
+def test_run_without_lag_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     settings = mixed(0.5, None, checkpoint={"every": 4, "keep": 9})
     launch(tiny(**settings), tmp_path / "saved")
     part = launch(tiny(**settings, resume=str(tmp_path / "saved"), resume_step=4), tmp_path / "part").summary

@@ -1,4 +1,4 @@
-"""The stage of depth=lambda_return: what it runs again, answers and gives up."""
+"""The stage of depth=lambda_return: recomputed windows, replies, and dropped windows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.stages.optimizer import sgd
 B, T, D = 2, 4, 3
 
 
-def test_an_answer_in_numbers() -> None:
+def test_reply_by_hand() -> None:
     """y = w2 w1 x with w1 = 2, w2 = 3, x = 1: learned from g = 1 at a rate of 0.1, the weights become 1.7 and 2.8.
 
     A target G = 5, mixed in by a quarter, then goes back as 1.7 * 2.8 * (3/4 * 1 + 1/4 * 5).
@@ -41,14 +41,14 @@ def test_an_answer_in_numbers() -> None:
 
 
 def modules(dropout: float) -> list[Chain]:
-    """The same twice: recurrent, with dropout and batch norm."""
+    """Return two equal recurrent models with dropout and batch norm."""
     torch.manual_seed(3)
     one = Chain(LSTM(D, D), nn.Dropout(dropout), LSTM(D, D), Norm(), nn.Linear(D, D)).double()
     return [one, copy.deepcopy(one)]
 
 
 class Norm(nn.BatchNorm1d):
-    """Of the features of (B, T, D)."""
+    """Batch norm of the features of (B, T, D)."""
 
     def __init__(self) -> None:
         super().__init__(D)
@@ -58,8 +58,8 @@ class Norm(nn.BatchNorm1d):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_what_is_run_again_is_what_was_run_and_leaves_no_trace(dropout: float) -> None:
-    """Parameters stand still, and m = 1: the answer is a plain stage's to the same target, three windows later."""
+def test_recomputation_is_exact_and_has_no_side_effects(dropout: float) -> None:
+    """With constant parameters and m = 1, the reply equals a plain stage's, three windows later."""
     a, b = modules(dropout)
     plain, stage = Stage(a, sgd(a, 0.0)), LambdaReturnStage(b, sgd(b, 0.0), mix=1.0, memory=9)
     generator, reset = torch.Generator().manual_seed(1), torch.tensor([True, False])
@@ -88,7 +88,7 @@ def test_what_is_run_again_is_what_was_run_and_leaves_no_trace(dropout: float) -
     assert_same(a.state_dict(), b.state_dict())  # the running statistics have seen every window once
 
 
-def test_chunks_are_computed_again() -> None:
+def test_chunks_are_recomputed() -> None:
     torch.manual_seed(2)
     module = Chain(LSTM(D, D), nn.Linear(D, D)).double()
     value, target = torch.randn(2, B, T, D, dtype=torch.float64)

@@ -74,7 +74,7 @@ def test_a_comment_of_several_lines_is_read_to_its_end_and_no_further() -> None:
     )
     assert settings()["depth.clocks"].meaning == "each stage ticks at multiples of its own; empty: always"
     inherited = settings()["predictor.time.steps_per_target"]
-    assert (inherited.unit, inherited.meaning) == ("steps", "of the predictor per target")
+    assert (inherited.unit, inherited.meaning) == ("steps", "optimizer steps of the predictor per target")
 
 
 def test_ranges_are_those_that_refuse() -> None:

@@ -187,9 +187,8 @@ REFUSED = {
     "use transport.bind=127.0.0.1:0",
     "data.streaming=true time.method=synthetic": "data.streaming=true: the labels after a window are not known yet: "
     "use predictor=soft_label_critic (or predictor=mlp predictor.time.context=window)",
-    "predictor.depth.staleness_decay=1": "predictor.depth.staleness_decay=1.0 makes late targets count for less "
-    "beside a loss that is "
-    "learned at once: set predictor.depth.eager_loss=true (or predictor.depth.staleness_decay=0)",
+    "predictor.depth.staleness_decay=1": "predictor.depth.staleness_decay=1.0 reduces the weight of late targets "
+    "beside a loss that is learned at once: set predictor.depth.eager_loss=true (or predictor.depth.staleness_decay=0)",
     "time.method=oracle": "time=oracle runs the rest of a sequence through the whole model: it needs stages=1 and "
     "sequences that are known ahead (data=copy or repeat_copy, data.streaming=false), not stages=4 data=text",
     "time.method=oracle stages=1 data.kind=copy data.sequence=null evaluate.probe=5": "evaluate.probe=5 would compare "
@@ -208,35 +207,36 @@ REFUSED = {
     "whose labels come last: set evaluate.probe_windows=9",
     "model.kind=cnn": "model=cnn reads images, and data=text gives symbols: use data=mnist or model=lstm, say",
     "data.kind=mnist": "model=lstm reads symbols, and data=mnist gives images: use data=text or model=cnn, say",
-    "data.kind=cifar10 model.kind=cnn time.method=full": "time=full has nothing to cut, for data=cifar10 has no time: "
-    "use time=truncated",
+    "data.kind=cifar10 model.kind=cnn time.method=full": "time=full needs sequences, and data=cifar10 has none: use "
+    "time=truncated",
     "data.kind=mnist model.kind=mlp_bn data.window=2": "data=mnist has no sequences: set data.window=1 and "
     "data.sequence=null",
-    "data.kind=mnist model.kind=resnet evaluate.probe=9": "evaluate.probe=9 goes "
-    "through a sequence, and data=mnist has none: set evaluate.probe=null",
+    "data.kind=mnist model.kind=resnet evaluate.probe=9": "evaluate.probe=9 needs "
+    "sequences, and data=mnist has none: set evaluate.probe=null",
     "data.kind=mnist model.kind=mlp_bn data.batch=1": "data.batch=1: model=mlp_bn has "
-    "batch norm, which needs a batch: set data.batch=64, say",
-    "predictor.depth.kind=conv": "predictor=conv needs feature maps, and between the layers of model=lstm there are "
-    "none: use predictor=critic, say (or model=cnn or model=resnet)",
-    "model.dropout=0.2 model.layers=1": "model.dropout=0.2 is between the layers of model=lstm, and there is one: set "
-    "model.layers=2 or more (or model.dropout=0)",
+    "batch norm, which needs larger batches: set data.batch=64, say",
+    "predictor.depth.kind=conv": "predictor=conv needs feature maps, and model=lstm has none between its layers: use "
+    "predictor=critic, say (or model=cnn or model=resnet)",
+    "model.dropout=0.2 model.layers=1": "model.dropout=0.2 applies between the layers of model=lstm, and there is only "
+    "one: set model.layers=2 or more (or model.dropout=0)",
     "optimizer.nesterov=true optimizer.kind=sgd": "optimizer.nesterov=true needs momentum: set optimizer.momentum=0.9, "
     "say",
-    "optimizer.schedule.kind=step optimizer.schedule.final=0.1": "optimizer/schedule=step needs to know when: set "
+    "optimizer.schedule.kind=step optimizer.schedule.final=0.1": "optimizer/schedule=step needs decay_steps: set "
     "optimizer.schedule.decay_steps=333, say",
     "optimizer.schedule.kind=step optimizer.schedule.decay_steps=9": "optimizer/schedule=step with "
     "optimizer.schedule.final=0 stops at the first fall: set optimizer.schedule.final=0.1, say",
     "optimizer.schedule.kind=linear data.kind=copy time.method=full max_timesteps=900": "optimizer/schedule=linear "
-    "does not know how many steps max_timesteps=900 will be, for the sequences grow: set "
+    "does not know how many steps max_timesteps=900 takes, because the sequences grow: set "
     "optimizer.schedule.decay_steps",
     "optimizer.schedule.kind=cosine optimizer.schedule.warmup_steps=50 steps=50": "optimizer.schedule.warmup_steps=50 "
     "leaves none of the 50 steps of optimizer/schedule=cosine: set optimizer.schedule.warmup_steps=5, say",
     "optimizer.kind=torch optimizer.name=torch.optim.RMSprob": "optimizer.name=torch.optim.RMSprob cannot be imported "
     "(module 'torch.optim' has no attribute 'RMSprob'): write its MODULE.CLASS",
-    "optimizer.kind=torch optimizer.name=torch.optim": "optimizer.name=torch.optim is no optimizer of torch: name a "
+    "optimizer.kind=torch optimizer.name=torch.optim": "optimizer.name=torch.optim is not a torch optimizer: name a "
     "subclass of torch.optim.Optimizer",
-    "optimizer.kind=torch optimizer.arguments.alpa=0.9": "optimizer.name=torch.optim.RMSprop takes no step with "
-    "optimizer.arguments={'alpa': 0.9}: RMSprop.__init__() got an unexpected keyword argument 'alpa'; change them",
+    "optimizer.kind=torch optimizer.arguments.alpa=0.9": "optimizer.name=torch.optim.RMSprop cannot take a "
+    "step with optimizer.arguments={'alpa': 0.9}: RMSprop.__init__() got an unexpected keyword argument 'alpa'; change "
+    "the arguments",
     "depth.update_probability=0.5 depth.method=lambda_return": "depth.update_probability=0.5 leaves steps without a "
     "gradient, and depth=lambda_return would wait for it: use depth=synthetic or depth=local (or "
     "depth.update_probability=1)",
@@ -294,7 +294,7 @@ REFUSED = {
     "stages, not stages=2 model.split_points=[softmax]: set stages=2 model.split_points=[lstm_b]",
     **{
         f"{CUT} depth.method={method}": "data=two_clocks has a task of the first stage's own, whose gradient is added "
-        f"to that of its output, and depth={method} has none: use depth=synthetic or depth=backprop"
+        f"to that of its output, and depth={method} does not support it: use depth=synthetic or depth=backprop"
         for method in ("local", "delayed")
     },
     f"{CUT} time.method=synthetic": "data=two_clocks goes with time=truncated, not with time=synthetic",
@@ -304,8 +304,8 @@ REFUSED = {
     "data.sequence=16, say (or data.sequence=null)",
     f"{CUT} data.window=4 data.sequence=16 evaluate.probe=9": "evaluate.probe=9 takes a whole sequence through all "
     "stages at one rate: set evaluate.probe=null",
-    "loss._target_=dni.loss_function.SquaredError": "loss=squared_error is of numbers, and the labels of a run are "
-    "classes: set loss=cross_entropy, or use dni.SquaredLossInterface in a loop of your own",
+    "loss._target_=dni.loss_function.SquaredError": "loss=squared_error needs numbers as labels, and the labels of a "
+    "run are classes: set loss=cross_entropy, or use dni.SquaredLossInterface in a loop of your own",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
     "launch.torch_threads=5000": "launch.torch_threads=5000 must be at most 4096",
     "model.units=10000000000000000000": "model.units=10000000000000000000 must be below 1000000000000000",
