@@ -57,7 +57,7 @@ class TargetReader:
         tensors, gradient = frame.tensors, value_in(GRADIENT, frame.tensors)
         if (gradient is not None) != (frame.kind is Kind.GRADIENT) or without(GRADIENT, tensors).keys() - _BESIDE:
             wanted = sorted([GRADIENT] if frame.kind is Kind.GRADIENT else [])
-            raise WrongTensor(f"it has the tensors {sorted(tensors)} expected {wanted}")
+            raise WrongTensor(f"it has the tensors {sorted(tensors)}, expected {wanted}")
         late = _late(tensors)
         if gradient is not None:
             sent = self._of(frame.step - late, gradient) if late or not exchange else self._of_exchange()
