@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from dni.data.base import Data, DataContext
 from dni.errors import ConfigError
-from workers.build.own_code import failures_named
+from workers.build.own_code import as_config_error
 from workers.config.settings import Config
 
 
 def open_data(config: Config) -> Data:
     """Raises DataError for what cannot be read, ConfigError for sizes that do not fit."""
-    with failures_named(f"data={config.data.name} cannot be opened"):
+    with as_config_error(f"data={config.data.name} cannot be opened"):
         opened = config.data.open(context_of(config))
     if not isinstance(opened, Data):
         raise ConfigError(

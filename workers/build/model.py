@@ -10,7 +10,7 @@ from dni.models.base import InitKind, ModelContext
 from dni.models.init import initialise
 from dni.recurrent import Chain
 from dni.stages.partition import partition
-from workers.build.own_code import failures_named
+from workers.build.own_code import as_config_error
 from workers.config.settings import Config
 
 
@@ -35,7 +35,7 @@ def _whole(config: Config) -> nn.Sequential:
     if model.symbols is None or model.input_symbols is None:
         raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")
     torch.manual_seed(config.seed)
-    with failures_named(f"model={model.name} cannot be built"):
+    with as_config_error(f"model={model.name} cannot be built"):
         whole = model.build(ModelContext(model.symbols, model.input_symbols, tuple(model.input_shape or ())))
     if not isinstance(whole, nn.Sequential):
         raise ConfigError(

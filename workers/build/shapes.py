@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dni.errors import ConfigError, UsageError
+from dni.errors import ConfigError
 from dni.recurrent import Chain
 from workers.build.model import build_chains
-from workers.build.own_code import failures_named
+from workers.build.own_code import as_config_error
 from workers.config.settings import Config
 
 #: Steps of the example; a model must take windows of any length.
@@ -53,12 +53,9 @@ def _output(config: Config, chains: list[Chain]) -> Tensor:
     """Of the last of these parts. Raises ConfigError for one that cannot take what comes."""
     x = _example(config)
     for chain in chains:
-        what = f"model={config.model.name}: {', '.join(chain._modules)} cannot take an input of shape {[*x.shape]}"
-        try:
-            with failures_named(what):
-                x, _ = chain.eval()(x, chain.initial_state(1))
-        except UsageError as error:
-            raise ConfigError(f"model={config.model.name}: {error}") from error
+        failed = f"model={config.model.name}: {', '.join(chain._modules)} cannot take an input of shape {[*x.shape]}"
+        with as_config_error(failed):
+            x, _ = chain.eval()(x, chain.initial_state(1))
     return x
 
 
