@@ -11,7 +11,6 @@ from dni.data.text import Text
 from dni.loss_function import CrossEntropy, LossFunction
 from dni.methods.base import DepthMethod
 from dni.methods.in_time import TimeMethod, Truncated
-from dni.methods.pipelined import Chunked, Pipelined
 from dni.methods.synthetic import Synthetic
 from dni.models.base import Model
 from dni.models.language import Lstm
@@ -108,7 +107,7 @@ class Config:
     @property
     def pipelined(self) -> bool:
         """Whether a batch goes through the stages in microbatches, and all wait until it has come back."""
-        return isinstance(self.depth, Pipelined)
+        return self.depth.schedule is not None
 
     @property
     def can_encrypt(self) -> bool:
@@ -118,12 +117,12 @@ class Config:
     @property
     def microbatches(self) -> int:
         """M in force; 1 for a batch that is taken as a whole."""
-        return self.depth.count(self.stages) if isinstance(self.depth, Pipelined) else 1
+        return self.depth.microbatches_of(self.stages)
 
     @property
     def parts(self) -> int:
         """Into so many parts the model is cut; part k is on stage k mod K."""
-        return self.stages * (self.depth.virtual_stages if isinstance(self.depth, Chunked) else 1)
+        return self.depth.parts(self.stages)
 
     @property
     def future_labels(self) -> int:

@@ -55,6 +55,11 @@ from workers.config.validation.pipelines import check_devices
         ),
         ({"depth": {"method": "zero_bubble"}, "model": {"split_points": ["lstm2"]}}, "stages=2 depth.virtual_stages=2"),
         ({"depth": {"microbatches": 0}}, "depth.microbatches=0 must be 1 or more"),
+        (
+            {"model": {"kind": "mlp_bn"}, "data": {"kind": "mnist", "batch": 2, "window": 1, "sequence": None}},
+            "depth.microbatches=null, which is 2, leaves one example in each, and model=mlp_bn has batch norm: set "
+            "data.batch=4 or more",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line(changes: dict[str, Any], says: str) -> None:

@@ -8,7 +8,6 @@ from enum import Enum
 from typing import Any
 
 from dni.errors import ConfigError
-from dni.methods.pipelined import Pipelined
 from workers.config.settings import Config
 
 #: Settings of the section `transport` that count for pipelines as well.
@@ -21,7 +20,6 @@ def check_pipelines(config: Config) -> None:
         name = f"depth={config.depth.name}"
         _check_method(config, name)
         _check_elsewhere(config, name)
-        _check_batch_norm(config)
 
 
 def check_devices(config: Config, devices: Sequence[str]) -> None:
@@ -78,13 +76,3 @@ def _said(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.name
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-
-
-def _check_batch_norm(config: Config) -> None:
-    batch, count = config.data.batch, config.microbatches
-    if config.model.batch_norm and batch == count:
-        assert isinstance(config.depth, Pipelined)
-        raise ConfigError(
-            f"{config.depth.asked(config.stages)} leaves one example in each, and model={config.model.name} has "
-            f"batch norm: set data.batch={2 * count} or more"
-        )

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.distributed.pipelining import schedules
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
-from dni.methods.pipelined import Chunked, Pipelined
 from dni.stages.base import Stage
 from workers.build.model import build_chains
 from workers.config.settings import Config
@@ -78,8 +77,7 @@ def _schedule(
     config: Config, parts: list[MicrobatchStage], loss: Callable[[Tensor, Tensor], Tensor]
 ) -> PipelineScheduleSingle | PipelineScheduleMulti:
     logging.getLogger("torch.distributed.pipelining.schedules").setLevel(logging.CRITICAL)  # a lost stage is told by us
-    assert isinstance(config.depth, Pipelined)
+    assert config.depth.schedule is not None
     kind = getattr(schedules, config.depth.schedule)
-    if isinstance(config.depth, Chunked):
-        return kind([*parts], config.microbatches, loss_fn=loss, scale_grads=False)  # type: ignore[no-any-return]
-    return kind(parts[0], config.microbatches, loss_fn=loss, scale_grads=False)  # type: ignore[no-any-return]
+    given = [*parts] if issubclass(kind, PipelineScheduleMulti) else parts[0]
+    return kind(given, config.microbatches, loss_fn=loss, scale_grads=False)  # type: ignore[no-any-return]
