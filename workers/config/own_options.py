@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from workers.config.catalogue import option_files, plugin_bases, section_of
+from workers.config.group_choice import refuse_nameless_choices
 from workers.config.plugins import TARGET, find
 
 #: The option of every group that holds the settings of the run that goes on (`conf/resumed.yaml`).
@@ -44,6 +45,7 @@ def choose_own_classes(words: Sequence[str]) -> list[str]:
 
     A section named in this way has the settings of that class and no others. Raises ConfigError as `find`.
     """
+    refuse_nameless_choices(words)
     own = {word: chosen for word in words if (chosen := _own(word)) is not None}
     taken = {group for group, _ in own.values()}  # an option of the package for the same group is passed over
     kept = [word for word in words if word in own or word.partition("=")[0] not in taken]

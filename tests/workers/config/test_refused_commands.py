@@ -143,6 +143,8 @@ def test_resuming_repeats_the_settings_of_the_run_and_new_ones_win(earlier: Any)
     ("overrides", "message"),
     [
         (["depth.nosuch=1"], "Could not override 'depth.nosuch'"),
+        (["depth=null"], "depth=null names no option: write depth=NAME, where NAME is 1f1b or backprop or "),
+        (["-m", "depth=null,backprop"], "depth=null,backprop names no option: write depth=NAME, where NAME is 1f1b "),
         (["time=synthetic", "model=mlp"], "time=synthetic needs a recurrent model"),
     ],
 )
