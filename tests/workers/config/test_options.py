@@ -17,7 +17,7 @@ FILES = sorted((path.parent.relative_to(CONF).as_posix(), path.stem) for path in
 OPTIONS = {group: [name for _, name in files] for group, files in itertools.groupby(FILES, lambda file: file[0])}
 ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name in names]
 
-#: Options that do not go with the defaults, and what they need.
+#: Options that need other settings than the defaults.
 NEEDS = {
     "data=mnist": ["model=mlp_bn"],
     "data=cifar10": ["model=cnn"],
@@ -48,16 +48,18 @@ def test_every_option_composes_and_can_be_run(option: str) -> None:
 
 
 @pytest.mark.parametrize("depth", OPTIONS["depth"])
-def test_every_pair_of_a_method_in_depth_and_others_composes_and_can_be_run(depth: str) -> None:
-    """All pairs of methods in depth and in time, and beside them every transport and every predictor in turn."""
-    predictors = [name for name in OPTIONS["predictor"] if name != "conv"]  # of images, which have no cut in time
+def test_every_pair_of_methods_composes_and_can_be_run(depth: str) -> None:
+    """All pairs of methods in depth and in time, with every transport, and with every predictor in turn."""
+    predictors = [
+        name for name in OPTIONS["predictor"] if name != "conv"
+    ]  # conv needs images, which have no cut in time
     pairs = itertools.product(OPTIONS["time"], OPTIONS["transport"])
     for (time, transport), predictor in zip(pairs, itertools.cycle(predictors), strict=False):
         config = settings(f"depth={depth}", f"time={time}", f"transport={transport}", f"predictor={predictor}")
         if time == "oracle" or (depth == "delayed" and config.time.answers):
-            continue  # refused, see below
+            continue  # refused: refused/depth.yaml, refused/time.yaml
         if time in ("auxiliary", "lambda_return") and predictor == "soft_label_critic":
-            continue  # refused, see below
+            continue  # refused: refused/time.yaml
         if config.pipelined and (time not in ("truncated", "full") or transport == "local"):
             continue  # refused: test_pipeline_rules
         check(config)

@@ -14,15 +14,15 @@ from workers.launch.launcher import launch
 
 
 def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) -> str:
-    """The line that `dni-train OVERRIDES` ends with, its exit code being 2 and nothing having been written."""
+    """Return the line of `dni-train OVERRIDES`, which must exit with code 2 and write nothing."""
     before = sorted(run_dir.rglob("*"))
     with pytest.raises(SystemExit) as left, exit_codes():
         launch(settings(*overrides), run_dir)
     assert left.value.code == 2
     assert sorted(run_dir.rglob("*")) == before
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = said.err.splitlines()
+    screen = capsys.readouterr()
+    assert screen.out == ""
+    (line,) = screen.err.splitlines()
     assert line.startswith("dni-train: ")
     return line.removeprefix("dni-train: ")
 
@@ -91,7 +91,7 @@ def test_a_refusal_is_one_line_and_starts_nothing(
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
-    """A run of ten steps with checkpoints at 5 and 10, and how it was started."""
+    """A run of ten steps with checkpoints at 5 and 10, and its overrides."""
     started = (*SMALL, *LOCAL, "steps=10", "checkpoint.every=5")
     folder = tmp_path_factory.mktemp("earlier") / "run"
     launch(settings(*started), folder)
@@ -111,7 +111,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, 
         (["steps=20", "model.units=9", "depth.lag=1"], r"model\.units was 8, now 9, depth\.lag was None, now 1"),
     ],
 )
-def test_a_run_that_cannot_go_on_as_asked_is_refused(
+def test_a_resume_that_cannot_work_is_refused(
     more: list[str], message: str, earlier: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = earlier
@@ -120,17 +120,15 @@ def test_a_run_that_cannot_go_on_as_asked_is_refused(
     assert re.search(message, line)
 
 
-def test_a_run_without_a_complete_checkpoint_cannot_go_on(
-    earlier: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resume_needs_a_complete_checkpoint(earlier: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = earlier
     (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
     line = refusal(capsys, tmp_path / "run", f"resume={tmp_path}", "steps=20")
     assert line == f"resume={tmp_path}: no checkpoint in it is complete; start the run anew, without resume"
 
 
-def test_resuming_repeats_the_settings_of_the_run_and_new_ones_win(earlier: Any) -> None:
-    """All of them, also those that a group sets; and a group that is given anew wins over them."""
+def test_resume_repeats_the_recorded_settings_and_new_ones_win(earlier: Any) -> None:
+    """Settings that a group has set are repeated, too; a group on the command line replaces them."""
     folder, started = earlier
     again, before = settings(f"resume={folder}", "steps=20", "transport=grpc"), settings(*started)
     assert (again.steps, again.transport.name, again.resume) == (20, "grpc", str(folder))
