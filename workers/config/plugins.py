@@ -78,22 +78,22 @@ def target_of(cls: type) -> str:
 
 def find(section: str, base: type[T], target: Any) -> type[T]:
     """Import the class that a section names. Raises ConfigError if the import fails or it does not fit `base`."""
-    asked = f"{section}.{TARGET}={target}"
+    choice = f"{section}.{TARGET}={target}"
     if not isinstance(target, str) or not _DOTTED.fullmatch(target):
-        raise ConfigError(f"{asked} names no class: write MODULE.CLASS, a {base.__name__}")
+        raise ConfigError(f"{choice} names no class: write MODULE.CLASS, a {base.__name__}")
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module may raise anything
         raise ConfigError(
-            f"{asked}: {module_name} cannot be imported ({type(error).__name__}: {error}): install it, or put its "
+            f"{choice}: {module_name} cannot be imported ({type(error).__name__}: {error}): install it, or put its "
             "folder on PYTHONPATH"
         ) from error
     cls = getattr(module, name, None)
     if cls is None:
         known = [own for own, value in vars(module).items() if _is_subclass(value, base)]
-        raise ConfigError(f"{asked}: {module_name} has no {name}{did_you_mean(name, known, f'{module_name}.')}")
-    return _complete(asked, base, cls)
+        raise ConfigError(f"{choice}: {module_name} has no {name}{did_you_mean(name, known, f'{module_name}.')}")
+    return _complete(choice, base, cls)
 
 
 def _is_subclass(value: Any, base: type[T]) -> TypeGuard[type[T]]:
@@ -101,14 +101,14 @@ def _is_subclass(value: Any, base: type[T]) -> TypeGuard[type[T]]:
     return inspect.isclass(value) and get_origin(value) is None and issubclass(value, base)
 
 
-def _complete(asked: str, base: type[T], cls: Any) -> type[T]:
+def _complete(choice: str, base: type[T], cls: Any) -> type[T]:
     if not _is_subclass(cls, base):
-        raise ConfigError(f"{asked} is no {base.__name__}: make it a subclass of {target_of(base)}")
+        raise ConfigError(f"{choice} is no {base.__name__}: make it a subclass of {target_of(base)}")
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
-        raise ConfigError(f"{asked} lacks {', '.join(missing)}, which every {base.__name__} has")
+        raise ConfigError(f"{choice} lacks {', '.join(missing)}, which every {base.__name__} has")
     if "__dataclass_fields__" not in vars(cls):
-        raise ConfigError(f"{asked} is no dataclass: write @dataclass above it, so that its fields are its settings")
+        raise ConfigError(f"{choice} is no dataclass: write @dataclass above it, so that its fields are its settings")
     return cls
 
 

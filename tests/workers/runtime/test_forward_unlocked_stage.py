@@ -49,7 +49,7 @@ class Withholding(ChannelEnd):
         pass
 
 
-class Obliging(Withholding):
+class Acknowledging(Withholding):
     """The next stage: it acknowledges every frame at once, without a gradient."""
 
     def send(self, frame: Frame) -> None:
@@ -92,7 +92,7 @@ ENDS = (Kind.EVALUATE, 5), (Kind.CHECKPOINT, 5), (Kind.END, 5)
 @pytest.mark.parametrize(("lag", "ahead"), [(None, 3), (0, 1), (1, 2)])
 def test_a_stage_runs_ahead_up_to_its_limit(lag: int | None, ahead: int, tmp_path: Path) -> None:
     config, log = scripted(lag=lag), list[tuple[str, Kind, int]]()
-    before, after = Withholding(frames(config, *ENDS), log), Obliging([], log)
+    before, after = Withholding(frames(config, *ENDS), log), Acknowledging([], log)
     assemble(Job(config, tmp_path, lambda record: None, Event()), 1, before, after).run()
     expected: Log = []
     for step in range(1, 6):
@@ -110,7 +110,7 @@ def test_a_stage_runs_ahead_up_to_its_limit(lag: int | None, ahead: int, tmp_pat
 def test_the_returned_gradient_is_that_at_the_predicted_input(tmp_path: Path) -> None:
     """The first prediction is zero. The expected gradient comes from a stage built separately."""
     config, log = scripted(), list[tuple[str, Kind, int]]()
-    before, after = Withholding(frames(config, *ENDS), log), Obliging([], log)
+    before, after = Withholding(frames(config, *ENDS), log), Acknowledging([], log)
     assemble(Job(config, tmp_path, lambda record: None, Event()), 1, before, after).run()
     stage = build_stage(config, 1)
     window = resolve(config)[1].train.next()
@@ -135,7 +135,7 @@ def test_the_returned_gradient_is_that_at_the_predicted_input(tmp_path: Path) ->
 )
 def test_frames_out_of_order_are_refused(others: list[tuple[Kind, int]], message: str, tmp_path: Path) -> None:
     config = scripted()
-    before, after = Withholding(frames(config, *others), []), Obliging([], [])
+    before, after = Withholding(frames(config, *others), []), Acknowledging([], [])
     worker = assemble(Job(config, tmp_path, lambda record: None, Event()), 1, before, after)
     with pytest.raises(OutOfOrder, match=message):
         worker.run()

@@ -52,11 +52,11 @@ def _check_unused(config: Config, name: str) -> None:
         "optimizer.accumulate": (config.optimizer.accumulate, 1),
         "evaluate.probe": (config.evaluate.probe, None),
     }
-    for key, (asked, plain) in {**expected, **dict(_link_settings(config.transport, "transport."))}.items():
-        if asked != plain:
+    for key, (value, default) in {**expected, **dict(_link_settings(config.transport, "transport."))}.items():
+        if value != default:
             raise ConfigError(
-                f"{key}={_typed(asked)} does nothing for {name}, which runs in torch's pipeline: set "
-                f"{key}={_typed(plain)}"
+                f"{key}={_typed(value)} does nothing for {name}, which runs in torch's pipeline: set "
+                f"{key}={_typed(default)}"
             )
 
 
