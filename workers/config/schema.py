@@ -34,11 +34,9 @@ class InputPredictorConfig:
 
 @dataclass
 class PredictorConfig:
-    depth: AtCut = plugin(DepthPredictor, in_depth.Critic)  # at the cuts between stages (depth=synthetic)
-    time: AtWindow = plugin(TimePredictor, in_time.Critic)  # at the ends of windows (time=synthetic)
-    inputs: InputPredictorConfig = field(
-        default_factory=InputPredictorConfig
-    )  # of the inputs of stages (depth.inputs=synthetic)
+    depth: AtCut = plugin(DepthPredictor, in_depth.Critic)  # of gradients at the cuts between stages (depth=synthetic)
+    time: AtWindow = plugin(TimePredictor, in_time.Critic)  # of gradients at the ends of windows (time=synthetic)
+    inputs: InputPredictorConfig = field(default_factory=InputPredictorConfig)  # of inputs (depth.inputs=synthetic)
 
 
 @dataclass
@@ -50,9 +48,8 @@ class LaunchConfig:
 
 @dataclass
 class EmulateConfig:
-    forward_ms: float = zero_or_more(
-        0.0
-    )  # [milliseconds] forward pass of a batch on a stage; a microbatch takes its share
+    forward_ms: float = zero_or_more(0.0)  # [milliseconds] forward pass of a batch on a stage; a microbatch takes its
+    # share
     backward_ms: float = zero_or_more(0.0)  # [milliseconds] backward pass of a batch on a stage; the optimizer step is
     # not included
     cut_ms: float = zero_or_more(0.0)  # [milliseconds] update of a predictor, once per target, or of a local head, once
@@ -65,9 +62,7 @@ class EvaluateConfig:
     windows: int | None = one_or_more(None)  # [windows] per validation pass; null: all
     probe: int | None = one_or_more(None)  # [steps] between probes, which compare synthetic with exact gradients on one
     # sequence; null: no probes
-    probe_windows: int = one_or_more(
-        8
-    )  # [windows] at most, of the probed sequence; a probe keeps all their activations
+    probe_windows: int = one_or_more(8)  # [windows] most, of the probed sequence; a probe keeps all their activations
     patience: int | None = one_or_more(None)  # [passes] stop after this many validation passes without improvement; a
     # checkpoint follows each pass
 

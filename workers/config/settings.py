@@ -45,20 +45,14 @@ else:
 class Config:
     experiment: str = "default"  # the name of the experiment in summaries and reports
     seed: int = zero_or_more(0)  # [seed] for initial weights, generated data, dropout and random updates
-    steps: int = one_or_more(
-        1000
-    )  # [steps] length of the run; a step trains on one window of every stream of the batch
+    steps: int = one_or_more(1000)  # [steps] length of the run; a step trains on one window of every stream
     max_timesteps: int | None = one_or_more(None)  # [time steps] stop once every stream has trained on this many,
     # for any window T; null: no limit
     stages: int = one_or_more(4)  # [stages] into which the model is split, one worker each
-    devices: list[str] = field(
-        default_factory=lambda: ["auto"]
-    )  # one device for all stages, or one each: auto, cpu, cuda:N
+    devices: list[str] = field(default_factory=lambda: ["auto"])  # one for all stages, or one each: auto, cpu, cuda:N
     log_every: int = one_or_more(10)  # [steps] between training records of a stage
     tensorboard: bool = True  # write TensorBoard events into the run folder
-    run_id: str | None = (
-        None  # launch=external: name of the run folder that all stages share; null: the engine's job id
-    )
+    run_id: str | None = None  # launch=external: name of the run folder of all stages; null: the engine's job id
     resume: str | None = None  # run folder to continue
     resume_step: int | None = None  # [steps] checkpoint of that run to resume from; null: the newest complete one
     start_from: str | None = None  # run folder whose weights a new run starts from; everything else starts fresh
@@ -75,9 +69,8 @@ class Config:
     emulate: EmulateConfig = field(default_factory=EmulateConfig)  # an emulated accelerator: training passes sleep
     # until these durations are over; results stay the same
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)  # validation, probes and early stopping
-    checkpoint: CheckpointConfig = field(
-        default_factory=CheckpointConfig
-    )  # how often checkpoints are saved, and how many are kept
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # how often state is saved, and how many
+    # checkpoints are kept
 
     @property
     def window(self) -> int:
