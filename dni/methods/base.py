@@ -53,6 +53,9 @@ class DepthMethod(Named, ABC):
     #: The gradient at the cut is a model's, which a probe may compare with the exact one.
     predicts: ClassVar[bool] = False
 
+    #: Class of torch.distributed.pipelining.schedules that runs the stages; None: the training loop of a worker does.
+    schedule: ClassVar[str | None] = None
+
     @abstractmethod
     def interface(self, cut: CutContext) -> Interface:
         """What answers, for the stages that follow, with dL/d output of a stage that is not the last."""
@@ -64,6 +67,14 @@ class DepthMethod(Named, ABC):
     def learner(self, cut: CutContext) -> nn.Module | None:
         """The module that learns at the cut, of which only names and shapes are asked; None: there is none."""
         return None
+
+    def microbatches_of(self, stages: int) -> int:
+        """Microbatches that a batch is split into."""
+        return 1
+
+    def parts(self, stages: int) -> int:
+        """Parts that the model is cut into; part k is on stage k mod `stages`."""
+        return stages
 
     def in_flight(self, stages: int) -> int:
         """The most unfinished frames on one edge, of `stages` stages."""

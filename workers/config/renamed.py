@@ -1,8 +1,8 @@
-"""Settings of earlier versions, and what to write instead."""
+"""Settings that were renamed, and their new names."""
 
 from __future__ import annotations
 
-#: By the name that a setting had.
+#: New name by old name.
 RENAMED = {
     "lane_steps": "max_timesteps",
     "predictor.time.lookahead": "predictor.time.future_labels",
@@ -40,5 +40,5 @@ RENAMED = {
 
 
 def now_written(name: str) -> str:
-    """How a setting of an earlier version is written now, to be put after a refusal; empty for any other name."""
+    """Return a hint with the new name of a renamed setting, to end a message with; empty for any other name."""
     return f" (it is written {RENAMED[name]} now)" if name in RENAMED else ""

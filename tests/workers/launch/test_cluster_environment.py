@@ -153,10 +153,10 @@ def test_all_stages_share_a_folder_that_the_first_one_describes(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-m", "seed=0,1"], "launch=external is one stage of one run, and -m makes many"),
+        (["-m", "seed=0,1"], "launch=external runs one stage of one run, but -m starts many"),
         (["--multirun", "launch=external"], "start a job for each"),
-        (["run_id=null"], "what is the folder that all stages share to be called? Set run_id=NAME"),
-        (["run_id=../x"], "run_id=../x is to name a folder: use letters, digits"),
+        (["run_id=null"], "all stages need one folder: name it with run_id=NAME"),
+        (["run_id=../x"], "run_id=../x must be a folder name of letters, digits"),
     ],
 )
 def test_a_folder_that_cannot_be_shared_is_refused(arguments: list[str], message: str) -> None:

@@ -173,7 +173,7 @@ def test_records_are_passed_on_in_order_and_whole(tmp_path: Path) -> None:
 def test_a_stage_whose_end_is_not_heard_of_is_named(tmp_path: Path) -> None:
     with RecordFollower(job(tmp_path, print)) as others:
         append(tmp_path, 1, {"kind": "train", "step": 2})
-        with pytest.raises(PeerTimeout, match=r"no end of stage 1 was heard of within 0\.3 s"):
+        with pytest.raises(PeerTimeout, match=r"stage 1 did not report its end within 0\.3 s"):
             others.until_ended(0.3)
 
 

@@ -94,7 +94,7 @@ def test_a_second_signal_stops_at_once(
         launch(settings(*overrides), tmp_path)
     assert left.value.code == 130
     said = capsys.readouterr().err
-    assert said == "dni-train: stopped at once; nothing was saved after the last checkpoint\n"
+    assert said == "dni-train: stopped without saving; the last checkpoint remains\n"
     assert not (tmp_path / "summary.json").exists()
     assert set(children(os.getpid())) <= set(before)
 
@@ -164,7 +164,7 @@ def test_the_best_checkpoint_is_left_behind_if_it_is_damaged(tmp_path: Path, cap
     damage(tmp_path / "run", 5, "stage-0.safetensors")
     launch(settings(*start[:-2], "steps=12", f"resume={tmp_path / 'run'}"), tmp_path / "on")
     (said,) = [message for message in caplog.messages if "damaged" in message]
-    assert said.startswith("the best checkpoint so far is left behind: stage 0, step 5: ")
+    assert said.startswith("the best checkpoint so far is not copied: stage 0, step 5: ")
 
 
 def test_a_run_on_a_text_that_has_changed_since_cannot_go_on(

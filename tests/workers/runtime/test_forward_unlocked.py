@@ -1,4 +1,4 @@
-"""Complete unlock in whole runs: stages that predict their inputs, and wait for nobody's forward pass."""
+"""Forward unlocking in whole runs: stages predict their inputs and do not wait for forward passes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workers.storage import checkpoint
 
 
 def unlocked(lag: int | None = 1, **more: Any) -> Config:
-    """Three stages, synthetic in depth and time."""
+    """Return settings of three stages with synthetic gradients in depth and time."""
     depth = {"inputs": "synthetic", "max_in_flight": 3, "lag": lag, **more.pop("depth", {})}
     predictor = {"depth": {"warmup": 3}, "time": {"hidden": 8, "future_labels": 5}, "inputs": {"hidden": 8}}
     return tiny(stages=3, depth=depth, time={"method": "synthetic"}, predictor=predictor, **more)
@@ -53,7 +53,7 @@ COPIES = {"kind": "repeat_copy", "length": 7, "sequence": None}
 
 
 @pytest.mark.parametrize("more", [{}, {"depth": {"update_probability": 0.6}}, {"data": COPIES}])
-def test_a_resumed_run_equals_one_that_never_saved_on_its_way(more: dict[str, Any], tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(more: dict[str, Any], tmp_path: Path) -> None:
     def config(every: int | None, **settings: Any) -> Config:
         return unlocked(steps=16, checkpoint={"every": every, "keep": 9}, **{**more, **settings})
 
@@ -67,13 +67,13 @@ def test_validation_and_probes_do_not_change_training(tmp_path: Path) -> None:
     assert_same(often, run(unlocked(evaluate={"every": None, "windows": 1}), tmp_path / "once"))
 
 
-def test_a_run_that_is_stopped_ends_where_every_stage_can_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """The first stage announces the last step: W for every edge after the one at which it heard."""
-    heard, ends, stop = [], {}, Event()
+def test_a_stopped_run_ends_at_one_step_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """The first stage announces the last step: W steps per edge after the one at which it was stopped."""
+    stopped_at, ends, stop = [], {}, Event()
 
     def sink(record: dict[str, Any]) -> None:
         if record["kind"] == "train" and record["step"] == 5 and record["stage"] == 0:
-            heard.append(record["step"])
+            stopped_at.append(record["step"])
             stop.set()
         if record["kind"] == "end":
             ends[record["stage"]] = record["step"]
@@ -81,7 +81,7 @@ def test_a_run_that_is_stopped_ends_where_every_stage_can_and_goes_on_bit_for_bi
     config, data = resolve(unlocked(steps=1000))
     folder = tmp_path / "stopped"
     run_threads(Job(config, folder, sink, stop, data))
-    assert (heard, ends) == ([5], dict.fromkeys(range(3), 5 + 2 * 3))
+    assert (stopped_at, ends) == ([5], dict.fromkeys(range(3), 5 + 2 * 3))
     assert checkpoint.complete_steps(folder) == [11]
     OmegaConf.save(OmegaConf.create(to_plain(config)), folder / "config.yaml")
     part = run(replace(config, steps=16, resume=str(folder)), tmp_path / "part")
@@ -89,7 +89,7 @@ def test_a_run_that_is_stopped_ends_where_every_stage_can_and_goes_on_bit_for_bi
 
 
 def test_patience_ends_a_run(tmp_path: Path) -> None:
-    """The first pass, after step 3, stays the best; the second without a better one is after step 9."""
+    """The first pass, after step 3, stays the best; patience runs out after step 9, and the run ends at step 15."""
     config = unlocked(
         None, steps=100, optimizer={"learning_rate": 1e-30}, checkpoint={"every": None, "keep": 1},
         evaluate={"every": 3, "windows": 1, "patience": 2},
@@ -99,8 +99,8 @@ def test_patience_ends_a_run(tmp_path: Path) -> None:
     assert checkpoint.complete_steps(tmp_path) == [3, 15]
 
 
-def test_how_well_inputs_are_predicted_is_recorded(tmp_path: Path) -> None:
-    """The first stage is an embedding that stands still: a table of symbols can hold all of what it sends."""
+def test_the_quality_of_predicted_inputs_is_recorded(tmp_path: Path) -> None:
+    """The first stage is a constant embedding, whose outputs a table of symbols can predict exactly."""
     config = tiny(
         steps=80, log_every=20, model={"layers": 1, "split_points": ["lstm1"]}, depth={"inputs": "synthetic"},
         predictor={"inputs": {"learning_rate": 0.1}}, optimizer={"learning_rate": 1e-30},
@@ -126,13 +126,13 @@ def images(folder: Path, model: str, **more: Any) -> Config:
 
 
 @pytest.mark.parametrize("model", ["mlp_bn", "cnn"])
-def test_images_are_predicted_to_activations_of_every_shape(model: str, folder: Path, tmp_path: Path) -> None:
+def test_inputs_of_every_shape_are_predicted(model: str, folder: Path, tmp_path: Path) -> None:
     summary = launch(images(folder, model, steps=6), tmp_path).summary
     assert summary["steps"] == 6
     assert all(stage["input_r2"] is not None for stage in summary["stage"][1:])
 
 
-def test_a_model_of_inputs_that_is_too_large_is_refused(folder: Path) -> None:
+def test_a_too_large_input_predictor_is_refused(folder: Path) -> None:
     """784 pixels, and 400 maps of 14 x 14: 785 x 78400 weights."""
     config, _ = resolve(images(folder, "cnn", predictor={"inputs": {"hidden": 0}}))
     message = (
