@@ -73,7 +73,7 @@ def test_a_run_is_resumed_and_equals_one_that_went_on(tmp_path: Path) -> None:
         (["hydra.run.dir=x"], "argument folder="),
         (["optimizer.learning_rat=1"], r"did you mean `optimizer.learning_rate`\?"),
         (["seed=0,1"], "seed=0,1"),
-        (["launch=external"], "there, use dni-train"),
+        (["launch=external"], "use the command dni-train there"),
         (["resume=nowhere"], "resume=nowhere"),
         ([*QUICK, "data.sequence=7"], "is not a multiple of data.window=6"),
     ],

@@ -54,9 +54,11 @@ def accept(
 ) -> Iterator[Accepted]:
     """Check everything, then create the run's folder and hold its lock until the end of the block.
 
-    Args: config: the settings of the run run_dir: the run's folder rank_info: this stage's rank, if an outer engine
-    started all stages; only rank 0 creates and locks the folder asked: the launch settings as given; default
-    `config.launch`
+    Args:
+        config: the settings of the run
+        run_dir: the run's folder
+        rank_info: this stage's rank, if an outer engine started all stages; only rank 0 creates and locks the folder
+        asked: the launch settings as given; default `config.launch`
 
     Raises ConfigError, ResumeError or DataError before anything is written.
     """

@@ -24,7 +24,7 @@ class RankInfo:
 
     rank: int
     size: int | None  #: world size; None: one process per stage
-    said_by: str  #: the variable or setting that gave the world size, for messages
+    source: str  #: the variable or setting that gave the world size, for messages
     certain: bool  #: whether `launch=auto` uses it
     job: str | None = None  #: the engine's name of this run
     local: int = 1  #: processes on this machine; 1 if unknown
@@ -35,7 +35,7 @@ class RankInfo:
         return self.size is not None and self.local >= self.size
 
 
-def find_seat(environment: Environment) -> RankInfo | None:
+def find_rank(environment: Environment) -> RankInfo | None:
     """Return the rank of this process, or None if no engine has set one. Raises ConfigError for a malformed number."""
     for engine in (_torchrun, _submitit, _slurm, _kubernetes):
         rank_info = engine(environment)
@@ -51,7 +51,7 @@ def settle_launch(config: Config, environment: Environment) -> tuple[Config, Ran
     does not fit the settings.
     """
     mode = config.launch.mode
-    rank_info = find_seat(environment) if mode in (LaunchMode.auto, LaunchMode.external) else None
+    rank_info = find_rank(environment) if mode in (LaunchMode.auto, LaunchMode.external) else None
     if mode is LaunchMode.external and rank_info is None:
         raise ConfigError(
             "launch=external: the environment does not say which stage this is: start it with torchrun or srun, set "
@@ -68,12 +68,12 @@ def _fit(config: Config, rank_info: RankInfo, environment: Environment) -> None:
     size = config.stages if rank_info.size is None else rank_info.size
     if size != config.stages:
         raise ConfigError(
-            f"launch=external: {rank_info.said_by} sets {size} processes, but stages={config.stages} and every process "
+            f"launch=external: {rank_info.source} sets {size} processes, but stages={config.stages} and every process "
             f"runs one stage: set stages={size}, or start {config.stages} processes"
         )
     if not 0 <= rank_info.rank < size:
         raise ConfigError(
-            f"launch=external: this process has rank {rank_info.rank}, but {rank_info.said_by} allows 0 to {size - 1}"
+            f"launch=external: this process has rank {rank_info.rank}, but {rank_info.source} allows 0 to {size - 1}"
         )
     transport = config.transport
     if size == 1 or transport.peers:

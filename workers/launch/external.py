@@ -56,15 +56,15 @@ def _run(job: Job, rank_info: RankInfo) -> None:
         with refusals_named(), ExitStack() as links, no_early_exit():
             (_run_in_group if job.config.pipelined else _run_linked)(job, rank_info, links)
     except ConfigError as error:
-        raise type(error)(_said_by(rank_info.rank, error)) from error
+        raise type(error)(_with_stage(rank_info.rank, error)) from error
     except DniError as error:
-        raise type(error)(f"{_said_by(rank_info.rank, error)}; {continue_with(job.run_dir)}") from error
+        raise type(error)(f"{_with_stage(rank_info.rank, error)}; {continue_with(job.run_dir)}") from error
 
 
-def _said_by(rank: int, error: DniError) -> str:
+def _with_stage(rank: int, error: DniError) -> str:
     """Return the error's message with the stage in front, unless it already starts with it."""
-    said = str(error)
-    return said if said.startswith(f"stage {rank}:") else f"stage {rank}: {said}"
+    text = str(error)
+    return text if text.startswith(f"stage {rank}:") else f"stage {rank}: {text}"
 
 
 def _run_linked(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
@@ -86,11 +86,11 @@ def _run_linked(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
 def _run_in_group(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
     """Join the process group of all ranks through the engine's store, then train."""
     # imported here: not every build of torch has torch.distributed
-    from workers.launch.store import meet
+    from workers.launch.store import open_rendezvous
     from workers.runtime.pipeline.process_group import HERE, process_group
     from workers.runtime.pipeline.worker import PipelinedWorker
 
-    store = meet(rank_info, job.config.transport.timeout_s)
+    store = open_rendezvous(rank_info, job.config.transport.timeout_s)
     host = HERE if rank_info.one_machine else os.environ["MASTER_ADDR"]
     links.enter_context(process_group(job, rank_info.rank, store, host))
     with ignoring_signals() if rank_info.rank else ExitStack():

@@ -22,10 +22,10 @@ from workers.launch.accept import Accepted, accept, devices_here
 from workers.launch.cluster_environment import SUBMITTED, RankInfo
 from workers.launch.diverged import refuse_diverged, stop_when_diverged
 from workers.launch.external import run_first_stage, run_later_stage
-from workers.launch.how_to_go_on import refusals_in_a_run, saying_how_to_go_on
+from workers.launch.resume_hint import refusals_with_resume_hint, with_resume_hint
 from workers.launch.supervisor import Supervisor
 from workers.launch.threads import run_threads
-from workers.resume.resume import best_saved, hand_on, warn_of_versions
+from workers.resume.resume import best_saved, copy_earlier_records, warn_of_versions
 from workers.runtime.job import Job
 from workers.runtime.recorder import Record
 from workers.storage import checkpoint, vocabulary
@@ -36,7 +36,7 @@ from workers.system.signals import ENDING, INSISTENT
 from workers.tracking.early_stopping import Stop, stop_when_no_better
 from workers.tracking.monitor import Monitor
 from workers.tracking.run import SUMMARY
-from workers.tracking.sittings import added_up, begin_sitting
+from workers.tracking.sittings import begin_sitting, totals
 from workers.tracking.summary import RunFacts, write_summary
 from workers.tracking.tensorboard import keep_settings
 
@@ -68,7 +68,7 @@ def run(accepted: Accepted) -> Result:
     stop = Stop()
     with refusals_at_the_door():
         known, begun = prepare(accepted)
-    with refusals_in_a_run(accepted.run_dir):
+    with refusals_with_resume_hint(accepted.run_dir):
         summary = follow(accepted, known, begun, stop)
     refuse_diverged(accepted.config, accepted.run_dir, stop)
     return Result(summary, summary["interrupted"])
@@ -86,8 +86,8 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
     write_record(run_dir, accepted.recorded)
     keep_versions(run_dir)
     vocabulary.save(run_dir, accepted.data.characters)
-    begun = begin_sitting(config)  # before `hand_on` drops the records of repeated steps
-    hand_on(config, run_dir)
+    begun = begin_sitting(config)  # before `copy_earlier_records` drops the records of repeated steps
+    copy_earlier_records(config, run_dir)
     return known, begun
 
 
@@ -98,13 +98,13 @@ def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> di
     with watched as monitor, socket_folder() as sockets:
         monitor(begun)
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)
-        run_to_an_end(job, stop, accepted.rank_info)
+        run_until_end(job, stop, accepted.rank_info)
         ends = monitor.summary_stages()
         with about(run_dir / SUMMARY):
             summary = write_summary(
                 run_dir, known, stages=ends, valid=monitor.valid_history,
                 ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
-                sittings=added_up(monitor.sittings),
+                sittings=totals(monitor.sittings),
             )  # fmt: skip
     if config.tensorboard:
         keep_settings(run_dir, to_plain(config), summary)
@@ -113,11 +113,11 @@ def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> di
 
 def launch_later_stage(config: Config, run_dir: Path, rank_info: RankInfo) -> None:
     """Run a stage other than the first, if an outer engine started all stages. Raises as `launch`."""
-    with accept(config, run_dir, rank_info) as accepted, refusals_in_a_run(run_dir):
+    with accept(config, run_dir, rank_info) as accepted, refusals_with_resume_hint(run_dir):
         run_later_stage(accepted.config, run_dir, rank_info)
 
 
-def run_to_an_end(job: Job, stop: Stop, rank_info: RankInfo | None) -> None:
+def run_until_end(job: Job, stop: Stop, rank_info: RankInfo | None) -> None:
     """Run the stages; ignore the loss of stages after a divergence, which is reported with the summary."""
     try:
         run_stages(job, stop, rank_info)
@@ -132,7 +132,7 @@ def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
         with stop_on_signals(stop, lambda: None):
             return run_first_stage(job, rank_info)
     if job.config.threads:
-        with stop_on_signals(stop, lambda: None), saying_how_to_go_on(job.run_dir):
+        with stop_on_signals(stop, lambda: None), with_resume_hint(job.run_dir):
             return run_threads(job)
     supervisor = Supervisor(job)
     with stop_on_signals(stop, supervisor.wake):
@@ -148,15 +148,15 @@ def why_ended(config: Config, stop: Stop, done: int) -> str:
 def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:
     """Return the sink for the records of all stages: the monitor, and the rules that prune checkpoints or end the
     run."""
-    keep_few = keep_few_checkpoints(config, run_dir, monitor)
-    watched = stop_when_diverged(keep_few, stop)
+    pruned = prune_checkpoints(config, run_dir, monitor)
+    watched = stop_when_diverged(pruned, stop)
     patience = config.evaluate.patience
     if patience is None:
         return watched
     return stop_when_no_better(watched, monitor.valid_history, stop, patience, config.steps)
 
 
-def keep_few_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callable[[Record], None]:
+def prune_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callable[[Record], None]:
     """Return a sink that also removes old checkpoints once a newer one is complete; with patience it keeps the best
     one.
 
@@ -168,9 +168,9 @@ def keep_few_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Cal
         monitor(record)
         if record["kind"] != "checkpoint":
             return
-        told = marks.setdefault(record["step"], [])
-        told.append(record["absurd"])
-        if len(told) == config.stages and not any(marks.pop(record["step"])):
+        flags = marks.setdefault(record["step"], [])
+        flags.append(record["absurd"])
+        if len(flags) == config.stages and not any(marks.pop(record["step"])):
             waits = config.evaluate.patience is not None
             spare = best_saved(run_dir, monitor.valid_history) if waits else None
             checkpoint.prune(run_dir, config.checkpoint.keep, spare)
@@ -223,8 +223,8 @@ def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = [s for s in _ending() if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    handled = [s for s in _ending() if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in handled}
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dni.errors import ConfigError
 from workers.config.schema import LaunchMode
 from workers.config.settings import Config
-from workers.launch.cluster_environment import Environment, RankInfo, find_seat
+from workers.launch.cluster_environment import Environment, RankInfo, find_rank
 
 #: A valid folder name.
 RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -22,7 +22,7 @@ def share_folder(arguments: list[str], environment: Environment, recorded: Confi
     """
     before = LaunchMode.auto if recorded is None else recorded.launch.mode
     mode = _last(arguments, "launch", "launch.mode") or before.name
-    rank_info = find_seat(environment) if mode in (LaunchMode.auto.name, LaunchMode.external.name) else None
+    rank_info = find_rank(environment) if mode in (LaunchMode.auto.name, LaunchMode.external.name) else None
     if rank_info is None or not (mode == LaunchMode.external.name or rank_info.certain):
         return arguments
     if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*arguments}:

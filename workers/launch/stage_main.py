@@ -53,7 +53,7 @@ def main() -> None:
         try:
             with no_early_exit():
                 run_stage(read_record(run_dir), run_dir, index, control, links)
-            control.say(event="done")
+            control.send(event="done")
         except BaseException as error:
             failed = True
             logging.getLogger(__name__).exception("stage %d ended with an error", index)
@@ -66,7 +66,7 @@ def run_stage(config: Config, run_dir: Path, index: int, control: Control, links
     keep_memory()
     torch.set_num_threads(config.torch_threads)
     job = Job(
-        config, run_dir, lambda record: control.say(event="record", record=record), control.stop,
+        config, run_dir, lambda record: control.send(event="record", record=record), control.stop,
         sockets=control.sockets,
     )  # fmt: skip
     if config.pipelined:
@@ -75,7 +75,7 @@ def run_stage(config: Config, run_dir: Path, index: int, control: Control, links
     upstream = downstream = None
     if index:
         listener = links.enter_context(closing(listen(job, index)))
-        control.say(event="listening", address=listener.address)
+        control.send(event="listening", address=listener.address)
     if index < config.stages - 1:
         downstream = links.enter_context(closing(connect(job, index, control.peer(timeout_s))))
     if index:
@@ -91,7 +91,7 @@ def _run_in_group(job: Job, index: int, control: Control, links: ExitStack) -> N
     timeout_s = job.config.transport.timeout_s
     if index == 0:
         store, address = host_store(timeout_s)
-        control.say(event="store", address=address)
+        control.send(event="store", address=address)
     else:
         store = reach_store(control.peer(timeout_s), timeout_s)
     links.enter_context(process_group(job, index, store, HERE))
@@ -108,7 +108,7 @@ class Control:
         self._channel = Channel.inherited(descriptor)
         background("control", self._listen, self._died).start()
 
-    def say(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """Send one message to the supervisor."""
         self._channel.say(**message)
 
@@ -116,7 +116,7 @@ class Control:
         """Send the supervisor the error that ended this stage."""
         named = as_refusal(error) or error
         text = str(named) if isinstance(named, DniError) else f"{type(named).__name__}: {named}"
-        self.say(event="error", type=type(named).__name__, message=text[:MOST_CHARACTERS])
+        self.send(event="error", type=type(named).__name__, message=text[:MOST_CHARACTERS])
 
     def peer(self, timeout_s: float) -> str:
         """Wait for the address of the peer to connect to. Raises PeerTimeout."""
@@ -131,7 +131,7 @@ class Control:
                 self._peers.put(message["peer"])
             if message.get("stop"):
                 self.stop.set()
-                self.say(event="stopping")
+                self.send(event="stopping")
         if self.sockets is not None:  # the supervisor cannot remove it any more
             shutil.rmtree(self.sockets, ignore_errors=True)
         os._exit(1)  # the supervisor is gone: leave no orphan

@@ -25,7 +25,7 @@ class StageProcess:
     """A stage's process, with two threads: one reads its messages, one waits for its exit.
 
     The waiting thread also closes the channel for the reader: a child of the stage that outlives it may hold the
-    channel open. Both threads call `hear` with every message; the last one is `exit`.
+    channel open. Both threads call `receive` with every message; the last one is `exit`.
     """
 
     def __init__(self, index: int, log: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
@@ -47,23 +47,23 @@ class StageProcess:
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone
             )  # fmt: skip
 
-    def follow(self, hear: Callable[[int, Message], None]) -> None:
-        """Pass every message of the process to `hear`."""
+    def follow(self, receive: Callable[[int, Message], None]) -> None:
+        """Pass every message of the process to `receive`."""
 
         def died(error: Exception) -> None:
-            hear(self.index, {"event": "error", "type": type(error).__name__, "message": str(error)})
+            receive(self.index, {"event": "error", "type": type(error).__name__, "message": str(error)})
 
         def read() -> None:
             for message in self._channel.messages():
-                hear(self.index, message)
-            hear(self.index, {"event": "exit", "code": self.process.wait()})
+                receive(self.index, message)
+            receive(self.index, {"event": "exit", "code": self.process.wait()})
 
         for name, work in (("wait", self._wait), ("read", read)):
             thread = background(f"{name}-{self.index}", work, died)
             thread.start()
             self._threads.append(thread)
 
-    def tell(self, **message: object) -> None:
+    def send(self, **message: object) -> None:
         """Send the process one message. Raises OSError if it is gone."""
         self._channel.say(**message)
 
@@ -75,7 +75,7 @@ class StageProcess:
             thread.join()
         self._channel.close()
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """Return the last lines of this process's output, joined into one line; "" if there are none."""
         with self.log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -18,7 +18,7 @@ from workers.launch.cluster_environment import RankInfo
 from workers.runtime.pipeline.process_group import HERE
 
 
-def meet(rank_info: RankInfo, timeout_s: float) -> Store:
+def open_rendezvous(rank_info: RankInfo, timeout_s: float) -> Store:
     """Return the store at MASTER_ADDR:MASTER_PORT. torchrun provides it; otherwise rank 0 opens it.
 
     Stages on one machine always use its loopback interface. Raises PeerTimeout if the store is not open in time,
@@ -41,7 +41,7 @@ class Stored:
 
     def __init__(self, rank_info: RankInfo, run: str, timeout_s: float) -> None:
         self.timeout_s, self.prefix = timeout_s, f"dni/{run}"
-        self.store = meet(rank_info, timeout_s)
+        self.store = open_rendezvous(rank_info, timeout_s)
 
     def publish(self, stage: int, address: str) -> None:
         self.store.set(f"{self.prefix}/stage-{stage}", address)
@@ -61,15 +61,13 @@ def _host(host: str, port: int, timeout_s: float) -> Store:
     try:
         if is_loopback(host) or _is_own(host):
             return open_store(host, port, timeout_s)
-        everywhere: Any = TCPStore(
-            host, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
-        )
+        store: Any = TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
     except (OSError, RuntimeError) as error:
         raise ConfigError(
             f"stage 0: cannot listen at MASTER_ADDR:MASTER_PORT, {host}:{port} ({_first(error)}): set another "
             "MASTER_PORT"
         ) from error
-    return everywhere  # type: ignore[no-any-return]
+    return store  # type: ignore[no-any-return]
 
 
 def _is_own(host: str) -> bool:

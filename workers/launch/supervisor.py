@@ -58,7 +58,7 @@ class Supervisor:
         self._messages: SimpleQueue[tuple[int, Message]] = SimpleQueue()
         self._running, self._done = set(range(self.stages)), set[int]()
         self._deadline: float | None = None  # when processes that still run are killed
-        self._told = False
+        self._stop_sent = False
         self._memory_kills = memory_kills()
 
     def run(self) -> None:
@@ -81,16 +81,16 @@ class Supervisor:
         for k in range(self.stages):
             child = StageProcess(k, logs / f"stage-{k}.log", arguments, environment(self.job.config))
             self.children.append(child)
-            child.follow(self._hear)
+            child.follow(self._receive)
 
     def wake(self) -> None:
         """Forward the job's stop to the first stage. Safe in a signal handler."""
-        self._hear(0, {"event": "stop"})
+        self._receive(0, {"event": "stop"})
 
-    def tell(self, index: int, **message: Any) -> None:
+    def send(self, index: int, **message: Any) -> None:
         """Send one message to a stage; ignore a stage that is gone."""
         try:
-            self.children[index].tell(**message)
+            self.children[index].send(**message)
         except OSError:
             log.debug("stage %d is gone, not sent: %s", index, message)
 
@@ -101,13 +101,13 @@ class Supervisor:
         for child in self.children:
             child.end()
 
-    def _hear(self, index: int, message: Message) -> None:
+    def _receive(self, index: int, message: Message) -> None:
         self._messages.put((index, message))
 
-    def _tell_stop(self) -> None:
-        if self.job.stop.is_set() and not self._told:
-            self._told = True
-            self.tell(0, stop=True)
+    def _send_stop(self) -> None:
+        if self.job.stop.is_set() and not self._stop_sent:
+            self._stop_sent = True
+            self.send(0, stop=True)
             if self._deadline is None and 0 not in self._done:
                 self._deadline = time.monotonic() + self.job.config.transport.timeout_s
 
@@ -131,18 +131,18 @@ class Supervisor:
     def _handle(self, index: int, message: Message) -> None:
         match message["event"]:
             case "stop":
-                self._tell_stop()
+                self._send_stop()
             case "stopping":
                 self._note_answer()
             case "listening":
-                self.tell(index - 1, peer=message["address"])
+                self.send(index - 1, peer=message["address"])
             case "store":
                 for other in range(1, self.stages):
-                    self.tell(other, peer=message["address"])
+                    self.send(other, peer=message["address"])
             case "record":
                 self.last_step[index] = max(self.last_step[index], message["record"]["step"])
                 self.job.sink(message["record"])
-                self._tell_stop()  # the sink may have ended the run
+                self._send_stop()  # the sink may have ended the run
             case "done":
                 self._note_done(index)
             case "error":
@@ -174,10 +174,10 @@ class Supervisor:
             self._fail(index, f"its process was killed by {signal_name(-code)}")
         elif all(failure.stage != index for failure in self.failures) and (code or index not in self._done):
             early = "" if index in self._done else " before its work was done"
-            said = self.children[index].last_words()
+            output = self.children[index].last_output()
             self._fail(
-                index, f"its process ended with status {code}{early}; {'the end of its' if said else 'see its'} log "
-                f"{self.children[index].log}{': ' if said else ''}{said}", EndedEarly,
+                index, f"its process ended with status {code}{early}; {'the end of its' if output else 'see its'} log "
+                f"{self.children[index].log}{': ' if output else ''}{output}", EndedEarly,
             )  # fmt: skip
 
     def _fail(self, index: int, reason: str, kind: type[DniError] = WorkerLost, consequence: bool = False) -> None:

@@ -31,9 +31,7 @@ def choose(run_dir: Path, asked: str | None, option: str) -> Choice:
     ConfigError if the checkpoint does not exist, CheckpointError if it cannot be read.
     """
     if not checkpoint.complete_steps(run_dir) and checkpoint.newest_whole(run_dir) is None:
-        raise ConfigError(
-            f"{run_dir}: no complete checkpoint here (checkpoint.every sets how often one is written)"
-        )
+        raise ConfigError(f"{run_dir}: no complete checkpoint here (checkpoint.every sets how often one is written)")
     if asked is None:
         return _best_if_whole(run_dir) or _last(run_dir)
     if asked == "last":

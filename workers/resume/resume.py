@@ -16,7 +16,7 @@ from workers.storage import checkpoint
 from workers.storage.record import read_record
 from workers.storage.versions import changed_versions
 from workers.system.errors import about
-from workers.tracking.early_stopping import best, waited
+from workers.tracking.early_stopping import best, passes_since_best
 from workers.tracking.run import METRICS, read_metrics
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def settle_resume(config: Config, decay_steps: int | None = None) -> Config:
     folder = Path(config.resume)
     before = replace(before_resume(folder), resume=None)
     step = _whole_checkpoint(folder, config.resume_step)
-    config = _without_its_start(config, before)
+    config = _drop_start(config, before)
     before = settle_schedule(config, before, decay_steps, step)
     changed = differences(to_plain(before), to_plain(config))
     if changed:
@@ -66,7 +66,7 @@ def _whole_checkpoint(folder: Path, asked: int | None) -> int:
     raise ResumeError(f"resume={folder}: no complete checkpoint of step {asked}; complete steps: {complete}")
 
 
-def _without_its_start(config: Config, before: Config) -> Config:
+def _drop_start(config: Config, before: Config) -> Config:
     """Drop `start_from`: a resumed run takes its weights from its own checkpoint. Raises ResumeError if it is another
     than the run's."""
     if config.start_from is None:
@@ -105,7 +105,7 @@ def warn_of_versions(config: Config) -> None:
         log.warning("resume=%s continues with other versions: %s; last digits may differ", config.resume, what)
 
 
-def hand_on(config: Config, run_dir: Path) -> None:
+def copy_earlier_records(config: Config, run_dir: Path) -> None:
     """Copy the earlier run's records up to the resumed step into the run's folder.
 
     With patience, also copy the best checkpoint so far: it may remain the best.
@@ -153,7 +153,7 @@ def _refuse_finished(config: Config, folder: Path, step: int) -> None:
             f"resume={folder} has already run through {done} time steps: set max_timesteps above that, not {limit}, "
             f"{_WEIGHTS_ALONE.format(folder)}"
         )
-    passes = waited(_valid(earlier_records(folder, step)))
+    passes = passes_since_best(_valid(earlier_records(folder, step)))
     if patience is not None and passes >= patience:
         raise ResumeError(
             f"resume={folder} has already seen {passes} validation passes without a better one: set evaluate.patience "

@@ -39,8 +39,8 @@ def settle_start(config: Config) -> Config:
         raise ConfigError(f"start_from={folder}: {error}; choose another with start_step=N") from error
     _refuse_other_model(config, stages)
     _refuse_other_symbols(config, before)
-    told = _told(config, stages)
-    log.info("starting from the weights of step %d (%s) of %s%s", choice.step, choice.which, folder, told)
+    taken = _predictors_taken(config, stages)
+    log.info("starting from the weights of step %d (%s) of %s%s", choice.step, choice.which, folder, taken)
     return config
 
 
@@ -84,7 +84,7 @@ def _refuse_other_symbols(config: Config, before: Config) -> None:
         )
 
 
-def _told(config: Config, stages: list[EarlierStage]) -> str:
+def _predictors_taken(config: Config, stages: list[EarlierStage]) -> str:
     """Describe which predictors are taken and which start untrained, and why."""
     taken, anew = [], []
     for index, chain in enumerate(chains_without_content(config)):

@@ -74,7 +74,7 @@ def test_weights_and_predictors_come_along_and_all_else_is_new(
             assert_same(new[cut_name]["predictor"], old[cut_name]["predictor"])
             assert (new[cut_name]["updates"], new[cut_name]["optimizer"]["state"]) == (0, {})
     assert caplog.messages == [
-        f"starting from the weights of step 4 (chosen) of {earlier}; predictors that come along: depth at stage 0, "
+        f"starting from the weights of step 4 (chosen) of {earlier}; predictors taken: depth at stage 0, "
         "time at stage 0, depth at stage 1, time at stage 1, time at stage 2"
     ]
 
@@ -89,8 +89,8 @@ def test_another_number_of_stages_takes_its_layers_by_name_and_the_predictors_of
     new, old = checkpoint.load(run, 0, 0)["depth"], checkpoint.load(earlier, 4, 1)["depth"]
     assert_same(new["predictor"], old["predictor"])  # both behind lstm2
     assert caplog.messages[0].partition("; ")[2] == (
-        "predictors that come along: depth at stage 0; predictors that begin anew: time at stage 0 (there is none at "
-        "this cut there), time at stage 1 (it has other sizes there)"
+        "predictors taken: depth at stage 0; predictors that start untrained: time at stage 0 (no predictor at "
+        "this cut there), time at stage 1 (other sizes there)"
     )
 
 
@@ -113,7 +113,7 @@ def test_a_warm_started_run_goes_on_by_itself(earlier: Path, tmp_path: Path) -> 
     assert "start_from: null" in (tmp_path / "on" / "config.yaml").read_text()
     both = {**own, "start_from": str(tmp_path / "whole"), "resume": str(tmp_path / "part")}
     with pytest.raises(
-        ResumeError, match=r"goes on with all of a run, start_from=.*/whole takes the weights alone into"
+        ResumeError, match=r"continues a run with all its state, start_from=.*/whole takes the weights alone into"
     ):
         launch(tiny(**both, steps=6), tmp_path / "no")
     assert not (tmp_path / "no").exists()
@@ -122,17 +122,17 @@ def test_a_warm_started_run_goes_on_by_itself(earlier: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"start_from": "/no/such"}, r"start_from=/no/such: no config\.yaml in it; give the folder of a run"),
-        ({"start_step": "5"}, r"no complete checkpoint of step 5; complete are: \[4, 8\]"),
+        ({"start_from": "/no/such"}, r"start_from=/no/such: no config\.yaml here; give a run folder"),
+        ({"start_step": "5"}, r"no complete checkpoint of step 5; complete steps: \[4, 8\]"),
         ({"start_step": "soon"}, r"start_step=soon: give a number of steps, best or last"),
         (
             {"model": {"units": 6}},
-            r"its model is another one: embedding\.weight is \(\d+, 8\), here \(\d+, 6\), lstm1\.\S+ is .* more; set",
+            r"has another model: embedding\.weight is \(\d+, 8\), here \(\d+, 6\), lstm1\.\S+ is .* more; set",
         ),
-        ({"model": {"layers": 2}}, r"its model is another one: lstm3\.\S+ is \(32, 8\), here not there, "),
+        ({"model": {"layers": 2}}, r"has another model: lstm3\.\S+ is \(32, 8\), here not there, "),
         (
             {"data": {"kind": "copy", "sequence": None}},
-            r"its model is another one: embedding\.weight is \(\d+, 8\), here",
+            r"has another model: embedding\.weight is \(\d+, 8\), here",
         ),
     ],
 )
@@ -159,10 +159,7 @@ def test_other_symbols_are_refused_though_they_are_as_many(tmp_path: Path, caplo
     launch(start("c"), tmp_path / "same")
     (tmp_path / "a").unlink()
     launch(start("b"), tmp_path / "unknown")
-    assert any(
-        "no longer where it was" in m and "whether its 5 symbols are the same cannot be checked" in m
-        for m in caplog.messages
-    )
+    assert any("has moved or changed: cannot check whether its 5 symbols are the same" in m for m in caplog.messages)
 
 
 def test_a_damaged_checkpoint_gives_no_weights(earlier: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
         command.process.send_signal(signal.SIGINT)
         done = command.finish()
     assert (done.code, done.out) == (130, [])
-    assert done.err == ["dni-train: stopped before anything began; nothing was written"]
+    assert done.err == ["dni-train: stopped before the run began; nothing was written"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -37,7 +37,7 @@ def test_ctrl_c_during_the_checks_is_one_line(
     with pytest.raises(SystemExit) as left:
         command.main()
     assert left.value.code == 130
-    assert capsys.readouterr().err == "dni-train: stopped at once; nothing was saved after the last checkpoint\n"
+    assert capsys.readouterr().err == "dni-train: stopped without saving; the last checkpoint remains\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -118,7 +118,7 @@ def test_a_damaged_checkpoint_is_named_and_another_one_measured(
     found = measured(run)
     assert (found["step"], found["which"]) == (max(set(others[:-1])), "last")
     assert f"step-{best:08d}/stage-1.safetensors is damaged" in caplog.messages[0]
-    assert caplog.messages[0].endswith("; it is the best one, and the last one is taken instead")
+    assert caplog.messages[0].endswith("; this is the best checkpoint; taking the last one instead")
     assert any(f"step-{others[-1]:08d}/stage-1.safetensors is damaged" in message for message in caplog.messages)
 
 
@@ -133,22 +133,22 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def test_what_is_not_there_is_named(ptb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, tmp_path / "no") == f"{tmp_path / 'no'}: no such folder; give the folder of a run"
-    assert "no config.yaml in it; give the folder of a run" in refused(capsys, tmp_path)
+    assert refused(capsys, tmp_path / "no") == f"{tmp_path / 'no'}: no such folder; give a run folder"
+    assert "no config.yaml here; give a run folder" in refused(capsys, tmp_path)
     assert "--step soon: give a number of steps, best or last" in refused(capsys, ptb, "--step", "soon")
-    assert "no complete checkpoint of step 7; complete are: [" in refused(capsys, ptb, "--step", "7")
+    assert "no complete checkpoint of step 7; complete steps: [" in refused(capsys, ptb, "--step", "7")
     run = shutil.copytree(ptb, tmp_path / "run")
     best = json.loads((ptb / "summary.json").read_text())["best"]["step"]
     (checkpoint.folder_of(run, best) / "stage-1.json").unlink()
     assert f"step {best} was not kept (with patience it is); use --step last" in refused(capsys, run, "--step", "best")
     (run / "metrics.jsonl").write_text("")
-    assert "it was never validated; use --step last" in refused(capsys, run, "--step", "best")
+    assert "the run was never validated; use --step last" in refused(capsys, run, "--step", "best")
     last = checkpoint.folder_of(run, checkpoint.complete_steps(run)[-1])
     (last / "stage-0.safetensors").write_bytes(b"")
     step = last.name.removeprefix("step-").lstrip("0")
     assert "stage-0.safetensors is damaged: its content does not" in refused(capsys, run, "--step", step)
     shutil.rmtree(run / "checkpoints")
-    assert "no complete checkpoint in it (checkpoint.every sets how often one is written)" in refused(capsys, run)
+    assert "no complete checkpoint here (checkpoint.every sets how often one is written)" in refused(capsys, run)
 
 
 def test_a_checkpoint_of_another_model_is_refused(
@@ -157,7 +157,9 @@ def test_a_checkpoint_of_another_model_is_refused(
     run = shutil.copytree(ptb, tmp_path / "run")
     settings = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(settings.replace("units: 8", "units: 4"))
-    assert "config.yaml: damaged: its SHA-256 is not the one in its first line: it was edited" in refused(capsys, run)
+    assert "config.yaml: damaged: its SHA-256 differs from the one in its first line: it was edited" in refused(
+        capsys, run
+    )
     _, unsigned = settings.split("\n", maxsplit=1)  # as an earlier version wrote it
     (run / "config.yaml").write_text(unsigned.replace("units: 8", "units: 4"))
     assert re.match(r"step \d+: the checkpoint in .* does not fit its settings: ", refused(capsys, run))
@@ -178,7 +180,7 @@ def test_a_text_without_a_test_split_is_validated(tmp_path: Path, capsys: pytest
 def test_a_curriculum_has_nothing_to_be_measured_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copying = {"kind": "copy", "batch": 4, "window": 4, "sequence": None}
     launch(tiny(steps=2, stages=1, data=copying), tmp_path / "growing")
-    assert "copy has no validation split, for its sequences grow" in refused(capsys, tmp_path / "growing")
+    assert "copy has no validation split because its sequences grow" in refused(capsys, tmp_path / "growing")
     launch(tiny(steps=2, stages=1, data={**copying, "length": 9}), tmp_path / "fixed")
     assert measured(tmp_path / "fixed")["labels"] == 16 * 4 * 4  # 16 sequences in 4 streams, 3 bits and an end
 

@@ -16,7 +16,7 @@ import workers.reporting.report
 import workers.simulation.cli
 from dni.errors import ConfigError
 from workers.cli.explain import settings
-from workers.cli.help import explained
+from workers.cli.help import explanations
 from workers.cli.train import main
 from workers.config.convert import from_any, setting_names
 from workers.config.settings import Config
@@ -55,16 +55,16 @@ def test_every_setting_is_explained_and_every_number_has_a_unit() -> None:
 
 
 def test_one_setting_with_unit_meaning_default_values_and_the_options_that_set_it() -> None:
-    text = " ".join(" ".join(explained(["optimizer.learning_rate"])).split())
+    text = " ".join(" ".join(explanations(["optimizer.learning_rate"])).split())
     assert text.startswith("optimizer.learning_rate [rate] of the stages")
     assert "default 0.004; values: number, above 0, and finite" in text
     assert "optimizer=sgd (0.5)" in text  # as in conf/optimizer/sgd.yaml
     assert "experiment=mnist (0.001)" in text
     assert "adam (" not in text  # which sets what is the default
-    kind = " ".join(explained(["transport.backend"]))
+    kind = " ".join(explanations(["transport.backend"]))
     assert "default gloo; values: gloo | nccl" in kind
     assert "seed" not in kind
-    assert "default null; values: whole number, 1 or more, or null" in " ".join(explained(["data.length"]))
+    assert "default null; values: whole number, 1 or more, or null" in " ".join(explanations(["data.length"]))
 
 
 def test_a_comment_of_several_lines_is_read_to_its_end_and_no_further() -> None:
@@ -89,10 +89,10 @@ def test_ranges_are_those_that_refuse() -> None:
 
 
 def test_a_section_has_its_options_and_all_its_settings() -> None:
-    lines = explained(["predictor"])
+    lines = explanations(["predictor"])
     assert {f"predictor.{part}" for part in ("depth.clip", "time.context", "inputs.hidden")} <= set(lines)
     assert any(line.startswith("    predictor=critic: A local model of the softmax loss") for line in lines)
-    assert {f"optimizer.{each.name}" for each in fields(Config().optimizer)} <= set(explained(["optimizer"]))
+    assert {f"optimizer.{each.name}" for each in fields(Config().optimizer)} <= set(explanations(["optimizer"]))
 
 
 def test_explain_and_version_at_the_command_line(

@@ -19,7 +19,7 @@ from dni.data import DataSet, load_text
 from dni.errors import ConfigError
 from tests.support.runs import tiny
 from workers.cli.evaluate import evaluate, load_parts, trained_settings
-from workers.cli.sample import Taste, main, open_writer
+from workers.cli.sample import Sampling, main, open_writer
 from workers.config.catalogue import shipped
 from workers.config.convert import to_plain
 from workers.launch.launcher import launch
@@ -86,7 +86,7 @@ def test_the_probabilities_are_those_of_the_evaluation(model: dict[str, Any], tm
         reader = open_writer(run_dir).reader
         for place in range(usable):
             scores = reader.read(stream[place : place + 1])
-            probabilities = Taste().probabilities(scores)
+            probabilities = Sampling().probabilities(scores)
             torch.testing.assert_close(probabilities, expected[place], rtol=1e-5, atol=1e-7)
             nats -= math.log(float(probabilities[stream[place + 1]]))
     assert found["labels"] == BATCH * usable
@@ -122,20 +122,20 @@ def test_the_seed_decides_what_is_drawn(run: Path, capsys: pytest.CaptureFixture
 
 def test_temperature_and_top_k_change_the_probabilities_as_they_say() -> None:
     scores = torch.tensor([0.2, 0.5, 0.3]).log()
-    for taste, expected in {
-        Taste(): [0.2, 0.5, 0.3],
-        Taste(0.5): [0.04 / 0.38, 0.25 / 0.38, 0.09 / 0.38],
-        Taste(top_k=2): [0, 0.625, 0.375],
-        Taste(0.5, 2): [0, 0.25 / 0.34, 0.09 / 0.34],
-        Taste(0): [0, 1, 0],
-        Taste(1e-300): [0, 1, 0],
-        Taste(top_k=99): [0.2, 0.5, 0.3],
+    for sampling, expected in {
+        Sampling(): [0.2, 0.5, 0.3],
+        Sampling(0.5): [0.04 / 0.38, 0.25 / 0.38, 0.09 / 0.38],
+        Sampling(top_k=2): [0, 0.625, 0.375],
+        Sampling(0.5, 2): [0, 0.25 / 0.34, 0.09 / 0.34],
+        Sampling(0): [0, 1, 0],
+        Sampling(1e-300): [0, 1, 0],
+        Sampling(top_k=99): [0.2, 0.5, 0.3],
     }.items():
-        assert taste.probabilities(scores).tolist() == pytest.approx(expected, rel=1e-6), taste
-    with pytest.raises(ConfigError, match="--temperature -1: give a number from 0"):
-        Taste(-1)
+        assert sampling.probabilities(scores).tolist() == pytest.approx(expected, rel=1e-6), sampling
+    with pytest.raises(ConfigError, match="--temperature -1: give 0 "):
+        Sampling(-1)
     with pytest.raises(ConfigError, match="--top-k 0: give 1 or more"):
-        Taste(top_k=0)
+        Sampling(top_k=0)
 
 
 def test_every_character_is_shown_as_it_comes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_the_text_need_not_be_there_and_an_older_run_reads_it(
 
 
 def test_what_cannot_be_sampled_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--prompt has 'é' (U+00E9) as its character 4, which is not among the 17 characters" in refused(
+    assert "--prompt: its character 4, 'é' (U+00E9), is not among the 17 characters" in refused(
         capsys, run, "--prompt", "caté"
     )
     assert "--prompt is empty" in refused(capsys, run, "--prompt", "")
@@ -181,7 +181,7 @@ def test_what_cannot_be_sampled_is_one_line(run: Path, tmp_path: Path, capsys: p
     assert "--seed -1: give a number from 0" in refused(capsys, run, "--seed", "-1")
     assert "argument --top-k: invalid int value: 'few'" in refused(capsys, run, "--top-k", "few")
     assert "required: RUN_DIR" in refused(capsys)
-    assert "no such folder; give the folder of a run" in refused(capsys, tmp_path / "no")
+    assert "no such folder; give a run folder" in refused(capsys, tmp_path / "no")
     assert "no config.yaml in it" in refused(capsys, tmp_path)
     assert "no complete checkpoint of step 7" in refused(capsys, run, "--step", "7")
 
@@ -194,7 +194,7 @@ def test_other_data_than_text_is_refused(kind: str, tmp_path: Path, capsys: pyte
 
 def test_stages_at_different_rates_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     OmegaConf.save(OmegaConf.create(to_plain(tiny(depth={"clocks": [1, 2]}))), tmp_path / "config.yaml")
-    assert "with depth.clocks=[1, 2] the last stage does not answer" in refused(capsys, tmp_path)
+    assert "with depth.clocks=[1, 2] the last stage does not predict" in refused(capsys, tmp_path)
 
 
 def test_a_damaged_or_missing_checkpoint_is_named(
@@ -210,7 +210,7 @@ def test_a_damaged_or_missing_checkpoint_is_named(
     (folder / "stage-2.json").write_text(json.dumps(plain | {"state": {}}))
     assert "step 20: " in refused(capsys, damaged)
     shutil.rmtree(folder)
-    assert "no complete checkpoint in it" in refused(capsys, damaged)
+    assert "no complete checkpoint here" in refused(capsys, damaged)
 
 
 def test_scores_that_are_no_numbers_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

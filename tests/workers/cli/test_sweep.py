@@ -58,7 +58,7 @@ def test_one_job_that_cannot_run_refuses_all_before_the_first(
     assert [line.split(" (")[0] for line in lines[:-1]] == [f"dni-train: job {n}" for n in (1, 2, 3, 5, 6, 7)]
     assert "nowhere.txt" in lines[0]
     assert "data.sequence=7 is not a multiple of data.window=6" in lines[1]
-    assert lines[-1] == "dni-train: 6 of the 8 jobs of this sweep cannot run, so none was begun"
+    assert lines[-1] == "dni-train: 6 of the 8 jobs of this sweep cannot run; none was started"
     assert not list(tmp_path.iterdir())
 
 
@@ -70,7 +70,7 @@ def test_an_interrupted_sweep_names_what_is_left_and_its_commands_go_on_with_it(
     assert ended(monkeypatch, "-m", *QUICK, "seed=0,1,2") == 130
     out = [line.partition("[WARNING] ")[2] or line for line in capsys.readouterr().out.splitlines()]
     (place,) = [n for n, line in enumerate(out) if "go on with" in line]
-    assert out[place].startswith("of the 3 runs of this sweep, finished: 0; unfinished: 1; never begun: 2; go on with:")
+    assert out[place].startswith("of the 3 runs of this sweep, finished: 0; unfinished: 1; not started: 2; go on with:")
     monkeypatch.setattr(workers.launch.launcher, "run_stages", run_stages)
     for line in out[place + 1 : place + 3]:
         program, *words = shlex.split(line)

@@ -22,7 +22,7 @@ from workers.config.convert import to_plain
 from workers.config.settings import Config
 from workers.launch.cluster_environment import RankInfo
 from workers.launch.launcher import launch, launch_later_stage
-from workers.launch.store import meet
+from workers.launch.store import open_rendezvous
 from workers.launch.supervisor import Supervisor
 from workers.launch.threads import run_threads
 from workers.runtime.job import Job
@@ -121,11 +121,11 @@ def test_a_store_for_several_machines_listens_at_the_address_that_the_user_named
         monkeypatch.setenv("MASTER_ADDR", host)
         monkeypatch.setenv("MASTER_PORT", port)
         before = listening()
-        store = meet(rank_info, 5)
+        store = open_rendezvous(rank_info, 5)
         assert listening() - before == {host}
         with pytest.raises(ConfigError, match=f"cannot listen at MASTER_ADDR:MASTER_PORT, {host}:{port}"):
-            meet(rank_info, 5)
+            open_rendezvous(rank_info, 5)
         del store
     monkeypatch.setenv("MASTER_PORT", "http")
     with pytest.raises(ConfigError, match="MASTER_PORT=http in the environment must be a number"):
-        meet(rank_info, 5)
+        open_rendezvous(rank_info, 5)

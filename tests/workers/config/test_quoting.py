@@ -64,7 +64,7 @@ def test_the_line_that_is_printed_runs_in_a_shell(name: str, tmp_path: Path) -> 
         (["resume=a=b"], r"'resume=a=b' mismatched .*, quote it: \"resume='a=b'\""),
         (["data.path=a=b"], r"'data\.path=a=b' mismatched .*, quote it: \"data\.path='a=b'\""),
         (["data.path=it's"], r"quote it: \"data\.path='it\\'s'\"|quote it: .*it"),
-        (["resume=a,b"], r"resume=a,b: one run goes on at a time; a folder with a comma in its name needs quotes"),
+        (["resume=a,b"], r"resume=a,b: resume takes one run; quote a folder with a comma in its name"),
     ],
 )
 def test_what_the_grammar_does_not_take_is_told_how_to_type(

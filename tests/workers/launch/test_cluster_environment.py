@@ -11,7 +11,7 @@ from dni.errors import ConfigError
 from tests.support.runs import tiny
 from workers.config.schema import LaunchMode
 from workers.config.settings import Config
-from workers.launch.cluster_environment import RankInfo, find_seat, settle_launch
+from workers.launch.cluster_environment import RankInfo, find_rank, settle_launch
 from workers.launch.run_folder import share_folder
 
 TORCHRUN = {
@@ -67,7 +67,7 @@ def without(environment: dict[str, str], *keys: str) -> dict[str, str]:
     ],
 )
 def test_what_engines_say(environment: dict[str, str], rank_info: RankInfo | None) -> None:
-    assert find_seat(environment) == rank_info
+    assert find_rank(environment) == rank_info
 
 
 def external(mode: str = "external", **transport: object) -> Config:
@@ -82,7 +82,7 @@ def test_an_explicit_choice_wins(mode: str) -> None:
 
 def test_auto_takes_a_seat_that_is_certain_and_no_other() -> None:
     config, rank_info = settle_launch(external("auto"), TORCHRUN)
-    assert (config.launch.mode, rank_info) == (LaunchMode.external, find_seat(TORCHRUN))
+    assert (config.launch.mode, rank_info) == (LaunchMode.external, find_rank(TORCHRUN))
     assert config.torch_threads == max(1, (os.cpu_count() or 1) // 2)  # two of the stages are here
     for alone in ({}, {"RANK": "0", "WORLD_SIZE": "1"}, without(SLURM, "SLURM_STEP_ID"), without(POD, "DNI_STAGES")):
         assert settle_launch(external("auto"), alone) == (external("auto"), None)
@@ -124,7 +124,7 @@ def test_several_machines_need_tls_or_consent_and_a_list_needs_no_store() -> Non
     far = without(TORCHRUN, "LOCAL_WORLD_SIZE")
     files = {"tls": {"cert": "c.pem", "key": "k.pem", "ca": "a.pem"}}
     for transport in ({"insecure": True}, files, {"peers": ["localhost:1", "localhost:2"]}):
-        assert settle_launch(external(**transport), far)[1] == find_seat(far)
+        assert settle_launch(external(**transport), far)[1] == find_rank(far)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,10 @@ def test_all_stages_share_a_folder_that_the_first_one_describes(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-m", "seed=0,1"], "launch=external is one stage of one run, and -m makes many"),
+        (["-m", "seed=0,1"], "launch=external runs one stage of one run, but -m starts many"),
         (["--multirun", "launch=external"], "start a job for each"),
-        (["run_id=null"], "what is the folder that all stages share to be called? Set run_id=NAME"),
-        (["run_id=../x"], "run_id=../x is to name a folder: use letters, digits"),
+        (["run_id=null"], "all stages need one folder: name it with run_id=NAME"),
+        (["run_id=../x"], "run_id=../x must be a folder name of letters, digits"),
     ],
 )
 def test_a_folder_that_cannot_be_shared_is_refused(arguments: list[str], message: str) -> None:

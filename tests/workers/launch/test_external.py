@@ -173,7 +173,7 @@ def test_records_are_passed_on_in_order_and_whole(tmp_path: Path) -> None:
 def test_a_stage_whose_end_is_not_heard_of_is_named(tmp_path: Path) -> None:
     with RecordFollower(job(tmp_path, print)) as others:
         append(tmp_path, 1, {"kind": "train", "step": 2})
-        with pytest.raises(PeerTimeout, match=r"no end of stage 1 was heard of within 0\.3 s"):
+        with pytest.raises(PeerTimeout, match=r"stage 1 did not report its end within 0\.3 s"):
             others.until_ended(0.3)
 
 
@@ -191,7 +191,9 @@ def test_a_machine_whose_name_is_not_known_here_is_named(tmp_path: Path) -> None
     """The name is looked up only after the wait: in a cluster it may be known later than a stage starts."""
     config = tiny(transport={"kind": "grpc", "insecure": True, "timeout_s": 0.3})
     here = Job(config, tmp_path, print, Stop())
-    with pytest.raises(PeerTimeout, match=r"does not know the name gone\.invalid: start it with transport\.bind=ADDR"):
+    with pytest.raises(
+        PeerTimeout, match=r"cannot resolve the name gone\.invalid: start that stage with transport\.bind=ADDR"
+    ):
         connect_by_name(here, 0, "gone.invalid:7000")
     with pytest.raises(PeerTimeout, match=r"is it running there\?$"):
         connect_by_name(here, 0, "localhost:1")

@@ -94,7 +94,7 @@ def test_a_second_signal_stops_at_once(
         launch(settings(*overrides), tmp_path)
     assert left.value.code == 130
     said = capsys.readouterr().err
-    assert said == "dni-train: stopped at once; nothing was saved after the last checkpoint\n"
+    assert said == "dni-train: stopped without saving; the last checkpoint remains\n"
     assert not (tmp_path / "summary.json").exists()
     assert set(children(os.getpid())) <= set(before)
 
@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match=r"step-00000010/stage-0\.json is damaged: .*; try resume_step=5$"):
         launch(settings(*asked, "resume_step=10"), tmp_path / "on")
     damage(tmp_path / "run", 5, "stage-1.json")
-    with pytest.raises(ResumeError, match=r"step-00000010/stage-0\.json is damaged: .*; start the run anew, without"):
+    with pytest.raises(ResumeError, match=r"step-00000010/stage-0\.json is damaged: .*; start a new run, without"):
         launch(settings(*asked), tmp_path / "on")
     assert not (tmp_path / "on").exists()
 
@@ -164,7 +164,7 @@ def test_the_best_checkpoint_is_left_behind_if_it_is_damaged(tmp_path: Path, cap
     damage(tmp_path / "run", 5, "stage-0.safetensors")
     launch(settings(*start[:-2], "steps=12", f"resume={tmp_path / 'run'}"), tmp_path / "on")
     (said,) = [message for message in caplog.messages if "damaged" in message]
-    assert said.startswith("the best checkpoint so far is left behind: stage 0, step 5: ")
+    assert said.startswith("the best checkpoint so far is not copied: stage 0, step 5: ")
 
 
 def test_a_run_on_a_text_that_has_changed_since_cannot_go_on(

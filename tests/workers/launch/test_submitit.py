@@ -61,8 +61,8 @@ def test_a_job_that_leaves_no_result_is_one_line(capsys: pytest.CaptureFixture[s
         raise UncompletedJobError(said)
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
-        "dni-train: Job 7 (task: 1) with path x/7_1_result.pkl has not produced any output (state: FINISHED); the logs "
-        "of its tasks lie beside it\n"
+        "dni-train: Job 7 (task: 1) with path x/7_1_result.pkl has not produced any output (state: FINISHED); see the "
+        "logs of its tasks in the same folder\n"
     )
 
 

@@ -183,9 +183,7 @@ def test_one_request_to_stop_ends_a_run_whose_first_stage_is_stuck(play: Play) -
     supervisor.job.stop.set()
     supervisor.wake()
     said = ended(supervisor, WorkerLost)
-    assert said.startswith(
-        "stage 0, after step 0: it was told to stop, and did not answer within 0.5 s; its process is"
-    )
+    assert said.startswith("stage 0, after step 0: it did not answer a stop within 0.5 s; its process is")
 
 
 def test_a_stage_ignores_what_the_terminal_or_an_engine_sends_it(play: Play) -> None:

@@ -94,7 +94,7 @@ def test_a_run_that_was_cut_short_is_marked_or_gives_way_to_what_went_on(tmp_pat
     (group,) = group_runs(find_runs([tmp_path]))
     assert (spread(group, BITS)[::2], notes(group)) == ((2.5, 2), "")
     (line,) = left_out(find_runs([tmp_path]), [group])
-    assert line == f"cut short at step 40: {cut}, which goes on in {tmp_path / 'on'}"
+    assert line == f"cut short at step 40: {cut}, continued in {tmp_path / 'on'}"
 
 
 def test_a_run_that_has_diverged_is_in_no_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,7 @@ def test_unfinished_runs_alone_are_reported(tmp_path: Path, capsys: pytest.Captu
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such folder" in refused([tmp_path / "nowhere"], capsys)
-    assert "no run in it" in refused([tmp_path], capsys)
+    assert "no run here" in refused([tmp_path], capsys)
     assert not (tmp_path / "report").exists()
 
 

@@ -175,7 +175,7 @@ def test_failures_of_any_stop_all_that_are_synchronous() -> None:
     ("words", "message"),
     [
         ("--stages 1", "--stages 1: give 2 or more"),
-        ("--window 2,x", "--window 2,x: give a number, or several with commas between them"),
+        ("--window 2,x", "--window 2,x: give a number, or several separated by commas"),
         ("--window 0", "--window 0: give numbers of 1 or more"),
         ("--window 1.5", "--window 1.5: give whole numbers"),
         ("--delay-ms -1", "--delay-ms -1: give numbers of 0 or more"),
@@ -185,10 +185,10 @@ def test_failures_of_any_stop_all_that_are_synchronous() -> None:
         ("--microbatches 6", "--microbatches 6 does not divide --batch 32"),
         ("--microbatches 16 --stages 5 --batch 16 --methods interleaved_1f1b", "in 3 rounds, which must be equal"),
         ("--bandwidth-mbit 0", "--bandwidth-mbit 0: give more than 0, or leave it out"),
-        ("--plot a.doc", "--plot a.doc: give a name that ends with .png, .pdf, .svg"),
+        ("--plot a.doc", "--plot a.doc: give a name that ends in .png, .pdf, .svg"),
         ("--steps 3", "--steps 3: give 4 or more"),
-        ("--steps 99999999", "--steps 99999999 of 4 stages are too many"),
-        ("--methods fast", "--methods fast: give some of backprop,gpipe"),
+        ("--steps 99999999", "--steps 99999999 of 4 stages is too much"),
+        ("--methods fast", "--methods fast: choose from backprop,gpipe"),
         ("--methods delayed --window 2", "delayed shares it among 3 edges, give 3 or more"),
     ],
 )
@@ -203,7 +203,7 @@ def test_bad_input_is_one_line(words: str, message: str, capsys: pytest.CaptureF
 
 def test_too_few_failures_are_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--methods", "synthetic", "--delay-ms", "5", "--steps", "40", "--mtbf-hours", "1000"]) == 0
-    assert "only 0 failures fell into a simulation, too few to tell: give more --steps" in capsys.readouterr().out
+    assert "only 0 failures in a simulation, too few for a conclusion: give more --steps" in capsys.readouterr().out
 
 
 def test_tables_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,11 +65,11 @@ def test_a_checkpoint_of_the_format_before_is_read_with_a_warning(
     path.write_text(json.dumps(old))
     assert checkpoint.newest_whole(tmp_path) == 20
     assert [message.partition("step-00000020 ")[2] for message in caplog.messages] == [
-        "is from before there were digests (format 1): damage would not be noticed"
+        "has no digests (format 1): damage cannot be detected"
     ]
     assert same(TREE, checkpoint.load(tmp_path, 20, 0))
     path.write_text(json.dumps({**old, "step": 10}))
-    with pytest.raises(DamagedCheckpoint, match="it is of step 10"):
+    with pytest.raises(DamagedCheckpoint, match="it belongs to step 10"):
         checkpoint.load(tmp_path, 20, 0)
 
 
@@ -78,7 +78,7 @@ def test_a_checkpoint_of_a_later_version_is_no_damage(tmp_path: Path) -> None:
     save(tmp_path, 20, 0, of=1)
     path = checkpoint.folder_of(tmp_path, 20) / "stage-0.json"
     write_sealed(path, read_sealed(path) | {"format": 3})
-    with pytest.raises(CheckpointError, match="has format 3, and this version reads 2: use a later one") as error:
+    with pytest.raises(CheckpointError, match="has format 3, but this version reads 2: use a later version") as error:
         checkpoint.newest_whole(tmp_path)
     assert not isinstance(error.value, DamagedCheckpoint)
 

@@ -78,17 +78,23 @@ def test_files_of_another_place_are_noticed(tmp_path: Path) -> None:
     earlier, later = (checkpoint.folder_of(tmp_path, step) for step in (220, 240))
     for name in ("stage-1.json", "stage-1.safetensors"):
         shutil.copy(earlier / name, later / name)
-    with pytest.raises(DamagedCheckpoint, match=r"step-00000240/stage-1\.json is damaged: it is of step 220, and lies"):
+    with pytest.raises(
+        DamagedCheckpoint, match=r"step-00000240/stage-1\.json is damaged: it belongs to step 220, not to"
+    ):
         checkpoint.verify(tmp_path, 240)
     for end in ("json", "safetensors"):
         shutil.copy(earlier / f"stage-0.{end}", earlier / f"stage-1.{end}")
-    with pytest.raises(DamagedCheckpoint, match=r"step-00000220/stage-1\.json is damaged: it is of stage 0, and lies"):
+    with pytest.raises(
+        DamagedCheckpoint, match=r"step-00000220/stage-1\.json is damaged: it belongs to stage 0, not to"
+    ):
         checkpoint.verify(tmp_path, 220)
     save(tmp_path, 300, 0, 1)
     checkpoint.save(tmp_path, 1, 3, 300, TREE)
-    with pytest.raises(DamagedCheckpoint, match=r"step-00000300/stage-1\.json is of a run of 3 stages, those before"):
+    with pytest.raises(
+        DamagedCheckpoint, match=r"step-00000300/stage-1\.json belongs to a run of 3 stages, the files before"
+    ):
         checkpoint.verify(tmp_path, 300)
-    with pytest.raises(CheckpointError, match=r"step-00000300/stage-0\.json is of a run of 2 stages, not 4"):
+    with pytest.raises(CheckpointError, match=r"step-00000300/stage-0\.json belongs to a run of 2 stages, not 4"):
         checkpoint.load(tmp_path, 300, 0, 4)
 
 

@@ -136,7 +136,7 @@ def test_a_folder_of_an_earlier_version_is_still_read(run_dir: Path) -> None:
 #: What a stranger may put in the place of a record, and what is said of it.
 STRANGE = {
     "a tag that runs code": (b"seed: !!python/object/apply:os.system ['touch OWNED']\n", "could not determine a const"),
-    "aliases": (b"devices: &a [x]\nexperiment: *a\n", "it has aliases"),
+    "aliases": (b"devices: &a [x]\nexperiment: *a\n", "it has YAML aliases"),
     "another type": (b"- seed=1\n- hydra.run.dir=/tmp\n", "it holds no settings"),
     "not YAML": (b"a: [1\nb: }\n", "damaged"),
     "not text": (b"\xff\xfe\x00", "damaged"),
@@ -186,7 +186,9 @@ def test_a_damaged_record_is_refused(damage: str, run_dir: Path) -> None:
     changed = {"flipped": bytes(whole), "cut": bytes(whole[:-9]), "added": bytes(whole) + b"run_id: x\n"}[damage]
     (run_dir / CONFIG).write_bytes(changed)
     for read in (lambda: read_record(run_dir), lambda: read_run(run_dir)):
-        with pytest.raises(ConfigError, match=r"config\.yaml: damaged: its SHA-256 is not the one in its first line"):
+        with pytest.raises(
+            ConfigError, match=r"config\.yaml: damaged: its SHA-256 differs from the one in its first line"
+        ):
             read()
 
 
@@ -196,7 +198,9 @@ def test_a_folder_in_use_is_refused_by_name(finished: Path) -> None:
     with FileLock(finished / LOCK):
         before = content(finished.parent)
         for where in (finished, other):
-            with pytest.raises(ConfigError, match=f"^{finished}: another run is going on in it; wait until it has end"):
+            with pytest.raises(
+                ConfigError, match=f"^{finished}: another run is writing to this folder; wait until it has end"
+            ):
                 launch(settings(f"resume={finished}", "steps=20"), where)
             assert where == other or content(finished.parent) == before
     other.rmdir()

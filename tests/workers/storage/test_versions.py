@@ -69,7 +69,7 @@ def test_what_is_missing_is_named_and_builds_of_a_release_count_as_it(
     pretend(tmp_path, "dni", "0.1.0", "torch>=2.10.0", "nosuchpackage>=3")
     pretend(tmp_path, "torch", "2.10.0a0+git1234")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert unmet_requirements() == ["nosuchpackage>=3, and there is none"]
+    assert unmet_requirements() == ["nosuchpackage>=3, and it is not installed"]
 
 
 def test_here_nothing_is_too_old() -> None:
@@ -89,7 +89,7 @@ def test_a_run_that_goes_on_under_other_versions_says_so_in_one_line(
         launch(again, tmp_path)
     said = [record.getMessage() for record in caplog.records if record.name == "workers.resume.resume"]
     assert said == [
-        f"resume={tmp_path} goes on under other versions: torch was {now['torch']}, now 2.99.1, "
+        f"resume={tmp_path} continues with other versions: torch was {now['torch']}, now 2.99.1, "
         f"numpy was {now['numpy']}, now 3.0; last digits may differ"
     ]
 

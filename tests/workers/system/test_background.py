@@ -158,7 +158,7 @@ def test_a_line_that_is_no_record_ends_the_first_stage_at_once(
     with record_file(tmp_path, 1).open("ab") as file:
         file.write(json.dumps({"kind": "train", "step": 1}).encode() + b"\n" + line)
     assert stop.wait(20)  # so the first stage ends after the step under way, and then hears why
-    with pytest.raises(WireError, match="stage 1 left a line that is no record: b'"):
+    with pytest.raises(WireError, match="stage 1 wrote a line that is not a record: b'"):
         others.until_ended(20)
 
 

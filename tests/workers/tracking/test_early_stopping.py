@@ -13,7 +13,7 @@ from tests.support.runs import assert_same, parameters_of, tiny
 from workers.config.settings import Config
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
-from workers.tracking.early_stopping import Stop, best, stop_when_no_better, waited
+from workers.tracking.early_stopping import Stop, best, passes_since_best, stop_when_no_better
 
 
 def passes(*bits: float | None) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def passes(*bits: float | None) -> list[dict[str, Any]]:
 )
 def test_the_best_pass_and_how_long_ago_it_was(bits: tuple[float | None, ...], step: int | None, since: int) -> None:
     chosen = best(passes(*bits))
-    assert (chosen and chosen["step"], waited(passes(*bits))) == (step, since)
+    assert (chosen and chosen["step"], passes_since_best(passes(*bits))) == (step, since)
 
 
 def stops_at(patience: int, *bits: float | None, last: int = 99) -> int | None:

@@ -16,7 +16,7 @@ from workers.storage import checkpoint
 from workers.storage.sealed import read_sealed, write_sealed
 from workers.tracking import sittings
 from workers.tracking.run import read_metrics
-from workers.tracking.sittings import added_up, id_of_folder, sitting
+from workers.tracking.sittings import id_of_folder, sitting, totals
 
 STEPS, STOPPED = 23, 12  # neither is a multiple of log_every = 5: a record spans both sittings
 
@@ -108,7 +108,7 @@ def test_what_is_computed_twice_is_counted_once_and_said(
     assert summary["repeated"]["steps"] == 10
     assert summary["repeated"]["s"] == pytest.approx(before[-1]["wall_s"] - _up_to(before, 10), rel=0.5)
     assert summary["machines"] == ["ours", "theirs"]
-    assert "going on after step 10: at least 10 steps that were taken after it" in caplog.text
+    assert "resuming after step 10: at least 10 later steps" in caplog.text
     assert [r["step"] for r in records if r["kind"] == "train" and r["stage"] == 1] == [5, 10, 15, 20, 25]
     clock = [record["wall_s"] for record in records if record["stage"] == 1]
     assert clock == sorted(clock)
@@ -127,7 +127,7 @@ def test_sittings_add_up_and_hand_their_id_on(tmp_path: Path) -> None:
     third = sitting([first, saved, second, trained | {"step": 11, "wall_s": 5.5}], 10, tmp_path)
     assert first["id"] == second["id"] == third["id"] != sitting([], 0, None)["id"]
     assert (second["repeated_steps"], second["repeated_s"], second["wall_s"]) == (4, 2.0, 5.0)
-    total = added_up([first, second, third])
+    total = totals([first, second, third])
     assert (total["sittings"], total["repeated"]) == (3, {"steps": 5, "s": 2.5})
     assert sitting([saved], 10, tmp_path)["id"] == id_of_folder(tmp_path)  # of a run whose records have no id
 

@@ -12,7 +12,7 @@ from workers.system.errors import as_refusal
 
 
 @contextmanager
-def refusals_in_a_run(run_dir: Path) -> Iterator[None]:
+def refusals_with_resume_hint(run_dir: Path) -> Iterator[None]:
     """Raise errors of the operating system as SystemRefused or OutOfMemory with how to resume."""
     try:
         yield
@@ -24,7 +24,7 @@ def refusals_in_a_run(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def saying_how_to_go_on(run_dir: Path) -> Iterator[None]:
+def with_resume_hint(run_dir: Path) -> Iterator[None]:
     """Add how to resume to the project's errors, except ConfigError."""
     try:
         yield
