@@ -160,7 +160,7 @@ def test_a_finished_run_goes_on_with_its_schedule_stretched(tmp_path: Path, capl
     assert_same(parameters_of(tmp_path / "on", 2), trained)
     launch(tiny(**more, optimizer={**ending(10), "kind": "sgd"}), tmp_path / "ended")
     assert [message for message in caplog.messages if "schedule ends" in message] == [
-        f"the cosine schedule now ends at step 14, not 10: step 11 uses a rate of {expected(11, 14):g}, not 0.001",
+        f"the cosine schedule ends at step 14 instead of 10: step 11 uses a rate of {expected(11, 14):g}, not 0.001",
         "the cosine schedule ends at step 10 and stays at rate 0.001; optimizer.schedule.decay_steps=14 stretches it",
     ]
 

@@ -42,7 +42,7 @@ def settle_schedule(config: Config, before: Config, asked: int | None, step: int
             f"then on), or start a new run with these weights: start_from={config.resume} instead of resume"
         )
     log.info(
-        "the %s schedule now ends at step %d, not %d: step %d uses a rate of %g, not %g",
+        "the %s schedule ends at step %d instead of %d: step %d uses a rate of %g, not %g",
         name, end, was, next_step, _rate(agreed, step), _rate(before, step),
     )  # fmt: skip
     return agreed

@@ -182,7 +182,7 @@ def test_what_cannot_be_sampled_is_one_line(run: Path, tmp_path: Path, capsys: p
     assert "argument --top-k: invalid int value: 'few'" in refused(capsys, run, "--top-k", "few")
     assert "required: RUN_DIR" in refused(capsys)
     assert "no such folder; give a run folder" in refused(capsys, tmp_path / "no")
-    assert "no config.yaml in it" in refused(capsys, tmp_path)
+    assert "no config.yaml here" in refused(capsys, tmp_path)
     assert "no complete checkpoint of step 7" in refused(capsys, run, "--step", "7")
 
 

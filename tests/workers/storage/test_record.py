@@ -206,7 +206,7 @@ def test_a_folder_in_use_is_refused_by_name(finished: Path) -> None:
     other.rmdir()
     fresh = finished.parent / "fresh"
     fresh.mkdir()
-    with FileLock(fresh / LOCK), pytest.raises(ConfigError, match=f"^{fresh}: another run is going on in it"):
+    with FileLock(fresh / LOCK), pytest.raises(ConfigError, match=f"^{fresh}: another run is writing to this folder"):
         launch(settings(*STARTED), fresh)
 
 
