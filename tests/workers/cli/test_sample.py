@@ -1,4 +1,4 @@
-"""dni-sample: its probabilities are the evaluation's, what is drawn follows them, what cannot be drawn is named."""
+"""dni-sample: its probabilities equal the evaluation's, its draws follow them, bad arguments are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BATCH = 4
 
 
 def trained(folder: Path, **model: Any) -> Path:
-    """A run of three stages on a text, validated on streams that run on to the end."""
+    """Train three stages on a text, validated on streams that end with the text."""
     folder.mkdir()
     (folder / "text.txt").write_text(TEXT)
     config = tiny(
@@ -71,8 +71,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 @pytest.mark.parametrize("model", [{}, {"kind": "mingru"}, {"kind": "transformer", "heads": 2, "memory": 8}])
-def test_the_probabilities_are_those_of_the_evaluation(model: dict[str, Any], tmp_path: Path) -> None:
-    """Step by step, those of every stream in one piece; summed, the loss that dni-evaluate finds window by window."""
+def test_probabilities_equal_those_of_the_evaluation(model: dict[str, Any], tmp_path: Path) -> None:
+    """Each step's equal those of every stream in one piece; their sum is the loss that dni-evaluate finds by window."""
     run_dir = trained(tmp_path / "model", **model)
     found = evaluate(run_dir, "valid")
     valid = load_text(trained_settings(run_dir).data.path).valid
@@ -93,7 +93,7 @@ def test_the_probabilities_are_those_of_the_evaluation(model: dict[str, Any], tm
     assert nats == pytest.approx(found["bits_per_label"] * math.log(2) * found["labels"], rel=1e-6)
 
 
-def test_a_text_that_is_read_in_pieces_is_the_same_text(run: Path) -> None:
+def test_reading_in_chunks_does_not_change_the_scores(run: Path) -> None:
     one, two = open_writer(run), open_writer(run)
     ids = one.encode("the dog saw it all")
     for symbol in ids[:-1]:
@@ -116,11 +116,11 @@ def test_greedy_text_is_the_likeliest_at_every_step(run: Path, capsys: pytest.Ca
 def test_the_seed_decides_what_is_drawn(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, again, two = (said(capsys, run, "--length", "60", "--seed", seed) for seed in ("0", "0", "1"))
     assert one == again != two
-    assert one.startswith("\n")  # the prompt, unless another is given
+    assert one.startswith("\n")  # the default prompt
     assert set(one) <= set(TEXT)
 
 
-def test_temperature_and_top_k_change_the_probabilities_as_they_say() -> None:
+def test_temperature_and_top_k_change_the_probabilities() -> None:
     scores = torch.tensor([0.2, 0.5, 0.3]).log()
     for sampling, expected in {
         Sampling(): [0.2, 0.5, 0.3],
@@ -138,7 +138,7 @@ def test_temperature_and_top_k_change_the_probabilities_as_they_say() -> None:
         Sampling(top_k=0)
 
 
-def test_every_character_is_shown_as_it_comes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_character_is_flushed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         shown: list[int] = []  # noqa: RUF012
 
@@ -151,7 +151,7 @@ def test_every_character_is_shown_as_it_comes(run: Path, monkeypatch: pytest.Mon
     assert terminal.shown[:7] == [3, 4, 5, 6, 7, 8, 9]
 
 
-def test_the_text_need_not_be_there_and_an_older_run_reads_it(
+def test_the_text_may_be_missing_except_for_older_runs(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = said(capsys, run, "--length", "20")
@@ -172,7 +172,7 @@ def test_the_text_need_not_be_there_and_an_older_run_reads_it(
     assert f"{older / VOCABULARY}: damaged" in refused(capsys, older)
 
 
-def test_what_cannot_be_sampled_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--prompt: its character 4, 'é' (U+00E9), is not among the 17 characters" in refused(
         capsys, run, "--prompt", "caté"
     )
@@ -213,7 +213,7 @@ def test_a_damaged_or_missing_checkpoint_is_named(
     assert "no complete checkpoint here" in refused(capsys, damaged)
 
 
-def test_scores_that_are_no_numbers_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_non_finite_scores_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     diverged = copied(run, tmp_path)
     state = checkpoint.load(diverged, 20, 2)
     for weight in state["stage"]["module"].values():
@@ -222,7 +222,7 @@ def test_scores_that_are_no_numbers_are_refused(run: Path, tmp_path: Path, capsy
     assert refused(capsys, diverged) == "step 20: the model's scores are not finite; take an earlier --step"
 
 
-def test_a_reader_that_has_enough_and_an_interrupt_end_quietly(
+def test_a_closed_pipe_and_an_interrupt_end_quietly(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""Which stage a process is: what engines say of it, what is refused, and the folder that all stages share."""
+"""The rank of a process from its environment, refused environments, and the folder that all stages share."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def without(environment: dict[str, str], *keys: str) -> dict[str, str]:
         (
             {"RANK": "0", "WORLD_SIZE": "1"},
             RankInfo(0, 1, "WORLD_SIZE", False),
-        ),  # alone: it may be any job of an engine
+        ),  # a single process may be any job of an engine
         ({"RANK": "0"}, None),
         (SLURM, RankInfo(3, 4, "SLURM_NTASKS", True, "77", 2)),
         (SLURM | TORCHRUN, RankInfo(1, 2, "WORLD_SIZE", True, "night", 2)),  # torchrun within a SLURM job
@@ -134,8 +134,8 @@ def test_several_machines_need_tls_or_consent_and_a_list_needs_no_store() -> Non
         (["steps=5"], {}, []),
         (["launch=processes"], TORCHRUN, []),
         (["-m", "seed=0,1"], {"RANK": "0", "WORLD_SIZE": "1"}, []),
-        (["-m", "hydra/launcher=submitit_slurm", "launch=external"], SLURM, []),  # it submits, and is no stage
-        (["launch=external"], {}, []),  # refused later, with all else that is wrong
+        (["-m", "hydra/launcher=submitit_slurm", "launch=external"], SLURM, []),  # it submits jobs and is no stage
+        (["launch=external"], {}, []),  # refused later, by settle_launch
         ([], TORCHRUN | {"RANK": "0"}, ["hydra.run.dir=outputs/night"]),
         ([], TORCHRUN, ["hydra.run.dir=outputs/night", "hydra.job.name=stage-1"]),
         (["run_id=mine"], SLURM | {"SLURM_PROCID": "0"}, ["hydra.run.dir=outputs/mine"]),
@@ -145,9 +145,7 @@ def test_several_machines_need_tls_or_consent_and_a_list_needs_no_store() -> Non
          ["hydra.run.dir=outputs/a"]),
     ],
 )  # fmt: skip
-def test_all_stages_share_a_folder_that_the_first_one_describes(
-    arguments: list[str], environment: dict[str, str], more: list[str]
-) -> None:
+def test_all_stages_get_the_shared_folder(arguments: list[str], environment: dict[str, str], more: list[str]) -> None:
     assert share_folder(arguments, environment) == [*more, *arguments]
 
 
