@@ -58,8 +58,8 @@ class TrainedRun:
     def curve(self, kind: str = "train", stage: int | None = None) -> pd.DataFrame:
         """Return the records of one kind and stage (default: the last one) by step, without empty columns."""
         every = self.metrics
-        asked = every["stage"].max() if stage is None else stage
-        chosen: pd.DataFrame = every[(every["kind"] == kind) & (every["stage"] == asked)].set_index("step")
+        index = every["stage"].max() if stage is None else stage
+        chosen: pd.DataFrame = every[(every["kind"] == kind) & (every["stage"] == index)].set_index("step")
         known: pd.DataFrame = chosen.dropna(axis="columns", how="all")
         return known
 

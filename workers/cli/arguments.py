@@ -74,11 +74,11 @@ def resumed_folder(arguments: Sequence[str]) -> Path | None:
 
 def single_run(arguments: Sequence[str]) -> list[str] | None:
     """Return the overrides of a command for one run; None if it asks Hydra for something else (`-m`, `--cfg` ...)."""
-    asked = vars(get_args_parser().parse_args([*arguments]))
-    overrides: list[str] = asked.pop("overrides")
-    asked.pop("run")
+    flags = vars(get_args_parser().parse_args([*arguments]))
+    overrides: list[str] = flags.pop("overrides")
+    flags.pop("run")
     several = any(word.startswith("hydra.mode=") for word in overrides)
-    return None if several or any(asked.values()) else overrides
+    return None if several or any(flags.values()) else overrides
 
 
 def refuse_second_sweep(arguments: Sequence[str]) -> None:

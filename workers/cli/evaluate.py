@@ -159,10 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
     parser.add_argument("--split", choices=("valid", "test"), help="default: test where the data has one")
     parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     try:
         with refusals_named():
-            found = evaluate(asked.run_dir, asked.split, asked.step)
+            found = evaluate(options.run_dir, options.split, options.step)
     except DniError as error:
         print(f"dni-evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -27,13 +27,13 @@ def print_help(arguments: Sequence[str]) -> bool:
 
     Raises ConfigError for a name that is neither a setting nor a section.
     """
-    asked = [argument.partition("=")[0] for argument in arguments]
-    if "--version" in asked:
+    words = [argument.partition("=")[0] for argument in arguments]
+    if "--version" in words:
         sys.stdout.write(f"dni-train {dni.__version__}\n")
         return True
-    if "--explain" not in asked:
+    if "--explain" not in words:
         return False
-    place = asked.index("--explain")
+    place = words.index("--explain")
     given = arguments[place].partition("=")[2]
     names = [*([given] if given else []), *arguments[place + 1 :]]
     sys.stdout.write("\n".join(explanations(names)) + "\n")

@@ -90,7 +90,7 @@ def remaining(run_dir: Path, number: int, arguments: Sequence[str]) -> list[str]
     place = run_dir if saved else f"{run_dir}-again"  # one folder holds one run
     return [
         f"of the {len(jobs)} runs of this sweep, finished: {done}; unfinished: {number}; "
-        f"not started: {', '.join(map(str, left)) or 'none'}; go on with:",
+        f"not started: {', '.join(map(str, left)) or 'none'}; run the rest with:",
         _command(rerun, place),
         *(_command(jobs[later], folder / str(later)) for later in left),
     ]

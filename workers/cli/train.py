@@ -91,10 +91,10 @@ def begin(settings: DictConfig, run_dir: Path) -> AbstractContextManager[Accepte
     plain = OmegaConf.to_container(settings)
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
-    asked = from_any(plain)
-    config, rank_info = settle_launch(asked, {**os.environ, **rendezvous})
+    given = from_any(plain)
+    config, rank_info = settle_launch(given, {**os.environ, **rendezvous})
     os.environ.update(rendezvous if rank_info is not None else {})
-    return accept(config, run_dir, rank_info, asked.launch)
+    return accept(config, run_dir, rank_info, given.launch)
 
 
 def work(accepted: Accepted) -> None:
@@ -117,7 +117,7 @@ def report(result: Result, run_dir: Path) -> None:
     done, valid = result.summary["steps"], result.summary["valid"]
     bits, right = valid["bits_per_label"], valid["accuracy"]
     if result.interrupted:
-        raise Interrupted(f"stopped after step {done}; go on with: {resume_command(run_dir)}")
+        raise Interrupted(f"stopped after step {done}; resume with: {resume_command(run_dir)}")
     reached = "" if bits is None else f", validation {bits:.3f} bits per label"
     reached += "" if right is None else f", {right:.1%} right"
     why = ", out of patience" if result.summary["ended"] == "patience" else ""

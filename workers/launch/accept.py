@@ -40,17 +40,17 @@ class Accepted:
     data: Data
     run_dir: Path
     rank_info: RankInfo | None
-    asked: LaunchConfig  #: the launch settings as given, before an outer engine's rank was applied
+    given: LaunchConfig  #: the launch settings as given, before an outer engine's rank was applied
 
     @property
     def recorded(self) -> Config:
         """The settings to record, with the original launch settings: a run may be resumed with another launch mode."""
-        return replace(self.config, launch=self.asked)
+        return replace(self.config, launch=self.given)
 
 
 @contextmanager
 def accept(
-    config: Config, run_dir: Path, rank_info: RankInfo | None = None, asked: LaunchConfig | None = None
+    config: Config, run_dir: Path, rank_info: RankInfo | None = None, given: LaunchConfig | None = None
 ) -> Iterator[Accepted]:
     """Check everything, then create the run's folder and hold its lock until the end of the block.
 
@@ -58,21 +58,21 @@ def accept(
         config: the settings of the run
         run_dir: the run's folder
         rank_info: this stage's rank, if an outer engine started all stages; only rank 0 creates and locks the folder
-        asked: the launch settings as given; default `config.launch`
+        given: the launch settings as given; default `config.launch`
 
     Raises ConfigError, ResumeError or DataError before anything is written.
     """
     with ExitStack() as held:
         with refusals_at_the_door():
-            accepted = _accepted(config, run_dir, rank_info, asked or config.launch, held)
+            accepted = _accepted(config, run_dir, rank_info, given or config.launch, held)
         yield accepted
 
 
 def _accepted(
-    config: Config, run_dir: Path, rank_info: RankInfo | None, asked: LaunchConfig, held: ExitStack
+    config: Config, run_dir: Path, rank_info: RankInfo | None, given: LaunchConfig, held: ExitStack
 ) -> Accepted:
     config, data = settle(config, rank_info)
-    accepted = Accepted(config, data, run_dir, rank_info, asked)
+    accepted = Accepted(config, data, run_dir, rank_info, given)
     if rank_info is not None and rank_info.rank:
         return accepted
     resumed = None if config.resume is None else Path(config.resume)

@@ -209,12 +209,12 @@ def _ending() -> list[signal.Signals]:
 def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
     """End the run in good order at the first signal; end it at once at a second Ctrl-C or SIGTERM."""
 
-    asked = 0
+    received = 0
 
     def interrupt(signum: int, frame: object) -> None:
-        nonlocal asked
-        asked += signum in INSISTENT  # preempted jobs get SIGUSR2 and SIGTERM together
-        if asked > 1:
+        nonlocal received
+        received += signum in INSISTENT  # preempted jobs get SIGUSR2 and SIGTERM together
+        if received > 1:
             raise KeyboardInterrupt
         stop.because("interrupted")
         log.warning("stopping after this step, then saving a checkpoint; Ctrl-C again to stop without saving")

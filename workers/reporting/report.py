@@ -138,12 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--by", nargs="+", default=[], metavar="KEY", help="settings to group by: method stages seed ..."
     )
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table
-    near = Path(asked.folders[0] if len(asked.folders) == 1 else ".")
+    near = Path(options.folders[0] if len(options.folders) == 1 else ".")
     try:
-        report(asked.folders, asked.out or near / "report", asked.by)
+        report(options.folders, options.out or near / "report", options.by)
     except (ConfigError, OSError) as error:
         print(f"dni-report: {error}", file=sys.stderr)
         return 2

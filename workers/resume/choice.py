@@ -22,7 +22,7 @@ class Choice:
     which: str
 
 
-def choose(run_dir: Path, asked: str | None, option: str) -> Choice:
+def choose(run_dir: Path, given: str | None, option: str) -> Choice:
     """Choose the checkpoint of a step, the "best" or the "last"; None: the best if it is known and saved, else the
     last.
 
@@ -32,18 +32,18 @@ def choose(run_dir: Path, asked: str | None, option: str) -> Choice:
     """
     if not checkpoint.complete_steps(run_dir) and checkpoint.newest_whole(run_dir) is None:
         raise ConfigError(f"{run_dir}: no complete checkpoint here (checkpoint.every sets how often one is written)")
-    if asked is None:
+    if given is None:
         return _best_if_whole(run_dir) or _last(run_dir)
-    if asked == "last":
+    if given == "last":
         return _last(run_dir)
-    if asked == "best":
+    if given == "best":
         return _best(run_dir, option)
-    if not asked.isdecimal():
-        raise ConfigError(f"{option}{asked}: give a number of steps, best or last")
-    if not checkpoint.verify(run_dir, int(asked)):
+    if not given.isdecimal():
+        raise ConfigError(f"{option}{given}: give a number of steps, best or last")
+    if not checkpoint.verify(run_dir, int(given)):
         complete = checkpoint.complete_steps(run_dir)
-        raise ConfigError(f"{run_dir}: no complete checkpoint of step {asked}; complete steps: {complete}")
-    return Choice(int(asked), "chosen")
+        raise ConfigError(f"{run_dir}: no complete checkpoint of step {given}; complete steps: {complete}")
+    return Choice(int(given), "chosen")
 
 
 def best_step(run_dir: Path) -> int | None:

@@ -50,20 +50,20 @@ def settle_resume(config: Config, decay_steps: int | None = None) -> Config:
     return replace(config, resume=str(folder.absolute()), resume_step=step)
 
 
-def _whole_checkpoint(folder: Path, asked: int | None) -> int:
+def _whole_checkpoint(folder: Path, given: int | None) -> int:
     """Return the step to resume from: the given one, or the newest whole one. Raises ResumeError."""
     try:
-        step = checkpoint.newest_whole(folder) if asked is None else asked
+        step = checkpoint.newest_whole(folder) if given is None else given
         if step is not None and checkpoint.verify(folder, step):
             return step
     except CheckpointError as error:
-        others = [step for step in checkpoint.complete_steps(folder) if step != asked] if asked is not None else []
+        others = [step for step in checkpoint.complete_steps(folder) if step != given] if given is not None else []
         way = f"try resume_step={others[-1]}" if others else "start a new run, without resume"
         raise ResumeError(f"resume={folder}: {error}; {way}") from error
-    if asked is None:
+    if given is None:
         raise ResumeError(f"resume={folder}: it holds no complete checkpoint; start a new run, without resume")
     complete = checkpoint.complete_steps(folder) or "none"
-    raise ResumeError(f"resume={folder}: no complete checkpoint of step {asked}; complete steps: {complete}")
+    raise ResumeError(f"resume={folder}: no complete checkpoint of step {given}; complete steps: {complete}")
 
 
 def _drop_start(config: Config, before: Config) -> Config:

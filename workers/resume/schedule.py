@@ -15,10 +15,10 @@ from workers.config.settings import Config
 log = logging.getLogger(__name__)
 
 
-def settle_schedule(config: Config, before: Config, asked: int | None, step: int) -> Config:
+def settle_schedule(config: Config, before: Config, given: int | None, step: int) -> Config:
     """Return `before` with the schedule's end of `config`, for comparison with `config`.
 
-    `asked` is optimizer.schedule.decay_steps as given, None if it follows the number of steps. Raises ResumeError if
+    `given` is optimizer.schedule.decay_steps as given, None if it follows the number of steps. Raises ResumeError if
     the schedule would end at another step that was not given.
     """
     own, earlier, planned = config.optimizer.schedule, before.optimizer.schedule, before.planned_steps
@@ -34,7 +34,7 @@ def settle_schedule(config: Config, before: Config, asked: int | None, step: int
                 name, was, _rate(before, was), setting, config.planned_steps,
             )  # fmt: skip
         return before
-    if asked is None:
+    if given is None:
         raise ResumeError(
             f"resume={config.resume}: the {name} schedule was to end at step {was}, the number of steps then, and now "
             f"there are {end}: add {setting}={end} to stretch it (step {next_step} then uses a rate of "

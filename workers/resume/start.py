@@ -86,7 +86,7 @@ def _refuse_other_symbols(config: Config, before: Config) -> None:
 
 def _predictors_taken(config: Config, stages: list[EarlierStage]) -> str:
     """Describe which predictors are taken and which start untrained, and why."""
-    taken, anew = [], []
+    taken, untrained = [], []
     for index, chain in enumerate(chains_without_content(config)):
         layers = layers_of(chain)
         for cut, module in learners(config, index, chain).items():
@@ -94,6 +94,6 @@ def _predictors_taken(config: Config, stages: list[EarlierStage]) -> str:
             why = "other sizes there" if weights else "no predictor at this cut there"
             name = f"{cut} at stage {index}"
             taken += [name] if weights and fits(module, weights) else []
-            anew += [] if weights and fits(module, weights) else [f"{name} ({why})"]
-    come = f"; predictors taken: {', '.join(taken)}" if taken else ""
-    return come + (f"; predictors that start untrained: {', '.join(anew)}" if anew else "")
+            untrained += [] if weights and fits(module, weights) else [f"{name} ({why})"]
+    listed = f"; predictors taken: {', '.join(taken)}" if taken else ""
+    return listed + (f"; predictors that start untrained: {', '.join(untrained)}" if untrained else "")

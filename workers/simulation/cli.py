@@ -75,29 +75,32 @@ def _positive(option: str, text: str | None) -> float | None:
     return number
 
 
-def scenario(asked: argparse.Namespace) -> Scenario:
+def scenario(options: argparse.Namespace) -> Scenario:
     """Return the first scenario of the sweep. Raises ConfigError."""
 
     def single(name: str) -> float:
         option = f"--{name}"
-        return _one(option, numbers(option, getattr(asked, name.replace("-", "_"))))
+        return _one(option, numbers(option, getattr(options, name.replace("-", "_"))))
 
     def count(name: str, least: int = 1) -> int:
         option = f"--{name}"
-        return int(_one(option, whole(option, getattr(asked, name.replace("-", "_")), least=least)))
+        return int(_one(option, whole(option, getattr(options, name.replace("-", "_")), least=least)))
 
     stages, activation = count("stages"), single("activation-kb")
-    megabits, hours = _positive("--bandwidth-mbit", asked.bandwidth_mbit), _positive("--mtbf-hours", asked.mtbf_hours)
+    megabits, hours = (
+        _positive("--bandwidth-mbit", options.bandwidth_mbit),
+        _positive("--mtbf-hours", options.mtbf_hours),
+    )
     return Scenario(
-        forward_s=_per_stage("--forward-ms", asked.forward_ms, stages),
-        backward_s=_per_stage("--backward-ms", asked.backward_ms, stages),
-        update_s=_per_stage("--update-ms", asked.update_ms, stages),
+        forward_s=_per_stage("--forward-ms", options.forward_ms, stages),
+        backward_s=_per_stage("--backward-ms", options.backward_ms, stages),
+        update_s=_per_stage("--update-ms", options.update_ms, stages),
         overhead_s=single("overhead-ms") / 1e3,
         bytes_per_s=None if megabits is None else megabits * 1e6 / 8,
         activation_bytes=round(1024 * activation),
-        gradient_bytes=round(1024 * (activation if asked.gradient_kb is None else single("gradient-kb"))),
+        gradient_bytes=round(1024 * (activation if options.gradient_kb is None else single("gradient-kb"))),
         batch=count("batch"),
-        microbatches=None if asked.microbatches is None else count("microbatches"),
+        microbatches=None if options.microbatches is None else count("microbatches"),
         chunks=count("chunks"),
         steps=count("steps"),
         jitter=single("jitter"),
@@ -162,26 +165,26 @@ def _show(predictions: Sequence[Prediction], notes: Sequence[str], delays: Seque
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def simulate(asked: argparse.Namespace) -> None:
+def simulate(options: argparse.Namespace) -> None:
     """Simulate, print two tables and write the requested files. Raises ConfigError and OSError."""
-    if asked.plot and asked.plot.suffix not in PICTURES:
-        raise ConfigError(f"--plot {asked.plot}: give a name that ends in {', '.join(PICTURES)}")
-    first = scenario(asked)
-    delays = list(dict.fromkeys(ms / 1e3 for ms in numbers("--delay-ms", asked.delay_ms)))
-    windows = list(dict.fromkeys(whole("--window", asked.window)))
-    cells = list(sweep(list(dict.fromkeys(asked.methods.split(","))), first, delays, windows))
+    if options.plot and options.plot.suffix not in PICTURES:
+        raise ConfigError(f"--plot {options.plot}: give a name that ends in {', '.join(PICTURES)}")
+    first = scenario(options)
+    delays = list(dict.fromkeys(ms / 1e3 for ms in numbers("--delay-ms", options.delay_ms)))
+    windows = list(dict.fromkeys(whole("--window", options.window)))
+    cells = list(sweep(list(dict.fromkeys(options.methods.split(","))), first, delays, windows))
     predictions = [cell for cell in cells if isinstance(cell, Prediction)]
     refused = list(dict.fromkeys(str(cell) for cell in cells if isinstance(cell, ConfigError)))
-    if not predictions or (not asked.methods.count(",") and refused):
+    if not predictions or (not options.methods.count(",") and refused):
         raise ConfigError(refused[0])
     notes = [f"left out: {line}" for line in refused]
     if first.mtbf_s is not None and (fewest := min(p.failures for p in predictions)) < FEW:
         notes.append(f"only {fewest} failures in a simulation, too few for a conclusion: give more --steps")
-    if asked.json:
+    if options.json:
         found = {"scenario": asdict(first), "predictions": [asdict(p) for p in predictions], "notes": notes}
-        asked.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if asked.plot:
-        draw(predictions, f"{first.stages} stages, simulated", asked.plot)
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if options.plot:
+        draw(predictions, f"{first.stages} stages, simulated", options.plot)
     _show(predictions, notes, delays)
 
 
@@ -198,9 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", default=",".join(METHODS), metavar="NAMES", help=",".join(METHODS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw updates/s against the delay")
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     try:
-        simulate(asked)
+        simulate(options)
     except (ConfigError, OSError) as error:
         print(f"dni-simulate: {error}", file=sys.stderr)
         return 2

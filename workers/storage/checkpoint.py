@@ -203,4 +203,4 @@ def continue_with(run_dir: Path) -> str:
     if not steps:
         return "no complete checkpoint had been written (checkpoint.every sets how often)"
     last = checkpoint.folder_of(run_dir, steps[-1])
-    return f"last complete checkpoint: {last}; go on with: {resume_command(run_dir)}"
+    return f"last complete checkpoint: {last}; resume with: {resume_command(run_dir)}"

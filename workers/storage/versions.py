@@ -51,11 +51,11 @@ def unmet_requirements() -> list[str]:
         needed = [Requirement(line) for line in metadata.requires("dni") or []]
     except metadata.PackageNotFoundError:  # not installed: run from the sources
         return []
-    asked = [need for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})]
-    found = {need.name: _version(need.name) for need in asked}
+    required = [need for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})]
+    found = {need.name: _version(need.name) for need in required}
     return [
         f"{need.name}{need.specifier}, and " + (f"{need.name} {has} is installed" if has else "it is not installed")
-        for need, has in ((need, found[need.name]) for need in asked)
+        for need, has in ((need, found[need.name]) for need in required)
         if has is None or Version(has).base_version not in need.specifier  # a pre-release counts as its release
     ]
 

@@ -74,12 +74,12 @@ def test_the_test_split_is_the_default_and_equals_whole_streams(ptb: Path, capsy
     assert found["accuracy"] == pytest.approx(accuracy)
     assert (found["split"], found["step"], found["which"], found["labels"]) == ("test", 15, "chosen", labels)
     assert found["data"]["sha256"] == json.loads((ptb / "summary.json").read_text())["data"]["sha256"]
-    said = capsys.readouterr()
-    assert said.out == (
+    output = capsys.readouterr()
+    assert output.out == (
         f"text, test split, step 15 (chosen): {found['bits_per_label']:.4f} bits per label, "
         f"{found['accuracy']:.2%} right, {labels} labels\n"
     )
-    assert said.err == ""
+    assert output.err == ""
 
 
 def test_the_validation_split_is_measured_as_in_training(ptb: Path) -> None:
@@ -123,9 +123,9 @@ def test_a_damaged_checkpoint_is_named_and_another_one_used(
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
-    said = capsys.readouterr()
-    (line,) = said.err.splitlines()
-    assert said.out == ""
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert output.out == ""
     assert line.startswith("dni-evaluate: ")
     return line.removeprefix("dni-evaluate: ")
 

@@ -27,7 +27,7 @@ from workers.tracking.run import Run
 CONF = Path(__file__).parents[3] / "conf"
 
 
-def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+def output_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
     """Return the output of `dni-train WORDS`, which must succeed."""
     monkeypatch.setattr("sys.argv", ["dni-train", *words])
     with suppress(SystemExit) if "--help" in words else nullcontext():
@@ -99,14 +99,16 @@ def test_explain_and_version_at_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert said(capsys, monkeypatch, "--explain", "optimizer.clip").startswith("optimizer.clip\n    [norm] largest")
-    assert said(capsys, monkeypatch, "--explain=steps").startswith("steps\n")
-    overview = said(capsys, monkeypatch, "--explain").splitlines()
+    assert output_of(capsys, monkeypatch, "--explain", "optimizer.clip").startswith(
+        "optimizer.clip\n    [norm] largest"
+    )
+    assert output_of(capsys, monkeypatch, "--explain=steps").startswith("steps\n")
+    overview = output_of(capsys, monkeypatch, "--explain").splitlines()
     assert {line.partition(":")[0] for line in overview[1:] if line} == set(settings())
     assert max(map(len, overview)) <= 100
     wrong = refused(capsys, monkeypatch, "--explain", "optimizer.clip_norm")
     assert "--explain optimizer.clip_norm: no such setting (did you mean `optimizer.clip`?)" in wrong
-    assert said(capsys, monkeypatch, "--version") == f"dni-train {dni.__version__}\n"
+    assert output_of(capsys, monkeypatch, "--version") == f"dni-train {dni.__version__}\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -128,7 +130,7 @@ def test_help_fits_one_screen_and_its_lists_are_complete(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = said(capsys, monkeypatch, "--help").rstrip().splitlines()
+    lines = output_of(capsys, monkeypatch, "--help").rstrip().splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     for group in ("depth", "time", "data", "model"):

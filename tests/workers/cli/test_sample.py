@@ -52,7 +52,7 @@ def copied(run: Path, folder: Path) -> Path:
     return Path(shutil.copytree(run, folder / "run"))
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+def output_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 0
     found = capsys.readouterr()
@@ -102,7 +102,7 @@ def test_reading_in_chunks_does_not_change_the_scores(run: Path) -> None:
 
 
 def test_greedy_text_is_the_likeliest_at_every_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, run, "--prompt", "the ", "--length", "40", "--temperature", "0")
+    text = output_of(capsys, run, "--prompt", "the ", "--length", "40", "--temperature", "0")
     assert text.startswith("the ")
     assert len(text) == 4 + 40 + 1
     writer = open_writer(run)
@@ -110,11 +110,11 @@ def test_greedy_text_is_the_likeliest_at_every_step(run: Path, capsys: pytest.Ca
     with torch.no_grad():
         likeliest = writer.reader.model(ids)[0][0].argmax(-1)
     assert likeliest[3:-1].tolist() == ids[0, 4:].tolist()
-    assert said(capsys, run, "--prompt", "the ", "--length", "40", "--top-k", "1", "--seed", "9") == text
+    assert output_of(capsys, run, "--prompt", "the ", "--length", "40", "--top-k", "1", "--seed", "9") == text
 
 
 def test_the_seed_decides_what_is_drawn(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, again, two = (said(capsys, run, "--length", "60", "--seed", seed) for seed in ("0", "0", "1"))
+    one, again, two = (output_of(capsys, run, "--length", "60", "--seed", seed) for seed in ("0", "0", "1"))
     assert one == again != two
     assert one.startswith("\n")  # the default prompt
     assert set(one) <= set(TEXT)
@@ -154,15 +154,15 @@ def test_every_character_is_flushed(run: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_text_may_be_missing_except_for_older_runs(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = said(capsys, run, "--length", "20")
+    before = output_of(capsys, run, "--length", "20")
     assert json.loads((run / VOCABULARY).read_text())["characters"] == "".join(sorted(set(TEXT)))
     older = copied(run, tmp_path)
     (older / VOCABULARY).unlink()
-    assert said(capsys, older, "--length", "20") == before
+    assert output_of(capsys, older, "--length", "20") == before
     text = Path(str(trained_settings(run).data.path))
     moved = text.rename(tmp_path / "moved.txt")
     try:
-        assert said(capsys, run, "--length", "20") == before
+        assert output_of(capsys, run, "--length", "20") == before
         assert refused(capsys, older).startswith(f"no such file or folder: {text}")
     finally:
         moved.rename(text)

@@ -69,8 +69,10 @@ def test_an_interrupted_sweep_lists_commands_for_the_remaining_jobs(
     monkeypatch.setattr(workers.launch.launcher, "run_stages", _stopped_in(2))
     assert ended(monkeypatch, "-m", *QUICK, "seed=0,1,2") == 130
     out = [line.partition("[WARNING] ")[2] or line for line in capsys.readouterr().out.splitlines()]
-    (place,) = [n for n, line in enumerate(out) if "go on with" in line]
-    assert out[place].startswith("of the 3 runs of this sweep, finished: 0; unfinished: 1; not started: 2; go on with:")
+    (place,) = [n for n, line in enumerate(out) if "run the rest with" in line]
+    assert out[place].startswith(
+        "of the 3 runs of this sweep, finished: 0; unfinished: 1; not started: 2; run the rest with:"
+    )
     monkeypatch.setattr(workers.launch.launcher, "run_stages", run_stages)
     for line in out[place + 1 : place + 3]:
         program, *words = shlex.split(line)

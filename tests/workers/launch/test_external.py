@@ -76,7 +76,7 @@ def test_two_processes_with_a_list_of_addresses_stop_on_an_engines_signal(tmp_pa
     folder = tmp_path / "outputs" / "of" / "two"
     steps = summary_of(folder)["steps"]
     assert [one.code for one in done] == [130, 0]
-    assert done[0].err == [f"dni-train: stopped after step {steps}; go on with: dni-train resume={folder}"]
+    assert done[0].err == [f"dni-train: stopped after step {steps}; resume with: dni-train resume={folder}"]
     assert checkpoint.complete_steps(folder) == [steps]
     launch(settings(*method, *LOCAL, f"steps={steps}"), tmp_path / "one")
     assert_same(parameters_of(folder, 2), parameters_of(tmp_path / "one", 2))

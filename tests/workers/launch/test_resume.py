@@ -49,7 +49,7 @@ def test_ctrl_c_stops_in_good_order_and_the_run_resumes_bit_for_bit(tmp_path: Pa
     summary = summary_of(folder)
     m = summary["steps"]
     assert done.code == 130
-    assert done.err == [f"dni-train: stopped after step {m}; go on with: dni-train resume={folder}"]
+    assert done.err == [f"dni-train: stopped after step {m}; resume with: dni-train resume={folder}"]
     assert (summary["interrupted"], checkpoint.complete_steps(folder)) == (True, [m])
 
     again = (f"steps={m + 15}", *LOCAL)
@@ -93,8 +93,8 @@ def test_a_second_signal_stops_at_once(
     with pytest.raises(SystemExit) as left, exit_codes():
         launch(settings(*overrides), tmp_path)
     assert left.value.code == 130
-    said = capsys.readouterr().err
-    assert said == "dni-train: stopped without saving; the last checkpoint remains\n"
+    output = capsys.readouterr().err
+    assert output == "dni-train: stopped without saving; the last checkpoint remains\n"
     assert not (tmp_path / "summary.json").exists()
     assert set(children(os.getpid())) <= set(before)
 
@@ -144,12 +144,12 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     start = (*SMALL, *LOCAL, "checkpoint.every=5")
     launch(settings(*start, "steps=10"), tmp_path / "run")
     damage(tmp_path / "run", 10, "stage-0.json")
-    asked = (*start, "steps=20", f"resume={tmp_path / 'run'}")
+    given = (*start, "steps=20", f"resume={tmp_path / 'run'}")
     with pytest.raises(ResumeError, match=r"step-00000010/stage-0\.json is damaged: .*; try resume_step=5$"):
-        launch(settings(*asked, "resume_step=10"), tmp_path / "on")
+        launch(settings(*given, "resume_step=10"), tmp_path / "on")
     damage(tmp_path / "run", 5, "stage-1.json")
     with pytest.raises(ResumeError, match=r"step-00000010/stage-0\.json is damaged: .*; start a new run, without"):
-        launch(settings(*asked), tmp_path / "on")
+        launch(settings(*given), tmp_path / "on")
     assert not (tmp_path / "on").exists()
 
 
@@ -163,8 +163,8 @@ def test_a_damaged_best_checkpoint_is_not_copied(tmp_path: Path, caplog: pytest.
     metrics.write_text("".join(f"{line}\n" for line in better))
     damage(tmp_path / "run", 5, "stage-0.safetensors")
     launch(settings(*start[:-2], "steps=12", f"resume={tmp_path / 'run'}"), tmp_path / "on")
-    (said,) = [message for message in caplog.messages if "damaged" in message]
-    assert said.startswith("the best checkpoint so far is not copied: stage 0, step 5: ")
+    (output,) = [message for message in caplog.messages if "damaged" in message]
+    assert output.startswith("the best checkpoint so far is not copied: stage 0, step 5: ")
 
 
 def test_a_run_on_a_changed_text_cannot_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -186,7 +186,7 @@ def test_a_lost_host_ends_the_run_everywhere_and_it_resumes(fault: str, hosts: H
     for k, one in enumerate(done):
         if k != 2 or fault == "unplugged":
             assert one.err[-1].startswith(NAMED), one.err
-            assert one.err[-1].endswith(f"go on with: dni-train resume={night}")
+            assert one.err[-1].endswith(f"resume with: dni-train resume={night}")
     saved = checkpoint.complete_steps(night)[-1]
     again = replace(PEERS, overrides=("launch=external", "run_id=day", LIST))
     if fault == "unplugged":
@@ -206,6 +206,6 @@ def test_a_lost_stage_under_torchrun_ends_the_run_everywhere(hosts: Hosts, folde
         os.kill(stage, signal.SIGKILL)
         done = [command.finish() for command in started]
     assert [one.code for one in done] == [1] * STAGES
-    said = [[line for line in one.err if line.startswith("dni-train: ")] for one in done]
-    assert [len(lines) for lines in said] == [1, 1, 0, 1]
-    assert all(lines[0].startswith(NAMED) for lines in said if lines), said
+    lines_of_stages = [[line for line in one.err if line.startswith("dni-train: ")] for one in done]
+    assert [len(lines) for lines in lines_of_stages] == [1, 1, 0, 1]
+    assert all(lines[0].startswith(NAMED) for lines in lines_of_stages if lines), lines_of_stages

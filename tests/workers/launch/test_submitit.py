@@ -49,16 +49,16 @@ def test_a_job_near_its_time_limit_is_saved(tmp_path: Path) -> None:
         done = command.finish()
     step = summary_of(folder)["steps"]
     assert done.code == 130, done.err
-    assert done.err[-1] == f"dni-train: stopped after step {step}; go on with: dni-train resume={folder}"
+    assert done.err[-1] == f"dni-train: stopped after step {step}; resume with: dni-train resume={folder}"
     assert checkpoint.complete_steps(folder)[-1] == step
 
 
 def test_a_job_without_a_result_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    said = (
+    output = (
         "Job 7 (task: 1) with path x/7_1_result.pkl\nhas not produced any output (state: FINISHED)\nError stream:\n..."
     )
     with pytest.raises(SystemExit) as ended, exit_codes():
-        raise UncompletedJobError(said)
+        raise UncompletedJobError(output)
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
         "dni-train: Job 7 (task: 1) with path x/7_1_result.pkl has not produced any output (state: FINISHED); see the "

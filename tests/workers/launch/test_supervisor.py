@@ -101,8 +101,8 @@ say(DONE)
 
 
 def test_a_malformed_message_ends_the_run(play: Play) -> None:
-    said = ended(play("say(b'hello')" + GOES_ON, GOES_ON), WireError)
-    assert said.startswith("stage 0, after step 0: the control channel brought a line that is no message: b'hello")
+    output = ended(play("say(b'hello')" + GOES_ON, GOES_ON), WireError)
+    assert output.startswith("stage 0, after step 0: the control channel brought a line that is no message: b'hello")
 
 
 @pytest.mark.parametrize("how", ["sys.exit(0)", "os._exit(0)"])
@@ -113,36 +113,36 @@ def test_a_stage_that_exits_early_with_status_0_is_the_cause(
                     b'{"event": "error", "type": "WorkerLost", "message": "a neighbour is gone"}')  # fmt: skip
     supervisor = play(f"say({lost!r}); sys.exit(1)", f"say({record!r}); print('bye'); {how}")
     monkeypatch.setattr(processes, "GRACE_S", 60.0)  # not reached: both end
-    said = ended(supervisor, EndedEarly)
+    output = ended(supervisor, EndedEarly)
     log = supervisor.children[1].log
     why = f"its process ended with status 0 before its work was done; the end of its log {log}: bye; "
-    assert said.startswith(f"stage 1, after step 7: {why}")
+    assert output.startswith(f"stage 1, after step 7: {why}")
 
 
 def test_a_stage_that_dies_at_its_start_is_quoted(play: Play, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "stage-1.log").write_text("of an earlier run\n")  # resumed in this folder
     supervisor = play("until_killed()", "\nprint('x' * 500)\nimport no_such_module")
-    said = ended(supervisor, EndedEarly)
-    end = said.partition(f"ended with status 1 before its work was done; the end of its log {tmp_path}")[2]
+    output = ended(supervisor, EndedEarly)
+    end = output.partition(f"ended with status 1 before its work was done; the end of its log {tmp_path}")[2]
     assert end.startswith(f"/logs/stage-1.log: {'x' * 200} | Traceback (most recent call last): | File ")
     assert "| ModuleNotFoundError: No module named 'no_such_module'; no complete checkpoint" in end
-    assert "earlier" not in said
+    assert "earlier" not in output
 
 
 def test_a_stage_that_dies_silently_is_named_with_its_log(play: Play) -> None:
     supervisor = play("until_killed()", "os._exit(3)")
-    said = ended(supervisor, EndedEarly)
+    output = ended(supervisor, EndedEarly)
     log = supervisor.children[1].log
-    assert said.startswith(
+    assert output.startswith(
         f"stage 1, after step 0: its process ended with status 3 before its work was done; see its log {log};"
     )
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGRTMIN + 1, "signal 35")])
 def test_a_signal_that_kills_a_stage_is_named(number: int, name: str, play: Play) -> None:
-    said = ended(play("until_killed()", f"os.kill(os.getpid(), {int(number)})"), WorkerLost)
-    assert said.startswith(f"stage 1, after step 0: its process was killed by {name}; ")
+    output = ended(play("until_killed()", f"os.kill(os.getpid(), {int(number)})"), WorkerLost)
+    assert output.startswith(f"stage 1, after step 0: its process was killed by {name}; ")
     assert signal_name(number) == name
 
 
@@ -180,8 +180,8 @@ def test_one_stop_ends_a_run_whose_first_stage_is_stuck(play: Play) -> None:
     supervisor = play(f"os.kill(os.getpid(), {int(signal.SIGSTOP)})", GOES_ON)
     supervisor.job.stop.set()
     supervisor.wake()
-    said = ended(supervisor, WorkerLost)
-    assert said.startswith("stage 0, after step 0: it did not answer a stop within 0.5 s; its process is")
+    output = ended(supervisor, WorkerLost)
+    assert output.startswith("stage 0, after step 0: it did not answer a stop within 0.5 s; its process is")
 
 
 def test_a_stage_ignores_signals_of_a_terminal_or_an_engine(play: Play) -> None:

@@ -45,12 +45,12 @@ def test_every_task_has_a_table_and_figures_of_its_own(tmp_path: Path, capsys: p
 
 def test_a_class_has_the_name_that_earlier_versions_gave_it(tmp_path: Path) -> None:
     """Runs of both versions share a table; a user's class, which may be missing, is shown by its name."""
-    said = {
+    configs = {
         "before": "model: {kind: lstm, units: 8}\ndata: {kind: text}",
         "after": "model: {_target_: dni.models.language.Lstm, units: 8}\ndata: {_target_: dni.data.text.Text}",
         "own": "model: {_target_: nowhere.Mine, units: 8}\ndata: {_target_: dni.data.text.Text}",
     }
-    for seed, (name, config) in enumerate(said.items()):
+    for seed, (name, config) in enumerate(configs.items()):
         write_run(tmp_path / name, seed, config=config)
     groups = group_runs(find_runs([tmp_path]))
     assert {group.task: len(group.runs) for group in groups} == {"tiny, lstm, 20 steps": 2, "tiny, Mine, 20 steps": 1}

@@ -83,9 +83,9 @@ def test_a_refused_command_writes_nothing(
 ) -> None:
     before = content(finished.parent)
     assert dni_train(monkeypatch, finished.parent, *(word.format(run=finished) for word in words)) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 1, said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1, output.err
     assert content(finished.parent) == before
 
 
@@ -96,8 +96,8 @@ def test_a_second_sweep_in_a_folder_writes_nothing(
     (tmp_path / "sweep" / "multirun.yaml").write_text("seed: 0\n")
     before = content(tmp_path)
     assert dni_train(monkeypatch, tmp_path, "-m", "seed=0,1", "hydra.sweep.dir=sweep") == 2
-    said = "dni-train: sweep already holds a sweep: name another hydra.sweep.dir\n"
-    assert capsys.readouterr() == ("", said)
+    output = "dni-train: sweep already holds a sweep: name another hydra.sweep.dir\n"
+    assert capsys.readouterr() == ("", output)
     assert content(tmp_path) == before
 
 

@@ -51,9 +51,9 @@ def test_old_versions_are_refused_in_one_line_before_any_import(command: str, tm
     pretend(tmp_path, "torch", "2.6.0+cpu")
     pretend(tmp_path, "protobuf", "6.33.0")
     (tmp_path / "torch.py").write_text("raise RuntimeError('too old to be imported')")
-    asked = f"from workers.cli.commands import {command}; {command}()"
+    program = f"from workers.cli.commands import {command}; {command}()"
     done = subprocess.run(
-        [sys.executable, "-c", asked], capture_output=True, text=True, timeout=50, cwd=tmp_path,
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
@@ -87,8 +87,8 @@ def test_a_run_resumed_with_other_versions_warns_in_one_line(
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
         patched.setattr(versions, "versions", lambda: {**now, "torch": "2.99.1", "numpy": "3.0"})
         launch(again, tmp_path)
-    said = [record.getMessage() for record in caplog.records if record.name == "workers.resume.resume"]
-    assert said == [
+    messages = [record.getMessage() for record in caplog.records if record.name == "workers.resume.resume"]
+    assert messages == [
         f"resume={tmp_path} continues with other versions: torch was {now['torch']}, now 2.99.1, "
         f"numpy was {now['numpy']}, now 3.0; last digits may differ"
     ]

@@ -57,7 +57,7 @@ def test_metrics_that_cannot_be_written_end_the_run_with_its_last_checkpoint(
     last = checkpoint.complete_steps(tmp_path / "run")[-1]
     assert re.fullmatch(
         rf"stage \d, step \d+: {tmp_path}/run/metrics\.jsonl: {TOO_LARGE}; last complete checkpoint: "
-        rf"{checkpoint.folder_of(tmp_path / 'run', last)}; go on with: dni-train resume={tmp_path}/run",
+        rf"{checkpoint.folder_of(tmp_path / 'run', last)}; resume with: dni-train resume={tmp_path}/run",
         str(refused.value),
     )
 
