@@ -21,7 +21,7 @@ from workers.runtime.pipeline.process_group import HERE
 def open_rendezvous(rank_info: RankInfo, timeout_s: float) -> Store:
     """Return the store at MASTER_ADDR:MASTER_PORT. torchrun provides it; otherwise rank 0 opens it.
 
-    Stages on one machine always use its loopback interface. Raises PeerTimeout if the store is not open in time,
+    If rank 0 opens it for stages on one machine, it is on loopback. Raises PeerTimeout if it is not open in time,
     ConfigError if this process cannot open it.
     """
     host, port = os.environ["MASTER_ADDR"], _port(os.environ["MASTER_PORT"])
