@@ -1,4 +1,4 @@
-"""workers/api.py: runs from Python, with the overrides of dni-train."""
+"""workers/api.py: runs from Python with the settings of dni-train."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         (["hydra.run.dir=x"], "argument folder="),
         (["optimizer.learning_rat=1"], r"did you mean `optimizer.learning_rate`\?"),
         (["seed=0,1"], "seed=0,1"),
-        (["launch=external"], "there, use dni-train"),
+        (["launch=external"], "use the command dni-train there"),
         (["resume=nowhere"], "resume=nowhere"),
         ([*QUICK, "data.sequence=7"], "is not a multiple of data.window=6"),
     ],
 )
-def test_refused_settings_raise_config_error_and_leave_nothing(words: Any, message: str, tmp_path: Path) -> None:
+def test_bad_settings_are_a_config_error_and_leave_no_files(words: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         train(words, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -94,7 +94,7 @@ def test_the_state_of_a_hydra_application_is_kept(tmp_path: Path) -> None:
     assert not GlobalHydra.instance().is_initialized()
 
 
-def test_torch_and_the_signal_handlers_are_as_before(tmp_path: Path) -> None:
+def test_torch_and_signal_handlers_are_restored(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -105,7 +105,7 @@ def test_torch_and_the_signal_handlers_are_as_before(tmp_path: Path) -> None:
 
 
 def test_another_thread_may_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other threads cannot install signal handlers."""
+    """Signal handlers cannot be installed there."""
     found: list[object] = []
     monkeypatch.setattr(signal, "signal", lambda *_: found.append("a signal handler"))
     thread = threading.Thread(target=lambda: found.append(train([*QUICK, "steps=1"], folder=tmp_path / "a").summary))
@@ -135,7 +135,7 @@ print(run.summary["steps"], run.summary["launch"], len(run.curve()))
     assert done.stdout.splitlines()[-1] == "2 processes 2"
 
 
-def test_the_package_exports_its_names() -> None:
+def test_the_package_exports_its_public_names() -> None:
     assert {name: getattr(workers, name) for name in workers.__all__} == {"train": train, "TrainedRun": TrainedRun}
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = workers.trian

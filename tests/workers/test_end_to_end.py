@@ -76,7 +76,7 @@ def test_a_killed_stage_ends_the_run_with_the_resume_command(transport: str, tmp
     assert not any(alive(pid) for pid in stages.values())
     assert not (folder / "summary.json").exists()
 
-    resume = shlex.split(line.split("go on with: dni-train ")[1])
+    resume = shlex.split(line.split("resume with: dni-train ")[1])
     again = tmp_path / "again"
     again.mkdir()
     with Command(again, tuple(resume)) as command:

@@ -1,4 +1,4 @@
-"""`dni-evaluate`: what a run has learned, measured once on its test or validation split, in one process."""
+"""`dni-evaluate`: measure a trained run once on its test or validation split, in one process."""
 
 from __future__ import annotations
 
@@ -39,15 +39,20 @@ from workers.tracking.summary import finite
 
 
 def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -> dict[str, Any]:
-    """Measure one checkpoint of a run and write `evaluation-SPLIT.json` into its folder; returns what that holds.
+    """Measure one checkpoint of a run; write `evaluation-SPLIT.json` into its folder and return its content.
 
-    `split`: valid or test; default: test where the data has one. `step`: a number, best or last; default: best where
-    it is known and saved. The split is read once, sequences in whole batches only, its state carried across windows as
-    in training's validation passes; `accuracy` is the share of labels with the largest score, `error` the rest. Raises
-    ConfigError for what there is not, CheckpointError for what cannot be read.
+    Args:
+        run_dir: the run's folder
+        split: valid or test; default: test if the data has one
+        step: a number, best or last; default: best if it is known and saved
+
+    The split is read once, sequences in whole batches only. State is carried across windows as in training's validation
+    passes. `accuracy` is the share of labels with the largest score, `error` the rest.
+
+    Raises ConfigError for a missing run, split or step, CheckpointError for an unreadable checkpoint.
     """
     config, data = read_settings(run_dir)
-    torch.set_num_threads(config.torch_threads)  # as in training: with other numbers, last digits differ
+    torch.set_num_threads(config.torch_threads)  # as in training: the last digits depend on it
     split = split or ("valid" if data.test is None else "test")
     source, windows = open_split(data, split)
     choice = choose(run_dir, step, "--step ")
@@ -66,7 +71,7 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
 
 
 def read_settings(run_dir: Path) -> tuple[Config, Data]:
-    """The settings of a run, and its data opened again. Raises ConfigError if the data is not the same any more."""
+    """Return a run's settings, and its data opened again. Raises ConfigError if the data has changed."""
     trained = trained_settings(run_dir)
     config, data = resolve(trained)
     changed = differences(to_plain(trained), to_plain(config))
@@ -76,14 +81,14 @@ def read_settings(run_dir: Path) -> tuple[Config, Data]:
 
 
 def trained_settings(run_dir: Path) -> Config:
-    """The settings that a run was trained with; its data need not be there. Raises ConfigError if it is no run."""
+    """Return the settings that a run was trained with, without its data. Raises ConfigError if it is no run."""
     if not run_dir.is_dir():
-        raise ConfigError(f"{run_dir}: no such folder; give the folder of a run")
+        raise ConfigError(f"{run_dir}: no such folder; give a run folder")
     return read_record(run_dir)
 
 
 def open_split(data: Data, split: str) -> tuple[Source, int]:
-    """A source at the start of the split, and how many windows it has. Raises ConfigError if there is no such split."""
+    """Return a source at the start of the split, and its number of windows. Raises ConfigError for a missing split."""
     if split == "test":
         if data.test is None:
             others = "data=ptb, seqmnist, mnist, cifar10 and two_clocks do"
@@ -91,12 +96,12 @@ def open_split(data: Data, split: str) -> tuple[Source, int]:
         test = data.test()
         return test, test.windows_per_pass
     if not data.valid_windows:
-        raise ConfigError(f"{data.name} has no validation split, for its sequences grow: train with data.length set")
+        raise ConfigError(f"{data.name} has no validation split because its sequences grow: train with data.length set")
     return data.valid(), data.valid_windows
 
 
 def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
-    """The stages of a run, as one model unless they tick at different rates, with the parameters of a checkpoint.
+    """Return the model with a checkpoint's parameters, as one part, or as stages if their update periods differ.
 
     Raises CheckpointError.
     """
@@ -120,8 +125,8 @@ def measure(
     device: torch.device,
     function: LossFunction,
 ) -> tuple[float, int, int]:
-    """Nats, hits and number of the counted labels in the next windows of a source, at which the last part ticks."""
-    stages = [  # which evaluate as in training
+    """Return nats, hits and number of the counted labels in the next windows, at which the last part ticks."""
+    stages = [  # stages evaluate as in training
         (Stage(part.to(device), torch.optim.SGD(part.parameters(), lr=0.0), device=device), Clock(every))
         for part, every in zip(parts, clocks, strict=True)
     ]
@@ -138,11 +143,11 @@ def measure(
 
 
 def _output(stages: Sequence[tuple[Stage, Clock]], window: Window, index: int) -> Tensor | None:
-    """Of the last stage; None: it does not tick at the window with this number."""
+    """Return the last stage's output; None if it does not tick at this window."""
     x: Tensor | None = window.inputs
     for stage, clock in stages:
         frame = Frame(Kind.EVALUATE, tensors={"reset": window.reset, "index": torch.tensor(index)})
-        ticks = clock.ticks(frame)  # asked in any case: it hears of resets
+        ticks = clock.ticks(frame)  # called for every frame: the clock counts and resets
         x = stage.evaluate(x, frame.tensors["reset"]) if x is not None and ticks else None
     return x
 
@@ -154,10 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
     parser.add_argument("--split", choices=("valid", "test"), help="default: test where the data has one")
     parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     try:
         with refusals_named():
-            found = evaluate(asked.run_dir, asked.split, asked.step)
+            found = evaluate(options.run_dir, options.split, options.step)
     except DniError as error:
         print(f"dni-evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Ctrl-C before the first step, and a terminal that is closed."""
+"""Ctrl-C before the first step, and a closed terminal."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def test_ctrl_c_during_the_checks_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stage_that_an_engine_started_does_not_heed_a_closed_terminal() -> None:
-    """The first stage does, and tells it."""
+def test_a_later_stage_of_an_engine_ignores_a_closed_terminal() -> None:
+    """The first stage handles it and stops the others."""
     with ignoring_signals():
         assert {signal.getsignal(number) for number in ENDING} == {signal.SIG_IGN}
     assert signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} == {*ENDING}
 
 
-def test_a_terminal_that_is_gone_does_not_hide_how_a_run_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_terminal_does_not_change_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone:
         def write(self, text: str) -> int:
             raise OSError("Input/output error")

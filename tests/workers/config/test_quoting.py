@@ -46,7 +46,7 @@ def test_the_resume_hint_runs_in_a_shell(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     launch(settings(*SMALL, *LOCAL, "steps=5", "checkpoint.every=5", "evaluate.windows=1"), folder)
     assert checkpoint.complete_steps(folder) == [5]
-    hint = continue_with(folder).split("go on with: ")[1]
+    hint = continue_with(folder).split("resume with: ")[1]
     shell = f'dni-train() {{ {shlex.quote(sys.executable)} -m workers "$@"; }}; {hint} steps=10 hydra.run.dir=on'
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")

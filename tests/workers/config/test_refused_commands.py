@@ -80,7 +80,7 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ),
         ("data.path=/no/such/file", r"no such file or folder: /no/such/file; give a UTF-8 text file or a folder"),
         ("data.batch=100000", r"need 25700000 characters, it has \d+; use a longer text, a smaller batch or a shorter"),
-        ("resume=/no/such/run", r"no config\.yaml in it; give the folder of a run, which dni-train wrote"),
+        ("resume=/no/such/run", r"no config\.yaml here; give a run folder that dni-train wrote"),
     ],
 )
 def test_a_refusal_is_one_line_and_starts_nothing(
@@ -106,7 +106,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, 
             ["steps=20", "max_timesteps=60"],
             r"has already run through 60 time steps: set max_timesteps above that, not 60",
         ),
-        (["steps=20", "resume_step=7"], r"no complete checkpoint of step 7; complete are: \[5, 10\]"),
+        (["steps=20", "resume_step=7"], r"no complete checkpoint of step 7; complete steps: \[5, 10\]"),
         (["steps=20", "seed=1"], r"was another run: seed was 0, now 1; leave these settings as they were"),
         (["steps=20", "model.units=9", "depth.lag=1"], r"model\.units was 8, now 9, depth\.lag was None, now 1"),
     ],
@@ -124,7 +124,7 @@ def test_resume_needs_a_complete_checkpoint(earlier: Any, tmp_path: Path, capsys
     folder, _ = earlier
     (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
     line = refusal(capsys, tmp_path / "run", f"resume={tmp_path}", "steps=20")
-    assert line == f"resume={tmp_path}: no checkpoint in it is complete; start the run anew, without resume"
+    assert line == f"resume={tmp_path}: it holds no complete checkpoint; start a new run, without resume"
 
 
 def test_resume_repeats_the_recorded_settings_and_new_ones_win(earlier: Any) -> None:

@@ -37,7 +37,7 @@ def test_ctrl_c_ends_all_stages_at_one_step_and_leaves_a_complete_run(tmp_path: 
     steps = summary["steps"]
     assert (done.code, done.err) == (
         130,
-        [f"dni-train: stopped after step {steps}; go on with: dni-train resume={folder}"],
+        [f"dni-train: stopped after step {steps}; resume with: dni-train resume={folder}"],
     )
     assert checkpoint.complete_steps(folder) == [steps]
     assert (summary["transport"], summary["window"], len(summary["stage"])) == ("gloo", None, 2)
@@ -68,7 +68,7 @@ def test_a_lost_stage_is_named_at_the_end_of_the_run(number: signal.Signals, say
     assert done.code == 1
     (line,) = done.err
     assert re.match(f"dni-train: (WorkerLost|PeerTimeout): {says}", line), line
-    assert "go on with: dni-train resume=" in line
+    assert "resume with: dni-train resume=" in line
     assert not any(alive(pid) for pid in stages.values())
 
 
