@@ -40,8 +40,8 @@ TUNED_ON = {"mnist, 6 cuts": "mnist, 3 cuts", "mnist, 8 cuts": "mnist, 3 cuts", 
 LAMBDA_ONE = ("depth=lambda_return", "depth.lambda_depth=1", "depth.max_in_flight=6")
 #: Of one seed: a name, the method it varies, and what is changed in it.
 VARIANTS: tuple[tuple[str, str, Overrides], ...] = (
-    ("critic, complete unlock", "critic", ("depth.inputs=synthetic",)),
-    ("critic, updates with p = 0.1", "critic", ("depth.update_probability=0.1",)),
+    ("critic, complete unlock", "critic", ("depth=synthetic_inputs",)),
+    ("critic, updates with p = 0.1", "critic", ("depth=irregular", "depth.update_probability=0.1")),
     ("critic, waits for targets", "critic", ("predictor.depth.eager_loss=false",)),
     ("critic, loss alone", "critic", ("predictor.depth.gradient_weight=0",)),
     ("critic, true targets (mix 1)", "critic", LAMBDA_ONE),
@@ -82,7 +82,7 @@ def extras(chosen: Recipes) -> list[Cell]:
     variants = [cell(chosen, task, name, 0, *changed, label=label)
                 for label, name, changed in VARIANTS for task in ("mnist, 3 cuts", "text")]  # fmt: skip
     slower = cell(chosen, "text", "backprop", 0, "optimizer.learning_rate=4e-3", label="backprop, half the rate")
-    gentle = cell(chosen, "mnist, 3 cuts", "critic", 0, "depth.inputs=synthetic", "predictor.inputs.learning_rate=1e-3",
+    gentle = cell(chosen, "mnist, 3 cuts", "critic", 0, "depth=synthetic_inputs", "depth.input_learning_rate=1e-3",
                   label="critic, complete unlock, inputs at 1e-3")  # fmt: skip
     return [*two_clocks(), *more, gentle, *variants, slower]
 

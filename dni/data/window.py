@@ -14,7 +14,7 @@ class Window(NamedTuple):
     labels: Tensor  #: (B, T+L) int64: the T next characters, then L more; IGNORED beyond the sequence's end; or (B,)
     reset: Tensor  #: (B,) bool: the carried state starts anew with this window
     done: Tensor  #: (B,) bool: the sequence ends with this window; nothing that follows depends on the state
-    own: Tensor | None = None  #: (B, 1) int64: labels of the first stage's own task, at the window's end
+    local_labels: Tensor | None = None  #: (B, 1) int64: labels of the first stage's own task, at the window's end
 
     @property
     def steps(self) -> int:

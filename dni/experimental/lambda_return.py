@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from dni.errors import ConfigError
-from dni.methods.base import InputKind
+from dni.experimental.lambda_return_stage import LambdaReturnStage
 from dni.methods.synthetic import Synthetic
 from dni.plugin import RunContext
 from dni.ranges import zero_or_more
 from dni.stages.base import Stage
-from dni.stages.lambda_return import LambdaReturnStage
 
 
 @dataclass
@@ -26,8 +25,6 @@ class LambdaReturn(Synthetic):
     # and the loss, n (K - 1) at the first cut, and depth.max_in_flight is shared among the edges, as with depth=delayed
 
     name: ClassVar[str] = "lambda_return"
-    skips_steps: ClassVar[bool] = False
-    multi_rate: ClassVar[bool] = False
 
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         if last or settings["first"]:
@@ -51,9 +48,4 @@ class LambdaReturn(Synthetic):
                 f"depth=lambda_return shares depth.max_in_flight={self.max_in_flight} among {edges} edges, on each of "
                 f"which a target may be {late} late: set depth.max_in_flight={(late + 1) * edges} or more (or use "
                 "depth=synthetic)"
-            )
-        if self.inputs is InputKind.synthetic:
-            raise ConfigError(
-                "depth=lambda_return makes targets from every window that came, and depth.inputs=synthetic goes ahead "
-                "of them: set depth.inputs=received (or use depth=synthetic)"
             )

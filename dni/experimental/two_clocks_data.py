@@ -17,6 +17,7 @@ from dni.data.sequential_mnist import Part, load_mnist, quantise
 from dni.data.source import PassSource
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
+from dni.experimental.multi_rate import MultiRateStages
 from dni.ranges import one_or_more
 from dni.types import IGNORED, Inputs
 
@@ -26,10 +27,10 @@ _COUNTED = 3  #: the digit that the slower network counts
 class TwoClocksSource(PassSource):
     """MNIST's digits as B streams, S a window; two networks are asked about the same digits at different rates.
 
-    The faster one is asked at the end of every block of T digits how many of these are odd: `own`, 0 to T, IGNORED at
-    the end of a window that ends no block. The slower one is asked how many 3s there were in the last T^2 digits of
-    the sequence: `labels`, 0 to T^2, given with every window, for whoever ticks there. Each has one label a window, at
-    its last digit.
+    The faster one is asked at the end of every block of T digits how many of them are odd: `local_labels`, 0 to T,
+    IGNORED at the end of a window that does not end a block. The slower one is asked how many 3s there were in the last
+    T^2 digits of the sequence: `labels`, 0 to T^2, given with every window. Each has one label a window, at its last
+    digit.
 
     Inputs are (B, S, side^2 + 1) float32: grey from 0 to 1, row by row, and a mark at the first digit of a block. A
     pass takes every image of its part at most once; the training images are shuffled anew by (seed, pass), the others
@@ -127,7 +128,7 @@ class TwoClocks(FromFiles):
     one_label: ClassVar[bool] = True
 
     @property
-    def own_classes(self) -> int:
+    def local_classes(self) -> int:
         return self.block_length + 1
 
     def open(self, context: DataContext) -> Data:
@@ -145,6 +146,11 @@ class TwoClocks(FromFiles):
         super().check(run)
         if run.time.answers or run.whole_sequences:
             raise ConfigError(f"data=two_clocks goes with time=truncated, not with time={run.time.name}")
+        if not isinstance(run.depth, MultiRateStages):
+            raise ConfigError(
+                f"data=two_clocks has a task of the first stage's own, which depth={run.depth.name} does not learn: "
+                "use depth=multi_rate or depth=multi_rate_backprop"
+            )
         if self.block_length % self.window:
             raise ConfigError(
                 f"data.block_length={self.block_length} is not a multiple of data.window={self.window}: set "

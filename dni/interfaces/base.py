@@ -9,8 +9,7 @@ answers two calls: `gradient(step, value, labels)` now, `target(step, gradient)`
     DecoupledInterface   a predicted gradient now, its target later (`dni.interfaces.synthetic`)
     LocalInterface       the gradient of a loss of the stage's own (`dni.interfaces.local`)
     DelayedInterface     the true gradient, later, for a stage that keeps its windows (`dni.interfaces.delayed`)
-    MultiRateInterface   one of these, if the next stage works at some steps only (`dni.interfaces.wrapper`)
-    LocalObjective       one of these, plus the gradient of a loss of the stage's own (`dni.interfaces.local_objective`)
+    InterfaceWrapper     one of these, with something changed (`dni.interfaces.wrapper`)
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from dni.loss_function import Judgement
+from dni.metrics import FitMeter
 from dni.misuse import require_target
 
 
@@ -40,6 +40,9 @@ class Interface:
     #: True if it learns from a loss of its own when it is asked, and not from targets.
     learns_when_asked = False
 
+    #: `gradient` returns a prediction, which a probe can compare with the exact gradient.
+    predicts = False
+
     #: Summed loss in nats and counted labels of the last step, where the interface measures it.
     measured: tuple[float, int] | None = None
 
@@ -50,8 +53,16 @@ class Interface:
     staleness = 0
 
     @property
-    def learner(self) -> nn.Module | None:
-        """The module that learns here, and that a new run may begin with; None: there is none."""
+    def learners(self) -> dict[str, nn.Module]:
+        """The modules that learn here and that a new run may start from.
+
+        By the place of their weights in `state_dict`, as keys joined by dots: "predictor", or "inner.predictor".
+        """
+        return {}
+
+    @property
+    def fit_meter(self) -> FitMeter | None:
+        """Sums over the whole run of how well a model fits its targets; None: the interface has no such model."""
         return None
 
     @property

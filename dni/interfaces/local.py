@@ -55,8 +55,8 @@ class LocalInterface(Interface):
         self._recent = FitMeter()
 
     @property
-    def learner(self) -> nn.Module:
-        return self.head
+    def learners(self) -> dict[str, nn.Module]:
+        return {"head": self.head}
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         """The exact dL/dvalue of today's head, for labels (B, T) or (B,), and one update of the head after it.

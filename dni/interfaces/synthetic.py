@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dni.errors import DivergedError, UsageError
 from dni.interfaces.base import Interface, ReadyStep
@@ -34,6 +34,8 @@ class DecoupledInterface(Interface):
             of a whole.
         expects: whether the target of a step will come at all; the value of a step whose will not is not remembered.
     """
+
+    predicts = True
 
     def __init__(
         self,
@@ -67,8 +69,12 @@ class DecoupledInterface(Interface):
         self._latest = 0
 
     @property
-    def learner(self) -> Predictor:
-        return self.predictor
+    def learners(self) -> dict[str, nn.Module]:
+        return {"predictor": self.predictor}
+
+    @property
+    def fit_meter(self) -> FitMeter:
+        return self.total
 
     @property
     def ready(self) -> bool:

@@ -15,7 +15,6 @@ class Backprop(DepthMethod):
     """Every stage waits for the gradient of its output, as an unsplit network would."""
 
     name: ClassVar[str] = "backprop"
-    multi_rate: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
         return TrueInterface()

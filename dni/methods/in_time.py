@@ -47,9 +47,9 @@ class TimeMethod(Named, ABC):
         """
         return Bootstrap()
 
-    def learner(self, cut: TimeCutContext) -> nn.Module | None:
-        """The module that learns at the cut, of which only names and shapes are asked; None: there is none."""
-        return None
+    def learners(self, cut: TimeCutContext) -> dict[str, nn.Module]:
+        """Build the modules that learn at the cut, for their names and shapes alone; as `Interface.learners`."""
+        return {}
 
     def check(self, run: RunContext) -> None:
         """Raise ConfigError for settings of the run that cannot be trained with this method."""

@@ -41,14 +41,14 @@ class SyntheticInTime(TimeMethod):
         awaited = cut.predictor.awaited_labels
         return DeferredTargets(awaited) if awaited else Bootstrap()
 
-    def learner(self, cut: TimeCutContext) -> nn.Module:
-        return cut.build()
+    def learners(self, cut: TimeCutContext) -> dict[str, nn.Module]:
+        return {"predictor": cut.build()}
 
     def check(self, run: RunContext) -> None:
         super().check(run)
         predictor = run.predictor.time
-        if run.depth.update_probability != 1 and (self.several_windows or predictor.awaited_labels):
+        if not run.depth.updates_every_step and (self.several_windows or predictor.awaited_labels):
             raise ConfigError(
-                f"depth.update_probability={run.depth.update_probability} leaves windows out, and targets in time that "
-                "are made from several would miss them: use time=synthetic, and predictor=critic or predictor=mlp"
+                f"depth={run.depth.name} leaves windows out, and targets in time that are made from several windows "
+                "would miss them: use time=synthetic, and predictor=critic or predictor=mlp"
             )

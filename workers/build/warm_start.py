@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from dni.interfaces.base import Interface
-from dni.interfaces.local_objective import LocalObjective
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from workers.build.model import build_chains
@@ -64,12 +63,11 @@ def take_weights(config: Config, stage: Stage, depth: Interface | None = None, t
         stage.module.load_state_dict(found)
 
 
-def learned(state: Mapping[str, Any]) -> Weights:
-    """The weights of the predictor, or of the local head, in the state of an interface; empty if it has none."""
-    found: Weights = (
-        state.get("predictor") or (learned(state["inner"]) if "inner" in state else state.get("head")) or {}
-    )
-    return found
+def learned(state: Mapping[str, Any], place: str) -> Weights:
+    """Return the weights at a place of an interface's state (`Interface.learners`); empty if there are none."""
+    for key in place.split("."):
+        state = state.get(key, {})
+    return state
 
 
 def fits(module: nn.Module, weights: Weights) -> bool:
@@ -90,12 +88,7 @@ def chains_without_content(config: Config) -> list[Chain]:
 
 def _teach(interface: Interface, state: Mapping[str, Any]) -> None:
     """Load what learns there, as far as it fits."""
-    if isinstance(interface, LocalObjective):
-        _load(interface.head, state.get("head", {}))
-    if interface.learner is not None:
-        _load(interface.learner, learned(state))
-
-
-def _load(module: nn.Module, weights: Weights) -> None:
-    if weights and fits(module, weights):
-        module.load_state_dict(weights)
+    for place, module in interface.learners.items():
+        weights = learned(state, place)
+        if weights and fits(module, weights):
+            module.load_state_dict(weights)

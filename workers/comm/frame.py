@@ -68,7 +68,7 @@ class Frame:
     sequence: int = 0
     done_through: int = 0
     stage: int = 0  #: the sender's index
-    #: by role: "value", "labels", "own", "reset", "ends", "context", "index" (of a window in its validation pass),
-    #: "windows" and "last" go downstream, "gradient", "late" and "losses" upstream
+    #: by role: "value", "labels", "local_labels", "reset", "ends", "context", "index" (of a window in its validation
+    #: pass), "windows" and "last" go downstream, "gradient", "late" and "losses" upstream
     tensors: dict[str, Tensor] = field(default_factory=dict)
     handshake: Handshake | None = None  #: set if and only if `kind` is HANDSHAKE

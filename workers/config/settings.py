@@ -116,6 +116,11 @@ class Config:
         return self.transport.encrypts and not self.pipelined
 
     @property
+    def periods(self) -> list[int]:
+        """The update period of every stage, in steps."""
+        return [self.depth.update_period(stage) for stage in range(self.stages)]
+
+    @property
     def microbatches(self) -> int:
         """M in force; 1 for a batch that is taken as a whole."""
         return self.depth.count(self.stages) if isinstance(self.depth, Pipelined) else 1

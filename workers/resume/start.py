@@ -88,10 +88,12 @@ def _told(config: Config, stages: list[EarlierStage]) -> str:
     taken, anew = [], []
     for index, chain in enumerate(chains_without_content(config)):
         layers = layers_of(chain)
-        for cut, module in learners(config, index, chain).items():
-            weights = next((found for stage in stages if (found := learned(stage.at(cut, layers)))), {})
+        found = learners(config, index, chain)
+        for cut, place, module in found:
+            weights = next((own for stage in stages if (own := learned(stage.at(cut, layers), place))), {})
             why = "it has other sizes there" if weights else "there is none at this cut there"
-            name = f"{cut} at stage {index}"
+            several = [each.cut for each in found].count(cut) > 1
+            name = f"{cut} {place} at stage {index}" if several else f"{cut} at stage {index}"
             taken += [name] if weights and fits(module, weights) else []
             anew += [] if weights and fits(module, weights) else [f"{name} ({why})"]
     come = f"; predictors that come along: {', '.join(taken)}" if taken else ""

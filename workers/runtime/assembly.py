@@ -9,11 +9,9 @@ from threading import Event
 import torch
 
 from dni.lr_schedule import resume_schedule
-from dni.methods.base import InputKind
 from dni.stages.base import Stage
 from workers.build.data import open_data
-from workers.build.input_model import input_interface
-from workers.build.interfaces import bootstrap, depth_interface, goes_back, time_interface
+from workers.build.interfaces import bootstrap, depth_interface, goes_back, input_interface, time_interface
 from workers.build.shapes import activation_shape
 from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
@@ -24,12 +22,12 @@ from workers.comm.neighbours import Neighbours
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.upstream import Upstream
 from workers.config.settings import Config
-from workers.runtime.clock import Clock
 from workers.runtime.emulation import slow_down
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.job import Job
 from workers.runtime.recorder import Recorder
+from workers.runtime.update_period import UpdatePeriod
 from workers.runtime.worker import Worker
 from workers.storage import checkpoint
 
@@ -60,7 +58,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         lag=config.depth.lag,
         staleness=config.optimizer.staleness,
         goes_back=partial(goes_back, config, index),
-        clock=Clock.of(config.depth.clocks, index),
+        period=UpdatePeriod.of(config.periods, index),
         recorder=recorder,
         save=partial(checkpoint.save, job.run_dir, index, config.stages),
     )  # fmt: skip
@@ -79,10 +77,10 @@ def _before(
     if upstream is None:
         return Feed(config, job.data or open_data(config), start=job.start, stop=job.stop)
     edge = Upstream(upstream, stage=index, clock=clock, timeout_s=config.transport.timeout_s, contents=contents)
-    if config.depth.inputs is InputKind.received:
+    if not config.depth.predicts_inputs:
         return edge
     own = Feed(config, open_data(config), start=job.start, stop=Event())  # sources have state: none is shared
-    inputs = input_interface(config, index, stage)
+    inputs = input_interface(config, index, stage.device)
     return ForwardUnlocked(edge, own, inputs, window=config.depth.max_in_flight, lag=config.depth.lag)
 
 
@@ -101,8 +99,8 @@ def contents_of(config: Config, index: int) -> Contents:
         one_label=data.one_label,
         context=config.history or config.future_labels,
         context_symbols=(model.input_symbols if config.history else model.symbols) or 0,
-        every=Clock.of(config.depth.clocks, index).every,
-        numbered=bool(config.depth.clocks),
+        every=config.periods[index],
+        numbered=max(config.periods) > 1,
     )
 
 

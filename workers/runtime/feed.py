@@ -12,7 +12,6 @@ from torch import Tensor
 from dni.data.base import Data
 from dni.data.history import History
 from dni.data.window import Window, split_labels
-from dni.methods.base import InputKind
 from workers.comm.edge import Loss
 from workers.comm.frame import Frame, Kind
 from workers.config.settings import Config
@@ -102,8 +101,7 @@ class Feed:
     def _goes_on(self, step: int) -> bool:
         depth, limit = self.config.depth, self.config.max_timesteps
         if self.last is None and self.stop.is_set():
-            ahead = depth.max_in_flight * (self.config.stages - 1) if depth.inputs is InputKind.synthetic else 0
-            self.last = step + ahead
+            self.last = step + depth.steps_ahead(self.config.stages)
         in_time = self.last is None or step < self.last
         return step < self.config.steps and (limit is None or self.timesteps < limit) and in_time
 
@@ -120,7 +118,7 @@ class Feed:
         whole, source = self.data.valid_windows, self.data.valid()
         for n in range(min(whole, self.config.evaluate.windows or whole)):
             frame = _frame(Kind.EVALUATE, step, source.next())
-            if self.config.depth.clocks:
+            if max(self.config.periods) > 1:
                 frame.tensors["index"] = torch.tensor(n + 1)
             yield frame
 
@@ -149,8 +147,8 @@ def _frame(kind: Kind, step: int, window: Window, context: Tensor | None = None)
         "reset": window.reset,
         "done": window.done,
     }
-    if window.own is not None:
-        tensors["own"] = window.own
+    if window.local_labels is not None:
+        tensors["local_labels"] = window.local_labels
     if context is not None and context.shape[1]:
         tensors["context"] = context
     return Frame(kind, step, tensors=tensors)

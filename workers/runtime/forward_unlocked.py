@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dni.errors import OutOfOrder
-from dni.interfaces.synthetic_input import InputInterface
+from dni.interfaces.input import InputInterface
 from workers.comm.edge import Loss
 from workers.comm.frame import Frame, Kind
 from workers.comm.upstream import Upstream
@@ -85,7 +85,7 @@ class ForwardUnlocked:
     def figures(self) -> dict[str, Any]:
         """How well inputs were predicted since the last call, or before it if nothing was learned since."""
         recent = self.inputs.take_recent()
-        if recent["input_loss"] is not None or not self._figures:
+        if any(figure is not None for figure in recent.values()) or not self._figures:
             self._figures = recent
         return self._figures
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from dni.diagnostics import Exact, SequenceGraph, in_depth, in_time
 from dni.interfaces.base import Interface
-from dni.interfaces.synthetic import DecoupledInterface
 from dni.stages.base import Stage
 from workers.comm.frame import Frame
 
@@ -53,7 +52,7 @@ class Probe:
             return dict.fromkeys(keys)
         found = in_time(self.passage, self.exact, cut, list(self.context))
         at_cuts = found.cut_cosine, found.cut_r2, found.cut_norm
-        predicted = at_cuts if isinstance(cut, DecoupledInterface) else (None, None, None)
+        predicted = at_cuts if cut.predicts else (None, None, None)
         return dict(zip(keys, (*predicted, found.parameters, found.truncated), strict=True))
 
     def _in_depth(self, cut: Interface) -> Figures:

@@ -10,7 +10,6 @@ from typing import Any
 
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface
-from dni.interfaces.synthetic import DecoupledInterface
 from dni.loss_function import Judgement
 from dni.metrics import FitMeter, bits
 from dni.stages.base import Stage
@@ -189,11 +188,11 @@ class Recorder:
             self._send("diverged", step, why=why, good=min(self.watch.good, step))
 
     def _loss_since(self, name: str) -> float | None:
-        cut = self.time_cut if name == "time" else self.depth
-        if not isinstance(cut, DecoupledInterface):
+        meter = (self.time_cut if name == "time" else self.depth).fit_meter
+        if meter is None:
             return None
-        before, self._probed[name] = self._probed.get(name, FitMeter()), replace(cut.total)
-        return cut.total.loss_since(before)
+        before, self._probed[name] = self._probed.get(name, FitMeter()), replace(meter)
+        return meter.loss_since(before)
 
     def _close_validation(self) -> None:
         if self._valid_count:

@@ -19,11 +19,11 @@ from workers.comm.downstream import Downstream
 from workers.comm.edge import Loss, Target
 from workers.comm.frame import Frame, Kind
 from workers.comm.upstream import Upstream
-from workers.runtime.clock import Clock
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.gradient_probe import Probe
 from workers.runtime.recorder import Recorder
+from workers.runtime.update_period import UpdatePeriod
 
 
 class Worker:
@@ -40,7 +40,7 @@ class Worker:
         staleness: a; a step is taken at (1 + s)^-a of the learning rate, s the steps by which its gradient is late, or
             the newest target of what predicts it was.
         goes_back: whether this stage goes back at a step; where not, it only passes its output on.
-        clock: at which steps this stage works, and at which the next one does.
+        period: at which steps this stage works, and at which the next one does.
         journal: keeps the figures.
         save: called with (step, state) at a mark.
     """
@@ -59,12 +59,12 @@ class Worker:
         lag: int | None = None,
         staleness: float = 0.0,
         goes_back: Callable[[int], bool] = lambda step: True,
-        clock: Clock | None = None,
+        period: UpdatePeriod | None = None,
     ) -> None:
         self.stage, self.depth, self.time, self.bootstrap = stage, depth, time, bootstrap
         self.upstream, self.downstream = upstream, downstream
         self.lag, self.staleness, self.recorder, self.save, self.goes_back = lag, staleness, recorder, save, goes_back
-        self.clock = clock or Clock()
+        self.period = period or UpdatePeriod()
         self.losses: list[Loss] = []  # news on its way to the source of the data
         self.early_targets: list[Target] = []  # targets that a mark brought in before their time
         self.step = 0  # of the newest frame
@@ -83,7 +83,7 @@ class Worker:
             frame = self.upstream.receive()  # 1. the activation of this step (the first stage reads a batch)
             kind, self.step = frame.kind, frame.step
             with self.recorder.handling(frame):
-                handle = handlers[kind] if self.clock.ticks(frame) else self.rest
+                handle = handlers[kind] if self.period.ticks(frame) else self.rest
                 handle(frame)
 
     def train(self, frame: Frame) -> None:
@@ -97,13 +97,13 @@ class Worker:
             self.take_targets(self.depth.required_step(step))
         ask = self.depth.ready_steps if self.goes_back(step) else self.depth.on_skip
         ready = ask(step, output, labels)  # 4. ask each cut for its gradient
-        state_gradient = None if state is None else self.time.gradient(self.clock.count(step), state, context, done)
+        state_gradient = None if state is None else self.time.gradient(self.period.count(step), state, context, done)
         for each in ready:  # this step; with late gradients an earlier one, two, or none
             gradients = self.stage.backward(each.gradient, state_gradient, each.step)  # 5. one backward pass
             late, more = step - each.step, each is not ready[-1]  # 6. send targets back; update
             if not self.stage.replies_later:
                 self.upstream.finish(frame, gradients.activation, self.loss_reports(step), late=late, more=more)
-            tick = self.clock.count(each.step)
+            tick = self.period.count(each.step)
             past = PastWindow(tick, value, labels, context, reset, done, each.gradient, state, state_gradient)
             for target in self.bootstrap.targets(past, gradients.state):
                 self.time.target(*target)
@@ -135,7 +135,7 @@ class Worker:
     def pass_on(self, frame: Frame, output: Tensor | None = None) -> None:
         """Send what follows from a frame to the next stage; blocks while W frames are unfinished there."""
         if self.downstream is not None:
-            self.downstream.send(frame.kind, frame.step, self.clock.passed(frame, output))
+            self.downstream.send(frame.kind, frame.step, self.period.passed(frame, output))
 
     def take_targets(self, wait_for: int | None) -> None:
         """Give the depth cut the targets that have arrived, or all up to and including one step's."""
@@ -216,7 +216,7 @@ class Worker:
         stage, depth, time = self.stage.state_dict(), self.depth.state_dict(), self.time.state_dict()
         rest: dict[str, Any] = {"early": self.early_targets, "losses": self.losses}
         rest |= {"upstream": self.upstream.state_dict(), "journal": self.recorder.state_dict()}
-        rest |= {"clock": self.clock.state_dict()} if self.clock.every > 1 else {}
+        rest |= {"clock": self.period.state_dict()} if self.period.every > 1 else {}
         return {"stage": stage, "depth": depth, "time": time, "bootstrap": self.bootstrap.state_dict(), **rest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -232,8 +232,8 @@ class Worker:
         self.losses = [Loss(*loss) for loss in state["losses"]]
         self.upstream.load_state_dict(state["upstream"])
         self.recorder.load_state_dict(state.get("journal"))
-        if self.clock.every > 1:
-            self.clock.load_state_dict(state["clock"])
+        if self.period.every > 1:
+            self.period.load_state_dict(state["clock"])
 
     def split(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """The value, the labels that belong to it (B, T) or (B,), and the context of the time cut (`PastWindow`).
@@ -241,7 +241,7 @@ class Worker:
         Labels of an own task come first, and go no further than this stage.
         """
         labels = frame.tensors["labels"].to(self.stage.device)
-        own = frame.tensors.pop("own", None)
+        own = frame.tensors.pop("local_labels", None)
         context = frame.tensors.get("context", labels.new_empty(len(labels), 0))
         labels = labels if own is None else torch.cat([own.to(self.stage.device), labels], dim=1)
         return frame.tensors["value"], labels, context.to(self.stage.device)

@@ -72,7 +72,9 @@ def test_a_comment_of_several_lines_is_read_to_its_end_and_no_further() -> None:
         "memory that two stages on one machine share each way for big tensors, taken as it is needed (Linux, over unix "
         "sockets); 0: all go through the socket"
     )
-    assert settings()["depth.clocks"].meaning == "each stage ticks at multiples of its own; empty: always"
+    assert (
+        settings()["depth.update_periods"].meaning == "each stage works at multiples of its own; empty: at every step"
+    )
     inherited = settings()["predictor.time.steps_per_target"]
     assert (inherited.unit, inherited.meaning) == ("steps", "of the predictor per target")
 

@@ -49,6 +49,10 @@ class LocalObjective(InterfaceWrapper):
         self.head = nn.Linear(features, classes, device=device)
         self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
 
+    @property
+    def learners(self) -> dict[str, nn.Module]:
+        return {"head": self.head, **{f"inner.{place}": module for place, module in self.inner.learners.items()}}
+
     def ready_steps(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         own, _ = _parted(value, labels)
         return [ReadyStep(step, self.gradient(step, value, labels), own.numel())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ _BETWEEN = ("reset", "done", "index")
 
 
 @dataclass
-class Clock:
+class UpdatePeriod:
     """A stage ticks at the training steps, and at the windows of a validation pass, that are multiples of `every`.
 
     At the others it only passes the frame on and acknowledges it. A sequence that begins between two ticks begins for
@@ -26,10 +27,10 @@ class Clock:
     resets: dict[Kind, Tensor] = field(default_factory=dict)  #: (B,) bool, by kind of window: since the last tick
 
     @staticmethod
-    def of(clocks: list[int], index: int) -> Clock:
-        """That of stage `index`, from all; none at all: every stage ticks at every step."""
-        every, following, *_ = [*clocks[index:], 1, 1]
-        return Clock(every, following)
+    def of(periods: Sequence[int], index: int) -> UpdatePeriod:
+        """Return that of stage `index`, from the periods of all stages."""
+        every, following, *_ = [*periods[index:], 1]
+        return UpdatePeriod(every, following)
 
     def ticks(self, frame: Frame) -> bool:
         """Whether the stage works at this frame, which then has the resets since the last tick. Ask once a frame."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.errors import DivergedError
+from dni.interfaces.input import InputInterface
 from dni.losses import squared_distance
 from dni.misuse import refuse_below, refuse_device, refuse_optimizer, require_target
 from dni.models import Gru, ModelContext
@@ -69,7 +70,7 @@ class InputMeter:
         return {"input_loss": loss, "input_r2": 1 - self.loss / self.variation if self.variation else None}
 
 
-class InputInterface:
+class SyntheticInputInterface(InputInterface):
     """A synthetic input now; one regression step of its model when the previous stage's output h_t arrives:
 
         h^_t = I(x_t),    min |I(x_t) - h_t|^2 (summed over features, averaged over rows)
