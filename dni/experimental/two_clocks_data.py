@@ -89,7 +89,7 @@ class TwoClocksSource(PassSource):
         self._order = EpochSampler(len(images), seed=seed, shuffle=part == "train")
 
     def window(self, n: int) -> Window:
-        """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
+        """Window n = 0, 1, ...; n beyond `windows_per_pass` continues in the next pass."""
         number, within = divmod(n, self.windows_per_pass)
         start = within * self.window_size
         end = start + self.window_size
@@ -97,11 +97,11 @@ class TwoClocksSource(PassSource):
         begun = start // self._sequence * self._sequence
         counted = self._digits[streams[:, max(begun, end - self.block_length**2) : end]] == _COUNTED
         reset, done = (torch.full((self.batch,), at % self._sequence == 0) for at in (start, end))
-        labels, own = counted.sum(dim=1, keepdim=True), self._own(streams, end)
-        return Window(self._inputs(streams[:, start:end], start), labels, reset, done, own)
+        labels, local = counted.sum(dim=1, keepdim=True), self._local_labels(streams, end)
+        return Window(self._inputs(streams[:, start:end], start), labels, reset, done, local)
 
     def contents(self) -> tuple[Tensor, Tensor]:
-        """The images (n, side^2) and digits (n,) of this part, uint8, as they were read."""
+        """Return the images (n, side^2) and digits (n,) of this part, uint8."""
         return self._pixels, self._digits
 
     def _inputs(self, images: Tensor, start: int) -> Tensor:
@@ -109,7 +109,7 @@ class TwoClocksSource(PassSource):
         first = (places % self.block_length == 0).float().expand(images.shape).unsqueeze(-1)
         return torch.cat([self._pixels[images].float() / 255, first], dim=-1)
 
-    def _own(self, streams: Tensor, end: int) -> Tensor:
+    def _local_labels(self, streams: Tensor, end: int) -> Tensor:
         """(B, 1) int64."""
         if end % self.block_length:
             return torch.full((self.batch, 1), IGNORED)
@@ -121,7 +121,7 @@ class TwoClocks(FromFiles):
     """A stream of MNIST's digits, and two questions about it: how many of a block are odd, how many were 3s."""
 
     side: int = 28  # [pixels] a side of the image: 28, 14 or 7
-    block_length: int = one_or_more(4)  # [digits] T, of which network A counts the odd ones; B counts the 3s in T^2
+    block_length: int = one_or_more(4)  # [digits] T: network A counts the odd ones of T, B the 3s of the last T^2
 
     name: ClassVar[str] = "two_clocks"
     gives: ClassVar[Inputs] = Inputs.vectors

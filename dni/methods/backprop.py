@@ -12,7 +12,7 @@ from dni.methods.cut import CutContext
 
 @dataclass
 class Backprop(DepthMethod):
-    """Every stage waits for the gradient of its output, as an unsplit network would."""
+    """Every stage waits for the gradient of its output; training equals that of the unsplit network."""
 
     name: ClassVar[str] = "backprop"
 

@@ -31,5 +31,5 @@ class Synthetic(DepthMethod):
 
     @property
     def memory(self) -> int:
-        """Values that wait for their targets: those in flight, that of this step, and one that is on its way."""
+        """How many values wait for targets: those in flight, that of this step, and one on its way."""
         return self.max_in_flight + 2

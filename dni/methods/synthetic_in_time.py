@@ -1,4 +1,4 @@
-"""Synthetic gradients in time: a model predicts what the windows to come will say of the state."""
+"""Synthetic gradients in time: a model predicts dL/d state of the windows that follow."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class SyntheticInTime(TimeMethod):
     name: ClassVar[str] = "synthetic"
     predicts: ClassVar[bool] = True
 
-    #: A target is made from several windows, none of which may be left out.
+    #: A target needs several windows in a row.
     several_windows: ClassVar[bool] = False
 
     def interface(self, cut: TimeCutContext) -> Interface:
         return cut.predicted(self.waiting(cut) + 1)
 
     def waiting(self, cut: TimeCutContext) -> int:
-        """Windows after which the target of a state is there."""
+        """Return the number of windows until the target of a state is known."""
         return max(1, -(-cut.predictor.awaited_labels // cut.window))
 
     def targets(self, cut: TimeCutContext, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:

@@ -121,7 +121,7 @@ def measure(
     device: torch.device,
     function: LossFunction,
 ) -> tuple[float, int, int]:
-    """Nats, hits and number of the counted labels in the next windows of a source, at which the last part ticks."""
+    """Nats, hits and number of the counted labels in the next windows of a source, at which the last part works."""
     stages = [  # which evaluate as in training
         (Stage(part.to(device), torch.optim.SGD(part.parameters(), lr=0.0), device=device), UpdatePeriod(every))
         for part, every in zip(parts, periods, strict=True)
@@ -139,12 +139,12 @@ def measure(
 
 
 def _output(stages: Sequence[tuple[Stage, UpdatePeriod]], window: Window, index: int) -> Tensor | None:
-    """Of the last stage; None: it does not tick at the window with this number."""
+    """Of the last stage; None: it does not work at the window with this number."""
     x: Tensor | None = window.inputs
     for stage, period in stages:
         frame = Frame(Kind.EVALUATE, tensors={"reset": window.reset, "index": torch.tensor(index)})
-        ticks = period.ticks(frame)  # asked in any case: it hears of resets
-        x = stage.evaluate(x, frame.tensors["reset"]) if x is not None and ticks else None
+        works = period.works(frame)  # called in any case: it collects the resets
+        x = stage.evaluate(x, frame.tensors["reset"]) if x is not None and works else None
     return x
 
 

@@ -1,4 +1,4 @@
-"""One worker from the settings, its index, and the ends of its two edges."""
+"""Build the worker of one stage from the settings, its index, and the ends of its two edges."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from workers.storage import checkpoint
 def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: ChannelEnd | None) -> Worker:
     """Build stage `index` and, in a resumed run, load its checkpoint. Raises ConfigError and CheckpointError."""
     config = job.config
-    contents = contents_of(config, index) if index else None  # first: it seeds torch, as building a stage does
+    contents = contents_of(config, index) if index else None  # built first: it seeds torch, as building a stage does
     stage = build_stage(config, index)
     clock, timeout = WaitTime(), config.transport.timeout_s
     before = _before(job, index, stage, upstream, clock, contents)
@@ -63,7 +63,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         save=partial(checkpoint.save, job.run_dir, index, config.stages),
     )  # fmt: skip
     if config.resume is not None:
-        _go_on(worker, job, Path(config.resume), index)
+        _resume(worker, job, Path(config.resume), index)
     elif config.start_from is not None:
         take_weights(config, stage, depth, time_cut)
     return worker
@@ -72,20 +72,22 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
 def _before(
     job: Job, index: int, stage: Stage, upstream: ChannelEnd | None, clock: WaitTime, contents: Contents | None
 ) -> Upstream | Feed | ForwardUnlocked:
-    """What the stage reads."""
+    """Build what the stage reads from: an edge, a feed, or both."""
     config = job.config
     if upstream is None:
         return Feed(config, job.data or open_data(config), start=job.start, stop=job.stop)
     edge = Upstream(upstream, stage=index, clock=clock, timeout_s=config.transport.timeout_s, contents=contents)
     if not config.depth.predicts_inputs:
         return edge
-    own = Feed(config, open_data(config), start=job.start, stop=Event())  # sources have state: none is shared
+    feed = Feed(
+        config, open_data(config), start=job.start, stop=Event()
+    )  # sources have state, so each feed opens its own
     inputs = input_interface(config, index, stage.device)
-    return ForwardUnlocked(edge, own, inputs, window=config.depth.max_in_flight, lag=config.depth.lag)
+    return ForwardUnlocked(edge, feed, inputs, window=config.depth.max_in_flight, lag=config.depth.lag)
 
 
 def contents_of(config: Config, index: int) -> Contents:
-    """What the frames hold that stage `index`, 1 or more, receives."""
+    """Return what a frame for stage `index`, 1 or more, must hold."""
     model, data = config.model, config.data
     varies = data.one_label or (config.whole_sequences and data.grows)
     return Contents(
@@ -104,7 +106,7 @@ def contents_of(config: Config, index: int) -> Contents:
     )
 
 
-def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
+def _resume(worker: Worker, job: Job, folder: Path, index: int) -> None:
     state = checkpoint.load(folder, job.start, index, job.config.stages)
     with checkpoint.fitting(folder, job.start, index):
         worker.load_state_dict(state)

@@ -71,14 +71,14 @@ class Poisoned:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         from workers.runtime.recorder import Recorder
 
-        self.at, judge = at, Recorder._judge
+        self.at, judge = at, Recorder._watch_loss
 
         def poisoned(recorder: Recorder, step: int) -> None:
             if recorder.depth.measured is not None and step > at:
                 recorder.depth.measured = (1e6 * recorder.depth.measured[0], recorder.depth.measured[1])
             judge(recorder, step)
 
-        monkeypatch.setattr(Recorder, "_judge", poisoned)
+        monkeypatch.setattr(Recorder, "_watch_loss", poisoned)
 
 
 def test_a_run_that_went_on_elsewhere_names_the_checkpoint_that_it_came_from(
