@@ -89,10 +89,14 @@ def extras(chosen: Recipes) -> list[Cell]:
 
 def two_clocks() -> list[Cell]:
     """The slow network's error, with settings of their own: a synthetic gradient of the message, none, the true one."""
-    task = "two clocks"
-    silent = ("predictor.depth.scale=0",)
-    return [Cell(f"{task}, backprop", task, "backprop", (), 0), Cell(f"{task}, critic", task, "critic", (), 0, LAG),
-            Cell(f"{task}, no gradient of the message", task, "critic", (), 0, LAG, more=silent)]  # fmt: skip
+    task, rates = "two clocks", "depth=multi_rate"
+    return [
+        Cell(f"{task}, backprop", task, "backprop", (), 0, more=("depth=multi_rate_backprop",)),
+        Cell(f"{task}, critic", task, "critic", (), 0, LAG, more=(rates,)),
+        Cell(
+            f"{task}, no gradient of the message", task, "critic", (), 0, LAG, more=(rates, "predictor.depth.scale=0")
+        ),
+    ]
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def test_ranges_are_those_that_refuse() -> None:
 
 def test_a_section_has_its_options_and_all_its_settings() -> None:
     lines = explained(["predictor"])
-    assert {f"predictor.{part}" for part in ("depth.clip", "time.context", "inputs.hidden")} <= set(lines)
+    assert {f"predictor.{part}" for part in ("depth.clip", "time.context")} <= set(lines)
     assert any(line.startswith("    predictor=critic: A local model of the softmax loss") for line in lines)
     assert {f"optimizer.{each.name}" for each in fields(Config().optimizer)} <= set(explained(["optimizer"]))
 
