@@ -26,11 +26,11 @@ class DepthMethod(Named, ABC):
     the section `depth`, with those below. Only `interface` is required.
     """
 
-    max_in_flight: int = one_or_more(4)  # [steps] W, most unfinished frames on an edge; delayed and lambda_return: on
-    # all edges together, and steps a stage keeps
+    max_in_flight: int = one_or_more(4)  # [steps] W, most unfinished frames on an edge; where stages keep windows, as
+    # with delayed: on all edges together, and steps a stage keeps
     lag: int | None = zero_or_more(None)  # [steps] train the predictor at step t on exactly the target of step t - lag;
-    # null: on what came (delayed: go back at step t exactly through step t - lag per edge; local: a curriculum hears of
-    # losses that late)
+    # null: on targets that have arrived (delayed: go back at step t exactly through step t - lag per edge; local: a
+    # curriculum receives losses that late)
 
     #: Gradients or their targets are steps late, so that `optimizer.staleness` has something to shorten.
     late: ClassVar[bool] = False
