@@ -1,4 +1,4 @@
-"""Pipelined schedules: a batch goes through the stages in microbatches, and all wait until it has come back."""
+"""Pipelined schedules: a batch is split into microbatches, and every stage waits for all their gradients."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Pipelined(DepthMethod):
     microbatches: int | None = one_or_more(None)  # [parts] M, into which a batch is split; null: as many as stages
 
     def interface(self, cut: CutContext) -> Interface:
-        """There is none: gradients are passed on within the pipeline. Raises UsageError."""
+        """Raise UsageError: a pipeline has no interfaces, it passes gradients on itself."""
         raise UsageError(f"depth={self.name} has no cut with an interface: its stages form one pipeline")
 
     def microbatches_of(self, stages: int) -> int:
         return self.microbatches or stages
 
     def asked(self, stages: int) -> str:
-        """The setting of M as a message quotes it."""
+        """Return the setting of M as a message quotes it."""
         return f"depth.microbatches={self.microbatches or f'null, which is {stages},'}"
 
     def check(self, run: RunContext) -> None:

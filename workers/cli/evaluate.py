@@ -31,7 +31,7 @@ from workers.config.convert import to_plain
 from workers.config.settings import Config
 from workers.resume.choice import choose
 from workers.resume.resume import differences
-from workers.runtime.clock import Clock
+from workers.runtime.update_period import UpdatePeriod
 from workers.storage import checkpoint
 from workers.storage.record import read_record
 from workers.system.errors import about, as_refusal, refusals_named
@@ -58,7 +58,8 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     choice = choose(run_dir, step, "--step ")
     device = device_of(replace(config, devices=["auto"]), 0)
     parts = load_parts(config, run_dir, choice.step)
-    loss, right, labels = measure(parts, config.depth.clocks or [1], source, windows, device, config.loss)
+    periods = config.periods if len(parts) > 1 else [1]
+    loss, right, labels = measure(parts, periods, source, windows, device, config.loss)
     found = {
         "split": split, "step": choice.step, "which": choice.which, "bits_per_label": bits(loss / labels),
         "accuracy": right / labels, "error": (labels - right) / labels, "labels": labels,
@@ -101,7 +102,7 @@ def open_split(data: Data, split: str) -> tuple[Source, int]:
 
 
 def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
-    """Return the model with a checkpoint's parameters, as one part, or as stages if their update periods differ.
+    """The stages of a run, as one model unless they work at different rates, with the parameters of a checkpoint.
 
     Raises CheckpointError.
     """
@@ -114,21 +115,21 @@ def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
         if as_refusal(error) is not None:
             raise
         raise CheckpointError(f"step {step}: the checkpoint in {run_dir} does not fit its settings: {error}") from error
-    return chains if config.depth.clocks else [whole]
+    return chains if max(config.periods) > 1 else [whole]
 
 
 def measure(
     parts: Sequence[Chain],
-    clocks: Sequence[int],
+    periods: Sequence[int],
     source: Source,
     windows: int,
     device: torch.device,
     function: LossFunction,
 ) -> tuple[float, int, int]:
-    """Return nats, hits and number of the counted labels in the next windows, at which the last part ticks."""
-    stages = [  # stages evaluate as in training
-        (Stage(part.to(device), torch.optim.SGD(part.parameters(), lr=0.0), device=device), Clock(every))
-        for part, every in zip(parts, clocks, strict=True)
+    """Nats, hits and number of the counted labels in the next windows of a source, at which the last part works."""
+    stages = [  # which evaluate as in training
+        (Stage(part.to(device), torch.optim.SGD(part.parameters(), lr=0.0), device=device), UpdatePeriod(every))
+        for part, every in zip(parts, periods, strict=True)
     ]
     loss, right, count = 0.0, 0, 0
     for index in range(1, windows + 1):
@@ -142,13 +143,13 @@ def measure(
     return loss, right, count
 
 
-def _output(stages: Sequence[tuple[Stage, Clock]], window: Window, index: int) -> Tensor | None:
-    """Return the last stage's output; None if it does not tick at this window."""
+def _output(stages: Sequence[tuple[Stage, UpdatePeriod]], window: Window, index: int) -> Tensor | None:
+    """Of the last stage; None: it does not work at the window with this number."""
     x: Tensor | None = window.inputs
-    for stage, clock in stages:
+    for stage, period in stages:
         frame = Frame(Kind.EVALUATE, tensors={"reset": window.reset, "index": torch.tensor(index)})
-        ticks = clock.ticks(frame)  # called for every frame: the clock counts and resets
-        x = stage.evaluate(x, frame.tensors["reset"]) if x is not None and ticks else None
+        works = period.works(frame)  # called in any case: it collects the resets
+        x = stage.evaluate(x, frame.tensors["reset"]) if x is not None and works else None
     return x
 
 

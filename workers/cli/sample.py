@@ -137,9 +137,10 @@ def refuse_other_data(config: Config, run_dir: Path) -> None:
         raise ConfigError(
             f"{run_dir}: trained on data={config.data.name}: only runs on text (data=text or ptb) can write text"
         )
-    if config.depth.clocks:
-        clocks = config.depth.clocks
-        raise ConfigError(f"{run_dir}: with depth.clocks={clocks} the last stage does not predict every character")
+    if max(config.periods) > 1:
+        raise ConfigError(
+            f"{run_dir}: with update periods {config.periods} the last stage does not answer at every character"
+        )
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -7,7 +7,7 @@ The comment beside a setting, and the comment lines below it, are its explanatio
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dni.predictors import in_depth, in_time
@@ -26,17 +26,9 @@ LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"
 
 
 @dataclass
-class InputPredictorConfig:
-    hidden: int = zero_or_more(128)  # [units] of the hidden layer (0: linear), or of the GRU if earlier stages carry
-    # state
-    learning_rate: float = zero_or_more(1e-2)  # [rate] of its Adam; for perceptrons on images take 1e-3, or units die
-
-
-@dataclass
 class PredictorConfig:
-    depth: AtCut = plugin(DepthPredictor, in_depth.Critic)  # of gradients at the cuts between stages (depth=synthetic)
-    time: AtWindow = plugin(TimePredictor, in_time.Critic)  # of gradients at the ends of windows (time=synthetic)
-    inputs: InputPredictorConfig = field(default_factory=InputPredictorConfig)  # of inputs (depth.inputs=synthetic)
+    depth: AtCut = plugin(DepthPredictor, in_depth.Critic)  # at the cuts between stages, with depth=synthetic
+    time: AtWindow = plugin(TimePredictor, in_time.Critic)  # at ends of windows, with time=synthetic
 
 
 @dataclass

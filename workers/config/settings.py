@@ -114,6 +114,11 @@ class Config:
         return self.transport.encrypts and not self.pipelined
 
     @property
+    def periods(self) -> list[int]:
+        """The update period of every stage, in steps."""
+        return [self.depth.update_period(stage) for stage in range(self.stages)]
+
+    @property
     def microbatches(self) -> int:
         """M in force; 1 if batches are not split."""
         return self.depth.microbatches_of(self.stages)

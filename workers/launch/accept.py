@@ -11,7 +11,6 @@ from dni.data.base import Data
 from dni.errors import ConfigError
 from workers.build.data import resolve
 from workers.build.device import device_of
-from workers.build.input_model import refuse_large_inputs
 from workers.build.interfaces import refuse_large
 from workers.build.model import build_chains
 from workers.build.optimizer import try_optimizers
@@ -105,7 +104,6 @@ def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
     refuse_misfit(config)
     try_optimizers(config, build_chains(config))
     refuse_large(config)
-    refuse_large_inputs(config)
     devices = devices_here(config, rank_info)
     check_devices(config, devices)
     config.transport.check_machine(devices, first=0 if rank_info is None else rank_info.rank)

@@ -89,10 +89,12 @@ def _predictors_taken(config: Config, stages: list[EarlierStage]) -> str:
     taken, untrained = [], []
     for index, chain in enumerate(chains_without_content(config)):
         layers = layers_of(chain)
-        for cut, module in learners(config, index, chain).items():
-            weights = next((found for stage in stages if (found := learned(stage.at(cut, layers)))), {})
+        found = learners(config, index, chain)
+        for cut, place, module in found:
+            weights = next((own for stage in stages if (own := learned(stage.at(cut, layers), place))), {})
             why = "other sizes there" if weights else "no predictor at this cut there"
-            name = f"{cut} at stage {index}"
+            several = [each.cut for each in found].count(cut) > 1
+            name = f"{cut} {place} at stage {index}" if several else f"{cut} at stage {index}"
             taken += [name] if weights and fits(module, weights) else []
             untrained += [] if weights and fits(module, weights) else [f"{name} ({why})"]
     listed = f"; predictors taken: {', '.join(taken)}" if taken else ""

@@ -177,8 +177,8 @@ def test_names_and_shapes_of_every_model_need_no_weights(kind: str) -> None:
     chains = chains_without_content(config)
     assert all(parameter.is_meta for chain in chains for parameter in chain.parameters())
     found = learners(config, 0, chains[0])
-    assert {*found} == {"depth"}
-    assert [module.out_features for module in found["depth"].modules() if hasattr(module, "out_features")] == [10]
+    assert [(learner.cut, learner.place) for learner in found] == [("depth", "head")]
+    assert [module.out_features for module in found[0].module.modules() if hasattr(module, "out_features")] == [10]
 
 
 def test_a_local_head_is_taken(tmp_path: Path) -> None:

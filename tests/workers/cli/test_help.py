@@ -72,7 +72,9 @@ def test_a_comment_of_several_lines_is_read_whole() -> None:
         "shared memory per direction for big tensors between two stages on one machine, allocated on demand (Linux, "
         "with unix sockets); 0: none"
     )
-    assert settings()["depth.clocks"].meaning == "each stage ticks at multiples of its own; empty: always"
+    assert (
+        settings()["depth.update_periods"].meaning == "each stage works at multiples of its own; empty: at every step"
+    )
     inherited = settings()["predictor.time.steps_per_target"]
     assert (inherited.unit, inherited.meaning) == ("steps", "optimizer steps of the predictor per target")
 
@@ -90,7 +92,7 @@ def test_shown_ranges_are_those_that_are_checked() -> None:
 
 def test_a_section_has_its_options_and_all_its_settings() -> None:
     lines = explanations(["predictor"])
-    assert {f"predictor.{part}" for part in ("depth.clip", "time.context", "inputs.hidden")} <= set(lines)
+    assert {f"predictor.{part}" for part in ("depth.clip", "time.context")} <= set(lines)
     assert any(line.startswith("    predictor=critic: A local model of the softmax loss") for line in lines)
     assert {f"optimizer.{each.name}" for each in fields(Config().optimizer)} <= set(explanations(["optimizer"]))
 

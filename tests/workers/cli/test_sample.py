@@ -193,8 +193,11 @@ def test_other_data_than_text_is_refused(kind: str, tmp_path: Path, capsys: pyte
 
 
 def test_stages_at_different_rates_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    OmegaConf.save(OmegaConf.create(to_plain(tiny(depth={"clocks": [1, 2]}))), tmp_path / "config.yaml")
-    assert "with depth.clocks=[1, 2] the last stage does not predict" in refused(capsys, tmp_path)
+    OmegaConf.save(
+        OmegaConf.create(to_plain(tiny(depth={"method": "multi_rate", "update_periods": [1, 2]}))),
+        tmp_path / "config.yaml",
+    )
+    assert "with update periods [1, 2] the last stage does not answer" in refused(capsys, tmp_path)
 
 
 def test_a_damaged_or_missing_checkpoint_is_named(

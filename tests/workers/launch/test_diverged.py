@@ -72,14 +72,14 @@ class Poisoned:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         from workers.runtime.recorder import Recorder
 
-        self.at, judge = at, Recorder._judge
+        self.at, judge = at, Recorder._watch_loss
 
         def poisoned(recorder: Recorder, step: int) -> None:
             if recorder.depth.measured is not None and step > at:
                 recorder.depth.measured = (1e6 * recorder.depth.measured[0], recorder.depth.measured[1])
             judge(recorder, step)
 
-        monkeypatch.setattr(Recorder, "_judge", poisoned)
+        monkeypatch.setattr(Recorder, "_watch_loss", poisoned)
 
 
 def test_a_run_resumed_elsewhere_names_its_source_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

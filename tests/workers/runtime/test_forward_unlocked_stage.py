@@ -64,7 +64,7 @@ class Acknowledging(Withholding):
 
 
 def scripted(**depth: Any) -> Config:
-    unlocked = {"inputs": "synthetic", "max_in_flight": 3, **depth}
+    unlocked = {"method": "synthetic_inputs", "max_in_flight": 3, **depth}
     config = tiny(stages=3, steps=5, depth=unlocked, evaluate={"every": None, "windows": 1})
     return resolve(config)[0]
 

@@ -34,7 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "local": {"depth": {"method": "local"}},
     "delayed": {"depth": {"method": "delayed", "lag": 1}},
-    "unlocked": {"depth": {"method": "synthetic", "lag": 1, "inputs": "synthetic"}},
+    "unlocked": {"depth": {"method": "synthetic_inputs", "lag": 1}},
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Stages that update at random steps: `depth.update_probability`."""
+"""Stages that update at random steps: `depth=irregular`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_last_stage_measures_the_loss_of_skipped_steps() -> None:
 
 
 def irregular(**changes: Any) -> dict[str, Any]:
-    return {"depth": {"max_in_flight": 4, "lag": 2, "update_probability": 0.5, **changes}}
+    return {"depth": {"method": "irregular", "max_in_flight": 4, "lag": 2, "update_probability": 0.5, **changes}}
 
 
 def updated_steps(config: Config, stage: int, last: int = STEPS) -> list[int]:
@@ -113,9 +113,11 @@ def test_the_first_stage_receives_the_loss_of_every_step(tmp_path: Path) -> None
     assert [loss.step for loss in received] == list(range(1, STEPS + 1 - 2 * 3))
 
 
-def test_skipped_steps_run_forward_and_add_no_gradient(tmp_path: Path) -> None:
-    """The expected loop runs every window forward; two drawn windows make an optimizer step."""
-    config, opened = resolve(tiny(stages=1, steps=14, optimizer={"accumulate": 2}, depth={"update_probability": 0.4}))
+def test_steps_that_are_left_out_run_forward_and_count_for_nothing(tmp_path: Path) -> None:
+    """Against a loop that runs every window and steps at the drawn ones; two of them make an optimizer step."""
+    config, opened = resolve(
+        tiny(stages=1, steps=14, optimizer={"accumulate": 2}, depth={"method": "irregular", "update_probability": 0.4})
+    )
     (whole,) = build_chains(config)
     optimizer, state = config.optimizer.build(whole.parameters()), whole.initial_state(config.data.batch)
     accumulated = 0
@@ -138,8 +140,8 @@ def test_skipped_steps_run_forward_and_add_no_gradient(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], value)
 
 
-@pytest.mark.parametrize("method", ["synthetic", "local"])
-def test_a_resumed_run_draws_as_an_uninterrupted_one(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["irregular", "irregular_local"])
+def test_a_resumed_run_draws_as_one_that_went_on(method: str, tmp_path: Path) -> None:
     def config(every: int | None, **more: Any) -> Config:
         return tiny(
             stages=3, steps=16, **irregular(method=method), time={"method": "synthetic"}, optimizer={"accumulate": 2},
