@@ -32,6 +32,10 @@ RENAMED: dict[str, str] = {
     "time.lambda_": "predictor.time.lambda_",
     "time.auxiliary": "predictor.time.auxiliary",
     "time.method=oracle": "predictor.time.kind=oracle",
+    "depth.method=synthetic_inputs": "depth.inputs=synthetic",
+    "depth.method=irregular": "depth.method=synthetic",  # with depth.update_probability
+    "depth.method=multi_rate": "depth.method=synthetic",
+    "depth.update_periods": "depth.clocks",
     "predictor.time.kind=soft_label_critic": "predictor.time.context=window",  # of a critic
 }
 
@@ -43,9 +47,8 @@ COPY: Settings = {"kind": "copy", "length": 15, "sequence": None}
 
 
 def in_depth(**changes: Any) -> Settings:
-    """Return three stages that predict in depth, with changed settings of the predictor or the cut."""
-    depth = {**LAGGED, **{key: changes.pop(key) for key in ("inputs", "update_probability") if key in changes}}
-    return {"stages": 3, "depth": depth, "predictor": {"depth": changes}}
+    """Three stages that predict in depth, with some settings of the predictor changed."""
+    return {"stages": 3, "depth": LAGGED, "predictor": {"depth": changes}}
 
 
 def in_time(*, depth: Settings | None = None, data: Settings | None = None, **changes: Any) -> Settings:
@@ -79,9 +82,9 @@ def runs(folder: Path) -> dict[str, Settings]:
         "regressor": in_depth(kind="mlp", hidden=8),
         "regressor, no labels": in_depth(kind="linear", labels=False),
         "lambda returns": {**in_depth(), "depth": {**LAGGED, "method": "lambda_return", "max_in_flight": 8}},
-        "inputs": in_depth(inputs="synthetic"),
-        "irregular": in_depth(update_probability=0.5),
-        "rates": {"depth": {**LAGGED, "clocks": [1, 2]}, "stages": 2},
+        "inputs": {**in_depth(), "depth": {**LAGGED, "method": "synthetic_inputs"}},
+        "irregular": {**in_depth(), "depth": {**LAGGED, "method": "irregular", "update_probability": 0.5}},
+        "rates": {"depth": {**LAGGED, "method": "multi_rate", "update_periods": [1, 2]}, "stages": 2},
         "local": {"stages": 3, "depth": {"method": "local", "hidden": 8}},
         "delayed": {"stages": 3, "depth": {"method": "delayed", "lag": 1}, "optimizer": {"staleness": 0.5}},
         "delayed, newest weights": {"stages": 3, "depth": {"method": "delayed", "lag": 1, "stash": False}},
@@ -120,7 +123,7 @@ def runs(folder: Path) -> dict[str, Settings]:
                 "block_length": 3,
                 "sequence": 9,
             },
-            "depth": {**LAGGED, "clocks": [1, 3]},
+            "depth": {**LAGGED, "method": "multi_rate", "update_periods": [1, 3]},
         },
         # optimizers
         "adamw, cosine": {

@@ -103,8 +103,11 @@ class DataSet(Named, ABC):
         return None
 
     @property
-    def own_classes(self) -> int:
-        """Number of classes of the labels of the first stage's own task (`Window.own`); 0: no such task."""
+    def local_classes(self) -> int:
+        """Classes of the labels that the first stage has for a task of its own (`Window.local_labels`); 0: it has none.
+
+        The method in depth must learn them: refuse the others in `check`.
+        """
         return 0
 
     @property
@@ -141,11 +144,6 @@ class DataSet(Named, ABC):
             raise ConfigError(
                 f"data.sequence={self.sequence} is not a multiple of data.window={self.window}: "
                 f"set data.sequence={nearest}, say (or data.sequence=null)"
-            )
-        if self.own_classes and not run.depth.multi_rate:
-            raise ConfigError(
-                f"data={self.name} has a task of the first stage's own, whose gradient is added to that of its output, "
-                f"and depth={run.depth.name} does not support it: use depth=synthetic or depth=backprop"
             )
 
     def _check_no_time(self, run: Any) -> None:

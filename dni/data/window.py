@@ -14,7 +14,7 @@ class Window(NamedTuple):
     labels: Tensor  #: (B, T+L) int64: the T labels, then L more, IGNORED after the sequence's end; or (B,) for examples
     reset: Tensor  #: (B,) bool: a sequence starts with this window, from a fresh state
     done: Tensor  #: (B,) bool: a sequence ends with this window, so that its state is not used any more
-    own: Tensor | None = None  #: (B, 1) int64: labels of the first stage's own task, at the window's end
+    local_labels: Tensor | None = None  #: (B, 1) int64: labels of the first stage's own task, at the window's end
 
     @property
     def steps(self) -> int:

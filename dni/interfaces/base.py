@@ -10,8 +10,7 @@ the target gradient when it arrives later.
     DecoupledInterface   a predicted gradient, trained when its target arrives (`dni.interfaces.synthetic`)
     LocalInterface       the gradient of a local loss (`dni.interfaces.local`)
     DelayedInterface     the true gradient of an earlier window (`dni.interfaces.delayed`)
-    MultiRateInterface   wraps one of these where the next stage runs at some steps only (`dni.interfaces.wrapper`)
-    LocalObjective       wraps one of these and adds the gradient of a local loss (`dni.interfaces.local_objective`)
+    InterfaceWrapper     wraps one of these and changes some of it (`dni.interfaces.wrapper`)
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from dni.loss_function import Judgement
+from dni.metrics import FitMeter
 from dni.misuse import require_target
 
 
@@ -42,6 +42,9 @@ class Interface:
     #: True if the interface learns from a loss of its own in `gradient`, and not from targets.
     learns_when_asked = False
 
+    #: `gradient` returns a prediction, which a probe can compare with the exact gradient.
+    predicts = False
+
     #: Summed loss in nats and number of counted labels at the last step, if the interface measures them.
     measured: tuple[float, int] | None = None
 
@@ -52,8 +55,16 @@ class Interface:
     staleness = 0
 
     @property
-    def learner(self) -> nn.Module | None:
-        """The module that learns at this cut, whose weights a new run can start from; None: nothing learns."""
+    def learners(self) -> dict[str, nn.Module]:
+        """The modules that learn here and that a new run may start from.
+
+        By the place of their weights in `state_dict`, as keys joined by dots: "predictor", or "inner.predictor".
+        """
+        return {}
+
+    @property
+    def fit_meter(self) -> FitMeter | None:
+        """Sums over the whole run of how well a model fits its targets; None: the interface has no such model."""
         return None
 
     @property

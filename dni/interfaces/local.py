@@ -54,8 +54,8 @@ class LocalInterface(Interface):
         self._recent = FitMeter()
 
     @property
-    def learner(self) -> nn.Module:
-        return self.head
+    def learners(self) -> dict[str, nn.Module]:
+        return {"head": self.head}
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         """Return the exact dL/dvalue with the current head, for labels (B, T) or (B,), then update the head.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dni.errors import UsageError
 from dni.interfaces.base import Interface, ReadyStep
+from dni.metrics import FitMeter
 from dni.named_tensors import Value
 
 
@@ -28,11 +29,16 @@ class PerTensorInterface(Interface):
         self.inner = dict(inner)
         first = next(iter(self.inner.values()))
         self.targets_first, self.learns_when_asked = first.targets_first, first.learns_when_asked
+        self.predicts = first.predicts
 
     @property
-    def learner(self) -> nn.Module | None:
-        found = {name: each.learner for name, each in self.inner.items()}
-        return nn.ModuleDict({name: each for name, each in found.items() if each is not None}) or None
+    def learners(self) -> dict[str, nn.Module]:
+        return {f"{name}.{place}": each for name, one in self.inner.items() for place, each in one.learners.items()}
+
+    @property
+    def fit_meter(self) -> FitMeter | None:
+        meters = [each.fit_meter for each in self.inner.values()]
+        return next((meter for meter in meters if meter is not None), None)
 
     @property
     def ready(self) -> bool:

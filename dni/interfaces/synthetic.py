@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dni.errors import DivergedError, UsageError
 from dni.interfaces.base import Interface, ReadyStep
@@ -33,6 +33,8 @@ class DecoupledInterface(Interface):
             predictors with an immediate loss (`Predictor.known`): Adam ignores the scale of a single loss.
         expects: says whether the target of a step will arrive; other values are not kept. None: all will.
     """
+
+    predicts = True
 
     def __init__(
         self,
@@ -66,8 +68,12 @@ class DecoupledInterface(Interface):
         self._latest = 0  # the newest step
 
     @property
-    def learner(self) -> Predictor:
-        return self.predictor
+    def learners(self) -> dict[str, nn.Module]:
+        return {"predictor": self.predictor}
+
+    @property
+    def fit_meter(self) -> FitMeter:
+        return self.total
 
     @property
     def ready(self) -> bool:

@@ -25,7 +25,6 @@ class Local(DepthMethod):
     learning_rate: float = zero_or_more(3e-3)  # [rate] of the classifier's own Adam
 
     name: ClassVar[str] = "local"
-    skips_steps: ClassVar[bool] = True
     predicts: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
@@ -37,7 +36,7 @@ class Local(DepthMethod):
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         return Stage(module, optimizer, **{**settings, "first": True})  # no stage sends a gradient back
 
-    def learner(self, cut: CutContext) -> nn.Module | None:
+    def learners(self, cut: CutContext) -> dict[str, nn.Module]:
         if not cut.rows:
-            return None
-        return local_head(math.prod(cut.shape), cut.classes, self.hidden)
+            return {}
+        return {"head": local_head(math.prod(cut.shape), cut.classes, self.hidden)}

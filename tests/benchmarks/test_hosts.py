@@ -119,7 +119,7 @@ def test_closing_hosts_ends_their_processes() -> None:
         kept = subprocess.Popen(hosts.command(1, ["sleep", "1000"]))
         prefix = hosts._prefix
         assert [path.name for path in namespaces.NAMED.glob(f"{prefix}*")] != []
-        with pytest.raises(ValueError, match="host 2 is none of 0 to 1"):
+        with pytest.raises(ValueError, match="host 2 must be 0 to 1"):
             hosts.command(2, ["true"])
     assert kept.wait(10) == -signal.SIGKILL
     assert not alive(line_pid)

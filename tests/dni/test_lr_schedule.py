@@ -137,10 +137,10 @@ def test_longer_run_keeps_its_recorded_schedule(tmp_path: Path) -> None:
     with pytest.raises(ResumeError) as refused:
         launch(tiny(steps=12, optimizer=SCHEDULE, **first), tmp_path / "other")
     assert str(refused.value) == (
-        f"resume={tmp_path}/first: the cosine schedule was to end at step 10, as many as there were to be, and now "
-        "there are 12: add optimizer.schedule.decay_steps=12 to stretch it (step 11 is then taken at a rate of "
-        f"{expected(11, 12):g}), optimizer.schedule.decay_steps=10 to let it end there (from then on the rate is "
-        f"0.001), or begin a new one with its weights: start_from={tmp_path}/first instead of resume"
+        f"resume={tmp_path}/first: the cosine schedule was to end at step 10, the number of steps then, and now "
+        "there are 12: add optimizer.schedule.decay_steps=12 to stretch it (step 11 then uses a rate of "
+        f"{expected(11, 12):g}), optimizer.schedule.decay_steps=10 to let it end there (the rate is 0.001 from "
+        f"then on), or start a new run with these weights: start_from={tmp_path}/first instead of resume"
     )
     launch(tiny(steps=12, optimizer=ending(10), **first), tmp_path / "on")
     group = checkpoint.load(tmp_path / "on", 12, 0)["stage"]["optimizer"]["param_groups"][0]
@@ -160,10 +160,8 @@ def test_finished_run_resumes_with_a_longer_schedule(tmp_path: Path, caplog: pyt
     assert_same(parameters_of(tmp_path / "on", 2), trained)
     launch(tiny(**more, optimizer={**ending(10), "kind": "sgd"}), tmp_path / "ended")
     assert [message for message in caplog.messages if "schedule ends" in message] == [
-        f"the cosine schedule ends at step 14 now, not at 10: step 11 is taken at a rate of {expected(11, 14):g}, not "
-        "0.001",
-        "the cosine schedule ends at step 10, and the rate stays at 0.001: optimizer.schedule.decay_steps=14 stretches "
-        "it",
+        f"the cosine schedule ends at step 14 instead of 10: step 11 uses a rate of {expected(11, 14):g}, not 0.001",
+        "the cosine schedule ends at step 10 and stays at rate 0.001; optimizer.schedule.decay_steps=14 stretches it",
     ]
 
 

@@ -122,11 +122,14 @@ def test_a_resumed_command_replaces_optimizer_or_schedule(tmp_path: Path) -> Non
     [
         ({"_target_": f"{HERE}.Lion", "beta3": 1.0}, r"^optimizer\.beta3: Lion has no .* mean `optimizer\.beta1`"),
         ({"_target_": f"{HERE}.LionSteps"}, r"is no Optimizer: make it a subclass of dni\.optimizers\.Optimizer"),
-        ({"_target_": f"{HERE}.Half"}, r"Half cannot be used \(UsageError: .* does not update 8 of the 9 .*`build`$"),
+        ({"_target_": f"{HERE}.Half"}, r"Half cannot be used: the optimizer does not update 8 of the 9 .*`build`$"),
         ({"schedule": {**SCHEDULE, "peek": 2}}, r"^optimizer\.schedule\.peek: Triangle has no .*\.peak`"),
         ({"schedule": {"_target_": f"{HERE}.Lion"}}, r"is no LRSchedule: make it a subclass of dni\.lr_schedule\."),
-        ({"schedule": {"_target_": f"{HERE}.Plateau"}}, r"Plateau cannot be used \(TypeError: .*'metrics'.*`build`$"),
-        ({"schedule": {**SCHEDULE, "start": 0}}, r"Triangle cannot be used \(ValueError: Starting .*or its `build`$"),
+        ({"schedule": {"_target_": f"{HERE}.Plateau"}}, r"Plateau cannot be used: TypeError: .*'metrics'.*`build`$"),
+        (
+            {"schedule": {**SCHEDULE, "start": 0}},
+            r"Triangle cannot be used: ValueError: Starting .*\(.*, line \d+\); change its settings, or its `build`$",
+        ),
         ({"schedule": "cosine"}, r"^optimizer\.schedule=cosine names no class \(it is written optimizer/schedule=NAME"),
     ],
 )  # fmt: skip

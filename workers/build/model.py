@@ -1,4 +1,4 @@
-"""The model from the settings, cut into one part for each stage."""
+"""Build the model and split it into parts for the stages."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from dni.models.init import initialise
 from dni.precision import AutocastChain
 from dni.recurrent import Chain, Recurrent
 from dni.stages.partition import partition
-from workers.build.own_code import failures_named
+from workers.build.own_code import as_config_error
 from workers.build.traced import traced
 from workers.config.schema import Precision
 from workers.config.settings import Config
 
 
 def build_chains(config: Config) -> list[Chain]:
-    """The whole model from the seed, cut into its parts: one per stage, or several. Raises PartitionError, and
-    ConfigError for a model that cannot be built."""
+    """Build the whole model from the seed and split it into one part per stage, or several (`Config.parts`).
+
+    Raises PartitionError if it cannot be split, ConfigError if it cannot be built.
+    """
     chains = _partition(config, _whole(config))
     dtype = dtype_of(config)
     if dtype is None:
@@ -44,8 +46,8 @@ def _partition(config: Config, whole: nn.Sequential) -> list[Chain]:
         if config.parts == config.stages:
             raise
         each = config.parts // config.stages
-        asked = f"stages={config.stages} with depth.virtual_stages={each} make {config.parts} parts"
-        raise PartitionError(f"{asked}: {error}") from error
+        split = f"stages={config.stages} with depth.virtual_stages={each} make {config.parts} parts"
+        raise PartitionError(f"{split}: {error}") from error
 
 
 def _as_layers(config: Config, built: object) -> nn.Sequential:
@@ -70,9 +72,9 @@ def _whole(config: Config) -> nn.Sequential:
     if model.symbols is None or model.input_symbols is None:
         raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")
     torch.manual_seed(config.seed)
-    with failures_named(f"model={model.name} cannot be built"):
+    with as_config_error(f"model={model.name} cannot be built"):
         built = model.build(ModelContext(model.symbols, model.input_symbols, tuple(model.input_shape or ())))
     whole = _as_layers(config, built)
     if model.init is not InitKind.default:
-        initialise(whole, model.init.name)  # before it is cut: the same for any number of stages
+        initialise(whole, model.init.name)  # before the split, so that weights do not depend on the number of stages
     return whole

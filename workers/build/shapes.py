@@ -1,7 +1,6 @@
-"""What goes from stage to stage, found by running the model once: any model has its shapes known that way.
+"""Find the shapes of activations by running the model on one short example, which works for any model.
 
-It is run for real, on the CPU and on one short example: torch's meta device would load 80 MB of modules into every
-worker.
+The run is on the CPU: torch's meta device would load 80 MB of modules into every worker.
 """
 
 from __future__ import annotations
@@ -9,17 +8,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dni.errors import ConfigError, UsageError
+from dni.errors import ConfigError
 from dni.named_tensors import UNNAMED, Value, batch_of, named
 from dni.recurrent import Chain
 from workers.build.example import example, real_example
 from workers.build.model import build_chains
-from workers.build.own_code import failures_named
+from workers.build.own_code import as_config_error
 from workers.build.trace import is_traced
 from workers.comm.contents import Rows, TensorSpec
 from workers.config.settings import Config
 
-#: Steps of the example; a model must take windows of any length.
+#: Time steps of the example; a model must accept windows of any length.
 _STEPS = 2
 
 
@@ -80,11 +79,11 @@ def _rows(config: Config, leading: int) -> Rows:
 
 
 def refuse_misfit(config: Config) -> None:
-    """Raise ConfigError for a model whose layers do not go together, or whose answers are not what is asked for."""
+    """Raise ConfigError if the model's layers do not fit each other, or its outputs do not fit the labels."""
     model, data = config.model, config.data
     with torch.random.fork_rng(devices=[]):
         chains = build_chains(config)
-        carries = any(chain.initial_state(1) for chain in chains)
+        has_state = any(chain.initial_state(1) for chain in chains)
         start = real_example(config) if any(is_traced(c) for c in chains) else example(config, 1, _steps(config))
         output = _output(config, chains, start)
     if not isinstance(output, Tensor):
@@ -93,17 +92,17 @@ def refuse_misfit(config: Config) -> None:
             "alone"
         )
     shape = [*output.shape]
-    if carries != model.carries_state:
+    if has_state != model.carries_state:
         raise ConfigError(
-            f"model={model.name}: its layers {'do' if carries else 'do not'} carry state: write carries_state = "
-            f"{carries} in {type(model).__name__}"
+            f"model={model.name}: its layers {'do' if has_state else 'do not'} carry state: write carries_state = "
+            f"{has_state} in {type(model).__name__}"
         )
     steps = [1 if model.one_answer else start.shape[1]] if data.sequences else []
-    wanted = [len(start), *steps, model.symbols]
-    if shape != wanted:
+    expected = [len(start), *steps, model.symbols]
+    if shape != expected:
         raise ConfigError(
             f"model={model.name} gives scores of shape {shape} for an example of shape {[*start.shape]}, "
-            f"where data={data.name} needs {wanted}: its last layer must give a number for each of {model.symbols} "
+            f"where data={data.name} needs {expected}: its last layer must give a number for each of {model.symbols} "
             f"labels{' at every step' if steps and not model.one_answer else ''}"
         )
 
@@ -134,12 +133,9 @@ def _output(config: Config, chains: list[Chain], start: Tensor | None = None) ->
     """Return the output of the last of these parts. Raises ConfigError for one that cannot take its input."""
     x: Value = example(config, 1, _steps(config)) if start is None else start
     for chain in chains:
-        what = f"model={config.model.name}: {', '.join(chain._modules)} cannot take an input of shape {_shapes(x)}"
-        try:
-            with failures_named(what):
-                x, _ = chain.eval()(x, chain.initial_state(batch_of(x)))
-        except UsageError as error:
-            raise ConfigError(f"model={config.model.name}: {error}") from error
+        failed = f"model={config.model.name}: {', '.join(chain._modules)} cannot take an input of shape {_shapes(x)}"
+        with as_config_error(failed):
+            x, _ = chain.eval()(x, chain.initial_state(batch_of(x)))
     return x
 
 

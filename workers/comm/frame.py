@@ -68,7 +68,7 @@ class Frame:
     sequence: int = 0
     done_through: int = 0
     stage: int = 0  #: the sender's index
-    #: by role. Downstream: "value", "labels", "own", "reset", "done", "context", "index" (of a window in its validation
-    #: pass), "windows" and "last". Upstream: "gradient", "late" and "losses".
+    #: by role. Downstream: "value", "labels", "local_labels", "reset", "done", "context", "index" (of a window in its
+    #: validation pass), "windows" and "last". Upstream: "gradient", "late" and "losses".
     tensors: dict[str, Tensor] = field(default_factory=dict)
     handshake: Handshake | None = None  #: set if and only if `kind` is HANDSHAKE

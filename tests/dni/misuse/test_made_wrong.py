@@ -10,15 +10,14 @@ from torch import nn
 from dni import (
     DecoupledInterface,
     DelayedInterface,
-    InputInterface,
-    MultiRateInterface,
     Regressor,
     Stage,
     TrueInterface,
     UsageError,
 )
 from dni.errors import DniError
-from dni.interfaces.synthetic_input import symbol_inputs
+from dni.experimental.multi_rate import MultiRateInterface
+from dni.experimental.synthetic_input_interface import SyntheticInputInterface, symbol_inputs
 from dni.lr_schedule import Constant, start_schedule
 from dni.models import LSTM
 from tests.support.stages.small import sgd, stage
@@ -67,7 +66,9 @@ MADE_WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "warmup": (lambda: DecoupledInterface(Regressor(5), warmup=-1), "warmup=-1 must be 0 or more"),
     "edges": (lambda: DelayedInterface(0), "edges=0 must be 1 or more"),
     "every": (lambda: MultiRateInterface(TrueInterface(), 0), "every=0 must be 1 or more"),
-    "inputs' optimizer": (lambda: InputInterface(symbol_inputs(9, 5), sgd(nn.Linear(1, 1))), "not update 1 of the 1 "),
+    "inputs' optimizer": (
+        lambda: SyntheticInputInterface(symbol_inputs(9, 5), sgd(nn.Linear(1, 1))), "not update 1 of the 1 ",
+    ),
 }  # fmt: skip
 
 

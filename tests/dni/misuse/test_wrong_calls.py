@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni import Chain, LambdaReturnStage, Recurrent, Stage, StashingStage, UsageError
+from dni import Chain, Recurrent, Stage, StashingStage, UsageError
+from dni.experimental.lambda_return_stage import LambdaReturnStage
 from dni.models import GRU, LSTM
 from dni.recurrent import unpack
 from tests.support.stages.small import X, sgd, stage

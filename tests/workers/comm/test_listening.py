@@ -22,7 +22,7 @@ from workers.config.convert import to_plain
 from workers.config.settings import Config
 from workers.launch.cluster_environment import RankInfo
 from workers.launch.launcher import launch, launch_later_stage
-from workers.launch.store import meet
+from workers.launch.store import open_rendezvous
 from workers.launch.supervisor import Supervisor
 from workers.launch.threads import run_threads
 from workers.runtime.job import Job
@@ -120,12 +120,12 @@ def test_a_store_for_several_machines_listens_at_master_addr(
     for host, port in zip(("127.0.0.2", "0.0.0.0"), map(str, free_ports(2)), strict=True):
         monkeypatch.setenv("MASTER_ADDR", host)
         monkeypatch.setenv("MASTER_PORT", port)
-        previous = listening()
-        store = meet(rank_info, 5)
-        assert listening() - previous == {host}
+        before = listening()
+        store = open_rendezvous(rank_info, 5)
+        assert listening() - before == {host}
         with pytest.raises(ConfigError, match=f"cannot listen at MASTER_ADDR:MASTER_PORT, {host}:{port}"):
-            meet(rank_info, 5)
+            open_rendezvous(rank_info, 5)
         del store
     monkeypatch.setenv("MASTER_PORT", "http")
     with pytest.raises(ConfigError, match="MASTER_PORT=http in the environment must be a number"):
-        meet(rank_info, 5)
+        open_rendezvous(rank_info, 5)

@@ -161,7 +161,7 @@ def test_a_line_that_is_not_a_record_stops_the_first_stage(
     with record_file(tmp_path, 1).open("ab") as file:
         file.write(json.dumps({"kind": "train", "step": 1}).encode() + b"\n" + line)
     assert stop.wait(20)  # the first stage ends after the current step, then raises the error
-    with pytest.raises(WireError, match="stage 1 left a line that is no record: b'"):
+    with pytest.raises(WireError, match="stage 1 wrote a line that is not a record: b'"):
         follower.until_ended(20)
 
 

@@ -57,7 +57,7 @@ def test_unwritable_metrics_end_the_run_and_its_last_checkpoint_is_named(
     last = checkpoint.complete_steps(tmp_path / "run")[-1]
     assert re.fullmatch(
         rf"stage \d, step \d+: {tmp_path}/run/metrics\.jsonl: {TOO_LARGE}; last complete checkpoint: "
-        rf"{checkpoint.folder_of(tmp_path / 'run', last)}; go on with: dni-train resume={tmp_path}/run",
+        rf"{checkpoint.folder_of(tmp_path / 'run', last)}; resume with: dni-train resume={tmp_path}/run",
         str(refused.value),
     )
 

@@ -6,8 +6,6 @@ import math
 
 from dni.errors import ConfigError
 from workers.config.settings import Config
-from workers.config.validation.clocks import check_clocks
-from workers.config.validation.depth import check_inputs
 from workers.config.validation.launch import check_launch, check_links
 from workers.config.validation.pipelines import check_pipelines
 from workers.config.validation.ranges import check_numbers
@@ -18,8 +16,6 @@ def check(config: Config) -> None:
     check_numbers(config)
     for section in (config.model, config.data, config.loss):
         section.check(config)
-    check_clocks(config)
-    check_inputs(config)
     check_pipelines(config)
     check_launch(config)
     for part in (config.depth, config.time, config.predictor.depth, config.predictor.time, config.optimizer):

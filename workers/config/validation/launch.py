@@ -1,4 +1,4 @@
-"""The rules of how stages are started and linked."""
+"""Rules for the launch and the links of stages."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from workers.config.settings import Config
 
 
 def check_launch(config: Config) -> None:
-    """What is for stages that an outer engine has started. Raises ConfigError."""
+    """Refuse settings that need launch=external without it. Raises ConfigError."""
     if config.launch.mode is LaunchMode.external:
         return
     if config.run_id is not None:
         raise ConfigError(
-            f"run_id={config.run_id} names the folder of stages that an engine has started: use launch=external, or "
+            f"run_id={config.run_id} names the run folder of stages started by an engine: use launch=external, or "
             f"hydra.run.dir=outputs/{config.run_id} instead"
         )
     if config.transport.peers:
         raise ConfigError(
-            "transport.peers is for stages that an engine has started: use launch=external (or transport.peers=[])"
+            "transport.peers is for stages started by an engine: use launch=external (or transport.peers=[])"
         )
 
 
 def check_links(config: Config) -> None:
-    """Where stages listen, and who may listen to them. Raises ConfigError."""
+    """Refuse bind and peer addresses that cannot work, or that expose unencrypted links. Raises ConfigError."""
     if config.transport.peers:
         _check_peers(config)
     if config.transport.bind != AUTO:

@@ -1,4 +1,4 @@
-"""A stage with a task of its own beside what it sends on."""
+"""A local objective: a loss of the stage's own, beside the gradient of the value it sends on."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from dni.types import IGNORED
 
 
 class LocalObjective(InterfaceWrapper):
-    """The exact gradient of a loss of the stage's own, and what another interface says of the value that is sent on:
+    """The exact gradient of a loss of the stage's own, plus that of another interface at the same value:
 
         dL/dv = dL_own/dv + g(v),    L_own = -log softmax(W v + b)[y], summed over batch and time
 
-    as network A has them in the two-network experiment of Jaderberg et al. 2017, where v is its message to B and g the
-    synthetic gradient of it. The head W, b takes one step on the mean of L_own at the same step; where all labels are
-    IGNORED it stays as it is.
+    In the two-network experiment of Jaderberg et al. 2017, v is network A's message to B, and g its synthetic gradient.
+    The head W, b takes one step on the mean of L_own at the same step, unless all labels are IGNORED.
 
-    Labels are (B, S + L) for a value (B, S, D): first the S of the own task, then those that the value's interface
-    sees.
+    Labels are (B, S + L) for a value (B, S, D): first S labels of the stage's own task, then those of `inner`.
 
     Args:
-        inner: answers for the value that is sent on.
+        inner: returns g.
         features: D.
-        classes: of the own task.
+        classes: of the stage's own task.
         learning_rate: of the head's own Adam.
         device: where the head lives.
     """
@@ -49,21 +47,25 @@ class LocalObjective(InterfaceWrapper):
         self.head = nn.Linear(features, classes, device=device)
         self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
 
+    @property
+    def learners(self) -> dict[str, nn.Module]:
+        return {"head": self.head, **{f"inner.{place}": module for place, module in self.inner.learners.items()}}
+
     def ready_steps(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
-        own, _ = _parted(value, labels)
+        own, _ = _split(value, labels)
         return [ReadyStep(step, self.gradient(step, value, labels), own.numel())]
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
-        """The sum of both. Raises DivergedError if the own loss is not finite, ValueError without labels."""
+        """Return the sum. Raises DivergedError if the stage's own loss is not finite, ValueError without labels."""
         if labels is None:
-            raise ValueError("a task of its own needs the labels of its step")
-        own, others = _parted(value, labels)
+            raise ValueError("a local objective needs the labels of its step")
+        own, others = _split(value, labels)
         gradient, sent = self._learn(step, value, own), self.inner.gradient(step, value, others, done)
         return gradient if sent is None else gradient + sent.to(gradient.device)
 
     @torch.no_grad()
     def evaluation_outputs(self, value: Tensor, labels: Tensor) -> Judgement:
-        return CrossEntropy().judge(self.head(value), _parted(value, labels)[0])
+        return CrossEntropy().judge(self.head(value), _split(value, labels)[0])
 
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "head": self.head.state_dict(), "adam": self.optimizer.state_dict()}
@@ -74,7 +76,7 @@ class LocalObjective(InterfaceWrapper):
         self.optimizer.load_state_dict(state["adam"])
 
     def _learn(self, step: int, value: Tensor, labels: Tensor) -> Tensor:
-        """The exact dL_own/dv of today's head, and one update of the head after it."""
+        """Return the exact dL_own/dv, then update the head."""
         self.measured = None
         count = int((labels != IGNORED).sum())
         if not count:
@@ -91,5 +93,5 @@ class LocalObjective(InterfaceWrapper):
         return gradient
 
 
-def _parted(value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _split(value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return labels[:, : value.shape[1]], labels[:, value.shape[1] :]

@@ -12,16 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from dni.errors import DivergedError
+from dni.experimental.synthetic_input_interface import (
+    SyntheticInputInterface,
+    flat_inputs,
+    sequence_inputs,
+    symbol_inputs,
+)
 from dni.interfaces.base import Interface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.interfaces.synthetic_input import InputInterface, flat_inputs, sequence_inputs, symbol_inputs
 from dni.predictors.regressor import Regressor
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 
 
-def sgd(module: Chain, rate: float = 0.1, memory: int = 64) -> InputInterface:
-    return InputInterface(module, torch.optim.SGD(module.parameters(), rate), memory=memory)
+def sgd(module: Chain, rate: float = 0.1, memory: int = 64) -> SyntheticInputInterface:
+    return SyntheticInputInterface(module, torch.optim.SGD(module.parameters(), rate), memory=memory)
 
 
 def test_a_linear_model_takes_the_step_of_least_squares() -> None:
@@ -108,13 +113,13 @@ def test_targets_of_unknown_used_or_dropped_steps_are_ignored() -> None:
         inputs.target(3, h * torch.nan)
 
 
-def test_state_dict_continues_bit_for_bit() -> None:
-    def made() -> InputInterface:
+def test_it_goes_on_exactly_from_its_state() -> None:
+    def made() -> SyntheticInputInterface:
         torch.manual_seed(3)
         module = sequence_inputs(5, 3, hidden=4)
-        return InputInterface(module, torch.optim.Adam(module.parameters(), 0.1))
+        return SyntheticInputInterface(module, torch.optim.Adam(module.parameters(), 0.1))
 
-    def go_on(inputs: InputInterface) -> Tensor:
+    def go_on(inputs: SyntheticInputInterface) -> Tensor:
         inputs.target(2, torch.ones(2, 3, 3))
         return inputs.predict(3, torch.full((2, 3), 4))
 
@@ -158,7 +163,7 @@ class LinearNetwork:
         self.ends: list[Interface] = [self._decoupled(width) for width in widths[1:-1]]
         self.ends.append(SquaredLoss(y))
         models = [flat_inputs(widths[0], [width]) for width in widths[1:-1]]
-        self.inputs = [InputInterface(m, torch.optim.SGD(m.parameters(), 0.3), memory=1) for m in models]
+        self.inputs = [SyntheticInputInterface(m, torch.optim.SGD(m.parameters(), 0.3), memory=1) for m in models]
 
     def _decoupled(self, features: int) -> DecoupledInterface:
         predictor = Regressor(features, classes=len(self.x))

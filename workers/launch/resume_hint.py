@@ -1,4 +1,4 @@
-"""How a run that breaks ends: one line with the cause, the last checkpoint, and how to go on."""
+"""Add the last checkpoint and how to resume to the errors that end a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from workers.system.errors import as_refusal
 
 
 @contextmanager
-def refusals_in_a_run(run_dir: Path) -> Iterator[None]:
-    """What the system refuses inside is raised as SystemRefused or OutOfMemory that says how to go on."""
+def refusals_with_resume_hint(run_dir: Path) -> Iterator[None]:
+    """Raise errors of the operating system as SystemRefused or OutOfMemory with how to resume."""
     try:
         yield
     except (OSError, MemoryError, RuntimeError) as error:
@@ -24,8 +24,8 @@ def refusals_in_a_run(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def saying_how_to_go_on(run_dir: Path) -> Iterator[None]:
-    """Errors of the project inside, but for refused settings, say how to go on."""
+def with_resume_hint(run_dir: Path) -> Iterator[None]:
+    """Add how to resume to the project's errors, except ConfigError."""
     try:
         yield
     except ConfigError:

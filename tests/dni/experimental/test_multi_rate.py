@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dni.experimental.multi_rate import MultiRateInterface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.interfaces.wrapper import MultiRateInterface
 from dni.losses import summed_cross_entropy
 from dni.metrics import bits
 from dni.recurrent import Chain, reset_streams
@@ -21,58 +21,9 @@ from tests.workers.runtime.test_worker import STEPS, Line
 from workers.build.data import resolve
 from workers.build.model import build_chains
 from workers.cli.evaluate import main
-from workers.comm.frame import Frame, Kind
+from workers.comm.frame import Kind
 from workers.config.settings import Config
 from workers.launch.launcher import launch
-from workers.runtime.clock import Clock
-
-NO, YES = torch.tensor([False, False]), torch.tensor([True, False])
-
-
-def frame(kind: Kind, number: int, reset: Tensor = NO) -> Frame:
-    tensors = {"value": torch.zeros(1), "labels": torch.zeros(1), "reset": reset, "done": NO}
-    if kind is Kind.EVALUATE:
-        return Frame(kind, 77, tensors={**tensors, "index": torch.tensor(number)})
-    return Frame(kind, number, tensors=tensors)
-
-
-@pytest.mark.parametrize("kind", [Kind.STEP, Kind.EVALUATE])
-def test_the_schedule_of_three_stages(kind: Kind) -> None:
-    """Training counts steps; validation counts windows in its pass."""
-    clocks = [Clock.of([1, 2, 6], index) for index in range(3)]
-    ticks = [[n for n in range(1, 13) if clock.ticks(frame(kind, n))] for clock in clocks]
-    assert ticks == [[*range(1, 13)], [2, 4, 6, 8, 10, 12], [6, 12]]
-    sent = [[n for n in range(1, 13) if "value" in clock.passed(frame(kind, n), None)] for clock in clocks]
-    assert sent == [[2, 4, 6, 8, 10, 12], [6, 12], [*range(1, 13)]]
-    assert [clocks[1].count(step) for step in (2, 4, 6)] == [1, 2, 3]
-
-
-def test_without_clocks_frames_pass_unchanged() -> None:
-    clock, received = Clock.of([], 1), frame(Kind.STEP, 3)
-    assert clock.ticks(received)
-    assert clock.passed(received, NO) == {**received.tensors, "value": NO}
-
-
-def test_checkpoint_barriers_and_the_end_reach_every_stage() -> None:
-    clock = Clock(5, 10)
-    assert all(clock.ticks(Frame(kind, 3)) for kind in (Kind.CHECKPOINT, Kind.END))
-    assert clock.passed(Frame(Kind.CHECKPOINT, 3), None) == {}
-
-
-def test_a_reset_between_two_ticks_comes_with_the_next_and_is_saved() -> None:
-    """Stream 0 resets at step 4, stream 1 at step 5. Validation between them has separate resets."""
-    clock = Clock(3)
-    assert not clock.ticks(frame(Kind.STEP, 4, YES))
-    assert not clock.ticks(frame(Kind.EVALUATE, 1))
-    assert not clock.ticks(frame(Kind.STEP, 5, ~YES))
-    restored = Clock(3)
-    restored.load_state_dict(clock.state_dict())
-    for one in (clock, restored):
-        sixth, ninth = frame(Kind.STEP, 6), frame(Kind.STEP, 9)
-        assert one.ticks(sixth)
-        assert sixth.tensors["reset"].tolist() == [True, True]
-        assert one.ticks(ninth)
-        assert ninth.tensors["reset"].tolist() == [False, False]
 
 
 class Ticking:
@@ -115,8 +66,8 @@ class Ticking:
 
     def _forward(self, n: int, x: Tensor, reset: Tensor, states: list[State], waiting: list[Tensor]) -> Tensor | None:
         waiting[:] = [earlier | reset for earlier in waiting]
-        for k, (chain, clock) in enumerate(zip(self.chains, self.config.depth.clocks, strict=True)):
-            if n % clock:
+        for k, (chain, period) in enumerate(zip(self.chains, self.config.periods, strict=True)):
+            if n % period:
                 return None
             x, after = chain(x, reset_streams(states[k], waiting[k]))
             states[k] = tuple(s.detach() for s in after)
@@ -132,30 +83,30 @@ class Ticking:
         optimizer.zero_grad()
 
 
-def clocked(clocks: list[int], **changes: Any) -> Config:
-    depth = {"method": "backprop", "clocks": clocks, **changes.pop("depth", {})}
-    return tiny(**{"stages": len(clocks), "steps": 14, "depth": depth, "evaluate": {"windows": 5}, **changes})
+def multi_rate(periods: list[int], **changes: Any) -> Config:
+    depth = {"method": "multi_rate_backprop", "update_periods": periods, **changes.pop("depth", {})}
+    return tiny(**{"stages": len(periods), "steps": 14, "depth": depth, "evaluate": {"windows": 5}, **changes})
 
 
 @pytest.mark.parametrize(
-    ("clocks", "transport"), [([1, 2], "local"), ([1, 2], "grpc"), ([1, 1, 2], "local"), ([1, 2, 4], "local")]
+    ("periods", "transport"), [([1, 2], "local"), ([1, 2], "grpc"), ([1, 1, 2], "local"), ([1, 2, 4], "local")]
 )
-def test_locked_stages_equal_one_loop_bit_for_bit(clocks: list[int], transport: str, tmp_path: Path) -> None:
-    """Sequences have three windows, so that every other one begins between two ticks of a stage with clock 2."""
-    config = clocked(clocks, transport={"kind": transport})
+def test_locked_stages_equal_one_loop_bit_for_bit(periods: list[int], transport: str, tmp_path: Path) -> None:
+    """Sequences of three windows: every other one begins between two ticks of a stage with clock 2."""
+    config = multi_rate(periods, transport={"kind": transport})
     launch(config, tmp_path)
     loop = Ticking(config)
-    assert_same(loop.run(), parameters_of(tmp_path, len(clocks)))
+    assert_same(loop.run(), parameters_of(tmp_path, len(periods)))
     loss, accuracy, labels = loop.valid(5)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     last = [record for record in records if record["kind"] == "valid"][-1]
     assert (last["loss"], last["accuracy"]) == (pytest.approx(loss, rel=1e-6), accuracy)
-    assert labels == 5 // clocks[-1] * 4 * 6
+    assert labels == 5 // periods[-1] * 4 * 6
 
 
 def test_the_whole_validation_split_is_measured_at_the_ticks(tmp_path: Path) -> None:
     data = {"batch": 64, "window": 18, "sequence": 54}
-    config = clocked([1, 2], steps=3, data=data, evaluate={"windows": None})
+    config = multi_rate([1, 2], steps=3, data=data, evaluate={"windows": None})
     launch(config, tmp_path)
     assert main([str(tmp_path), "--split", "valid"]) == 0
     found = json.loads((tmp_path / "evaluation-valid.json").read_text())
@@ -166,11 +117,18 @@ def test_the_whole_validation_split_is_measured_at_the_ticks(tmp_path: Path) -> 
     assert (found["accuracy"], found["labels"]) == (accuracy, labels)
 
 
-def test_all_ones_is_the_same_as_no_clocks(tmp_path: Path) -> None:
-    depth = {"method": "synthetic", "lag": 1, "max_in_flight": 4}
-    for name, clocks in (("ones", [1, 1]), ("none", [])):
-        launch(tiny(stages=2, depth={**depth, "clocks": clocks}), tmp_path / name)
-    assert_same(*(parameters_of(tmp_path / name, 2) for name in ("ones", "none")))
+def test_all_ones_is_the_same_as_no_periods_and_as_synthetic(tmp_path: Path) -> None:
+    depth = {"lag": 1, "max_in_flight": 4}
+    methods: dict[str, dict[str, Any]] = {
+        "ones": {"method": "multi_rate", "update_periods": [1, 1]},
+        "none": {"method": "multi_rate"},
+        "synthetic": {"method": "synthetic"},
+    }
+    for name, method in methods.items():
+        launch(tiny(stages=2, depth={**depth, **method}), tmp_path / name)
+    ones, none, synthetic = (parameters_of(tmp_path / name, 2) for name in methods)
+    assert_same(ones, synthetic)
+    assert_same(none, synthetic)
 
 
 def updates(line: Line) -> list[int]:
@@ -179,10 +137,10 @@ def updates(line: Line) -> list[int]:
     return [interface.updates for interface in inner if isinstance(interface, DecoupledInterface)]
 
 
-@pytest.mark.parametrize("method", ["synthetic", "backprop"])
+@pytest.mark.parametrize("method", ["multi_rate", "multi_rate_backprop"])
 def test_nothing_is_sent_between_ticks(method: str, tmp_path: Path) -> None:
-    """Neither values nor gradients are sent, but every frame is acknowledged."""
-    depth = {"method": method, "max_in_flight": 4, "clocks": [1, 2, 6]}
+    """Neither values nor gradients; every frame is acknowledged all the same."""
+    depth = {"method": method, "max_in_flight": 4, "update_periods": [1, 2, 6]}
     line = Line(tmp_path, depth=depth, evaluate={"every": None, "windows": 7})
     line.run()
     trained = [[step for kind, step in end.values if kind is Kind.STEP] for end in line.downward]
@@ -194,23 +152,23 @@ def test_nothing_is_sent_between_ticks(method: str, tmp_path: Path) -> None:
         assert [step for kind, step in below.sent if kind is Kind.STEP] == list(range(1, STEPS + 1))
         assert len(below.sent) == len(above.sent)
     assert line.in_flight() == [0, 0]
-    if method == "synthetic":
+    if method == "multi_rate":
         assert updates(line) == [6, 2]
 
 
 @pytest.mark.parametrize(("lag", "used"), [(1, [6, 2]), (3, [5, 1])])
 def test_a_lag_counts_steps(lag: int, used: list[int], tmp_path: Path) -> None:
-    """Of the targets of ticks 2, 4, ..., 12 in 13 steps, those up to step 13 - lag are used."""
-    depth = {"method": "synthetic", "max_in_flight": 4, "lag": lag, "clocks": [1, 2, 6]}
+    """Of ticks at 2, 4 ... and 12 steps in all and one more, those up to step 13 - lag are used."""
+    depth = {"method": "multi_rate", "max_in_flight": 4, "lag": lag, "update_periods": [1, 2, 6]}
     line = Line(tmp_path, steps=13, depth=depth)
     line.run()
     assert updates(line) == used
 
 
-@pytest.mark.parametrize(("method", "lag"), [("synthetic", 3), ("backprop", None)])
+@pytest.mark.parametrize(("method", "lag"), [("multi_rate", 3), ("multi_rate_backprop", None)])
 def test_a_run_resumed_between_ticks_equals_one_that_went_on(method: str, lag: int | None, tmp_path: Path) -> None:
     def config(every: int | None, **more: Any) -> Config:
-        return clocked(
+        return multi_rate(
             [1, 2, 4], steps=13, evaluate={"every": None, "windows": 1},
             depth={"method": method, "max_in_flight": 4, "lag": lag},
             time={"method": "lambda_return", "horizon": 2, "lambda_": 0},

@@ -1,7 +1,7 @@
-"""Models of what the previous stage will send, from the data: with them a stage waits for nobody's forward pass.
+"""Predict the output of the previous stage from the data, so that a stage need not wait for its forward pass.
 
 A model is a `Chain` from a window of data to the activation: (B, T) integers to (B, T, D), or (B, ...) to (B, D) or
-(B, C, H, W). The last layer of each starts at zero, so that an untrained one predicts zeros.
+(B, C, H, W). Its last layer starts at zero, so an untrained model predicts zeros.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.errors import DivergedError
+from dni.interfaces.input import InputInterface
 from dni.losses import squared_distance
 from dni.misuse import refuse_below, refuse_device, refuse_optimizer, require_target
 from dni.models import Gru, ModelContext
@@ -24,21 +25,21 @@ from dni.types import State
 
 
 def symbol_inputs(symbols: int, features: int) -> Chain:
-    """A row of D = `features` numbers per symbol: all there is to know of stages that carry no state."""
+    """Build a table with a row of D = `features` numbers per symbol, for previous stages without state."""
     table = nn.Embedding(symbols, features)
     nn.init.zeros_(table.weight)
     return Chain(OrderedDict(table=table))
 
 
 def sequence_inputs(symbols: int, features: int, hidden: int) -> Chain:
-    """An embedding, a GRU of `hidden` units and a linear layer, for stages that carry state: so does this."""
+    """Build an embedding, a GRU of `hidden` units and a linear layer, for previous stages that carry state."""
     chain = Gru(units=hidden, layers=1).build(ModelContext(features, symbols))
     _zero(chain[-1])
     return chain
 
 
 def flat_inputs(inputs: int, shape: Sequence[int], hidden: int = 0) -> Chain:
-    """h = W2 relu(W1 x + b1) + b2, or W x + b without hidden units, of x flattened to `inputs` numbers."""
+    """Build W2 relu(W1 x + b1) + b2, or W x + b without hidden units, of x flattened to `inputs` numbers."""
     named: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     if hidden:
         named |= {"first": nn.Linear(inputs, hidden), "relu": nn.ReLU()}
@@ -49,7 +50,7 @@ def flat_inputs(inputs: int, shape: Sequence[int], hidden: int = 0) -> Chain:
 
 @dataclass
 class PendingInput:
-    """A window that a prediction was made for, and the state of the model that entered it."""
+    """A window with a prediction, and the state of the model that entered it."""
 
     data: Tensor
     entered: State
@@ -64,24 +65,24 @@ class InputMeter:
     variation: float = 0.0  #: squared distance of the targets to their mean row, as the loss: per row
 
     def means(self) -> dict[str, float | None]:
-        """`input_loss`, and `input_r2` = 1 - loss / variation: 0 for the mean row, 1 for what came; None: unknown."""
+        """Return `input_loss`, and `input_r2` = 1 - loss / variation: 0 for the mean row, 1 if exact; None: unknown."""
         loss = self.loss / self.updates if self.updates else None
         return {"input_loss": loss, "input_r2": 1 - self.loss / self.variation if self.variation else None}
 
 
-class InputInterface:
+class SyntheticInputInterface(InputInterface):
     """A synthetic input now; one regression step of its model when the previous stage's output h_t arrives:
 
         h^_t = I(x_t),    min |I(x_t) - h_t|^2 (summed over features, averaged over rows)
 
-    This is the complete unlock of Jaderberg et al. 2017, section 3.3. There h_t was computed by the previous stage from
-    a synthetic input of its own: as with synthetic gradients, targets are bootstrapped, and become true from the first
-    stage on, the only one that sees the data itself.
+    This is the complete unlock of Jaderberg et al. 2017, section 3.3. The previous stage computed h_t from a
+    synthetic input of its own. As with synthetic gradients, targets are bootstrapped; they become true from the first
+    stage on, which reads the data itself.
 
     Args:
         module: I.
         optimizer: updates the module's parameters.
-        memory: how many windows are remembered; the oldest is given up for a newer one.
+        memory: number of windows that are kept; the oldest is dropped for a newer one.
         device: where the module lives.
     """
 
@@ -100,11 +101,10 @@ class InputInterface:
         self.device = torch.device(device)
         self.recent = InputMeter()
         self._state: State | None = None
-        self._asked: dict[int, PendingInput] = {}
+        self._pending: dict[int, PendingInput] = {}
 
     @torch.no_grad()
     def predict(self, step: int, data: Tensor, reset: Tensor | None = None) -> Tensor:
-        """The synthetic input of `step`; `reset` (B,) bool marks streams whose sequence starts with this window."""
         x = data.to(self.device)
         state = self._state
         if state is None or any(s.shape[-2] != len(x) for s in state):
@@ -112,20 +112,17 @@ class InputInterface:
         entered = reset_streams(state, None if reset is None else reset.to(self.device))
         value: Tensor
         value, self._state = self.module(x, entered)
-        self._asked[step] = PendingInput(x, entered)
-        while len(self._asked) > self.memory:
-            del self._asked[min(self._asked)]
+        self._pending[step] = PendingInput(x, entered)
+        while len(self._pending) > self.memory:
+            del self._pending[min(self._pending)]
         return value
 
     def target(self, step: int, value: Tensor) -> None:
-        """Fit the model to what came for `step`; one that is unknown, used or given up is ignored.
-
-        Raises DivergedError if the loss is not finite.
-        """
-        asked = self._asked.pop(step, None)
-        if asked is None:
+        """Fit the model to the input that has arrived. Raises DivergedError if the loss is not finite."""
+        pending = self._pending.pop(step, None)
+        if pending is None:
             return
-        prediction, _ = self.module(asked.data, asked.entered)
+        prediction, _ = self.module(pending.data, pending.entered)
         require_target(step, value, prediction)
         wanted = _rows(value.to(self.device))
         loss = squared_distance(_rows(prediction), wanted)
@@ -135,26 +132,24 @@ class InputInterface:
         self._measure(step, loss.item(), squared_distance(wanted.mean(0, keepdim=True), wanted).item())
 
     def take_recent(self) -> dict[str, float | None]:
-        """`input_loss` and `input_r2` of the updates since the last call."""
+        """Return `input_loss` and `input_r2` of the updates since the last call."""
         recent, self.recent = self.recent, InputMeter()
         return recent.means()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on exactly here."""
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": None if self._state is None else list(self._state),
-            "asked": {step: {"data": a.data, "entered": list(a.entered)} for step, a in self._asked.items()},
+            "asked": {step: {"data": a.data, "entered": list(a.entered)} for step, a in self._pending.items()},
             "recent": {**vars(self.recent)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._state = None if state["state"] is None else self._moved(state["state"])
-        self._asked = {
+        self._pending = {
             step: PendingInput(a["data"].to(self.device), self._moved(a["entered"]))
             for step, a in state["asked"].items()
         }
@@ -172,7 +167,7 @@ class InputInterface:
 
 
 def _rows(value: Tensor) -> Tensor:
-    """(rows, features): of a sequence (B, T, D) a row per time step, of anything else one per example."""
+    """Return (rows, features): a row per time step of a sequence (B, T, D), else one per example."""
     return value.flatten(0, 1) if value.dim() == 3 else value.flatten(1)
 
 

@@ -1,4 +1,4 @@
-"""Targets in depth that are mixed with the true gradient, and sent back once it has come all the way."""
+"""The stage of lambda-returns in depth: it sends a target back when its own target has arrived."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from dni.stages.recompute import RecomputingStage, SavedWindow
 
 @dataclass
 class UsedWindow(SavedWindow):
-    """A window that was learned from, and the gradients it was learned with."""
+    """A window that was learned from, and the gradients that were used."""
 
     output_gradient: Tensor | None = None
     state_gradient: Tensor | None = None
 
 
 class LambdaReturnStage(RecomputingStage):
-    """Learns from a window at once, with a predicted gradient g, and answers when the target G of its output is here:
+    """Learns from a window at once, with a predicted gradient g, and replies when the target G of its output arrives:
 
         G_in(s) = J(s)^T [(1 - m) g(s) + m G(s)] + S(s)^T h(s),    J = d output / d input,    S = d state / d input
 
-    h is the gradient of the leaving state that was used at step s, J and S are those of today's parameters. These are
-    the lambda-returns of BP(lambda) (Pemberton and Costa 2024, arXiv 2401.07044) along the depth of a network, where
-    G(s) is what the next stage answered in its turn and the last stage's answer is exact: m = 0 bootstraps in every cut
+    h is the gradient of the leaving state that was used at step s; J and S are of the current parameters. These are the
+    lambda-returns of BP(lambda) (Pemberton and Costa 2024, arXiv 2401.07044) along the depth of a network, where
+    G(s) is the reply of the next stage and the last stage's reply is exact: m = 0 bootstraps in every cut
     (Jaderberg et al. 2017); with m = 1 the true gradient comes all the way back, exact if parameters stand still.
 
     `backward` finds no gradient of the input. A window costs its input while it waits, then one more forward pass and
@@ -52,10 +52,10 @@ class LambdaReturnStage(RecomputingStage):
         super().__init__(module, optimizer, **{**settings, "first": True})
         self.mix, self.memory = mix, memory
         self._windows: dict[int, UsedWindow] = {}
-        self._arrived: dict[int, Tensor] = {}  # targets of windows that wait
+        self._arrived: dict[int, Tensor] = {}  # targets of kept windows
 
     def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
-        """As `Stage.forward`; what the window was run on is kept under its step."""
+        """As `Stage.forward`; keep the inputs of the window under its step."""
         self._windows[step] = UsedWindow(**self._remember(activation, reset))
         while len(self._windows) > self.memory:
             given_up = min(self._windows)
@@ -64,19 +64,19 @@ class LambdaReturnStage(RecomputingStage):
         return super().forward(activation, reset, step)
 
     def backward(self, output: Tensor | None, state: Tensor | None = None, step: int = 0) -> Gradients:
-        """As `Stage.backward`; the gradients are kept with the window."""
+        """As `Stage.backward`; keep the gradients with the window."""
         if step not in self._windows:
             raise UsageError(f"no window of step {step} was run: give forward and backward the same step")
         self._windows[step].output_gradient, self._windows[step].state_gradient = output, state
         return super().backward(output, state, step)
 
     def on_target(self, step: int, target: Tensor) -> None:
-        """The target of the output of a step is here; of a step that is answered or given up it is ignored."""
+        """Keep the target of the output of a step. Ignore it if the step has its reply or was given up."""
         if step in self._windows:
             self._arrived[step] = target
 
     def ready_replies(self) -> list[Reply]:
-        """What to answer now, between two windows: of the oldest that have been told, two at most."""
+        """Return the replies to send now: of the oldest windows whose targets have arrived, at most two."""
         return [Reply(step, self._reply(step)) for step in sorted(self._arrived)[:AT_ONCE]]
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class LambdaReturnStage(RecomputingStage):
     def _reply(self, step: int) -> Tensor:
         window, target = self._windows.pop(step), self._arrived.pop(step).to(self.device)
         used = torch.zeros_like(target) if window.output_gradient is None else window.output_gradient.to(self.device)
-        self.first = False  # this time the gradient of the input is wanted
+        self.first = False  # the gradient of the input is needed here
         self._run_again(window)
         self.first = True
         gradient = self._to_input(torch.lerp(used, target, self.mix), window.state_gradient)
@@ -99,7 +99,7 @@ class LambdaReturnStage(RecomputingStage):
         return gradient
 
     def _to_input(self, output: Tensor, state: Tensor | None) -> Tensor:
-        """Back through the graph that was made last; parameter gradients are left alone."""
+        """Go back through the newest graph to its input, without a change to parameter gradients."""
         graph, self._graph = self._graph, None
         assert graph is not None
         assert graph.input is not None

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dni.experimental.lambda_return_stage import LambdaReturnStage
 from dni.losses import summed_cross_entropy
 from dni.recurrent import pack, reset_streams
-from dni.stages.lambda_return import LambdaReturnStage
 from tests.support.runs import assert_same, parameters_of, tiny
 from tests.workers.runtime.test_worker import STEPS, Line, late, lost, twice
 from workers.build.data import resolve

@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from dni.errors import DivergedError
+from dni.experimental.local_objective import LocalObjective
+from dni.experimental.multi_rate import MultiRateInterface
 from dni.interfaces.base import TrueInterface, ZeroInterface
-from dni.interfaces.local_objective import LocalObjective
 from dni.interfaces.loss import LossInterface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.interfaces.wrapper import MultiRateInterface
 from dni.predictors.regressor import Regressor
 from dni.types import IGNORED
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dni.experimental.lambda_return_stage import LambdaReturnStage
 from dni.models import LSTM
 from dni.recurrent import Chain
 from dni.stages.base import Stage
-from dni.stages.lambda_return import LambdaReturnStage
 from tests.support.runs import assert_same
 from tests.support.stages.optimizer import sgd
 

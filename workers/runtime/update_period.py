@@ -1,7 +1,8 @@
-"""At which steps a stage works, and at which the next one does."""
+"""The steps at which a stage works, and those at which the next one does."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,30 +12,32 @@ from dni.named_tensors import Value
 from workers.comm.frame import Frame, Kind
 from workers.comm.roles import VALUE, frame_tensors, without
 
-#: Of a frame that the next stage only acknowledges.
+#: Tensors of a frame that the next stage only acknowledges.
 _BETWEEN = ("reset", "done", "index")
 
 
 @dataclass
-class Clock:
-    """A stage ticks at the training steps, and at the windows of a validation pass, that are multiples of `every`.
+class UpdatePeriod:
+    """A stage works at the training steps, and at the windows of a validation pass, that are multiples of `every`.
 
-    At the others it only passes the frame on and acknowledges it. A sequence that begins between two ticks begins for
-    it at the next one.
+    At the others it only passes the frame on and acknowledges it. A sequence that begins between two of its steps
+    begins at the next one.
     """
 
     every: int = 1
-    following: int = 1  #: of the next stage, a multiple
-    resets: dict[Kind, Tensor] = field(default_factory=dict)  #: (B,) bool, by kind of window: since the last tick
+    following: int = 1  #: period of the next stage, a multiple of `every`
+    resets: dict[Kind, Tensor] = field(
+        default_factory=dict
+    )  #: (B,) bool, since this stage worked last, by kind of frame
 
     @staticmethod
-    def of(clocks: list[int], index: int) -> Clock:
-        """That of stage `index`, from all; none at all: every stage ticks at every step."""
-        every, following, *_ = [*clocks[index:], 1, 1]
-        return Clock(every, following)
+    def of(periods: Sequence[int], index: int) -> UpdatePeriod:
+        """Return that of stage `index`, from the periods of all stages."""
+        every, following, *_ = [*periods[index:], 1]
+        return UpdatePeriod(every, following)
 
-    def ticks(self, frame: Frame) -> bool:
-        """Whether the stage works at this frame, which then has the resets since the last tick. Ask once a frame."""
+    def works(self, frame: Frame) -> bool:
+        """Return whether the stage works at this frame; if so, add the earlier resets to it. Call once per frame."""
         if self.every == 1 or frame.kind not in (Kind.STEP, Kind.EVALUATE):
             return True
         reset, earlier = frame.tensors["reset"], self.resets.pop(frame.kind, None)
@@ -47,7 +50,7 @@ class Clock:
         return True
 
     def passed(self, frame: Frame, output: Value | None) -> dict[str, Tensor]:
-        """What goes on to the next stage: with the output, and labels, only where that one ticks."""
+        """Return the tensors for the next stage, with output and labels only if that stage works at this frame."""
         windows = frame.kind in (Kind.STEP, Kind.EVALUATE)
         if windows and self.following > 1 and _number(frame) % self.following:
             return {name: frame.tensors[name] for name in _BETWEEN if name in frame.tensors}
@@ -56,11 +59,11 @@ class Clock:
         return {**without(VALUE, frame.tensors), **frame_tensors(VALUE, output)}
 
     def count(self, step: int) -> int:
-        """The number of the tick at a step: where nothing is done between, the one before it came a tick earlier."""
+        """Return the number of steps at which the stage has worked, up to and including this one."""
         return step // self.every
 
     def state_dict(self) -> dict[str, Any]:
-        """The resets of training: a validation pass is never under way at a mark."""
+        """Return the resets of training. No validation pass is under way at a checkpoint barrier."""
         return {"resets": self.resets.get(Kind.STEP)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -69,5 +72,5 @@ class Clock:
 
 
 def _number(frame: Frame) -> int:
-    """Of a training step, or of a window in its validation pass, from 1."""
+    """Return the number of a training step, or of a window in its validation pass, from 1."""
     return frame.step if frame.kind is Kind.STEP else int(frame.tensors["index"])

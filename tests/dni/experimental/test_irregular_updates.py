@@ -1,4 +1,4 @@
-"""Stages that update at random steps: `depth.update_probability`."""
+"""Stages that update at random steps: `depth=irregular`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from workers.config.settings import Config
 from workers.launch.launcher import launch
 
 
-def test_draws_have_their_probability_and_depend_on_every_part_of_the_key() -> None:
-    """Of 4000 draws with p = 0.3 the share is within four standard deviations, 4 sqrt(p (1 - p) / 4000)."""
+def test_draws_have_their_probability_and_depend_on_seed_stage_and_step() -> None:
+    """The share of 4000 draws with p = 0.3 is within four standard deviations, 4 sqrt(p (1 - p) / 4000)."""
     draws = [[happens(0.3, 7, stage, step) for step in range(1, 4001)] for stage in (0, 1)]
     for of_stage in draws:
         assert sum(of_stage) / 4000 == pytest.approx(0.3, abs=4 * (0.3 * 0.7 / 4000) ** 0.5)
@@ -42,7 +42,7 @@ def test_draws_have_their_probability_and_depend_on_every_part_of_the_key() -> N
     assert all(happens(1.0, 7, 0, step) for step in range(100))
 
 
-def test_a_decoupled_interface_remembers_only_values_whose_target_will_come() -> None:
+def test_a_decoupled_interface_keeps_only_values_that_will_get_a_target() -> None:
     interface = DecoupledInterface(Regressor(2), memory=3, expects=lambda step: step % 3 == 0)
     for step in range(1, 14):
         value, labels = torch.full((1, 2), float(step)), torch.zeros(1, dtype=torch.long)
@@ -53,11 +53,11 @@ def test_a_decoupled_interface_remembers_only_values_whose_target_will_come() ->
     assert list(interface.state_dict()["sent"]) == ["6", "9", "12"]
     interface.target(11, torch.ones(1, 2))
     assert interface.updates == 0
-    interface.target(12, torch.ones(1, 2))  # the value was skipped, but the next stage went back
+    interface.target(12, torch.ones(1, 2))  # this stage skipped the step, but the next one did not
     assert interface.updates == 1
 
 
-def test_the_last_stage_measures_the_loss_of_steps_that_it_leaves_out() -> None:
+def test_the_last_stage_measures_the_loss_of_skipped_steps() -> None:
     scores, labels = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([0, IGNORED])
     loss = LossInterface()
     assert loss.on_skip(1, scores, labels) == []
@@ -66,15 +66,15 @@ def test_the_last_stage_measures_the_loss_of_steps_that_it_leaves_out() -> None:
 
 
 def irregular(**changes: Any) -> dict[str, Any]:
-    return {"depth": {"max_in_flight": 4, "lag": 2, "update_probability": 0.5, **changes}}
+    return {"depth": {"method": "irregular", "max_in_flight": 4, "lag": 2, "update_probability": 0.5, **changes}}
 
 
-def drawn(config: Config, stage: int, last: int = STEPS) -> list[int]:
-    """The steps up to `last` at which a stage goes back."""
+def updated_steps(config: Config, stage: int, last: int = STEPS) -> list[int]:
+    """Return the steps up to `last` at which a stage updates."""
     return [step for step in range(1, last + 1) if goes_back(config, stage, step)]
 
 
-def test_each_stage_goes_back_at_steps_of_its_own_and_the_one_before_learns_from_those(tmp_path: Path) -> None:
+def test_each_stage_updates_at_its_own_steps_and_the_previous_one_gets_those_targets(tmp_path: Path) -> None:
     line = Line(tmp_path, **irregular(), seed=1)
     config = tiny(seed=1, **irregular())
     moved: list[list[int]] = [[], [], []]
@@ -88,37 +88,39 @@ def test_each_stage_goes_back_at_steps_of_its_own_and_the_one_before_learns_from
 
         worker.stage.update = noted  # type: ignore[method-assign]
     line.run()
-    assert moved == [drawn(config, stage) for stage in range(3)]
+    assert moved == [updated_steps(config, stage) for stage in range(3)]
     assert len({tuple(steps) for steps in moved}) == 3
     for stage, end in enumerate(line.upward, 1):
         answers = [pair for pair in end.sent if pair[1] <= STEPS][:STEPS]
-        assert [step for kind, step in answers if kind is Kind.GRADIENT] == drawn(config, stage)
+        assert [step for kind, step in answers if kind is Kind.GRADIENT] == updated_steps(config, stage)
         assert [step for _, step in answers] == list(range(1, STEPS + 1))
-    assert line.updates() == [len(drawn(config, stage, STEPS - 2)) for stage in (1, 2)]
+    assert line.updates() == [len(updated_steps(config, stage, STEPS - 2)) for stage in (1, 2)]
     assert line.in_flight() == [0, 0]
 
 
-def test_the_source_of_the_data_hears_the_loss_of_every_step(tmp_path: Path) -> None:
-    """A curriculum counts the losses of all windows of a sequence. Over each of two edges they take lag + 1 steps."""
+def test_the_first_stage_receives_the_loss_of_every_step(tmp_path: Path) -> None:
+    """A curriculum needs the losses of all windows. Each of the two edges delays them by lag + 1 steps."""
     line = Line(tmp_path, **irregular(update_probability=0.2), data={"kind": "copy", "sequence": None})
-    heard: list[Loss] = []
+    received: list[Loss] = []
     finish = line.workers[0].upstream.finish
 
     def listening(frame: Any, gradient: Any = None, losses: Any = (), **more: Any) -> None:
-        heard.extend(losses)
+        received.extend(losses)
         finish(frame, gradient, losses, **more)
 
     line.workers[0].upstream.finish = listening  # type: ignore[method-assign]
     line.run()
-    assert [loss.step for loss in heard] == list(range(1, STEPS + 1 - 2 * 3))
+    assert [loss.step for loss in received] == list(range(1, STEPS + 1 - 2 * 3))
 
 
 def test_steps_that_are_left_out_run_forward_and_count_for_nothing(tmp_path: Path) -> None:
     """Against a loop that runs every window and steps at the drawn ones; two of them make an optimizer step."""
-    config, opened = resolve(tiny(stages=1, steps=14, optimizer={"accumulate": 2}, depth={"update_probability": 0.4}))
+    config, opened = resolve(
+        tiny(stages=1, steps=14, optimizer={"accumulate": 2}, depth={"method": "irregular", "update_probability": 0.4})
+    )
     (whole,) = build_chains(config)
     optimizer, state = config.optimizer.build(whole.parameters()), whole.initial_state(config.data.batch)
-    gathered = 0
+    accumulated = 0
     for step in range(1, config.steps + 1):
         window = opened.train.next()
         scores, after = whole(window.inputs, reset_streams(state, window.reset))
@@ -126,19 +128,19 @@ def test_steps_that_are_left_out_run_forward_and_count_for_nothing(tmp_path: Pat
         if not happens(0.4, config.seed, 0, step):
             continue
         (summed_cross_entropy(scores, window.labels) / (2 * window.labels.numel())).backward()
-        gathered += 1
-        if gathered == 2:
+        accumulated += 1
+        if accumulated == 2:
             nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            gathered = 0
+            accumulated = 0
     launch(config, tmp_path)
     found = parameters_of(tmp_path, 1)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(found[name], value)
 
 
-@pytest.mark.parametrize("method", ["synthetic", "local"])
+@pytest.mark.parametrize("method", ["irregular", "irregular_local"])
 def test_a_resumed_run_draws_as_one_that_went_on(method: str, tmp_path: Path) -> None:
     def config(every: int | None, **more: Any) -> Config:
         return tiny(
