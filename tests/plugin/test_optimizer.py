@@ -72,7 +72,7 @@ def test_trains_in_processes_and_resumes(tmp_path: Path) -> None:
 def test_schedule_can_be_stretched(tmp_path: Path) -> None:
     launch(tiny(**BACKPROP, optimizer=OWN), tmp_path / "first")
     more: dict[str, Any] = {**BACKPROP, "steps": 14, "resume": str(tmp_path / "first")}
-    with pytest.raises(ResumeError, match=r"the Triangle schedule was to end at step 10.*at a rate of 0\.00727273\)"):
+    with pytest.raises(ResumeError, match=r"the Triangle schedule was to end at step 10.*uses a rate of 0\.00727273\)"):
         launch(tiny(**more, optimizer=OWN), tmp_path / "refused")
     stretched = {**OWN, "schedule": {**SCHEDULE, "decay_steps": 14}}
     launch(tiny(**more, optimizer=stretched), tmp_path / "on")

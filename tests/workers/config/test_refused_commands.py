@@ -33,9 +33,14 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("nosuch=1", r"Could not override 'nosuch'.*dni-train --cfg job"),
         ("+nosuch=1", r"Key 'nosuch' not in 'Config'.*dni-train --cfg job"),
         ("depth.nosuch=1", r"Could not override 'depth\.nosuch'.*dni-train --cfg job"),
-        ("+depth.nosuch=1", r"depth\.nosuch: Synthetic has no such setting; it has: max_in_flight, lag, inputs, "),
+        ("+depth.nosuch=1", r"depth\.nosuch: Synthetic has no such setting; it has: max_in_flight, lag$"),
         ("depth.method=local", r"Could not override 'depth\.method'.* \(it is written depth=NAME, or depth\._target_="),
         ("time.method=full", r"Could not override 'time\.method'.* \(it is written time=NAME, or time\._target_="),
+        ("depth.inputs=synthetic", r"\(it is written depth=synthetic_inputs now\)"),
+        ("depth.clocks=[1,2]", r"\(it is written depth=multi_rate depth\.update_periods=\[1,2\]"),
+        ("depth.update_probability=0.5", r"\(it is written depth=irregular depth\.update_probability=P now\)"),
+        ("predictor.inputs.hidden=9", r"\(it is written depth=synthetic_inputs depth\.input_hidden=UNITS now\)"),
+        ("predictor.inputs.learning_rate=1", r"\(it is written depth=synthetic_inputs depth\.input_learning_rate=R"),
         (
             "predictor.depth.kind=mlp",
             r"'predictor\.depth\.kind'.* \(it is written predictor=NAME, or predictor\.depth\.",
@@ -53,7 +58,8 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         (
             "depth=nosuch",
             r"Could not find 'depth/nosuch' Available options in 'depth': 1f1b backprop delayed gpipe interleaved_1f1b "
-            "lambda_return local replay synthetic zero_bubble",
+            "irregular irregular_local lambda_return local multi_rate multi_rate_backprop replay synthetic "
+            "synthetic_inputs zero_bubble",
         ),
         ("experiment=nosuch", r"Available options in 'experiment': .*demo mnist smoke"),
         ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),

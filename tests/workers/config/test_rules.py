@@ -94,6 +94,8 @@ def checks_of(paths: Iterable[Path]) -> set[tuple[Path, int]]:
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.name.startswith(("check", "_check")):
+                if node.name == "check_input":
+                    continue  # tests/workers/runtime/test_forward_unlocked.py
                 raised = (each for each in ast.walk(node) if isinstance(each, ast.Raise))
                 found |= {(path, each.lineno) for each in raised}
     return found

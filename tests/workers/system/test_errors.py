@@ -126,7 +126,9 @@ def test_a_stage_killed_for_lack_of_memory_is_recognised(tmp_path: Path, monkeyp
     supervisor = Supervisor(Job(settings(*SMALL), tmp_path, lambda record: None, Event()))
     supervisor._note_exit(1, -signal.SIGKILL)
     assert supervisor.failures[0].kind is OutOfMemory
-    assert supervisor.failures[0].reason.startswith("its process was killed, most likely by the system, which was out")
+    assert supervisor.failures[0].reason.startswith(
+        "its process was killed, most likely by the system for lack of memory"
+    )
     assert refusals.memory_kills() >= 0
 
 
