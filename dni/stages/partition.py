@@ -23,7 +23,7 @@ def partition(model: nn.Sequential, *, stages: int | None = None, split_points: 
     Raises PartitionError, with what to type instead, if the cut is impossible or two stages would share a
     parameter.
     """
-    layers = _layers(model)
+    layers = named_layers(model)
     if split_points and stages is not None and stages != len(split_points) + 1:
         raise PartitionError(
             f"cut_at names {len(split_points)} layers, which makes {len(split_points) + 1} stages, "
@@ -38,7 +38,8 @@ def partition(model: nn.Sequential, *, stages: int | None = None, split_points: 
     return chains
 
 
-def _layers(model: nn.Sequential) -> Layers:
+def named_layers(model: nn.Sequential) -> Layers:
+    """Name and module of every layer, in order. Raises PartitionError for what has no layers to cut between."""
     if not isinstance(model, nn.Sequential):
         raise PartitionError(f"cannot cut a {type(model).__name__}: put its layers into an nn.Sequential")
     if not len(model):
