@@ -15,7 +15,7 @@ class Edge:
 
     def __init__(self, network: Network, stage: Stage, window: int) -> None:
         self.down, self.up, self.stage, self.window = network.down[stage.index], network.up[stage.index], stage, window
-        self.size = network.scenario.activation_bytes
+        self.size = network.scenario.activation_at(stage.index)
         self.unfinished = 0
         self.answers: list[int] = []  # steps of the gradients that have come
 
@@ -51,7 +51,7 @@ class Edge:
 def answer(network: Network, stage: Stage, step: int = ACKNOWLEDGED, *, more: bool = False) -> None:
     """Finish a frame upstream, with the gradient of a step or without; with `more`, another answer finishes it."""
     if stage.index:
-        size = 0 if step == ACKNOWLEDGED else network.scenario.gradient_bytes
+        size = 0 if step == ACKNOWLEDGED else network.scenario.gradient_at(stage.index - 1)
         stage.send(network.up[stage.index - 1], size, 2 * step + more)
 
 

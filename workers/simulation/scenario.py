@@ -21,6 +21,8 @@ class Scenario:
         delay_s: one-way delay of a link.
         bytes_per_s: of each direction of a link, one frame after the other; None: no limit.
         activation_bytes, gradient_bytes: of a whole batch at a cut. An acknowledgement alone has none.
+        cut_bytes: of the activation, and of the gradient, of a whole batch at each cut, (K-1,), in the place of the two
+            sizes above; empty: all cuts are alike.
         window: W, most unfinished frames on an edge; `delayed` shares it among the edges.
         batch: examples of a batch.
         microbatches: M, equal parts of a batch in a synchronous pipeline; None: the fastest divisor of `batch`.
@@ -38,6 +40,7 @@ class Scenario:
     bytes_per_s: float | None = None
     activation_bytes: int = 65536
     gradient_bytes: int = 65536
+    cut_bytes: tuple[int, ...] = ()
     window: int = 8
     batch: int = 32
     microbatches: int | None = None
@@ -52,6 +55,20 @@ class Scenario:
     def stages(self) -> int:
         """K."""
         return len(self.forward_s)
+
+    def activation_at(self, cut: int) -> int:
+        """Bytes of a batch's activation at the cut after this stage; around the ring after the last one as elsewhere at
+        most."""
+        return self._at(cut, self.activation_bytes)
+
+    def gradient_at(self, cut: int) -> int:
+        """As `activation_at`, of the gradient."""
+        return self._at(cut, self.gradient_bytes)
+
+    def _at(self, cut: int, otherwise: int) -> int:
+        if not self.cut_bytes:
+            return otherwise
+        return self.cut_bytes[cut] if cut < len(self.cut_bytes) else max(self.cut_bytes)
 
     @property
     def random(self) -> bool:
