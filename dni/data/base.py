@@ -87,6 +87,9 @@ class DataSet(Named, ABC):
     #: There is one label a window, at its end, and not one at every step.
     one_label: ClassVar[bool] = False
 
+    #: V and the shape of one input, where both are known before a file is read; None: they are in the files.
+    known_shapes: ClassVar[tuple[int, tuple[int, ...]] | None] = None
+
     #: It is a text, whose next character a model learns, so that it can write.
     is_text: ClassVar[bool] = False
 

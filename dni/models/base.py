@@ -15,6 +15,7 @@ from dni.ranges import below_one, one_or_more
 from dni.types import Inputs
 
 InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
+SplitKind = enum.Enum("SplitKind", ["parameters", "measured"])
 
 #: Options of the package with these inputs, for messages.
 _DATA = {Inputs.symbols: "data=text", Inputs.images: "data=mnist"}
@@ -39,7 +40,11 @@ class Model(Named, ABC):
     """
 
     init: InitKind = InitKind.default  # of the weights of maps, with zero biases; default: torch's own, biases too
-    split_points: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
+    split_points: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: as `split`
+    # says
+    split: SplitKind = SplitKind.parameters  # how the model is cut where split_points is empty. parameters: so that the
+    # largest stage has the fewest; measured: so that the slowest stage is the fastest, by times measured on this
+    # machine before the stages start (dni-plan shows them)
     symbols: int | None = None  # [symbols] V, how many labels there are; filled in from the data
     input_symbols: int | None = None  # [symbols] rows of the embedding; filled in from the data
     input_shape: list[int] | None = None  # [numbers] of an image its channels, height and width, of a vector its size;

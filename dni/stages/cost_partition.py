@@ -35,9 +35,7 @@ def split_by_cost(
     fits = _can_be_stages([layer for _, layer in layers])
     most = most_stages(len(layers), fits)
     if not 1 <= stages <= most:
-        raise PartitionError(
-            f"stages is {stages}, but this model can be cut into 1 to {most}: set stages={most} or fewer"
-        )
+        raise PartitionError(f"stages is {stages}, but this model can be cut into 1 to {most}: ask for {most} or fewer")
     cuts = cheapest_cuts(costs, stages, crossing=crossing, fits=fits, tolerance=tolerance)
     return [layers[cut][0] for cut in cuts]
 

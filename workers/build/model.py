@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -17,11 +20,18 @@ from workers.config.settings import Config
 def build_chains(config: Config) -> list[Chain]:
     """The whole model from the seed, cut into its parts: one per stage, or several. Raises PartitionError, and
     ConfigError for a model that cannot be built."""
-    whole = _whole(config)
+    whole = build_whole(config)
     if config.model.split_points:
         return partition(whole, split_points=config.model.split_points)
-    try:
+    with parts_explained(config):
         return partition(whole, stages=config.parts)
+
+
+@contextmanager
+def parts_explained(config: Config) -> Iterator[None]:
+    """A PartitionError inside says how many parts there are to be where these are more than stages."""
+    try:
+        yield
     except PartitionError as error:
         if config.parts == config.stages:
             raise
@@ -30,7 +40,8 @@ def build_chains(config: Config) -> list[Chain]:
         raise PartitionError(f"{asked}: {error}") from error
 
 
-def _whole(config: Config) -> nn.Sequential:
+def build_whole(config: Config) -> nn.Sequential:
+    """The model from the seed, uncut. Raises ConfigError for one that cannot be built."""
     model = config.model
     if model.symbols is None or model.input_symbols is None:
         raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")

@@ -80,5 +80,5 @@ def test_layers_that_share_a_parameter_stay_together() -> None:
     whole = model(a=nn.Linear(2, 2), b=shared, c=nn.Tanh(), d=shared, e=nn.Linear(2, 2))
     assert split_by_cost(whole, [1, 5, 5, 5, 1], 2) == ["b"]
     assert split_by_cost(whole, [1, 5, 5, 5, 1], 3) == ["b", "e"]
-    with pytest.raises(PartitionError, match="stages is 4, but this model can be cut into 1 to 3: set stages=3"):
+    with pytest.raises(PartitionError, match="stages is 4, but this model can be cut into 1 to 3: ask for 3 or fewer"):
         split_by_cost(whole, [1, 5, 5, 5, 1], 4)

@@ -140,6 +140,11 @@ REFUSED = {
     "model.split_points=[lstm2,softmax]": "model.split_points names 2 cuts, which makes 3 stages, but stages=4: "
     "change one, or set "
     "model.split_points=[] to cut by balance",
+    "stages=2 model.split=measured model.split_points=[lstm2]": "model.split=measured chooses the cuts, and "
+    "model.split_points=[lstm2] names them: set model.split_points=[] (or model.split=parameters)",
+    "launch.mode=external model.split=measured": "model.split=measured would measure in every process that an engine "
+    "has started, and each would cut elsewhere: measure once, with dni-plan and these settings, and set "
+    "model.split=parameters model.split_points=[...] as it says",
     "time.method=lambda_return time.lambda_=1.5": "time.lambda_=1.5 must be at most 1: from 0, where every target "
     "starts from the next prediction, to 1, where it starts from the last one of a horizon",
     "time.method=lambda_return time.horizon=1": "time.horizon=1 leaves time=lambda_return nothing to mix: use "
