@@ -129,6 +129,7 @@ class _Bench:
         self.layers = [_Layer(n, m, config, self.device, first=not i) for i, (n, m) in enumerate(layers)]
         self.input, self.config = example(config, batch).to(self.device), config
         self.loss: LossFunction = config.loss
+        self._now = clock_of(config, self.device)
         self.labels: Tensor | None = None
         self.passes: list[list[tuple[float, float, float]]] = []  # of each: forward, backward, update by layer
         self._count_saved()
@@ -185,15 +186,18 @@ class _Bench:
             self.labels = torch.randint(self.config.model.symbols or 1, output.shape[:-1], device=self.device)
         return self.labels
 
-    def _now(self) -> float:
-        return now(self.device)
 
+def clock_of(config: Config, device: torch.device) -> Callable[[], float]:
+    """Seconds that pass for the work of this process: with one thread those of its CPU time, so that other processes
+    that want the same core do not count; else those of the wall, once the device has done what it was asked for."""
 
-def now(device: torch.device) -> float:
-    """Seconds, once the device has done all that it was asked for."""
-    if device.type == "cuda":
+    def synchronized() -> float:
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+        return time.perf_counter()
+
+    if device.type == "cuda":
+        return synchronized
+    return time.process_time if config.torch_threads == 1 else time.perf_counter
 
 
 def example(config: Config, batch: int) -> Tensor:
