@@ -47,7 +47,7 @@ class CutCosts:
         return [self._once("time", config, index, _time_cut) for index in range(config.stages)]
 
     def _once(self, name: str, config: Config, index: int, make: Callable[[Config, int], _Cut | None]) -> float:
-        with as_in_a_stage(config), failures_named(f"the cut of depth={name} after stage {index} cannot be measured"):
+        with as_in_a_stage(config), failures_named(f"the {name} cut of stage {index} cannot be measured"):
             layers = ", ".join(build_chains(config)[index]._modules)
             known = layers if name == "time" else layers.rpartition(", ")[2]  # a cut in depth is behind one layer
             if (name, known) not in self._known:

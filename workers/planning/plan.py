@@ -65,7 +65,7 @@ def make_plan(config: Config, given: Circumstances, notes: list[str]) -> Plan:
     found = [partition_of(name, costs, points, config.stages) for name, points in cuts.items()]
     timer, forecasts, why = CutCosts(), list[Forecast](), dict[str, None]()
     for each in found:
-        measured = _measured(config, each, costs, parted, timer, refused)
+        measured = _measured(config, each, costs, parted, timer, refused, why)
         for method in METHODS:
             try:
                 forecasts.append(forecast(config, measured, method, given))
@@ -111,6 +111,7 @@ def _measured(
     parted: list[LayerCost] | None,
     timer: CutCosts,
     refused: dict[str, str],
+    why: dict[str, None],
 ) -> Measured:
     config, refused = with_points(config, cut.split_points), {**refused}
     cuts: dict[str, list[float]] = {}
@@ -122,8 +123,18 @@ def _measured(
                 refused[name] = f"{name}: {error}"
     small = None if parted is None else partition_of(cut.name, parted, cut.split_points, config.stages)
     most = sum(cost.parameter_bytes > 0 for cost in costs)
-    at_ends = [0.0] * config.stages if config.pipelined else timer.in_time(config)
-    return Measured(cut, small, cuts, at_ends, refused, most)
+    return Measured(cut, small, cuts, _at_ends(config, timer, why), refused, most)
+
+
+def _at_ends(config: Config, timer: CutCosts, why: dict[str, None]) -> list[float]:
+    """Seconds of the updates at the cuts in time; zeros, with a note, if they cannot be measured by themselves."""
+    if config.pipelined:
+        return [0.0] * config.stages
+    try:
+        return timer.in_time(config)
+    except DniError as error:
+        why[f"the updates of time={config.time.name} count nothing: {error}"] = None
+        return [0.0] * config.stages
 
 
 def _assumptions(config: Config) -> Iterator[str]:
