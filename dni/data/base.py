@@ -87,6 +87,9 @@ class DataSet(Named, ABC):
     #: One label per window, at its end, instead of one at every step.
     one_label: ClassVar[bool] = False
 
+    #: V and the shape of one input, if both are known before a file is read; None: they are in the files.
+    known_shapes: ClassVar[tuple[int, tuple[int, ...]] | None] = None
+
     #: The data is a text and the label its next character, so that a model can generate text.
     is_text: ClassVar[bool] = False
 

@@ -150,6 +150,7 @@ class Mnist(ImageSet):
     """MNIST (LeCun et al. 1998), from its four IDX files, gzipped or not."""
 
     name: ClassVar[str] = "mnist"
+    known_shapes: ClassVar[tuple[int, tuple[int, ...]] | None] = (10, (1, 28, 28))
     kind: ClassVar[Name] = "mnist"
 
 
@@ -158,6 +159,7 @@ class Cifar10(ImageSet):
     """CIFAR-10 (Krizhevsky 2009), from its binary version."""
 
     name: ClassVar[str] = "cifar10"
+    known_shapes: ClassVar[tuple[int, tuple[int, ...]] | None] = (10, _CIFAR10)
     kind: ClassVar[Name] = "cifar10"
 
 

@@ -16,6 +16,7 @@ from dni.ranges import below_one, one_or_more
 from dni.types import Inputs
 
 InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
+SplitKind = enum.Enum("SplitKind", ["parameters", "measured"])
 
 #: Options with these inputs, for error messages.
 _DATA = {Inputs.symbols: "data=text", Inputs.images: "data=mnist"}
@@ -46,7 +47,9 @@ class Model(Named, ABC):
     init: InitKind = InitKind.default  # first weights of linear, convolutional and recurrent layers, with zero biases;
     # default: torch's own
     split_points: list[str] = field(default_factory=list)  # names of the first layer of every stage but the first;
-    # empty: stages with about equally many parameters
+    # empty: as `split` says
+    split: SplitKind = SplitKind.parameters  # how to split without split_points. parameters: about equally many in each
+    # stage; measured: about equal times, measured on this machine before the stages start (dni-plan prints them)
     symbols: int | None = None  # [symbols] V, number of classes of the labels; filled in from the data
     input_symbols: int | None = None  # [symbols] rows of the embedding; filled in from the data
     input_shape: list[int] | None = None  # [numbers] channels, height and width of an image, or size of a vector; null:

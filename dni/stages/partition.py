@@ -22,7 +22,7 @@ def partition(model: nn.Sequential, *, stages: int | None = None, split_points: 
     without parameters stay with the layer before them. Without either argument, return one stage. Raise PartitionError
     if the cut is impossible, or if two stages would share a parameter.
     """
-    layers = _layers(model)
+    layers = named_layers(model)
     if split_points and stages is not None and stages != len(split_points) + 1:
         raise PartitionError(
             f"split_points names {len(split_points)} layers, which makes {len(split_points) + 1} stages, "
@@ -37,7 +37,8 @@ def partition(model: nn.Sequential, *, stages: int | None = None, split_points: 
     return chains
 
 
-def _layers(model: nn.Sequential) -> Layers:
+def named_layers(model: nn.Sequential) -> Layers:
+    """Name and module of every layer, in order. Raises PartitionError for what has no layers to cut between."""
     if not isinstance(model, nn.Sequential):
         raise PartitionError(f"cannot cut a {type(model).__name__}: put its layers into an nn.Sequential")
     if not len(model):

@@ -37,10 +37,16 @@ def resolve(config: Config) -> tuple[Config, Data]:
     """Open the data, and fill in the settings that depend on it or on the run's length. Raises like `open_data`."""
     config = replace(config, data=config.data.located())
     data = open_data(config)
-    shape = None if data.input_shape is None else [*data.input_shape]
-    model = replace(config.model, symbols=data.symbols, input_symbols=data.input_symbols, input_shape=shape)
+    config = with_shapes(config, data.symbols, data.input_symbols, data.input_shape)
     schedule = config.optimizer.schedule
     if schedule.ends:
         schedule = replace(schedule, decay_steps=config.decay_steps)
     optimizer = replace(config.optimizer, schedule=schedule)
-    return replace(config, model=model, data=replace(config.data, sha256=data.sha256), optimizer=optimizer), data
+    return replace(config, data=replace(config.data, sha256=data.sha256), optimizer=optimizer), data
+
+
+def with_shapes(config: Config, symbols: int, input_symbols: int, input_shape: tuple[int, ...] | None) -> Config:
+    """The settings for a model of so many labels and input symbols, of inputs of this shape if they are numbers."""
+    shape = None if input_shape is None else [*input_shape]
+    model = replace(config.model, symbols=symbols, input_symbols=input_symbols, input_shape=shape)
+    return replace(config, model=model)

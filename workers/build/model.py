@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ def build_chains(config: Config) -> list[Chain]:
 
     Raises PartitionError if it cannot be split, ConfigError if it cannot be built.
     """
-    chains = _partition(config, _whole(config))
+    chains = _partition(config, build_whole(config))
     dtype = dtype_of(config)
     if dtype is None:
         return chains
@@ -40,8 +41,15 @@ def dtype_of(config: Config) -> torch.dtype | None:
 def _partition(config: Config, whole: nn.Sequential) -> list[Chain]:
     if config.model.split_points:
         return partition(whole, split_points=config.model.split_points)
-    try:
+    with parts_explained(config):
         return partition(whole, stages=config.parts)
+
+
+@contextmanager
+def parts_explained(config: Config) -> Iterator[None]:
+    """A PartitionError inside says how many parts there are to be where these are more than stages."""
+    try:
+        yield
     except PartitionError as error:
         if config.parts == config.stages:
             raise
@@ -67,7 +75,8 @@ def _as_layers(config: Config, built: object) -> nn.Sequential:
     return parts
 
 
-def _whole(config: Config) -> nn.Sequential:
+def build_whole(config: Config) -> nn.Sequential:
+    """Build the whole model from the seed, as a row of layers. Raises ConfigError if it cannot be built."""
     model = config.model
     if model.symbols is None or model.input_symbols is None:
         raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")

@@ -33,6 +33,11 @@ def sample() -> NoReturn:
     _run("dni-sample", "workers.cli.sample")
 
 
+def plan() -> NoReturn:
+    """`dni-plan`."""
+    _run("dni-plan", "workers.cli.plan")
+
+
 def simulate() -> NoReturn:
     """`dni-simulate`."""
     _run("dni-simulate", "workers.simulation.cli")

@@ -61,7 +61,7 @@ def check_sweep(arguments: Sequence[str], explain: Callable[[BaseException], str
             if elsewhere:
                 check(config)
             else:
-                settle(config, None)
+                settle(config, None, measures=False)
         except (HydraException, OmegaConfBaseException, ConfigError) as error:
             refused += 1
             sys.stderr.write(f"dni-train: job {number} ({shlex.join(job)}): {explain(error)}\n")

@@ -20,6 +20,7 @@ from workers.config.settings import Config
 from workers.config.validation.check import check
 from workers.config.validation.pipelines import check_devices
 from workers.launch.cluster_environment import RankInfo
+from workers.planning.split import settle_split
 from workers.resume.resume import settle_resume
 from workers.resume.start import settle_start
 from workers.storage.lock import locked
@@ -82,12 +83,16 @@ def _accepted(
     return accepted
 
 
-def settle(config: Config, rank_info: RankInfo | None) -> tuple[Config, Data]:
-    """Check the settings and fill in those that depend on data, resume or start. Raises ConfigError."""
+def settle(config: Config, rank_info: RankInfo | None, *, measures: bool = True) -> tuple[Config, Data]:
+    """Check the settings and fill in what they leave open. Raises ConfigError.
+
+    `measures`: cut by measured times where the settings say so; else by parameters, for a check that is to be quick.
+    """
     check(config)
     decay_steps = config.optimizer.schedule.decay_steps
     config, data = resolve(config)
-    config = settle_start(settle_resume(config, decay_steps))
+    config = settle_resume(config, decay_steps)
+    config = settle_start(settle_split(config) if measures else config)
     refuse_early(config, rank_info)
     return config, data
 

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workers.reporting.aggregate import Group, value
+from workers.tracking.palette import COLOURS, DASHES
 from workers.tracking.run import Run
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
-DASHES, HATCHES = ("-", "--", "-.", ":"), ("", "//", "..", "xx")
+HATCHES = ("", "//", "..", "xx")
 
 
 def curve(run: Run, kind: str, x: str, y: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dni.errors import CheckpointError, ConfigError, ResumeError
+from dni.models.base import SplitKind
 from workers.config.convert import to_plain
 from workers.config.settings import Config
 from workers.resume.schedule import settle_schedule
@@ -38,7 +39,7 @@ def settle_resume(config: Config, decay_steps: int | None = None) -> Config:
     folder = Path(config.resume)
     before = replace(before_resume(folder), resume=None)
     step = _whole_checkpoint(folder, config.resume_step)
-    config = _drop_start(config, before)
+    config = _cut_as_before(_drop_start(config, before), before)
     before = settle_schedule(config, before, decay_steps, step)
     changed = differences(to_plain(before), to_plain(config))
     if changed:
@@ -77,6 +78,13 @@ def _drop_start(config: Config, before: Config) -> Config:
             "weights alone into a new run: leave out one of the two"
         )
     return replace(config, start_from=None, start_step=None)
+
+
+def _cut_as_before(config: Config, before: Config) -> Config:
+    """Where a run was cut by measured times it stays cut, also if its model is named anew."""
+    if {config.model.split, before.model.split} != {SplitKind.measured} or config.model.split_points:
+        return config
+    return replace(config, model=replace(config.model, split_points=before.model.split_points))
 
 
 def before_resume(folder: Path) -> Config:

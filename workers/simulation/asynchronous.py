@@ -15,7 +15,7 @@ class Edge:
 
     def __init__(self, network: Network, stage: Stage, window: int) -> None:
         self.down, self.up, self.stage, self.window = network.down[stage.index], network.up[stage.index], stage, window
-        self.size = network.scenario.activation_bytes
+        self.size = network.scenario.activation_at(stage.index)
         self.unfinished = 0
         self.answers: list[int] = []  # steps of the gradients that have arrived
 
@@ -52,7 +52,7 @@ def answer(network: Network, stage: Stage, step: int = ACKNOWLEDGED, *, more: bo
     """Acknowledge a frame upstream, with the gradient of `step` or without; with `more`, a later answer acknowledges
     it."""
     if stage.index:
-        size = 0 if step == ACKNOWLEDGED else network.scenario.gradient_bytes
+        size = 0 if step == ACKNOWLEDGED else network.scenario.gradient_at(stage.index - 1)
         stage.send(network.up[stage.index - 1], size, 2 * step + more)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from workers.reporting.figures import COLOURS, DASHES
 from workers.simulation.model import ASYNCHRONOUS, METHODS, Prediction
+from workers.tracking.palette import COLOURS, DASHES
 
 _COLOURS = dict(zip(METHODS, ("#000000", *COLOURS[:6], "#999999"), strict=True))
 

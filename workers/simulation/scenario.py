@@ -21,6 +21,8 @@ class Scenario:
         delay_s: one-way delay of a link
         bytes_per_s: bandwidth of each direction of a link; None: no limit
         activation_bytes, gradient_bytes: size of a whole batch at a cut; an acknowledgement has size 0
+        cut_bytes: size of a whole batch's activation, and of its gradient, at each cut, (K-1,), instead of the two
+            sizes above; empty: all cuts are alike
         window: W, most frames in flight on an edge; `delayed` shares it among the edges
         batch: examples of a batch
         microbatches: M, equal parts of a batch in a synchronous pipeline; None: the fastest divisor of `batch`
@@ -40,6 +42,7 @@ class Scenario:
     bytes_per_s: float | None = None
     activation_bytes: int = 65536
     gradient_bytes: int = 65536
+    cut_bytes: tuple[int, ...] = ()
     window: int = 8
     batch: int = 32
     microbatches: int | None = None
@@ -54,6 +57,20 @@ class Scenario:
     def stages(self) -> int:
         """K, the number of stages."""
         return len(self.forward_s)
+
+    def activation_at(self, cut: int) -> int:
+        """Bytes of a batch's activation at the cut after this stage; around the ring after the last one as elsewhere at
+        most."""
+        return self._at(cut, self.activation_bytes)
+
+    def gradient_at(self, cut: int) -> int:
+        """As `activation_at`, of the gradient."""
+        return self._at(cut, self.gradient_bytes)
+
+    def _at(self, cut: int, otherwise: int) -> int:
+        if not self.cut_bytes:
+            return otherwise
+        return self.cut_bytes[cut] if cut < len(self.cut_bytes) else max(self.cut_bytes)
 
     @property
     def random(self) -> bool:

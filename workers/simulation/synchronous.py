@@ -65,7 +65,8 @@ class Pipeline:
         self.network, self.chunks, self.split = network, chunks, split
         s = network.scenario
         self.last = s.stages - 1
-        self.activation, self.gradient = s.activation_bytes / microbatches, s.gradient_bytes / microbatches
+        self.activation = [s.activation_at(cut) / microbatches for cut in range(s.stages)]
+        self.gradient = [s.gradient_at(cut) / microbatches for cut in range(s.stages)]
         self.forward_s = [seconds / microbatches / chunks for seconds in s.forward_s]
         self.backward_s = [seconds / microbatches / chunks / (2 if split else 1) for seconds in s.backward_s]
 
@@ -99,12 +100,12 @@ class Pipeline:
         if each.forward:
             stage.hold(1)
             if (index, each.chunk) != (self.last, self.chunks - 1):
-                stage.send(self.network.down[index], self.activation)
+                stage.send(self.network.down[index], self.activation[index])
             return
         if not self.split:
             stage.hold(-1)
         if (index, each.chunk) != (0, 0):
-            stage.send(self.network.up[index - 1], self.gradient)
+            stage.send(self.network.up[index - 1], self.gradient[index - 1])
 
     def _full(self, stage: Stage, each: Pass) -> bool:
         """Return whether a forward pass would make this stage keep more activations than K, the most of 1F1B."""

@@ -37,6 +37,16 @@ def test_one_batch_at_a_time(delay: float) -> None:
     assert found.busy[1] == pytest.approx((F + B + 4 * 0.001) / seconds)  # sends two frames and receives two
 
 
+def test_cuts_of_different_sizes() -> None:
+    """10 and 30 ms on the wire there, and back: one batch pays for both, a predicted gradient for the larger."""
+    wide = scenario(3, cut_bytes=(SIZE, 3 * SIZE), bytes_per_s=SIZE / 0.01)
+    assert predict("backprop", wide).updates_per_s == pytest.approx(1 / (3 * (F + B) + 2 * (0.01 + 0.03)))
+    assert predict("synthetic", wide).updates_per_s == pytest.approx(1 / 0.03, rel=0.02)
+    assert predict("gpipe", replace(wide, microbatches=2)).backward_bytes_per_s[1] == pytest.approx(
+        3 * predict("gpipe", replace(wide, microbatches=2)).backward_bytes_per_s[0]
+    )
+
+
 @pytest.mark.parametrize("method", ["gpipe", "1f1b"])
 @pytest.mark.parametrize(("stages", "m"), [(4, 8), (3, 2), (8, 32)])
 def test_bubble_without_delay(method: str, stages: int, m: int) -> None:

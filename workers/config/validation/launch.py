@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dni.errors import ConfigError
+from dni.models.base import SplitKind
 from workers.comm.address import consent, is_loopback
 from workers.comm.transports.base import AUTO
 from workers.config.schema import LaunchMode
@@ -12,6 +13,7 @@ from workers.config.settings import Config
 def check_launch(config: Config) -> None:
     """Refuse settings that need launch=external without it. Raises ConfigError."""
     if config.launch.mode is LaunchMode.external:
+        _refuse_own_measurements(config)
         return
     if config.run_id is not None:
         raise ConfigError(
@@ -21,6 +23,15 @@ def check_launch(config: Config) -> None:
     if config.transport.peers:
         raise ConfigError(
             "transport.peers is for stages started by an engine: use launch=external (or transport.peers=[])"
+        )
+
+
+def _refuse_own_measurements(config: Config) -> None:
+    if config.model.split is SplitKind.measured and not config.model.split_points:
+        raise ConfigError(
+            "model.split=measured would measure in every process that an engine has started, and each would cut "
+            "elsewhere: measure once, with dni-plan and these settings, and set model.split=parameters "
+            "model.split_points=[...] as it says"
         )
 
 
