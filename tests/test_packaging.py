@@ -59,7 +59,7 @@ def test_the_wheel_brings_the_packages_and_every_config_file(installed: Path, tm
     assert {Path(p).relative_to(installed / "workers" / "conf") for p in configs} == expected
     for part in ("dni/py.typed", "workers/py.typed", "workers/stage_pb2.pyi", "workers/comm/transports/grpc/link.py"):
         assert (installed / part).is_file()
-    commands = {"dni-train", "dni-report", "dni-evaluate", "dni-sample", "dni-simulate"}
+    commands = {"dni-train", "dni-report", "dni-evaluate", "dni-export", "dni-sample", "dni-simulate"}
     assert {p.name for p in (installed / "bin").glob("dni-*")} == commands
     assert not (installed / "tests").exists()
     (metadata,) = installed.glob("dni-*.dist-info/METADATA")

@@ -22,6 +22,7 @@ from workers.build.model import build_chains
 from workers.config.settings import Config
 from workers.storage import checkpoint
 from workers.storage.record import read_record
+from workers.storage.weights_file import is_weights_file, read
 
 Weights = Mapping[str, Tensor]
 
@@ -43,8 +44,13 @@ class EarlierStage:
 
 
 def earlier_stages(config: Config) -> Iterator[EarlierStage]:
-    """The stages of the checkpoint that `start_from` and `start_step` name, one at a time. Raises CheckpointError."""
+    """The stages of the checkpoint that `start_from` and `start_step` name, one at a time; a file of weights is one
+    stage, with nothing at its cuts. Raises CheckpointError."""
     folder, step = Path(config.start_from or ""), int(config.start_step or 0)
+    if is_weights_file(folder):
+        whole = tuple(name for chain in chains_without_content(config) for name in layers_of(chain))
+        yield EarlierStage(whole, read(folder).tensors, {}, {})
+        return
     chains = chains_without_content(read_record(folder))
     for index, chain in enumerate(chains):
         state = checkpoint.load(folder, step, index, len(chains))

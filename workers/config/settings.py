@@ -58,7 +58,8 @@ class Config:
     run_id: str | None = None  # launch=external: the name of the folder that all stages share; null: the engine's job
     resume: str | None = None  # run folder to go on from
     resume_step: int | None = None  # [steps] which of its checkpoints; null: the newest complete one
-    start_from: str | None = None  # run folder whose weights a new run begins with; all else is new
+    start_from: str | None = None  # run folder, or file of dni-export, whose weights a new run begins with; all else
+    # is new
     start_step: str | None = None  # which of its checkpoints: a number of steps, best or last; null: best, else last
     model: ModelSection = plugin(Model, Lstm)  # the network: its layers, their sizes, where it is cut
     data: Data = plugin(DataSet, Text)  # what is learned: B streams of windows of T steps
