@@ -163,8 +163,9 @@ class Stage:
         return output  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, optimizer, carried state, random state and gathered gradients, between two windows."""
+        """Its layers, parameters, optimizer, carried and random state, and gathered gradients, between two windows."""
         return {
+            "layers": [*self.module._modules],
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": None if self.state is None else list(self.state),

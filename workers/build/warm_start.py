@@ -51,10 +51,11 @@ def earlier_stages(config: Config) -> Iterator[EarlierStage]:
         whole = tuple(name for chain in chains_without_content(config) for name in layers_of(chain))
         yield EarlierStage(whole, read(folder).tensors, {}, {})
         return
-    chains = chains_without_content(read_record(folder))
-    for index, chain in enumerate(chains):
-        state = checkpoint.load(folder, step, index, len(chains))
-        yield EarlierStage(layers_of(chain), state["stage"]["module"], state["depth"], state["time"])
+    chains, saved = chains_without_content(read_record(folder)), checkpoint.stages_of(folder, step)
+    for index in range(saved):
+        state = checkpoint.load(folder, step, index, saved)
+        layers = state["stage"].get("layers") or layers_of(chains[index])  # older checkpoints do not name them
+        yield EarlierStage(tuple(layers), state["stage"]["module"], state["depth"], state["time"])
 
 
 def take_weights(config: Config, stage: Stage, depth: Interface | None = None, time: Interface | None = None) -> None:
