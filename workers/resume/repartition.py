@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from dni.errors import ResumeError
 from dni.methods.pipelined import Pipelined
 from dni.recurrent import Chain
@@ -98,16 +100,17 @@ def _left_behind(saved: Sequence[SavedPart], found: Sequence[Matches]) -> Iterat
             yield f"what learns in depth after {part.layers[-1]}"
         pending = [target for target in part.state["early"] if target[1] is not None]
         if not cut and pending:
-            yield f"{len(pending)} targets for it that had come early"
+            yield f"{_some(len(pending), 'target')} for it that had come early"
         if part.state["time"] and not any(one.carrying is part for one in found):
             yield f"what learns in time in {_span(part.layers)}"
-        if any(part.state["bootstrap"].values()) and not any(one.same is part for one in found):
-            yield f"targets in time of {_span(part.layers)} that were not complete"
+        kept = [value for value in part.state["bootstrap"].values() if isinstance(value, Tensor) or value]
+        if kept and not any(one.same is part for one in found):
+            yield f"what targets in time of {_span(part.layers)} are made of"
         if "inputs" in part.state["upstream"] and not any(one.entry is part for one in found):
             yield f"the model of inputs before {part.layers[0]}"
         windows = part.state["stage"].get(WAITING)
         if windows and not any(one.same is part for one in found):
-            yield f"{len(windows)} windows of {_span(part.layers)} that waited for their target"
+            yield f"{_some(len(windows), 'window')} of {_span(part.layers)} without a target yet"
 
 
 def _lost_inside(saved: Sequence[SavedPart], found: Sequence[Matches], chains: Sequence[Chain]) -> Iterator[str]:
@@ -136,6 +139,10 @@ def _otherwise(config: Config, parts: int) -> Iterator[str]:
     stages = parts // (config.parts // config.stages)  # that there were
     if isinstance(config.depth, Pipelined) and config.microbatches != config.depth.count(stages):
         yield f"a batch has {config.microbatches} microbatches, not {config.depth.count(stages)}"
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"
 
 
 def _span(layers: Sequence[str]) -> str:
