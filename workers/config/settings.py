@@ -56,7 +56,7 @@ class Config:
     log_every: int = one_or_more(10)  # [steps] between two training records of a stage
     tensorboard: bool = True  # write TensorBoard events into the run folder
     run_id: str | None = None  # launch=external: the name of the folder that all stages share; null: the engine's job
-    resume: str | None = None  # run folder to go on from
+    resume: str | None = None  # run folder to go on from, in as many stages or others
     resume_step: int | None = None  # [steps] which of its checkpoints; null: the newest complete one
     start_from: str | None = None  # run folder, or file of dni-export, whose weights a new run begins with; all else
     # is new
