@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,15 +52,22 @@ def settle_cuts(config: Config, before: Config, folder: Path, step: int) -> None
             f"on with stages={len(known)} as it was, and cut the next one"
         )
     saved = read_parts(folder, step)
-    _refuse(config, saved, folder, step)
+    _refuse(config, saved, layers_by_name(chains), folder, step)
     _tell(config, saved, chains, folder)
 
 
-def _refuse(config: Config, saved: Sequence[SavedPart], folder: Path, step: int) -> None:
+def _refuse(config: Config, saved: Sequence[SavedPart], layers: Iterable[str], folder: Path, step: int) -> None:
     way = (
         f"leave stages={len(saved)} and the cuts as they were, or take the weights alone into a new run: "
         f"start_from={folder} instead of resume"
     )
+    here, there = sorted(layers), sorted(name for part in saved for name in part.layers)
+    if here != there:
+        apart = sorted({*here} ^ {*there})
+        raise ResumeError(
+            f"resume={folder}: its model has other layers than this one ({', '.join(apart)}): train with the code that "
+            "the run began with"
+        )
     if config.depth.clocks:
         raise ResumeError(
             f"resume={folder}: depth.clocks gives every stage a rate that its layers have learned by: {way}"
@@ -76,10 +83,8 @@ def _refuse(config: Config, saved: Sequence[SavedPart], folder: Path, step: int)
 def _tell(config: Config, saved: Sequence[SavedPart], chains: Sequence[Chain], folder: Path) -> None:
     """One line; a warning if anything is left behind, begins anew or counts otherwise from now on."""
     found = match_all(saved, chains)
-    cuts = ", ".join(layers_of(chain)[0] for chain in chains[1:])
-    what = f"resume={folder} goes on in {config.stages} stages" + (f", which begin at {cuts}" if cuts else "")
-    was = ", ".join(part.layers[0] for part in saved[1:])
-    what += f" ({was} in the checkpoint)" if was else " (one in the checkpoint)"
+    now, was = ([names[0] for names in cuts] for cuts in (map(layers_of, chains), (part.layers for part in saved)))
+    what = f"resume={folder} goes on in {_some(config.stages, 'stage')} ({_cut(now)}; the checkpoint: {_cut(was)})"
     told = {
         "left behind": [*_left_behind(saved, found), *_lost_inside(saved, found, chains)],
         "beginning anew": [*_anew(config, found, chains)],
@@ -134,11 +139,16 @@ def _anew(config: Config, found: Sequence[Matches], chains: Sequence[Chain]) -> 
 
 def _otherwise(config: Config, parts: int) -> Iterator[str]:
     """Settings whose meaning depends on the stages."""
-    if config.optimizer.clip is not None and config.parts != parts:
-        yield f"optimizer.clip={config.optimizer.clip:g} limits the gradients of each of {config.parts} parts"
+    if config.optimizer.clip is not None:
+        yield f"optimizer.clip={config.optimizer.clip:g} limits the gradient of each part by itself"
     stages = parts // (config.parts // config.stages)  # that there were
     if isinstance(config.depth, Pipelined) and config.microbatches != config.depth.count(stages):
         yield f"a batch has {config.microbatches} microbatches, not {config.depth.count(stages)}"
+
+
+def _cut(first: Sequence[str]) -> str:
+    """Where a model is cut whose parts begin with these layers."""
+    return f"cut before {', '.join(first[1:])}" if len(first) > 1 else "not cut"
 
 
 def _some(count: int, what: str) -> str:

@@ -91,11 +91,11 @@ def test_what_is_saved_follows_the_layers_and_the_cuts(
     assert new[1]["journal"]["watch"] == old[3]["journal"]["watch"]
     assert new[0]["journal"]["watch"]["first"] is None
     assert caplog.messages == [
-        f"resume={four} goes on in 2 stages, which begin at lstm3 (lstm2, lstm3, softmax in the checkpoint); left "
+        f"resume={four} goes on in 2 stages (cut before lstm3; the checkpoint: cut before lstm2, lstm3, softmax); left "
         "behind: what learns in depth after lstm1, 1 target for it that had come early, what learns in time in "
         "embedding to lstm1, what learns in time in lstm2, what learns in depth after lstm3, 1 target for it that had "
         "come early; beginning anew: what learns in time in embedding to lstm2; counted otherwise: optimizer.clip=1 "
-        "limits the gradients of each of 2 parts"
+        "limits the gradient of each part by itself"
     ]
 
 
@@ -168,8 +168,12 @@ def test_layers_that_had_random_states_of_their_own_draw_from_a_new_one(
     assert "left behind: the random state of the dropout in embedding to dropout2" in caplog.messages[0]
 
 
-def test_a_run_goes_on_in_its_own_folder_and_all_its_checkpoints_stay_readable(four: Path, tmp_path: Path) -> None:
-    own: dict[str, Any] = {**LOCKED, "checkpoint": {"every": 5, "keep": 9}, "evaluate": {"every": 5, "windows": None}}
+def test_a_run_goes_on_in_its_own_folder_and_all_its_checkpoints_stay_readable(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a dog sees a cat\n" * 60)
+    own: dict[str, Any] = {
+        **LOCKED, "checkpoint": {"every": 5, "keep": 9}, "evaluate": {"every": 5},
+        "data": {"path": str(tmp_path / "text.txt")},
+    }  # fmt: skip
     run = tmp_path / "run"
     launch(tiny(**own, steps=5, stages=3), run)
     before = evaluate(run, "valid", "5")
@@ -178,7 +182,7 @@ def test_a_run_goes_on_in_its_own_folder_and_all_its_checkpoints_stay_readable(f
     assert evaluate(run, "valid", "5") == before
     export(run, tmp_path / "five.safetensors", "5")
     assert load_file(tmp_path / "five.safetensors").keys() == parameters_of(run, 2).keys()
-    launch(tiny(**LOCKED, steps=2, stages=1, start_from=str(run), start_step="5"), tmp_path / "new")
+    launch(tiny(**own, steps=2, stages=1, start_from=str(run), start_step="5"), tmp_path / "new")
     launch(tiny(**own, steps=10, stages=1), tmp_path / "whole")
     assert_same(parameters_of(run, 2), parameters_of(tmp_path / "whole", 1))
 
