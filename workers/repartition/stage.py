@@ -20,6 +20,9 @@ from workers.repartition.saved import SavedPart
 
 Content = dict[str, Any]
 
+#: What stages of every kind save.
+COMMON = ("layers", "module", "optimizer", "state", "random", "gathered", "schedule", "gradient_norm")
+
 
 def stage_state(config: Config, step: int, index: int, stage: Stage, found: Matches, layers: Layers) -> Content:
     """What `stage.load_state_dict` takes, for part `index` after `step` training steps.

@@ -17,15 +17,12 @@ from workers.build.warm_start import chains_without_content, layers_of
 from workers.config.settings import Config
 from workers.repartition.matches import Matches, drawing_numbers, layers_by_name, match_all
 from workers.repartition.saved import SavedPart, read_parts, saved_layers
-from workers.repartition.stage import even
+from workers.repartition.stage import COMMON, even
 
 log = logging.getLogger(__name__)
 
-#: What a stage saves under these names are windows that wait to be gone back through (`depth=delayed`).
+#: What a stage saves under this name are windows that wait to be gone back through (`depth=delayed`).
 HELD = "held"
-
-#: What a stage saves under these names are windows that wait for an answer to be made of them.
-WAITING = "windows"
 
 
 def cut_as(config: Config, before: Config) -> Config:
@@ -108,14 +105,13 @@ def _left_behind(saved: Sequence[SavedPart], found: Sequence[Matches]) -> Iterat
             yield f"{_some(len(pending), 'target')} for it that had come early"
         if part.state["time"] and not any(one.carrying is part for one in found):
             yield f"what learns in time in {_span(part.layers)}"
-        kept = [value for value in part.state["bootstrap"].values() if isinstance(value, Tensor) or value]
-        if kept and not any(one.same is part for one in found):
+        if any(map(_holds, part.state["bootstrap"].values())) and not any(one.same is part for one in found):
             yield f"what targets in time of {_span(part.layers)} are made of"
         if "inputs" in part.state["upstream"] and not any(one.entry is part for one in found):
             yield f"the model of inputs before {part.layers[0]}"
-        windows = part.state["stage"].get(WAITING)
-        if windows and not any(one.same is part for one in found):
-            yield f"{_some(len(windows), 'window')} of {_span(part.layers)} without a target yet"
+        own = [key for key, value in part.state["stage"].items() if key not in COMMON and _holds(value)]
+        if own and not any(one.same is part for one in found):
+            yield f"what the stage of {_span(part.layers)} keeps besides ({', '.join(own)})"
 
 
 def _lost_inside(saved: Sequence[SavedPart], found: Sequence[Matches], chains: Sequence[Chain]) -> Iterator[str]:
@@ -144,6 +140,10 @@ def _otherwise(config: Config, parts: int) -> Iterator[str]:
     stages = parts // (config.parts // config.stages)  # that there were
     if isinstance(config.depth, Pipelined) and config.microbatches != config.depth.count(stages):
         yield f"a batch has {config.microbatches} microbatches, not {config.depth.count(stages)}"
+
+
+def _holds(value: object) -> bool:
+    return isinstance(value, Tensor) or bool(value)
 
 
 def _cut(first: Sequence[str]) -> str:
