@@ -78,3 +78,12 @@ def test_other_methods_go_on_and_name_what_they_lose(
     assert summary["steps"] == 9
     (line,) = [message for message in caplog.messages if " goes on in 2 stages" in message]
     assert told in line
+
+
+def test_layers_that_learn_at_a_rate_of_their_stage_stay_in_it(tmp_path: Path) -> None:
+    """As many stages and rates as before, but another layer would change from one to the other."""
+    slow: dict[str, Any] = {"depth": {"method": "synthetic", "clocks": [1, 2]}, "stages": 2}
+    launch(tiny(**slow, model={"split_points": ["lstm2"]}, steps=4), tmp_path / "run")
+    moved = tiny(**slow, model={"split_points": ["lstm3"]}, steps=8, resume=str(tmp_path / "run"))
+    said = refusal(moved, tmp_path / "on")
+    assert "depth.clocks gives every stage a rate that its layers have learned by: leave stages=2 and the cuts" in said
