@@ -22,6 +22,7 @@ from workers.config.schema import LaunchMode
 from workers.config.settings import Config
 from workers.launch.launcher import launch
 from workers.tracking.run import METRICS, SUMMARY, read_metrics
+from workers.tracking.sittings import last_stages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,10 +59,16 @@ class TrainedRun:
     def curve(self, kind: str = "train", stage: int | None = None) -> pd.DataFrame:
         """Return the records of one kind and stage (default: the last one) by step, without empty columns."""
         every = self.metrics
-        index = every["stage"].max() if stage is None else stage
-        chosen: pd.DataFrame = every[(every["kind"] == kind) & (every["stage"] == index)].set_index("step")
+        asked = self._last_stages() if stage is None else stage
+        chosen: pd.DataFrame = every[(every["kind"] == kind) & (every["stage"] == asked)].set_index("step")
         known: pd.DataFrame = chosen.dropna(axis="columns", how="all")
         return known
+
+    def _last_stages(self) -> list[int]:
+        """For each record, the last stage there was then: a run may have gone on in others."""
+        records = read_metrics(self.folder / METRICS)
+        newest = max((record["stage"] for record in records), default=0)
+        return [newest if last is None else last for last in last_stages(records)]
 
 
 def train(overrides: Sequence[str] = (), folder: str | Path | None = None) -> TrainedRun:

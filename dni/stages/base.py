@@ -161,8 +161,9 @@ class Stage:
         return output
 
     def state_dict(self) -> dict[str, Any]:
-        """Return parameters, optimizer, carried state, random state and accumulated gradients, between two windows."""
+        """Return layers, parameters, optimizer, carried and random state and accumulated gradients."""
         return {
+            "layers": [*self.module._modules],
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": None if self.state is None else list(self.state),

@@ -21,6 +21,7 @@ from workers.build.model import build_chains
 from workers.config.settings import Config
 from workers.storage import checkpoint
 from workers.storage.record import read_record
+from workers.storage.weights_file import is_weights_file, read
 
 Weights = Mapping[str, Tensor]
 
@@ -42,12 +43,18 @@ class EarlierStage:
 
 
 def earlier_stages(config: Config) -> Iterator[EarlierStage]:
-    """Yield the stages of the checkpoint that `start_from` and `start_step` name. Raises CheckpointError."""
+    """Yield the stages of the checkpoint that `start_from` and `start_step` name; a file of weights is one stage,
+    without anything at its cuts. Raises CheckpointError."""
     folder, step = Path(config.start_from or ""), int(config.start_step or 0)
-    chains = chains_without_content(read_record(folder))
-    for index, chain in enumerate(chains):
-        state = checkpoint.load(folder, step, index, len(chains))
-        yield EarlierStage(layers_of(chain), state["stage"]["module"], state["depth"], state["time"])
+    if is_weights_file(folder):
+        whole = tuple(name for chain in chains_without_content(config) for name in layers_of(chain))
+        yield EarlierStage(whole, read(folder).tensors, {}, {})
+        return
+    chains, saved = chains_without_content(read_record(folder)), checkpoint.stages_of(folder, step)
+    for index in range(saved):
+        state = checkpoint.load(folder, step, index, saved)
+        layers = state["stage"].get("layers") or layers_of(chains[index])  # older checkpoints do not name them
+        yield EarlierStage(tuple(layers), state["stage"]["module"], state["depth"], state["time"])
 
 
 def take_weights(config: Config, stage: Stage, depth: Interface | None = None, time: Interface | None = None) -> None:

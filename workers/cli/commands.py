@@ -28,6 +28,11 @@ def evaluate() -> NoReturn:
     _run("dni-evaluate", "workers.cli.evaluate")
 
 
+def export() -> NoReturn:
+    """`dni-export`."""
+    _run("dni-export", "workers.cli.export")
+
+
 def sample() -> NoReturn:
     """`dni-sample`."""
     _run("dni-sample", "workers.cli.sample")

@@ -108,7 +108,8 @@ def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
     """
     chains = build_chains(config)
     whole = Chain(OrderedDict(layer for chain in chains for layer in chain.named_children()))
-    states = [checkpoint.load(run_dir, step, index, len(chains)) for index in range(len(chains))]
+    saved = checkpoint.stages_of(run_dir, step)  # a run may have gone on in others
+    states = [checkpoint.load(run_dir, step, index, saved) for index in range(saved)]
     try:
         whole.load_state_dict({name: value for state in states for name, value in state["stage"]["module"].items()})
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:

@@ -56,9 +56,10 @@ class Config:
     log_every: int = one_or_more(10)  # [steps] between two training records of a stage
     tensorboard: bool = True  # write TensorBoard events into the run folder
     run_id: str | None = None  # launch=external: name of the run folder of all stages; null: the engine's job id
-    resume: str | None = None  # run folder to continue
+    resume: str | None = None  # run folder to continue, in the same stages or others
     resume_step: int | None = None  # [steps] checkpoint of that run to resume from; null: the newest complete one
-    start_from: str | None = None  # run folder whose weights a new run starts from; everything else starts fresh
+    start_from: str | None = None  # run folder, or file of dni-export, whose weights a new run starts from; all else
+    # starts fresh
     start_step: str | None = None  # checkpoint of that run: a step, best or last; null: best if there is one, else last
     model: ModelSection = plugin(Model, Lstm)  # the network: its layers, their sizes, its split points
     data: Data = plugin(DataSet, Text)  # the training data: B streams of windows of T time steps

@@ -106,8 +106,8 @@ class _Layer:
         self.output, _ = self.chain(self.input, self.state)
         if not isinstance(self.output, Tensor):
             raise UsageError(
-                f"{self.name} returns the tensors {', '.join(self.output)}, and only layers that pass on one tensor can "
-                "be measured: name the cuts with model.split_points=[...]"
+                f"{self.name} returns the tensors {', '.join(self.output)}, and only layers that pass on one tensor "
+                "can be measured: name the cuts with model.split_points=[...]"
             )
         return self.output.detach()
 

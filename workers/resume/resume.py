@@ -12,6 +12,7 @@ from dni.errors import CheckpointError, ConfigError, ResumeError
 from dni.models.base import SplitKind
 from workers.config.convert import to_plain
 from workers.config.settings import Config
+from workers.resume.repartition import cut_as, settle_cuts
 from workers.resume.schedule import settle_schedule
 from workers.storage import checkpoint
 from workers.storage.record import read_record
@@ -40,14 +41,15 @@ def settle_resume(config: Config, decay_steps: int | None = None) -> Config:
     before = replace(before_resume(folder), resume=None)
     step = _whole_checkpoint(folder, config.resume_step)
     config = _cut_as_before(_drop_start(config, before), before)
-    before = settle_schedule(config, before, decay_steps, step)
-    changed = differences(to_plain(before), to_plain(config))
+    agreed = cut_as(config, settle_schedule(config, before, decay_steps, step))
+    changed = differences(to_plain(agreed), to_plain(config))
     if changed:
         raise ResumeError(
             f"resume={folder} was another run: {', '.join(changed)}; leave these settings as they were, "
             f"{_WEIGHTS_ALONE.format(folder)}"
         )
     _refuse_finished(config, folder, step)
+    settle_cuts(config, before, folder, step)
     return replace(config, resume=str(folder.absolute()), resume_step=step)
 
 

@@ -11,7 +11,9 @@ from workers.build.interfaces import learners
 from workers.build.warm_start import EarlierStage, chains_without_content, earlier_stages, fits, layers_of, learned
 from workers.config.settings import Config
 from workers.resume.choice import choose
+from workers.resume.start_file import settle_file
 from workers.storage.record import read_record
+from workers.storage.weights_file import is_weights_file
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ def settle_start(config: Config) -> Config:
     if config.start_from is None:
         return config
     folder = Path(config.start_from).expanduser().absolute()
+    if is_weights_file(folder):
+        return settle_file(config, folder)
     try:
         before = read_record(folder)
     except ConfigError as error:

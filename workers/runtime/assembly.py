@@ -20,6 +20,7 @@ from workers.comm.neighbours import Neighbours
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.upstream import Upstream
 from workers.config.settings import Config
+from workers.repartition.state import load_part
 from workers.runtime.emulation import slow_down
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
@@ -104,7 +105,7 @@ def contents_of(config: Config, index: int) -> Contents:
 
 
 def _resume(worker: Worker, job: Job, folder: Path, index: int) -> None:
-    state = checkpoint.load(folder, job.start, index, job.config.stages)
+    state = load_part(job.config, folder, job.start, index, worker.stage, worker.state_dict)
     with checkpoint.fitting(folder, job.start, index):
         worker.load_state_dict(state)
         stage, config = worker.stage, job.config

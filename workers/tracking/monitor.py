@@ -21,6 +21,7 @@ from rich.console import Console
 from workers.system.background import background
 from workers.system.errors import about
 from workers.tracking.run import METRICS, read_metrics
+from workers.tracking.sittings import last_stages
 from workers.tracking.summary import finite
 from workers.tracking.tensorboard import TensorBoardWriter
 from workers.tracking.terminal import REFRESH_S, Record, Screen
@@ -77,7 +78,12 @@ class Monitor:
             earlier = self._earlier = _earlier_records(self.run_dir / METRICS)
         self.valid_history = [record for record in earlier if record.get("kind") == "valid"]
         self.sittings = [record for record in earlier if record.get("kind") == "sitting"]
-        self._probes = {record["stage"]: record for record in earlier if record.get("kind") == "probe"}
+        alike = [
+            record
+            for record, last in zip(earlier, last_stages(earlier), strict=True)
+            if last in (None, self._stages - 1)
+        ]
+        self._probes = {record["stage"]: record for record in alike if record.get("kind") == "probe"}
         self._file = (self.run_dir / METRICS).open("a", encoding="utf-8")
         self._thread.start()
         return self

@@ -11,7 +11,7 @@ import logging
 import os
 import platform
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def begin_sitting(config: Config) -> Record:
     folder = None if config.resume is None else Path(config.resume)
     path = None if folder is None else folder / METRICS
     earlier = read_metrics(path) if path is not None and path.is_file() else []
-    begun = sitting(earlier, config.resume_step or 0, folder)
+    begun = {**sitting(earlier, config.resume_step or 0, folder), "stages": config.stages}
     if begun["repeated_steps"]:
         message = "resuming after step %d: at least %d later steps (%.1f s) are computed again"
         log.info(message, begun["step"], begun["repeated_steps"], begun["repeated_s"])
@@ -72,6 +72,17 @@ def totals(sittings: Sequence[Record]) -> dict[str, Any]:
         "machines": list(dict.fromkeys(record["machine"] for record in sittings)),
         "repeated": {key: sum(record[f"repeated_{key}"] for record in sittings) for key in ("steps", "s")},
     }
+
+
+def last_stages(records: Sequence[Mapping[str, Any]]) -> list[int | None]:
+    """Of each record, the last stage of the sitting that it is of; None: that sitting does not say."""
+    found: list[int | None] = []
+    last: int | None = None
+    for record in records:
+        if record.get("kind") == KIND:
+            last = record["stages"] - 1 if "stages" in record else None
+        found.append(last)
+    return found
 
 
 def id_of_folder(folder: Path) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workers.tracking.sittings import last_stages
+
 log = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
@@ -61,11 +63,12 @@ class TensorBoardWriter:
         """Write the records of another folder, with the times they would have if that run had ended just now."""
         seconds = [float(record.get("wall_s") or 0.0) for record in earlier]
         start = time.time() - max(seconds, default=0.0)
-        for record, wall_s in zip(earlier, seconds, strict=True):
-            self._add(record, start + wall_s)
+        for record, wall_s, last in zip(earlier, seconds, last_stages(earlier), strict=True):
+            self._add(record, start + wall_s, last)
 
-    def _add(self, record: Record, at: float) -> None:
-        for tag, value in scalars(record, self._last):
+    def _add(self, record: Record, at: float, last: int | None = None) -> None:
+        """`last`: the last stage, where there were others than now."""
+        for tag, value in scalars(record, self._last if last is None else last):
             self._writer.add_scalar(tag, value, record["step"], walltime=at)
 
 

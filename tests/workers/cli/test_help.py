@@ -12,6 +12,7 @@ import pytest
 
 import dni
 import workers.cli.evaluate
+import workers.cli.export
 import workers.reporting.report
 import workers.simulation.cli
 from dni.errors import ConfigError
@@ -115,7 +116,13 @@ def test_explain_and_version_at_the_command_line(
 
 
 @pytest.mark.parametrize(
-    "program", [workers.reporting.report.main, workers.cli.evaluate.main, workers.simulation.cli.main]
+    "program",
+    [
+        workers.reporting.report.main,
+        workers.cli.evaluate.main,
+        workers.cli.export.main,
+        workers.simulation.cli.main,
+    ],
 )
 def test_the_other_commands_print_their_version(program, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SystemExit) as end:

@@ -173,3 +173,16 @@ def test_settings_that_cannot_be_written_do_not_end_the_run(tmp_path: Path, capl
     (tmp_path / "tensorboard").write_text("in the way")
     keep_settings(tmp_path, to_plain(Config()), {"steps": 1})
     assert "TensorBoard has no settings of" in caplog.text
+
+
+def test_a_run_that_went_on_in_fewer_stages_has_one_curve(tmp_path: Path) -> None:
+    """Its earlier records are those of another last stage; in a new folder all of them are written again."""
+    plainly = {"optimizer": LOCKED["optimizer"] | {"clip": None}}
+    launch(locked(**plainly, steps=5, stages=3), tmp_path / "three")
+    launch(locked(**plainly, steps=8, stages=2, resume=str(tmp_path / "three")), tmp_path / "two")
+    launch(locked(**plainly, steps=8, stages=2), tmp_path / "whole")
+    two, whole = read(tmp_path / "two"), read(tmp_path / "whole")
+    for tag in ("loss/train", "rate/learning_rate"):
+        assert curve(two, tag) == curve(whole, tag)
+    assert "stage_2/loss" not in two.Tags()["scalars"]
+    assert [step for step, _ in curve(two, "stage_2/busy")] == [1, 2, 3, 4, 5]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,6 +22,7 @@ from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
 from workers.comm.edge import Loss, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
+from workers.repartition.state import load_part
 from workers.runtime.feed import Feed
 from workers.runtime.job import Job
 from workers.runtime.pipeline.broadcast import Broadcast, barrier
@@ -179,7 +181,7 @@ class PipelinedWorker:
     def _resume(self, folder: Path) -> None:
         start = self.job.start
         for part, stage in self.stages.items():
-            state = checkpoint.load(folder, start, part, self.config.parts)
+            state = load_part(self.config, folder, start, part, stage, partial(self.state_dict, part))
             with checkpoint.fitting(folder, start, part):
                 stage.load_state_dict(state["stage"])
                 own = self.config.optimizer.schedule
