@@ -66,8 +66,8 @@ def _refuse(config: Config, saved: Sequence[SavedPart], layers: Iterable[str], f
         )
     if max(config.periods) > 1:
         raise ResumeError(
-            f"resume={folder}: depth={config.depth.name} has an update period for every stage, by which its layers have "
-            f"learned: {way}"
+            f"resume={folder}: depth={config.depth.name} has an update period for every stage, by which its layers "
+            f"have learned: {way}"
         )
     windows = sum(len(part.state["stage"].get(HELD) or {}) for part in saved)
     if windows:
