@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.loss_function import LossFunction
-from dni.precision import autocast_calls
 from dni.predictors.base import Predictor
 from dni.predictors.regressor import Regressor
 from dni.predictors.settings import PredictorContext, PredictorSettings, TimePredictor
 from dni.recurrent import Chain
+from dni.stages.autocast import autocast_calls
 
 Kind = TypeVar("Kind", bound=DecoupledInterface)
 

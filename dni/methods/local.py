@@ -13,8 +13,8 @@ from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.local import LocalInterface, local_head
 from dni.methods.base import DepthMethod
 from dni.methods.cut import CutContext
-from dni.precision import autocast_calls
 from dni.ranges import zero_or_more
+from dni.stages.autocast import autocast_calls
 from dni.stages.base import Stage
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from dni.errors import ConfigError, PartitionError
 from dni.models.base import InitKind, ModelContext
 from dni.models.init import initialise
-from dni.precision import AutocastChain
 from dni.recurrent import Chain, Recurrent
+from dni.stages.autocast import AutocastChain
 from dni.stages.partition import partition
 from workers.build.own_code import as_config_error
 from workers.build.traced import traced

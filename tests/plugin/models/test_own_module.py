@@ -11,7 +11,7 @@ import torch
 from dni.errors import ConfigError
 from dni.losses import summed_cross_entropy
 from dni.models import ModelContext
-from tests.plugin.own_module import network
+from tests.plugin.models.own_module import network
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
 from workers.build.data import resolve
 from workers.cli.evaluate import evaluate
@@ -20,7 +20,7 @@ from workers.config.settings import Config
 from workers.launch.accept import settle
 from workers.launch.launcher import launch
 
-OWN = "tests.plugin.own_module"
+OWN = "tests.plugin.models.own_module"
 PROCESSES: dict[str, Any] = {"transport": {"kind": "grpc"}, "launch": {"mode": "processes"}}
 LOCKED: dict[str, Any] = {"depth": {"method": "backprop"}, "checkpoint": {"every": 4, "keep": 9}}
 

@@ -14,7 +14,7 @@ from workers.config.settings import Config
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
 
-OWN = "tests.plugin.skips"
+OWN = "tests.plugin.models.skips"
 PROCESSES: dict[str, Any] = {"transport": {"kind": "grpc"}, "launch": {"mode": "processes"}}
 SAVED: dict[str, Any] = {"checkpoint": {"every": 4, "keep": 9}}
 
