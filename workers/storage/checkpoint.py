@@ -15,7 +15,6 @@ from typing import Any
 
 from dni.errors import CheckpointError, DamagedCheckpoint
 from workers.config.quoting import resume_command
-from workers.storage import checkpoint
 from workers.storage.sealed import put_in_place, sync
 from workers.storage.stage_files import UNCHECKED, read_stage, stages_in, with_tensors, write_stage
 from workers.system.errors import as_refusal
@@ -199,7 +198,7 @@ def _has_all(folder: Path, stages: int | None) -> bool:
 
 def continue_with(run_dir: Path) -> str:
     """Return a sentence that names the last checkpoint of a broken run and the command that resumes it."""
-    steps = checkpoint.complete_steps(run_dir)
+    steps = complete_steps(run_dir)
     if not steps:
         return "no complete checkpoint had been written (checkpoint.every sets how often)"
     last = checkpoint.folder_of(run_dir, steps[-1])
