@@ -201,5 +201,5 @@ def continue_with(run_dir: Path) -> str:
     steps = complete_steps(run_dir)
     if not steps:
         return "no complete checkpoint had been written (checkpoint.every sets how often)"
-    last = checkpoint.folder_of(run_dir, steps[-1])
+    last = folder_of(run_dir, steps[-1])
     return f"last complete checkpoint: {last}; resume with: {resume_command(run_dir)}"
