@@ -1,5 +1,6 @@
 """Data sets, and the deterministic sources of windows that they open."""
 
+from dni.data.arrays.tokens import Tokens, TokenSource
 from dni.data.base import Data, DataContext, DataSet, in_passes
 from dni.data.copy_sets import Copy, RepeatCopy
 from dni.data.copy_task import CopySource
@@ -27,6 +28,8 @@ __all__ = [
     "Text",
     "TextSource",
     "TextStreams",
+    "TokenSource",
+    "Tokens",
     "Window",
     "in_passes",
     "load_text",

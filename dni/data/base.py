@@ -165,7 +165,8 @@ class DataSet(Named, ABC):
 class FromFiles(DataSet):
     """Data that is read from files."""
 
-    path: str | None = None  # text: file, folder, or Penn Treebank folder, null: the embedded text; images' folder
+    path: str | None = None  # text: file, folder, or Penn Treebank folder, null: the embedded text; images' or tokens'
+    # folder
 
     def located(self: F) -> F:
         return replace(self, path=self.path and str(Path(self.path).expanduser().absolute()))

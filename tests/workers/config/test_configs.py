@@ -42,6 +42,7 @@ ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name 
 
 #: Options that do not go with the defaults, and what they need.
 NEEDS = {
+    "data=tokens": ["data.path=folder"],
     "data=mnist": ["model=mlp_bn"],
     "data=cifar10": ["model=cnn"],
     "model=mlp_bn": ["data=mnist"],

@@ -1,0 +1,114 @@
+"""Where in a long array each window begins: streams that run side by side, or crops from anywhere."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from dni.errors import ConfigError, DataError
+
+
+class Place(NamedTuple):
+    """One window of every stream of a batch."""
+
+    starts: list[int]  #: of each of the B streams: the first row of its window
+    within: int  #: rows of the sequence before the window
+    left: int  #: rows of the sequence after the window
+
+
+class Layout(Protocol):
+    """Windows of T rows, a pure function of their number."""
+
+    batch: int  #: B
+    window: int  #: T
+    windows_per_pass: int  #: of about as many rows as the array has
+
+    def place(self, n: int) -> Place:
+        """Of window n = 0, 1, ..."""
+
+
+class Streams:
+    """The array as B contiguous streams of equal length, read in order from their starts, pass after pass.
+
+    Args:
+        rows: how many the array has.
+        batch: B.
+        window: T.
+        sequence: rows of a sequence, a multiple of T; what is left of a stream after its last whole sequence is not
+            used. None: a pass is one sequence.
+        ahead: how many rows after an input its label is.
+        unit: what a row is, for messages.
+
+    Raises ConfigError for sizes that do not fit each other, DataError for an array that is too short.
+    """
+
+    def __init__(
+        self, rows: int, batch: int, window: int, sequence: int | None = None, *, ahead: int = 1, unit: str = "rows"
+    ) -> None:
+        _refuse_sizes(batch, window, sequence)
+        whole, self._stream = sequence or window, rows // batch
+        usable = (self._stream - ahead) // whole * whole
+        if usable < 1:
+            raise _too_short(rows, batch * (whole + ahead), unit, f"{batch} streams of {whole} and the labels after")
+        self.batch, self.window, self.windows_per_pass = batch, window, usable // window
+        self._sequence = sequence or usable
+
+    def place(self, n: int) -> Place:
+        at = n % self.windows_per_pass * self.window
+        within = at % self._sequence
+        starts = [stream * self._stream + at for stream in range(self.batch)]
+        return Place(starts, within, self._sequence - within - self.window)
+
+
+class Crops:
+    """B sequences from anywhere in the array, each offset drawn from (seed, number of the sequence) alone.
+
+    Sequences may overlap. A pass has as many windows as `Streams` of one window each would have.
+
+    Args:
+        rows, batch, window, ahead, unit: as of `Streams`.
+        sequence: rows of a sequence, a multiple of T; None: T.
+        seed: not negative.
+
+    Raises as `Streams`.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        batch: int,
+        window: int,
+        sequence: int | None = None,
+        *,
+        seed: int,
+        ahead: int = 1,
+        unit: str = "rows",
+    ) -> None:
+        _refuse_sizes(batch, window, sequence)
+        self._sequence, self._seed = sequence or window, seed
+        self._offsets = rows - self._sequence - ahead + 1  # from 0 to below it
+        if self._offsets < 1:
+            raise _too_short(rows, self._sequence + ahead, unit, f"a crop of {self._sequence} and the label after it")
+        self.batch, self.window = batch, window
+        self.windows_per_pass = max(1, rows // (batch * window))
+
+    def place(self, n: int) -> Place:
+        number, within = divmod(n * self.window, self._sequence)
+        offsets = np.random.default_rng((self._seed, number)).integers(self._offsets, size=self.batch)
+        return Place([int(one) + within for one in offsets], within, self._sequence - within - self.window)
+
+
+def _refuse_sizes(batch: int, window: int, sequence: int | None) -> None:
+    if batch < 1 or window < 1:
+        raise ConfigError(f"need batch {batch} >= 1 and window {window} >= 1")
+    if sequence is not None and (sequence < 1 or sequence % window):
+        nearest = max(window, round(sequence / window) * window)
+        raise ConfigError(f"sequence {sequence} is no multiple of the window {window}: use {nearest}, say")
+
+
+def _too_short(rows: int, needed: int, unit: str, what: str) -> DataError:
+    return DataError(
+        f"this part of the data is too short: {what} need {needed} {unit}, it has {rows}; use more data, a smaller "
+        "data.batch, or a shorter data.window or data.sequence"
+    )

@@ -1,0 +1,150 @@
+"""Token ids in files: whatever was tokenized before, memory-mapped."""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from dni.data.arrays.file_digest import digest_of_files
+from dni.data.arrays.layout import Crops, Layout, Streams
+from dni.data.arrays.token_file import SUFFIXES, TokenFile
+from dni.data.base import Data, DataContext, FromFiles, Streamable, in_passes
+from dni.data.source import PassSource, refuse_future_labels
+from dni.data.window import Window
+from dni.errors import ConfigError, DataError
+from dni.ranges import one_or_more
+from dni.types import IGNORED
+
+TokenType = enum.Enum("TokenType", ["uint16", "uint32"])
+
+Sampling = enum.Enum("Sampling", ["streams", "random"])
+
+#: What tells the size of the vocabulary, and what nanoGPT has in its place.
+META, PICKLE = "meta.json", "meta.pkl"
+
+
+class TokenSource(PassSource):
+    """Windows of token ids; the label of a token is the one after it.
+
+    Labels after the window that belong to the next sequence are IGNORED, for the state does not reach them.
+
+    Args:
+        file: the ids.
+        layout: which window begins where.
+        future_labels: L, labels after a window.
+        streaming: the labels after a window are not known yet: raises ConfigError if there shall be some.
+    """
+
+    def __init__(self, file: TokenFile, layout: Layout, future_labels: int = 0, *, streaming: bool = False) -> None:
+        refuse_future_labels(streaming, future_labels)
+        self.file, self.layout, self.future_labels, self.streaming = file, layout, future_labels, streaming
+        self.symbols = self.input_symbols = file.vocabulary
+        self.windows_per_pass = layout.windows_per_pass
+
+    def window(self, n: int) -> Window:
+        """Raises DataError for an id outside of the vocabulary."""
+        place, steps, batch = self.layout.place(n), self.layout.window, self.layout.batch
+        known = self.file.read(place.starts, steps + min(self.future_labels, place.left) + 1)
+        labels = torch.full((batch, steps + self.future_labels), IGNORED)
+        labels[:, : known.shape[1] - 1] = known[:, 1:]
+        reset, done = (torch.full((batch,), here) for here in (place.within == 0, place.left == 0))
+        return Window(known[:, :steps].contiguous(), labels, reset, done)
+
+
+@dataclass
+class Tokens(FromFiles, Streamable):
+    """Token ids in a folder's train.bin and valid.bin (or .npy), and test.bin if it is there; the label is the next."""
+
+    sequence: int | None = one_or_more(None)
+    vocabulary: int | None = one_or_more(
+        None
+    )  # [tokens] V, ids are below it; null: vocab_size of meta.json beside them
+    dtype: TokenType = (
+        TokenType.uint16
+    )  # of the ids in .bin files, which are little-endian; .npy files say it themselves
+    sampling: Sampling = (
+        Sampling.streams
+    )  # streams: in order, side by side; random: every sequence (null: window) begins
+    # at an offset that is drawn from the seed and its number
+
+    name: ClassVar[str] = "tokens"
+
+    def open(self, context: DataContext) -> Data:
+        folder = self._folder()
+        paths = {part: _file_of(folder, part) for part in ("train", "valid", "test")}
+        train, valid, test = paths["train"], paths["valid"], paths["test"]
+        if train is None or valid is None:
+            missing = "train" if train is None else "valid"
+            raise DataError(f"{folder} has no {missing}.bin or {missing}.npy: write the token ids of that part into it")
+        vocabulary = self.vocabulary or vocabulary_of(folder)
+        return in_passes(
+            folder.name,
+            self._training(self._opened(train, vocabulary), context),
+            self._held_out(self._opened(valid, vocabulary), context),
+            digest=partial(digest_of_files, [train, valid]),
+            test=None if test is None else lambda: self._held_out(self._opened(test, vocabulary), context),
+        )
+
+    def check(self, run: Any) -> None:
+        super().check(run)
+        self._named_path()
+
+    def _named_path(self) -> Path:
+        if self.path is None:
+            raise ConfigError("data.path is not set: data=tokens data.path=FOLDER, which holds train.bin and valid.bin")
+        return Path(self.path).expanduser()
+
+    def _folder(self) -> Path:
+        folder = self._named_path()
+        if not folder.is_dir():
+            raise DataError(f"no such folder: {folder}; give one that holds train.bin and valid.bin (or .npy files)")
+        return folder
+
+    def _opened(self, path: Path, vocabulary: int) -> TokenFile:
+        return TokenFile(path, self.dtype.name, vocabulary)
+
+    def _training(self, file: TokenFile, context: DataContext) -> TokenSource:
+        layout: Layout
+        if self.sampling is Sampling.random:
+            sizes = len(file), self.batch, context.window, self.sequence
+            layout = Crops(*sizes, seed=context.seed, unit="tokens")
+        else:
+            layout = self._streams(file, context, self.sequence)
+        return TokenSource(file, layout, context.future_labels, streaming=self.streaming)
+
+    def _held_out(self, file: TokenFile, context: DataContext) -> TokenSource:
+        """In order, in sequences as long as those of training."""
+        sequence = self.sequence or (context.window if self.sampling is Sampling.random else None)
+        return TokenSource(file, self._streams(file, context, sequence), context.future_labels)
+
+    def _streams(self, file: TokenFile, context: DataContext, sequence: int | None) -> Streams:
+        return Streams(len(file), self.batch, context.window, sequence, unit="tokens")
+
+
+def vocabulary_of(folder: Path) -> int:
+    """`vocab_size` in the folder's meta.json. Raises DataError, which says what to write, if it is not there."""
+    path = folder / META
+    write = f'set data.vocabulary=N, or write {{"vocab_size": N}} into {path}'
+    if not path.is_file():
+        pickled = f"{PICKLE} is not read, for a pickle may run any code, and " if (folder / PICKLE).exists() else ""
+        raise DataError(f"{pickled}how many different tokens {folder} has is not known: {write}")
+    try:
+        found = json.loads(path.read_bytes())["vocab_size"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} tells no vocab_size ({type(error).__name__}: {error}): {write}") from None
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise DataError(f"{path} has vocab_size {found!r}, which is no number of tokens: {write}")
+    return found
+
+
+def _file_of(folder: Path, part: str) -> Path | None:
+    found = [path for suffix in SUFFIXES if (path := folder / f"{part}{suffix}").is_file()]
+    if len(found) > 1:
+        raise DataError(f"{folder} holds both {found[0].name} and {found[1].name}: remove one of them")
+    return found[0] if found else None
