@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dni.errors import ConfigError
-from dni.losses import cross_entropy_gradient, numbers, summed_cross_entropy
-from dni.metrics import hits
+from dni.losses import count_rows, cross_entropy_gradient, summed_cross_entropy
+from dni.losses import numbers as numbers_of
+from dni.metrics import bits, hits
 from dni.misuse import label_misfit
 from dni.plugin import Named
 from dni.types import IGNORED
@@ -33,6 +34,12 @@ class LossFunction(Named, ABC):
     A loss of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
     section `loss`. `summed` is all that it must have.
     """
+
+    #: What it is measured in; figures in bits are recorded where these are nats.
+    unit: ClassVar[str] = "nats"
+
+    #: Its labels are numbers (..., O), and not classes (...).
+    numbers: ClassVar[bool] = False
 
     @abstractmethod
     def summed(self, output: Tensor, labels: Tensor) -> Tensor:
@@ -61,8 +68,15 @@ class LossFunction(Named, ABC):
         """Loss, hits and number of the labels, as validation and `dni-evaluate` add them up."""
         return Judgement(self.summed(output, labels).item(), self.hits(output, labels), self.count(labels))
 
+    def figures(self, total: Judgement) -> dict[str, float]:
+        """What is recorded of all windows of a pass: means per label."""
+        found = {"loss": total.loss / total.labels}
+        if self.unit == "nats":
+            found["bits_per_label"] = bits(found["loss"])
+        return found if self.numbers else {**found, "accuracy": total.hits / total.labels}
+
     def of_guessing(self, symbols: int) -> float:
-        """What a label costs a model of V = `symbols` that knows nothing; 0: that is not known."""
+        """What a label costs a model of V (or O) = `symbols` that knows nothing; 0: that is not known."""
         return 0.0
 
     def misfit(self, output: Tensor, labels: Tensor) -> str | None:
@@ -72,8 +86,18 @@ class LossFunction(Named, ABC):
             return f"{shapes}: one is needed for each row"
         return label_misfit("the output", output, labels)
 
-    def check(self, run: Any) -> None:  # most go with everything
+    def check(self, run: Any) -> None:
         """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that do not go with it."""
+        if self.numbers and not run.data.numbers:
+            raise ConfigError(
+                f"loss={self.name} is of numbers, and the labels of data={run.data.name} are classes: set "
+                "loss=cross_entropy (or data=series)"
+            )
+        if run.data.numbers and not self.numbers:
+            raise ConfigError(
+                f"loss={self.name} is of classes, and the labels of data={run.data.name} are numbers: set "
+                "loss=squared_error"
+            )
 
 
 @dataclass
@@ -97,16 +121,22 @@ class SquaredError(LossFunction):
     """Half the squared error of an output (..., O) against numbers (..., O); a row counts as one label."""
 
     name: ClassVar[str] = "squared_error"
+    unit: ClassVar[str] = "squared error"
+    numbers: ClassVar[bool] = True
 
     def summed(self, output: Tensor, labels: Tensor) -> Tensor:
-        return (output - numbers(output, labels)).pow(2).sum() / 2
+        return (output - numbers_of(output, labels)).pow(2).sum() / 2
 
     def gradient(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        error = output.detach() - numbers(output, labels)
+        error = output.detach() - numbers_of(output, labels)
         return error.pow(2).sum() / 2, error
 
     def count(self, labels: Tensor) -> int:
-        return labels.numel() // labels.shape[-1]
+        return count_rows(labels)
+
+    def of_guessing(self, symbols: int) -> float:
+        """Half a row's numbers: the mean as the answer, where numbers have a variance of one."""
+        return symbols / 2
 
     def hits(self, output: Tensor, labels: Tensor) -> int:
         """None: numbers are not hit."""
@@ -114,9 +144,3 @@ class SquaredError(LossFunction):
 
     def misfit(self, output: Tensor, labels: Tensor) -> str | None:
         return None
-
-    def check(self, run: Any) -> None:
-        raise ConfigError(
-            "loss=squared_error is of numbers, and the labels of a run are classes: set loss=cross_entropy, or use "
-            "dni.SquaredLossInterface in a loop of your own"
-        )

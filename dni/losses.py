@@ -33,6 +33,11 @@ def cross_entropy_gradient(output: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     return total, gradient
 
 
+def count_rows(labels: Tensor) -> int:
+    """How many labels there are: classes (...), or rows of numbers (..., O), which are floats."""
+    return labels.numel() // labels.shape[-1] if labels.is_floating_point() else labels.numel()
+
+
 def numbers(estimate: Tensor, labels: Tensor | None) -> Tensor:
     """The labels (..., O) of an estimate (..., O). Raises ValueError if there are none, or of another shape."""
     if labels is None:

@@ -1,5 +1,6 @@
 """Data sets, and the deterministic sources of windows that they open."""
 
+from dni.data.arrays.series import Series, SeriesSource
 from dni.data.arrays.tokens import Tokens, TokenSource
 from dni.data.base import Data, DataContext, DataSet, in_passes
 from dni.data.copy_sets import Copy, RepeatCopy
@@ -24,6 +25,8 @@ __all__ = [
     "PixelSource",
     "RepeatCopy",
     "SequentialMnist",
+    "Series",
+    "SeriesSource",
     "Source",
     "Text",
     "TextSource",

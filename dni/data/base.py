@@ -35,7 +35,7 @@ class Data:
     """What a run reads."""
 
     name: str
-    symbols: int  #: V
+    symbols: int  #: V; O where labels are numbers
     input_symbols: int
     train: Source
     valid: Callable[[], Source]  #: from its start, for every pass
@@ -86,6 +86,9 @@ class DataSet(Named, ABC):
 
     #: There is one label a window, at its end, and not one at every step.
     one_label: ClassVar[bool] = False
+
+    #: Labels are numbers (B, T, O) in float32, O of them a row, and not classes; nothing of them travels ahead.
+    numbers: ClassVar[bool] = False
 
     #: It is a text, whose next character a model learns, so that it can write.
     is_text: ClassVar[bool] = False
@@ -166,7 +169,7 @@ class FromFiles(DataSet):
     """Data that is read from files."""
 
     path: str | None = None  # text: file, folder, or Penn Treebank folder, null: the embedded text; images' or tokens'
-    # folder
+    # folder; series: .csv or .npy file
 
     def located(self: F) -> F:
         return replace(self, path=self.path and str(Path(self.path).expanduser().absolute()))

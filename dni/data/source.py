@@ -14,7 +14,10 @@ from dni.errors import ConfigError
 class Source(ABC):
     """Windows in order, from a state that a checkpoint can hold."""
 
-    symbols: int  #: V: the labels are below it (or IGNORED); the model has that many outputs per step
+    symbols: (
+        int  #: V: the labels are below it (or IGNORED), or O where they are numbers; the model has that many outputs
+    )
+    #: per step
     input_symbols: int = 0  #: the inputs are below it: rows of an embedding; 0: they are numbers, not symbols
     streaming: bool = False  #: the labels after the window are not known yet, so there are none to look ahead to
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from dni.loss_function import Judgement
+from dni.losses import count_rows
 from dni.misuse import require_target
 
 
@@ -65,7 +66,7 @@ class Interface:
 
     def ready_steps(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         """The windows to go back through once `value` has left at `step`: that one, unless gradients are late."""
-        return [ReadyStep(step, self.gradient(step, value, labels), labels.numel())]
+        return [ReadyStep(step, self.gradient(step, value, labels), count_rows(labels))]
 
     def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         """In the place of `due` where the stage does not go back at `step`: nothing is due."""

@@ -29,11 +29,12 @@ class CutContext:
     inputs: int  #: how many input symbols there are; 0 where the inputs are no symbols
     device: torch.device  #: of the stage
     predictor: PredictorSettings  #: the section `predictor.depth`, or `predictor.time`
+    loss: LossFunction  #: of the network
     expects: Callable[[int], bool]  #: whether the target of a step will come at all
 
     def build(self) -> Predictor:
         """The predictor of the settings, untrained."""
-        context = PredictorContext(self.index, self.stages, self.inputs)
+        context = PredictorContext(self.index, self.stages, self.inputs, numbers=self.loss.numbers)
         return self.predictor.build(self.shape, self.classes, context).to(self.device)
 
     def predicted(self, memory: int, **settings: Any) -> DecoupledInterface:
@@ -60,4 +61,3 @@ class TimeCutContext(CutContext):
     module: Chain  #: the stage's part of the model
     rest: Callable[[], tuple[Tensor, Tensor]] | None  #: inputs and labels (B, N) from the window's end to that of its
     #: sequence; None: these are not known
-    loss: LossFunction  #: of the network

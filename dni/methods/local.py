@@ -29,8 +29,10 @@ class Local(DepthMethod):
     predicts: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
-        settings = {"classes": cut.classes, "hidden": self.hidden}
-        return LocalInterface(math.prod(cut.shape), **settings, learning_rate=self.learning_rate, device=cut.device)
+        return LocalInterface(
+            math.prod(cut.shape), classes=cut.classes, hidden=self.hidden, learning_rate=self.learning_rate,
+            device=cut.device, function=cut.loss if cut.loss.numbers else None,
+        )  # fmt: skip
 
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         return Stage(module, optimizer, **{**settings, "first": True})  # no stage sends a gradient back

@@ -28,6 +28,12 @@ class ModelContext:
     symbols: int  #: V, how many labels there are: the numbers that the last layer gives for each
     input_symbols: int = 0  #: symbols that are inputs: rows of an embedding; 0: inputs are numbers
     input_shape: tuple[int, ...] = ()  #: of one example, (C, H, W) of an image, or of one step, (D,); () of symbols
+    numbers: bool = False  #: labels are numbers, `symbols` of them a row, and not classes
+
+    @property
+    def last_layer(self) -> str:
+        """The name of a linear layer that answers."""
+        return "output" if self.numbers else "softmax"
 
 
 @dataclass
@@ -48,6 +54,9 @@ class Model(Named, ABC):
     #: What it reads; None: whatever there is.
     reads: ClassVar[Inputs | None] = None
 
+    #: It reads sequences of vectors (B, T, D) as well, through a linear layer.
+    reads_vectors: ClassVar[bool] = False
+
     #: Some of its layers are `dni.Recurrent`, so that gradients may be cut in time.
     carries_state: ClassVar[bool] = False
 
@@ -64,13 +73,15 @@ class Model(Named, ABC):
     def build(self, context: ModelContext) -> nn.Module:
         """An `nn.Sequential` (or `dni.Chain`) of named layers, between any two of which it may be cut.
 
-        Its inputs are those that `dni.data.Window` describes; it gives scores (B, T, V), of examples (B, V).
+        Its inputs are those that `dni.data.Window` describes; it gives scores (B, T, V), of examples (B, V);
+        in regression numbers (B, T, O).
         """
 
     def check(self, run: Any) -> None:
         """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that do not go with it."""
         data = run.data
-        if self.reads not in (None, data.gives):
+        vectors = data.gives is Inputs.vectors and data.sequences and not data.one_label
+        if self.reads not in (None, data.gives) and not (self.reads_vectors and vectors):
             assert self.reads is not None
             raise ConfigError(
                 f"model={self.name} reads {self.reads.name}, and data={data.name} gives {data.gives.name}: use "

@@ -67,6 +67,17 @@ class LabelContext(nn.Module):
         return self.table(index).sum(-2)  # type: ignore[no-any-return]
 
 
+class NumberContext(nn.Module):
+    """Numbers as context: a linear map, (..., O) -> (..., features)."""
+
+    def __init__(self, outputs: int, features: int) -> None:
+        super().__init__()
+        self.table = nn.Linear(outputs, features, bias=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.table(rows)  # type: ignore[no-any-return]
+
+
 def label_rows(value: Tensor, labels: Tensor | None) -> Tensor:
     """Labels as (..., L) beside a value (..., D): an activation has one label per row, a state has L.
 

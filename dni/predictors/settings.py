@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from dni.errors import ConfigError
 from dni.plugin import Named, RunContext
 from dni.predictors.base import Predictor
 from dni.ranges import above_zero, one_or_more, zero_or_more
@@ -18,6 +19,7 @@ class PredictorContext:
     index: int  #: of the stage whose value it sees, from 0
     stages: int  #: of the run
     inputs: int  #: how many input symbols there are; 0 where the inputs are no symbols
+    numbers: bool = False  #: labels are numbers (..., O) in floats, and `classes` is O
 
 
 @dataclass
@@ -39,7 +41,8 @@ class PredictorSettings(Named, ABC):
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
         """The model of dL/d value, untrained, its weights drawn from torch's random state.
 
-        `shape` is that of one row of the value: (D,), or (C, H, W) of feature maps; `classes` is V.
+        `shape` is that of one row of the value: (D,), or (C, H, W) of feature maps; `classes` is V, or O where labels
+        are numbers.
         """
 
     def training(self) -> dict[str, Any]:
@@ -57,7 +60,8 @@ class PredictorSettings(Named, ABC):
 
 @dataclass
 class DepthPredictor(PredictorSettings):
-    """Base class of predictors of dL/d output; beside the output they see its labels, (B, T) or (B,)."""
+    """Base class of predictors of dL/d output; beside the output they see its labels, (B, T) or (B,); of regression
+    (B, T, O)."""
 
 
 @dataclass
@@ -81,3 +85,12 @@ class TimePredictor(PredictorSettings):
     def awaited_labels(self) -> int:
         """L, labels after its state for which every target waits: in `fit` they stand behind what it saw."""
         return 0
+
+    def check(self, run: RunContext) -> None:
+        """Raise ConfigError for settings of the run that this predictor does not go with."""
+        beside = self.context_labels or self.context_inputs or self.awaited_labels
+        if run.time.predicts and run.data.numbers and beside:
+            raise ConfigError(
+                f"predictor.time={self.name} sees classes or symbols beside the state, and data={run.data.name} has "
+                "numbers: use predictor/time=linear or predictor/time=mlp predictor.time.context=none"
+            )

@@ -78,6 +78,7 @@ def depth_context(config: Config, index: int, device: torch.device) -> CutContex
         inputs=model.input_symbols or 0,
         device=device,
         predictor=config.predictor.depth,
+        loss=config.loss,
         expects=partial(goes_back, config, index + 1),
     )
 

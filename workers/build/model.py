@@ -34,9 +34,11 @@ def _whole(config: Config) -> nn.Sequential:
     model = config.model
     if model.symbols is None or model.input_symbols is None:
         raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")
+    shape = tuple(model.input_shape or ())
+    context = ModelContext(model.symbols, model.input_symbols, shape, numbers=config.data.numbers)
     torch.manual_seed(config.seed)
     with failures_named(f"model={model.name} cannot be built"):
-        whole = model.build(ModelContext(model.symbols, model.input_symbols, tuple(model.input_shape or ())))
+        whole = model.build(context)
     if not isinstance(whole, nn.Sequential):
         raise ConfigError(
             f"model={model.name}: build gives a {type(whole).__name__}, and must give an nn.Sequential (or dni.Chain) "

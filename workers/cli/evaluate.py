@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from dni.data.base import Data
 from dni.data.source import Source
 from dni.data.window import Window, split_labels
 from dni.errors import CheckpointError, ConfigError, DniError
-from dni.loss_function import LossFunction
-from dni.metrics import bits
+from dni.loss_function import Judgement, LossFunction
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from workers.build.data import resolve
@@ -43,7 +42,8 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
 
     `split`: valid or test; default: test where the data has one. `step`: a number, best or last; default: best where
     it is known and saved. The split is read once, sequences in whole batches only, its state carried across windows as
-    in training's validation passes; `accuracy` is the share of labels with the largest score, `error` the rest. Raises
+    in training's validation passes; `accuracy` is the share of labels with the largest score, `error` the rest. Where
+    the loss is not in nats there are `loss` and `unit` in the place of bits; regression has no accuracy. Raises
     ConfigError for what there is not, CheckpointError for what cannot be read.
     """
     config, data = read_settings(run_dir)
@@ -53,16 +53,25 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     choice = choose(run_dir, step, "--step ")
     device = device_of(replace(config, devices=["auto"]), 0)
     parts = load_parts(config, run_dir, choice.step)
-    loss, right, labels = measure(parts, config.depth.clocks or [1], source, windows, device, config.loss)
+    total = Judgement(*measure(parts, config.depth.clocks or [1], source, windows, device, config.loss))
     found = {
-        "split": split, "step": choice.step, "which": choice.which, "bits_per_label": bits(loss / labels),
-        "accuracy": right / labels, "error": (labels - right) / labels, "labels": labels,
-        "data": {"name": data.name, "sha256": data.sha256},
+        "split": split, "step": choice.step, "which": choice.which, **figures(config.loss, total),
+        "labels": total.labels, "data": {"name": data.name, "sha256": data.sha256},
     }  # fmt: skip
     path = run_dir / f"evaluation-{split}.json"
     with about(path):
         path.write_text(json.dumps(finite(found), indent=2) + "\n")
     return found
+
+
+def figures(function: LossFunction, total: Judgement) -> dict[str, Any]:
+    """Bits and shares of hits; where the loss is not in nats, the loss and its unit."""
+    found: dict[str, Any] = function.figures(total)
+    if function.unit != "nats":
+        found["unit"] = function.unit
+    else:
+        del found["loss"]
+    return found if function.numbers else found | {"error": (total.labels - total.hits) / total.labels}
 
 
 def read_settings(run_dir: Path) -> tuple[Config, Data]:
@@ -161,11 +170,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DniError as error:
         print(f"dni-evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(
-        f"{found['data']['name']}, {found['split']} split, step {found['step']} ({found['which']}): "
-        f"{found['bits_per_label']:.4f} bits per label, {found['accuracy']:.2%} right, {found['labels']} labels"
-    )
+    where = f"{found['data']['name']}, {found['split']} split, step {found['step']} ({found['which']})"
+    print(f"{where}: {', '.join(_said(found))}, {found['labels']} labels")
     return 0
+
+
+def _said(found: Mapping[str, Any]) -> Iterator[str]:
+    if "unit" in found:
+        yield f"loss {found['loss']:.6g} {found['unit']}"
+    else:
+        yield f"{found['bits_per_label']:.4f} bits per label"
+    if "accuracy" in found:
+        yield f"{found['accuracy']:.2%} right"
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Contents:
     steps: int | None = None  #: T; None: it varies
     sequences: bool = True  #: values are (B, T, ...) and labels (B, T); else (B, ...) and (B,)
     one_label: bool = False  #: labels are (B, 1), whatever T is
+    numbers: int = 0  #: O: labels are numbers (..., O), of the type of values; 0: they are symbols
     context: int = 0  #: C; 0: no context travels with training steps
     context_symbols: int = 0  #: the context's entries are below it
     every: int = 1  #: the receiver's clock: between its ticks a frame has neither value nor labels
@@ -104,6 +105,9 @@ class Contents:
         expect("value", tensors["value"], (*streams, *self.value), self.dtype)
         one = self.one_label and "windows" not in tensors
         labels = tensors["labels"]
+        if self.numbers:
+            expect("labels", labels, (*streams, self.numbers), self.dtype)
+            return
         expect("labels", labels, (batch, 1) if one else streams, torch.int64)
         _expect_below("labels", labels, self.symbols)
 

@@ -146,3 +146,9 @@ def value(tree: Any, place: Sequence[str]) -> float | None:
     if place:
         return value(tree.get(place[0]), place[1:]) if isinstance(tree, dict) else None
     return float(tree) if isinstance(tree, int | float) else None
+
+
+def unit_of(groups: Sequence[Group]) -> str | None:
+    """The unit of the losses of these runs; None: nats, which are shown in bits."""
+    summaries = [run.summary or {} for group in groups for run in group.runs]
+    return next((summary["valid"]["unit"] for summary in summaries if "unit" in (summary.get("valid") or {})), None)

@@ -1,8 +1,9 @@
 """When a stage has diverged: a rule on the losses that it measures.
 
-A loss is absurd if it is more than FACTOR times that of the first step, and more than FACTOR times what guessing costs
-(ln V nats per label), so that a first loss near zero condemns nothing. A stage has diverged once the newest loss and
-the mean of the last STEPS are both absurd; a run with fewer steps is judged by all of them at its end.
+A loss is absurd if it is more than FACTOR times that of the first step, and more than FACTOR times what guessing costs,
+so that a first loss near zero condemns nothing. Guessing costs ln V nats per label; in regression half of O, which is
+the cost of the mean where numbers have a variance of one. A stage has diverged once the newest loss and the mean of the
+last STEPS are both absurd; a run with fewer steps is judged by all of them at its end.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ FACTOR = 10.0
 
 
 class DivergenceWatch:
-    """The losses of one stage, in nats per label.
+    """The losses of one stage, in its unit per label.
 
     Args:
-        guessing: what a model costs that knows nothing, ln V.
+        guessing: what a model costs that knows nothing: ln V, say.
     """
+
+    unit = "nats"  #: of the losses, for messages
 
     def __init__(self, guessing: float = 0.0) -> None:
         self.guessing = guessing
@@ -57,9 +60,9 @@ class DivergenceWatch:
     def verdict(self) -> str:
         """Why, in words."""
         return (
-            f"the loss of the last {len(self.recent)} steps is {self.mean:.4g} nats per label on average, more than "
-            f"{FACTOR:g} times the first step's ({self.first or 0.0:.4g}) and {FACTOR:g} times what guessing costs "
-            f"({self.guessing:.4g}): lower the learning rates or clip gradients"
+            f"the loss of the last {len(self.recent)} steps is {self.mean:.4g} {self.unit} per label on average, more "
+            f"than {FACTOR:g} times the first step's ({self.first or 0.0:.4g}) and {FACTOR:g} times what guessing "
+            f"costs ({self.guessing:.4g}): lower the learning rates or clip gradients"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.loss_function import Judgement
+from dni.loss_function import CrossEntropy, Judgement, LossFunction
 from dni.metrics import FitMeter, bits
 from dni.stages.base import Stage
 from workers.comm.downstream import Downstream
@@ -35,7 +35,8 @@ class Recorder:
     All figures are of the whole run: a resumed one goes on where its checkpoint was written. `wall_s` is the time since
     the first frame, added up over the sittings; busy is 1 - time blocked on queues or credit / `wall_s`. `train_s` is
     the time that training steps took or were waited for; validation, probes and checkpoints are not in it.
-    `guessing`: what a model costs that knows nothing, in nats per label.
+    `guessing`: what a model costs that knows nothing, per label. `function`: the loss of the network, which says what
+    is recorded of it, and in which unit.
     """
 
     def __init__(
@@ -50,12 +51,16 @@ class Recorder:
         *,
         every: int,
         guessing: float = 0.0,
+        function: LossFunction | None = None,
         parts: Sequence[Stage] = (),
     ) -> None:
         self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
         self.upstream, self.downstream = upstream, downstream
         self.tally, self.watch = RunTotals(), DivergenceWatch(guessing)
+        self.function = function or CrossEntropy()
+        self.watch.unit = self.function.unit
+        self._unit = {} if self.function.unit == "nats" else {"unit": self.function.unit}
         self._condemned = False
         self._started: float | None = None
         self._last_record = self._last_event = 0.0
@@ -125,7 +130,7 @@ class Recorder:
             "end", step, busy=self.busy, train_s=tally.train_s, characters=tally.characters,
             steps_per_s=tally.steps / tally.train_s if tally.train_s else 0.0,
             staleness_mean=depth.get("staleness"), predictor_cosine=depth.get("cosine"),
-            time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(),
+            time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(), **self._unit,
             **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
             **({"dropped_targets": dropped} if dropped else {}),
         )  # fmt: skip
@@ -169,7 +174,8 @@ class Recorder:
             "train", step, steps_per_s=rate, busy=self.busy, queue=self.upstream.pending(),
             in_flight=self.downstream.in_flight if self.downstream else 0,
             staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
-            time_cosine=in_time.get("cosine"), loss=loss, bits_per_label=None if loss is None else bits(loss),
+            time_cosine=in_time.get("cosine"), loss=loss,
+            bits_per_label=None if loss is None or self._unit else bits(loss), **self._unit,
             **optimizer_figures(self.parts), **self.upstream.figures(),
         )  # fmt: skip
 
@@ -197,11 +203,9 @@ class Recorder:
 
     def _close_validation(self) -> None:
         if self._valid_count:
-            loss = self._valid_sum / self._valid_count
-            accuracy = self._valid_right / self._valid_count
-            figures = {"loss": loss, "bits_per_label": bits(loss), "accuracy": accuracy}
+            figures = self.function.figures(Judgement(self._valid_sum, self._valid_right, self._valid_count))
             self.tally.own = {} if self.downstream is None else figures
-            self._send("own" if self.tally.own else "valid", self._valid_step, **figures)
+            self._send("own" if self.tally.own else "valid", self._valid_step, **figures, **self._unit)
             self._valid_sum, self._valid_right, self._valid_count = 0.0, 0, 0
 
     def _send(self, kind: str, step: int, **figures: Any) -> None:

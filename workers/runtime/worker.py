@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dni.interfaces.base import Interface
+from dni.losses import count_rows
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap, PastWindow
 from workers.comm.downstream import Downstream
@@ -115,7 +116,7 @@ class Worker:
         self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
         if self.stage.replies_later:
             self.reply(frame)  # 8. send the targets back for which step 6 was too early
-        self.recorder.step(step, labels.numel())  # records this step's rate, so the schedule comes after it
+        self.recorder.step(step, count_rows(labels))  # records this step's rate, so the schedule comes after it
         if self.stage.schedule is not None:
             self.stage.schedule.step()  # of the run's steps: the same at all stages, whatever moved
 

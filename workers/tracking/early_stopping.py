@@ -26,9 +26,14 @@ class Stop(Event):
 
 
 def best(valid: Sequence[Record]) -> Record | None:
-    """The first validation pass with the fewest bits per label; None if none has a finite number of them."""
-    measured = [record for record in valid if record.get("bits_per_label") is not None]
-    return min(measured, key=lambda record: float(record["bits_per_label"]), default=None)
+    """The first validation pass with the smallest figure of `judged_by`; None if none has one that is finite."""
+    measured = [record for record in valid if record.get(judged_by(record)) is not None]
+    return min(measured, key=lambda record: float(record[judged_by(record)]), default=None)
+
+
+def judged_by(record: Record) -> str:
+    """The figure that is the smaller, the better: bits per label, or a loss that has a unit of its own."""
+    return "loss" if "unit" in record else "bits_per_label"
 
 
 def waited(valid: Sequence[Record]) -> int:

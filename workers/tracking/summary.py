@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from workers.storage.versions import versions
-from workers.tracking.early_stopping import best
+from workers.tracking.early_stopping import best, judged_by
 from workers.tracking.run import SUMMARY
 
 STAGE_KEYS = (
@@ -71,7 +71,8 @@ def write_summary(
     `stages` and `valid` are the monitor's `summary_stages()` and `valid_history`. `steps` and `wall_s` are
     the fewest steps and the most seconds of any stage's end, None if none ended; `tokens_per_s`:
     characters over the longest training time of any stage (`train_s`, else `wall_s`). Losses: the last, in nats
-    per label. `best`: the validation pass with the fewest bits, None without validation. `ended`: what ended the run,
+    per label; where they are not in nats, `unit` names their unit, and no figure is in bits. `best`: the validation
+    pass with the fewest bits (else the smallest loss), None without validation. `ended`: what ended the run,
     "interrupted", "diverged", or the setting that did: "steps", "max_timesteps" or "patience". `sittings`: what
     `workers.tracking.sittings.added_up` says. All figures are added up over the sittings.
     """
@@ -90,6 +91,7 @@ def write_summary(
 def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, Any]]) -> dict[str, Any]:
     wall_s = max((e["wall_s"] for e in ends if e.get("wall_s")), default=None)
     last = next((e for e in ends if e["index"] == facts.stages - 1), {})
+    unit = {"unit": last["unit"]} if "unit" in last else {}
     loss, characters = last.get("train_loss"), last.get("characters")
     train_s = max((e["train_s"] for e in ends if e.get("train_s")), default=wall_s)
     measured, chosen = valid[-1] if valid else {}, best(valid)
@@ -103,9 +105,9 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
         "steps": min((e["step"] for e in ends), default=None),
         "wall_s": wall_s,
         "tokens_per_s": characters / train_s if characters is not None and train_s else None,
-        "train": {"loss": loss, "bits_per_label": None if loss is None else loss / math.log(2)},
-        "valid": {key: measured.get(key) for key in ("loss", "bits_per_label", "accuracy")},
-        "best": None if chosen is None else {key: chosen[key] for key in ("step", "bits_per_label")},
+        "train": {"loss": loss, "bits_per_label": None if loss is None or unit else loss / math.log(2)} | unit,
+        "valid": {key: measured.get(key) for key in ("loss", "bits_per_label", "accuracy")} | unit,
+        "best": None if chosen is None else {key: chosen[key] for key in ("step", judged_by(chosen))},
         "stage": [_stage(facts, end) for end in ends],
         "versions": versions(),
         "data": {"name": facts.data_name, "sha256": facts.data_sha256},

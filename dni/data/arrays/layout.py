@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import enum
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from dni.errors import ConfigError, DataError
+
+Sampling = enum.Enum("Sampling", ["streams", "random"])
 
 
 class Place(NamedTuple):
@@ -97,6 +100,22 @@ class Crops:
         number, within = divmod(n * self.window, self._sequence)
         offsets = np.random.default_rng((self._seed, number)).integers(self._offsets, size=self.batch)
         return Place([int(one) + within for one in offsets], within, self._sequence - within - self.window)
+
+
+def training_layout(
+    sampling: Sampling, rows: int, batch: int, window: int, sequence: int | None, *, seed: int, **more: Any
+) -> Layout:
+    """`Streams` or `Crops`; `more`: `ahead` and `unit`."""
+    if sampling is Sampling.random:
+        return Crops(rows, batch, window, sequence, seed=seed, **more)
+    return Streams(rows, batch, window, sequence, **more)
+
+
+def held_out_layout(
+    sampling: Sampling, rows: int, batch: int, window: int, sequence: int | None, **more: Any
+) -> Layout:
+    """In order, in sequences as long as those of training."""
+    return Streams(rows, batch, window, sequence or (window if sampling is Sampling.random else None), **more)
 
 
 def _refuse_sizes(batch: int, window: int, sequence: int | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from dni.data.arrays.file_digest import digest_of_files
-from dni.data.arrays.layout import Crops, Layout, Streams
+from dni.data.arrays.layout import Layout, Sampling, held_out_layout, training_layout
 from dni.data.arrays.token_file import SUFFIXES, TokenFile
 from dni.data.base import Data, DataContext, FromFiles, Streamable, in_passes
 from dni.data.source import PassSource, refuse_future_labels
@@ -22,8 +22,6 @@ from dni.ranges import one_or_more
 from dni.types import IGNORED
 
 TokenType = enum.Enum("TokenType", ["uint16", "uint32"])
-
-Sampling = enum.Enum("Sampling", ["streams", "random"])
 
 #: What tells the size of the vocabulary, and what nanoGPT has in its place.
 META, PICKLE = "meta.json", "meta.pkl"
@@ -93,15 +91,15 @@ class Tokens(FromFiles, Streamable):
 
     def check(self, run: Any) -> None:
         super().check(run)
-        self._named_path()
+        self._check_path()
 
-    def _named_path(self) -> Path:
+    def _check_path(self) -> Path:
         if self.path is None:
             raise ConfigError("data.path is not set: data=tokens data.path=FOLDER, which holds train.bin and valid.bin")
         return Path(self.path).expanduser()
 
     def _folder(self) -> Path:
-        folder = self._named_path()
+        folder = self._check_path()
         if not folder.is_dir():
             raise DataError(f"no such folder: {folder}; give one that holds train.bin and valid.bin (or .npy files)")
         return folder
@@ -110,21 +108,15 @@ class Tokens(FromFiles, Streamable):
         return TokenFile(path, self.dtype.name, vocabulary)
 
     def _training(self, file: TokenFile, context: DataContext) -> TokenSource:
-        layout: Layout
-        if self.sampling is Sampling.random:
-            sizes = len(file), self.batch, context.window, self.sequence
-            layout = Crops(*sizes, seed=context.seed, unit="tokens")
-        else:
-            layout = self._streams(file, context, self.sequence)
+        layout = training_layout(self.sampling, *self._sizes(file, context), seed=context.seed, unit="tokens")
         return TokenSource(file, layout, context.future_labels, streaming=self.streaming)
 
     def _held_out(self, file: TokenFile, context: DataContext) -> TokenSource:
-        """In order, in sequences as long as those of training."""
-        sequence = self.sequence or (context.window if self.sampling is Sampling.random else None)
-        return TokenSource(file, self._streams(file, context, sequence), context.future_labels)
+        layout = held_out_layout(self.sampling, *self._sizes(file, context), unit="tokens")
+        return TokenSource(file, layout, context.future_labels)
 
-    def _streams(self, file: TokenFile, context: DataContext, sequence: int | None) -> Streams:
-        return Streams(len(file), self.batch, context.window, sequence, unit="tokens")
+    def _sizes(self, file: TokenFile, context: DataContext) -> tuple[int, int, int, int | None]:
+        return len(file), self.batch, context.window, self.sequence
 
 
 def vocabulary_of(folder: Path) -> int:

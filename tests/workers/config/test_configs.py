@@ -43,6 +43,8 @@ ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name 
 #: Options that do not go with the defaults, and what they need.
 NEEDS = {
     "data=tokens": ["data.path=folder"],
+    "data=series": ["data.path=file.csv", "loss=squared_error"],
+    "loss=squared_error": ["data.path=file.csv", "data=series"],
     "data=mnist": ["model=mlp_bn"],
     "data=cifar10": ["model=cnn"],
     "model=mlp_bn": ["data=mnist"],
@@ -89,6 +91,7 @@ def test_every_pair_of_a_method_in_depth_and_others_composes_and_can_be_run(dept
 
 
 TWO = "data.kind=two_clocks model.kind=two_clocks"
+SERIES = "data.kind=series data.path=f.csv loss._target_=dni.loss_function.SquaredError"
 CUT = f"{TWO} stages=2 model.split_points=[lstm_b]"
 
 EXTERNAL = "launch.mode=external stages=2"
@@ -305,8 +308,19 @@ REFUSED = {
     "data.sequence=16, say (or data.sequence=null)",
     f"{CUT} data.window=4 data.sequence=16 evaluate.probe=9": "evaluate.probe=9 takes a whole sequence through all "
     "stages at one rate: set evaluate.probe=null",
-    "loss._target_=dni.loss_function.SquaredError": "loss=squared_error is of numbers, and the labels of a run are "
-    "classes: set loss=cross_entropy, or use dni.SquaredLossInterface in a loop of your own",
+    "loss._target_=dni.loss_function.SquaredError": "loss=squared_error is of numbers, and the labels of "
+    "data=text are classes: set loss=cross_entropy (or data=series)",
+    "data.kind=tokens": "data.path is not set: data=tokens data.path=FOLDER, which holds train.bin and valid.bin",
+    "data.kind=series": "data.path is not set: data=series data.path=FILE, a .csv with names in its first line",
+    "data.kind=series data.path=f.csv": "loss=cross_entropy is of classes, and the labels of data=series are numbers: "
+    "set loss=squared_error",
+    f"{SERIES} time.method=synthetic": "predictor.time=critic sees classes or symbols beside the state, and "
+    "data=series has numbers: use predictor/time=linear or predictor/time=mlp predictor.time.context=none",
+    f"{SERIES} data.valid_share=0": "data.valid_share=0 leaves nothing to validate on: set data.valid_share=0.1, say",
+    f"{SERIES} data.valid_share=0.5 data.test_share=0.5": "data.valid_share=0.5 and data.test_share=0.5 leave nothing "
+    "to train on: set data.valid_share=0.1 data.test_share=0.1, say",
+    f"{SERIES} depth.inputs=synthetic": "depth.inputs=synthetic predicts from symbols or images, and data=series has "
+    "vectors: set depth.inputs=received",
     "seed=1000000000000000": "seed=1000000000000000 must be below 1000000000000000",
     "launch.torch_threads=5000": "launch.torch_threads=5000 must be at most 4096",
     "model.units=10000000000000000000": "model.units=10000000000000000000 must be below 1000000000000000",
@@ -432,7 +446,7 @@ def test_every_rule_was_broken() -> None:
     rules = [path for folder in (RULES, METHODS_OF_DNI, PREDICTORS) for path in folder.glob("*.py")]
     rules += [Path(module.__file__) for module in (dni.lr_schedule, dni.optimizers)]
     rules += [TRANSPORTS / "local.py", *TRANSPORTS.glob("*/transport.py")]
-    parts = [Path(dni.loss_function.__file__), *(path for part in PARTS_OF_DNI for path in part.glob("*.py"))]
+    parts = [Path(dni.loss_function.__file__), *(path for part in PARTS_OF_DNI for path in part.rglob("*.py"))]
     assert broken == raised_in(path for path in rules if path.name not in elsewhere) | checks_of(parts)
 
 

@@ -35,6 +35,13 @@ def test_the_best_pass_and_how_long_ago_it_was(bits: tuple[float | None, ...], s
     assert (chosen and chosen["step"], waited(passes(*bits))) == (step, since)
 
 
+def test_a_loss_with_a_unit_of_its_own_decides_where_there_are_no_bits() -> None:
+    losses = (0.3, 0.1, None, 0.2)
+    records = [{"kind": "valid", "step": n, "loss": x, "unit": "squared error"} for n, x in enumerate(losses, 1)]
+    chosen = best(records)
+    assert (chosen and chosen["step"], waited(records)) == (2, 2)
+
+
 def stops_at(patience: int, *bits: float | None, last: int = 99) -> int | None:
     """The step of the pass after which the run is stopped."""
     kept: list[dict[str, Any]] = []

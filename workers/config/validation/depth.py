@@ -17,5 +17,10 @@ def check_inputs(config: Config) -> None:
             f"data={config.data.name} depends on losses that only the first one hears of: set data.length (or "
             "depth.inputs=received)"
         )
+    if config.data.numbers:
+        raise ConfigError(
+            f"depth.inputs=synthetic predicts from symbols or images, and data={config.data.name} has vectors: set "
+            "depth.inputs=received"
+        )
     if not config.predictor.inputs.hidden and config.model.carries_state:
         raise ConfigError("predictor.inputs.hidden=0: a GRU predicts what stages with state send: set 128, say")

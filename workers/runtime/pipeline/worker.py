@@ -15,6 +15,7 @@ from torch import Tensor
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.loss import LossInterface
+from dni.losses import count_rows
 from dni.lr_schedule import resume_schedule
 from workers.build.data import open_data
 from workers.build.stage import build_stage
@@ -57,7 +58,7 @@ class PipelinedWorker:
         self.blocked, self.computing = WaitTime(), Computing()
         self.recorder = Recorder(
             job.sink, index, self.depth, ZeroInterface(), self.feed, None, self.blocked, every=config.log_every,
-            guessing=config.loss.of_guessing(config.model.symbols or 1),
+            guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss,
             parts=list(self.stages.values()),
         )  # fmt: skip
         self.orders = Broadcast(0, ENDING)  # (whether this step is the last one, 0)
@@ -92,13 +93,13 @@ class PipelinedWorker:
             self.orders.tell(self.job.stop.is_set(), 0)
         self._passes(frame)
         for stage in self.stages.values():
-            stage.update(labels.numel())
+            stage.update(count_rows(labels))
         with self.blocked.waiting():
             (last, _), (nats, counted) = self.orders.heard(), self.loss_reports.heard()
         self.feed.finish(frame, losses=[Loss(frame.step, nats, int(counted))])
         if last:
             self.ending.set()
-        self.recorder.step(frame.step, labels.numel())
+        self.recorder.step(frame.step, count_rows(labels))
         for stage in self.stages.values():
             if stage.schedule is not None:
                 stage.schedule.step()
