@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -44,6 +44,8 @@ class Data:
     test: Callable[[], PassSource] | None = None  #: its own test split; nothing is read before the call
     input_shape: tuple[int, ...] | None = None  #: of inputs that are numbers: (C, H, W) of an image, (D,) of a vector
     characters: tuple[str, ...] | None = None  #: of a text, by symbol
+    tokenizer: str | None = None  #: of a text in tokens: what its tokenizer.json holds
+    bytes_per_label: Mapping[str, float] = field(default_factory=dict)  #: of such a text in UTF-8, by split
     digest: Callable[[], str | None] = lambda: None  #: of what is trained and validated on; None: it is generated
 
     @cached_property

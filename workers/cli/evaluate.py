@@ -56,6 +56,7 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     total = Judgement(*measure(parts, config.depth.clocks or [1], source, windows, device, config.loss))
     found = {
         "split": split, "step": choice.step, "which": choice.which, **figures(config.loss, total),
+        **_per_byte(config.loss, total, data.bytes_per_label.get(split)),
         "labels": total.labels, "data": {"name": data.name, "sha256": data.sha256},
     }  # fmt: skip
     path = run_dir / f"evaluation-{split}.json"
@@ -72,6 +73,12 @@ def figures(function: LossFunction, total: Judgement) -> dict[str, Any]:
     else:
         del found["loss"]
     return found if function.numbers else found | {"error": (total.labels - total.hits) / total.labels}
+
+
+def _per_byte(function: LossFunction, total: Judgement, size: float | None) -> dict[str, float]:
+    """Bits per byte of the split's text, where a label is a token that stands for `size` bytes on average."""
+    found = function.figures(total).get("bits_per_label")
+    return {} if size is None or found is None else {"bits_per_byte": found / size}
 
 
 def read_settings(run_dir: Path) -> tuple[Config, Data]:
@@ -180,6 +187,8 @@ def _said(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"loss {found['loss']:.6g} {found['unit']}"
     else:
         yield f"{found['bits_per_label']:.4f} bits per label"
+    if "bits_per_byte" in found:
+        yield f"{found['bits_per_byte']:.4f} bits per byte"
     if "accuracy" in found:
         yield f"{found['accuracy']:.2%} right"
 
