@@ -22,6 +22,7 @@ from dni.errors import CheckpointError, ConfigError, DniError
 from dni.loss_function import Judgement, LossFunction
 from dni.recurrent import Chain
 from dni.stages.base import Stage
+from dni.validation_metrics import MetricSums
 from workers.build.data import resolve
 from workers.build.device import device_of
 from workers.build.model import build_chains
@@ -53,10 +54,12 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     choice = choose(run_dir, step, "--step ")
     device = device_of(replace(config, devices=["auto"]), 0)
     parts = load_parts(config, run_dir, choice.step)
-    total = Judgement(*measure(parts, config.depth.clocks or [1], source, windows, device, config.loss))
+    metrics = MetricSums(config.metrics)
+    total = Judgement(*measure(parts, config.depth.clocks or [1], source, windows, device, config.loss, metrics))
     found = {
         "split": split, "step": choice.step, "which": choice.which, **figures(config.loss, total),
         **_per_byte(config.loss, total, data.bytes_per_label.get(split)),
+        **({"metrics": finite(metrics.take())} if config.metrics else {}),
         "labels": total.labels, "data": {"name": data.name, "sha256": data.sha256},
     }  # fmt: skip
     path = run_dir / f"evaluation-{split}.json"
@@ -135,8 +138,11 @@ def measure(
     windows: int,
     device: torch.device,
     function: LossFunction,
+    metrics: MetricSums | None = None,
 ) -> tuple[float, int, int]:
-    """Nats, hits and number of the counted labels in the next windows of a source, at which the last part ticks."""
+    """Loss, hits and number of the counted labels in the next windows of a source, at which the last part ticks.
+
+    `metrics` hear of the same windows."""
     stages = [  # which evaluate as in training
         (Stage(part.to(device), torch.optim.SGD(part.parameters(), lr=0.0), device=device), Clock(every))
         for part, every in zip(parts, clocks, strict=True)
@@ -149,6 +155,8 @@ def measure(
             continue
         labels = split_labels(window.inputs, window.labels)[0].to(device)
         window_loss, hits, counted = function.judge(output, labels)
+        if metrics is not None:
+            metrics.add(output, labels)
         loss, right, count = loss + window_loss, right + hits, count + counted
     return loss, right, count
 
@@ -191,6 +199,7 @@ def _said(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{found['bits_per_byte']:.4f} bits per byte"
     if "accuracy" in found:
         yield f"{found['accuracy']:.2%} right"
+    yield from (f"{key} {'-' if value is None else f'{value:.6g}'}" for key, value in found.get("metrics", {}).items())
 
 
 if __name__ == "__main__":

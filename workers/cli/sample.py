@@ -106,7 +106,9 @@ class Writer:
             whole = held_back(self.spelling.decode(known))
             yield whole[said:]
             said = max(said, len(whole))
-        yield self.spelling.decode(known)[said:]
+        rest = self.spelling.decode(known)[said:]
+        if rest:  # bytes of a character that never came to its end
+            yield rest
 
 
 def open_writer(run_dir: Path, step: str | None = None) -> Writer:

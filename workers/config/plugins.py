@@ -13,7 +13,7 @@ import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar, get_origin
 
 from omegaconf import OmegaConf
@@ -35,6 +35,17 @@ def plugin(base: Any, default: Callable[[], T]) -> T:
     """The field of a section that names a subclass of `base`; `default` makes what it is if nothing is said."""
     made: Any = dataclasses.field(default_factory=default, metadata={"plugin": base})
     return made  # type: ignore[no-any-return]
+
+
+def plugins(base: Any) -> Any:
+    """The field of a list of objects of subclasses of `base`; it is empty if nothing is said."""
+    return dataclasses.field(default_factory=list, metadata={"plugins": base})
+
+
+def load_all(section: str, base: type[T], nodes: Sequence[Any]) -> list[T]:
+    """The objects that a list describes: each is MODULE.CLASS, or a mapping with `_target_`. Raises as `load`."""
+    described = [node if isinstance(node, Mapping) else {TARGET: node} for node in nodes]
+    return [load(f"{section}.{number}", base, node) for number, node in enumerate(described)]
 
 
 def load(section: str, base: type[T], node: Mapping[str, Any]) -> T:

@@ -17,9 +17,10 @@ from dni.models.base import Model
 from dni.models.language import Lstm
 from dni.optimizers import Adam, Optimizer
 from dni.ranges import one_or_more, zero_or_more
+from dni.validation_metrics import Metric
 from workers.comm.transports.base import Transport
 from workers.comm.transports.grpc.transport import Grpc
-from workers.config.plugins import plugin
+from workers.config.plugins import plugin, plugins
 from workers.config.schema import (
     CheckpointConfig,
     EmulateConfig,
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
     Time = TimeMethod
     Links = Transport
     OptimizerOf = Optimizer
+    Metrics = list[Metric]
 else:
+    Metrics = list[Any]
     Data = Depth = Loss = ModelSection = Time = Links = OptimizerOf = Any
 
 
@@ -63,6 +66,8 @@ class Config:
     model: ModelSection = plugin(Model, Lstm)  # the network: its layers, their sizes, where it is cut
     data: Data = plugin(DataSet, Text)  # what is learned: B streams of windows of T steps
     loss: Loss = plugin(LossFunction, CrossEntropy)  # of the network, at the end of the last stage
+    metrics: Metrics = plugins(Metric)  # of validation, beside the loss: classes, each by its name, or by _target_ with
+    # its settings
     depth: Depth = plugin(DepthMethod, Synthetic)  # the cuts between stages: the method, what is in flight
     time: Time = plugin(TimeMethod, Truncated)  # the cuts between the windows of a sequence
     predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts

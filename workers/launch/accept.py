@@ -13,6 +13,7 @@ from workers.build.data import resolve
 from workers.build.device import device_of
 from workers.build.input_model import refuse_large_inputs
 from workers.build.interfaces import refuse_large
+from workers.build.metrics import try_metrics
 from workers.build.model import build_chains
 from workers.build.optimizer import try_optimizers
 from workers.build.shapes import refuse_misfit
@@ -98,6 +99,7 @@ def refuse_taken(run_dir: Path, resumed: Path | None = None) -> None:
 def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
     """Build what the stages will build, so that a bad cut or device is refused before anything starts."""
     refuse_misfit(config)
+    try_metrics(config)
     try_optimizers(config, build_chains(config))
     refuse_large(config)
     refuse_large_inputs(config)

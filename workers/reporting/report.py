@@ -16,7 +16,7 @@ from rich.text import Text
 
 from dni import __version__
 from dni.errors import ConfigError
-from workers.reporting.aggregate import Group, group_runs, spread, unit_of
+from workers.reporting.aggregate import Group, group_runs, metrics_of, spread, unit_of
 from workers.reporting.figures import draw
 from workers.reporting.notes import left_out, notes
 from workers.reporting.page import Section, page
@@ -50,10 +50,14 @@ def table_rows(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def _columns(groups: Sequence[Group]) -> list[tuple[str, tuple[str, ...], str]]:
-    """With the losses in their unit, where that is not nats."""
+    """With losses in their unit, where that is not nats, and metrics; an arrow shows which direction is better."""
     unit = unit_of(groups)
     own = [(f"{split} loss ({unit})", (split, "loss"), "{:.4g}") for split in ("valid", "train")] if unit else []
-    return [*own, *COLUMNS]
+    metrics = [
+        (f"valid {key} {'↑' if up else '↓'}", ("valid", "metrics", key), "{:.4g}")
+        for key, up in metrics_of(groups).items()
+    ]
+    return [*own, *COLUMNS[:2], *metrics, *COLUMNS[2:]]
 
 
 def _cell(mean: float | None, deviation: float | None, n: int, runs: int, form: str) -> str:

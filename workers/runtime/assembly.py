@@ -54,6 +54,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     recorder = Recorder(
         job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
         guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss,
+        metrics=[] if downstream is not None else config.metrics,
     )  # fmt: skip
     worker = Worker(
         stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,

@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.loss_function import CrossEntropy, Judgement, LossFunction
 from dni.metrics import FitMeter, bits
 from dni.stages.base import Stage
+from dni.validation_metrics import Metric, MetricSums
 from workers.comm.downstream import Downstream
 from workers.comm.edge import WaitTime
 from workers.comm.frame import Frame, Kind
@@ -36,7 +39,7 @@ class Recorder:
     the first frame, added up over the sittings; busy is 1 - time blocked on queues or credit / `wall_s`. `train_s` is
     the time that training steps took or were waited for; validation, probes and checkpoints are not in it.
     `guessing`: what a model costs that knows nothing, per label. `function`: the loss of the network, which says what
-    is recorded of it, and in which unit.
+    is recorded of it, and in which unit. `metrics`: what validation is measured by beside it, in the last stage.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Recorder:
         guessing: float = 0.0,
         function: LossFunction | None = None,
         parts: Sequence[Stage] = (),
+        metrics: Sequence[Metric] = (),
     ) -> None:
         self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
@@ -61,6 +65,7 @@ class Recorder:
         self.function = function or CrossEntropy()
         self.watch.unit = self.function.unit
         self._unit = {} if self.function.unit == "nats" else {"unit": self.function.unit}
+        self._metrics = MetricSums(metrics)
         self._condemned = False
         self._started: float | None = None
         self._last_record = self._last_event = 0.0
@@ -111,6 +116,10 @@ class Recorder:
         self._valid_count += window.labels
         self._valid_step = step
 
+    def measure(self, output: Tensor, labels: Tensor) -> None:
+        """Add what the metrics say of one validation window."""
+        self._metrics.add(output, labels)
+
     def probe(self, step: int, figures: Mapping[str, float | None]) -> None:
         """A probe was measured; with its figures goes the mean predictor loss of each cut since the last one."""
         losses = {f"{name}_loss": self._loss_since(name) for name in ("time", "depth")}
@@ -131,6 +140,7 @@ class Recorder:
             steps_per_s=tally.steps / tally.train_s if tally.train_s else 0.0,
             staleness_mean=depth.get("staleness"), predictor_cosine=depth.get("cosine"),
             time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(), **self._unit,
+            **({"higher_is_better": self._metrics.directions} if self._metrics.metrics else {}),
             **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
             **({"dropped_targets": dropped} if dropped else {}),
         )  # fmt: skip
@@ -205,7 +215,9 @@ class Recorder:
         if self._valid_count:
             figures = self.function.figures(Judgement(self._valid_sum, self._valid_right, self._valid_count))
             self.tally.own = {} if self.downstream is None else figures
-            self._send("own" if self.tally.own else "valid", self._valid_step, **figures, **self._unit)
+            measured = self._metrics.take()
+            more: dict[str, Any] = {**self._unit, **({"metrics": measured} if measured else {})}
+            self._send("own" if self.tally.own else "valid", self._valid_step, **figures, **more)
             self._valid_sum, self._valid_right, self._valid_count = 0.0, 0, 0
 
     def _send(self, kind: str, step: int, **figures: Any) -> None:

@@ -177,6 +177,8 @@ class Worker:
         judged = self.depth.evaluation_outputs(output, labels)
         if judged is not None:
             self.recorder.validation(frame.step, judged)
+        if self.downstream is None:
+            self.recorder.measure(output, labels)
 
     def probe(self, frame: Frame) -> None:
         """A whole sequence, to hold synthetic gradients against exact ones; nothing of training changes."""

@@ -53,7 +53,8 @@ class RunFacts:
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with NaN and infinities as None: JSON has no word for them."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return {k: finite(v) if k == "metrics" and isinstance(v, Mapping) else v for k, v in plain.items()}
 
 
 def write_summary(
@@ -92,9 +93,11 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
     wall_s = max((e["wall_s"] for e in ends if e.get("wall_s")), default=None)
     last = next((e for e in ends if e["index"] == facts.stages - 1), {})
     unit = {"unit": last["unit"]} if "unit" in last else {}
+    directions = {key: last[key] for key in ("higher_is_better",) if key in last}
     loss, characters = last.get("train_loss"), last.get("characters")
     train_s = max((e["train_s"] for e in ends if e.get("train_s")), default=wall_s)
     measured, chosen = valid[-1] if valid else {}, best(valid)
+    metrics = {"metrics": measured["metrics"]} if "metrics" in measured else {}
     return {
         "method": {"depth": facts.depth, "time": facts.time},
         "experiment": facts.experiment,
@@ -106,7 +109,7 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
         "wall_s": wall_s,
         "tokens_per_s": characters / train_s if characters is not None and train_s else None,
         "train": {"loss": loss, "bits_per_label": None if loss is None or unit else loss / math.log(2)} | unit,
-        "valid": {key: measured.get(key) for key in ("loss", "bits_per_label", "accuracy")} | unit,
+        "valid": {key: measured.get(key) for key in ("loss", "bits_per_label", "accuracy")} | unit | metrics,
         "best": None if chosen is None else {key: chosen[key] for key in ("step", judged_by(chosen))},
         "stage": [_stage(facts, end) for end in ends],
         "versions": versions(),
@@ -114,6 +117,7 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
         "window": facts.window,
         "lag": facts.lag,
         "delay_ms": facts.delay_ms,
+        **directions,
     }
 
 

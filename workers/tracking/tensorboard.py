@@ -1,6 +1,7 @@
 """TensorBoard events of a run: curves whose names do not depend on the number of stages, and the settings at its end.
 
-loss/train, loss/validation           of the whole model; so too bits_per_label/... and accuracy/validation
+loss/train, loss/validation           of the whole model; so too bits_per_label/..., accuracy/validation and every
+                                      metric by its name, top5/validation say
 rate/learning_rate, rate/steps_per_s  as the last stage has them
 stage_k/...                           all else that stage k reports: gradient_norm, staleness, busy, own_loss, ...
 final/...                             the figures of the summary, which belong to the run's settings (HParams)
@@ -72,6 +73,9 @@ class TensorBoardWriter:
 def scalars(record: Record, last: int) -> Iterator[tuple[str, float]]:
     """The numbers of a record with their tags. `last`: the index of the last stage."""
     kind = record.get("kind")
+    for name, value in (record.get("metrics") or {}).items():
+        if isinstance(value, int | float):
+            yield f"{name}/validation", value
     for name, value in record.items():
         if kind not in _PREFIXES or name in ("stage", "step") or not isinstance(value, int | float):
             continue
@@ -118,7 +122,8 @@ def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
     """The losses, bits and rates of a summary, by tag: `final/validation_loss`, `final/tokens_per_s` and so on."""
     found = {"tokens_per_s": summary.get("tokens_per_s"), "wall_s": summary.get("wall_s")}
     for name, section in (("train", "train"), ("validation", "valid"), ("best", "best")):
-        found |= {f"{name}_{key}": value for key, value in (summary.get(section) or {}).items()}
+        own = summary.get(section) or {}
+        found |= {f"{name}_{key}": value for key, value in {**own, **(own.get("metrics") or {})}.items()}
     return {f"final/{key}": value for key, value in found.items() if isinstance(value, int | float)}
 
 

@@ -226,12 +226,13 @@ def _in_bits(bits: float | None) -> str:
 
 
 def _validated(record: Record) -> str:
+    metrics = "".join(f", {key} {_cell(value, '{:.4g}')}" for key, value in (record.get("metrics") or {}).items())
     if "unit" in record:
-        return f"loss {_cell(record.get('loss'), '{:.4f}')} {record['unit']}"
+        return f"loss {_cell(record.get('loss'), '{:.4f}')} {record['unit']}{metrics}"
     loss, bits = (_cell(record.get(key), "{:.4f}") for key in ("loss", "bits_per_label"))
     right = record.get("accuracy")
     accuracy = "" if right is None else f", {right:.1%} right"
-    return f"{bits} bits/label ({loss} nats){accuracy}"
+    return f"{bits} bits/label ({loss} nats){accuracy}{metrics}"
 
 
 def _known(record: Record) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class PipelinedWorker:
         self.blocked, self.computing = WaitTime(), Computing()
         self.recorder = Recorder(
             job.sink, index, self.depth, ZeroInterface(), self.feed, None, self.blocked, every=config.log_every,
-            guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss,
+            guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss, metrics=config.metrics,
             parts=list(self.stages.values()),
         )  # fmt: skip
         self.orders = Broadcast(0, ENDING)  # (whether this step is the last one, 0)
@@ -119,7 +119,9 @@ class PipelinedWorker:
                 with self.blocked.waiting():
                     dist.send(output.contiguous(), (self.index + 1) % self.config.stages, tag=VALIDATING)
                 continue
-            self.recorder.validation(frame.step, self.config.loss.judge(output, labels.to(stage.device)))
+            labels = labels.to(stage.device)
+            self.recorder.validation(frame.step, self.config.loss.judge(output, labels))
+            self.recorder.measure(output, labels)
 
     def mark(self, frame: Frame) -> None:
         """A checkpoint, which is complete once all stages have come here."""
