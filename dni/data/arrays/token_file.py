@@ -14,6 +14,9 @@ from dni.errors import DataError
 #: Ends of the names of files, the raw one first.
 SUFFIXES = (".bin", ".npy")
 
+#: Tokens at the start of a raw file that are looked at for a wider type, where it has so many at least.
+_HEAD, _LEAST = 4096, 64
+
 
 class TokenFile:
     """A row of token ids on the disk, memory-mapped.
@@ -60,7 +63,13 @@ def _mapped_raw(path: Path, dtype: str) -> Any:
         )
     if not size:
         raise DataError(f"{path} is empty: write token ids into it")
-    return np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
+    found = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
+    head = found[:_HEAD]
+    if width == 2 and len(head) >= _LEAST and head[::2].any() and not head[1::2].any():
+        raise DataError(
+            f"every second token of {path} is 0, as of uint32 that is read as uint16: set data.dtype=uint32"
+        )
+    return found
 
 
 def _mapped_npy(path: Path) -> Any:

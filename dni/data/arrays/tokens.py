@@ -79,10 +79,10 @@ class Tokens(FromFiles, Streamable):
         train, valid, test = paths["train"], paths["valid"], paths["test"]
         if train is None or valid is None:
             missing = "train" if train is None else "valid"
-            raise DataError(f"{folder} has no {missing}.bin or {missing}.npy: write the token ids of that part into it")
+            raise DataError(f"{folder} has no {missing}.bin or {missing}.npy: {_instead(folder, missing)}")
         vocabulary = self.vocabulary or vocabulary_of(folder)
         return in_passes(
-            folder.name,
+            folder.resolve().name,
             self._training(self._opened(train, vocabulary), context),
             self._held_out(self._opened(valid, vocabulary), context),
             digest=partial(digest_of_files, [train, valid]),
@@ -133,6 +133,13 @@ def vocabulary_of(folder: Path) -> int:
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise DataError(f"{path} has vocab_size {found!r}, which is no number of tokens: {write}")
     return found
+
+
+def _instead(folder: Path, missing: str) -> str:
+    """What to do: nanoGPT calls the validation part val.bin."""
+    if missing == "valid" and (folder / "val.bin").is_file():
+        return "rename val.bin to valid.bin"
+    return "write the token ids of that part into it"
 
 
 def _file_of(folder: Path, part: str) -> Path | None:

@@ -168,6 +168,15 @@ def test_files_that_are_not_as_described(tmp_path: Path) -> None:
         Tokens().open(DataContext(window=4))
 
 
+def test_a_wider_type_and_nanogpts_names_are_recognised(tmp_path: Path) -> None:
+    IDS.astype("<u4").tofile(written(tmp_path) / "train.bin")
+    with pytest.raises(DataError, match=r"every second token of .*train\.bin is 0, .*: set data\.dtype=uint32"):
+        opened(tmp_path)
+    (written(tmp_path) / "valid.bin").rename(tmp_path / "val.bin")
+    with pytest.raises(DataError, match=r"has no valid\.bin or valid\.npy: rename val\.bin to valid\.bin"):
+        opened(tmp_path)
+
+
 def test_the_file_is_mapped_and_not_read(tmp_path: Path) -> None:
     """A sparse file of 64 GiB, of which two windows are read."""
     path = tmp_path / "train.bin"
