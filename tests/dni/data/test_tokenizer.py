@@ -14,7 +14,7 @@ from dni.data import DataContext, Text, TextSource
 from dni.data.text import TextStreams
 from dni.data.tokenizer import Tokenizer, read_tokenizer
 from dni.errors import ConfigError, DataError
-from tests.support.bpe import write_bpe
+from tests.support.data.bpe import write_bpe
 
 WORDS = "the statement of the é class \U0001f600 is an expression; " * 40
 

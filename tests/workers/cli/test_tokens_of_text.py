@@ -9,7 +9,7 @@ import pytest
 
 from dni.data.text import load_text
 from dni.data.tokenizer import read_tokenizer
-from tests.support.bpe import write_bpe
+from tests.support.data.bpe import write_bpe
 from tests.support.runs import tiny
 from workers.cli.evaluate import evaluate
 from workers.cli.evaluate import main as dni_evaluate
