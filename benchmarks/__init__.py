@@ -1,1 +1,1 @@
-"""What the project promises, measured: one module per question, each run by a target of the Makefile."""
+"""Benchmarks of the project's claims: one module per question, each run by a target of the Makefile."""

@@ -1,8 +1,8 @@
-"""The demonstration: one model trained three ways, in four processes over gRPC, without and with a slow link.
+"""The demonstration: train one model three ways, in four processes over gRPC, without and with a slow link.
 
-Says first how long it will take, before every run how much time is left, and at last one table. Writes it with the
-pictures and report.html to outputs/demo/<time>/. QUICK=1 takes a few steps only (the figures then mean nothing);
-RECORD=1 also keeps the figures in benchmarks/results/demo.json.
+It announces its duration, prints the time left before every run, and ends with one table. It writes the table, figures
+and report.html to outputs/demo/<time>/. QUICK=1 takes only a few steps, whose figures mean nothing; RECORD=1 also keeps
+the figures in benchmarks/results/demo.json.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from workers.reporting.report import report
 METHODS = (("backprop", "truncated"), ("synthetic", "truncated"), ("synthetic", "synthetic"))
 QUICK = os.environ.get("QUICK") == "1"
 STEPS, SLOW_STEPS, DELAY_MS = (30, 20, 50) if QUICK else (1500, 60, 50)
-CHARACTERS = 32 * 32  #: of a step
-START_S = 10.0  #: of a run: four processes, the data, the validation at its end
+CHARACTERS = 32 * 32  #: per step
+START_S = 10.0  #: overhead of a run: four processes, the data, the final validation
 
 console = Console(width=max(Console().width, 124))
 
 
 def main() -> None:
-    """Train, compare, print. Exit code: that of the first run that did not end well, else 0."""
+    """Train, compare, print. Exit with the code of the first run that fails, else 0."""
     out = Path("outputs") / "demo" / time.strftime("%Y-%m-%d_%H-%M-%S")
     started, left = time.monotonic(), TimeLeft(expected_s())
     console.print(announcement(left), soft_wrap=True)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def expected_s() -> list[float]:
-    """Seconds of each run, in the order of `row`, as the recorded rates give them on the machine that they are of."""
+    """Return the seconds of each run, in the order of `row`, from the recorded rates of the recording machine."""
     recorded, found = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8")), []
     for (depth, _), line in zip(METHODS, recorded["rows"], strict=True):
         fast, slow = line["characters_per_s"], line["characters_per_s_slow"]
@@ -62,19 +62,19 @@ def expected_s() -> list[float]:
 
 
 def announcement(left: TimeLeft) -> str:
-    """What comes, and how long it may take."""
+    """Return a line on the number of runs and their duration."""
     machine = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8"))["environment"]["machine"]
     return (
         f"{len(left.expected)} runs of one model, then one table: {minutes(left.left_s)} on the machine of the "
-        f"recorded figures ({machine}). From the second run on the time left is measured here."
+        f"recorded figures ({machine}). From the second run on, the time left is measured here."
     )
 
 
 def row(out: Path, depth: str, time_method: str, left: TimeLeft) -> dict[str, Any]:
-    """One method: the whole training; a few steps over the slow link for the rate; what it learns over that link."""
+    """Train one method: in full, for a few steps over the slow link, and in full over the slow link if that differs."""
     folder, delay = out / folder_name(depth, time_method), f"transport.delay_ms={DELAY_MS}"
     fast = run(left, folder, depth, time_method, f"steps={STEPS}")
-    slow = run(  # no warm-up: all of a step's work from the first step on
+    slow = run(  # no warm-up: every step does all its work
         left, Path(f"{folder}-{DELAY_MS}ms"), depth, time_method, f"steps={SLOW_STEPS}", delay, "evaluate.every=null",
         "evaluate.windows=4", "predictor.depth.warmup=0",
     )  # fmt: skip
@@ -97,12 +97,12 @@ def row(out: Path, depth: str, time_method: str, left: TimeLeft) -> dict[str, An
 
 
 def folder_name(depth: str, time_method: str) -> str:
-    """Where the runs of a method lie inside the output folder."""
+    """Return the folder of a method's runs inside the output folder."""
     return f"{depth}-{time_method}"
 
 
 def run(left: TimeLeft, folder: Path, *settings: str) -> dict[str, Any]:
-    """One `dni-train` run in a folder of its own; returns its summary. A run that fails ends the demonstration."""
+    """Run `dni-train` in a folder of its own and return its summary. Exits if the run fails."""
     depth, time_method, *rest = settings
     overrides = ["experiment=demo", f"depth={depth}", f"time={time_method}", *rest]
     console.rule(str(left))
@@ -110,7 +110,7 @@ def run(left: TimeLeft, folder: Path, *settings: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "workers", *overrides, f"hydra.run.dir={folder}"]
     ended, _ = run_to_the_end(command)
     if ended:
-        console.print(f"stopped: {' '.join(overrides)} ended with exit code {ended}; what it left is in {folder}")
+        console.print(f"stopped: {' '.join(overrides)} ended with exit code {ended}; see {folder}")
         sys.exit(ended)
     left.finished()
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
@@ -118,14 +118,14 @@ def run(left: TimeLeft, folder: Path, *settings: str) -> dict[str, Any]:
 
 
 def ngrams() -> dict[str, float]:
-    """Validation bits per character of counted models, add-0.1, on the same split."""
+    """Return validation bits per character of n-gram models, add-0.1, on the same split."""
     text = load_text()
     names = {1: "unigram", 2: "bigram", 3: "trigram"}
     return {name: ngram_bits(text.train, text.valid, n, len(text.symbols)) for n, name in names.items()}
 
 
 def show(results: dict[str, Any], out: Path) -> None:
-    """The table, and what it rests on."""
+    """Print the table and its conditions."""
     at, digest = results["environment"], results["rows"][0]["sha256"][:16]
     text = f"Text: Python {at['python']}'s own manual, sha256 {digest}…"
     table = Table(
@@ -153,17 +153,17 @@ def show(results: dict[str, Any], out: Path) -> None:
 
 
 def shares(busy: list[float]) -> str:
-    """Busy fractions of the stages, in percent."""
+    """Format the stages' busy fractions, in percent."""
     return " ".join(f"{share:.0%}" for share in busy)
 
 
 def ages(staleness: list[float | None]) -> str:
-    """Mean staleness of the stages, in steps."""
+    """Format the stages' mean staleness, in steps."""
     return " ".join("-" if age is None else f"{age:.1f}" for age in staleness)
 
 
 def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the demonstration promises, each as a line of JSON."""
+    """Return the bars that the demonstration must meet, each a line of JSON."""
     locked, *synthetic = rows
     found = []
     for line in rows:

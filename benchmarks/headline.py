@@ -1,4 +1,4 @@
-"""README's table of headline results and its picture, from the records of other benchmarks."""
+"""Write README's table of headline results and its figure, from the records of other benchmarks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADS = [
     "text, bits", "MNIST, error %", "CIFAR-10, error %",
 ]  # fmt: skip
 PIPELINES = ("gpipe", "1f1b", "interleaved_1f1b", "zero_bubble")
-#: A row's head, and the names of its method in the records of rates, of times, and of figures on the test split.
+#: A row's head, and its method's names in the records of rates, times and test figures.
 METHODS = (
     ("`depth=backprop`, locked", "backprop", "backprop", "backprop"),
     ("`depth=synthetic`, critic", "synthetic, W=8", "synthetic", "critic"),
@@ -33,7 +33,7 @@ METHODS = (
 )
 TASKS = ("text (bits)", "mnist, 3 cuts (error %)", "cifar (error %)")
 DELAYS = (0, 50)
-#: Lines of the picture and where each is named: seconds, bits.
+#: Curves in the figure and the position of each label: seconds, bits.
 DRAWN = {
     "synthetic": (67, 2.01), "local": (54, 2.12), "delayed": (72, 2.64), "gpipe": (150, 2.34), "backprop": (262, 2.34),
 }  # fmt: skip
@@ -41,7 +41,7 @@ PICTURE_DELAY = 20
 
 
 def headline(race: dict[str, Any]) -> str:
-    """Rates, seconds to backprop's loss and test figures by method, one row each."""
+    """Return the table of rates, seconds to backprop's loss and test figures, one row per method."""
     links, depth = record("links"), record("depth")
     rates = {line[0]: line[1:] for line in throughput.rates(links["rows"], DELAYS)}
     reached = {line[0]: line[1::3] for line in times.lines(race["rows"], DELAYS)}
@@ -68,7 +68,7 @@ def record(name: str) -> dict[str, Any]:
 
 
 def _fastest(rates: dict[str, list[str]]) -> list[str]:
-    """The highest rate of a pipeline at each delay, and whose it is."""
+    """Return the highest rate of a pipeline at each delay, with its name."""
     found = []
     for n in range(len(DELAYS)):
         best = max(PIPELINES, key=lambda name: float(rates[name][n].split()[0]))
@@ -77,7 +77,7 @@ def _fastest(rates: dict[str, list[str]]) -> list[str]:
 
 
 def _first(reached: dict[str, list[str]]) -> list[str]:
-    """The fewest seconds of a pipeline at each delay, and whose they are."""
+    """Return the fewest seconds of a pipeline at each delay, with its name."""
     raced, found = [name for name in PIPELINES if name in reached], []
     for n in range(len(DELAYS)):
         best = min(raced, key=lambda name: float(reached[name][n].split()[0]))
@@ -86,7 +86,7 @@ def _first(reached: dict[str, list[str]]) -> list[str]:
 
 
 def curves(race: dict[str, Any]) -> dict[str, times.Points]:
-    """Validation bits against seconds by method, means over seeds of both."""
+    """Return validation bits against seconds by method, both averaged over seeds."""
     by_method = times.raced(race["rows"], PICTURE_DELAY)
     return {
         name: [
@@ -98,18 +98,18 @@ def curves(race: dict[str, Any]) -> dict[str, times.Points]:
 
 
 def digest(race: dict[str, Any]) -> str:
-    """Of the points of the picture, which holds it: whether it is that of the record, whatever drew it."""
+    """Return the digest of the figure's points, which is stored in the figure to compare it with the record."""
     points = {name: [[round(x, 6), round(y, 6)] for x, y in line] for name, line in curves(race).items()}
     return hashlib.sha256(json.dumps(points).encode()).hexdigest()
 
 
 def is_current(path: Path = PICTURE) -> bool:
-    """Whether the picture is there and shows the record's points."""
+    """Return whether the figure exists and shows the recorded points."""
     return path.is_file() and digest(record("race")) in path.read_text(encoding="utf-8")
 
 
 def draw(path: Path = PICTURE) -> None:
-    """Loss against seconds over links of 20 ms, as an SVG whose text stays text."""
+    """Draw loss against seconds over links of 20 ms, as an SVG with text."""
     race = record("race")
     goal = statistics.mean(times.goals(race["rows"]))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "dni", "font.family": "sans-serif", "font.size": 11}):

@@ -1,6 +1,6 @@
-"""Write the tables of README.md and docs/results, and README's picture, from benchmarks/results/*.json: `make tables`.
+"""Write the tables of README.md and docs/results, and README's figure, from benchmarks/results/*.json: `make tables`.
 
-`--check` writes nothing; the exit code is 1 if something is not current.
+`--check` writes nothing and exits with code 1 if something is not current.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"
 
 
 def demo(results: dict[str, Any]) -> str:
-    """The demonstration's table."""
+    """Return the demonstration's table."""
     delay = results["delay_ms"]
     heads = [
         "depth + time", "bits/char, 0 ms", f"bits/char, {delay} ms", "char/s, 0 ms", f"char/s, {delay} ms",
@@ -55,7 +55,7 @@ def demo(results: dict[str, Any]) -> str:
 
 
 def machinery(results: dict[str, Any]) -> str:
-    """The cost of splitting, and of the codec."""
+    """Return the cost of splitting, and of the codec."""
     batch = f", B = {results['batch']}" if "batch" in results else ""
     note = (
         f"The demonstration's model{batch}, {results['steps']} steps, medians of {results['repeats']} interleaved "
@@ -66,7 +66,7 @@ def machinery(results: dict[str, Any]) -> str:
 
 
 def transport(results: dict[str, Any]) -> str:
-    """What links carry, as shares of raw TCP."""
+    """Return the throughput of links, with shares of raw TCP."""
     note = (
         f"In brackets: share of raw TCP's speed in that repeat. Medians of {results['repeats']} interleaved repeats, "
         f"one torch thread. {source(results)}"
@@ -76,7 +76,7 @@ def transport(results: dict[str, Any]) -> str:
 
 
 def depth(results: dict[str, Any]) -> str:
-    """All methods in depth, three seeds."""
+    """Return all methods in depth, three seeds."""
     speed = json.loads((RESULTS / "depth_speed.json").read_text(encoding="utf-8"))["rows"]
     note = (
         f"Test split, mean ± standard deviation over seeds; `depth.lag={results['lag']}` where gradients can be late. "
@@ -86,27 +86,27 @@ def depth(results: dict[str, Any]) -> str:
 
 
 def variants(results: dict[str, Any]) -> str:
-    """One seed of what else there is."""
+    """Return the variants, one seed each."""
     note = f"Seed 0. {source(results)}"
     return f"{markdown(depths.EXTRA_HEADS, depths.extra_lines(results['rows']))}\n\n{note}"
 
 
 def trials(results: dict[str, Any]) -> str:
-    """Every setting that was tried, and what it reached on validation."""
+    """Return every tuning trial with its validation figure."""
     rows = [[name, row.get("failed") or f"{row['score']:.3f}"] for name, row in results["rows"].items()]
     note = f"After the short run, seed {results['seed']}: bits, or error in percent. {source(results)}"
     return f"{markdown(['task, method, setting', 'validation'], rows)}\n\n{note}"
 
 
 def lag(results: dict[str, Any]) -> str:
-    """What late targets cost, by method."""
+    """Return the cost of late targets, by method."""
     chosen = f"recipes chosen at lag {results['tuned_at']}"
     note = f"Test split, mean ± standard deviation over seeds; {chosen}. {source(results)}"
     return f"{markdown(lags.HEADS, lags.lines(results['rows']))}\n\n{note}"
 
 
 def copying(results: dict[str, Any]) -> str:
-    """The copy tasks."""
+    """Return the copy tasks."""
     note = (
         f"Longest length solved in {results['max_timesteps']:,} time steps per stream, mean ± standard deviation (*: "
         f"diverged later). {source(results)}"
@@ -115,13 +115,13 @@ def copying(results: dict[str, Any]) -> str:
 
 
 def alignment(results: dict[str, Any]) -> str:
-    """Synthetic against exact gradients."""
+    """Return synthetic against exact gradients."""
     note = f"Copy, T = 4: medians over a probe every 500 windows and all seeds. {source(results)}"
     return f"{markdown(copies.ALIGNED, copies.alignment(results['rows']))}\n\n{note}"
 
 
 def fixed(results: dict[str, Any]) -> str:
-    """Sequences of one length."""
+    """Return the copy task at one fixed length."""
     note = (
         f"Copy, T = 4, sequences of {results['fixed']} steps from the first update on, {results['max_timesteps']:,} "
         f"time steps per stream; on fresh sequences. Chance is 1, but for the closing mark. {source(results)}"
@@ -130,13 +130,13 @@ def fixed(results: dict[str, Any]) -> str:
 
 
 def ptb(results: dict[str, Any]) -> str:
-    """Real sequences."""
+    """Return the Penn Treebank results."""
     note = f"{results['symbols']:,} symbols per update, mean ± standard deviation over seeds. {source(results)}"
     return f"{markdown(reading.HEADS, reading.lines(results['rows']))}\n\n{note}"
 
 
 def flagship(results: dict[str, Any]) -> str:
-    """Both cuts at once."""
+    """Return the results with cuts in depth and in time."""
     rows = [
         [method, spread([r["solved"] for r in found]), " ".join(f"{r['solved']:.0f}" for r in found),
          spread([r["wall_s"] for r in found])]
@@ -147,7 +147,7 @@ def flagship(results: dict[str, Any]) -> str:
 
 
 def memory(results: dict[str, Any]) -> str:
-    """What is held beyond the start, by method in time and length."""
+    """Return the memory beyond the start, by method in time and length."""
     lengths = [point["steps"] for point in results["rows"][0]["points"]]
     rows = [
         [
@@ -165,7 +165,7 @@ def memory(results: dict[str, Any]) -> str:
 
 
 def step_cost(results: dict[str, Any]) -> str:
-    """The cost of a synthetic step over a truncated one."""
+    """Return the cost of a synthetic step relative to a truncated one."""
     synthetic = [name for name in results["rows"][0]["ratio"] if name != "truncated"]
     rows = [
         [
@@ -184,16 +184,16 @@ def step_cost(results: dict[str, Any]) -> str:
 
 
 def ages(staleness: list[float | None]) -> str:
-    """Mean staleness of the stages, in steps."""
+    """Format the stages' mean staleness, in steps."""
     return " / ".join("-" if age is None else f"{age:.1f}" for age in staleness)
 
 
 def percents(shares: list[float]) -> str:
-    """Busy fractions, in percent."""
+    """Format busy fractions, in percent."""
     return " / ".join(f"{share:.0%}" for share in shares)
 
 
-#: By the mark in a page: the results it is made from, and how.
+#: mark in a page: (name of the results, function that makes the table)
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "headline": ("race", headline.headline), "demo": ("demo", demo),
     "depth": ("depth", depth), "variants": ("depth", variants),
@@ -209,7 +209,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 
 
 def filled(text: str) -> str:
-    """The text with every table between its marks made anew; a table without results stays as it is."""
+    """Return the text with every marked table rebuilt; a table without results stays."""
     for mark, (name, table) in TABLES.items():
         file = RESULTS / f"{name}.json"
         if file.is_file() and f"<!-- {mark} -->" in text:
@@ -221,7 +221,7 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    """Exit code 1 if `--check` finds a table or the picture not current."""
+    """Write all tables, or return 1 if `--check` finds one or the figure not current."""
     check, stale = "--check" in sys.argv[1:], False
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How long a series of runs will take: a guess before the first one, then by the pace of those that are done."""
+"""Estimate the duration of a series of runs: first from recorded times, then from the runs that are done."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 
 class TimeLeft:
-    """Time left in runs whose seconds on another machine are known.
+    """Time left in runs with known seconds on another machine.
 
     Args:
-        expected: seconds of each run on that machine, in order.
-        clock: seconds; tests give their own.
+        expected: seconds of each run on that machine, in order
+        clock: a clock in seconds; tests pass their own
     """
 
     def __init__(self, expected: Sequence[float], clock: Callable[[], float] = time.monotonic) -> None:
@@ -19,19 +19,19 @@ class TimeLeft:
         self.done, self._ended = 0, self._start
 
     def finished(self) -> None:
-        """The next run has ended."""
+        """Count the next run as ended."""
         self.done += 1
         self._ended = self._clock()
 
     @property
     def pace(self) -> float:
-        """Seconds here over seconds there, of the runs that are done; 1 before the first has ended."""
+        """Return seconds here over seconds there for the finished runs; 1 before the first has ended."""
         before = sum(self.expected[: self.done])
         return (self._ended - self._start) / before if before else 1.0
 
     @property
     def left_s(self) -> float:
-        """Seconds until the last run ends, at the pace so far."""
+        """Return the estimated seconds until the last run ends."""
         return sum(self.expected[self.done :]) * self.pace
 
     def __str__(self) -> str:
@@ -40,5 +40,5 @@ class TimeLeft:
 
 
 def minutes(seconds: float) -> str:
-    """A time in words, as exact as it is needed: "about 40 s", "about 7 min"."""
+    """Round a time for display: "about 40 s", "about 7 min"."""
     return f"about {max(5, round(seconds / 5) * 5)} s" if seconds < 90 else f"about {round(seconds / 60)} min"

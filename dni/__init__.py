@@ -1,18 +1,15 @@
-"""Train a network whose stages do not wait for each other: synthetic gradients at every cut.
+"""Train the stages of a split network without waiting: synthetic gradients at every cut.
 
-This package is the mathematics of one stage: no network, no configuration files, no processes (those are `workers`).
+This package holds the mathematics of one stage. Processes, links and settings are in `workers`.
 """
 
 from dni.errors import UsageError
 from dni.interfaces.base import Interface, TrueInterface, ZeroInterface
 from dni.interfaces.delayed import DelayedInterface
 from dni.interfaces.local import LocalInterface
-from dni.interfaces.local_objective import LocalObjective
 from dni.interfaces.loss import LossInterface, SquaredLossInterface
 from dni.interfaces.oracle import Oracle, OracleInterface
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.interfaces.synthetic_input import InputInterface
-from dni.interfaces.wrapper import MultiRateInterface
 from dni.predictors.base import Predictor
 from dni.predictors.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.predictors.critic import SoftmaxCritic, SquaredCritic
@@ -21,7 +18,6 @@ from dni.predictors.soft_label_critic import SoftLabelCritic
 from dni.recurrent import Chain, Recurrent
 from dni.stages.base import Stage
 from dni.stages.graph import Gradients
-from dni.stages.lambda_return import LambdaReturnStage
 from dni.stages.partition import partition
 from dni.stages.weight_stashing import StashingStage
 from dni.time_targets.base import Bootstrap, PastWindow, StateTarget
@@ -38,13 +34,9 @@ __all__ = [
     "DelayedInterface",
     "Flattened",
     "Gradients",
-    "InputInterface",
     "Interface",
-    "LambdaReturnStage",
     "LocalInterface",
-    "LocalObjective",
     "LossInterface",
-    "MultiRateInterface",
     "Oracle",
     "OracleInterface",
     "PastWindow",

@@ -5,34 +5,34 @@
     │   ├── PartitionError       a model cannot be cut as asked
     │   ├── DataError            a data source is missing, empty or too short
     │   └── ResumeError          a run folder cannot be continued as asked
-    ├── WireError                what arrived is not what was agreed
+    ├── WireError                received data breaks the protocol
     │   ├── TruncatedFrame       fewer bytes than the frame announces
     │   ├── CorruptHeader        the header does not match its checksum or its layout
     │   ├── CorruptPayload       the tensors' bytes do not match their checksum
     │   ├── UnknownDtype         an element type this version does not know
     │   ├── BadShape             a negative or too large dimension
     │   ├── SizeMismatch         a byte count that does not match the shapes
-    │   ├── WrongTensor          a name, shape, element type or range that is not what was agreed
+    │   ├── WrongTensor          a name, shape, element type or range that the settings do not allow
     │   ├── OutOfOrder           a frame skipped, repeated or sent in the wrong place
-    │   ├── FlowControlError     a peer sent more than its credit
+    │   ├── FlowControlError     a peer sent more frames than its credit
     │   └── HandshakeRefused     the two ends of an edge disagree about the run
-    ├── WorkerLost               a neighbour or child process is gone
-    │   ├── PeerTimeout          a neighbour is silent for longer than transport.timeout_s
+    ├── WorkerLost               a neighbour or child process has ended or lost its connection
+    │   ├── PeerTimeout          a neighbour has been silent for longer than transport.timeout_s
     │   └── EndedEarly           a stage ended before its work was done
-    ├── ThreadDied               a background thread ended with an error that was not foreseen
-    ├── UsageError               `dni` called in a way that cannot work, or would learn nothing
-    ├── DivergedError            a loss or gradient is not finite, or absurdly large
-    ├── SystemRefused            the system refused a file, a process or the like
-    │   └── OutOfMemory          it refused memory, or the GPU has no more
-    └── CheckpointError          a checkpoint cannot be read, or is not of this run
-        └── DamagedCheckpoint    a file of it is not as it was written
+    ├── ThreadDied               a background thread ended with an unexpected error
+    ├── UsageError               a call of `dni` that cannot work, or would learn nothing
+    ├── DivergedError            a loss or gradient is not finite, or far too large
+    ├── SystemRefused            the operating system refused a file, a process or the like
+    │   └── OutOfMemory          the system refused memory, or the GPU has no more
+    └── CheckpointError          a checkpoint cannot be read, or belongs to another run
+        └── DamagedCheckpoint    a file of the checkpoint has changed since it was written
 
-An indented class is a subclass of the one above it.
+Indentation marks subclasses.
 """
 
 
 class DniError(Exception):
-    """Base of every error raised on purpose."""
+    """Base class of every error that the project raises on purpose."""
 
 
 class ConfigError(DniError):
@@ -52,7 +52,7 @@ class ResumeError(ConfigError):
 
 
 class WireError(DniError):
-    """Something arrived that is not what was agreed."""
+    """Received data breaks the protocol."""
 
 
 class TruncatedFrame(WireError):
@@ -80,7 +80,7 @@ class SizeMismatch(WireError):
 
 
 class WrongTensor(WireError):
-    """A tensor whose name, shape, element type or range is not what both stages' settings say."""
+    """A tensor whose name, shape, element type or range the settings of the two stages do not allow."""
 
 
 class OutOfOrder(WireError):
@@ -96,11 +96,11 @@ class HandshakeRefused(WireError):
 
 
 class WorkerLost(DniError):
-    """A neighbour or a child process is gone."""
+    """A neighbour or a child process has ended or lost its connection."""
 
 
 class PeerTimeout(WorkerLost):
-    """A neighbour has been silent for longer than allowed."""
+    """A neighbour has been silent for longer than `transport.timeout_s`."""
 
 
 class EndedEarly(WorkerLost):
@@ -108,19 +108,19 @@ class EndedEarly(WorkerLost):
 
 
 class ThreadDied(DniError):
-    """A background thread that ended with an error that was not foreseen."""
+    """A background thread ended with an unexpected error."""
 
 
 class UsageError(DniError, ValueError):
-    """`dni` was called in a way that cannot work, or that would learn nothing."""
+    """A call of `dni` that cannot work, or that would learn nothing."""
 
 
 class DivergedError(DniError):
-    """A loss or gradient that is not finite, or absurdly large."""
+    """A loss or gradient that is not finite, or far too large."""
 
 
 class SystemRefused(DniError):
-    """The system refused a file, a process or the like."""
+    """The operating system refused a file, a process or the like."""
 
 
 class OutOfMemory(SystemRefused):
@@ -128,8 +128,8 @@ class OutOfMemory(SystemRefused):
 
 
 class CheckpointError(DniError):
-    """A checkpoint that cannot be read, or is not of this run."""
+    """A checkpoint that cannot be read, or belongs to another run."""
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A checkpoint of which a file is not as it was written."""
+    """A checkpoint with a file that has changed since it was written."""

@@ -1,4 +1,4 @@
-"""The loss at the end of a network: its value and gradient, and how answers are counted."""
+"""The loss at the end of a network: its value, its gradient, and the count of correct outputs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from dni.types import IGNORED
 
 
 class Judgement(NamedTuple):
-    """What the answers to one window come to."""
+    """The loss and accuracy of one window."""
 
     loss: float  #: summed over batch and time
-    hits: int  #: how many labels were hit
-    labels: int  #: how many counted
+    hits: int  #: number of labels that the model predicted correctly
+    labels: int  #: number of labels that count
 
 
 @dataclass
 class LossFunction(Named, ABC):
     """Base class of the losses.
 
-    A loss of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
-    section `loss`. `summed` is all that it must have.
+    To add a loss, write a dataclass that subclasses this class, in a module of your own. Its fields are the settings of
+    the section `loss`. Only `summed` is required.
     """
 
     #: What it is measured in; figures in bits are recorded where these are nats.
@@ -43,13 +43,13 @@ class LossFunction(Named, ABC):
 
     @abstractmethod
     def summed(self, output: Tensor, labels: Tensor) -> Tensor:
-        """The loss of an output (..., V) and its labels (...), summed over both: a scalar that autograd goes through.
+        """Return the loss of an output (..., V) and its labels (...), summed over all of them: a scalar with graph.
 
-        IGNORED labels count nothing. Means, and the parameters' gradients, are divided by the number of labels.
+        IGNORED labels add nothing. The stage divides means and parameter gradients by the number of labels.
         """
 
     def gradient(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed loss, and its gradient with respect to the output."""
+        """Return the summed loss and its gradient with respect to the output."""
         with torch.enable_grad():
             leaf = output.detach().requires_grad_()
             total = self.summed(leaf, labels)
@@ -57,15 +57,15 @@ class LossFunction(Named, ABC):
         return total.detach(), gradient
 
     def count(self, labels: Tensor) -> int:
-        """How many labels count."""
+        """Return the number of labels that count."""
         return int((labels != IGNORED).sum())
 
     def hits(self, output: Tensor, labels: Tensor) -> int:
-        """How many labels are hit: they have the largest of their scores."""
+        """Return the number of labels that have the largest score."""
         return hits(output, labels)
 
     def judge(self, output: Tensor, labels: Tensor) -> Judgement:
-        """Loss, hits and number of the labels, as validation and `dni-evaluate` add them up."""
+        """Return loss, hits and number of labels, which validation and `dni-evaluate` sum over windows."""
         return Judgement(self.summed(output, labels).item(), self.hits(output, labels), self.count(labels))
 
     def figures(self, total: Judgement) -> dict[str, float]:
@@ -76,26 +76,29 @@ class LossFunction(Named, ABC):
         return found if self.numbers else {**found, "accuracy": total.hits / total.labels}
 
     def of_guessing(self, symbols: int) -> float:
-        """What a label costs a model of V (or O) = `symbols` that knows nothing; 0: that is not known."""
+        """Return the loss per label of a model that knows nothing; 0 if that is unknown.
+
+        `symbols` is V, number of classes, or O, numbers of one label.
+        """
         return 0.0
 
     def misfit(self, output: Tensor, labels: Tensor) -> str | None:
-        """Why the loss of these cannot be computed, where torch has refused them; None: that is not known."""
+        """Say why torch could not compute the loss of these; None: the reason is unknown."""
         if labels.numel() != output[..., 0].numel():
             shapes = f"labels {tuple(labels.shape)} for an output of shape {tuple(output.shape)}"
             return f"{shapes}: one is needed for each row"
         return label_misfit("the output", output, labels)
 
     def check(self, run: Any) -> None:
-        """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that do not go with it."""
+        """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that this loss cannot take."""
         if self.numbers and not run.data.numbers:
             raise ConfigError(
-                f"loss={self.name} is of numbers, and the labels of data={run.data.name} are classes: set "
+                f"loss={self.name} needs numbers as labels, and the labels of data={run.data.name} are classes: set "
                 "loss=cross_entropy (or data=series)"
             )
         if run.data.numbers and not self.numbers:
             raise ConfigError(
-                f"loss={self.name} is of classes, and the labels of data={run.data.name} are numbers: set "
+                f"loss={self.name} needs classes as labels, and the labels of data={run.data.name} are numbers: set "
                 "loss=squared_error"
             )
 
@@ -118,7 +121,7 @@ class CrossEntropy(LossFunction):
 
 @dataclass
 class SquaredError(LossFunction):
-    """Half the squared error of an output (..., O) against numbers (..., O); a row counts as one label."""
+    """Half the squared error between an output (..., O) and labels (..., O); a row counts as one label."""
 
     name: ClassVar[str] = "squared_error"
     unit: ClassVar[str] = "squared error"
@@ -139,7 +142,7 @@ class SquaredError(LossFunction):
         return symbols / 2
 
     def hits(self, output: Tensor, labels: Tensor) -> int:
-        """None: numbers are not hit."""
+        """Return 0: a regression has no hits."""
         return 0
 
     def misfit(self, output: Tensor, labels: Tensor) -> str | None:

@@ -10,23 +10,23 @@ from dni.types import IGNORED
 
 
 def squared_distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared Euclidean distance per row, averaged over rows: a scalar."""
+    """Return the squared Euclidean distance per row, averaged over rows: a scalar."""
     return (prediction - target).pow(2).sum() / (target.numel() / target.shape[-1])
 
 
 def summed_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of output (..., V) and labels (...) in nats, summed; IGNORED labels count nothing."""
+    """Return the summed cross-entropy of output (..., V) and labels (...) in nats; IGNORED labels add nothing."""
     rows = output.reshape(-1, output.shape[-1])
     return F.cross_entropy(rows, labels.reshape(-1), ignore_index=IGNORED, reduction="sum")
 
 
 def _mean_loss(scores: Tensor, rows: Tensor) -> Tensor:
-    """Cross-entropy of scores (..., L, V) and labels (..., L), summed over a row's labels and averaged over rows."""
+    """Return the cross-entropy of scores (..., L, V) and labels (..., L), summed over L and averaged over rows."""
     return summed_cross_entropy(scores, rows) / (rows.numel() / rows.shape[-1])
 
 
 def cross_entropy_gradient(output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The summed cross-entropy, and its gradient with respect to the output."""
+    """Return the summed cross-entropy and its gradient with respect to the output."""
     leaf = output.detach().requires_grad_()
     total = summed_cross_entropy(leaf, labels)
     (gradient,) = torch.autograd.grad(total, leaf)
@@ -39,7 +39,7 @@ def count_rows(labels: Tensor) -> int:
 
 
 def numbers(estimate: Tensor, labels: Tensor | None) -> Tensor:
-    """The labels (..., O) of an estimate (..., O). Raises ValueError if there are none, or of another shape."""
+    """Return the labels (..., O) of an estimate (..., O). Raise ValueError if they are None or of another shape."""
     if labels is None:
         raise ValueError("a squared error needs the labels of its step")
     if labels.shape != estimate.shape:

@@ -1,4 +1,4 @@
-"""How the learning rate goes over the steps of a run: schedules of the package, and the base class of your own."""
+"""Schedules of the learning rate: those of the package, and the base class for your own."""
 
 from __future__ import annotations
 
@@ -20,39 +20,37 @@ from dni.ranges import below_one, one_or_more, zero_or_more
 class LRSchedule(Named, ABC):
     """Base class of the schedules.
 
-    A schedule of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
-    section `optimizer.schedule`, with those below. `build` is all that it must have.
+    To add a schedule, write a dataclass that subclasses this class, in a module of your own. Its fields, and those
+    below, are the settings of the section `optimizer.schedule`. Only `build` is required.
     """
 
-    decay_steps: int | None = one_or_more(None)  # [training steps] after which the schedule ends, its warm-up among
-    # them; step: between two falls; null: as many as the run will take, filled in, so that it goes on as it began
+    decay_steps: int | None = one_or_more(None)  # [training steps] length of the schedule, warm-up included; step:
+    # between two falls of the rate; null: the length of the run, which is recorded and kept when the run is resumed
 
-    #: Its rates depend on when it ends: a run that goes on for other steps must be told where. Otherwise `decay_steps`
-    #: is not filled in.
+    #: The rates depend on the length of the schedule, so that `decay_steps` is filled in and kept by resumed runs.
     ends: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
-        """A scheduler of torch that ends after `steps` training steps; None: the rate stays as it is.
+        """Return a torch scheduler that ends after `steps` training steps; None: the rate is constant.
 
-        It is stepped once per training step, without arguments. A run that is resumed builds it anew and steps it to
-        where it was.
+        It is stepped once per training step, without arguments. A resumed run builds it anew and repeats these steps.
         """
 
     def check(self, run: RunContext) -> None:
-        """Raise ConfigError for settings of the run that do not go with this schedule."""
+        """Raise ConfigError for settings of the run that this schedule cannot take."""
         if self.ends and self.decay_steps is None and run.open_ended:
             raise ConfigError(
                 f"optimizer/schedule={self.name} does not know how many steps max_timesteps={run.max_timesteps} "
-                "will be, for the sequences grow: set optimizer.schedule.decay_steps"
+                "takes, because the sequences grow: set optimizer.schedule.decay_steps"
             )
 
 
 def start_schedule(schedule: LRSchedule, optimizer: Optimizer, steps: int) -> LRScheduler | None:
-    """The scheduler of a new optimizer, whose one step here, without gradients, moves nothing.
+    """Build the scheduler of a new optimizer, and take one optimizer step without gradients, which changes nothing.
 
-    torch warns if the optimizer has not stepped when the scheduler does, which happens to windows that may not move,
-    wait for others or for their gradient.
+    That step avoids torch's warning about a scheduler that steps before its optimizer, as it does here during warm-up,
+    with `accumulate`, or while gradients are late.
     """
     scheduler = schedule.build(optimizer, steps)
     if scheduler is not None:
@@ -61,7 +59,7 @@ def start_schedule(schedule: LRSchedule, optimizer: Optimizer, steps: int) -> LR
 
 
 def resume_schedule(schedule: LRSchedule, optimizer: Optimizer, steps: int, done: int) -> LRScheduler | None:
-    """The scheduler after `done` training steps, of an optimizer that was started and whose state is loaded."""
+    """Build the scheduler as it is after `done` training steps, for an optimizer with its state loaded."""
     for group in optimizer.param_groups:
         group["lr"] = group.pop("initial_lr", group["lr"])
     scheduler = schedule.build(optimizer, steps)
@@ -72,7 +70,7 @@ def resume_schedule(schedule: LRSchedule, optimizer: Optimizer, steps: int, done
 
 
 def rate_after(schedule: LRSchedule, optimizer: Optimizer, steps: int, done: int) -> float:
-    """The learning rate after `done` training steps, of a new optimizer, which then is of no more use."""
+    """Return the learning rate after `done` training steps. Uses up the optimizer, which must be new."""
     start_schedule(schedule, optimizer, steps)
     resume_schedule(schedule, optimizer, steps, done)
     return float(optimizer.param_groups[0]["lr"])
@@ -80,21 +78,21 @@ def rate_after(schedule: LRSchedule, optimizer: Optimizer, steps: int, done: int
 
 @dataclass
 class FactorSchedule(LRSchedule):
-    """Base class of the schedules that multiply the rate by a function of the step, after a linear warm-up.
+    """Base class of schedules that multiply the rate by a function of the step, after a linear warm-up.
 
-    The factor after n = 0, 1, ... training steps:
+    After n = 0, 1, ... training steps, the factor is
 
         (n + 1) / warmup_steps                     while n < warmup_steps (Goyal et al. 2017)
         factor(n - warmup_steps, steps)            from then on
 
-    So the first step after the warm-up has the full rate.
+    The first step after the warm-up has the full rate.
     """
 
-    warmup_steps: int = zero_or_more(0)  # [training steps] over which the rate rises linearly, before the schedule
+    warmup_steps: int = zero_or_more(0)  # [training steps] of linear rise of the rate, before the schedule
 
     @abstractmethod
     def factor(self, m: int, steps: int) -> float:
-        """The share of the full rate at m = 0, 1, ... training steps after the warm-up; `steps` as in `build`."""
+        """Return the share of the full rate m = 0, 1, ... training steps after the warm-up; `steps` as in `build`."""
 
     def build(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
         return LambdaLR(optimizer, partial(self._factor, steps))
@@ -106,7 +104,7 @@ class FactorSchedule(LRSchedule):
 
 @dataclass
 class Constant(FactorSchedule):
-    """The full rate, after the warm-up if there is one."""
+    """A constant rate, after the warm-up if there is one."""
 
     name: ClassVar[str] = "constant"
     ends: ClassVar[bool] = False
@@ -120,16 +118,16 @@ class Constant(FactorSchedule):
 
 @dataclass
 class Annealing(FactorSchedule):
-    """Base class of the schedules that go from the full rate to `final` of it, and stay there:
+    """Base class of schedules that lower the rate from 1 to `final` of it, and then keep it there:
 
     final + (1 - final) left(p),   p = min(1, m / (steps - warmup_steps))
     """
 
-    final: float = below_one(0.0)  # [share] of the rate; cosine, linear: at the end; step: that each fall leaves
+    final: float = below_one(0.0)  # [share] of the full rate at the end (cosine, linear), or left by each fall (step)
 
     @abstractmethod
     def left(self, p: float) -> float:
-        """What is left of the way down, from 1 at p = 0 to 0 at p = 1."""
+        """Return the share of the decay still to come, from 1 at p = 0 to 0 at p = 1."""
 
     def factor(self, m: int, steps: int) -> float:
         p = min(1.0, m / (steps - self.warmup_steps))
@@ -166,9 +164,9 @@ class Linear(Annealing):
 
 @dataclass
 class Step(FactorSchedule):
-    """final ^ floor(m / decay_steps): the rate falls every `decay_steps` training steps after the warm-up."""
+    """Multiply the rate by `final` every `decay_steps` steps after the warm-up: final ^ floor(m / decay_steps)."""
 
-    final: float = below_one(0.0)  # [share] of the rate that each fall leaves
+    final: float = below_one(0.0)  # [share] of the rate left by each fall
 
     name: ClassVar[str] = "step"
     ends: ClassVar[bool] = False
@@ -181,7 +179,7 @@ class Step(FactorSchedule):
         asked = f"optimizer/schedule={self.name}"
         if self.decay_steps is None:
             raise ConfigError(
-                f"{asked} needs to know when: set optimizer.schedule.decay_steps={max(1, run.planned_steps // 3)}, say"
+                f"{asked} needs decay_steps: set optimizer.schedule.decay_steps={max(1, run.planned_steps // 3)}, say"
             )
         if not self.final:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""The optimizers of the stages: those of the package, any of torch by its name, and the base class of your own."""
+"""Optimizers of the stages: those of the package, any torch optimizer by name, and the base class for your own."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from dni.ranges import above_zero, below_one, one_or_more, zero_or_more
 
 @dataclass
 class Optimizer(ABC):
-    """Base class of the optimizers, and what all of them share.
+    """Base class of the optimizers, with the settings that all of them share.
 
-    An optimizer of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
-    section `optimizer`, with those below. `build` is all that it must have.
+    To add an optimizer, write a dataclass that subclasses this class, in a module of your own. Its fields, and those
+    below, are the settings of the section `optimizer`. Only `build` is required.
     """
 
-    learning_rate: float = above_zero(4e-3)  # [rate] of the stages, whatever the schedule makes of it; predictors have
-    # theirs
-    schedule: LRSchedule = field(default_factory=Constant, metadata={"plugin": LRSchedule})  # of the learning rate, by
-    # training steps: the same at all stages, whether they moved or not
-    clip: float | None = above_zero(1.0)  # [norm] largest, of a stage's gradient; a longer one is scaled down to it;
-    # null: never
-    accumulate: int = one_or_more(1)  # [windows] whose gradients are summed for one optimizer step
-    staleness: float = zero_or_more(0.0)  # [exponent] a: a step is taken at (1 + s)^-a of the learning rate, s the
-    # steps by which its gradient is late (depth=delayed), or the newest target of the predictor was (depth=synthetic)
+    learning_rate: float = above_zero(4e-3)  # [rate] of the stages, before the schedule's factor; predictors have their
+    # own
+    schedule: LRSchedule = field(default_factory=Constant, metadata={"plugin": LRSchedule})  # schedule of the learning
+    # rate; it counts all training steps, with or without an update, so that all stages have the same rate
+    clip: float | None = above_zero(1.0)  # [norm] largest norm of a stage's gradient; longer ones are scaled down;
+    # null: no clipping
+    accumulate: int = one_or_more(1)  # [windows] gradients of so many windows are summed for one optimizer step
+    staleness: float = zero_or_more(0.0)  # [exponent] a: multiply the learning rate of a step by (1 + s)^-a, where s is
+    # the delay in steps of its gradient (depth=delayed), or of the predictor's newest target (depth=synthetic)
 
     @abstractmethod
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimizer of torch over the parameters of one stage, at `learning_rate`."""
+        """Return a torch optimizer over the parameters of one stage, with the rate `learning_rate`."""
 
     def check(self, run: RunContext) -> None:
-        """Raise ConfigError for settings of the run that cannot be trained with this optimizer."""
+        """Raise ConfigError for settings of the run that this optimizer cannot train."""
         self.schedule.check(run)
 
 
@@ -48,9 +48,9 @@ class Optimizer(ABC):
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015)."""
 
-    beta1: float = below_one(0.9)  # [share] of the mean of the gradients that stays at a step
-    beta2: float = below_one(0.999)  # [share] of the mean of their squares that stays at a step
-    weight_decay: float = zero_or_more(0.0)  # [share] of all parameters at every optimizer step, none without a
+    beta1: float = below_one(0.9)  # [factor] decay of the running mean of the gradients, per step
+    beta2: float = below_one(0.999)  # [factor] decay of the running mean of the squared gradients, per step
+    weight_decay: float = zero_or_more(0.0)  # [factor] of weight decay of all parameters, at optimizer steps with a
     # gradient; adam, sgd: added to the gradient; adamw, nadam: decoupled
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -71,8 +71,8 @@ class AdamW(Adam):
 class NAdam(Adam):
     """Adam with Nesterov's momentum (Dozat 2016) and decoupled weight decay."""
 
-    momentum_decay: float = zero_or_more(0.004)  # [rate] its momentum rises as beta1 (1 - 0.96^(momentum_decay n) / 2);
-    # 0: stays at half of beta1; 1000: is beta1 from the first step on
+    momentum_decay: float = zero_or_more(0.004)  # [rate] at step n the momentum is beta1 (1 - 0.96^(momentum_decay n) /
+    # 2); 0: it stays at beta1 / 2; 1000: it is beta1 from the first step on
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.NAdam(
@@ -85,9 +85,9 @@ class NAdam(Adam):
 class SGD(Optimizer):
     """Stochastic gradient descent."""
 
-    momentum: float = zero_or_more(0.0)  # [share] of the last step that is taken again
-    nesterov: bool = False  # Nesterov's momentum
-    weight_decay: float = zero_or_more(0.0)  # [share] of all parameters, added to the gradient
+    momentum: float = zero_or_more(0.0)  # [factor] of momentum
+    nesterov: bool = False  # use Nesterov's momentum
+    weight_decay: float = zero_or_more(0.0)  # [factor] of weight decay, added to the gradient
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(
@@ -102,10 +102,10 @@ class SGD(Optimizer):
 
 @dataclass
 class Torch(Optimizer):
-    """Any optimizer after torch's pattern, by its name: `CLASS(parameters, lr=learning_rate, **arguments)`."""
+    """Any torch optimizer, by name: `CLASS(parameters, lr=learning_rate, **arguments)`."""
 
-    name: str = "torch.optim.RMSprop"  # its MODULE.CLASS
-    arguments: dict[str, Any] = field(default_factory=dict)  # that are passed to it by name
+    name: str = "torch.optim.RMSprop"  # MODULE.CLASS of the optimizer
+    arguments: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the optimizer
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         made = pkgutil.resolve_name(self.name)(parameters, lr=self.learning_rate, **self.arguments)
@@ -120,17 +120,17 @@ class Torch(Optimizer):
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"{asked} cannot be imported ({error}): write its MODULE.CLASS") from error
         if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-            raise ConfigError(f"{asked} is no optimizer of torch: name a subclass of torch.optim.Optimizer")
+            raise ConfigError(f"{asked} is not a torch optimizer: name a subclass of torch.optim.Optimizer")
         try:
             self._try()
-        except Exception as error:  # whatever that class raises
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except Exception as error:  # the class may raise any error
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
-                f"{asked} takes no step with optimizer.arguments={self.arguments}: {said}; change them"
+                f"{asked} cannot take a step with optimizer.arguments={self.arguments}: {reason}; change the arguments"
             ) from error
 
     def _try(self) -> None:
-        """Take one step as a stage does: with dense gradients, without a closure."""
+        """Take one step as a stage does, with dense gradients and without a closure."""
         parameter = nn.Parameter(torch.ones(2, 2))
         parameter.grad = torch.ones(2, 2)
         self.build([parameter]).step()

@@ -1,4 +1,4 @@
-"""What the classes have in common that a section of settings may name by `_target_`."""
+"""Common base of the classes that a section of settings can name with `_target_`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ RunContext = Any
 
 
 class Named:
-    """Mixin of the base classes: what a class is called."""
+    """Mixin that gives a class its name in messages, summaries and reports."""
 
-    name: ClassVar[str] = ""  #: in messages, summaries and reports; a class that sets none has its own name
+    name: ClassVar[str] = ""  #: defaults to the name of the class
 
     def __init_subclass__(cls) -> None:
         cls.name = vars(cls).get("name", cls.__name__)

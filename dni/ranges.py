@@ -1,4 +1,4 @@
-"""The range of a numeric setting, written beside its default: `units: int = one_or_more(128)`."""
+"""Ranges of numeric settings, declared with the default: `units: int = one_or_more(128)`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-#: torch counts in 64 bits: a thousand random states, which are made from every seed, and weights by some thousands.
+#: An upper limit that keeps derived numbers below 64 bits: torch counts weights in 64 bits, and about a thousand random
+#: states are derived from each seed.
 LARGEST = 10**15
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may have."""
+    """The values that a setting may have."""
 
-    words: str  #: as in "must be 1 or more"
+    words: str  #: the range in an error message, as in "must be 1 or more"
     holds: Callable[[float], bool]
-    largest: int | None = LARGEST  #: a number must be below it; None: the range has an end of its own
+    largest: int | None = LARGEST  #: exclusive upper limit; None: `holds` alone decides
 
 
 ONE_OR_MORE = Range("1 or more", lambda number: number >= 1)
@@ -28,25 +29,25 @@ BELOW_ONE = Range("0 or more, and below 1", lambda number: 0 <= number < 1, larg
 
 
 def one_or_more(default: T) -> T:
-    """A field of a dataclass, whose number is at least 1 (or None, where its type says so)."""
+    """Return a dataclass field whose value must be at least 1, or None if its type allows that."""
     return _field(default, ONE_OR_MORE)
 
 
 def zero_or_more(default: T) -> T:
-    """A field whose number is finite and not negative."""
+    """Return a dataclass field whose value must be finite and not negative."""
     return _field(default, ZERO_OR_MORE)
 
 
 def above_zero(default: T) -> T:
-    """A field whose number is finite and positive."""
+    """Return a dataclass field whose value must be finite and positive."""
     return _field(default, ABOVE_ZERO)
 
 
 def below_one(default: T) -> T:
-    """A field whose number is at least 0 and below 1."""
+    """Return a dataclass field whose value must be at least 0 and below 1."""
     return _field(default, BELOW_ONE)
 
 
 def _field(default: T, allowed: Range) -> T:
-    made: Any = field(default=default, metadata={"range": allowed})
-    return made  # type: ignore[no-any-return]
+    declared: Any = field(default=default, metadata={"range": allowed})
+    return declared  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""A random state per stage, although torch has one per process (and per GPU)."""
+"""A random state for each stage. Torch itself has one per process (and one per GPU)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _PROCESS_STATE = threading.Lock()
 
 
 def happens(probability: float, *key: int) -> bool:
-    """Whether an event of this probability happens: a pure function of the key, whose numbers are not negative."""
+    """Decide whether an event of this probability happens: a pure function of the key, of non-negative numbers."""
     return probability >= 1 or bool(np.random.default_rng(key).random() < probability)
 
 
 class OwnRandomness:
-    """While `active`, torch draws from this stage's state; stages in threads of one process take turns."""
+    """A random state of a stage's own. While `active`, torch draws from it; other threads that draw must wait."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
@@ -53,10 +53,10 @@ class OwnRandomness:
 
 @contextmanager
 def without_dropout(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which nothing is drawn, with a way back for gradients; afterwards all is as it was.
+    """Run the module in evaluation mode, without random draws, so that gradients still flow; restore it afterwards.
 
-    torch's recurrent layers stay in training mode with their dropout at zero: cuDNN keeps what their backward pass
-    needs in no other mode.
+    Torch's recurrent layers stay in training mode with dropout 0, because cuDNN supports their backward pass in that
+    mode only.
     """
     modes = [(m, m.training) for m in module.modules()]
     rates = [(m, m.dropout) for m in module.modules() if isinstance(m, nn.RNNBase)]
@@ -73,5 +73,5 @@ def without_dropout(module: nn.Module) -> Iterator[None]:
 
 
 def is_stochastic(module: nn.Module) -> bool:
-    """Whether a forward pass in training mode draws random numbers (dropout of any kind)."""
+    """Return whether a forward pass in training mode draws random numbers (dropout of any kind)."""
     return any(isinstance(m, _DropoutNd) or getattr(m, "dropout", 0) for m in module.modules())

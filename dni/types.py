@@ -10,12 +10,13 @@ import enum
 
 from torch import Tensor
 
-#: What a recurrent layer or stage carries from window to window; every tensor has B in dimension -2. Empty: stateless.
+#: The recurrent state that a layer or stage carries from window to window. Every tensor has B in dimension -2. Empty
+#: for a stateless layer or stage.
 State = tuple[Tensor, ...]
 
-#: A label that counts for nothing: no loss, no gradient (`ignore_index` of the cross-entropy).
+#: The label of a position without loss and gradient (`ignore_index` of the cross-entropy).
 IGNORED = -1
 
-#: What the inputs of a network are: int64 symbols (B, T); float32 images (B, C, H, W); float32 vectors (B, T, D), or
-#: (B, D) of examples that are no sequences.
+#: The kinds of network inputs: int64 symbols (B, T); float32 images (B, C, H, W); float32 vectors (B, T, D), or (B, D)
+#: for examples without time.
 Inputs = enum.Enum("Inputs", ["symbols", "images", "vectors"])

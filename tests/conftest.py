@@ -1,4 +1,4 @@
-"""One torch thread, a seed for whoever draws, Ctrl-C as at a terminal; and a fixture for modules that start threads."""
+"""Common set-up of the tests: one torch thread, fixed seeds, Ctrl-C as in a terminal, checks for leaked threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, whose children would not hear it either
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # background jobs ignore Ctrl-C, and so would their children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -22,7 +22,7 @@ def _seeded() -> None:
 
 @pytest.fixture
 def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """For a command that runs in this process, whose logging is then taken back."""
+    """Restore the logging settings after a command that runs in this process."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     root = logging.getLogger()
     handlers, level = [*root.handlers], root.level

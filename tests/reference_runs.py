@@ -1,11 +1,11 @@
-"""Results of a fixed set of small runs that repeat bit for bit, to show that a change of the code changes none of them.
+"""A fixed set of small runs that repeat bit for bit, to show that a change of the code does not change results.
 
     python -m tests.reference_runs record before.json       # at the commit before the change
     python -m tests.reference_runs compare before.json      # at the commit after it, on the same machine
 
-Each run trains a few steps with settings under which nothing depends on arrival, and is reduced to a digest of its
-losses and one of its parameters; some runs are stopped half way and resumed. The last digits of a sum depend on the
-processor, so digests are compared on one machine and never committed. `make proof BASE=COMMIT` does both.
+Each run trains a few steps with settings that do not depend on the arrival of frames. Its results are a digest of its
+losses and one of its parameters. Some runs are stopped half way and resumed. The last digits of a sum depend on the
+processor, so compare digests on one machine only, and do not commit them. `make proof BASE=COMMIT` does both.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ RENAMED: dict[str, str] = {
     "time.lambda_": "predictor.time.lambda_",
     "time.auxiliary": "predictor.time.auxiliary",
     "time.method=oracle": "predictor.time.kind=oracle",
+    "depth.method=synthetic_inputs": "depth.inputs=synthetic",
+    "depth.method=irregular": "depth.method=synthetic",  # with depth.update_probability
+    "depth.method=multi_rate": "depth.method=synthetic",
+    "depth.update_periods": "depth.clocks",
     "predictor.time.kind=soft_label_critic": "predictor.time.context=window",  # of a critic
 }
 
@@ -43,13 +47,12 @@ COPY: Settings = {"kind": "copy", "length": 15, "sequence": None}
 
 
 def in_depth(**changes: Any) -> Settings:
-    """Three stages that predict in depth, with some settings of the predictor or of the cut changed."""
-    depth = {**LAGGED, **{key: changes.pop(key) for key in ("inputs", "update_probability") if key in changes}}
-    return {"stages": 3, "depth": depth, "predictor": {"depth": changes}}
+    """Three stages that predict in depth, with some settings of the predictor changed."""
+    return {"stages": 3, "depth": LAGGED, "predictor": {"depth": changes}}
 
 
 def in_time(*, depth: Settings | None = None, data: Settings | None = None, **changes: Any) -> Settings:
-    """Two stages that predict in time, with some settings of the time cut changed."""
+    """Return two stages that predict in time, with changed settings of the time cut."""
     return {
         "depth": depth or {"method": "backprop"},
         "time": {"method": "synthetic"},
@@ -59,14 +62,14 @@ def in_time(*, depth: Settings | None = None, data: Settings | None = None, **ch
 
 
 def image(folder: Path, kind: str, **changes: Any) -> Settings:
-    """An image model of two stages on a few digits."""
+    """Return an image model of two stages on a few digits."""
     data = {"kind": "mnist", "path": str(folder), "batch": 8, "window": 1, "sequence": None}
     data |= changes.pop("data", {})
     return {"model": {"kind": kind, "units": 4, "layers": 3}, "data": data, "depth": LAGGED, **changes}
 
 
 def runs(folder: Path) -> dict[str, Settings]:
-    """Every run by name; `folder` holds digits in the format of MNIST."""
+    """Return every run by name; `folder` has digits in the format of MNIST."""
     locked = {"method": "backprop"}
     pipeline = {"launch": {"mode": "processes"}, "transport": {"kind": "grpc"}}
     return {
@@ -79,9 +82,9 @@ def runs(folder: Path) -> dict[str, Settings]:
         "regressor": in_depth(kind="mlp", hidden=8),
         "regressor, no labels": in_depth(kind="linear", labels=False),
         "lambda returns": {**in_depth(), "depth": {**LAGGED, "method": "lambda_return", "max_in_flight": 8}},
-        "inputs": in_depth(inputs="synthetic"),
-        "irregular": in_depth(update_probability=0.5),
-        "rates": {"depth": {**LAGGED, "clocks": [1, 2]}, "stages": 2},
+        "inputs": {**in_depth(), "depth": {**LAGGED, "method": "synthetic_inputs"}},
+        "irregular": {**in_depth(), "depth": {**LAGGED, "method": "irregular", "update_probability": 0.5}},
+        "rates": {"depth": {**LAGGED, "method": "multi_rate", "update_periods": [1, 2]}, "stages": 2},
         "local": {"stages": 3, "depth": {"method": "local", "hidden": 8}},
         "delayed": {"stages": 3, "depth": {"method": "delayed", "lag": 1}, "optimizer": {"staleness": 0.5}},
         "delayed, newest weights": {"stages": 3, "depth": {"method": "delayed", "lag": 1, "stash": False}},
@@ -120,7 +123,7 @@ def runs(folder: Path) -> dict[str, Settings]:
                 "block_length": 3,
                 "sequence": 9,
             },
-            "depth": {**LAGGED, "clocks": [1, 3]},
+            "depth": {**LAGGED, "method": "multi_rate", "update_periods": [1, 3]},
         },
         # optimizers
         "adamw, cosine": {
@@ -145,7 +148,7 @@ RESUMED = (
 
 
 def digests(run_dir: Path, stages: int) -> dict[str, str]:
-    """What a run came to: one digest of all its losses, and one of its parameters, in the order of their names."""
+    """Return a digest of a run's losses, and one of its parameters in the order of their names."""
     losses, parameters = hashlib.sha256(), hashlib.sha256()
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     for record in sorted(records, key=lambda r: (r["step"], r["stage"], r["kind"])):
@@ -157,7 +160,7 @@ def digests(run_dir: Path, stages: int) -> dict[str, str]:
 
 
 def measure(folder: Path) -> dict[str, dict[str, str]]:
-    """Run everything below a folder."""
+    """Run everything, in subfolders of `folder`."""
     found: dict[str, dict[str, str]] = {}
     everything = runs(digits(folder / "digits", train=200))
     for number, (name, settings) in enumerate(everything.items()):
@@ -176,13 +179,13 @@ def measure(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _whole_schedule(settings: Settings) -> Settings:
-    """The schedule of the whole run, for a part of it."""
+    """Give a part of a run the schedule of the whole run."""
     own = settings.get("optimizer", {})
     return {"optimizer": {**own, "schedule": {**own["schedule"], "decay_steps": 12}}} if "schedule" in own else {}
 
 
 def main() -> int:
-    """Returns 0, or 1 where a digest differs."""
+    """Return 0, or 1 if a digest differs."""
     order, file = sys.argv[1], Path(sys.argv[2])
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder))

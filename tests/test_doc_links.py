@@ -1,4 +1,4 @@
-"""What the pages point at is there: pages, headings, files, tests, classes; and the site has every page."""
+"""Pages refer to pages, headings, files, tests and classes that exist; the site has every page."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 PROSE = [page for page in PAGES if page.name != "CONTRIBUTING.md"]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-#: A file of the project, as pages name it. A name with a capital, `K` or `<...>` stands for many.
+#: The name of a project file in the pages. Names with a capital, `K` or `<...>` are patterns.
 SOURCE = re.compile(r"`((?:dni|workers|benchmarks|tests|conf|proto|docs)/[\w/.-]+)`")
 TEST = re.compile(r"`(test_\w+)`")
 CLASS = re.compile(r"`((?:[A-Z][a-z]+)+)(?:\.(\w+))?(?:\([^`]*\))?`")
 
 
 def read(page: Path) -> str:
-    """The text of a page without its code blocks."""
+    """Return the text of a page without its code blocks."""
     return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """What links to the headings of a page end with."""
+    """Return the anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", read(page), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @cache
 def sources() -> str:
-    """All code that pages speak of."""
+    """Return all source code that pages can refer to."""
     return "\n".join(
         file.read_text(encoding="utf-8") for top in ("dni", "workers") for file in ROOT.glob(f"{top}/**/*.py")
     )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
         if target.startswith("https://"):
             continue
@@ -54,7 +54,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_files_and_tests_that_are_named_exist(page: Path) -> None:
+def test_named_files_and_tests_exist(page: Path) -> None:
     tests = {file.stem for file in ROOT.glob("tests/**/test_*.py")}
     text = read(page)
     assert [name for name in SOURCE.findall(text) if not (ROOT / name).exists()] == []
@@ -62,8 +62,8 @@ def test_files_and_tests_that_are_named_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_classes_that_are_named_exist(page: Path) -> None:
-    """With the member that is named with it."""
+def test_named_classes_exist(page: Path) -> None:
+    """Members named with a class must exist as well."""
     others = {"StatefulSet"}
     for name, member in CLASS.findall(read(page)):
         if name not in others:

@@ -1,4 +1,4 @@
-"""What the pages show runs as it stands: every block is run, or says above it that it is not, and why."""
+"""Every code block of the pages runs as it stands, or has a comment that says why it is not run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCK = re.compile(r"(?:<!-- not run: (?P<why>[^>]+) -->\n)?^```(?P<kind>\w*)\n(
 
 
 class Block(NamedTuple):
-    """A block of a page; `why`: the reason that it is not run."""
+    """A code block of a page; `why` is the reason for not running it."""
 
     page: str
     kind: str
@@ -38,16 +38,16 @@ BLOCKS = [
 ]
 
 
-def test_every_block_is_run_or_says_why_not() -> None:
+def test_every_block_is_run_or_has_a_reason() -> None:
     kinds = {block.kind for block in BLOCKS if not block.why}
-    assert kinds == {"", "python"}  # of another kind nothing is known: mark it
+    assert kinds == {"", "python"}  # blocks of another kind need a check of their own
     assert all(len(block.why) > 5 for block in BLOCKS if block.why)
     fences = sum(page.read_text(encoding="utf-8").count("\n```") for page in PAGES)
     pictures = sum(page.read_text(encoding="utf-8").count("\n```text\n") for page in PAGES)
     assert fences == 2 * (len(BLOCKS) + pictures)
 
 
-def test_what_is_shown_of_a_file_is_in_it() -> None:
+def test_excerpts_equal_their_files() -> None:
     shown = [(found[1], block.text) for block in BLOCKS if (found := re.match(r"part of (\S+)$", block.why or ""))]
     assert len(shown) >= 8
     for path, text in shown:
@@ -57,7 +57,7 @@ def test_what_is_shown_of_a_file_is_in_it() -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if block.kind == "python" and not block.why}))
 def test_python_runs_as_it_stands(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page one after another, as in a notebook."""
+    """Run the blocks of a page one after another, as in a notebook."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in BLOCKS:
@@ -78,14 +78,14 @@ def test_commands_run_as_they_stand(block: Block, tmp_path: Path) -> None:
 
 
 def commands() -> list[str]:
-    """The commands of dni-train in blocks that are not run; test_launching has those of its page."""
+    """Return the dni-train commands in blocks that are not run, except those that test_launching checks."""
     pages = ("README.md", "docs/running.md")
     lines = [line for block in BLOCKS if block.why and block.page in pages for line in block.text.splitlines()]
     return [line.partition("dni-train ")[2] for line in lines if "dni-train " in line]
 
 
 @pytest.mark.parametrize("words", commands())
-def test_commands_that_are_not_run_are_accepted(words: str) -> None:
+def test_commands_without_a_run_are_accepted(words: str) -> None:
     for overrides in combinations(shlex.split(words, comments=True)):
         assert refusal_of(check, compose_settings(overrides)) is None
 
@@ -93,7 +93,7 @@ def test_commands_that_are_not_run_are_accepted(words: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_the_examples_that_are_typed_pass_strict_mypy(tmp_path: Path) -> None:
-    """With the cache of `make check`, which comes first in continuous integration."""
+    """Use the cache of `make check`, which runs first in continuous integration."""
     files: list[str] = []
     for page in ("README.md", "docs/library.md", "docs/python.md"):
         text = "".join(b.text for b in BLOCKS if (b.page, b.kind, b.why) == (page, "python", None))

@@ -1,4 +1,4 @@
-"""The wheel is whole: installed elsewhere, the command runs from any folder with what the wheel brought."""
+"""The wheel is complete: installed elsewhere, the command runs from any folder with files of the wheel alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(*sorted(str(p) for folder in workers.conf.__path__ for p in Path(folder).r
 
 
 def say(*words: str | Path, cwd: Path, path: str = "") -> list[str]:
-    """Run this Python with some words, and return the lines it printed."""
+    """Run this Python with arguments, and return the lines it printed."""
     done = subprocess.run(
         [sys.executable, *words], cwd=cwd, env={"PYTHONPATH": path}, capture_output=True, text=True, timeout=100
     )
@@ -36,7 +36,7 @@ def say(*words: str | Path, cwd: Path, path: str = "") -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel of these sources in it, and nothing else."""
+    """A folder with only the installed wheel of these sources."""
     base = tmp_path_factory.mktemp("packaging")
     source, target = base / "source", base / "target"
     source.mkdir()
@@ -52,14 +52,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(120)
-def test_the_wheel_brings_the_packages_and_every_config_file(installed: Path, tmp_path: Path) -> None:
+def test_wheel_has_all_packages_and_config_files(installed: Path, tmp_path: Path) -> None:
     package, *configs = say("-c", WHERE, cwd=tmp_path, path=str(installed))
     assert package == str(installed / "dni" / "__init__.py")
     expected = {p.relative_to(ROOT / "conf") for p in (ROOT / "conf").rglob("*.yaml")}
     assert {Path(p).relative_to(installed / "workers" / "conf") for p in configs} == expected
     for part in ("dni/py.typed", "workers/py.typed", "workers/stage_pb2.pyi", "workers/comm/transports/grpc/link.py"):
         assert (installed / part).is_file()
-    commands = {"dni-train", "dni-report", "dni-evaluate", "dni-sample", "dni-simulate"}
+    commands = {"dni-train", "dni-report", "dni-evaluate", "dni-export", "dni-sample", "dni-plan", "dni-simulate"}
     assert {p.name for p in (installed / "bin").glob("dni-*")} == commands
     assert not (installed / "tests").exists()
     (metadata,) = installed.glob("dni-*.dist-info/METADATA")

@@ -20,10 +20,10 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["stage_pb2.py", "stage_pb2.pyi"])
-def test_committed_code_is_what_the_description_generates(generated: Path, name: str) -> None:
+def test_committed_code_is_current(generated: Path, name: str) -> None:
     fresh, committed = generated / "workers" / name, ROOT / "workers" / name
     assert fresh.read_text() == committed.read_text(), "run the command at the top of stage.proto and commit"
 
 
-def test_the_description_names_the_command_that_is_checked_here() -> None:
+def test_proto_file_names_the_generating_command() -> None:
     assert GENERATE in (ROOT / "proto/dni/v1/stage.proto").read_text()

@@ -1,4 +1,4 @@
-"""README and the pages made by scripts tell the truth: code runs and learns, tables are those of the records."""
+"""README and the generated pages are correct: code runs and learns, and tables match the records."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_tables_are_made_from_the_results() -> None:
     assert all(any(f"<!-- {mark} -->" in text for text in texts) for mark in TABLES)
 
 
-def test_the_table_of_headline_results_is_that_of_the_records() -> None:
-    """One row held against the records themselves: rates at W = 8, the seeds' figures on the test split."""
+def test_headline_table_equals_the_records() -> None:
+    """Compare one row with the records: rates at W = 8, and the seeds' figures on the test split."""
     (row,) = [line for line in README.splitlines() if line.startswith("| `depth=synthetic`")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     rates = record("links")["rows"]["synthetic, W=8"]["delays"]
@@ -42,7 +42,7 @@ def test_the_picture_shows_the_records_points(tmp_path: Path) -> None:
     assert not is_current(tmp_path / "none.svg")
 
 
-def test_the_page_of_settings_is_that_of_the_schema() -> None:
+def test_settings_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "say make tables"
 
 

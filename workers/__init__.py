@@ -11,7 +11,7 @@ __all__ = ["TrainedRun", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Only when it is asked for: a stage's process has no need of it."""
+    """Import the Python interface on first use: a stage's process does not need it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from workers import api

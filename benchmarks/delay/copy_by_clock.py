@@ -1,14 +1,14 @@
-"""How long a sequence is learned over links of 20 ms: copy, T=4, four stages; by symbols, and by the clock.
+"""Which sequence length is learned over links of 20 ms: copy, T=4, four stages; at equal symbols and equal seconds.
 
-`synthetic + synthetic` against what a pipeline can do: `1f1b + truncated`, `gpipe + truncated` and `gpipe + full`,
-whose windows are whole sequences. Three LSTM layers of 64 units and a softmax layer, a stage each, on an emulated
-accelerator (`benchmarks.delay.throughput`); a window that is longer than T takes as much longer. Recipes are those of
-`benchmarks.time.copy_task` with one of three rates, the one that solved more on seed 100.
+It compares `synthetic + synthetic` with pipelines: `1f1b + truncated`, `gpipe + truncated` and `gpipe + full`, whose
+windows are whole sequences. Three LSTM layers of 64 units and a softmax layer, one per stage, run on an emulated
+accelerator (`benchmarks.delay.throughput`); the time of a window grows with its length. Recipes are those of
+`benchmarks.time.copy_task` with one of three learning rates, the one that solved more on seed 100.
 
-A synchronous schedule learns what backprop learns, whatever the link: that is trained once in one process, and the
-seconds of its steps are measured over the links; those of whole sequences, whose length grows, follow from the model of
-`dni-simulate` with the overhead that was measured. `synthetic + synthetic` runs over the links from beginning to end.
-Finished runs are read from benchmarks/results/reach.json. QUICK=1 takes few symbols.
+A synchronous schedule learns the same as backprop over any link. It is trained once in one process, and the seconds of
+its steps are measured over the links. The seconds of whole sequences, whose length grows, are predicted by
+`dni-simulate` with the measured overhead. `synthetic + synthetic` runs over the links from beginning to end. Finished
+runs are read from benchmarks/results/reach.json. QUICK=1 takes few symbols.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PARTS = (4,) if QUICK else (4, 8)
 GRID = Grid("reach", "reach", {"delay_ms": DELAY, "max_timesteps": MAX_TIMESTEPS, "emulated_ms": TIMES})
 MODEL = ("experiment=copy", f"stages={STAGES}", "model.layers=3", "model.split_points=[lstm2,lstm3,softmax]")
 OURS = "synthetic + synthetic"
-#: How each is trained, and the schedule that its steps are timed with.
+#: method: (how it is trained, the schedule that its steps are timed with)
 WAITING = {
     "1f1b + truncated": ("truncated", "1f1b"),
     "gpipe + truncated": ("truncated", "gpipe"),
@@ -51,7 +51,7 @@ WAITING = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: `kind` is "tried" or "learned" in one process, "timed" over links, or "raced" over them to the end."""
+    """One run: "tried" or "learned" in one process, "timed" over links, or "raced" over links to the end."""
 
     kind: str
     label: str
@@ -60,12 +60,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As it stands in the results."""
+        """The run's name in the results."""
         return f"{self.kind}, {self.label}, seed {self.seed or 0}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """As they are typed."""
+        """The run's settings as typed."""
         common = (*MODEL, *self.typed, f"seed={self.seed or 0}")
         ends = (f"max_timesteps={MAX_TIMESTEPS}", "log_every=25")
         forward, backward, cut = TIMES
@@ -87,7 +87,7 @@ TYPED = {
 
 
 def trials() -> dict[str, list[Cell]]:
-    """By what is learned: its recipe at each rate. In one process, targets are one step late."""
+    """Return the runs of each recipe at each rate. In one process, targets are one step late."""
     late = {OURS: ("depth.lag=1",)}
     return {
         name: [
@@ -99,7 +99,7 @@ def trials() -> dict[str, list[Cell]]:
 
 
 def plan(rows: dict[str, Row]) -> list[Cell]:
-    """All runs that count, with the rates that the trials' rows are for."""
+    """Return all runs to report, with the rates chosen from the trials' rows."""
     typed = {}
     for name, cells in trials().items():
         best = max(cells, key=lambda cell: (last_solved(rows[cell.name]), -cells.index(cell)))
@@ -115,7 +115,7 @@ def plan(rows: dict[str, Row]) -> list[Cell]:
 
 
 def last_solved(row: Row) -> float:
-    """The longest length."""
+    """Return the longest solved length."""
     return float(row["curve"][-1][0]) if row["curve"] else 0.0
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     """Run what is not finished, print the table and the bars."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with Hosts(STAGES, delay_ms=DELAY) as hosts:
-        run = partial(GRID.fill, measure=partial(measure, hosts), show=said, at_once=1)
+        run = partial(GRID.fill, measure=partial(measure, hosts), show=result_text, at_once=1)
         tried = run([cell for cells in trials().values() for cell in cells])
         rows = {**tried, **run(plan(tried))}
     table = Table(
@@ -135,15 +135,16 @@ def main() -> None:
     GRID.keep(rows, bars(rows))
 
 
-def said(row: Row) -> str:
-    """What is printed of a run."""
+def result_text(row: Row) -> str:
+    """Return the printed result of a run."""
     if "delays" in row:
         return f"{row['delays'][str(DELAY)]['updates_per_s']:.1f} updates/s"
     return f"length {row['curve'][-1][0] if row['curve'] else 0}"
 
 
 def measure(hosts: Hosts, cell: Cell) -> Row:
-    """One run; of what learned, [length, time steps per stream, seconds, updates] when it was solved, and the end."""
+    """Run once. A learning run returns [length, time steps per stream, seconds, updates] at each solution, and its
+    end."""
     if cell.kind == "timed":
         return observe(hosts, GRID, [Phase(DELAY, *((1.0, 4) if QUICK else (8.0, 16)))], cell)
     at = GRID.folder(cell).absolute()
@@ -162,7 +163,7 @@ def measure(hosts: Hosts, cell: Cell) -> Row:
 
 
 def seconds_of(rows: dict[str, Row], schedule: str, whole: bool) -> tuple[float, float]:
-    """(a, b): n updates over m time steps per stream take a n + b m seconds of the schedule's best M at this delay."""
+    """Return (a, b): n updates over m time steps per stream take a n + b m seconds with the schedule's best M."""
     best = max((n for n in rows if n.startswith(f"timed, {schedule} M=")), key=lambda n: _rate(rows, n))
     rate = _rate(rows, best)
     if not whole:
@@ -185,7 +186,7 @@ def _rate(rows: dict[str, Row], name: str) -> float:
 
 
 def curves(rows: dict[str, Row]) -> dict[str, list[tuple[list[list[float]], float]]]:
-    """By method, of each seed: [length, time steps per stream, seconds] when it was solved, and the seconds in all."""
+    """Return per method and seed [length, time steps per stream, seconds] at each solution, and the total seconds."""
     groups = by_seed(rows)
     found = {OURS: [([p[:3] for p in row["curve"]], row["end"][1]) for row in groups[f"raced, {OURS}"]]}
     for name, (learned, schedule) in WAITING.items():
@@ -202,7 +203,7 @@ HEADS = ["method", "length", "by seed", "seconds", f"length in the seconds of {O
 
 
 def lines(rows: dict[str, Row]) -> list[list[str]]:
-    """Mean and spread over seeds, at equal symbols and at equal seconds."""
+    """Return mean and spread over seeds, at equal symbols and at equal seconds."""
     found, of_methods = [], curves(rows)
     clock = statistics.mean(end for _, end in of_methods[OURS])
     for name, seeds in of_methods.items():
@@ -212,12 +213,12 @@ def lines(rows: dict[str, Row]) -> list[list[str]]:
 
 
 def lengths(seeds: list[tuple[list[list[float]], float]], seconds: float = float("inf")) -> list[float]:
-    """The longest that each seed solved within so many seconds."""
+    """Return the longest length that each seed solved within `seconds`."""
     return [max((length for length, _, at in curve if at <= seconds), default=0.0) for curve, _ in seeds]
 
 
 def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
-    """Our length over the others', at equal symbols and at equal seconds."""
+    """Return our length over the others', at equal symbols and at equal seconds."""
     of_methods = curves(rows)
     clock = statistics.mean(end for _, end in of_methods[OURS])
     found = []

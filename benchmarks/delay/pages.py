@@ -1,4 +1,4 @@
-"""The tables of what delay does, and of the emulated links themselves, from benchmarks/results."""
+"""The tables of the delay benchmarks and of the emulated links, from benchmarks/results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.network import calibrate as emulated
 
 
 def delay_line(results: dict[str, Any]) -> str:
-    """How long the emulated links really are."""
+    """Return the measured delays of the emulated links."""
     note = (
         f"ms; {results['hosts']} hosts in a row, streams both ways on every link; load average of the machine before: "
         f"{results['load_before']}. {source(results)}"
@@ -22,7 +22,7 @@ def delay_line(results: dict[str, Any]) -> str:
 
 
 def links_rates(results: dict[str, Any]) -> str:
-    """Updates per second by method and delay."""
+    """Return updates per second by method and delay."""
     delays, ms = results["delays_ms"], results["emulated_ms"]
     note = (
         f"{results['stages']} stages, batches of {results['batch']} but where the line says more. Emulated: forward "
@@ -32,12 +32,12 @@ def links_rates(results: dict[str, Any]) -> str:
 
 
 def links_cells(results: dict[str, Any]) -> str:
-    """All that was seen of every cell."""
+    """Return all figures of every cell."""
     return markdown(linked.HEADS, linked.details(results["rows"], results["forecasts"], results["delays_ms"]))
 
 
 def race(results: dict[str, Any]) -> str:
-    """Seconds to backprop's last loss."""
+    """Return seconds to backprop's last loss."""
     delays, ms = results["delays_ms"], results["emulated_ms"]
     goals = races.goals(results["rows"])
     note = (
@@ -50,7 +50,7 @@ def race(results: dict[str, Any]) -> str:
 
 
 def reach(results: dict[str, Any]) -> str:
-    """Length by symbols and by the clock."""
+    """Return the learned length at equal symbols and at equal seconds."""
     forward, backward, cut = results["emulated_ms"]
     note = (
         f"{results['max_timesteps']:,} time steps per stream, mean ± standard deviation over seeds. Emulated, per "

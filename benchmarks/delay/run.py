@@ -1,4 +1,4 @@
-"""One run over emulated links: four processes on four hosts, watched while the delay between them is changed."""
+"""Run four processes on four emulated hosts, and measure them while the delay between them changes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from benchmarks.network.hosts import DEVICE, Hosts
 PORT = 7000
 EVERY = 4  # steps between records
 START_S = 120.0  # longest wait for the first record, and for the next one
-#: What every run has beside its method,
+#: Settings of every run beside its method.
 LINKED = ("launch=external", "launch.torch_threads=1", "transport.insecure=true", "checkpoint.every=null")
-#: and what one has that is watched and not finished.
+#: Settings of a run that is measured and then stopped.
 WATCHED = (*LINKED, f"log_every={EVERY}", "steps=1000000", "evaluate.every=null", "evaluate.windows=1")
 SYNCHRONOUS = ("gpipe", "1f1b", "interleaved_1f1b", "zero_bubble")
 
@@ -32,7 +32,7 @@ Record = dict[str, Any]
 
 
 class Phase(NamedTuple):
-    """A delay, and how long to watch it: at least so many seconds and steps."""
+    """A delay and how long to measure it: at least so many seconds and steps."""
 
     delay_ms: float
     seconds: float
@@ -40,7 +40,7 @@ class Phase(NamedTuple):
 
 
 def observe(hosts: Hosts, grid: Grid, phases: Sequence[Phase], cell: Cell) -> Row:
-    """What one run does at each delay, by delay in ms. Raises Failed if it ends before."""
+    """Measure one run at each delay; return the figures by delay in ms. Raises Failed if the run ends early."""
     run_dir = grid.folder(cell).absolute()
     shutil.rmtree(run_dir, ignore_errors=True)
     found = {}
@@ -52,7 +52,7 @@ def observe(hosts: Hosts, grid: Grid, phases: Sequence[Phase], cell: Cell) -> Ro
 
 
 def completed(hosts: Hosts, run_dir: Path, overrides: Sequence[str], delay_ms: float) -> dict[str, Any]:
-    """The summary of a run from beginning to end at one delay. Raises Failed if it does not end well."""
+    """Run to the end at one delay and return the summary. Raises Failed if the run fails."""
     shutil.rmtree(run_dir, ignore_errors=True)
     hosts.set_delay(delay_ms)
     with started(hosts, run_dir, overrides) as follow:
@@ -62,14 +62,14 @@ def completed(hosts: Hosts, run_dir: Path, overrides: Sequence[str], delay_ms: f
 
 
 def settling(cell: Cell) -> int:
-    """Steps after which nothing is left of what was sent at the last delay."""
+    """Return the steps until every frame sent at the last delay has been used."""
     window = next((int(o.partition("=")[2]) for o in cell.overrides if o.startswith("depth.max_in_flight=")), 1)
     return 2 * window + EVERY
 
 
 @contextmanager
 def started(hosts: Hosts, run_dir: Path, overrides: Sequence[str]) -> Iterator[Follower]:
-    """The processes of a run; they are told to stop at the end, and ended if they do not."""
+    """Start the processes of a run; at the end of the block stop them, and kill those that do not stop."""
     peers = ",".join(f"{hosts.address(k)}:{PORT}" for k in range(hosts.count))
     method = next(o.partition("=")[2] for o in overrides if o.startswith("depth="))
     links = () if method in SYNCHRONOUS else (f"transport.peers=[{peers}]",)
@@ -90,7 +90,7 @@ def started(hosts: Hosts, run_dir: Path, overrides: Sequence[str]) -> Iterator[F
     finally:
         hosts.set_delay(0.0)
         for process in processes:
-            process.send_signal(signal.SIGTERM)  # one that has ended does not mind
+            process.send_signal(signal.SIGTERM)  # no effect on one that has ended
         deadline = time.monotonic() + 30
         for process in processes:
             try:
@@ -101,7 +101,7 @@ def started(hosts: Hosts, run_dir: Path, overrides: Sequence[str]) -> Iterator[F
 
 
 class Follower:
-    """The training records of a run, as they come."""
+    """Read the training records of a run while it writes them."""
 
     def __init__(self, run_dir: Path, stages: int, processes: Sequence[subprocess.Popen[bytes]]) -> None:
         self.run_dir, self.stages, self.processes = run_dir, stages, processes
@@ -109,30 +109,31 @@ class Follower:
         self._read = 0
 
     def wait(self, until: Any, what: str) -> None:
-        """Read on until it holds. Raises Failed if the run ends before, or nothing comes for too long."""
+        """Read records until `until()` holds. Raises Failed if the run ends first, or no record arrives for too
+        long."""
         moved = time.monotonic()
         while not until():
             moved = time.monotonic() if self._look() else moved
             if any(process.poll() is not None for process in self.processes):
-                raise Failed(f"{self.run_dir}: the run ended before {what}: {self._last_words()}")
+                raise Failed(f"{self.run_dir}: the run ended before {what}: {self._last_lines()}")
             if time.monotonic() - moved > START_S:
                 raise Failed(f"{self.run_dir}: no record for {START_S:g} s while waiting for {what}")
             time.sleep(0.05)
 
     def latest(self) -> int:
-        """The last step that all stages have recorded."""
+        """Return the last step that all stages have recorded."""
         return min((stage[-1]["step"] if stage else 0) for stage in self.records)
 
     def cpu_s(self) -> list[float]:
-        """Seconds of a core that each stage has used so far."""
+        """Return the seconds of a core that each stage has used so far."""
         fields = [Path(f"/proc/{p.pid}/stat").read_text().rpartition(")")[2].split() for p in self.processes]
         return [(int(each[11]) + int(each[12])) / os.sysconf("SC_CLK_TCK") for each in fields]
 
     def until_done(self) -> None:
-        """Wait for the end of all processes. Raises Failed unless all ended well."""
+        """Wait for the end of all processes. Raises Failed if one failed."""
         codes = [process.wait() for process in self.processes]
         if any(codes):
-            raise Failed(f"{self.run_dir}: {self._last_words()}")
+            raise Failed(f"{self.run_dir}: {self._last_lines()}")
 
     def _look(self) -> bool:
         file = self.run_dir / "run" / "metrics.jsonl"
@@ -147,7 +148,7 @@ class Follower:
                 self.records[record["stage"]].append(record)
         return bool(whole)
 
-    def _last_words(self) -> str:
+    def _last_lines(self) -> str:
         logs = [
             file.read_text(errors="replace").strip().splitlines() for file in sorted(self.run_dir.glob("host-*.log"))
         ]
@@ -155,7 +156,7 @@ class Follower:
 
 
 def watch(hosts: Hosts, follow: Follower, phase: Phase, in_flight: int) -> Row:
-    """The figures of one delay, once nothing of the last one is under way."""
+    """Measure one delay, after the frames of the last delay have been used."""
     begun, moment = follow.latest(), time.monotonic()
     follow.wait(lambda: follow.latest() >= begun + in_flight + EVERY and time.monotonic() - moment > 0.5, "it settled")
     first, before, used = follow.latest(), sent_bytes(hosts), follow.cpu_s()
@@ -172,7 +173,7 @@ def watch(hosts: Hosts, follow: Follower, phase: Phase, in_flight: int) -> Row:
 
 
 def sent_bytes(hosts: Hosts) -> int:
-    """Of all hosts so far, headers and acknowledgements of TCP included."""
+    """Return the bytes that all hosts have sent so far, headers and TCP acknowledgements included."""
     total = 0
     for host in range(hosts.count):
         table = subprocess.run(
@@ -184,7 +185,7 @@ def sent_bytes(hosts: Hosts) -> int:
 
 
 def figures(stages: Sequence[Sequence[Record]], bytes_per_s: float, cpu: Sequence[float]) -> Row:
-    """Of records of the same steps, by stage, from one record to the last; `cpu`: cores that each stage has used."""
+    """Return the figures of records of the same steps, by stage; `cpu` is the cores that each stage used."""
     found: list[dict[str, Any]] = []
     for records in stages:
         start, end = records[0], records[-1]

@@ -1,11 +1,10 @@
-"""What delay does to each method: updates per second of four stages on four hosts, joined by links of 0 to 100 ms.
+"""Updates per second of each method on four stages on four hosts, joined by links of 0 to 100 ms.
 
-Each host is a network namespace of this machine, and what crosses between them is held back by a delay line, whoever
-sends it: gRPC links and torch.distributed's pipelines alike (`benchmarks.network.hosts`; needs root on Linux). The
-accelerator is emulated: a forward pass of a batch sleeps until it has taken 4 ms, a backward pass 8, an update of
-what is at a cut 1, a microbatch's its share; all else is real. A run goes through all delays without being started
-anew, so that a row costs a minute. Finished rows are read from benchmarks/results/links.json. QUICK=1 takes few rows
-and two delays.
+Each host is a network namespace of this machine. A delay line holds every packet between them, of gRPC links and of
+torch.distributed's pipelines alike (`benchmarks.network.hosts`; needs root on Linux). The accelerator is emulated: a
+forward pass of a batch takes 4 ms, a backward pass 8, an update at a cut 1, a microbatch its share; all else is real. A
+run passes through all delays without a restart, so a row takes a minute. Finished rows are read from
+benchmarks/results/links.json. QUICK=1 takes few rows and two delays.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ STAGES, BATCH = 4, 32
 FORWARD_MS, BACKWARD_MS, CUT_MS = 4.0, 8.0, 1.0
 DELAYS = (0, 20) if QUICK else (0, 5, 20, 50, 100)
 WINDOWS = (8,) if QUICK else (2, 8, 32)
-#: Microbatches that are tried; with two parts on each stage there are twice as many messages, and 8 are slower than 4.
+#: Microbatches to try; two parts per stage double the messages, and 8 are slower than 4.
 PARTS = {"gpipe": (4,)} if QUICK else {
     "gpipe": (4, 8, 16), "1f1b": (4, 8, 16), "interleaved_1f1b": (4, 8), "zero_bubble": (4, 8),
 }  # fmt: skip
 PIPELINES = tuple(PARTS)
-#: Batches of a pipeline that may hold as many as W, each a microbatch: fewer updates, of more examples.
+#: Batches of a pipeline that may keep as many as W, each a microbatch: fewer updates of more examples.
 LARGE = () if QUICK else (8, 32)
 
-#: 64 KB at every cut: 32 streams of 16 steps and 32 numbers. Eight parts, for the schedule that needs two a stage.
+#: 64 KB at every cut: 32 streams of 16 steps and 32 numbers. Eight parts, for the schedule that needs two per stage.
 MODEL = ("model=mlp", "model.layers=7", "model.units=32", "data.window=16", "data.sequence=null")
 SYNTHETIC = ("depth=synthetic", "predictor=critic", "predictor.depth.eager_loss=true")
 
@@ -49,12 +48,12 @@ GRID = Grid("links", "links", {
 
 @dataclass(frozen=True)
 class Cell:
-    """One row: a method, and how much of it may be under way.
+    """One row: a method and its frames in flight.
 
     Args:
-        window: W of a method that does not wait.
-        parts: M of a pipeline.
-        batches: how many batches of the others make one of its own.
+        window: W of a method that does not wait
+        parts: M of a pipeline
+        batches: batches of the other rows in one of its own
     """
 
     method: str
@@ -64,17 +63,17 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As it stands in the results."""
-        said = {
+        """The row's name in the results."""
+        parts = {
             f"W={self.window}": self.window,
             f"M={self.parts}": self.parts,
             f"{self.batches} batches": self.batches > 1,
         }
-        return ", ".join([self.method, *(part for part, there in said.items() if there)])
+        return ", ".join([self.method, *(part for part, there in parts.items() if there)])
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """As they are typed."""
+        """The row's settings as typed."""
         n = self.batches
         return (
             *MODEL, *(SYNTHETIC if self.method == "synthetic" else (f"depth={self.method}",)),
@@ -87,7 +86,7 @@ class Cell:
 
 
 def cells() -> list[Cell]:
-    """All rows. A stage of `delayed` keeps what is on all edges after it: W=2 is less than one for each of three."""
+    """Return all rows. `delayed` shares W among three edges, so W=2 would be less than one each."""
     waiting = [Cell("backprop")] + [Cell(name, parts=m) for name in PIPELINES for m in PARTS[name]]
     large = [Cell(name, parts=n, batches=n) for name in PIPELINES[:1] for n in LARGE]
     rest = [
@@ -100,7 +99,7 @@ def cells() -> list[Cell]:
 
 
 def main() -> None:
-    """Run what is not finished; print the tables, the model's forecast beside them, and the bars."""
+    """Run what is not finished; print the tables with predictions, and the bars."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with Hosts(STAGES, delay_ms=0.0) as hosts:
         phases = [Phase(delay, *((1.0, 4) if QUICK else (5.0, 10))) for delay in DELAYS]
@@ -124,7 +123,7 @@ def show(title: str, heads: list[str], body: list[list[str]]) -> None:
 
 
 def bars(rows: dict[str, Row], forecasts: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the rate keeps where W covers a link's round trip, and what it is over a pipeline's."""
+    """Return the share of the rate that remains if W covers the round trip, and the ratio to a pipeline's rate."""
     found = []
     for window in WINDOWS:
         row = rows[f"synthetic, W={window}"]["delays"]

@@ -15,12 +15,12 @@ BATCH = 32
 
 
 def rate_heads(delays: Sequence[float]) -> list[str]:
-    """Of the table of rates."""
+    """Return the heads of the table of rates."""
     return ["method", *(f"{delay} ms" for delay in delays)]
 
 
 def rates(rows: dict[str, Row], delays: Sequence[float]) -> list[list[str]]:
-    """Updates per second; of a pipeline with equal batches, with the microbatches that serve it best at that delay."""
+    """Return updates per second; for a pipeline with equal batches, with the best number of microbatches per delay."""
     found = []
     for group in dict.fromkeys(_group(name) for name in rows):
         names = [name for name in rows if _group(name) == group]
@@ -34,7 +34,7 @@ def rates(rows: dict[str, Row], delays: Sequence[float]) -> list[list[str]]:
 
 
 def _group(name: str) -> str:
-    """A pipeline's rows of equal batches are one, whatever M."""
+    """Return the name of a row's group: a pipeline's rows with equal batches form one group for all M."""
     return method_of(name) if "M=" in name and "batches" not in name else name
 
 
@@ -50,27 +50,27 @@ HEADS = [
 
 
 def details(rows: dict[str, Row], forecasts: dict[str, Any], delays: Sequence[float]) -> list[list[str]]:
-    """One line per cell."""
+    """Return one line per cell."""
     return [
         line(name, delay, _cell(rows, name, delay), forecasts[name][f"{delay:g}"]) for name in rows for delay in delays
     ]
 
 
-def line(name: str, delay: float, cell: Row, said: dict[str, float]) -> list[str]:
-    """Busy shares and staleness by stage; most frames in flight on an edge; batches that the fullest stage holds, as
-    the forecast counts them; its rate over the measured one; and what a critic reached with targets as late."""
+def line(name: str, delay: float, cell: Row, predicted: dict[str, float]) -> list[str]:
+    """Return a line with busy shares and staleness by stage, most frames in flight on an edge, most kept batches as
+    predicted, the ratio of the predicted to the measured rate, and the bits of a critic with targets as late."""
     late = [age for age in cell["staleness"] if age is not None]
     rate, batches = cell["updates_per_s"], number(name, r"(\d+) batches", 1)
     return [
         name, f"{delay:g} ms", f"{rate:.1f}", f"{rate * BATCH * batches:,.0f}",
         " ".join(f"{share:.0%}" for share in cell["busy"]), " ".join(f"{age:.1f}" for age in late) or "-",
-        f"{cell['bytes_per_step'] / 1024:,.0f}", f"{max(cell['in_flight'])}", f"{said['held']:.2f}",
-        f"{said['over_measured']:.2f}", reached(method_of(name), late),
+        f"{cell['bytes_per_step'] / 1024:,.0f}", f"{max(cell['in_flight'])}", f"{predicted['held']:.2f}",
+        f"{predicted['over_measured']:.2f}", reached(method_of(name), late),
     ]  # fmt: skip
 
 
 def reached(method: str, late: Sequence[float]) -> str:
-    """Test bits on the text at the next larger lag (`benchmarks.depth.staleness`), or of what is never late."""
+    """Return test bits on the text at the next larger lag (`benchmarks.depth.staleness`), or those without lag."""
     known = {"synthetic": "critic", "delayed": "delayed", "local": "local"}.get(method, "backprop")
     path = RESULTS / "lag.json"
     if not path.is_file():

@@ -1,15 +1,14 @@
-"""Loss against seconds over links of 0, 20 and 50 ms: which method has learned most by the clock?
+"""Loss against seconds over links of 0, 20 and 50 ms: which method learns most in equal time?
 
 The character LSTM on the Penn Treebank in four stages on four hosts (`benchmarks.network.hosts`; needs root on
-Linux), one torch thread each. Every pass lasts as long as an emulated accelerator takes: more than four times what
-it takes here, so that the two cores of a small machine do not decide (`cpu_ms` in the record says how much they had
-to do). Recipes are those of `benchmarks.depth.methods` and `benchmarks.depth.staleness`, chosen by validation, on
-another seed.
+Linux), one torch thread each. Every pass takes the time of an emulated accelerator, more than four times the time of
+its computation here, so that a machine with two cores is fast enough (`cpu_ms` in the record gives the time used).
+Recipes are those of `benchmarks.depth.methods` and `benchmarks.depth.staleness`, chosen by validation on another seed.
 
-What a synchronous schedule or a local loss learns in so many steps does not depend on the link: it is trained once, in
-one process, and the seconds of its steps are measured over each link. What targets that come late make of synthetic
-and delayed gradients does depend on it: they are trained over each link, from beginning to end. DNI_PTB names the
-folder of the data. Finished runs are read from benchmarks/results/race.json. QUICK=1 takes few steps and methods.
+Synchronous schedules and local losses learn the same over any link. They are trained once in one process, and the
+seconds of their steps are measured over each link. Synthetic and delayed gradients depend on late targets, so they are
+trained over each link from beginning to end. DNI_PTB names the folder of the data. Finished runs are read from
+benchmarks/results/race.json. QUICK=1 takes few steps and methods.
 """
 
 from __future__ import annotations
@@ -44,18 +43,18 @@ GRID = Grid("race", "race", {
 EMULATED = (f"emulate.forward_ms={FORWARD_MS}", f"emulate.backward_ms={BACKWARD_MS}", f"emulate.cut_ms={CUT_MS}")
 EVALUATED = (f"steps={STEPS}", f"evaluate.every={EVERY}", f"evaluate.windows={2 if QUICK else 20}", "log_every=25")
 
-#: Microbatches that are tried; the best at each delay counts.
+#: Microbatches to try; the best at each delay counts.
 PARTS = (4,) if QUICK else (4, 8)
 PIPELINES = ("gpipe",) if QUICK else ("gpipe", "1f1b", "zero_bubble")
-#: W by delay: enough for a link's round trip, of `delayed` for that of all three.
+#: W by delay: enough for a link's round trip; for `delayed`, for that of all three links.
 WINDOWS = {"synthetic": {0: 4, 20: 4, 50: 6}, "delayed": {0: 6, 20: 9, 50: 15}}
-#: The lags at which the recipes were chosen; of both of delayed's, the better one at each delay counts.
+#: The lags at which the recipes were chosen; of `delayed`'s two, the better one at each delay counts.
 CHOSEN_AT = {"synthetic": (8,), "delayed": (8,) if QUICK else (1, 8)}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: `kind` is "learned" in one process, "timed" over all links in turn, or "raced" over one of them."""
+    """One run: `kind` is "learned" in one process, "timed" over all links in turn, or "raced" over one link."""
 
     kind: str
     label: str
@@ -65,12 +64,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As it stands in the results."""
+        """The run's name in the results."""
         return f"{self.kind}, {self.label}{'' if self.delay is None else f', {self.delay} ms'}, seed {self.seed}"
 
     @property
     def overrides(self) -> Overrides:
-        """As they are typed."""
+        """The run's settings as typed."""
         common = (*TASKS["text"].overrides, *self.typed, "time=truncated", f"seed={self.seed}")
         if self.kind == "learned":
             alone = ("transport=local", "launch=threads", "launch.torch_threads=1", "checkpoint.every=null")
@@ -79,7 +78,7 @@ class Cell:
 
 
 def plan() -> list[Cell]:
-    """All runs."""
+    """Return all runs."""
     lags = [("text", "critic", 8), *(("text", "delayed", lag) for lag in CHOSEN_AT["delayed"])]
     recipes = {key: tune([key])[key[:2]] for key in [*lags, ("text", "backprop", None), ("text", "local", None)]}
     own = {
@@ -93,7 +92,7 @@ def plan() -> list[Cell]:
     for name, m in product(PIPELINES, PARTS):
         one_part = (
             ("depth.virtual_stages=1",) if name == "zero_bubble" else ()
-        )  # ZB-H1; four layers make no eight parts
+        )  # ZB-H1; four layers cannot form eight parts
         typed = (f"depth={name}", f"depth.microbatches={m}", *one_part, *own["backprop"])
         found.append(Cell("timed", f"{name} M={m}", typed))
     for delay in DELAYS:
@@ -112,7 +111,7 @@ def main() -> None:
     need_data({"text"})
     cells = plan()
     with Hosts(4, delay_ms=0.0) as hosts:
-        rows = GRID.fill(cells, partial(measure, hosts), said, at_once=1)
+        rows = GRID.fill(cells, partial(measure, hosts), result_text, at_once=1)
     table = Table(*heads(DELAYS), title=f"Seconds to the validation bits that backprop has after {STEPS} steps")
     for line in lines(rows, DELAYS):
         table.add_row(*line)
@@ -121,8 +120,8 @@ def main() -> None:
     GRID.keep(rows, bars(rows, DELAYS))
 
 
-def said(row: Row) -> str:
-    """What is printed of a run."""
+def result_text(row: Row) -> str:
+    """Return the printed result of a run."""
     if "delays" in row:
         return ", ".join(
             f"{cell['updates_per_s']:.1f} updates/s at {delay} ms" for delay, cell in row["delays"].items()
@@ -131,7 +130,7 @@ def said(row: Row) -> str:
 
 
 def measure(hosts: Hosts, cell: Cell) -> Row:
-    """One run."""
+    """Run once and return its curve or figures."""
     if cell.kind == "timed":
         phases = [Phase(delay, *((1.0, 4) if QUICK else (6.0, 12))) for delay in DELAYS]
         return observe(hosts, GRID, phases, cell)
@@ -149,7 +148,7 @@ def measure(hosts: Hosts, cell: Cell) -> Row:
 
 
 def curve(run_dir: Path) -> list[tuple[int, float]]:
-    """(step, validation bits)."""
+    """Return (step, validation bits) of every validation pass."""
     return [(record["step"], record["bits_per_label"]) for record in validated(run_dir)]
 
 

@@ -1,4 +1,4 @@
-"""Loss against seconds, from the rows of a race: curves by seed, the table, the picture, the bars."""
+"""Loss against seconds: curves by seed, the table, the figure and the bars of `benchmarks.delay.time_to_loss`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCKED = (*SYNCHRONOUS, "backprop")
 
 
 def raced(rows: dict[str, Row], delay: int) -> Curves:
-    """The curves of every method at a delay: of a pipeline's parts, and of delayed's recipes, the best."""
+    """Return the curves of every method at a delay; the best of a pipeline's M and of `delayed`'s recipes."""
     groups, found = by_seed(rows), Curves()
     for name, seeds in groups.items():
         kind, label = name.split(", ")[:2]
@@ -35,7 +35,7 @@ def raced(rows: dict[str, Row], delay: int) -> Curves:
 
 
 def _keep_better(found: Curves, name: str, curves: list[Points]) -> None:
-    """By what is reached at the end, then by when."""
+    """Keep the curves with the lower final loss, then with the earlier end."""
     if name not in found or _end(curves) < _end(found[name]):
         found[name] = curves
 
@@ -45,17 +45,17 @@ def _end(curves: list[Points]) -> tuple[float, float]:
 
 
 def in_seconds(points: Sequence[tuple[int, float]], rate: float) -> Points:
-    """Steps as seconds of training; validation takes none."""
+    """Convert steps to seconds of training, without validation."""
     return [(step / rate, bits) for step, bits in points]
 
 
 def goals(rows: dict[str, Row]) -> list[float]:
-    """The validation bits that backprop has at the end, by seed."""
+    """Return backprop's final validation bits, by seed."""
     return [row["curve"][-1][1] for row in by_seed(rows)["learned, backprop"]]
 
 
 def reaches(points: Sequence[tuple[float, float]], goal: float) -> float | None:
-    """When a curve first is at a loss, between two points on the line that joins them; None: never."""
+    """Return when a curve first reaches a loss, interpolated linearly; None if never."""
     for n, (second, bits) in enumerate(points):
         if bits <= goal:
             if n == 0:
@@ -66,20 +66,20 @@ def reaches(points: Sequence[tuple[float, float]], goal: float) -> float | None:
 
 
 def seconds(rows: dict[str, Row], curves: list[Points]) -> list[float] | None:
-    """When each seed is where backprop is at its end; None: not every seed gets there."""
+    """Return when each seed reaches backprop's final loss; None if one does not."""
     found = [reaches(points, goal) for points, goal in zip(curves, goals(rows), strict=True)]
     reached = [second for second in found if second is not None]
     return reached if len(reached) == len(found) else None
 
 
 def heads(delays: Sequence[int]) -> list[str]:
-    """Of the table."""
+    """Return the heads of the table."""
     parts = ("s to backprop's loss, {} ms", "ms a step, {} ms", "last bits, {} ms")
     return ["method", *(part.format(delay) for delay in delays for part in parts)]
 
 
 def lines(rows: dict[str, Row], delays: Sequence[int]) -> list[list[str]]:
-    """Of each method at each delay: seconds to backprop's last loss, of a step, and its own last loss."""
+    """Return for each method and delay: seconds to backprop's last loss, ms per step, and its own last loss."""
     curves = {delay: raced(rows, delay) for delay in delays}
     steps = by_seed(rows)["learned, backprop"][0]["curve"][-1][0]
     found = []
@@ -94,7 +94,7 @@ def lines(rows: dict[str, Row], delays: Sequence[int]) -> list[list[str]]:
 
 
 def draw(rows: dict[str, Row], delays: Sequence[int], path: Path) -> None:
-    """Validation against seconds, a panel per delay, a line per seed."""
+    """Draw validation against seconds, a panel per delay, a line per seed."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     goal = statistics.mean(goals(rows))
     for axis, delay in zip(figure.subplots(1, len(delays), squeeze=False)[0], delays, strict=True):
@@ -114,7 +114,8 @@ def draw(rows: dict[str, Row], delays: Sequence[int], path: Path) -> None:
 
 
 def bars(rows: dict[str, Row], delays: Sequence[int]) -> list[dict[str, Any]]:
-    """Seconds of the first synchronous method to backprop's loss over those of synthetic gradients, by delay."""
+    """Return the fastest synchronous schedule's seconds to backprop's loss over those of synthetic gradients, by
+    delay."""
     found = []
     for delay in delays:
         of_methods = raced(rows, delay)

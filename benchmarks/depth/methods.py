@@ -2,11 +2,11 @@
 
 Three seeds: a perceptron on MNIST with 3 and with 6 cuts, a convolutional net on CIFAR-10, a character LSTM on the Penn
 Treebank in 4 stages. One seed: more cuts, a transformer, variants of the methods. Synthetic and delayed gradients are
-one step late on every edge (depth.lag=1), as they are at least where stages do not wait; so every cell can be made
-again to the last bit. At the end the time of a step is taken, one method after another on an idle machine.
+one step late on every edge (depth.lag=1), as they are at least where stages do not wait; so every cell
+repeats bit for bit. At the end the time of a step is measured, one method after another on an idle machine.
 
 DNI_PTB, DNI_MNIST and DNI_CIFAR10 name the folders of the data. Finished cells are read from benchmarks/results, so an
-interrupted benchmark goes on where it stopped. QUICK=1 takes a few steps; they stay in outputs.
+interrupted benchmark continues where it stopped. QUICK=1 takes a few steps; they stay in outputs.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ TUNED_ON = {"mnist, 6 cuts": "mnist, 3 cuts", "mnist, 8 cuts": "mnist, 3 cuts", 
 LAMBDA_ONE = ("depth=lambda_return", "depth.lambda_depth=1", "depth.max_in_flight=6")
 #: Of one seed: a name, the method it varies, and what is changed in it.
 VARIANTS: tuple[tuple[str, str, Overrides], ...] = (
-    ("critic, complete unlock", "critic", ("depth.inputs=synthetic",)),
-    ("critic, updates with p = 0.1", "critic", ("depth.update_probability=0.1",)),
+    ("critic, complete unlock", "critic", ("depth=synthetic_inputs",)),
+    ("critic, updates with p = 0.1", "critic", ("depth=irregular", "depth.update_probability=0.1")),
     ("critic, waits for targets", "critic", ("predictor.depth.eager_loss=false",)),
     ("critic, loss alone", "critic", ("predictor.depth.gradient_weight=0",)),
     ("critic, true targets (mix 1)", "critic", LAMBDA_ONE),
@@ -57,24 +57,24 @@ Recipes = dict[tuple[str, str], Overrides]
 
 
 def recipes() -> Recipes:
-    """Chosen on one task of each family."""
+    """Choose the recipes, on one task of each family."""
     tasks = [task for task in CORE if task not in TUNED_ON]
     return tune([(task, name, lag_of(name, LAG)) for task in tasks for name in NAMES])
 
 
 def cell(chosen: Recipes, task: str, name: str, seed: int, *more: str, label: str = "") -> Cell:
-    """One run of a method with its recipe."""
+    """Return one run of a method with its recipe."""
     recipe = chosen[TUNED_ON.get(task, task), name]
     return Cell(f"{task}, {label or name}", task, name, recipe, seed, lag_of(name, LAG), more=more)
 
 
 def core(chosen: Recipes) -> list[Cell]:
-    """All methods on all tasks."""
+    """Return the runs of all methods on all tasks."""
     return [cell(chosen, task, name, seed) for task in CORE for name in NAMES for seed in SEEDS]
 
 
 def extras(chosen: Recipes) -> list[Cell]:
-    """What one seed has to be enough for."""
+    """Return the runs with one seed."""
     if QUICK:
         return two_clocks()
     names = [name for name in NAMES if name != "DNI"]
@@ -82,21 +82,25 @@ def extras(chosen: Recipes) -> list[Cell]:
     variants = [cell(chosen, task, name, 0, *changed, label=label)
                 for label, name, changed in VARIANTS for task in ("mnist, 3 cuts", "text")]  # fmt: skip
     slower = cell(chosen, "text", "backprop", 0, "optimizer.learning_rate=4e-3", label="backprop, half the rate")
-    gentle = cell(chosen, "mnist, 3 cuts", "critic", 0, "depth.inputs=synthetic", "predictor.inputs.learning_rate=1e-3",
+    gentle = cell(chosen, "mnist, 3 cuts", "critic", 0, "depth=synthetic_inputs", "depth.input_learning_rate=1e-3",
                   label="critic, complete unlock, inputs at 1e-3")  # fmt: skip
     return [*two_clocks(), *more, gentle, *variants, slower]
 
 
 def two_clocks() -> list[Cell]:
-    """The slow network's error, with settings of their own: a synthetic gradient of the message, none, the true one."""
-    task = "two clocks"
-    silent = ("predictor.depth.scale=0",)
-    return [Cell(f"{task}, backprop", task, "backprop", (), 0), Cell(f"{task}, critic", task, "critic", (), 0, LAG),
-            Cell(f"{task}, no gradient of the message", task, "critic", (), 0, LAG, more=silent)]  # fmt: skip
+    """Return the runs of two networks: with the true gradient of the message, a synthetic one, and none."""
+    task, rates = "two clocks", "depth=multi_rate"
+    return [
+        Cell(f"{task}, backprop", task, "backprop", (), 0, more=("depth=multi_rate_backprop",)),
+        Cell(f"{task}, critic", task, "critic", (), 0, LAG, more=(rates,)),
+        Cell(
+            f"{task}, no gradient of the message", task, "critic", (), 0, LAG, more=(rates, "predictor.depth.scale=0")
+        ),
+    ]
 
 
 def main() -> None:
-    """Choose the recipes, run what is not finished, print the tables and the bars."""
+    """Choose the recipes, run the unfinished cells, print the tables and the bars."""
     need_data({"text", "mnist", "cifar"})
     chosen = recipes()
     cells = core(chosen) + extras(chosen)
@@ -117,7 +121,7 @@ HEADS = ["task", "method", "test", "by seed", "validation", "cosine by cut", "ms
 
 
 def lines(rows: dict[str, Row], speed: dict[str, Row]) -> list[list[str]]:
-    """The core: mean and spread over seeds, and what a step costs."""
+    """Return the core's table: mean and spread over seeds, and the time of a step."""
     found = []
     groups = by_seed(rows)
     for task in CORE:
@@ -139,7 +143,7 @@ EXTRA_HEADS = ["task", "method", "test", "cosine by cut"]
 
 
 def extra_lines(rows: dict[str, Row]) -> list[list[str]]:
-    """The rest, one seed each, beside the core's methods on that seed."""
+    """Return the table of the runs with one seed."""
     names = [name for name in rows if name.endswith(", seed 0")]
     found = []
     for name in names:
@@ -153,17 +157,17 @@ def extra_lines(rows: dict[str, Row]) -> list[list[str]]:
 
 
 def digits(task: str) -> int:
-    """Of a figure of the task."""
+    """Return the decimal places of a figure of the task."""
     return 2 if TASKS[task].unit == "error" else 3
 
 
 def number(value: float | None, places: int) -> str:
-    """A cell of a table."""
+    """Return a cell of a table."""
     return "diverged" if value is None else f"{value:.{places}f}"
 
 
 def cosines(members: list[Row]) -> str:
-    """With the target at each cut, the mean over runs; empty where nothing is predicted."""
+    """Return the cosine with the target at each cut, mean over runs; empty if nothing is predicted."""
     cuts = list(zip(*(row.get("cosine", []) for row in members), strict=True))
     return (
         " ".join("-" if None in cut else f"{statistics.mean(cut):.2f}" for cut in cuts).replace("- -", "-").strip("- ")
@@ -171,7 +175,7 @@ def cosines(members: list[Row]) -> str:
 
 
 def draw(rows: dict[str, Row], speed: dict[str, Row], path: Path) -> None:
-    """Validation against steps and against seconds: the mean of the seeds."""
+    """Draw validation against steps and against seconds, mean over seeds."""
     figure = Figure(figsize=(10, 3 * len(CORE)), layout="constrained")
     axes = figure.subplots(len(CORE), 2, squeeze=False)
     groups = by_seed(rows)
@@ -195,7 +199,7 @@ def draw(rows: dict[str, Row], speed: dict[str, Row], path: Path) -> None:
 
 
 def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
-    """How far the best synthetic method, by validation, is from backprop."""
+    """Return how far the best synthetic method, by validation, is from backprop."""
     found, groups = [], by_seed(rows)
     for task in CORE:
         tests = {name: [r["test"] for r in groups[f"{task}, {name}"] if "test" in r] for name in NAMES}

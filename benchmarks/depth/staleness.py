@@ -1,14 +1,14 @@
-"""Late targets: what every method reaches when its targets, or its gradients per edge, are n steps late (depth.lag).
+"""Late targets: the result of every method when targets, or gradients per edge, are n steps late (depth.lag).
 
-cDNI, the critic and delayed gradients on the character LSTM and on MNIST with 3 cuts, three seeds; beside them what
-lateness does not touch, backprop and local losses. The "fading critic" is the critic, with targets that count for less
+cDNI, the critic and delayed gradients on the character LSTM and on MNIST with 3 cuts, three seeds; beside them
+backprop and local losses, which have no late targets. The "fading critic" is the critic, with targets that count less
 the later they are (predictor.depth.staleness_decay=1). Both have ten seeds on MNIST where their bars compare lags:
-three differ by more than what is asked. Every method's recipe is chosen at lag 8, with the budget of
+three seeds differ by more than the bar. Every method's recipe is chosen at lag 8, with the budget of
 `benchmarks.depth.methods`, and kept for all lags. Delayed gradients are n steps late per edge: the first of 4 stages
 learns from gradients that are 3 n steps old. Test split, after the last step.
 
 DNI_PTB and DNI_MNIST name the folders of the data. Finished cells are read from benchmarks/results, so an interrupted
-benchmark goes on where it stopped. QUICK=1 takes a few steps; they stay in outputs.
+benchmark continues where it stopped. QUICK=1 takes a few steps; they stay in outputs.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ TUNED, PUNCTUAL = ("cDNI", "critic", "delayed"), ("backprop", "local")
 FADING, FADE = "fading critic", ("predictor.depth.staleness_decay=1",)
 LATE = ("cDNI", "critic", FADING, "delayed")
 CRITICS = ("critic", FADING)
-#: Where three seeds differ by more than what is asked: the critics on MNIST, at the lags that their bars compare.
+#: More seeds where three differ by more than the bar: the critics on MNIST, at the lags that their bars compare.
 MORE_SEEDS, MORE_AT = () if QUICK else tuple(range(3, 10)), (0, 8, 32)
 
 
 def main() -> None:
-    """Choose the recipes, run what is not finished, print the table and the bars."""
+    """Choose the recipes, run the unfinished cells, print the table and the bars."""
     need_data({"text", "mnist"})
     rows = GRID.fill(plan(), partial(measure, GRID), lambda row: row.get("failed") or f"test {row['test']:.3f}")
     table = Table(*HEADS)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def plan() -> list[Cell]:
-    """The cells, seed by seed, so that a table of one seed is there early."""
+    """Return the cells, seed by seed, so that the first seed is complete early."""
     wanted: list[tuple[str, str, int | None]] = [(t, m, lag_of(m, 1 if QUICK else 8)) for t in STEPS for m in TUNED]
     chosen = tune(wanted + [(t, m, None) for t in STEPS for m in PUNCTUAL])
     cells = [c for seed in SEEDS for task in STEPS for c in of_task(chosen, task, seed)]
@@ -63,7 +63,7 @@ def plan() -> list[Cell]:
 
 
 def of_task(chosen: dict[tuple[str, str], Overrides], task: str, seed: int) -> list[Cell]:
-    """All methods at all lags."""
+    """Return the cells of all methods at all lags."""
     steps = STEPS[task]
     critic = chosen[task, "critic"]
     return [
@@ -77,7 +77,7 @@ HEADS = ["task", "method", *(f"lag {n}" for n in LAGS), "lag 8 over lag 0"]
 
 
 def lines(rows: dict[str, Row]) -> list[list[str]]:
-    """Mean and spread over seeds."""
+    """Return the table: mean and spread over seeds."""
     found = []
     for task in STEPS:
         unit = "bits" if TASKS[task].unit == "bits" else "error %"
@@ -92,21 +92,21 @@ def lines(rows: dict[str, Row]) -> list[list[str]]:
 
 
 def tests(rows: dict[str, Row], group: str) -> list[float]:
-    """The figures of a group's runs that did not diverge."""
+    """Return the figures of a group's runs that did not diverge."""
     return [row["test"] for row in by_seed(rows).get(group, []) if "test" in row]
 
 
 def cell_of(rows: dict[str, Row], group: str) -> str:
-    """Mean and spread of a group, how many of its runs diverged, and of how many seeds, if not of all."""
+    """Return mean and spread of a group, how many runs diverged, and the number of seeds if it is unusual."""
     good, all_runs = tests(rows, group), by_seed(rows).get(group, [])
     lost = len(all_runs) - len(good)
-    said = [spread(good, 2)] if len(good) > 1 else [f"{value:.2f}" for value in good]
-    said += [f"({lost} diverged)"] if lost else []
-    return " ".join(said + ([f"({len(all_runs)} seeds)"] if len(all_runs) != len(SEEDS) else []))
+    parts = [spread(good, 2)] if len(good) > 1 else [f"{value:.2f}" for value in good]
+    parts += [f"({lost} diverged)"] if lost else []
+    return " ".join(parts + ([f"({len(all_runs)} seeds)"] if len(all_runs) != len(SEEDS) else []))
 
 
 def draw(rows: dict[str, Row], path: Path) -> None:
-    """Test figures against the lag."""
+    """Draw test figures against the lag."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axis, task in zip(figure.subplots(1, 2), STEPS, strict=True):
         for name in LATE:
@@ -131,7 +131,7 @@ def draw(rows: dict[str, Row], path: Path) -> None:
 
 
 def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
-    """The critics at lag 8, and at lag 32, over their own lag 0."""
+    """Return the bars: the critics at lags 8 and 32 over their own lag 0."""
     found = []
     for task, name, n in product(STEPS, CRITICS, (n for n in LAGS if n in (8, 32))):
         start, late = tests(rows, f"{task}, {name}, lag 0"), tests(rows, f"{task}, {name}, lag {n}")

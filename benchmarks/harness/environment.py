@@ -1,4 +1,4 @@
-"""What every benchmark writes down beside its figures, and the lines it ends with."""
+"""The record of a benchmark: its environment, and the bars that it prints at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and command: enough to judge a figure and to make it again."""
+    """Return versions, machine and command, with which a figure can be judged and repeated."""
     return {
         "python": platform.python_version(),
         "torch": version("torch"),
@@ -33,7 +33,7 @@ def bar(name: str, value: float | None, goal: float | None, holds: bool | None) 
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """Write results as JSON, in one piece."""
+    """Write results as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -47,6 +47,6 @@ def _processor() -> str:
 
 
 def _module() -> str:
-    """The dotted name of the program that runs."""
+    """Return the dotted name of the program that runs."""
     spec = sys.modules["__main__"].__spec__
     return spec.name if spec else Path(sys.argv[0]).stem

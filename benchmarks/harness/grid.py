@@ -1,4 +1,4 @@
-"""A benchmark as a grid of cells: finished ones are read from its record, the others run two at a time (JOBS=n)."""
+"""A benchmark as a grid of cells. Finished cells are read from its record; others run two at a time (JOBS=n)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Cell(Protocol):
 
     @property
     def name(self) -> str:
-        """As it stands in the results; its parts are separated by ", "."""
+        """The name in the results; its parts are separated by ", "."""
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """As they are typed."""
+        """The settings, as words of a command."""
 
 
 C = TypeVar("C", bound=Cell)
@@ -41,9 +41,9 @@ class Grid:
     """The cells of one benchmark and their rows.
 
     Args:
-        name: its runs are in outputs/bench-NAME, its record in benchmarks/results (with QUICK=1 beside the runs).
+        name: of the folder outputs/bench-NAME with the runs. The record is in benchmarks/results (QUICK=1: there).
         record: the record's name.
-        head: what stands at the top of the record.
+        head: the first entries of the record.
     """
 
     name: str
@@ -53,26 +53,26 @@ class Grid:
 
     @property
     def out(self) -> Path:
-        """Where the runs are."""
+        """The folder of the runs."""
         return Path(f"outputs/bench-{self.name}") / ("quick" if QUICK else "full")
 
     @property
     def path(self) -> Path:
-        """Of the record."""
+        """The file of the record."""
         return (self.out if QUICK else RESULTS) / f"{self.record}.json"
 
     def folder(self, cell: Cell) -> Path:
-        """Where a cell's run is: its name without what shells and Hydra mind."""
+        """Return the folder of a cell's run: its name without characters that shells and Hydra treat specially."""
         return self.out / re.sub(r"[^\w.-]", "", cell.name.replace(", ", "-"))
 
     def finished(self) -> dict[str, Row]:
-        """The rows of earlier calls, by name."""
+        """Return the rows of earlier calls, by name."""
         return dict(json.loads(self.path.read_text(encoding="utf-8"))["rows"]) if self.path.is_file() else {}
 
     def fill(
         self, cells: Sequence[C], measure: Callable[[C], Row], show: Callable[[Row], str], at_once: int = JOBS
     ) -> dict[str, Row]:
-        """The rows of all cells, in their order. Every row is kept as soon as it is there."""
+        """Return the rows of all cells, in their order. Every row is saved as soon as it is measured."""
         rows, keys = self.finished(), {cell.name: recipe(*cell.overrides) for cell in cells}
         missing = [cell for cell in cells if rows.get(cell.name, {}).get("key") != keys[cell.name]]
         print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished", flush=True)
@@ -86,12 +86,12 @@ class Grid:
                     self.keep(rows, [])
                     print(f"{number}/{len(missing)} {name}: {show(rows[name])}", flush=True)
             except BaseException:
-                pool.shutdown(cancel_futures=True)  # what runs has ended or been told to; nothing more is begun
+                pool.shutdown(cancel_futures=True)  # running cells end; no further one starts
                 raise
         return {cell.name: rows[cell.name] for cell in cells}
 
     def keep(self, rows: dict[str, Row], bars: list[dict[str, Any]]) -> None:
-        """Write what there is, and where rows were made: on several machines, if the record was begun on another."""
+        """Write the rows and the machines that measured them: several, if the record was begun on another one."""
         here = environment()
         if self.path.is_file():
             before = json.loads(self.path.read_text(encoding="utf-8"))["environment"]
@@ -103,7 +103,7 @@ class Grid:
 
 
 def by_seed(rows: dict[str, Row]) -> dict[str, list[Row]]:
-    """The rows of cells that differ only in their seed, which is put in, by what stands before it in their names."""
+    """Group the rows of cells that differ only in their seed, by the name without it; add the seed to each row."""
     found: dict[str, list[Row]] = {}
     for name, row in rows.items():
         group, _, seed = name.rpartition(", seed ")
@@ -112,7 +112,7 @@ def by_seed(rows: dict[str, Row]) -> dict[str, list[Row]]:
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean ± standard deviation."""
+    """Return mean ± standard deviation."""
     if not values:
         return "-"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0

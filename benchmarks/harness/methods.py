@@ -1,4 +1,4 @@
-"""What is compared in depth: tasks, methods, and the four settings in which each method may show what it can do.
+"""The comparison in depth: tasks, methods, and four settings to try for each method.
 
 Every method gets the same number of settings per task; the one with the best validation figure after the task's short
 run, on a seed that no result is made with, is its recipe. Nothing here has seen a test split.
@@ -19,7 +19,7 @@ class Task:
     """A model and its data.
 
     Args:
-        overrides: how they are typed.
+        overrides: settings, as words of a command.
         family: tasks of one family share their recipes.
         unit: what is reported: "bits" per label, or "error" in percent.
         steps, tuning_steps: of a run that counts, and of one that chooses a recipe.
@@ -40,13 +40,13 @@ FOLDERS = {
 
 
 def folder(family: str) -> Path:
-    """Where the data of a family is; an environment variable says so."""
+    """Return the folder of a family's data, from an environment variable if it is set."""
     name, default = FOLDERS[family]
     return Path(os.environ.get(name, default))
 
 
 def _mlp(layers: int, steps: int = 2000) -> Task:
-    """A perceptron of so many hidden layers, each a stage, as is the softmax layer."""
+    """A perceptron with one stage for each hidden layer and for the softmax layer."""
     data = ("data=mnist", f"data.path={folder('mnist')}")
     shape = (
         "model=mlp_bn",
@@ -98,13 +98,13 @@ METHODS: dict[str, Overrides] = {
 
 
 def method(name: str, family: str) -> Overrides:
-    """A method as it is typed; between feature maps, regressors convolve."""
+    """Return the settings of a method; between feature maps, regressors are convolutional."""
     typed = METHODS[name]
     return tuple(part.replace("=mlp", "=conv") for part in typed) if family == "cifar" else typed
 
 
 def settings(name: str, family: str) -> list[Overrides]:
-    """The four settings that are tried: rates alone, or two rates with two values of what else matters most."""
+    """Return the four settings to try: four rates, or two rates with two values of another setting."""
     rates = _RATES[family][name]
     if len(rates) == 4:
         return [(_rate(rate),) for rate in rates]

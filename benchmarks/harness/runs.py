@@ -22,16 +22,16 @@ class Failed(Exception):
 
 
 def composed(*overrides: str) -> Config:
-    """The settings that `dni-train OVERRIDES` has."""
+    """Return the settings of `dni-train OVERRIDES`."""
     register()
     with initialize_config_module("workers.conf", version_base="1.3"):
         return from_any(OmegaConf.to_container(compose("config", overrides=list(overrides))))
 
 
 def recipe(*overrides: str) -> str:
-    """A digest of all settings that differ from the defaults, but for how a run is watched and where its data lies.
+    """Return a digest of all settings that differ from the defaults, without logging, checkpoints and the data's path.
 
-    It changes with what is asked for and not with settings that are new and off, so that finished results keep.
+    A new setting that is off does not change it, so finished results stay valid.
     """
     settings = _different(to_plain(composed(*overrides)), to_plain(Config()))
     watched = ("log_every", "checkpoint")
@@ -43,7 +43,7 @@ def recipe(*overrides: str) -> str:
 def _different(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        usual = defaults.get(key)  # None: another class stands there, without this setting
+        usual = defaults.get(key)  # None: the default class does not have this setting
         if isinstance(value, dict):
             value = _different(value, usual or {})
             if value:
@@ -54,26 +54,26 @@ def _different(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, 
 
 
 def train(folder: Path, *overrides: str, quiet: bool = False) -> dict[str, Any]:
-    """`dni-train OVERRIDES` as a process of its own, in `folder`, which is emptied first; its summary.
+    """Run `dni-train OVERRIDES` as a process in `folder`, which is emptied first, and return its summary.
 
     Raises Failed, or SystemExit if the run was interrupted.
     """
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "workers", *overrides, f"hydra.run.dir={folder}"]
-    code, said = run_to_the_end(command, stdout=subprocess.DEVNULL if quiet else None, stderr=subprocess.PIPE)
+    code, errors = run_to_the_end(command, stdout=subprocess.DEVNULL if quiet else None, stderr=subprocess.PIPE)
     if code == 130:
         sys.exit(f"interrupted; finished runs are kept, this one is in {folder}")
     if code:
-        raise Failed((said.strip().splitlines() or [f"exit code {code}"])[-1])
+        raise Failed((errors.strip().splitlines() or [f"exit code {code}"])[-1])
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return summary
 
 
 def run_to_the_end(command: list[str], *, stdout: int | None = None, stderr: int | None = None) -> tuple[int, str]:
-    """The exit code, and what came on a piped stderr. Ctrl-C reaches the run itself, which then has time to save."""
+    """Return the exit code and the text on a piped stderr. Ctrl-C reaches the run, which then has time to save."""
     with subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True) as process:
         try:
-            said = process.communicate()[1]
+            errors = process.communicate()[1]
         except KeyboardInterrupt:
-            said = process.communicate()[1]  # a second Ctrl-C ends both
-    return process.returncode, said or ""
+            errors = process.communicate()[1]  # a second Ctrl-C ends both
+    return process.returncode, errors or ""

@@ -1,4 +1,4 @@
-"""Runs of the contenders in depth: a recipe is chosen by validation, then trained and measured on the test split."""
+"""Runs of the methods in depth: choose a recipe by validation, then train and measure it on the test split."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Cell:
     """One run.
 
     Args:
-        label: "task, method" as it stands in the results, and what else sets it apart.
-        task, method: which of the contenders.
-        recipe: what was chosen for the method, and what is added to it.
-        seed, lag: of the run; `lag` None: the method has no late gradients, or goes by what comes.
-        more: what is changed at the end.
+        label: "task, method" in the results, and what else distinguishes the run.
+        task, method: their names.
+        recipe: the settings that were chosen for the method.
+        seed, lag: of the run; `lag` None: no late gradients, or a free run.
+        more: further settings, which win over the others.
     """
 
     label: str
@@ -42,17 +42,17 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As it stands in the results."""
+        """The name in the results."""
         return f"{self.label}, seed {self.seed}"
 
     @property
     def total_steps(self) -> int:
-        """Of the run."""
+        """Steps of the run."""
         return 12 if QUICK else self.steps or TASKS[self.task].steps
 
     @property
     def overrides(self) -> Overrides:
-        """As they are typed."""
+        """The settings, as words of a command."""
         task = TASKS[self.task]
         return (
             *task.overrides, *method(self.method, task.family), *self.recipe, *ALONE, *late(self.task, self.lag),
@@ -72,19 +72,19 @@ class Trial:
 
     @property
     def rate(self) -> float:
-        """Of the stages' optimizers."""
+        """The learning rate of the stages."""
         return float(self.setting[0].partition("=")[2])
 
     @property
     def name(self) -> str:
-        """As it stands in the results."""
+        """The name in the results."""
         at = "" if self.lag is None else f", lag {self.lag}"
         short = " ".join(self.setting).replace("predictor.depth.", "predictor.").replace("optimizer.", "")
         return f"{self.task}, {self.method}{at}, {short}"
 
     @property
     def overrides(self) -> Overrides:
-        """As they are typed."""
+        """The settings, as words of a command."""
         task = TASKS[self.task]
         steps = 8 if QUICK else task.tuning_steps
         return (
@@ -95,7 +95,7 @@ class Trial:
 
 
 def late(task: str, lag: int | None) -> Overrides:
-    """Settings for targets, or gradients per edge, that are `lag` steps late; the window holds them on all edges."""
+    """Return the settings for targets, or gradients per edge, that are `lag` steps late on all edges."""
     if lag is None:
         return ()
     edges = next(int(part.partition("=")[2]) for part in TASKS[task].overrides if part.startswith("stages=")) - 1
@@ -103,15 +103,15 @@ def late(task: str, lag: int | None) -> Overrides:
 
 
 def lag_of(name: str, lag: int) -> int | None:
-    """Only methods whose gradients can be late have a lag."""
+    """Return the lag of a method; None if its gradients cannot be late."""
     return lag if name in ("DNI", "cDNI", "critic", "delayed") else None
 
 
 def tune(wanted: list[tuple[str, str, int | None]]) -> dict[tuple[str, str], Overrides]:
-    """The best setting of each (task, method) at a lag, by the figure on validation.
+    """Return the best setting of each (task, method) at a lag, by the validation figure.
 
-    Four are tried. Where the best one's rate is the largest or the smallest, twice or half of it is tried too, at most
-    `BEYOND` times: no method is to lose by the choice of its four.
+    Four are tried. If the best rate is the largest or the smallest, twice or half of it is tried too, at most `BEYOND`
+    times, so that no method loses by the choice of its four.
     """
     trials = {key: [Trial(task, name, setting, lag) for setting in settings(name, TASKS[task].family)[:TRIED]]
               for key in wanted for task, name, lag in [key]}  # fmt: skip
@@ -125,12 +125,12 @@ def tune(wanted: list[tuple[str, str, int | None]]) -> dict[tuple[str, str], Ove
 
 
 def best(trials: list[Trial], rows: dict[str, Row]) -> Trial:
-    """The one with the lowest figure."""
+    """Return the trial with the lowest figure."""
     return min(trials, key=lambda trial: rows[trial.name].get("score", float("inf")))
 
 
 def beyond(trials: list[Trial], chosen: Trial) -> Trial | None:
-    """The best one with a rate beyond all that were tried, if its own is the first or the last of them."""
+    """Return the best trial with a rate beyond all tried ones, if its own is the first or the last of them."""
     rates = sorted(trial.rate for trial in trials)
     if rates[0] < chosen.rate < rates[-1]:
         return None
@@ -145,7 +145,7 @@ def _tried(trials: list[Trial]) -> dict[str, Row]:
 
 
 def try_out(trial: Trial) -> Row:
-    """Its figure on validation after its last step: bits per label, or error in percent."""
+    """Return its validation figure after the last step: bits per label, or error in percent."""
     try:
         train(TUNING.folder(trial), *trial.overrides, quiet=True)
     except Failed as error:
@@ -155,7 +155,7 @@ def try_out(trial: Trial) -> Row:
 
 
 def measure(grid: Grid, cell: Cell) -> Row:
-    """Train, and measure the last step's parameters on the test split, once."""
+    """Train, then measure the parameters of the last step on the test split, once."""
     at = grid.folder(cell)
     try:
         summary = train(at, *cell.overrides, quiet=True)
@@ -174,7 +174,7 @@ def measure(grid: Grid, cell: Cell) -> Row:
 
 
 def step_time(cell: Cell) -> Row:
-    """Milliseconds of a training step, from a short run that has the machine to itself."""
+    """Return the milliseconds of a training step, from a short run alone on the machine."""
     steps = 8 if QUICK else max(40, cell.total_steps // 20)
     at = SPEEDS / cell.name.replace(", ", "-").replace(" ", "")
     summary = train(at, *cell.overrides, f"steps={steps}", "evaluate.every=null", "evaluate.windows=1", quiet=True)

@@ -1,9 +1,8 @@
-"""What emulated links really do: round trips at several delays, and 64 KB messages at a steady rate both ways.
+"""Measure emulated links: round trips at several delays, and 64 KB messages at a steady rate in both directions.
 
-Four hosts in a row (`benchmarks/network/hosts.py`), a message of 64 bytes there and back between two of them; then
-each of the three links carries a message of 64 KB sixty times a second in each direction. All clocks are the
-machine's one, so that the time from sending to having received is measured one way. QUICK=1 is short and writes to
-outputs/bench-links/.
+Four hosts form a row (`benchmarks/network/hosts.py`). A message of 64 bytes travels there and back between two of them;
+then each of the three links carries a 64 KB message sixty times a second in each direction. All hosts share one clock,
+so one-way times are measured directly. QUICK=1 is short and writes to outputs/bench-links/.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ ROUNDS = 20 if QUICK else 100
 SECONDS = 1 if QUICK else 10
 OUT = Path("outputs/bench-links") if QUICK else RESULTS
 HOSTS, MESSAGE, RATE = 4, 65536, 60
-MOST_MS = 1.0  #: how much longer than the delay a link may take, at the median
+MOST_MS = 1.0  #: largest median excess over the delay
 
 
 def main() -> None:
@@ -48,7 +47,7 @@ def main() -> None:
 
 
 def round_trips(hosts: Hosts, delay_ms: float) -> dict[str, float]:
-    """Beyond the two delays, in ms."""
+    """Return round-trip times minus two delays, in ms."""
     hosts.set_delay(delay_ms)
     _, took = together(hosts, [["pong"], ["ping", str(ROUNDS)]])
     extra = sorted(1000 * t - 2 * delay_ms for t in took["took_s"])
@@ -58,13 +57,14 @@ def round_trips(hosts: Hosts, delay_ms: float) -> dict[str, float]:
 
 
 def load(hosts: Hosts, delay_ms: float) -> dict[str, float]:
-    """Beyond the one delay, in ms, of all messages; what share came, and the links' share of one processor."""
+    """Return times of all messages minus one delay, in ms, the share that arrived, and the links' share of a
+    processor."""
     hosts.set_delay(delay_ms)
     began, used = time.monotonic(), hosts.line_cpu_s()
-    said = together(hosts, [["load", str(k), str(HOSTS), str(RATE * SECONDS), str(RATE)] for k in range(HOSTS)])
+    reports = together(hosts, [["load", str(k), str(HOSTS), str(RATE * SECONDS), str(RATE)] for k in range(HOSTS)])
     share = (hosts.line_cpu_s() - used) / (time.monotonic() - began)
-    extra = sorted(1000 * t - delay_ms for host in said for t in host["took_s"])
-    late = [host["behind_s"] for host in said]
+    extra = sorted(1000 * t - delay_ms for host in reports for t in host["took_s"])
+    late = [host["behind_s"] for host in reports]
     found = {
         "delay_ms": delay_ms, **spread(extra), "came": len(extra) / (2 * (HOSTS - 1) * RATE * SECONDS),
         "behind_ms": round(1000 * max(late), 3), "line_cpu": round(share, 4),
@@ -74,14 +74,14 @@ def load(hosts: Hosts, delay_ms: float) -> dict[str, float]:
 
 
 def spread(ordered: list[float]) -> dict[str, float]:
-    """Least, median, 99th percentile and most."""
+    """Return minimum, median, 99th percentile and maximum."""
     nth = ordered[math.ceil(0.99 * len(ordered)) - 1]
     found = {"min": ordered[0], "median": statistics.median(ordered), "p99": nth, "max": ordered[-1]}
     return {name: round(value, 3) for name, value in found.items()}
 
 
 def together(hosts: Hosts, parts: list[list[str]]) -> list[dict[str, Any]]:
-    """What `link_load.py` says on each of the first hosts, with these arguments."""
+    """Run `link_load.py` on the first hosts with these arguments; return its output from each."""
     with ExitStack() as stack:
         started = []
         for k, part in enumerate(parts):
@@ -95,7 +95,7 @@ HEADS = ["one way", "what crosses", "beyond it: least", "median", "99 %", "most"
 
 
 def lines(results: dict[str, Any]) -> list[list[str]]:
-    """The table's rows."""
+    """Return the table's rows."""
     small = [("64 bytes, there and back", row) for row in results["round_trips"]]
     large = [("6 streams of 64 KB, 60 a second", row) for row in results["loads"]]
     return [
@@ -108,7 +108,7 @@ def lines(results: dict[str, Any]) -> list[list[str]]:
 
 
 def bars(trips: list[dict[str, float]], loads: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """Links are as long as they are said to be, and carry what is asked of them."""
+    """Return the bars: links have the set delay and carry the offered load."""
     worst = max(trip["median"] for trip in trips)
     found = [bar("round trip beyond two delays, median, worst of the delays (ms)", worst, MOST_MS, worst < MOST_MS)]
     for one in loads:

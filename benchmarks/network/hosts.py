@@ -1,14 +1,14 @@
-"""Several machines, emulated on one: network namespaces that are joined by real TCP over links of a set length.
+"""Emulate several machines on one: network namespaces, joined by real TCP over links with a set delay.
 
     with Hosts(4, delay_ms=20) as hosts:
         subprocess.Popen(hosts.command(1, ["python", "-m", "workers", ...]))
         hosts.set_delay(50)
 
-Each host has loopback, one device, an address, a name of its own that all others resolve, and a full TCP of Linux. Its
-packets cross one process (`delay_line.py`), which holds each for the delay. What is emulated is the link and not the
-machine: hosts share processors, memory and files. Links have no limit of bandwidth and lose nothing, and TCP is tuned
-to that: it does not slow down after a pause, its buffers hold 64 MB, and as packets are up to 65,000 bytes long, it
-begins with 650 KB under way. All this is inside the namespaces; the machine's own network stays as it is.
+Each host has loopback, one device, an address, a name that all others resolve, and Linux's full TCP. One process
+(`delay_line.py`) holds each packet for the delay. Only the links are emulated: hosts share processors, memory and
+files. Links have unlimited bandwidth and lose nothing, and TCP is tuned accordingly: no slow start after a pause,
+buffers of 64 MB, and an initial window of 650 KB, because packets are up to 65,000 bytes long. These settings hold
+inside the namespaces; the machine's own network is unchanged.
 
 Needs Linux, root, `ip` and /dev/net/tun (`delay_ms=None`: plain virtual Ethernet with a bridge, without TUN).
 """
@@ -23,11 +23,11 @@ from benchmarks.network.namespaces import ip
 
 DEVICE = "link0"
 MTU = 65000
-BUFFERS = "4096 1048576 67108864"  # at least, at first and at most, in bytes: 64 MB are 320 MB/s at 100 ms one way
+BUFFERS = "4096 1048576 67108864"  # minimum, initial, maximum in bytes: 64 MB allow 320 MB/s at 100 ms one way
 KERNEL = {
     "ipv4/tcp_slow_start_after_idle": "0",
     "ipv4/tcp_no_metrics_save": "1",
-    "ipv4/tcp_congestion_control": "reno",  # the only one in every kernel; without loss it never slows down
+    "ipv4/tcp_congestion_control": "reno",  # the only one in every kernel; it slows down only after a loss
     "ipv4/tcp_rmem": BUFFERS,
     "ipv4/tcp_wmem": BUFFERS,
     "ipv6/conf/all/disable_ipv6": "1",
@@ -35,18 +35,18 @@ KERNEL = {
 
 
 class HostsUnavailable(RuntimeError):
-    """This machine cannot emulate several."""
+    """Raised if this machine cannot emulate several."""
 
 
 class Hosts:
-    """A context manager: the hosts are there inside it, and with all that runs in them gone after it."""
+    """A context manager: the hosts exist inside its block; afterwards they are removed with all their processes."""
 
     def __init__(self, count: int, delay_ms: float | None = 0.0) -> None:
         """Args:
-        count: how many hosts, 1 to 250.
-        delay_ms: how long a packet takes one way; None: a plain bridge, as fast as it goes.
+            count: number of hosts, 1 to 250
+            delay_ms: one-way delay of a packet; None: a plain bridge without delay
 
-        Raises HostsUnavailable without root, Linux or what else it takes.
+        Raises HostsUnavailable without Linux, root or another requirement.
         """
         missing = namespaces.why_not(tun=delay_ms is not None)
         if missing:
@@ -79,33 +79,33 @@ class Hosts:
         self._stack.close()
 
     def command(self, host: int, arguments: list[str]) -> list[str]:
-        """What to start for `arguments` to run on a host, with its network and its name. It is one process, not two."""
+        """Return the command that runs `arguments` on a host, with its network and name, as one process."""
         rename = 'echo "$0" > /proc/sys/kernel/hostname; exec "$@"'
         inside = ["ip", "netns", "exec", self._namespace(host), "unshare", "--uts"]
         return [*inside, "sh", "-c", rename, self.name(host), *arguments]
 
     def address(self, host: int) -> str:
-        """The address of a host's device `link0`."""
+        """Return the address of a host's device `link0`."""
         return f"10.77.0.{host + 1}"
 
     def name(self, host: int) -> str:
-        """What a host calls itself, and the others it."""
+        """Return a host's name, for itself and for the others."""
         return f"host{host}"
 
     def set_delay(self, delay_ms: float) -> None:
-        """From now on every packet takes `delay_ms` one way, also those under way."""
+        """Set the one-way delay of every packet, also of those in transit."""
         self._delayed().set_delay(delay_ms)
 
     def unplug(self, host: int) -> None:
-        """Cut a host off without a word to the others, as when its cable is pulled."""
+        """Cut a host off without notice to the others, as if its cable were pulled."""
         ip("-n", self._namespace(host), "link", "set", DEVICE, "down")
 
     def plug_in(self, host: int) -> None:
-        """Join it again."""
+        """Reconnect a host."""
         ip("-n", self._namespace(host), "link", "set", DEVICE, "up")
 
     def line_cpu_s(self) -> float:
-        """Seconds of a processor that the links have used so far."""
+        """Return the seconds of a processor that the links have used so far."""
         return self._delayed().cpu_s()
 
     def _delayed(self) -> DelayLine:
@@ -115,7 +115,7 @@ class Hosts:
 
     def _namespace(self, host: int) -> str:
         if not 0 <= host < self.count:
-            raise ValueError(f"host {host} is none of 0 to {self.count - 1}")
+            raise ValueError(f"host {host} must be 0 to {self.count - 1}")
         return f"{self._prefix}{host}"
 
     def _make_hosts(self) -> None:
@@ -126,7 +126,7 @@ class Hosts:
             namespaces.write_hosts(self._namespace(k), f"127.0.0.1 localhost\n{known}")
 
     def _bridge(self) -> None:
-        """A bridge in a namespace of its own, and a pair of virtual Ethernet devices from each host to it."""
+        """Create a bridge in a namespace of its own, with a pair of virtual Ethernet devices to each host."""
         switch = f"{self._prefix}switch"
         namespaces.add(switch)
         ip("-n", switch, "link", "add", "bridge0", "up", "type", "bridge")

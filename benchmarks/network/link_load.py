@@ -1,10 +1,10 @@
-"""A program that sends and receives on one emulated host: `python link_load.py PART ...`; it prints one line of JSON.
+"""Send and receive on one emulated host: `python link_load.py PART ...`; prints one line of JSON.
 
-    pong                           sends back what host1 sends
-    ping ROUNDS                    on host1: how long 64 bytes take to host0 and back
-    load HOST HOSTS COUNT RATE     COUNT messages, RATE a second, to each neighbour in the row, while theirs come in
+    pong                           echo what host1 sends
+    ping ROUNDS                    on host1: time 64 bytes to host0 and back
+    load HOST HOSTS COUNT RATE     exchange COUNT messages, RATE a second, with each neighbour in the row
 
-The standard library alone, as it starts as a script.
+It runs as a script and needs only the standard library.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import threading
 import time
 
 PORT = 7000
-MESSAGE = 65536  #: bytes, of which the first eight say when it was due
+MESSAGE = 65536  #: in bytes; the first eight hold the time of sending
 SHORT = bytes(64)
 
 
 def main(part: str, arguments: list[int]) -> dict[str, object]:
-    """Play a part to its end."""
+    """Run one part to its end."""
     if part == "pong":
         return pong()
     return ping(*arguments) if part == "ping" else load(*arguments)
 
 
 def pong() -> dict[str, object]:
-    """Answer until the other end has closed."""
+    """Echo until the other end has closed."""
     with socket.create_server(("", PORT)) as server, server.accept()[0] as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while data := connection.recv(len(SHORT), socket.MSG_WAITALL):
@@ -38,7 +38,7 @@ def pong() -> dict[str, object]:
 
 
 def ping(rounds: int) -> dict[str, object]:
-    """`took_s`: of every round trip."""
+    """Return `took_s`, the time of every round trip."""
     took = []
     with joined(0) as connection:
         for _ in range(rounds):
@@ -50,8 +50,8 @@ def ping(rounds: int) -> dict[str, object]:
 
 
 def load(host: int, hosts: int, count: int, rate: int) -> dict[str, object]:
-    """`took_s`: from when each message was handed to TCP until all of it had come; `behind_s`: most that one was sent
-    late."""
+    """Return `took_s`, the time from handing each message to TCP to its complete arrival, and `behind_s`, the most that
+    one was sent late."""
     took: list[float] = []
     behind: list[float] = []
     with socket.create_server(("", PORT)) as server:
@@ -69,7 +69,7 @@ def load(host: int, hosts: int, count: int, rate: int) -> dict[str, object]:
 
 
 def send(link: socket.socket, count: int, rate: int, behind: list[float]) -> None:
-    """Messages at a steady rate; one that is late does not make the next one late."""
+    """Send messages at a steady rate; a late one does not delay the next."""
     rest = bytes(MESSAGE - 8)
     began = time.monotonic()
     for n in range(count):
@@ -81,7 +81,7 @@ def send(link: socket.socket, count: int, rate: int, behind: list[float]) -> Non
 
 
 def receive(link: socket.socket, count: int, took: list[float]) -> None:
-    """All messages of a neighbour."""
+    """Receive all messages of a neighbour."""
     message = bytearray(MESSAGE)
     for _ in range(count):
         got = 0
@@ -94,7 +94,7 @@ def receive(link: socket.socket, count: int, took: list[float]) -> None:
 
 
 def joined(host: int) -> socket.socket:
-    """A connection to a host, as soon as it listens."""
+    """Connect to a host as soon as it listens."""
     deadline = time.monotonic() + 20
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Network namespaces that bear their process's name, and go with it: at its end, or when the next one makes some."""
+"""Network namespaces named after their process, which are removed at its end or by the next process that makes some."""
 
 from __future__ import annotations
 
@@ -13,63 +13,63 @@ from pathlib import Path
 
 from benchmarks.network.delay_line import TUN
 
-NAMED = Path("/run/netns")  #: where `ip netns` keeps them
-FILES = Path("/etc/netns")  #: NAME/hosts below it stands in for /etc/hosts in `ip netns exec NAME`
+NAMED = Path("/run/netns")  #: the namespaces of `ip netns`
+FILES = Path("/etc/netns")  #: NAME/hosts below it replaces /etc/hosts in `ip netns exec NAME`
 _PREFIX = "dni-"
 _CAPABILITIES = 1 << 12 | 1 << 21  #: CAP_NET_ADMIN and CAP_SYS_ADMIN
 _serial = count()
 
 
 def why_not(tun: bool = True) -> str | None:
-    """What is missing here to make network namespaces, joined by TUN devices or not; None: nothing."""
+    """Return the missing requirement for network namespaces, with TUN devices or without; None if all are met."""
     if sys.platform != "linux":
-        return "network namespaces are a thing of Linux"
+        return "network namespaces need Linux"
     if os.geteuid() != 0:
         return "network namespaces need root"
     if _CAPABILITIES & ~_effective():
-        return "network namespaces need CAP_SYS_ADMIN and CAP_NET_ADMIN, which this container's root has not"
+        return "network namespaces need CAP_SYS_ADMIN and CAP_NET_ADMIN, which root lacks in this container"
     for program, package in (("ip", "iproute2"), ("unshare", "util-linux")):
         if shutil.which(program) is None:
             return f"network namespaces need the program {program} (package {package})"
     if tun and not os.access(TUN, os.R_OK | os.W_OK):
-        return f"links with a delay need TUN devices, and {TUN} is not there"
+        return f"links with a delay need TUN devices, and {TUN} is missing"
     return None
 
 
 def new_prefix() -> str:
-    """How the names of a new group of namespaces begin: by process (id and start) and group."""
+    """Return the prefix of a new group of namespaces: process id, start time and group."""
     return f"{_owner(os.getpid())}-{next(_serial)}-"
 
 
 def add(name: str) -> None:
-    """A new namespace, with loopback alone."""
+    """Create a namespace with loopback alone."""
     ip("netns", "add", name)
     ip("-n", name, "link", "set", "lo", "up")
 
 
 def write_hosts(name: str, text: str) -> None:
-    """What /etc/hosts holds for what runs in the namespace."""
+    """Write /etc/hosts for the processes in the namespace."""
     while not (FILES / name).is_dir():
-        with suppress(FileNotFoundError):  # another process may just have removed the folder, which was empty
+        with suppress(FileNotFoundError):  # another process may just have removed the empty folder
             (FILES / name).mkdir(parents=True, exist_ok=True)
     (FILES / name / "hosts").write_text(text)
 
 
 def set_kernel(name: str, values: dict[str, str]) -> None:
-    """Write below the namespace's own /proc/sys/net; what this kernel does not have is left out."""
+    """Write below the namespace's own /proc/sys/net; skip keys that this kernel lacks."""
     lines = [f"[ ! -e /proc/sys/net/{key} ] || echo {value} > /proc/sys/net/{key}" for key, value in values.items()]
     ip("netns", "exec", name, "sh", "-ec", "\n".join(lines))
 
 
 def remove(prefix: str) -> None:
-    """End what runs in the namespaces whose names begin so, and remove them with their files."""
+    """Kill the processes in the namespaces with this prefix, and remove the namespaces with their files."""
     for name in sorted(name for name in _names() if name.startswith(prefix)):
         try:
             for pid in ip("netns", "pids", name).split():
                 _kill(int(pid))
             ip("netns", "delete", name)
         except OSError:
-            if (NAMED / name).exists():  # or another process was faster, with what was left behind
+            if (NAMED / name).exists():  # else another process has removed it already
                 raise
         shutil.rmtree(FILES / name, ignore_errors=True)
     with suppress(OSError):  # only an empty folder can be removed
@@ -77,7 +77,7 @@ def remove(prefix: str) -> None:
 
 
 def remove_leftovers() -> None:
-    """Remove the namespaces of processes that are no more."""
+    """Remove the namespaces of processes that have ended."""
     for owner in {"-".join(name.split("-")[:3]) for name in _names() if name.startswith(_PREFIX)}:
         pid = owner.split("-")[1]
         if pid.isdecimal() and _owner(int(pid)) != owner:
@@ -85,7 +85,7 @@ def remove_leftovers() -> None:
 
 
 def ip(*arguments: str) -> str:
-    """What `ip ARGUMENTS` writes. Raises OSError with its own words if it fails."""
+    """Run `ip ARGUMENTS` and return its output. Raises OSError with its message if it fails."""
     ended = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if ended.returncode:
         raise OSError(f"ip {' '.join(arguments)}: {ended.stderr.strip() or f'exit code {ended.returncode}'}")
@@ -93,18 +93,18 @@ def ip(*arguments: str) -> str:
 
 
 def _names() -> set[str]:
-    """All namespaces, and those of which only files are left."""
+    """Return all namespaces, and those with leftover files only."""
     return {path.name for folder in (NAMED, FILES) if folder.is_dir() for path in folder.iterdir()}
 
 
 def _effective() -> int:
-    """The capabilities of this process, as a number."""
+    """Return the capabilities of this process, as a number."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["CapEff"], 16)
 
 
 def _owner(pid: int) -> str | None:
-    """A name of the process that none before or after it has; None if it is gone."""
+    """Return a unique name of the process, from its id and start time; None if it has ended."""
     try:
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (FileNotFoundError, ProcessLookupError):

@@ -1,1 +1,1 @@
-"""What the workers and their links cost."""
+"""Benchmarks of the cost of workers and links."""

@@ -1,4 +1,4 @@
-"""Ways to bring tensors from one process to another and back: the project's links, and what they are held against."""
+"""Channels that carry tensors between two processes: the project's links and the ones they are compared with."""
 
 from __future__ import annotations
 
@@ -22,48 +22,49 @@ from torch import Tensor
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
+from workers.comm.transports.process_link import LinkSettings
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
 
-#: Tensors that may be under way where a sender has to be told how far the receiver is.
+#: Most tensors in flight, for channels whose sender needs acknowledgements.
 WINDOW = 8
 #: Seconds until a benchmark gives up.
 TIMEOUT_S = 60.0
 _MOST = 2**30  # bytes of a message over grpcio
 
 
-class Way(ABC):
-    """One end of a way; end 1 listens in a folder, end 0 connects to the address that it got."""
+class Channel(ABC):
+    """One end of a channel. End 1 listens in a folder; end 0 connects to the returned address."""
 
-    #: Whether a sender has to be told how far the receiver is; others wait by themselves.
+    #: Whether the benchmark must acknowledge tensors; other channels limit the sender themselves.
     credit = True
 
     @abstractmethod
     def listen(self, folder: Path) -> str:
-        """Where end 1 waits."""
+        """Start to listen at end 1 and return the address."""
 
     @abstractmethod
     def accept(self) -> None:
-        """End 1: wait for the other."""
+        """Wait for end 0 at end 1."""
 
     @abstractmethod
     def connect(self, address: str) -> None:
-        """End 0: join end 1."""
+        """Connect end 0 to end 1."""
 
     @abstractmethod
     def send(self, tensor: Tensor) -> None:
-        """A float32 tensor, (n,); it may be written to afterwards."""
+        """Send a float32 tensor, (n,), which may be overwritten afterwards."""
 
     @abstractmethod
     def receive(self, size: int) -> Tensor:
-        """The next tensor, (size,)."""
+        """Receive the next tensor, (size,)."""
 
     @abstractmethod
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
 
 
-class Tcp(Way):
-    """A plain socket, written to and read from in a loop: as fast as TCP goes."""
+class Tcp(Channel):
+    """A plain socket, written and read in a loop: the speed of raw TCP."""
 
     credit = False
 
@@ -101,26 +102,27 @@ class Tcp(Way):
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class Link(Way):
-    """A link of the project: whole frames, checked as in a run. `unix`: over a socket of this machine."""
+class Link(Channel):
+    """A link of the project with whole frames, checked as in a run. `unix` uses a Unix socket."""
 
     end: ChannelEnd
     listener: Any = GrpcListener
     join: Any = staticmethod(grpc_connect)
 
     def __init__(self, unix: bool = False, **settings: Any) -> None:
-        self.unix, self.settings = unix, {"limit": 2 * WINDOW, "timeout_s": TIMEOUT_S, **settings}
+        self.unix = unix
+        self.settings = LinkSettings(limit=2 * WINDOW, timeout_s=TIMEOUT_S, **settings)
 
     def listen(self, folder: Path) -> str:
         bind = f"unix:{folder / 'stage-1'}" if self.unix else "127.0.0.1:0"
-        self.listener = self.listener(bind, handshake=_handshake(1), **self.settings)
+        self.listener = self.listener(bind, handshake=_handshake(1), settings=self.settings)
         return str(self.listener.address)
 
     def accept(self) -> None:
         self.end = self.listener.accept(TIMEOUT_S)
 
     def connect(self, address: str) -> None:
-        self.end = self.join(address, _handshake(0), **self.settings)
+        self.end = self.join(address, _handshake(0), self.settings)
 
     def send(self, tensor: Tensor) -> None:
         self.end.send(Frame(Kind.STEP, 1, tensors={"value": tensor}))
@@ -133,14 +135,14 @@ class Link(Way):
 
 
 class GlooLink(Link):
-    """The same over torch.distributed."""
+    """A link over torch.distributed."""
 
     listener = TorchDistributedListener
     join = staticmethod(torch_distributed_connect)
 
 
-class Protobuf(Way):
-    """A message with one field of type bytes over grpcio's own serializers: what one would write first."""
+class Protobuf(Channel):
+    """A message with one bytes field over grpcio's own serializers: the straightforward implementation."""
 
     def __init__(self) -> None:
         self.messages: Any = None
@@ -180,7 +182,7 @@ class Protobuf(Way):
         yield from iter(self.outgoing.get, None)
 
 
-class Gloo(Way):
+class Gloo(Channel):
     """isend and irecv of torch.distributed, over TCP."""
 
     credit = False
@@ -198,7 +200,7 @@ class Gloo(Way):
     def send(self, tensor: Tensor) -> None:
         while len(self.under_way) >= WINDOW:
             self.under_way.popleft()[0].wait()
-        self.under_way.append((dist.isend(tensor, self.other), tensor))  # dropped too early, it would not arrive
+        self.under_way.append((dist.isend(tensor, self.other), tensor))  # the tensor must live until it is sent
 
     def receive(self, size: int) -> Tensor:
         tensor = torch.empty(size)
@@ -219,8 +221,8 @@ def _handshake(stage: int) -> Handshake:
     return Handshake(PROTOCOL_VERSION, "benchmark", stage, 2, "", 0, 0)
 
 
-#: By name, as in the table.
-WAYS: dict[str, Callable[[], Way]] = {
+#: Channels by their name in the table.
+CHANNELS: dict[str, Callable[[], Channel]] = {
     "raw TCP": Tcp,
     "protobuf bytes over gRPC": Protobuf,
     "gRPC": Link,

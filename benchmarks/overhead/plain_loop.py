@@ -1,4 +1,4 @@
-"""What the stages are held against: the same model, unsplit, in a plain training loop."""
+"""The baseline of the stages: the same model, unsplit, in a plain training loop."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from workers.config.settings import Config
 
 @dataclass(frozen=True)
 class Trained:
-    """What a plain run came to: nats per label of every step, and the rate of all of them."""
+    """The result of a plain run: nats per label of every step, and the rate."""
 
     losses: list[float]
     characters_per_s: float
 
 
 def plain_loop(config: Config, threads: int) -> Trained:
-    """Plain backpropagation through the whole model with `threads` torch threads.
+    """Train the whole model by plain backpropagation with `threads` torch threads.
 
-    The arithmetic is that of the stages: one optimizer, gradients divided by the labels and clipped by stage. Building
-    and data loading are not timed.
+    The arithmetic equals that of the stages: one optimizer, gradients divided by the labels and clipped by stage.
+    Building and data loading are not timed.
     """
     torch.set_num_threads(threads)
     config, data = resolve(config)
@@ -55,7 +55,7 @@ def plain_loop(config: Config, threads: int) -> Trained:
 
 
 def clip(parameters: list[nn.Parameter], divisor: int, limit: float | None) -> None:
-    """Divide the gradients of one stage, then bound their norm."""
+    """Divide the gradients of one stage, then clip their norm."""
     gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
     torch._foreach_div_(gradients, divisor)
     if limit is not None:

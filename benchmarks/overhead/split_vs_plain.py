@@ -1,12 +1,12 @@
-"""The cost of the machinery: stages against the same model in a plain loop, and the frame codec against protobuf.
+"""The overhead of splitting: stages against the same model in a plain loop, and the frame codec against protobuf.
 
-The demonstration's character LSTM, with so large a batch that a plain step takes 20 ms or more, takes the same steps
+The demonstration's character LSTM, with a batch so large that a plain step takes 20 ms or more, takes the same steps
 in a plain single-process loop and as 1, 2 and 4 stages over each transport. Locked stages take turns, so each may use
-all cores, as the plain loop may: both run with one torch thread and with as many as there are cores, and what is
-promised are ratios of both with one torch thread, and of each at its best. Every run has a process of its own, which
-keeps freed memory (`workers.system.malloc`) in the plain loop, too. Evaluation, checkpoints and the building of the
-model are not timed. QUICK=1 takes a few steps of some ways once (the figures then mean nothing) and writes to
-outputs/bench-machinery/ instead of benchmarks/results/.
+all cores, as the plain loop may. Both therefore run with one torch thread and with as many as there are cores; the bars
+are ratios of both with one torch thread, and of each at its best. Every run has a process of its own, which keeps freed
+memory (`workers.system.malloc`) in the plain loop too. Evaluation, checkpoints and the building of the model are not
+timed. QUICK=1 takes a few steps of some runs once, whose figures mean nothing, and writes to outputs/bench-machinery/
+instead of benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ TWO = ("stages=2", "model.split_points=[lstm3]")
 THREADS, PROCESSES = ("transport=local", "launch=threads"), ("transport=grpc", "launch=processes")
 PLAIN, LOCKED, LINKED = "plain loop", "backprop, 4 threads, local", "backprop, 4 processes, gRPC"
 SINGLE = "backprop, 1 stage"
-#: Locked ways, which run with one torch thread and with more.
+#: Locked runs, with one torch thread and with more.
 TURNS = {
     SINGLE: (*ONE, "depth=backprop", *THREADS),
     LOCKED: ("depth=backprop", *THREADS),
     LINKED: ("depth=backprop", *PROCESSES),
 }
-#: Others, with one.
+#: Other runs, with one torch thread.
 OTHERS = {
     "synthetic, 4 threads, local": ("depth=synthetic", *THREADS),
     "synthetic, 4 processes, gRPC": ("depth=synthetic", *PROCESSES),
@@ -63,16 +63,16 @@ OTHERS = {
     "backprop, 2 threads, local": (*TWO, "depth=backprop", *THREADS),
     "backprop, 2 processes, gRPC": (*TWO, "depth=backprop", *PROCESSES),
 }
-#: What is promised: the rate over the plain loop's.
+#: The bars on the rate over the plain loop's.
 GOALS = {SINGLE: 0.95, LOCKED: 0.85, LINKED: 0.8}
 CORES = [1] if QUICK else sorted({1, os.cpu_count() or 1})
-Way = tuple[str, int]  #: name, torch threads
-WAYS: dict[Way, tuple[str, ...]] = (
+Variant = tuple[str, int]  #: name, torch threads
+VARIANTS: dict[Variant, tuple[str, ...]] = (
     {(name, 1): TURNS[name] for name in (SINGLE, LOCKED)}
     if QUICK
-    else {(name, n): way for n in CORES for name, way in (TURNS if n > 1 else TURNS | OTHERS).items()}
+    else {(name, n): overrides for n in CORES for name, overrides in (TURNS if n > 1 else TURNS | OTHERS).items()}
 )
-#: name, bytes of a float32 tensor, how often it is timed
+#: name, bytes of a float32 tensor, repetitions
 TENSORS = (("4 KB", 4 * 2**10, 2000), ("1 MB", 2**20, 200), ("16 MB", 16 * 2**20, 40))
 
 T = TypeVar("T")
@@ -94,9 +94,9 @@ def main() -> None:
     write(OUT / "machinery.json", results)
 
 
-def repeat(number: int) -> tuple[dict[Way, float], float]:
-    """Every way once: characters per second, and how far backprop's loss is from the plain loop's (nats)."""
-    found: dict[Way, float] = {}
+def repeat(number: int) -> tuple[dict[Variant, float], float]:
+    """Run everything once; return characters per second, and backprop's loss minus the plain loop's (nats)."""
+    found: dict[Variant, float] = {}
     losses: list[float] = []
     for threads in CORES:
         console.rule(f"repeat {number} of {REPEATS}: {label(PLAIN, threads)}")
@@ -104,7 +104,7 @@ def repeat(number: int) -> tuple[dict[Way, float], float]:
         found[PLAIN, threads] = plain.characters_per_s
         losses = losses or plain.losses
     difference = 0.0
-    for (name, threads), overrides in WAYS.items():
+    for (name, threads), overrides in VARIANTS.items():
         console.rule(f"repeat {number} of {REPEATS}: {label(name, threads)}")
         typed = (*COMMON, f"launch.torch_threads={threads}", *overrides)
         summary = alone(split_run, typed)
@@ -115,27 +115,28 @@ def repeat(number: int) -> tuple[dict[Way, float], float]:
 
 
 def alone(work: Callable[..., T], *args: Any) -> T:
-    """What `work` returns in a fresh process: threads that torch once made in this one would decide how others wait."""
+    """Run `work` in a fresh process, because torch's earlier threads in this one would change how others wait."""
     with ProcessPoolExecutor(1, get_context("spawn")) as one:
         return one.submit(work, *args).result()
 
 
 def plain_run(threads: int) -> Trained:
-    """The plain loop, with memory kept as in stages."""
+    """Run the plain loop, with freed memory kept as in stages."""
     keep_memory()
     return plain_loop(composed(*COMMON), threads)
 
 
 def split_run(typed: tuple[str, ...]) -> dict[str, Any]:
-    """The summary of one run in stages; nothing else of it is kept."""
+    """Return the summary of one run in stages, and delete its files."""
     with tempfile.TemporaryDirectory() as folder:
         return launch(composed(*typed), Path(folder)).summary
 
 
-def rates(repeats: list[dict[Way, float]]) -> list[dict[str, Any]]:
-    """Medians over the repeats; `ratio`: of the rates of one repeat, to the plain loop's with as many torch threads.
+def rates(repeats: list[dict[Variant, float]]) -> list[dict[str, Any]]:
+    """Return medians over the repeats. `ratio` is the rate over the plain loop's with as many torch threads in the same
+    repeat.
 
-    `best`: the same with the number of threads that was best in that repeat, for either.
+    `best` is that ratio with the best number of threads for each in that repeat.
     """
     rows = []
     for name, threads in repeats[0]:
@@ -151,62 +152,62 @@ def rates(repeats: list[dict[Way, float]]) -> list[dict[str, Any]]:
 
 
 def label(name: str, threads: int) -> str:
-    """A way with its torch threads; one, unless it says more."""
+    """Return a run's name, with its torch threads if there are several."""
     if threads == 1:
         return f"{name}, 1 torch thread" if name == PLAIN else name
     return f"{name}, {threads} torch threads"
 
 
-def max_of(rates: dict[Way, float], name: str) -> float:
-    """The rate of a way with the number of torch threads that is best for it."""
+def max_of(rates: dict[Variant, float], name: str) -> float:
+    """Return the rate of a run with its best number of torch threads."""
     return max(rate for (other, _), rate in rates.items() if other == name)
 
 
 def codec_row(name: str, nbytes: int, count: int) -> dict[str, Any]:
-    """Median seconds to encode and decode one tensor, ours and protobuf's, in turn."""
+    """Return median seconds to encode and decode one tensor with our codec and with protobuf, alternating."""
     torch.set_num_threads(1)
     tensor = torch.randn(nbytes // 4, generator=torch.Generator().manual_seed(0))
-    for way in (ours, protobuf):
-        if not torch.equal(way(tensor), tensor):
-            raise AssertionError(f"{name}: {way.__name__} does not return the tensor it was given")
+    for codec in (ours, protobuf):
+        if not torch.equal(codec(tensor), tensor):
+            raise AssertionError(f"{name}: {codec.__name__} does not return the tensor it got")
     pairs = [(seconds(ours, tensor), seconds(protobuf, tensor)) for _ in range(max(3, count // (20 if QUICK else 1)))]
     ours_s, protobuf_s = (statistics.median(column) for column in zip(*pairs, strict=True))
     return {"name": name, "ours_s": ours_s, "protobuf_s": protobuf_s, "ratio": ours_s / protobuf_s}
 
 
-def seconds(way: Callable[[Tensor], Tensor], tensor: Tensor) -> float:
-    """How long one round trip takes."""
+def seconds(codec: Callable[[Tensor], Tensor], tensor: Tensor) -> float:
+    """Return the seconds of one round trip."""
     started = time.perf_counter()
-    way(tensor)
+    codec(tensor)
     return time.perf_counter() - started
 
 
 def ours(tensor: Tensor) -> Tensor:
-    """A round trip through the frame codec."""
+    """Encode and decode with the frame codec."""
     return decode(encode(Frame(Kind.STEP, 1, tensors={"value": tensor}))).tensors["value"]
 
 
 def protobuf(tensor: Tensor) -> Tensor:
-    """A round trip through a message with one field of type bytes."""
+    """Encode and decode with a message with one bytes field."""
     data = BytesValue(value=tensor.numpy().tobytes()).SerializeToString()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the bytes cannot be written to, but their clone can
+        warnings.simplefilter("ignore", UserWarning)  # the bytes are read-only, but their clone is not
         return torch.frombuffer(BytesValue.FromString(data).value, dtype=tensor.dtype).clone()
 
 
 def lines(rows: list[dict[str, Any]], codec: list[dict[str, Any]]) -> list[tuple[list[str], list[list[str]]]]:
-    """Heads and rows of the page's tables: ways, frames."""
-    ways = [[row.get("label", row["name"]), f"{row['characters_per_s']:,.0f}", f"{row['ratio']:.2f}"] for row in rows]
+    """Return heads and rows of the page's tables: runs, frames."""
+    runs = [[row.get("label", row["name"]), f"{row['characters_per_s']:,.0f}", f"{row['ratio']:.2f}"] for row in rows]
     frames = [
         [row["name"], f"{row['ours_s'] * 1e6:,.0f} µs", f"{row['protobuf_s'] * 1e6:,.0f} µs", f"{row['ratio']:.2f}"]
         for row in codec
     ]
     heads = ["frame, encode + decode", "here", "protobuf `bytes` field", "ratio"]
-    return [(["way", "char/s", "over the plain loop"], ways), (heads, frames)]
+    return [(["way", "char/s", "over the plain loop"], runs), (heads, frames)]
 
 
 def show(rows: list[dict[str, Any]], codec: list[dict[str, Any]]) -> None:
-    """Both tables."""
+    """Print both tables."""
     table = Table("", "characters/s", "over plain", "at its best", title="Character LSTM (medians)")
     for row in rows:
         figures = f"{row['characters_per_s']:,.0f}", f"{row['ratio']:.2f}", f"{row['best']:.2f}"
@@ -222,7 +223,7 @@ def show(rows: list[dict[str, Any]], codec: list[dict[str, Any]]) -> None:
 
 
 def bars(rows: list[dict[str, Any]], codec: list[dict[str, Any]], difference: float) -> list[dict[str, Any]]:
-    """Every figure as a line of JSON."""
+    """Return every figure as a line of JSON."""
     plain_ms = [BATCH * 32 / row["characters_per_s"] * 1e3 for row in rows if row["name"] == PLAIN]
     found = [bar("a step of the plain loop at its best (ms)", min(plain_ms), 20.0, min(plain_ms) >= 20.0)]
     for row in rows:
@@ -234,7 +235,7 @@ def bars(rows: list[dict[str, Any]], codec: list[dict[str, Any]], difference: fl
 
 
 def promised(row: dict[str, Any], how: str, key: str) -> dict[str, Any]:
-    """A way's rate over the plain loop's."""
+    """Return the bar on a run's rate over the plain loop's."""
     goal, ratio = GOALS.get(row["name"]), row[key]
     name = f"{row['name']}: rate over the plain loop's, {how}"
     return bar(name, ratio, goal, None if goal is None else ratio >= goal)

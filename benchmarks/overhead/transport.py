@@ -1,8 +1,8 @@
-"""How fast tensors get from one process to another, over the project's links and others, as shares of raw TCP.
+"""Throughput of tensors between processes over the project's links and other channels, as shares of raw TCP.
 
-Every way has two processes of its own. In every repeat each way in turn sends tensors of every size in one direction
-(throughput) and there and back one by one (round trip). QUICK=1 sends a few of them once (the figures then mean
-nothing) and writes to outputs/bench-transport/ instead of benchmarks/results/.
+Every channel has two processes of its own. In every repeat each channel in turn sends tensors of every size in one
+direction (throughput) and there and back one at a time (round trip). QUICK=1 sends a few of them once, whose figures
+mean nothing, and writes to outputs/bench-transport/ instead of benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness.environment import RESULTS, bar, environment, write
-from benchmarks.overhead.channels import TIMEOUT_S, WAYS, WINDOW, Way
+from benchmarks.overhead.channels import CHANNELS, TIMEOUT_S, WINDOW, Channel
 from workers.system.malloc import keep_memory
 
 QUICK = os.environ.get("QUICK") == "1"
@@ -32,16 +32,16 @@ OUT = Path("outputs/bench-transport") if QUICK else RESULTS
 
 RAW, PLAIN = "raw TCP", "protobuf bytes over gRPC"
 GRPC, UNIX, SHARED = "gRPC", "gRPC, unix socket", "gRPC, shared memory"
-#: Shares of raw TCP's speed one way.
+#: The bars: shares of raw TCP's one-way speed.
 GOALS = {(GRPC, "1 MB"): 0.35, (GRPC, "16 MB"): 0.35, (SHARED, "1 MB"): 0.5, (SHARED, "16 MB"): 0.5}
-#: name, bytes of a float32 tensor, how many are sent one way, and there and back
+#: name, bytes of a float32 tensor, number sent one way, number sent there and back
 SIZES: tuple[tuple[str, int, int, int], ...] = (
     ("4 KB", 2**12, 500, 100), ("64 KB", 2**16, 250, 50), ("1 MB", 2**20, 50, 10), ("16 MB", 2**24, 8, 2),
 )  # fmt: skip
-NAMES = [RAW, PLAIN, GRPC, SHARED] if QUICK else [*WAYS]
+NAMES = [RAW, PLAIN, GRPC, SHARED] if QUICK else [*CHANNELS]
 if QUICK:
     SIZES = tuple((name, nbytes, max(2, count // 20), 2) for name, nbytes, count, _ in SIZES)
-#: A receiver tells how far it is after so many tensors.
+#: A receiver acknowledges after so many tensors.
 ACKNOWLEDGED = WINDOW // 2
 
 Times = tuple[float, float]  #: seconds per tensor one way, seconds there and back
@@ -52,7 +52,7 @@ def main() -> None:
     """Measure, print the tables, write the results, print the bars."""
     with ExitStack() as opened, tempfile.TemporaryDirectory() as folder:
         pairs = {name: opened.enter_context(Pair.started(name, Path(folder) / str(k))) for k, name in enumerate(NAMES)}
-        repeat(pairs)  # memory and threads are there once it counts
+        repeat(pairs)  # warm-up: allocates memory and starts threads
         repeats = []
         for n in range(REPEATS):
             console.print(f"repeat {n + 1} of {REPEATS}", highlight=False)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def repeat(pairs: dict[str, Pair]) -> dict[str, list[Times]]:
-    """Every size over every way, the ways in turn; times by way, in the order of the sizes."""
+    """Measure every size over every channel in turn; return times by channel, in the order of the sizes."""
     found: dict[str, list[Times]] = {name: [] for name in pairs}
     for _, *size in SIZES:
         for name, pair in pairs.items():
@@ -72,7 +72,7 @@ def repeat(pairs: dict[str, Pair]) -> dict[str, list[Times]]:
 
 
 class Pair:
-    """The two processes of a way."""
+    """The two processes of a channel."""
 
     def __init__(self, commands: list[Connection]) -> None:
         self.commands = commands
@@ -80,7 +80,7 @@ class Pair:
     @classmethod
     @contextmanager
     def started(cls, name: str, folder: Path) -> Iterator[Pair]:
-        """Both processes, connected; they end with the block."""
+        """Start and connect both processes; end them with the block."""
         folder.mkdir()
         context = get_context("spawn")
         ours, theirs = zip(*(context.Pipe() for _ in range(2)), strict=True)
@@ -98,7 +98,7 @@ class Pair:
             process.join()
 
     def measure(self, nbytes: int, count: int, trips: int) -> Times:
-        """Send tensors of so many bytes, so many one way and so many there and back."""
+        """Send tensors of `nbytes` bytes: `count` one way and `trips` there and back."""
         for end in self.commands:
             end.send((nbytes // 4, count, trips))
         times: Times = self.answer(0)
@@ -106,66 +106,66 @@ class Pair:
         return times
 
     def answer(self, k: int) -> Any:
-        """What one of the processes says."""
+        """Return the next message of process k."""
         if not self.commands[k].poll(TIMEOUT_S):
             raise TimeoutError(f"process {k} did not answer within {TIMEOUT_S:g} s")
         return self.commands[k].recv()
 
 
 def serve(name: str, k: int, folder: Path, commands: Connection) -> None:
-    """The program of process k of a way."""
-    keep_memory()  # as every stage does
+    """Run process k of a channel."""
+    keep_memory()  # as in every stage
     torch.set_num_threads(1)
-    way = WAYS[name]()
+    channel = CHANNELS[name]()
     if k:
-        commands.send(way.listen(folder))
-        way.accept()
+        commands.send(channel.listen(folder))
+        channel.accept()
     else:
-        way.connect(commands.recv())
+        channel.connect(commands.recv())
     commands.send("ready")
     for size, count, trips in iter(commands.recv, None):
-        commands.send((ask if k == 0 else echo)(way, size, count, trips))
-    way.close()
+        commands.send((ask if k == 0 else echo)(channel, size, count, trips))
+    channel.close()
 
 
-def ask(way: Way, size: int, count: int, trips: int) -> Times:
-    """Process 0: send, and measure."""
+def ask(channel: Channel, size: int, count: int, trips: int) -> Times:
+    """Send and measure, in process 0."""
     tensor, taken = torch.randn(size, generator=torch.Generator().manual_seed(0)), []
-    started, told = time.perf_counter(), 0
+    started, confirmed = time.perf_counter(), 0
     for sent in range(count):
-        if way.credit and sent - told >= WINDOW:
-            way.receive(1)
-            told += ACKNOWLEDGED
-        way.send(tensor)
-    while told < count:
-        told = told + ACKNOWLEDGED if way.credit and told + ACKNOWLEDGED < count else count
-        way.receive(1)
+        if channel.credit and sent - confirmed >= WINDOW:
+            channel.receive(1)
+            confirmed += ACKNOWLEDGED
+        channel.send(tensor)
+    while confirmed < count:
+        confirmed = confirmed + ACKNOWLEDGED if channel.credit and confirmed + ACKNOWLEDGED < count else count
+        channel.receive(1)
     one_way = (time.perf_counter() - started) / count
     for _ in range(trips):
         started = time.perf_counter()
-        way.send(tensor)
-        arrived = way.receive(size)
+        channel.send(tensor)
+        arrived = channel.receive(size)
         taken.append(time.perf_counter() - started)
     if not torch.equal(arrived, tensor):
-        raise AssertionError(f"{type(way).__name__} does not return the tensor it was given")
+        raise AssertionError(f"{type(channel).__name__} does not return the tensor it got")
     return one_way, statistics.median(taken)
 
 
-def echo(way: Way, size: int, count: int, trips: int) -> None:
-    """Process 1: receive, and send back."""
+def echo(channel: Channel, size: int, count: int, trips: int) -> None:
+    """Receive and send back, in process 1."""
     for received in range(1, count + 1):
-        way.receive(size)
-        if received == count or (way.credit and received % ACKNOWLEDGED == 0):
-            way.send(torch.ones(1))
+        channel.receive(size)
+        if received == count or (channel.credit and received % ACKNOWLEDGED == 0):
+            channel.send(torch.ones(1))
     for _ in range(trips):
-        way.send(way.receive(size))
+        channel.send(channel.receive(size))
 
 
 def row(name: str, repeats: list[dict[str, list[Times]]]) -> dict[str, Any]:
-    """Medians of a way, by size; shares are those of one repeat."""
+    """Return a channel's medians by size; shares are those within one repeat."""
     sizes = []
     for k, (size, nbytes, *_) in enumerate(SIZES):
-        mine, raw = ([each[way][k] for each in repeats] for way in (name, RAW))
+        mine, raw = ([each[channel][k] for each in repeats] for channel in (name, RAW))
         sizes.append({
             "size": size,
             "mb_per_s": nbytes / statistics.median(one_way for one_way, _ in mine) / 1e6,
@@ -177,7 +177,7 @@ def row(name: str, repeats: list[dict[str, list[Times]]]) -> dict[str, Any]:
 
 
 def lines(rows: list[dict[str, Any]]) -> list[tuple[list[str], list[list[str]]]]:
-    """Heads and rows of both tables; in brackets the share of raw TCP's speed."""
+    """Return heads and rows of both tables; in brackets the share of raw TCP's speed."""
     sizes = [at["size"] for at in rows[0]["sizes"]]
     tables = (("one way, MB/s", "mb_per_s", 1, "share"), ("there and back, µs", "trip_s", 1e6, "trip_share"))
     return [
@@ -189,7 +189,7 @@ def lines(rows: list[dict[str, Any]]) -> list[tuple[list[str], list[list[str]]]]
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Both tables."""
+    """Print both tables."""
     for heads, cells in lines(rows):
         table = Table(*heads, title="in brackets: share of raw TCP's speed")
         for line in cells:
@@ -198,7 +198,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every share of the project's links, and those that are promised."""
+    """Return every share of the project's links, and the bars."""
     speed = {(line["name"], at["size"]): at for line in rows for at in line["sizes"]}
     found = []
     for name in [name for name in (GRPC, UNIX, SHARED) if name in NAMES]:

@@ -1,7 +1,7 @@
-"""Both cuts at once: copy, T=4, two LSTM stages in two processes over gRPC, W = 4; what is solved in how many symbols.
+"""Cuts in depth and in time: copy, T=4, two LSTM stages in two processes over gRPC, W = 4; solved length by symbols.
 
-`synthetic + synthetic` against `backprop + truncated`, which is what a user would run today. Finished cells are read
-from benchmarks/results/flagship.json. QUICK=1 takes few symbols; they stay in outputs/bench-flagship/quick/.
+It compares `synthetic + synthetic` with the usual `backprop + truncated`. Finished cells are read from
+benchmarks/results/flagship.json. QUICK=1 takes few symbols; they stay in outputs/bench-flagship/quick/.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As it stands in the results."""
+        """The run's name in the results."""
         return f"{self.method}, seed {self.seed}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """As they are typed."""
+        """The run's settings as typed."""
         return (
             "experiment=copy", *METHODS[self.method], f"predictor.time.future_labels={FUTURE_LABELS}", "stages=2",
             "model.layers=2", "model.split_points=[lstm2]",
@@ -45,7 +45,7 @@ class Cell:
 
 
 def main() -> None:
-    """Run what is not finished, one after the other, then print the bar."""
+    """Run what is not finished, one at a time, then print the bar."""
     cells = [Cell(method, seed) for seed in SEEDS for method in METHODS]
     rows = GRID.fill(cells, partial(measure, grid=GRID), lambda row: f"length {row['solved']}", at_once=1)
     solved = {method: [row["solved"] for row in found] for method, found in by_seed(rows).items()}

@@ -1,10 +1,10 @@
-"""How long a sequence is learned in how many symbols: the paper's copy and repeat copy tasks, by method and window.
+"""The sequence length learned per number of symbols: the paper's copy and repeat copy tasks, by method and window.
 
 One LSTM layer of 64 units; the curriculum lengthens the sequences whenever a batch is below 0.15 bits per symbol. Each
-cell is one task, window, method and seed; finished cells are read from benchmarks/results/copying.json, so an
-interrupted benchmark goes on where it stopped. On copy at T=4 the gradients are also held against exact ones, on
-sequences of the length being learned, and sequences of one fixed length are learned besides. QUICK=1 takes few symbols;
-they stay in outputs/bench-copy/quick/.
+cell is one task, window, method and seed. Finished cells are read from benchmarks/results/copying.json, so an
+interrupted benchmark continues. On copy at T=4 the gradients are also compared with exact ones, on sequences of the
+length being learned, and sequences of one fixed length are learned too. QUICK=1 takes few symbols; they stay in
+outputs/bench-copy/quick/.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ HORIZON = 4
 FIXED = 23  # steps: ten bits
 GRID = Grid("copy", "copying", {"max_timesteps": MAX_TIMESTEPS, "fixed": FIXED})
 
-FAST = "optimizer.learning_rate=6e-3"  # what is not set has the rates of experiment=copy, 3e-3 and 1e-3
+FAST = "optimizer.learning_rate=6e-3"  # default rates: those of experiment=copy, 3e-3 and 1e-3
 CRITIC = ("time=synthetic", "predictor=critic", "predictor.time.hidden=256", FAST)
 PLAIN = (
     "time=synthetic", "predictor=mlp", "predictor.time.hidden=256", "predictor.time.learning_rate=3e-4",
     "predictor.time.steps_per_target=4", "optimizer.accumulate=8",
 )  # fmt: skip
 
-#: What distinguishes the methods; each has one recipe for both tasks and every window.
+#: Settings that distinguish the methods; each has one recipe for both tasks and every window.
 METHODS: dict[str, tuple[str, ...]] = {
     "truncated": ("time=truncated",),
     "critic": CRITIC,
@@ -53,7 +53,7 @@ CORE = (("copy", 4), ("copy", 2), ("repeat_copy", 4), ("copy", 8))
 
 @dataclass(frozen=True)
 class Cell:
-    """One run; `length`: of every sequence, None for the curriculum."""
+    """One run; `length` of every sequence, None for the curriculum."""
 
     task: str
     window: int
@@ -63,13 +63,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As it stands in the results."""
+        """The run's name in the results."""
         fixed = "" if self.length is None else f" of {self.length}"
         return f"{self.task}{fixed}, T={self.window}, {self.method}, seed {self.seed}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """As they are typed."""
+        """The run's settings as typed."""
         method = METHODS["truncated" if self.method.startswith("truncated") else self.method]
         fixed = () if self.length is None else (f"data.length={self.length}",)
         probed = (self.task, self.window, self.length) == ("copy", 4, None) and self.method not in ("full", "oracle")
@@ -82,7 +82,7 @@ class Cell:
 
 
 def plan() -> list[Cell]:
-    """The cells of the tables, the most telling first."""
+    """Return the cells of the tables, the most important first."""
     if QUICK:
         return [Cell("copy", 4, method, 0) for method in ("truncated", "critic")]
     main = ("truncated", "critic", "critic, streaming")
@@ -113,14 +113,14 @@ def main() -> None:
 
 
 def measure(cell: Any, grid: Grid = GRID) -> Row:
-    """Run one cell: every length when it was solved, in time steps per stream and in seconds; what probes found."""
+    """Run one cell; return each solved length with time steps per stream and seconds, and the probes' figures."""
     folder = grid.folder(cell)
     summary: dict[str, Any] = {}
     try:
         summary = train(folder, *cell.overrides, quiet=True)
     except Failed as error:
         if "DivergedError" not in str(error):
-            raise SystemExit(f"{cell.name}: {error}; what it left is in {folder}") from error
+            raise SystemExit(f"{cell.name}: {error}; see {folder}") from error
     records = read_metrics(folder / METRICS)
     curve = solved(records)
     return {
@@ -136,7 +136,7 @@ def measure(cell: Any, grid: Grid = GRID) -> Row:
 
 
 def solved(records: list[Any]) -> list[list[float]]:
-    """[length, time steps per stream, seconds] at every length that was solved."""
+    """Return [length, time steps per stream, seconds] at every solved length."""
     curve: list[list[float]] = []
     for record in records:
         if record.get("solved_length", 0) > (curve[-1][0] if curve else 0):
@@ -145,18 +145,18 @@ def solved(records: list[Any]) -> list[list[float]]:
 
 
 def solved_within(row: Row, seconds: float) -> float:
-    """The longest length solved in so many seconds."""
+    """Return the longest length solved within `seconds`."""
     return max((length for length, _, at in row["curve"] if at <= seconds), default=0)
 
 
 def parts(group: str) -> tuple[str, int, str]:
-    """Task, window and method of a group's name."""
+    """Return task, window and method from a group's name."""
     task, window, method = group.split(", ", 2)
     return task, int(window.removeprefix("T=")), method
 
 
 def held(window: int, method: str) -> str:
-    """Time steps whose activations, and symbols that, a method holds at once."""
+    """Return the time steps with kept activations, and the symbols, that a method keeps at once."""
     if method in ("full", "oracle"):
         return "N / N"
     steps = HORIZON * window if "lambda" in method else window
@@ -171,7 +171,7 @@ HEADS = [
 
 
 def lengths(rows: dict[str, Row]) -> list[list[str]]:
-    """Mean and spread over seeds, at equal symbols and at the seconds that truncation took."""
+    """Return mean and spread over seeds, at equal symbols and at truncation's seconds."""
     lines = []
     for group, members in sorted(by_seed(rows).items(), key=lambda item: parts(item[0])[:2]):
         task, window, method = parts(group)
@@ -194,7 +194,7 @@ ALIGNED = ["method", "cosine at the cuts", "R² at the cuts", "norm ratio", "cos
 
 
 def alignment(rows: dict[str, Row]) -> list[list[str]]:
-    """Medians over all probes and seeds."""
+    """Return medians over all probes and seeds."""
     lines = []
     for group, members in by_seed(rows).items():
         probes = [probe for row in members for probe in row.get("probes", [])]
@@ -209,7 +209,7 @@ FIXED_HEADS = ["method", "bits per symbol at the end", "by seed", "seconds"]
 
 
 def fixed(rows: dict[str, Row]) -> list[list[str]]:
-    """Bits on fresh sequences at the end of training; 1 is chance but for the closing mark."""
+    """Return final bits on fresh sequences; chance is 1 except at the closing mark."""
     return [
         [parts(group)[2], spread(bits := [row["bits"] for row in members if row["bits"] is not None], 3),
          " ".join(f"{b:.3f}" for b in bits),
@@ -219,7 +219,7 @@ def fixed(rows: dict[str, Row]) -> list[list[str]]:
 
 
 def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
-    """Synthetic over truncated and full, means over seeds."""
+    """Return the ratios of synthetic to truncated and full, means over seeds."""
     means = {group: statistics.mean(row["solved"] for row in members) for group, members in by_seed(rows).items()}
 
     def ratio(at: str, ours: str, reference: str) -> float | None:

@@ -1,10 +1,9 @@
-"""Memory against the length of a sequence, by what flows back in time: nothing, a prediction, or everything.
+"""Memory against sequence length, by gradient in time: none, predicted or full.
 
 One LSTM layer trains on one sequence of generated symbols, each time in a fresh process
-(benchmarks/time/memory_probe.py); the figure is its largest memory beyond what it had before the first step. The
-data are drawn window by window, so this is what the trainer holds. A method stops where it would hold more than
-LIMIT_MB. QUICK=1 stays with short sequences and writes to outputs/bench-memory/ instead of benchmarks/results/ and
-docs/.
+(benchmarks/time/memory_probe.py); the figure is its peak memory minus the memory before the first step. Data are drawn
+window by window, so the figure is the trainer's memory. A method stops where it would exceed LIMIT_MB. QUICK=1 uses
+short sequences and writes to outputs/bench-memory/ instead of benchmarks/results/ and docs/.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ console = Console(width=max(Console().width, 100))
 
 
 def main() -> None:
-    """Measure, print the table and the bars, write the results and the picture."""
+    """Measure, print the table and the bars, write the results and the figure."""
     rows = [{"method": method, "points": points(method)} for method in METHODS]
     show(rows)
     results = {
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def points(method: str) -> list[dict[str, Any]]:
-    """What the method holds at every length, up to the limit; `extra_mb` is None beyond it."""
+    """Return the method's memory at every length, up to the limit; `extra_mb` is None beyond it."""
     found: list[dict[str, Any]] = []
     for length in LENGTHS:
         before = found[-1] if found else {"extra_mb": 0.0, "steps": length}
@@ -61,7 +60,7 @@ def points(method: str) -> list[dict[str, Any]]:
 
 
 def measure(method: str, length: int) -> dict[str, float]:
-    """One training in a process of its own."""
+    """Run one training in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.time.memory_probe", method, str(length)]
     ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if ended.returncode:
@@ -71,7 +70,7 @@ def measure(method: str, length: int) -> dict[str, float]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table."""
+    """Print the table."""
     table = Table("time", *(f"{length:,} steps" for length in LENGTHS), title="Memory beyond the start (MB)")
     for row in rows:
         table.add_row(row["method"], *("-" if p["extra_mb"] is None else f"{p['extra_mb']:.1f}" for p in row["points"]))
@@ -79,13 +78,13 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def growth(row: dict[str, Any], shorter: int, longer: int) -> float:
-    """By what share a method holds more at the longer length."""
+    """Return the relative growth of a method's memory from the shorter to the longer length."""
     held = {point["steps"]: point["extra_mb"] for point in row["points"]}
     return float(held[longer] / held[shorter] - 1)
 
 
 def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is cut into windows does not hold more of a longer sequence."""
+    """Return the bars: methods with windows need no more memory for a longer sequence."""
     found = []
     shorter, longer = (100, 1000) if QUICK else (1000, 100_000)
     for row in rows[:2]:
@@ -96,7 +95,7 @@ def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
-    """Memory against length, both logarithmic."""
+    """Draw memory against length, both logarithmic."""
     figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
     axes = figure.add_subplot(xlabel="steps of the sequence", ylabel="memory beyond the start (MB)")
     for row, marker in zip(rows, "osD^", strict=True):

@@ -1,7 +1,7 @@
-"""What one trainer holds: `python -m benchmarks.time.memory_probe METHOD STEPS` trains, and prints its memory.
+"""Train with one method and print its memory: `python -m benchmarks.time.memory_probe METHOD STEPS`.
 
-One LSTM layer, whose sequences are drawn window by window and forgotten: nothing here holds a sequence unless the
-method does. The process must be fresh, for the largest memory of a process never goes down.
+The model is one LSTM layer. Sequences are drawn window by window, so only the method keeps a sequence. The process must
+be fresh, because the peak memory of a process never decreases.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def trainer(method: str) -> tuple[Stage, Interface]:
-    """The stage, and its cut in time."""
+    """Return the stage and its cut in time."""
     torch.manual_seed(0)
     chain = Lstm(units=UNITS, layers=1).build(ModelContext(SYMBOLS))
     optimizer = torch.optim.Adam(chain.parameters(), 1e-3, fused=True)
@@ -49,7 +49,7 @@ def trainer(method: str) -> tuple[Stage, Interface]:
 
 
 def train(stage: Stage, cut: Interface, windows: int, window: int) -> None:
-    """Train on one sequence of so many windows."""
+    """Train on one sequence of `windows` windows."""
     loss = LossInterface()
     for step in range(windows):
         inputs, labels = drawn(step, window)
@@ -65,7 +65,7 @@ def take_step(
     labels: Tensor,
     future: Tensor | None = None,
 ) -> None:
-    """One training step of a whole recurrent model in one process."""
+    """Take one training step of a whole recurrent model in one process."""
     output, state = stage.forward(inputs)
     assert state is not None
     gradients = stage.backward(loss.gradient(step, output, labels), cut.gradient(step, state, future))
@@ -75,18 +75,18 @@ def take_step(
 
 
 def drawn(step: int, window: int) -> tuple[Tensor, Tensor]:
-    """Inputs and labels, (B, T) each, of a window of random symbols."""
+    """Return inputs and labels, (B, T) each, of a window of random symbols."""
     ids = torch.from_numpy(np.random.default_rng((0, step)).integers(0, SYMBOLS, (BATCH, window + 1)))
     return ids[:, :-1], ids[:, 1:]
 
 
 def now_mb() -> float:
-    """Resident memory now; where the system does not say, the largest so far."""
+    """Return the resident memory; the peak so far if the system does not report it."""
     return _status("VmRSS") or peak_rss_mb()
 
 
 def peak_mb() -> float:
-    """The largest resident memory so far. Linux counts that of the parent before exec as well, except in VmHWM."""
+    """Return the peak resident memory. On Linux, VmHWM excludes the parent's memory before exec."""
     return _status("VmHWM") or peak_rss_mb()
 
 

@@ -1,11 +1,11 @@
 """Real sequences: Penn Treebank characters and sequential MNIST, by window and method, with equal symbols per update.
 
-One LSTM layer of 128 units; every update sees 1,280 symbols whatever T is (B = 1,280 / T). Training stops when
-validation no longer gets better, or at a limit that is the same for all; the best checkpoint is measured on the test
-split, once. Whether T matters on a task at all is shown first: truncated(40) against truncated(8).
+One LSTM layer of 128 units; every update sees 1,280 symbols for every T (B = 1,280 / T). Training stops when validation
+no longer improves, or at a limit that is the same for all; the best checkpoint is measured on the test split once. The
+first cells, truncated(40) against truncated(8), show whether T matters on a task at all.
 
 DNI_PTB and DNI_MNIST name the folders of the data. Finished cells are read from benchmarks/results/ptb.json, so an
-interrupted benchmark goes on where it stopped. QUICK=1 takes few steps; they stay in outputs/bench-ptb/quick/.
+interrupted benchmark continues. QUICK=1 takes few steps; they stay in outputs/bench-ptb/quick/.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GRID = Grid("ptb", "ptb", {"symbols": SYMBOLS})
 
 @dataclass(frozen=True)
 class Task:
-    """What is read, for how long at most, and what each method was tuned to (on seed 100, by validation)."""
+    """Data, most steps, and the tuned settings of each method (on seed 100, by validation)."""
 
     overrides: tuple[str, ...]
     steps: int
@@ -79,12 +79,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As it stands in the results."""
+        """The run's name in the results."""
         return f"{self.task}, T={self.window}, {self.method}, seed {self.seed}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """As they are typed."""
+        """The run's settings as typed."""
         task = TASKS[self.task]
         steps = 16 if QUICK else task.steps
         return (
@@ -97,7 +97,7 @@ class Cell:
 
 
 def plan() -> list[Cell]:
-    """The cells, those that say whether T matters first."""
+    """Return the cells; first those that show whether T matters."""
     if QUICK:
         return [Cell(task, 8, method, 0) for task in TASKS for method in ("truncated", "critic")]
     core = (("truncated", 8), ("truncated", 40), ("critic", 8), ("plain", 8))
@@ -127,7 +127,7 @@ def measure(cell: Cell) -> Row:
     try:
         summary = train(folder, *cell.overrides, quiet=True)
     except Failed as error:
-        raise SystemExit(f"{cell.name}: {error}; what it left is in {folder}") from error
+        raise SystemExit(f"{cell.name}: {error}; see {folder}") from error
     tested = evaluate(folder, "test")
     curve = [
         [record["step"] * SYMBOLS, round(record["wall_s"], 2), record["bits_per_label"], record["accuracy"]]
@@ -147,7 +147,7 @@ HEADS = ["task", "T", "method", "test bits per label", "test accuracy", "by seed
 
 
 def lines(rows: dict[str, Row]) -> list[list[str]]:
-    """Mean and spread over seeds, against symbols and against seconds."""
+    """Return mean and spread over seeds, against symbols and against seconds."""
     found = []
     for group, members in sorted(by_seed(rows).items(), key=lambda item: order(item[0])):
         task, window, method = group.split(", ")
@@ -165,18 +165,18 @@ def lines(rows: dict[str, Row]) -> list[list[str]]:
 
 
 def order(group: str) -> tuple[str, str, int]:
-    """Tasks, then methods, then windows."""
+    """Return the sort key: task, then method, then window."""
     task, window, method = group.split(", ")
     return task, "" if method == "truncated" else method, int(window.removeprefix("T="))
 
 
 def reached(row: Row, seconds: float) -> float | None:
-    """The best validation bits by then."""
+    """Return the best validation bits within `seconds`."""
     return min((bits for _, at, bits, _ in row["curve"] if at <= seconds), default=None)
 
 
 def draw(rows: dict[str, Row], path: Path) -> None:
-    """Validation bits against symbols and against seconds: the mean of the seeds."""
+    """Draw validation bits against symbols and against seconds, means over seeds."""
     figure = Figure(figsize=(10, 3.2 * len(TASKS)), layout="constrained")
     axes = figure.subplots(len(TASKS), 2, squeeze=False)
     for group, members in sorted(by_seed(rows).items(), key=lambda item: order(item[0])):
@@ -192,7 +192,8 @@ def draw(rows: dict[str, Row], path: Path) -> None:
 
 
 def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
-    """Whether T matters, and what share of the way from truncated(8) to truncated(40) synthetic gradients go at T=8."""
+    """Return whether T matters, and the share of the gap from truncated(8) to truncated(40) that synthetic gradients
+    close at T=8."""
     found = []
     bits = {group: [row["bits"] for row in members] for group, members in by_seed(rows).items()}
     for task in TASKS:

@@ -1,8 +1,8 @@
 """The cost of a synthetic step over a truncated one: one LSTM layer, one process, by window and predictor.
 
-The same stage takes the same windows with nothing, a plain regressor (the paper's) and a critic at its cut in time. The
-ways take turns, a few steps each; ratios are those of one turn, and the figure is their median. QUICK=1 takes few turns
-(the figures then mean little) and writes to outputs/bench-step-cost/ instead of benchmarks/results/.
+The same stage trains on the same windows with no predictor, a plain regressor (the paper's) or a critic at its cut in
+time. The variants take turns of a few steps; ratios are those within one turn, and the figure is their median. QUICK=1
+takes few turns, whose figures mean little, and writes to outputs/bench-step-cost/ instead of benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ def main() -> None:
 
 
 def row(window: int) -> dict[str, Any]:
-    """Every way at one window: median milliseconds of a step, and median ratio to truncation."""
-    ways = {TRUNCATED: way(window, None), PLAIN: way(window, PLAIN), CRITIC: way(window, CRITIC)}
-    for take in ways.values():  # what is loaded or allocated once is not of a step
+    """Return each variant's median milliseconds per step and median ratio to truncation, at one window."""
+    variants = {TRUNCATED: variant(window, None), PLAIN: variant(window, PLAIN), CRITIC: variant(window, CRITIC)}
+    for take in variants.values():  # warm-up: loads and allocates
         take()
-    turns = [{name: seconds(take) for name, take in ways.items()} for _ in range(TURNS)]
+    turns = [{name: seconds(take) for name, take in variants.items()} for _ in range(TURNS)]
     return {
         "window": window,
-        "ms": {name: 1000 * statistics.median(turn[name] for turn in turns) for name in ways},
-        "ratio": {name: statistics.median(turn[name] / turn[TRUNCATED] for turn in turns) for name in ways},
+        "ms": {name: 1000 * statistics.median(turn[name] for turn in turns) for name in variants},
+        "ratio": {name: statistics.median(turn[name] / turn[TRUNCATED] for turn in turns) for name in variants},
     }
 
 
-def way(window: int, predictor: str | None) -> Callable[[], None]:
-    """What takes the next training step, on windows drawn beforehand."""
+def variant(window: int, predictor: str | None) -> Callable[[], None]:
+    """Return a function that takes the next training step, on windows drawn beforehand."""
     stage, cut, loss = stage_of(), cut_of(predictor), LossInterface()
     data = [drawn(n, window) for n in range(20)]
     step = 0
@@ -81,14 +81,14 @@ def way(window: int, predictor: str | None) -> Callable[[], None]:
 
 
 def stage_of() -> Stage:
-    """The layer with its embedding and its softmax, the same every time."""
+    """Build the layer with its embedding and softmax, from a fixed seed."""
     torch.manual_seed(0)
     chain = Lstm(units=UNITS, layers=1).build(ModelContext(SYMBOLS))
     return Stage(chain, torch.optim.Adam(chain.parameters(), 1e-3, fused=True), clip=1.0, first=True)
 
 
 def cut_of(predictor: str | None) -> Interface:
-    """The cut in time: the state is hidden and cell."""
+    """Build the cut in time; the state is hidden and cell."""
     if predictor is None:
         return ZeroInterface()
     if predictor == PLAIN:
@@ -97,13 +97,13 @@ def cut_of(predictor: str | None) -> Interface:
 
 
 def drawn(n: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs (B, T), labels (B, T) and the L labels after them, at random."""
+    """Return random inputs (B, T), labels (B, T) and the L labels after them."""
     ids = torch.randint(SYMBOLS, (BATCH, window + 1 + FUTURE_LABELS), generator=torch.Generator().manual_seed(n))
     return ids[:, :window], ids[:, 1 : window + 1], ids[:, window + 1 :]
 
 
 def seconds(take: Callable[[], None]) -> float:
-    """The mean over a few steps."""
+    """Return the mean seconds of a few steps."""
     started = time.perf_counter()
     for _ in range(STEPS):
         take()
@@ -111,7 +111,7 @@ def seconds(take: Callable[[], None]) -> float:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table."""
+    """Print the table."""
     table = Table(
         "T", *(f"{name} (ms)" for name in rows[0]["ms"]), *(f"{name} / truncated" for name in (PLAIN, CRITIC))
     )
@@ -122,7 +122,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every ratio as a line of JSON."""
+    """Return every ratio as a line of JSON."""
     found = []
     for each in rows:
         for name in (CRITIC, PLAIN):

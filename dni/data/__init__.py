@@ -1,4 +1,4 @@
-"""Data sets, and the deterministic sources of windows that they open."""
+"""Data sets and their deterministic sources of windows."""
 
 from dni.data.arrays.series import Series, SeriesSource
 from dni.data.arrays.tokens import Tokens, TokenSource

@@ -1,4 +1,4 @@
-"""What every data set offers: its windows for training and validation, and what the rules ask of it."""
+"""Base class of the data sets: their windows for training and validation, and properties for the checks."""
 
 from __future__ import annotations
 
@@ -21,44 +21,47 @@ F = TypeVar("F", bound="FromFiles")
 
 @dataclass(frozen=True)
 class DataContext:
-    """What a data set is opened for."""
+    """The settings that a data set is opened with."""
 
-    window: int  #: T of the windows in force
-    future_labels: int = 0  #: L, labels after a window that travel with it
+    window: int  #: T, time steps of a window
+    future_labels: int = 0  #: L, labels after a window that are sent with it
     seed: int = 0
     whole_sequences: bool = False  #: one window is one whole sequence
-    probe_windows: int = 8  #: most windows of the sequence that a probe takes
+    probe_windows: int = 8  #: most windows in the sequence of a probe
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads."""
+    """The opened data of a run."""
 
     name: str
-    symbols: int  #: V; O where labels are numbers
-    input_symbols: int
+    symbols: int  #: V, number of classes of the labels; O, numbers of one label, for regression
+    input_symbols: int  #: number of input symbols; 0: inputs are numbers
     train: Source
-    valid: Callable[[], Source]  #: from its start, for every pass
-    valid_windows: int  #: of a pass; 0: there is no validation
-    probe: Callable[[], Source]  #: begins with the sequence to probe with
-    test: Callable[[], PassSource] | None = None  #: its own test split; nothing is read before the call
-    input_shape: tuple[int, ...] | None = None  #: of inputs that are numbers: (C, H, W) of an image, (D,) of a vector
-    characters: tuple[str, ...] | None = None  #: of a text, by symbol
-    tokenizer: str | None = None  #: of a text in tokens: what its tokenizer.json holds
-    bytes_per_label: Mapping[str, float] = field(default_factory=dict)  #: of such a text in UTF-8, by split
-    digest: Callable[[], str | None] = lambda: None  #: of what is trained and validated on; None: it is generated
+    valid: Callable[[], Source]  #: returns the validation source, at its start; called for every validation
+    valid_windows: int  #: number of windows in one validation; 0: there is no validation
+    probe: Callable[[], Source]  #: returns a source that begins with the sequence to probe
+    test: Callable[[], PassSource] | None = None  #: returns the data set's own test split, which it reads when called
+    input_shape: tuple[int, ...] | None = None  #: shape of numeric inputs: (C, H, W) of an image, (D,) of a vector
+    characters: tuple[str, ...] | None = None  #: characters of a text, by symbol
+    tokenizer: str | None = None  #: content of the tokenizer.json of a text in tokens
+    bytes_per_label: Mapping[str, float] = field(
+        default_factory=dict
+    )  #: UTF-8 bytes per token of such a text, by split
+    digest: Callable[[], str | None] = lambda: None  #: returns the SHA-256 of training and validation data; None:
+    #: generated data
 
     @cached_property
     def sha256(self) -> str | None:
-        """Found when it is first asked for: the stages, which read the data again, do not need it."""
+        """Compute the digest on first use: stages, which read the data as well, do not need it."""
         return self.digest()
 
 
 def in_passes(name: str, train: PassSource, valid: PassSource, **more: Any) -> Data:
-    """Data with a validation part, in which probes begin as well; `more`: further fields of `Data`."""
+    """Return `Data` whose probes begin with the validation part; `more` are further fields of `Data`."""
 
     def from_the_start() -> PassSource:
-        valid.load_state_dict({"window": 0})  # what it holds is read once, not once a pass
+        valid.load_state_dict({"window": 0})  # rewind instead of reading the files again
         return valid
 
     sizes = train.symbols, train.input_symbols
@@ -69,71 +72,76 @@ def in_passes(name: str, train: PassSource, valid: PassSource, **more: Any) -> D
 class DataSet(Named, ABC):
     """Base class of the data sets.
 
-    A data set of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of
-    the section `data`, with those below. `open` is all that it must have.
+    To add a data set, write a dataclass that subclasses this class, in a module of your own. Its fields, and those
+    below, are the settings of the section `data`. Only `open` is required.
     """
 
-    batch: int = one_or_more(32)  # [streams] B, examples or sequences that are trained on at once
-    window: int = one_or_more(32)  # [time steps] T, of one training step; time=checkpointed: of a chunk that is
-    # computed again
-    sequence: int | None = one_or_more(256)  # [time steps] between resets, a multiple of T; null: streams run on to the
-    # text's end
-    sha256: str | None = None  # of the data that is read, but for the test split of images; filled in from it
+    batch: int = one_or_more(32)  # [streams] B, examples or sequences per training step
+    window: int = one_or_more(32)  # [time steps] T, length of a training step; time=checkpointed: of a recomputed chunk
+    sequence: int | None = one_or_more(256)  # [time steps] between resets of the state, a multiple of T; null: reset at
+    # the end of the text only
+    sha256: str | None = None  # SHA-256 of the data, without the test split of images; filled in from the data
 
-    #: What its inputs are.
+    #: The kind of inputs.
     gives: ClassVar[Inputs] = Inputs.symbols
 
-    #: Windows are parts of sequences (B, T); else a batch of examples, each with one label.
+    #: True if windows are parts of sequences (B, T), False for batches of examples with one label each.
     sequences: ClassVar[bool] = True
 
-    #: There is one label a window, at its end, and not one at every step.
+    #: One label per window, at its end, instead of one at every step.
     one_label: ClassVar[bool] = False
 
-    #: Labels are numbers (B, T, O) in float32, O of them a row, and not classes; nothing of them travels ahead.
+    #: Labels are numbers (B, T, O) in float32, O for each row, instead of classes. No future labels are sent.
     numbers: ClassVar[bool] = False
 
-    #: It is a text, whose next character a model learns, so that it can write.
+    #: V and the shape of one input, if both are known before a file is read; None: they are in the files.
+    known_shapes: ClassVar[tuple[int, tuple[int, ...]] | None] = None
+
+    #: The data is a text and the label its next character, so that a model can generate text.
     is_text: ClassVar[bool] = False
 
     @abstractmethod
     def open(self, context: DataContext) -> Data:
-        """Its windows. Raises DataError for what cannot be read, ConfigError for sizes that do not fit."""
+        """Return the windows. Raise DataError for data that cannot be read, ConfigError for sizes that do not fit."""
 
     def located(self: S) -> S:
-        """The same data set, wherever this process works: with absolute paths."""
+        """Return the data set with absolute paths, which do not depend on the working directory."""
         return self
 
     def alphabet(self) -> tuple[tuple[str, ...], str] | None:
-        """The characters of a text, by symbol, and its SHA-256; None: it is no text. Raises as `open`."""
+        """Return the characters of a text, by symbol, and its SHA-256; None: not a text. Raise the errors of `open`."""
         return None
 
     @property
-    def own_classes(self) -> int:
-        """Classes of the labels that the first stage has for a task of its own (`Window.own`); 0: it has none."""
+    def local_classes(self) -> int:
+        """Classes of the labels that the first stage has for a task of its own (`Window.local_labels`); 0: it has none.
+
+        The method in depth must learn them: refuse the others in `check`.
+        """
         return 0
 
     @property
     def grows(self) -> bool:
-        """Whether sequences grow as they are learned: a curriculum, which hears of losses and has no validation."""
+        """Whether sequences grow as they are learned: a curriculum, which needs reports of losses, not validation."""
         return False
 
     @property
     def known_ahead(self) -> bool:
-        """Whether its training source knows the rest of a sequence (`Source.rest`)."""
+        """Whether the training source knows the rest of a sequence (`Source.rest`)."""
         return False
 
     @property
     def whole_length(self) -> int | None:
-        """Steps of one whole sequence, of a curriculum the first; None: it has no end."""
+        """Time steps of a whole sequence, or of a curriculum's first; None: sequences do not end."""
         return self.sequence
 
     @property
     def label_delay(self) -> int:
-        """Steps of a sequence after which its labels come; 0: they come at every step, or it is not known."""
+        """Time steps of a sequence before its labels; 0: there is a label at every step, or the delay is unknown."""
         return 0
 
     def check(self, run: Any) -> None:
-        """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that do not go with it."""
+        """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that do not fit this data."""
         if not self.sequences:
             self._check_no_time(run)
         elif run.whole_sequences and self.whole_length is None:
@@ -147,31 +155,25 @@ class DataSet(Named, ABC):
                 f"data.sequence={self.sequence} is not a multiple of data.window={self.window}: "
                 f"set data.sequence={nearest}, say (or data.sequence=null)"
             )
-        if self.own_classes and not run.depth.multi_rate:
-            raise ConfigError(
-                f"data={self.name} has a task of the first stage's own, whose gradient is added to that of its output, "
-                f"and depth={run.depth.name} has none: use depth=synthetic or depth=backprop"
-            )
 
     def _check_no_time(self, run: Any) -> None:
         asked = f"data={self.name}"
         if run.time.answers or run.whole_sequences:
-            raise ConfigError(f"time={run.time.name} has nothing to cut, for {asked} has no time: use time=truncated")
+            raise ConfigError(f"time={run.time.name} needs sequences, and {asked} has none: use time=truncated")
         if self.window != 1 or self.sequence is not None:
             raise ConfigError(f"{asked} has no sequences: set data.window=1 and data.sequence=null")
         if run.evaluate.probe is not None:
             raise ConfigError(
-                f"evaluate.probe={run.evaluate.probe} goes through a sequence, and {asked} has none: "
-                "set evaluate.probe=null"
+                f"evaluate.probe={run.evaluate.probe} needs sequences, and {asked} has none: set evaluate.probe=null"
             )
 
 
 @dataclass
 class FromFiles(DataSet):
-    """Data that is read from files."""
+    """Base class of data sets that are read from files."""
 
-    path: str | None = None  # text: file, folder, or Penn Treebank folder, null: the embedded text; images' or tokens'
-    # folder; series: .csv or .npy file
+    path: str | None = None  # text: file or folder, such as the Penn Treebank's (null: the text that comes with
+    # Python); images: folder (null: a folder with the name of the data); tokens: folder; series: .csv or .npy file
 
     def located(self: F) -> F:
         return replace(self, path=self.path and str(Path(self.path).expanduser().absolute()))
@@ -179,9 +181,9 @@ class FromFiles(DataSet):
 
 @dataclass
 class Streamable(DataSet):
-    """Sequences that may be read as they come."""
+    """Base class of sequences that can be read as a stream."""
 
-    streaming: bool = False  # labels after a window are not known yet: no future_labels
+    streaming: bool = False  # read as a stream: labels after a window are not known, so there are no future_labels
 
     def check(self, run: Any) -> None:
         super().check(run)

@@ -9,18 +9,18 @@ from dni.data.base import Data, DataContext, Streamable
 from dni.data.copy_task import CopySource
 from dni.ranges import one_or_more
 
-#: Steps of the shortest sequence, where a curriculum begins.
+#: Time steps of the shortest sequence, the first of a curriculum.
 SHORTEST = 5
 
-#: Sequences in a validation pass, where they have a fixed length.
+#: Sequences in a validation pass over sequences of a fixed length.
 VALIDATION_SEQUENCES = 16
 
 
 @dataclass
 class Copy(Streamable):
-    """Bits are read, then reproduced (Graves et al. 2014)."""
+    """The copy task: read bits, then reproduce them (Graves et al. 2014)."""
 
-    length: int | None = one_or_more(None)  # [time steps] of every sequence; null: the curriculum
+    length: int | None = one_or_more(None)  # [time steps] of every sequence; null: a curriculum of growing lengths
 
     name: ClassVar[str] = "copy"
     repeat: ClassVar[bool] = False
@@ -48,7 +48,7 @@ class Copy(Streamable):
             return self._source(context, context.seed + 10**9, length)
 
         def probe() -> CopySource:
-            """Sequences as long as the curriculum's present ones, if the probe can hold them: their labels come late"""
+            """Return sequences of the curriculum's current length, or shorter ones that fit the probe's windows."""
             most = context.probe_windows * context.window
             present = train.length if context.whole_sequences else train.longest_within(most)
             return self._source(context, context.seed + 2 * 10**9, present)
@@ -67,7 +67,7 @@ class Copy(Streamable):
 
 @dataclass
 class RepeatCopy(Copy):
-    """Bits are read with a number, then reproduced that many times."""
+    """The repeat-copy task: read bits and a number, then reproduce the bits that many times."""
 
     name: ClassVar[str] = "repeat_copy"
     repeat: ClassVar[bool] = True

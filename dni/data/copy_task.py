@@ -1,13 +1,13 @@
-"""Copy and repeat copy: bits are read, then reproduced from memory once or several times (Graves et al. 2014).
+"""The copy and repeat-copy tasks: read bits, then reproduce them once or several times (Graves et al. 2014).
 
-With N = 3 bits, copied once, and with N = 2 bits, repeated R = 2 times (`.` is IGNORED, `_` is BLANK):
+Examples with N = 3 bits copied once, and N = 2 bits repeated R = 2 times (`.` is IGNORED, `_` is BLANK):
 
     inputs  MARK 1 0 1 x1 _ _ _  _          inputs  MARK 1 0 x2 _ _ _ _  _
     labels    .  . . .  . 1 0 1 MARK        labels    .  . .  . 1 0 1 0 MARK
 
-so a sequence has (R + 1) N + 3 steps (2 N + 3 to copy once), of which R N + 1 count. The step `xR` says that reading is
-over and how many copies are wanted. Ids: 0 and 1 are the bits, 2 is MARK (start as an input, end as a label), 3 is
-BLANK, 3 + R is `xR`. What pads a sequence to whole windows is BLANK, its labels IGNORED.
+A sequence has (R + 1) N + 3 steps (2 N + 3 to copy once), of which R N + 1 count. The input `xR` ends the reading and
+gives the number of copies. Ids: 0 and 1 are the bits, 2 is MARK (start as an input, end as a label), 3 is BLANK, and
+3 + R is `xR`. Sequences are padded to whole windows with BLANK and IGNORED labels.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ from dni.errors import ConfigError
 from dni.types import IGNORED
 
 MARK, BLANK = 2, 3
-#: Of repeat copy: beyond it (sequences of 1,059 steps) only the number of bits grows.
+#: Most repeats. After 32 repeats (sequences of 1,059 steps), only the number of bits grows.
 MOST_REPEATS = 32
-#: A sequence that is still not fully reported when this many newer ones have begun is given up.
+#: Most sequences with missing reports; the oldest are dropped.
 _MOST_UNREPORTED = 64
 
 
 @dataclass
 class _Unreported:
-    """What training reached so far on a sequence."""
+    """The losses reported so far for a sequence."""
 
-    missing: set[int]  # numbers of the windows that hold counted labels, and are not yet reported
+    missing: set[int]  # numbers of the windows with counted labels and without a report
     loss: float = 0.0
     count: int = 0
 
 
 class CopySource(Source):
-    """Batches of B sequences of one length, all streams in step, drawn anew from (seed, number of the sequence).
+    """Batches of B sequences of equal length, drawn from (seed, number of the batch); all streams run in step.
 
-    The curriculum begins at level 1, N = R = 1. A level is solved by a batch of sequences, begun at this level, whose
-    mean over all its counted labels is below `threshold_bits`; the next batch to begin is then longer: N grows by one,
-    or in repeat copy N and R in turn, N first (lengths 5, 7, 9, 12, 15, 19, ...).
+    The curriculum begins at level 1, N = R = 1. A batch that began at the current level solves it if its mean loss over
+    counted labels is below `threshold_bits`. The next batch is then longer: N grows by one, or in repeat copy N and R
+    in turn, N first (lengths 5, 7, 9, 12, 15, 19, ...).
 
     Args:
         batch: B, sequences at once.
         window: T, time steps of a window; None: one window is one whole sequence.
         future_labels: L, labels after a window.
-        seed: not negative.
-        repeat: repeat copy.
-        length: of every sequence, in steps; None: the curriculum.
-        threshold_bits: bits per counted label.
-        streaming: no labels after the window are known.
+        seed: seed of the bits, not negative.
+        repeat: the repeat-copy task instead of copy.
+        length: time steps of every sequence; None: the curriculum.
+        threshold_bits: bits per counted label below which a level is solved.
+        streaming: labels after the window are not known.
 
-    Raises ConfigError if the sizes do not fit, no sequence has `length` steps, or a stream shall look ahead.
+    Raise ConfigError if the sizes do not fit, if no sequence has `length` steps, or for a stream with future labels.
     """
 
     symbols = 3  #: 0, 1 and MARK
@@ -86,48 +86,48 @@ class CopySource(Source):
         self._most_repeats = MOST_REPEATS if repeat else 1
         self.input_symbols = 4 + self._most_repeats
         self._fixed = None if length is None else self._level_of(length)
-        self._solved = 0  # the highest level that was solved
-        self._window, self._sequences = 0, 0  # how many were given out, how many were begun
-        self._first, self._running = 0, 1  # of the sequence under way: its first window, its level
+        self._solved = 0  # the highest solved level
+        self._window, self._sequences = 0, 0  # numbers of windows returned and of sequences begun
+        self._first, self._running = 0, 1  # first window and level of the current sequence
         self._inputs, self._labels = torch.empty(batch, 0), torch.empty(batch, 0)
-        self._unreported: list[_Unreported] = []  # of the present level, oldest first
+        self._unreported: list[_Unreported] = []  # sequences of the current level, oldest first
 
     def figures(self) -> dict[str, float]:
-        """Steps of the longest sequences that were solved."""
+        """Return the length of the longest solved sequences, in time steps."""
         return {"solved_length": self.solved_length}
 
     @property
     def level(self) -> int:
-        """What the next sequence will be: 1, 2, ..."""
+        """The level of the next sequence: 1, 2, ..."""
         return self._fixed or self._solved + 1
 
     @property
     def length(self) -> int:
-        """Steps of the sequences of the present level, without padding."""
+        """Time steps of a sequence of the current level, without padding."""
         return self._length(self.level)
 
     @property
     def solved_length(self) -> int:
-        """Steps of the longest sequences that were solved; 0: none yet."""
+        """Time steps of the longest solved sequences; 0: none yet."""
         return self._length(self._solved) if self._solved else 0
 
     @property
     def window_size(self) -> int:
-        """T of the sequence under way."""
+        """T in the current sequence."""
         return self._fixed_window or self._length(self._running)
 
     @property
     def windows_per_sequence(self) -> int:
-        """Of the present level."""
+        """Number of windows in a sequence of the current level."""
         return math.ceil(self.length / (self._fixed_window or self.length))
 
     def longest_within(self, steps: int) -> int:
-        """Steps of the longest sequences, up to the present level, that have at most so many; else of level 1."""
+        """Return the largest sequence length of at most `steps` up to the current level; else that of level 1."""
         lengths = [self._length(level) for level in range(1, self.level + 1)]
         return max((n for n in lengths if n <= steps), default=lengths[0])
 
     def next(self) -> Window:
-        """The next window of all streams."""
+        """Return the next window of all streams."""
         start = (self._window - self._first) * self.window_size
         if start >= self._inputs.shape[1]:
             self._begin()
@@ -139,12 +139,12 @@ class CopySource(Source):
         return Window(self._inputs[:, start:end].clone(), labels, reset, done)
 
     def rest(self) -> tuple[Tensor, Tensor]:
-        """Inputs and labels (B, N) of the sequence under way after the newest window; N = 0 at its end."""
+        """Return inputs and labels (B, N) of the current sequence after the newest window; N = 0 at its end."""
         end = (self._window - self._first) * self.window_size
         return self._inputs[:, end:], self._labels[:, end : self._inputs.shape[1]]
 
     def report(self, window: int, loss: float, count: int) -> None:
-        """Take the summed nats and the number of counted labels of a window; it counts once, and at its own level."""
+        """Take the summed nats and the number of counted labels of a window, once, if its level is the current one."""
         for sequence in self._unreported:
             if window in sequence.missing:
                 sequence.missing.remove(window)
@@ -155,7 +155,7 @@ class CopySource(Source):
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the source is, and what was reported of which window."""
+        """Return the position of the source and the reports of windows."""
         return {
             "window": self._window,
             "sequences": self._sequences,
@@ -166,7 +166,7 @@ class CopySource(Source):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`, for a source that was made with the same arguments."""
+        """Restore the result of `state_dict` in a source made with the same arguments."""
         self._window, self._sequences = state["window"], state["sequences"]
         self._first, self._running, self._solved = state["first"], state["running"], state["solved"]
         self._unreported = [_Unreported(set(missing), loss, n) for missing, loss, n in state["unreported"]]
@@ -174,7 +174,7 @@ class CopySource(Source):
             self._inputs, self._labels = self._draw()
 
     def _shape(self, level: int) -> tuple[int, int]:
-        """N and R of a level."""
+        """Return N and R of a level."""
         repeats = min((level + 1) // 2, self._most_repeats)
         return level + 1 - repeats, repeats
 
@@ -198,7 +198,7 @@ class CopySource(Source):
         del self._unreported[:-_MOST_UNREPORTED]
 
     def _draw(self) -> tuple[Tensor, Tensor]:
-        """Inputs (B, padded) and labels (B, padded + L) of the sequence under way."""
+        """Return inputs (B, padded) and labels (B, padded + L) of the current sequence."""
         n, repeats = self._shape(self._running)
         length = self._length(self._running)
         drawn = np.random.default_rng((self.seed, self._sequences)).integers(0, 2, (self.batch, n))
@@ -214,4 +214,4 @@ class CopySource(Source):
         self._unreported.remove(sequence)
         if sequence.loss < self.threshold_bits * math.log(2) * sequence.count:
             self._solved = self.level
-            self._unreported.clear()  # begun at the level that is over
+            self._unreported.clear()  # the others began at the solved level

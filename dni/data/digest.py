@@ -1,4 +1,4 @@
-"""What tells data that has changed from data that has not."""
+"""Digests, by which a resumed run recognises its data."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 
 def digest_of(*tensors: Tensor) -> str:
-    """SHA-256, in hexadecimal, of the bytes of CPU tensors, one after another."""
+    """Return the SHA-256, in hexadecimal, of the concatenated bytes of CPU tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
 
 
-class StashedWindow(Protocol):
-    """A source that holds all that it gives."""
+class InMemory(Protocol):
+    """A source that keeps all its data in memory."""
 
     def contents(self) -> tuple[Tensor, ...]:
-        """As it was read."""
+        """Return the data as read."""
 
 
-def digest_of_parts(*parts: StashedWindow) -> str:
-    """Of what sources hold, one after another."""
+def digest_of_parts(*parts: InMemory) -> str:
+    """Return the SHA-256 of the contents of sources, one after another."""
     return digest_of(*(tensor for part in parts for tensor in part.contents()))

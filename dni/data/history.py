@@ -1,4 +1,4 @@
-"""What was read up to the end of a window."""
+"""The last inputs of every stream, up to the end of a window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dni.types import IGNORED
 
 
 class History:
-    """The last H inputs of every stream, from its sequence's start on; IGNORED before.
+    """The last H inputs of every stream within its sequence; IGNORED before the start of the sequence.
 
     Args:
         length: H.
@@ -21,7 +21,7 @@ class History:
         self.symbols: Tensor | None = None  #: (B, H), the newest last
 
     def read(self, window: Window) -> Tensor:
-        """The history with a window's inputs in it: (B, H), the newest last."""
+        """Add a window's inputs and return the history: (B, H), the newest last."""
         if self.symbols is None:
             self.symbols = torch.full((len(window.inputs), self.length), IGNORED)
         before = self.symbols.masked_fill(window.reset.unsqueeze(-1), IGNORED)

@@ -27,9 +27,9 @@ from dni.types import Inputs
 Name = Literal["mnist", "cifar10"]
 
 _CIFAR10 = (3, 32, 32)
-_RECORD = 1 + 3 * 32 * 32  # of CIFAR-10: the label, then the red, green and blue plane, row by row
+_RECORD = 1 + 3 * 32 * 32  # bytes of a CIFAR-10 record: the label, then the red, green and blue plane, row by row
 _LABEL_FILE = "label.txt"
-_CHUNK = 1024  # images that are summed at once: all of them in 64 bits would be eight times their size
+_CHUNK = 1024  # images summed at once, as int64, which takes eight times their memory
 
 
 class Images(NamedTuple):
@@ -40,19 +40,19 @@ class Images(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """(p - mean) / deviation: a mean of 0 and a variance of 1 in every channel of the images it was made of."""
+    """Normalisation (p - mean) / deviation of pixels p, to mean 0 and variance 1 in every channel."""
 
     mean: Tensor  #: (C, 1, 1) float32, in levels of 0 to 255
     deviation: Tensor  #: (C, 1, 1) float32; 1 where a channel is constant
 
     @classmethod
     def of(cls, pixels: Tensor) -> Scale:
-        """The exact mean and deviation of every channel of (n, C, H, W) uint8."""
+        """Compute the exact mean and deviation of every channel of (n, C, H, W) uint8."""
         each, sums = pixels[:, 0].numel(), torch.zeros(2, pixels.shape[1], dtype=torch.int64)
         for chunk in torch.split(pixels, _CHUNK):
             levels = chunk.to(torch.int64)
             sums += torch.stack([levels.sum((0, 2, 3)), levels.square().sum((0, 2, 3))])
-        totals = list(zip(*sums.tolist(), strict=True))  # Python's integers: these products are beyond 64 bits
+        totals = list(zip(*sums.tolist(), strict=True))  # Python's integers: the products below exceed 64 bits
         mean = torch.tensor([total / each for total, _ in totals])
         variance = torch.tensor([(each * squares - total * total) / each**2 for total, squares in totals])
         deviation = torch.where(variance > 0, variance.sqrt(), 1.0)
@@ -60,23 +60,24 @@ class Scale(NamedTuple):
 
 
 class ImageSource(PassSource):
-    """Images in batches: inputs (B, C, H, W) float32, normalised, and one label each, (B,) int64.
+    """Images in batches: inputs (B, C, H, W) float32, normalised, and labels (B,) int64.
 
-    Shuffled, as in training, a pass takes every image at most once, anew by (seed, pass), in whole batches only. Else
-    it takes every image exactly once, in order, and its last batch may be smaller. Only uint8 pixels are held.
+    With `shuffle`, as in training, a pass takes every image at most once, in whole batches only, in an order drawn from
+    (seed, pass). Otherwise a pass takes every image exactly once, in order, and its last batch may be smaller. The
+    source keeps pixels as uint8.
 
     Args:
-        images: of one part; shared, not copied.
+        images: images of one part; shared, not copied.
         batch: B.
-        scale: the normalisation, of the training part.
-        shuffle: whether the order changes from pass to pass.
-        seed: of the shuffling and the noise, not negative.
-        noise: deviation of the Gaussian noise added to the normalised inputs, anew by (seed, batch).
+        scale: the normalisation, from the training images.
+        shuffle: whether to shuffle each pass.
+        seed: seed of the order and the noise, not negative.
+        noise: deviation of the Gaussian noise added to the normalised inputs, drawn from (seed, batch).
 
-    Raises ConfigError for other settings, DataError for too few images.
+    Raise ConfigError for other settings, and DataError for too few images.
     """
 
-    symbols = 10  #: the classes
+    symbols = 10  #: number of classes
 
     def __init__(
         self, images: Images, batch: int, scale: Scale, *, shuffle: bool = False, seed: int = 0, noise: float = 0.0
@@ -85,7 +86,7 @@ class ImageSource(PassSource):
             raise ConfigError(f"need batch {batch} >= 1 and seed {seed} >= 0")
         count = len(images.pixels)
         if count < (batch if shuffle else 1):
-            raise DataError(f"{count} images are less than one batch of {batch}: use a smaller batch")
+            raise DataError(f"{count} images are fewer than one batch of {batch}: use a smaller batch")
         self.batch, self._images, self._scale = batch, images, scale
         self.windows_per_pass = count // batch if shuffle else -(-count // batch)
         self._order, self._seed, self._noise = EpochSampler(count, seed=seed, shuffle=shuffle), seed, noise
@@ -96,32 +97,33 @@ class ImageSource(PassSource):
         return tuple(self._images.pixels.shape[1:])
 
     def window(self, n: int) -> Window:
-        """Batch n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
+        """Return batch n = 0, 1, ...; from `windows_per_pass` on, those of the next passes."""
         number, group = divmod(n, self.windows_per_pass)
         rows = self._order.of(number)[group * self.batch : (group + 1) * self.batch]
         inputs = (self._images.pixels[rows].float() - self._scale.mean) / self._scale.deviation
         if self._noise:
-            inputs += self._noise * self._drawn(n, inputs.shape)
+            inputs += self._noise * self._standard_normal(n, inputs.shape)
         each = torch.ones(len(rows), dtype=torch.bool)
         return Window(inputs, self._images.labels[rows].long(), each, each)
 
-    def _drawn(self, n: int, shape: Sequence[int]) -> Tensor:
-        """Standard normal, by (seed, batch); the 1 keeps it apart from what the order draws by (seed, pass)."""
+    def _standard_normal(self, n: int, shape: Sequence[int]) -> Tensor:
+        """Draw from (seed, batch). The 1 in the key keeps it apart from the order's key, (seed, pass)."""
         return torch.from_numpy(np.random.default_rng((self._seed, n, 1)).standard_normal(tuple(shape), np.float32))
 
     def contents(self) -> tuple[Tensor, Tensor]:
-        """The images (n, C, H, W) and labels (n,) of this part, uint8, as they were read."""
+        """Return the images (n, C, H, W) and labels (n,) of this part, uint8, as read."""
         return self._images
 
 
 @dataclass
 class ImageSet(FromFiles):
-    """Labelled images in batches; `path` is their folder, of the name of the data where none is given."""
+    """Base class of labelled images in batches. `path` is their folder; default: a folder with the data's name."""
 
     window: int = one_or_more(1)
     sequence: int | None = one_or_more(None)
-    label: str | None = None  # what to call them; null: what a label.txt beside them says, else their kind
-    noise: float = zero_or_more(0.0)  # [deviations] Gaussian noise on the normalised images, in training alone
+    label: str | None = None  # name of the data in results; null: the first line of a label.txt in its folder, else
+    # mnist or cifar10
+    noise: float = zero_or_more(0.0)  # [deviations] Gaussian noise on the normalised images, in training only
 
     gives: ClassVar[Inputs] = Inputs.images
     sequences: ClassVar[bool] = False
@@ -145,36 +147,40 @@ class ImageSet(FromFiles):
 
 @dataclass
 class Mnist(ImageSet):
-    """MNIST's digits (LeCun et al. 1998): four IDX files, gzipped or not."""
+    """MNIST (LeCun et al. 1998), from its four IDX files, gzipped or not."""
 
     name: ClassVar[str] = "mnist"
+    known_shapes: ClassVar[tuple[int, tuple[int, ...]] | None] = (10, (1, 28, 28))
     kind: ClassVar[Name] = "mnist"
 
 
 @dataclass
 class Cifar10(ImageSet):
-    """CIFAR-10 (Krizhevsky 2009), its binary version."""
+    """CIFAR-10 (Krizhevsky 2009), from its binary version."""
 
     name: ClassVar[str] = "cifar10"
+    known_shapes: ClassVar[tuple[int, tuple[int, ...]] | None] = (10, _CIFAR10)
     kind: ClassVar[Name] = "cifar10"
 
 
 def training_images(name: Name, folder: Path) -> tuple[Images, Images]:
-    """The training images, and the last 5,000 of them for validation: two views of one memory. Raises DataError."""
+    """Return the images for training and, the last 5,000, for validation: views of one tensor. Raise DataError."""
     pixels, labels = _mnist(folder, "train") if name == "mnist" else _cifar10(folder, _training_files())
     if len(pixels) <= VALID:
-        raise DataError(f"{folder} holds {len(pixels)} training images, of which the last {VALID} are for validation")
+        raise DataError(f"{folder} holds {len(pixels)} training images, and validation alone takes the last {VALID}")
     return Images(pixels[:-VALID], labels[:-VALID]), Images(pixels[-VALID:], labels[-VALID:])
 
 
 def held_out_images(name: Name, folder: Path) -> Images:
-    """The test images. Raises DataError if they cannot be read."""
+    """Return the test images. Raise DataError if they cannot be read."""
     return _mnist(folder, "t10k") if name == "mnist" else _cifar10(folder, ["test_batch.bin"])
 
 
 def label_of(name: Name, folder: Path) -> str:
-    """What to call the data: the first line of a `label.txt` beside it, if there is one, where a copy is not the
-    original ("CIFAR-10, JPEG q75"); else its name. Raises DataError if that file cannot be read."""
+    """Return the name of the data in results: the first line of a `label.txt` in its folder, else `name`.
+
+    A modified copy of the data should have such a file ("CIFAR-10, JPEG q75"). Raise DataError if it cannot be read.
+    """
     file = folder / _LABEL_FILE
     lines = read_utf8(file).splitlines() if file.is_file() else []
     return lines[0].strip() or name if lines else name
@@ -190,7 +196,7 @@ def _training_files() -> list[str]:
 
 
 def _cifar10(folder: Path, names: Sequence[str]) -> Images:
-    """Files of the binary version of CIFAR-10, one after another in one memory."""
+    """Read files of the binary version of CIFAR-10, one after another, into one tensor."""
     sizes = [_records(folder / name) for name in names]
     pixels = torch.empty(sum(sizes), *_CIFAR10, dtype=torch.uint8)
     labels = torch.empty(sum(sizes), dtype=torch.uint8)
@@ -201,7 +207,7 @@ def _cifar10(folder: Path, names: Sequence[str]) -> Images:
         labels[start : start + size] = records[:, 0]
         start += size
     if (labels > 9).any():
-        raise DataError(f"{folder} holds a label {labels.max()}: CIFAR-10 has the classes 0 to 9, CIFAR-100 is another")
+        raise DataError(f"{folder} holds a label {labels.max()}: CIFAR-10 has the classes 0 to 9; is this CIFAR-100?")
     return Images(pixels, labels)
 
 

@@ -1,4 +1,4 @@
-"""Sequential MNIST: an image is read pixel by pixel, and named after the last one (Le et al. 2015)."""
+"""Sequential MNIST: read an image pixel by pixel, and classify it after the last pixel (Le et al. 2015)."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ VALID = 5_000  #: the last images of the training files
 
 
 class PixelSource(PassSource):
-    """MNIST's images as B streams of sequences, row by row, in windows of T pixels; one label, at the last pixel.
+    """MNIST's images as B streams of sequences, row by row, in windows of T pixels, with one label at the last pixel.
 
-    Inputs are grey levels, 0 (background) to `levels` - 1. A sequence is padded to whole windows with 0, its labels
-    IGNORED. A pass takes every image of its part at most once, whole batches only; the training images are shuffled
-    anew by (seed, pass), the others keep their order.
+    Inputs are grey levels, from 0 (background) to `levels` - 1. Sequences are padded to whole windows with 0 and
+    IGNORED labels. A pass takes every image of its part at most once, in whole batches only. Training images are
+    shuffled with (seed, pass), the others keep their order.
 
     Args:
-        folder: holds the four IDX files of MNIST, gzipped or not: `train-images-idx3-ubyte.gz` and so on.
+        folder: folder with the four IDX files of MNIST, gzipped or not: `train-images-idx3-ubyte.gz` and so on.
         batch: B, sequences at once.
         window: T, time steps of a window.
         future_labels: L, labels after a window.
-        part: `train` and `valid` (the last 5,000) of the training files, or `test`.
-        seed: of the shuffling, not negative.
-        side: 28, or 14 or 7: each pixel is then the mean of 2x2 or 4x4, and a sequence has 196 or 49 steps.
-        levels: of grey, from 2 to 256.
-        streaming: no labels after the window are known.
+        part: `train`, `valid` (the last 5,000 images of the training files) or `test`.
+        seed: seed of the order, not negative.
+        side: 28, or 14 or 7, where a pixel is the mean of 2x2 or 4x4, and a sequence has 196 or 49 steps.
+        levels: number of grey levels, from 2 to 256.
+        streaming: labels after the window are not known.
 
-    Raises ConfigError for other settings, DataError if the files cannot be read or are too few images for a batch.
+    Raise ConfigError for other settings, and DataError for files that cannot be read or fewer images than a batch.
     """
 
-    symbols = 10  #: the digits
+    symbols = 10  #: number of digits
 
     def __init__(
         self,
@@ -74,14 +74,14 @@ class PixelSource(PassSource):
         self.input_symbols, self.length = levels, side * side
         images, self._labels = load_mnist(Path(folder).expanduser(), part)
         if len(images) < batch:
-            raise DataError(f"{len(images)} {part} images are less than one batch of {batch}: use a smaller batch")
+            raise DataError(f"{len(images)} {part} images are fewer than one batch of {batch}: use a smaller batch")
         self._pixels = quantise(images, side, levels)  # (images, length) uint8
-        self._windows = math.ceil(self.length / window)  # of one sequence
+        self._windows = math.ceil(self.length / window)  # windows per sequence
         self.windows_per_pass = len(images) // batch * self._windows
         self._order = EpochSampler(len(images), seed=seed, shuffle=part == "train")
 
     def window(self, n: int) -> Window:
-        """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
+        """Return window n = 0, 1, ...; from `windows_per_pass` on, those of the next passes."""
         number, within = divmod(n, self.windows_per_pass)
         group, position = divmod(within, self._windows)
         rows = self._order.of(number)[group * self.batch : (group + 1) * self.batch]
@@ -97,15 +97,15 @@ class PixelSource(PassSource):
         return Window(inputs, labels, reset, done)
 
     def contents(self) -> tuple[Tensor, Tensor]:
-        """The images (n, side * side) and labels (n,) of this part, uint8, as they were read."""
+        """Return the images (n, side * side) and labels (n,) of this part, uint8."""
         return self._pixels, self._labels
 
 
 @dataclass
 class SequentialMnist(FromFiles, Streamable):
-    """Sequential MNIST: a digit is read pixel by pixel, and named after the last one."""
+    """Sequential MNIST: read a digit pixel by pixel, and classify it after the last pixel."""
 
-    side: int = 28  # [pixels] a side of the image: 28, 14 or 7
+    side: int = 28  # [pixels] height and width of the image: 28, 14 or 7
 
     name: ClassVar[str] = "seqmnist"
 
@@ -130,17 +130,17 @@ class SequentialMnist(FromFiles, Streamable):
 
 
 def load_mnist(folder: Path, part: Part) -> tuple[Tensor, Tensor]:
-    """Images (n, 28, 28) and labels (n,) of a part, uint8. Raises DataError if a file cannot be read."""
+    """Return images (n, 28, 28) and labels (n,) of a part, uint8. Raise DataError if a file cannot be read."""
     images, labels = read_mnist(folder, "t10k" if part == "test" else "train")
     cut = {"train": slice(0, -VALID), "valid": slice(-VALID, None), "test": slice(None)}[part]
-    return images[cut], labels[cut].clone()  # the whole is not kept alive
+    return images[cut], labels[cut].clone()  # a view would keep all labels in memory
 
 
 def quantise(images: Tensor, side: int, levels: int) -> Tensor:
-    """(n, 28, 28) uint8 -> (n, side * side) uint8 below `levels`: the mean of each block, rounded down."""
+    """Reduce (n, 28, 28) uint8 to (n, side * side) uint8 below `levels`: the mean of each block, rounded down."""
     block = _SIDE // side
     parts = []
-    for start in range(0, len(images), 1024):  # 32 bits per pixel of all images at once: hundreds of megabytes
+    for start in range(0, len(images), 1024):  # in parts: all images as int32 would take hundreds of megabytes
         sums = images[start : start + 1024].view(-1, side, block, side, block).sum(dim=(2, 4), dtype=torch.int32)
         parts.append((sums * levels // (256 * block * block)).to(torch.uint8).flatten(1))
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""What a training run reads: windows in order, and news of how well they were learned."""
+"""Sources of training windows, in order. Some of them use the losses that training reports."""
 
 from __future__ import annotations
 
@@ -12,60 +12,58 @@ from dni.errors import ConfigError
 
 
 class Source(ABC):
-    """Windows in order, from a state that a checkpoint can hold."""
+    """Base class of the sources: windows in order, with a state that a checkpoint can hold."""
 
-    symbols: (
-        int  #: V: the labels are below it (or IGNORED), or O where they are numbers; the model has that many outputs
-    )
-    #: per step
-    input_symbols: int = 0  #: the inputs are below it: rows of an embedding; 0: they are numbers, not symbols
-    streaming: bool = False  #: the labels after the window are not known yet, so there are none to look ahead to
+    symbols: int  #: V: labels are below it (or IGNORED); O, numbers of one label, for regression. The model has as many
+    #: outputs per step
+    input_symbols: int = 0  #: number of input symbols, which are rows of an embedding; 0: inputs are numbers
+    streaming: bool = False  #: labels after the window are not known yet, so there are no future labels
 
     @abstractmethod
     def next(self) -> Window:
-        """The next window; the first one is number 0."""
+        """Return the next window. The first one is number 0."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers (and lists of them), from which an equally made source goes on exactly here."""
+        """Return plain numbers (and lists of them), with which a source made alike continues exactly here."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore the result of `state_dict`."""
 
     def report(self, window: int, loss: float, count: int) -> None:  # noqa: B027  # most ignore it
-        """What training reached on window number `window`: nats summed over its T steps, and how many labels counted.
+        """Take the training loss on window number `window`: nats summed over T steps, and number of counted labels.
 
-        May come several windows late, or never. A source whose order is fixed ignores it.
+        A report may come several windows late, or never. A source with a fixed order ignores it.
         """
 
     def figures(self) -> dict[str, float]:
-        """Figures of the data for the records of training, by name; empty: there are none."""
+        """Return figures of the data for the training records, by name; empty: none."""
         return {}
 
     def rest(self) -> tuple[Tensor, Tensor]:
-        """Inputs and labels (B, N) of the sequence under way after the newest window, where that is known."""
+        """Return inputs and labels (B, N) of the current sequence after the newest window, if they are known."""
         raise NotImplementedError(f"{type(self).__name__} does not know the rest of a sequence")
 
 
 class PassSource(Source):
-    """A source whose windows are a function of their number, pass after pass over the same data."""
+    """Base class of sources that run over the same data pass after pass. A window is a function of its number."""
 
-    windows_per_pass: int  #: from the start of the data to its end
+    windows_per_pass: int  #: number of windows from the start of the data to its end
 
     _window = 0
 
     @abstractmethod
     def window(self, n: int) -> Window:
-        """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
+        """Return window n = 0, 1, ...; from `windows_per_pass` on, those of the next passes."""
 
     def next(self) -> Window:
-        """The next window; after the last one of a pass, the first of the next pass."""
+        """Return the next window. The next pass follows the last window of a pass."""
         self._window += 1
         return self.window(self._window - 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of the next window."""
+        """Return the number of the next window."""
         return {"window": self._window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -73,7 +71,7 @@ class PassSource(Source):
 
 
 def refuse_future_labels(streaming: bool, future_labels: int) -> None:
-    """Raise ConfigError if a stream is asked for labels that have not arrived yet."""
+    """Raise ConfigError if a stream should have labels after a window."""
     if streaming and future_labels > 0:
         raise ConfigError(
             f"a streaming source does not know the {future_labels} labels after a window: "

@@ -1,4 +1,4 @@
-"""Characters: a text as symbol ids, and streams of windows over it."""
+"""Text as character ids, in streams of windows."""
 
 from __future__ import annotations
 
@@ -26,28 +26,27 @@ _PTB_FILES = ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text, split and encoded: every id indexes `symbols`.
+    """A text, split and encoded as ids, which index `symbols`.
 
-    The id tensors are one-dimensional, uint8 where there are at most 256 symbols and int32 otherwise.
+    The id tensors are one-dimensional: uint8 for at most 256 symbols, int32 otherwise.
     """
 
     name: str
-    symbols: tuple[str, ...]  #: sorted over the whole text
-    sha256: str  #: of the whole text (train, valid and test, in this order) in UTF-8
+    symbols: tuple[str, ...]  #: all characters of the text, sorted
+    sha256: str  #: SHA-256 of the whole text (train, valid and test, in this order) in UTF-8
     train: Tensor
     valid: Tensor
-    test: Tensor | None = None  #: only where the source has a test split of its own
+    test: Tensor | None = None  #: None if the text has no test split of its own
 
 
 def load_text(path: str | None = None) -> Corpus:
-    """Read the characters of a file, a folder or the built-in default.
+    """Read the text of a file, of a folder, or the default (None).
 
-    None: the manual pages that come with Python (`pydoc_data.topics`); they depend on Python's version. A
-    folder that holds `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt` is the Penn Treebank and keeps its
-    own split. Any other folder is read recursively, its files (hidden ones left out) sorted by path and
-    joined by a newline. A text without a split of its own is cut into the first 90 % (train) and the rest
-    (valid). A byte order mark at the start of a file is no character of the text. Raises DataError if nothing can
-    be read or a file is not UTF-8.
+    The default is Python's own help pages (`pydoc_data.topics`), which depend on Python's version. A folder with
+    `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt` is the Penn Treebank and keeps its own split. In any other
+    folder, all files except hidden ones are read recursively, sorted by path and joined by newlines. Any other text is
+    split into the first 90 % (train) and the rest (valid). Byte order marks at the start of files are dropped. Raise
+    DataError if nothing can be read or a file is not UTF-8.
     """
     return _encode(*_read(path))
 
@@ -79,7 +78,7 @@ def _read_folder(folder: Path) -> tuple[str, list[str]]:
     files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
     if not files:
-        raise DataError(f"the folder {folder} holds no files: put UTF-8 text files into it or name another")
+        raise DataError(f"the folder {folder} holds no files: put UTF-8 text files into it or give another folder")
     return _split_in_two(folder.name, "\n".join(read_utf8(folder / file) for file in files))
 
 
@@ -95,7 +94,7 @@ def _split_in_two(name: str, text: str) -> tuple[str, list[str]]:
 def _encode(name: str, parts: Sequence[str]) -> Corpus:
     text = "".join(parts)
     if not text:
-        raise DataError(f"the text {name!r} is empty: name one that holds characters")
+        raise DataError(f"the text {name!r} is empty: give one that has characters")
     symbols = tuple(sorted(set(text)))
     table = np.zeros(ord(symbols[-1]) + 1, dtype=np.uint8 if len(symbols) <= 256 else np.int32)
     table[[ord(symbol) for symbol in symbols]] = np.arange(len(symbols))
@@ -105,13 +104,12 @@ def _encode(name: str, parts: Sequence[str]) -> Corpus:
 
 
 class TextStreams:
-    """A text as B contiguous streams of equal length, read in windows of T characters: a pure function of n.
+    """A text as B contiguous streams of equal length, read in windows of T characters; window n depends on n alone.
 
-    The windows of one pass over the text run through every stream from its start; the next pass begins anew. A
-    pass is one sequence; with `sequence` (in characters, a multiple of T) a new one begins every `sequence`
-    characters, and what is left of a stream after its last whole sequence is not used. Labels after the window
-    that belong to the next sequence are IGNORED, for the state does not reach them. Raises ConfigError if the
-    sizes do not fit each other, DataError if the text is too short.
+    Each pass over the text runs through every stream from its start. A pass is one sequence. With `sequence` (in
+    characters, a multiple of T), a new sequence begins every `sequence` characters, and the rest of a stream after its
+    last whole sequence is not used. Future labels beyond the end of a sequence are IGNORED, because the state does not
+    influence them. Raise ConfigError if the sizes do not fit each other, and DataError if the text is too short.
     """
 
     def __init__(
@@ -121,11 +119,11 @@ class TextStreams:
             raise ConfigError(f"need batch {batch} >= 1, window {window} >= 1 and future_labels {future_labels} >= 0")
         if sequence is not None and (sequence < 1 or sequence % window):
             nearest = max(window, round(sequence / window) * window)
-            raise ConfigError(f"sequence {sequence} is no multiple of the window {window}: use {nearest}, say")
+            raise ConfigError(f"sequence {sequence} is not a multiple of the window {window}: use {nearest}, say")
         unit = sequence or window
         self.batch, self.window_size, self.future_labels = batch, window, future_labels
         stream = len(ids) // batch
-        # One character more than the inputs: the last input's label.
+        # The last input's label takes one more character.
         usable = (stream - 1) // unit * unit
         if usable < 1:
             raise DataError(
@@ -138,7 +136,7 @@ class TextStreams:
         self._streams = ids[: batch * stream].view(batch, stream)
 
     def window(self, n: int) -> Window:
-        """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
+        """Return window n = 0, 1, ...; from `windows_per_pass` on, those of the next passes."""
         start = n % self.windows_per_pass * self.window_size
         end = start + self.window_size
         sequence_end = (start // self._sequence + 1) * self._sequence
@@ -151,12 +149,12 @@ class TextStreams:
 
 
 class TextSource(PassSource):
-    """The streams of a text, window after window.
+    """The windows of a text in order.
 
     Args:
         streams: the text.
-        symbols: V, the number of different characters of the whole corpus.
-        streaming: the text arrives as it is read: raises ConfigError if `streams` looks ahead.
+        symbols: V, the number of different characters in the whole corpus.
+        streaming: labels after a window are not known yet. Raises ConfigError if `streams` has future labels.
     """
 
     def __init__(self, streams: TextStreams, symbols: int, *, streaming: bool = False) -> None:
@@ -171,7 +169,7 @@ class TextSource(PassSource):
 
 @dataclass
 class Text(FromFiles, Streamable):
-    """Characters of a text file, of a folder of them, or of the Penn Treebank; the label is the next one."""
+    """Characters of a text file, a folder of text files, or the Penn Treebank. The label is the next character."""
 
     tokenizer: str | None = None  # tokenizer.json of the tokenizers library: tokens in the place of characters; null:
     # characters
@@ -189,7 +187,7 @@ class Text(FromFiles, Streamable):
         return self.of(load_text(self.path), context)
 
     def of(self, corpus: Corpus, context: DataContext) -> Data:
-        """Windows of a text that is read already. Raises DataError if it is too short."""
+        """Return the windows of a text that has been read. Raise DataError if it is too short."""
         ids = [corpus.train, corpus.valid, *([] if corpus.test is None else [corpus.test])]
         own: dict[str, Any] = {"digest": lambda: corpus.sha256, "characters": corpus.symbols}
         return self._windows(corpus.name, ids, len(corpus.symbols), context, **own)

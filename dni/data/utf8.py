@@ -7,20 +7,20 @@ from pathlib import Path
 
 from dni.errors import DataError
 
-#: Byte order marks, the longest first: that of UTF-32 begins with that of UTF-16.
+#: Byte order marks, longest first: the mark of UTF-32 begins with that of UTF-16.
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-_HEAD = 4096  # bytes that are looked at for UTF-16 without a mark
+_HEAD = 4096  # bytes examined to detect UTF-16 without a byte order mark
 
 
 def read_utf8(file: Path) -> str:
-    """The text of a file, without the byte order mark that it may begin with. Line ends stay as they are.
+    """Return the text of a file, without a byte order mark at its start. Line ends do not change.
 
-    Raises DataError if the file cannot be read or is not UTF-8; UTF-16 and UTF-32 are named.
+    Raise DataError if the file cannot be read or is not UTF-8; the message names UTF-16 and UTF-32.
     """
     try:
         raw = file.read_bytes()
@@ -46,6 +46,6 @@ def _other_encoding(raw: bytes) -> str | None:
 
 
 def _zeros(head: bytes) -> dict[str, float]:
-    """The share of zero bytes where Latin text has them in UTF-16 without a mark, by the order of the bytes."""
+    """Return the share of zero bytes where Latin text in UTF-16 has them, for both byte orders."""
     halves = {"LE": head[1::2], "BE": head[::2]}
     return {order: half.count(0) / max(1, len(half)) for order, half in halves.items()}

@@ -1,1 +1,1 @@
-"""Methods, models and data that the benchmarks do not recommend, kept as plug-ins: nothing outside names them."""
+"""Methods, models and data that the benchmarks do not recommend. They are plug-ins: no code outside imports them."""

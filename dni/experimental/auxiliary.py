@@ -23,9 +23,9 @@ from dni.time_targets.base import Bootstrap, PastWindow, StateTarget
 
 @dataclass
 class AuxiliaryTask(SyntheticInTime):
-    """Synthetic gradients in time, and a loss for what they do not foretell of themselves (`Auxiliary`).
+    """Synthetic gradients in time, and a loss of predicting the next synthetic gradient (`Auxiliary`).
 
-    The head of the auxiliary task sees the state alone. It is trained as the predictor is.
+    The head of the auxiliary task sees the state alone. It is trained like the predictor.
     """
 
     auxiliary: float = zero_or_more(0.1)  # [weight] of the auxiliary task
@@ -51,11 +51,11 @@ class AuxiliaryTask(SyntheticInTime):
 class Auxiliary(Bootstrap):
     """Bootstrapped targets, and in them the gradient of the auxiliary loss  c |a(s_{t-1}) - g_t|^2.
 
-    A second head a sees the state s_{t-1} that enters a window, and is asked for the synthetic gradient g_t that the
-    cut will answer at the window's end (Jaderberg et al. 2017, section 2.1). g_t is known only when the backward pass
-    of the window that s_{t-1} comes from is over. So the loss's gradient with respect to s_{t-1} is added to the target
-    of the cut t-1, as if it were a loss of window t: it reaches the network through the synthetic gradient, and one
-    backward pass per window stays. Rows whose sequence starts or ends with the window have no part in it.
+    A second head a predicts the synthetic gradient g_t at a window's end from the state s_{t-1} that enters it
+    (Jaderberg et al. 2017, section 2.1). g_t is known only after the backward pass of the window that s_{t-1} comes
+    from. The gradient of the loss with respect to s_{t-1} is therefore added to the target of the cut t-1, as if it
+    were a loss of window t. It reaches the network through the synthetic gradient, so each window still has one
+    backward pass. Rows whose sequence starts or ends with the window do not count.
 
     Args:
         head: predicts g_t from s_{t-1} without labels; its optimizer and number of steps are its own.
@@ -67,16 +67,16 @@ class Auxiliary(Bootstrap):
         self._entering: Tensor | None = None
 
     def targets(self, window: PastWindow, gradient: Tensor | None) -> list[StateTarget]:
-        """The target of the cut before the window; the head is fitted after it was asked."""
+        """Return the target of the cut before the window, then fit the head."""
         entering, self._entering = self._entering, window.state
         future = window.state_gradient
         if entering is None or gradient is None or future is None:
             return super().targets(window, gradient)
         done = window.reset.to(entering.device) | window.done
-        asked = auxiliary_gradient(self.head.predictor, entering, future, done, self.weight)
+        extra = auxiliary_gradient(self.head.predictor, entering, future, done, self.weight)
         self.head.gradient(window.step, entering, None, done)
         self.head.target(window.step, future)
-        return super().targets(window, gradient + asked)
+        return super().targets(window, gradient + extra)
 
     def state_dict(self) -> dict[str, Any]:
         return {"head": self.head.state_dict(), "entering": self._entering}
@@ -90,11 +90,11 @@ class Auxiliary(Bootstrap):
 
 
 def auxiliary_gradient(head: Predictor, state: Tensor, synthetic: Tensor, done: Tensor, weight: float) -> Tensor:
-    """The gradient of the auxiliary loss with respect to the state (B, F) that enters a window:
+    """Return the gradient of the auxiliary loss with respect to the state (B, F) that enters a window:
 
         d/ds_{t-1} of  weight |a(s_{t-1}) - g_t|^2,  summed over features and the rows that are not `done` (B,)
 
-    for a head a that foretells the synthetic gradient at the window's end (Jaderberg et al. 2017, section 2.1: the
+    for a head a that predicts the synthetic gradient at the window's end (Jaderberg et al. 2017, section 2.1: the
     prediction of future synthetic gradients as an auxiliary task). g_t is a constant here.
     """
     leaf = state.detach().requires_grad_()

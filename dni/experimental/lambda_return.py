@@ -1,4 +1,4 @@
-"""Targets in depth that are mixed with the true gradient once that has come all the way back."""
+"""Lambda-returns in depth: targets mixed with the true gradient when that has come back through all stages."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ import torch
 from torch import nn
 
 from dni.errors import ConfigError
-from dni.methods.base import InputKind
+from dni.experimental.lambda_return_stage import LambdaReturnStage
 from dni.methods.synthetic import Synthetic
 from dni.plugin import RunContext
 from dni.ranges import zero_or_more
 from dni.stages.base import Stage
-from dni.stages.lambda_return import LambdaReturnStage
 
 
 @dataclass
 class LambdaReturn(Synthetic):
     """Synthetic gradients whose targets are lambda-returns along the depth of the network (`LambdaReturnStage`)."""
 
-    lambda_depth: float = zero_or_more(0.5)  # [share] m: a stage answers with 1 - m of its prediction and m of the
-    # target it got itself, once that target is here. With depth.lag=n a target is n steps late per edge between its cut
+    lambda_depth: float = zero_or_more(0.5)  # [share] m: a stage replies with 1 - m of its prediction and m of its
+    # own target, when that has arrived. With depth.lag=n a target is n steps late per edge between its cut
     # and the loss, n (K - 1) at the first cut, and depth.max_in_flight is shared among the edges, as with depth=delayed
 
     name: ClassVar[str] = "lambda_return"
-    skips_steps: ClassVar[bool] = False
-    multi_rate: ClassVar[bool] = False
+    named_tensors: ClassVar[bool] = False
 
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         if last or settings["first"]:
@@ -35,7 +33,7 @@ class LambdaReturn(Synthetic):
         return LambdaReturnStage(module, optimizer, mix=self.lambda_depth, memory=self.memory, **settings)
 
     def in_flight(self, stages: int) -> int:
-        """An even share of W, as a stage keeps its windows until their targets are here."""
+        """Return an even share of W, as a stage keeps its windows until their targets arrive."""
         return self.max_in_flight // (stages - 1)
 
     def check(self, run: RunContext) -> None:
@@ -51,9 +49,4 @@ class LambdaReturn(Synthetic):
                 f"depth=lambda_return shares depth.max_in_flight={self.max_in_flight} among {edges} edges, on each of "
                 f"which a target may be {late} late: set depth.max_in_flight={(late + 1) * edges} or more (or use "
                 "depth=synthetic)"
-            )
-        if self.inputs is InputKind.synthetic:
-            raise ConfigError(
-                "depth=lambda_return makes targets from every window that came, and depth.inputs=synthetic goes ahead "
-                "of them: set depth.inputs=received (or use depth=synthetic)"
             )

@@ -26,9 +26,9 @@ from dni.types import State
 class LambdaReturnInTime(SyntheticInTime):
     """Synthetic gradients in time whose targets are lambda-returns over several windows (`LambdaReturnTargets`)."""
 
-    horizon: int = one_or_more(4)  # [windows] M, that are run again together for M targets of the time cut
-    lambda_: float = zero_or_more(0.9)  # [share] of a horizon's later targets, against the prediction; named so as
-    # lambda is Python's
+    horizon: int = one_or_more(4)  # [windows] M, recomputed together for M targets of the time cut
+    lambda_: float = zero_or_more(0.9)  # [share] of the later targets of a horizon; the rest is the prediction.
+    # `lambda` is a keyword of Python
 
     name: ClassVar[str] = "lambda_return"
     several_windows: ClassVar[bool] = True
@@ -57,17 +57,17 @@ class LambdaReturnInTime(SyntheticInTime):
 
 
 class LambdaReturnTargets(Bootstrap):
-    """Remembers M windows; then runs them again, as one chain, for M targets (`mixed_targets`).
+    """Keeps M windows, then recomputes them as one chain for M targets (`mixed_targets`).
 
-    The chain starts from the state that entered its first window, and is run with the parameters and the predictor of
-    the moment. The last stage's loss is that of the new output; other stages get the gradient of their output that they
-    used at its step. A target is learned for the state that was sent at its step, which may be M - 1 updates old.
-    Costs M windows of inputs and, every M windows, one forward and one backward pass more over each of them.
+    The chain starts from the state that entered its first window and uses the current parameters and predictor. The
+    last stage takes the loss of the new output; other stages take the output gradient that they used at its step. A
+    target is learned for the state of its step, which may be M - 1 updates old. The cost is memory for the inputs of M
+    windows and, every M windows, one more forward and backward pass over each of them.
 
     Args:
-        stage: whose windows these are; its parameters' gradients are left alone.
-        depth: what gave the gradients of its output.
-        time: what gave the gradients of its state.
+        stage: runs the windows; its parameters' gradients are not changed.
+        depth: the interface at its output.
+        time: the interface at the end of its windows.
         windows: M.
         mix: lambda, from 0 (bootstrap in every cut) to 1 (only in the newest).
     """
@@ -81,12 +81,12 @@ class LambdaReturnTargets(Bootstrap):
         self._windows: list[PastWindow] = []
 
     def targets(self, window: PastWindow, gradient: Tensor | None) -> list[StateTarget]:
-        """Nothing for M - 1 windows, then the targets of the states that entered them, oldest first."""
+        """Return nothing for M - 1 windows, then the targets of the states that entered them, oldest first."""
         self._windows.append(window)
         if len(self._windows) < self.size:
             return []
-        found = mixed_targets(self._run_again(), self.mix)
-        steps = [passed.step - 1 for passed in self._windows]
+        found = mixed_targets(self._recompute(), self.mix)
+        steps = [window.step - 1 for window in self._windows]
         self._entering, self._windows = window.state, []
         return [StateTarget(step, target) for step, target in zip(steps, found, strict=True)]
 
@@ -98,17 +98,17 @@ class LambdaReturnTargets(Bootstrap):
         self._entering = None if entering is None else entering.to(device)
         self._windows = [PastWindow(**window).to(device) for window in state["windows"]]
 
-    def _run_again(self) -> list[WindowGraph]:
+    def _recompute(self) -> list[WindowGraph]:
         state = self.stage.module.initial_state(len(self._windows[0].value))
         if self._entering is not None:
             state = unpack(self._entering, state)
         chain = []
         for window in self._windows:
-            chain.append(self._passage(window, tuple(s.detach().contiguous().requires_grad_() for s in state)))
+            chain.append(self._graph_of(window, tuple(s.detach().contiguous().requires_grad_() for s in state)))
             state = chain[-1].leaving
         return chain
 
-    def _passage(self, window: PastWindow, entering: State) -> WindowGraph:
+    def _graph_of(self, window: PastWindow, entering: State) -> WindowGraph:
         output, leaving = self.stage.recompute(window.value, entering, window.reset)
         back = self.depth.recompute(output.detach(), window.labels, window.output_gradient)
         synthetic = self.time.predict(pack(leaving), window.context, window.done)
@@ -116,7 +116,7 @@ class LambdaReturnTargets(Bootstrap):
 
 
 class WindowGraph(NamedTuple):
-    """The graph of one window, from leaves to ends, and the gradients that enter it there."""
+    """The graph of one window, and the gradients that enter at its end."""
 
     entering: State  #: leaves that require a gradient
     output: Tensor
@@ -126,7 +126,7 @@ class WindowGraph(NamedTuple):
 
 
 def mixed_targets(windows: Sequence[WindowGraph], mix: float) -> list[Tensor]:
-    """The target gradient (B, F) of the state that enters each of M windows in a row, from one backward pass.
+    """Return the target gradient (B, F) of the state that enters each of M windows in a row, by one backward pass.
 
         G_{t-1} = dL_t/ds_{t-1} + J_t^T [(1 - mix) g_t + mix G_t],    J_t = ds_t/ds_{t-1},    G = g at the last cut
 
@@ -143,7 +143,7 @@ def mixed_targets(windows: Sequence[WindowGraph], mix: float) -> list[Tensor]:
 
 
 def _backward(window: WindowGraph, state_gradient: Tensor) -> Tensor:
-    """dL_t/ds_{t-1} + J_t^T times a gradient of s_t; parameter gradients are left alone."""
+    """Return dL_t/ds_{t-1} + J_t^T times a gradient of s_t, without a change to parameter gradients."""
     ends, gradients = list(window.leaving), list(unpack(state_gradient, window.leaving))
     if window.output_gradient is not None:
         ends.append(window.output)

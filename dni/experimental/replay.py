@@ -22,7 +22,9 @@ from dni.ranges import zero_or_more
 class SyntheticReplay(Synthetic):
     """Synthetic gradients whose predictor is fitted to several targets at a time (`ReplayInterface`)."""
 
-    replay: int = zero_or_more(4)  # [targets] before it that every target is fitted together with; they are kept with
+    replay: int = zero_or_more(
+        4
+    )  # [targets] earlier ones that are fitted together with each target; they are kept with
     # their values
 
     name: ClassVar[str] = "replay"
@@ -32,11 +34,11 @@ class SyntheticReplay(Synthetic):
 
 
 class ReplayInterface(DecoupledInterface):
-    """A `DecoupledInterface` that fits every target together with the `replay` targets before it.
+    """A `DecoupledInterface` that fits each target together with the `replay` previous targets.
 
     Args:
         predictor, optimizer, settings: as of `DecoupledInterface`.
-        replay: how many targets are kept, with their values.
+        replay: number of targets that are kept, with their values.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class ReplayInterface(DecoupledInterface):
 
 
 class Example(NamedTuple):
-    """A value, the labels beside it, and the target gradient that came for it. Nobody may write to them any more."""
+    """A value, its labels and its target gradient. Do not write to them."""
 
     value: Tensor
     labels: Tensor | None
@@ -75,33 +77,33 @@ class Example(NamedTuple):
 
 
 class Replay:
-    """The newest `size` examples: every fit to a new one is a fit to all of them.
+    """The newest `size` examples, which are fitted together with each new one.
 
-    A batch of windows instead of a single one: the loss is the mean over the new example's and theirs, each of today's
-    predictor against the target as it came. Nothing is drawn. Costs `size` values and targets, and as many more forward
-    and backward passes of the predictor.
+    The loss is the mean over the new example and the kept ones, each with the current predictor. Nothing is drawn at
+    random. The cost is memory for `size` values and targets, and `size` more forward and backward passes of the
+    predictor per fit.
     """
 
     def __init__(self, size: int = 0) -> None:
         self._examples: deque[Example] = deque(maxlen=size)
 
     def loss(self, predictor: Predictor, new: Tensor) -> Tensor:
-        """The mean of the new example's loss and of today's losses of those that are kept: a scalar."""
+        """Return the mean of the new example's loss and the current losses of the kept ones, a scalar."""
         if not self._examples:
             return new
         return torch.stack([new, *(predictor.fit(*example).loss for example in self._examples)]).mean()
 
     def keep(self, example: Example) -> None:
-        """Take in an example; the oldest makes room for it."""
+        """Keep an example in the place of the oldest."""
         self._examples.append(example)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """The examples, oldest first."""
+        """Return the examples, oldest first."""
         return [example._asdict() for example in self._examples]
 
     def load_state_dict(self, state: list[dict[str, Any]], device: torch.device) -> None:
         """The inverse of `state_dict`, with all tensors on one device."""
         self._examples.clear()
         for example in state:
-            here: dict[str, Any] = {name: None if x is None else x.to(device) for name, x in example.items()}
-            self.keep(Example(**here))
+            moved: dict[str, Any] = {name: None if x is None else x.to(device) for name, x in example.items()}
+            self.keep(Example(**moved))

@@ -17,6 +17,7 @@ from dni.data.sequential_mnist import Part, load_mnist, quantise
 from dni.data.source import PassSource
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
+from dni.experimental.multi_rate import MultiRateStages
 from dni.ranges import one_or_more
 from dni.types import IGNORED, Inputs
 
@@ -26,10 +27,10 @@ _COUNTED = 3  #: the digit that the slower network counts
 class TwoClocksSource(PassSource):
     """MNIST's digits as B streams, S a window; two networks are asked about the same digits at different rates.
 
-    The faster one is asked at the end of every block of T digits how many of these are odd: `own`, 0 to T, IGNORED at
-    the end of a window that ends no block. The slower one is asked how many 3s there were in the last T^2 digits of
-    the sequence: `labels`, 0 to T^2, given with every window, for whoever ticks there. Each has one label a window, at
-    its last digit.
+    The faster one is asked at the end of every block of T digits how many of them are odd: `local_labels`, 0 to T,
+    IGNORED at the end of a window that does not end a block. The slower one is asked how many 3s there were in the last
+    T^2 digits of the sequence: `labels`, 0 to T^2, given with every window. Each has one label a window, at its last
+    digit.
 
     Inputs are (B, S, side^2 + 1) float32: grey from 0 to 1, row by row, and a mark at the first digit of a block. A
     pass takes every image of its part at most once; the training images are shuffled anew by (seed, pass), the others
@@ -88,7 +89,7 @@ class TwoClocksSource(PassSource):
         self._order = EpochSampler(len(images), seed=seed, shuffle=part == "train")
 
     def window(self, n: int) -> Window:
-        """Window n = 0, 1, ...; n beyond `windows_per_pass` goes on with the next pass."""
+        """Window n = 0, 1, ...; n beyond `windows_per_pass` continues in the next pass."""
         number, within = divmod(n, self.windows_per_pass)
         start = within * self.window_size
         end = start + self.window_size
@@ -96,11 +97,11 @@ class TwoClocksSource(PassSource):
         begun = start // self._sequence * self._sequence
         counted = self._digits[streams[:, max(begun, end - self.block_length**2) : end]] == _COUNTED
         reset, done = (torch.full((self.batch,), at % self._sequence == 0) for at in (start, end))
-        labels, own = counted.sum(dim=1, keepdim=True), self._own(streams, end)
-        return Window(self._inputs(streams[:, start:end], start), labels, reset, done, own)
+        labels, local = counted.sum(dim=1, keepdim=True), self._local_labels(streams, end)
+        return Window(self._inputs(streams[:, start:end], start), labels, reset, done, local)
 
     def contents(self) -> tuple[Tensor, Tensor]:
-        """The images (n, side^2) and digits (n,) of this part, uint8, as they were read."""
+        """Return the images (n, side^2) and digits (n,) of this part, uint8."""
         return self._pixels, self._digits
 
     def _inputs(self, images: Tensor, start: int) -> Tensor:
@@ -108,7 +109,7 @@ class TwoClocksSource(PassSource):
         first = (places % self.block_length == 0).float().expand(images.shape).unsqueeze(-1)
         return torch.cat([self._pixels[images].float() / 255, first], dim=-1)
 
-    def _own(self, streams: Tensor, end: int) -> Tensor:
+    def _local_labels(self, streams: Tensor, end: int) -> Tensor:
         """(B, 1) int64."""
         if end % self.block_length:
             return torch.full((self.batch, 1), IGNORED)
@@ -120,14 +121,14 @@ class TwoClocks(FromFiles):
     """A stream of MNIST's digits, and two questions about it: how many of a block are odd, how many were 3s."""
 
     side: int = 28  # [pixels] a side of the image: 28, 14 or 7
-    block_length: int = one_or_more(4)  # [digits] T, of which network A counts the odd ones; B counts the 3s in T^2
+    block_length: int = one_or_more(4)  # [digits] T: network A counts the odd ones of T, B the 3s of the last T^2
 
     name: ClassVar[str] = "two_clocks"
     gives: ClassVar[Inputs] = Inputs.vectors
     one_label: ClassVar[bool] = True
 
     @property
-    def own_classes(self) -> int:
+    def local_classes(self) -> int:
         return self.block_length + 1
 
     def open(self, context: DataContext) -> Data:
@@ -145,6 +146,11 @@ class TwoClocks(FromFiles):
         super().check(run)
         if run.time.answers or run.whole_sequences:
             raise ConfigError(f"data=two_clocks goes with time=truncated, not with time={run.time.name}")
+        if not isinstance(run.depth, MultiRateStages):
+            raise ConfigError(
+                f"data=two_clocks has a task of the first stage's own, which depth={run.depth.name} does not learn: "
+                "use depth=multi_rate or depth=multi_rate_backprop"
+            )
         if self.block_length % self.window:
             raise ConfigError(
                 f"data.block_length={self.block_length} is not a multiple of data.window={self.window}: set "

@@ -1,4 +1,4 @@
-"""Two recurrent networks, of which the second hears of the first only by messages."""
+"""Two recurrent networks; the second one reads only messages of the first."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class LastStep(nn.Module):
 class TwoClocks(Model):
     """Vectors (B, T, D) -> scores (B, 1, V) at the end of the window.
 
-    Network A is `encoder` (linear and relu), `lstm_a` and `message`: its output at the last step is what it sends.
-    Network B is `lstm_b`, for which a message is one step, and `softmax` (a linear layer).
+    Network A is `encoder` (linear and relu), `lstm_a` and `message`: its output at the last step is the message.
+    Network B is `lstm_b`, which reads a message as one step, and `softmax` (a linear layer).
     """
 
     units: int = one_or_more(128)  # [units] of a hidden layer

@@ -1,1 +1,1 @@
-"""Where the gradient of a value comes from that has crossed a cut: a model, the loss, or the next stage."""
+"""Interfaces: sources of the gradient at a cut, be it a model, a loss or the next stage."""

@@ -1,16 +1,16 @@
-"""Where the gradient at a cut comes from.
+"""Interfaces return the gradient at a cut.
 
-A value (an activation in depth, a packed state in time) leaves a stage; a gradient ought to come back. Every interface
-answers two calls: `gradient(step, value, labels)` now, `target(step, gradient)` when the real thing arrives, if ever.
+A value (an activation in depth, a packed state in time) leaves a stage, which needs its gradient. An interface has two
+main methods: `gradient(step, value, labels)` returns the gradient to use at once, and `target(step, gradient)` takes
+the target gradient when it arrives later.
 
-    ZeroInterface        no gradient at all: truncated backpropagation through time
-    TrueInterface        the true gradient, waited for: locked backpropagation
-    LossInterface        the end of the network: the loss itself
-    DecoupledInterface   a predicted gradient now, its target later (`dni.interfaces.synthetic`)
-    LocalInterface       the gradient of a loss of the stage's own (`dni.interfaces.local`)
-    DelayedInterface     the true gradient, later, for a stage that keeps its windows (`dni.interfaces.delayed`)
-    MultiRateInterface   one of these, if the next stage works at some steps only (`dni.interfaces.wrapper`)
-    LocalObjective       one of these, plus the gradient of a loss of the stage's own (`dni.interfaces.local_objective`)
+    ZeroInterface        no gradient: truncated backpropagation through time
+    TrueInterface        the true gradient, for stages that wait for it: locked backpropagation
+    LossInterface        the gradient of the loss at the end of the network
+    DecoupledInterface   a predicted gradient, trained when its target arrives (`dni.interfaces.synthetic`)
+    LocalInterface       the gradient of a local loss (`dni.interfaces.local`)
+    DelayedInterface     the true gradient of an earlier window (`dni.interfaces.delayed`)
+    InterfaceWrapper     wraps one of these and changes some of it (`dni.interfaces.wrapper`)
 """
 
 from __future__ import annotations
@@ -21,104 +21,120 @@ from torch import Tensor, nn
 
 from dni.loss_function import Judgement
 from dni.losses import count_rows
+from dni.metrics import FitMeter
 from dni.misuse import require_target
 
 
 class ReadyStep(NamedTuple):
-    """A window to go back through now, and the gradient to do it with."""
+    """A window whose backward pass is due, with its gradient."""
 
     step: int
     gradient: Tensor | None  #: dL/d value of that step; None: zero
-    labels: int  #: how many its window has
+    labels: int  #: number of labels of the window
 
 
 class Interface:
-    """Base class, and the contract of all interfaces."""
+    """Base class of all interfaces."""
 
-    #: True if targets are given before the interface is asked, False if after; `needs` says which.
+    #: True if `gradient` needs targets that arrived before the call, False if targets arrive after it. `required_step`
+    #: says which target the stage waits for.
     targets_first = False
 
-    #: True if it learns from a loss of its own when it is asked, and not from targets.
+    #: True if the interface learns from a loss of its own in `gradient`, and not from targets.
     learns_when_asked = False
 
-    #: Summed loss in nats and counted labels of the last step, where the interface measures it.
+    #: `gradient` returns a prediction, which a probe can compare with the exact gradient.
+    predicts = False
+
+    #: Summed loss in nats and number of counted labels at the last step, if the interface measures them.
     measured: tuple[float, int] | None = None
 
-    #: Nats per label of the last step, of a loss of the stage's own in the place of the network's; None: it has none.
+    #: Local loss of the last step, in nats per label, if the stage trains on a local loss; None otherwise.
     local_loss: float | None = None
 
-    #: How many steps old the newest target was when it was learned from: what `gradient` answers is as far behind.
+    #: Age in steps of the newest target when the interface learned from it.
     staleness = 0
 
     @property
-    def learner(self) -> nn.Module | None:
-        """The module that learns here, and that a new run may begin with; None: there is none."""
+    def learners(self) -> dict[str, nn.Module]:
+        """The modules that learn here and that a new run may start from.
+
+        By the place of their weights in `state_dict`, as keys joined by dots: "predictor", or "inner.predictor".
+        """
+        return {}
+
+    @property
+    def fit_meter(self) -> FitMeter | None:
+        """Sums over the whole run of how well a model fits its targets; None: the interface has no such model."""
         return None
 
     @property
     def ready(self) -> bool:
-        """False while the stage should not move yet (its predictor is warming up)."""
+        """False while the stage must not update yet, because its predictor warms up."""
         return True
 
     def required_step(self, step: int) -> int | None:
-        """The step whose target is waited for before `due` is asked at `step`; None: whatever has come."""
+        """Return the step whose target must arrive before `ready_steps(step, ...)`; None: do not wait."""
         return step
 
     def ready_steps(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
-        """The windows to go back through once `value` has left at `step`: that one, unless gradients are late."""
+        """Return the windows whose backward pass is due once `value` has left at `step`.
+
+        That is the window of `step` itself, unless gradients are late.
+        """
         return [ReadyStep(step, self.gradient(step, value, labels), count_rows(labels))]
 
     def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
-        """In the place of `due` where the stage does not go back at `step`: nothing is due."""
+        """Replace `ready_steps` at a step without a backward pass of the stage. By default no window is due."""
         return []
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
-        """dL/dvalue for the value that left at `step`, L summed over batch and time; None stands for zero.
+        """Return dL/dvalue for the value that left at `step`, with L summed over batch and time; None means zero.
 
-        `over` (B,) bool marks rows of a state whose sequence ends here: their gradient is known to be zero.
+        `done` (B,) bool marks rows of a state whose sequence ends here: their gradient is zero.
         """
         raise NotImplementedError
 
     def recompute(self, value: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor | None:
-        """dL/dvalue of a window that is run again; `answer` is what `gradient` answered at its step."""
+        """Return dL/dvalue of a recomputed window; `answer` is the result of `gradient` at its step."""
         return answer
 
     def predict(self, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
-        """What `gradient` would answer out of itself, with nothing remembered or changed; None: it predicts nothing."""
+        """Return the gradient that the interface predicts, without side effects; None: it predicts nothing."""
         return None
 
     def evaluation_outputs(self, value: Tensor, labels: Tensor) -> Judgement | None:
-        """In validation: what the stage is judged by; None: by nothing."""
+        """Return loss and accuracy of the stage's output in validation; None: it has none."""
         return None
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
-        """Take the target gradient of the value that left at `step`; `labels` (B, L) if they were not known then."""
+        """Take the target gradient of the value that left at `step`, and `labels` (B, L) that were unknown then."""
 
     def means(self) -> dict[str, float | None]:
-        """Of the run so far: predictor_loss, cosine, staleness, as far as the interface measures them."""
+        """Return means over the run of predictor_loss, cosine and staleness, if the interface measures them."""
         return {}
 
     def take_recent(self) -> dict[str, float | None]:
-        """The same since the last call."""
+        """Return the same means since the last call of this method."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on exactly here."""
+        """Return the state for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore the result of `state_dict`."""
 
 
 class ZeroInterface(Interface):
-    """Nothing flows back across this cut."""
+    """No gradient crosses this cut."""
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
         return None
 
 
 class TrueInterface(Interface):
-    """The true gradient: whoever calls `gradient` must have given its target before."""
+    """The true gradient. Call `target` with it before `gradient`."""
 
     targets_first = True
 
@@ -127,7 +143,7 @@ class TrueInterface(Interface):
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         if step not in self._arrived:
-            raise ValueError(f"the true gradient of step {step} was asked for before it had arrived")
+            raise ValueError(f"the true gradient of step {step} has not arrived: call target({step}, ...) first")
         return self._arrived.pop(step)
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A local loss in the place of the gradient that is cut off: decoupled greedy learning."""
+"""A local loss instead of the gradient from later stages: decoupled greedy learning."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from dni.misuse import REFUSALS, explain, misfit
 
 
 def local_head(features: int, classes: int, hidden: int = 0) -> nn.Sequential:
-    """The classifier of a local loss."""
+    """Return the classifier of a local loss: (..., features) -> (..., classes)."""
     below = [nn.Linear(features, hidden), nn.ReLU()] if hidden else []
     return nn.Sequential(*below, nn.Linear(hidden or features, classes))
 
 
 class LocalInterface(Interface):
-    """The exact gradient of a local classifier's loss, learned at the same step (Belilovsky et al. 2019,
-    arXiv 1901.08164).
+    """The exact gradient of the loss of a local classifier, the head (Belilovsky et al. 2019, arXiv 1901.08164).
 
-        L(v) = -log softmax(W2 relu(W1 v + b1) + b2)[y],  or of W v + b without hidden units, summed over batch and time
+        L(v) = -log softmax(W2 relu(W1 v + b1) + b2)[y],  or with W v + b without hidden units, summed over batch, time
 
-    A stage goes back with dL/dv, and the head takes one step on the mean of L over the rows of the same v: stage and
-    head learn as one network, and nothing comes back from the stages that follow.
+    The stage backpropagates dL/dv, and the head takes one optimizer step on the mean of L over the rows of v. Stage and
+    head learn as one network, without any gradient from later stages.
 
     Args:
-        features: D, the size of an activation's row; of feature maps C x H x W.
+        features: D, the size of an activation's row; C x H x W for feature maps.
         classes: V.
-        hidden: units of a hidden layer; 0 for a linear classifier.
-        learning_rate: of the head's own Adam.
-        device: where the head lives.
-        function: the loss, where labels are numbers (B, T, O) and `classes` is O: the head is then a regression; None:
+        hidden: units of the hidden layer; 0 for a linear classifier.
+        learning_rate: learning rate of the head's own Adam.
+        device: device of the head.
+        function: the loss if labels are numbers (B, T, O) and `classes` is O, so that the head is a regression; None:
             the cross-entropy above.
     """
 
@@ -59,13 +58,13 @@ class LocalInterface(Interface):
         self._recent = FitMeter()
 
     @property
-    def learner(self) -> nn.Module:
-        return self.head
+    def learners(self) -> dict[str, nn.Module]:
+        return {"head": self.head}
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
-        """The exact dL/dvalue of today's head, for labels (B, T) or (B,), and one update of the head after it.
+        """Return the exact dL/dvalue with the current head, for labels (B, T) or (B,), then update the head.
 
-        Raises DivergedError if the local loss is not finite, ValueError without labels.
+        Raise DivergedError if the local loss is not finite, and ValueError without labels.
         """
         if labels is None:
             raise ValueError("a local loss needs the labels of its step")
@@ -110,7 +109,7 @@ class LocalInterface(Interface):
         return summed_cross_entropy(output, labels) if self.function is None else self.function.summed(output, labels)
 
     def _rows(self, value: Tensor, labels: Tensor) -> Tensor:
-        return value.flatten(1) if value.dim() > labels.dim() + 1 else value  # of feature maps (B, C, H, W)
+        return value.flatten(1) if value.dim() > labels.dim() + 1 else value  # flattens feature maps (B, C, H, W)
 
     def _measure(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):

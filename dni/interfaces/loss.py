@@ -1,4 +1,4 @@
-"""The exact gradient of a loss: the interface of the last stage."""
+"""The interface of the last stage: the exact gradient of the loss."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dni.misuse import REFUSALS, explain
 
 
 class LossInterface(Interface):
-    """The loss of the last stage's output (..., V) and labels (...), summed; IGNORED labels count nothing.
+    """The summed loss of the last stage's output (..., V) and labels (...); IGNORED labels add nothing.
 
-    `loss` holds the last step's mean per label: in nats for the softmax cross-entropy, which is taken if no other is
-    given; `measured` the sum and the number of labels.
+    `loss` holds the mean per label of the last step, and `measured` the sum and the number of labels. The default loss
+    is softmax cross-entropy, in nats.
     """
 
     def __init__(self, function: LossFunction | None = None) -> None:
@@ -24,8 +24,11 @@ class LossInterface(Interface):
         self.loss = math.nan
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
-        """The exact dL/dvalue. Raises DivergedError if the loss is not finite, ValueError without labels, and its
-        UsageError for labels that do not belong to the value."""
+        """Return the exact dL/dvalue.
+
+        Raise DivergedError if the loss is not finite, ValueError without labels, and UsageError for labels that do not
+        fit the value.
+        """
         if labels is None:
             raise ValueError(f"step {step} reached the loss without labels")
         try:
@@ -39,7 +42,7 @@ class LossInterface(Interface):
         return gradient
 
     def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
-        """The loss is measured all the same."""
+        """Measure the loss; no window is due."""
         self.gradient(step, value, labels)
         return []
 
@@ -51,9 +54,9 @@ class LossInterface(Interface):
 
 
 class SquaredLossInterface(LossInterface):
-    """Half the squared error of the last stage's output (..., O) against labels (..., O), summed.
+    """Half the squared error between the last stage's output (..., O) and labels (..., O), summed.
 
-    `loss` holds the last step's mean per row; `measured` the sum and the number of rows.
+    `loss` holds the mean per row of the last step, and `measured` the sum and the number of rows.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The exact gradient as a prediction, to bound what any predictor can reach. For analysis, in one process."""
+"""The exact gradient as a prediction: an upper bound for every predictor. For analysis, in one process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dni.rng import without_dropout
 
 
 class Oracle(Predictor):
-    """Differentiates the true remaining loss.
+    """A predictor that differentiates the true remaining loss.
 
     Args:
-        remaining_loss: maps a value and its labels to the summed loss of everything that follows it: the rest of the
-            network in depth, the rest of the sequence in time, with today's parameters.
+        remaining_loss: maps a value and its labels to the summed loss of the rest of the network (in depth) or of the
+            sequence (in time), with the current parameters.
     """
 
     def __init__(self, remaining_loss: Callable[[Tensor, Tensor | None], Tensor]) -> None:
@@ -34,15 +34,15 @@ class Oracle(Predictor):
 
 
 class OracleInterface(Interface):
-    """A time cut that answers with the exact gradient of the rest of the sequence; there is nothing to learn.
+    """A time cut that returns the exact gradient of the rest of the sequence. It does not learn.
 
-    With parameters that stand still over a sequence this is full backpropagation through time. Every answer runs the
-    rest of the sequence forward and back: a sequence costs the square of its windows. Nothing is dropped in it.
+    With constant parameters over a sequence, this is full backpropagation through time. Every call runs the rest of the
+    sequence forward and backward, without dropout, so the cost grows with the square of the number of windows.
 
     Args:
-        module: the whole model, its output the scores of the labels.
-        rest: the inputs (B, N) and labels (B, N) after the window under way; N = 0 at the end.
-        loss: of the network; the softmax cross-entropy if none is given.
+        module: the whole model, whose output is the scores of the labels.
+        rest: returns the inputs (B, N) and labels (B, N) after the current window; N = 0 at the end.
+        loss: the loss of the network; default softmax cross-entropy.
     """
 
     def __init__(

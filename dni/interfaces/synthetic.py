@@ -1,4 +1,4 @@
-"""A synthetic gradient now, and its target later: the decoupled neural interface (Jaderberg et al. 2017)."""
+"""The decoupled neural interface (Jaderberg et al. 2017): a synthetic gradient at once, its target later."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dni.errors import DivergedError, UsageError
 from dni.interfaces.base import Interface, ReadyStep
@@ -19,21 +19,22 @@ from dni.rng import without_dropout
 
 
 class DecoupledInterface(Interface):
-    """A synthetic gradient now; one regression step of the predictor when its target arrives.
+    """Return a synthetic gradient at once, and train the predictor when the target arrives.
 
     Args:
         predictor: the model of the gradient.
         optimizer: updates the predictor's parameters; default Adam with learning rate 3e-3.
-        warmup: predictor updates before the stage may move (`ready`).
+        warmup: predictor updates before the stage may update (`ready`).
+        memory: largest number of values kept until their targets arrive; the oldest is dropped first.
         steps_per_target: optimizer steps of the predictor per target.
-        scale: factor on the predicted gradient that the network receives; the predictor is fitted without it.
+        scale: factor on the synthetic gradient that the network receives; the predictor is trained without it.
         clip: largest norm of the predictor's parameter gradients; None does not clip.
-        memory: how many sent values are remembered; the oldest is given up for a newer one.
-        staleness_decay: a; what a target teaches that is s steps late counts (1 + s)^-a. For predictors that learn
-            something else at once (`Predictor.known`), beside which it can count for less: Adam is blind to the scale
-            of a whole.
-        expects: whether the target of a step will come at all; the value of a step whose will not is not remembered.
+        staleness_decay: a; the loss on a target that is s steps late is multiplied by (1 + s)^-a. Only useful for
+            predictors with an immediate loss (`Predictor.known`): Adam ignores the scale of a single loss.
+        expects: says whether the target of a step will arrive; other values are not kept. None: all will.
     """
+
+    predicts = True
 
     def __init__(
         self,
@@ -50,12 +51,12 @@ class DecoupledInterface(Interface):
     ) -> None:
         if not isinstance(predictor, Predictor):
             raise UsageError(
-                f"a {type(predictor).__name__} is no dni.Predictor: take dni.Regressor, say, or subclass one"
+                f"a {type(predictor).__name__} is not a dni.Predictor: use dni.Regressor, say, or subclass one"
             )
         refuse_below(1, memory=memory, steps_per_target=steps_per_target)
         refuse_below(0, warmup=warmup)
         self.predictor, self.expects = predictor, expects
-        parameters = list(predictor.parameters())  # an oracle has none, and is not trained
+        parameters = list(predictor.parameters())  # none for an oracle, which is not trained
         if optimizer is not None and parameters:
             refuse_optimizer(predictor, optimizer)
         self.optimizer = optimizer or (torch.optim.Adam(parameters, 3e-3, fused=True) if parameters else None)
@@ -63,12 +64,16 @@ class DecoupledInterface(Interface):
         self.scale, self.clip, self.staleness_decay = scale, clip, staleness_decay
         self.updates = 0
         self.total, self.recent = FitMeter(), FitMeter()
-        self._sent: dict[int, PendingPrediction] = {}
-        self._latest = 0
+        self._pending: dict[int, PendingPrediction] = {}
+        self._latest = 0  # the newest step
 
     @property
-    def learner(self) -> Predictor:
-        return self.predictor
+    def learners(self) -> dict[str, nn.Module]:
+        return {"predictor": self.predictor}
+
+    @property
+    def fit_meter(self) -> FitMeter:
+        return self.total
 
     @property
     def ready(self) -> bool:
@@ -76,49 +81,49 @@ class DecoupledInterface(Interface):
 
     @property
     def device(self) -> torch.device:
-        """Where the predictor is; an oracle has no parameters, and is said to be on the CPU."""
+        """The predictor's device; the CPU for an oracle, which has no parameters."""
         return next((p.device for p in self.predictor.parameters()), torch.device("cpu"))
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
-        """Remember the value (nobody may write to it any more) and its labels; return the predicted gradient.
+        """Keep the value and its labels, and return the synthetic gradient. Do not write to the value afterwards.
 
-        Rows that are `over` get exactly zero, and teach the predictor nothing. Raises UsageError for a value or labels
-        that the predictor is not made for.
+        `done` rows get zero, and the predictor does not learn from them. Raise UsageError for a value or labels that
+        the predictor cannot take.
         """
-        sent = PendingPrediction.of(value, labels, done)
-        self._remember(step, sent)
+        pending = PendingPrediction.of(value, labels, done)
+        self._keep(step, pending)
         try:
-            answer = self._answer(sent, value)
+            answer = self._predicted(pending, value)
         except REFUSALS as error:
-            explain(error, step, misfit(self.predictor, sent.value, sent.labels))
-        self._learn_at_once(sent)
+            explain(error, step, misfit(self.predictor, pending.value, pending.labels))
+        self._learn_immediate_loss(pending)
         return answer
 
     def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
-        """The value is remembered: its target may come, for the next stage decides for itself."""
-        sent = PendingPrediction.of(value, labels, None)
-        self._remember(step, sent)
-        self._learn_at_once(sent)
+        """Keep the value: the next stage may run at this step, and send its target."""
+        pending = PendingPrediction.of(value, labels, None)
+        self._keep(step, pending)
+        self._learn_immediate_loss(pending)
         return []
 
     def predict(self, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         with without_dropout(self.predictor):
-            return self._answer(PendingPrediction.of(value, labels, done), value)
+            return self._predicted(PendingPrediction.of(value, labels, done), value)
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
-        """Train the predictor on the value of `step`; a step that is unknown, used or given up is ignored.
+        """Train the predictor on the value of `step`. Ignore a step without a kept value.
 
-        `labels` are put after those that were given with the value. Raises UsageError for a target that is None, or
-        not of the value's shape.
+        `labels` follow those that were given with the value. Raise UsageError for a target that is None or has not the
+        value's shape.
         """
         require_target(step, gradient)
-        sent = self._sent.pop(step, None)
-        if sent is None:
+        pending = self._pending.pop(step, None)
+        if pending is None:
             return
-        target, labels = sent.mine(gradient), sent.known(labels)
-        require_target(step, target, sent.value)
+        target, labels = pending.select(gradient), pending.with_labels(labels)
+        require_target(step, target, pending.value)
         self.staleness = self._latest - step
-        self._learn(step, sent.value, labels, target)
+        self._learn(step, pending.value, labels, target)
         self.updates += 1
 
     def means(self) -> dict[str, float | None]:
@@ -134,7 +139,7 @@ class DecoupledInterface(Interface):
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "updates": self.updates,
             "latest": self._latest,
-            "sent": {str(step): vars(s) for step, s in self._sent.items()},
+            "sent": {str(step): vars(pending) for step, pending in self._pending.items()},
             "staleness": self.staleness,
             "meters": [{**vars(self.total)}, {**vars(self.recent)}],
         }
@@ -144,46 +149,46 @@ class DecoupledInterface(Interface):
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.updates, self._latest, self.staleness = state["updates"], state["latest"], state.get("staleness", 0)
-        self._sent = {int(step): PendingPrediction(**s).to(self.device) for step, s in state["sent"].items()}
+        self._pending = {int(step): PendingPrediction(**kept).to(self.device) for step, kept in state["sent"].items()}
         self.total, self.recent = (FitMeter(**sums) for sums in state.get("meters", ({}, {})))
 
-    def _remember(self, step: int, sent: PendingPrediction) -> None:
+    def _keep(self, step: int, pending: PendingPrediction) -> None:
         self._latest = step
-        if len(sent.value) and (self.expects is None or self.expects(step)):
-            self._sent[step] = sent
-        while len(self._sent) > self.memory:
-            del self._sent[min(self._sent)]
+        if len(pending.value) and (self.expects is None or self.expects(step)):
+            self._pending[step] = pending
+        while len(self._pending) > self.memory:
+            del self._pending[min(self._pending)]
 
     def _learn(self, step: int, value: Tensor, labels: Tensor | None, target: Tensor) -> None:
         """Fit the predictor to the target of a value that left at `step`."""
         for n in range(self.steps_per_target):
             fit = self.predictor.fit(value, labels, target)
-            self._improve(self._fit_loss(fit.loss) * (1 + self.staleness) ** -self.staleness_decay)
+            self._optimize(self._fit_loss(fit.loss) * (1 + self.staleness) ** -self.staleness_decay)
             if n == 0:
                 self._measure(step, fit.loss.item(), fit.prediction.detach(), target)
 
     def _fit_loss(self, newest: Tensor) -> Tensor:
-        """What one step of the predictor lowers; `newest` is its loss of the target that has come."""
+        """Return the loss that an optimizer step of the predictor minimises; `newest` is that of the new target."""
         return newest
 
-    def _learn_at_once(self, sent: PendingPrediction) -> None:
-        known = self.predictor.known(sent.value, sent.labels)
-        if known is not None:
-            self._improve(known)
+    def _learn_immediate_loss(self, pending: PendingPrediction) -> None:
+        loss = self.predictor.known(pending.value, pending.labels)
+        if loss is not None:
+            self._optimize(loss)
 
     @torch.no_grad()
-    def _answer(self, sent: PendingPrediction, value: Tensor) -> Tensor:
-        prediction: Tensor = self.predictor(sent.value, sent.labels)
+    def _predicted(self, pending: PendingPrediction, value: Tensor) -> Tensor:
+        prediction: Tensor = self.predictor(pending.value, pending.labels)
         if self.scale != 1:
             prediction = prediction * self.scale
-        if sent.rows is None:
+        if pending.rows is None:
             return prediction
         whole = torch.zeros_like(value)
-        whole[sent.rows] = prediction
+        whole[pending.rows] = prediction
         return whole
 
-    def _improve(self, loss: Tensor) -> None:
-        """One step of the predictor."""
+    def _optimize(self, loss: Tensor) -> None:
+        """Take one optimizer step of the predictor."""
         if self.optimizer is None:
             return
         self.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""An interface around another one, for what adds to it."""
+"""Base class of interfaces that add something to another interface."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from dni.interfaces.base import Interface
-from dni.misuse import refuse_below
+from dni.metrics import FitMeter
 
 
 class InterfaceWrapper(Interface):
-    """Does as `inner` does. Subclasses change some of it."""
+    """Delegates to `inner`. Subclasses override some of the calls.
+
+    Args:
+        inner: the interface to delegate to.
+    """
 
     def __init__(self, inner: Interface) -> None:
         self.inner = inner
-        self.targets_first = inner.targets_first
+        self.targets_first, self.predicts = inner.targets_first, inner.predicts
 
     @property
-    def learner(self) -> nn.Module | None:
-        return self.inner.learner
+    def learners(self) -> dict[str, nn.Module]:
+        return self.inner.learners
+
+    @property
+    def fit_meter(self) -> FitMeter | None:
+        return self.inner.fit_meter
 
     @property
     def ready(self) -> bool:
@@ -49,21 +57,3 @@ class InterfaceWrapper(Interface):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.inner.load_state_dict(state)
-
-
-class MultiRateInterface(InterfaceWrapper):
-    """The next stage works only at steps that are multiples of `every`.
-
-    At the others nothing is sent to it, so that nothing is asked, remembered or waited for: the gradient is zero.
-    """
-
-    def __init__(self, inner: Interface, every: int) -> None:
-        super().__init__(inner)
-        refuse_below(1, every=every)
-        self.every = every
-
-    def required_step(self, step: int) -> int | None:
-        return None if step % self.every else self.inner.required_step(step)
-
-    def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
-        return None if step % self.every else self.inner.gradient(step, value, labels, done)

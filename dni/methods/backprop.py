@@ -12,10 +12,9 @@ from dni.methods.cut import CutContext
 
 @dataclass
 class Backprop(DepthMethod):
-    """Every stage waits for the gradient of its output, as an unsplit network would."""
+    """Every stage waits for the gradient of its output; training equals that of the unsplit network."""
 
     name: ClassVar[str] = "backprop"
-    multi_rate: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
         return TrueInterface()

@@ -1,10 +1,9 @@
-"""What every method in depth offers: a stage, and an interface that stands for the stages that follow."""
+"""The base class of the methods in depth, which say how stages of a network are trained apart from each other."""
 
 from __future__ import annotations
 
-import enum
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,62 +11,87 @@ from torch import nn
 
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface
-from dni.methods.cut import CutContext
+from dni.interfaces.input import InputInterface
+from dni.methods.cut import CutContext, InputContext
 from dni.plugin import Named, RunContext
-from dni.ranges import above_zero, one_or_more, zero_or_more
+from dni.ranges import one_or_more, zero_or_more
 from dni.stages.base import Stage
-
-InputKind = enum.Enum("InputKind", ["received", "synthetic"])
 
 
 @dataclass
 class DepthMethod(Named, ABC):
     """Base class of the methods in depth.
 
-    A method of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of
-    the section `depth`, with those below. `interface` is all that it must have.
+    Write a method of your own as a subclass that is a dataclass, in your own module. Its fields are the settings of
+    the section `depth`, with those below. Only `interface` is required.
     """
 
-    max_in_flight: int = one_or_more(4)  # [steps] W, most unfinished frames on an edge; delayed and lambda_return: on
-    # all edges together, and steps a stage keeps
+    max_in_flight: int = one_or_more(4)  # [steps] W, most unfinished frames on an edge; where stages keep windows, as
+    # with delayed: on all edges together, and steps a stage keeps
     lag: int | None = zero_or_more(None)  # [steps] train the predictor at step t on exactly the target of step t - lag;
-    # null: on what came (delayed: go back at step t exactly through step t - lag per edge; local: a curriculum hears of
-    # losses that late)
-    inputs: InputKind = InputKind.received  # synthetic: later stages predict theirs from the data, and wait for nobody
-    update_probability: float = above_zero(1.0)  # [probability] of a stage to update at a step; if not, it passes its
-    # output on and no more
-    clocks: list[int] = field(default_factory=list)  # [steps] each stage ticks at multiples of its own; empty: always
-
-    #: Stages need no gradient of theirs at a step to go on, so that `update_probability` may leave steps out.
-    skips_steps: ClassVar[bool] = False
+    # null: on targets that have arrived (delayed: go back at step t exactly through step t - lag per edge; local: a
+    # curriculum receives losses that late)
 
     #: Gradients or their targets are steps late, so that `optimizer.staleness` has something to shorten.
     late: ClassVar[bool] = False
 
-    #: One gradient is asked for at every step and used at that step, so that `clocks` may say at which.
-    multi_rate: ClassVar[bool] = False
-
-    #: Stages wait for no gradient, so that with `inputs` they may go ahead of the activations, too.
-    synthetic_inputs: ClassVar[bool] = False
-
-    #: The gradient at the cut is a model's, which a probe may compare with the exact one.
+    #: The gradient at the cut is predicted by a model, so that a probe can compare it with the exact one.
     predicts: ClassVar[bool] = False
+
+    #: A cut may have several named tensors, each with an interface of its own.
+    named_tensors: ClassVar[bool] = True
+    #: Class of torch.distributed.pipelining.schedules that runs the stages; None: the training loop of a worker does.
+    schedule: ClassVar[str | None] = None
+    #: Stages predict their inputs (`input_interface`) and do not wait for the previous stage's forward pass.
+    predicts_inputs: ClassVar[bool] = False
 
     @abstractmethod
     def interface(self, cut: CutContext) -> Interface:
-        """What answers, for the stages that follow, with dL/d output of a stage that is not the last."""
+        """Build the interface that returns dL/d output of a stage that is not the last."""
 
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
-        """A stage, the last one or an earlier one; `settings` are those of `Stage`."""
+        """Build a stage; `last` is whether it is the last one, `settings` are further arguments of `Stage`."""
         return Stage(module, optimizer, **settings)
 
-    def learner(self, cut: CutContext) -> nn.Module | None:
-        """The module that learns at the cut, of which only names and shapes are asked; None: there is none."""
-        return None
+    def learners(self, cut: CutContext) -> dict[str, nn.Module]:
+        """Build the modules that learn at the cut, for their names and shapes alone; as `Interface.learners`."""
+        return {}
+
+    def input_interface(self, cut: InputContext) -> InputInterface:
+        """Build the interface that predicts the input of a stage, where `predicts_inputs`."""
+        raise NotImplementedError
+
+    def check_input(self, cut: InputContext) -> None:
+        """Raise ConfigError if the input of this stage cannot be predicted, where `predicts_inputs`."""
+
+    def microbatches_of(self, stages: int) -> int:
+        """Microbatches that a batch is split into."""
+        return 1
+
+    def parts(self, stages: int) -> int:
+        """Parts that the model is cut into; part k is on stage k mod `stages`."""
+        return stages
 
     def in_flight(self, stages: int) -> int:
-        """The most unfinished frames on one edge, of `stages` stages."""
+        """Return the most unfinished frames on one edge of a run with `stages` stages."""
         return self.max_in_flight
+
+    def steps_ahead(self, stages: int) -> int:
+        """Return by how many steps a later stage can be ahead of the first stage."""
+        return 0
+
+    @property
+    def updates_every_step(self) -> bool:
+        """Whether every stage goes back and updates at every step at which it works."""
+        return True
+
+    def updates(self, seed: int, stage: int, step: int) -> bool:
+        """Return whether a stage goes back at a step. A pure function: every stage can call it for every other."""
+        return True
+
+    def update_period(self, stage: int) -> int:
+        """Return the period of a stage in steps: it works at the multiples only. A multiple of the previous stage's."""
+        return 1
 
     def check(self, run: RunContext) -> None:
         """Raise ConfigError for settings of the run that cannot be trained with this method."""
@@ -80,20 +104,4 @@ class DepthMethod(Named, ABC):
             raise ConfigError(
                 f"optimizer.staleness={run.optimizer.staleness} shortens the steps of late gradients, and with "
                 f"depth={self.name} none is late: set optimizer.staleness=0 (or depth=synthetic)"
-            )
-        self._check_update_probability()
-        if self.inputs is InputKind.synthetic and not self.synthetic_inputs:
-            raise ConfigError(
-                "depth.inputs=synthetic is for stages that do not wait for gradients either, and answers with "
-                f"synthetic ones: use depth=synthetic, not depth={self.name} (or depth.inputs=received)"
-            )
-
-    def _check_update_probability(self) -> None:
-        asked = f"depth.update_probability={self.update_probability}"
-        if self.update_probability > 1:
-            raise ConfigError(f"{asked} must be at most 1, with which every stage updates at every step")
-        if self.update_probability != 1 and not self.skips_steps:
-            raise ConfigError(
-                f"{asked} leaves steps without a gradient, and depth={self.name} would wait for it: use "
-                "depth=synthetic or depth=local (or depth.update_probability=1)"
             )

@@ -1,9 +1,9 @@
-"""A cut of the network, as a method sees it."""
+"""Contexts: what a method knows of a cut when it builds an interface for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.loss_function import LossFunction
+from dni.precision import autocast_calls
 from dni.predictors.base import Predictor
+from dni.predictors.regressor import Regressor
 from dni.predictors.settings import PredictorContext, PredictorSettings, TimePredictor
 from dni.recurrent import Chain
 
@@ -20,32 +22,46 @@ Kind = TypeVar("Kind", bound=DecoupledInterface)
 
 @dataclass(frozen=True)
 class CutContext:
-    """The cut after a stage, for which a method makes an interface."""
+    """The cut after a stage."""
 
     index: int  #: of the stage before the cut, from 0
-    stages: int  #: of the run
-    shape: tuple[int, ...]  #: of one row of the value that is cut: (D,), or (C, H, W) of feature maps
-    classes: int  #: V, how many labels there are
-    inputs: int  #: how many input symbols there are; 0 where the inputs are no symbols
+    stages: int  #: K, stages of the run
+    shape: tuple[int, ...]  #: of one row of the value: (D,), or (C, H, W) of feature maps
+    classes: int  #: V, number of labels
+    inputs: int  #: number of input symbols; 0 if the inputs are no symbols
     device: torch.device  #: of the stage
     predictor: PredictorSettings  #: the section `predictor.depth`, or `predictor.time`
     loss: LossFunction  #: of the network
-    expects: Callable[[int], bool]  #: whether the target of a step will come at all
+    expects: Callable[[int], bool]  #: whether a target will come for a step
+    learning_rate: float  #: of the stage's optimizer
+    local_classes: int  #: classes of the labels of the first stage's own task (`Window.local_labels`); 0: none
+    autocast: torch.dtype | None = field(default=None, kw_only=True)  #: what predictors compute in; None: 32 bits
+    rows: bool = field(default=True, kw_only=True)  #: the value has a row for every label; if not, it is (B, ..., D),
+    #: and its predictor sees no labels
+    base_seed: int  #: torch is seeded with base_seed + 0 to 3K - 1 before the interfaces of the run are built
 
     def build(self) -> Predictor:
-        """The predictor of the settings, untrained."""
+        """Build the predictor of the settings, untrained; for a value without labels, a regressor."""
+        if not self.rows:
+            hidden = getattr(self.predictor, "hidden", 0)
+            return self.cast(Regressor(self.shape[-1], hidden=hidden).to(self.device))
         context = PredictorContext(self.index, self.stages, self.inputs, numbers=self.loss.numbers)
-        return self.predictor.build(self.shape, self.classes, context).to(self.device)
+        return self.cast(self.predictor.build(self.shape, self.classes, context).to(self.device))
+
+    def cast(self, predictor: Predictor) -> Predictor:
+        """Let a predictor compute in the precision of the run."""
+        autocast_calls(predictor, self.autocast, "forward", "fit", "known")
+        return predictor
 
     def predicted(self, memory: int, **settings: Any) -> DecoupledInterface:
-        """An interface with that predictor and an Adam of its own, which remembers `memory` values.
+        """Build an interface with that predictor and its own Adam. It remembers `memory` values.
 
-        `settings` are further ones of `DecoupledInterface`.
+        `settings` are further arguments of `DecoupledInterface`.
         """
         return self.decoupled(DecoupledInterface, memory=memory, **settings)
 
     def decoupled(self, kind: type[Kind], predictor: Predictor | None = None, **settings: Any) -> Kind:
-        """The same of another class, or with another predictor that is trained alike."""
+        """Build an interface of the class `kind`, with that predictor or another one that is trained alike."""
         predictor = predictor or self.build()
         optimizer = torch.optim.Adam(predictor.parameters(), self.predictor.learning_rate, fused=True)
         own = {"expects": self.expects, **self.predictor.training(), **settings}
@@ -59,5 +75,17 @@ class TimeCutContext(CutContext):
     predictor: TimePredictor
     window: int  #: T, steps of a window
     module: Chain  #: the stage's part of the model
-    rest: Callable[[], tuple[Tensor, Tensor]] | None  #: inputs and labels (B, N) from the window's end to that of its
-    #: sequence; None: these are not known
+    rest: Callable[[], tuple[Tensor, Tensor]] | None  #: returns inputs and labels (B, N) from the end of the window to
+    #: the end of its sequence; None: they are not known
+
+
+@dataclass(frozen=True)
+class InputContext:
+    """The cut before a stage that predicts its input."""
+
+    index: int  #: of the stage, 1 or more
+    shape: tuple[int, ...]  #: of one row of the input: (D,), or (C, H, W) of feature maps
+    data_shape: tuple[int, ...] | None  #: of one row of the data; None: the data are symbols
+    symbols: int  #: number of input symbols; 0 if the data are no symbols
+    carries_state: bool  #: whether a stage before this one carries state
+    device: torch.device  #: of the stage

@@ -1,4 +1,4 @@
-"""Delayed gradients: a stage goes on, and goes back through a step once its true gradient has come."""
+"""Delayed gradients: a stage runs ahead, and goes back through a step when its true gradient arrives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Delayed(DepthMethod):
         return StashingStage(module, optimizer, stash=self.stash, **settings)
 
     def in_flight(self, stages: int) -> int:
-        """An even share of W, as a stage keeps its windows until they have been on all edges after it."""
+        """Return an even share of W, as a stage keeps a window until it has crossed all later edges."""
         return self.max_in_flight // (stages - 1)
 
     def check(self, run: RunContext) -> None:

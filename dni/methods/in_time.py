@@ -1,4 +1,4 @@
-"""What every method in time offers: windows of some length, and an interface that stands for the windows to come."""
+"""The base class of the methods in time, and those that send no gradient from window to window."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from dni.time_targets.base import Bootstrap
 class TimeMethod(Named, ABC):
     """Base class of the methods in time.
 
-    A method of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
-    section `time`. `interface` is all that it must have.
+    Write a method of your own as a subclass that is a dataclass, in your own module. Its fields are the settings of
+    the section `time`. Only `interface` is required.
     """
 
     #: A window is one whole sequence; False: it has `data.window` steps.
     whole_sequences: ClassVar[bool] = False
 
-    #: Activations are kept for `data.window` steps at a time, and computed again in the backward pass.
+    #: Activations are recomputed in the backward pass, `data.window` steps at a time.
     recomputes: ClassVar[bool] = False
 
-    #: The interface has gradients to answer with; False: it answers with none.
+    #: The interface returns gradients; False: it returns None.
     answers: ClassVar[bool] = True
 
-    #: It has a predictor, that of `predictor.time`; False: nothing of what such a predictor sees needs to travel.
+    #: It uses the predictor of `predictor.time`; False: the context of that predictor is not sent.
     predicts: ClassVar[bool] = False
 
     @abstractmethod
     def interface(self, cut: TimeCutContext) -> Interface:
-        """What answers, for the windows to come, with dL/d state of a stage that carries state."""
+        """Build the interface that returns dL/d state of a stage that carries state."""
 
     def targets(self, cut: TimeCutContext, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
-        """What makes the targets of `time`, the interface, from windows that the stage has run.
+        """Build what makes the targets of the interface `time` from the windows that the stage has run.
 
         `depth` is the interface at the stage's output.
         """
         return Bootstrap()
 
-    def learner(self, cut: TimeCutContext) -> nn.Module | None:
-        """The module that learns at the cut, of which only names and shapes are asked; None: there is none."""
-        return None
+    def learners(self, cut: TimeCutContext) -> dict[str, nn.Module]:
+        """Build the modules that learn at the cut, for their names and shapes alone; as `Interface.learners`."""
+        return {}
 
     def check(self, run: RunContext) -> None:
         """Raise ConfigError for settings of the run that cannot be trained with this method."""
@@ -62,7 +62,7 @@ class TimeMethod(Named, ABC):
 
 @dataclass
 class Truncated(TimeMethod):
-    """Truncated backpropagation through time: no gradient goes from one window back to the one before."""
+    """Truncated backpropagation through time: no gradient flows back from one window to the previous one."""
 
     name: ClassVar[str] = "truncated"
     answers: ClassVar[bool] = False
@@ -85,7 +85,7 @@ class Full(TimeMethod):
 
 @dataclass
 class Checkpointed(Full):
-    """The same with less memory: activations are computed again (Chen et al. 2016)."""
+    """As `Full` with less memory: activations are recomputed (Chen et al. 2016)."""
 
     name: ClassVar[str] = "checkpointed"
     recomputes: ClassVar[bool] = True

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from dni.interfaces.base import Interface
+from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.local import LocalInterface, local_head
 from dni.methods.base import DepthMethod
 from dni.methods.cut import CutContext
@@ -25,10 +25,11 @@ class Local(DepthMethod):
     learning_rate: float = zero_or_more(3e-3)  # [rate] of the classifier's own Adam
 
     name: ClassVar[str] = "local"
-    skips_steps: ClassVar[bool] = True
     predicts: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
+        if not cut.rows:
+            return ZeroInterface()  # no labels belong to these rows
         return LocalInterface(
             math.prod(cut.shape), classes=cut.classes, hidden=self.hidden, learning_rate=self.learning_rate,
             device=cut.device, function=cut.loss if cut.loss.numbers else None,
@@ -37,5 +38,7 @@ class Local(DepthMethod):
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         return Stage(module, optimizer, **{**settings, "first": True})  # no stage sends a gradient back
 
-    def learner(self, cut: CutContext) -> nn.Module:
-        return local_head(math.prod(cut.shape), cut.classes, self.hidden)
+    def learners(self, cut: CutContext) -> dict[str, nn.Module]:
+        if not cut.rows:
+            return {}
+        return {"head": local_head(math.prod(cut.shape), cut.classes, self.hidden)}

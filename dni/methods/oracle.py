@@ -15,14 +15,14 @@ from dni.plugin import RunContext
 
 @dataclass
 class Oracle(TimeMethod):
-    """The exact gradient of the rest of the sequence: what the best of predictors could answer (`OracleInterface`)."""
+    """The exact gradient of the rest of the sequence: a bound for every predictor (`OracleInterface`)."""
 
     name: ClassVar[str] = "oracle"
 
     def interface(self, cut: TimeCutContext) -> Interface:
-        """Raises UsageError where the rest of a sequence is not known."""
+        """Build the interface. Raises UsageError if the rest of a sequence is not known."""
         if cut.rest is None:
-            raise UsageError("an oracle needs the rest of the sequence, which this data does not tell")
+            raise UsageError("an oracle needs the rest of the sequence, which this data does not know")
         return OracleInterface(cut.module, cut.rest, cut.loss)
 
     def check(self, run: RunContext) -> None:

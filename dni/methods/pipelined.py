@@ -1,4 +1,4 @@
-"""Pipelined schedules: a batch goes through the stages in microbatches, and all wait until it has come back."""
+"""Pipelined schedules: a batch is split into microbatches, and every stage waits for all their gradients."""
 
 from __future__ import annotations
 
@@ -22,23 +22,22 @@ class Pipelined(DepthMethod):
 
     microbatches: int | None = one_or_more(None)  # [parts] M, into which a batch is split; null: as many as stages
 
-    schedule: ClassVar[str]  #: its class in torch.distributed.pipelining.schedules
+    named_tensors: ClassVar[bool] = False
 
     def interface(self, cut: CutContext) -> Interface:
-        """There is none: gradients are passed on within the pipeline. Raises UsageError."""
+        """Raise UsageError: a pipeline has no interfaces, it passes gradients on itself."""
         raise UsageError(f"depth={self.name} has no cut with an interface: its stages form one pipeline")
 
-    def count(self, stages: int) -> int:
-        """M in force."""
+    def microbatches_of(self, stages: int) -> int:
         return self.microbatches or stages
 
     def asked(self, stages: int) -> str:
-        """The setting of M as a message quotes it."""
+        """Return the setting of M as a message quotes it."""
         return f"depth.microbatches={self.microbatches or f'null, which is {stages},'}"
 
     def check(self, run: RunContext) -> None:
         super().check(run)
-        batch, count = run.data.batch, self.count(run.stages)
+        batch, count = run.data.batch, self.microbatches_of(run.stages)
         if run.stages == 1:
             raise ConfigError(
                 f"depth={self.name} needs two stages or more, and stages=1: set stages=2, say (or depth=backprop)"
@@ -47,6 +46,11 @@ class Pipelined(DepthMethod):
             raise ConfigError(
                 f"{self.asked(run.stages)} does not divide data.batch={batch} into equal parts: set "
                 f"data.batch={-(-batch // count) * count}, say"
+            )
+        if run.model.batch_norm and batch == count:
+            raise ConfigError(
+                f"{self.asked(run.stages)} leaves one example in each, and model={run.model.name} has batch norm: set "
+                f"data.batch={2 * count} or more"
             )
 
 
@@ -67,7 +71,7 @@ class OneForwardOneBackward(Pipelined):
 
     def check(self, run: RunContext) -> None:
         super().check(run)
-        if self.count(run.stages) < run.stages:
+        if self.microbatches_of(run.stages) < run.stages:
             raise ConfigError(
                 f"{self.asked(run.stages)} are fewer than the {run.stages} stages of depth={self.name}: set "
                 f"depth.microbatches={run.stages} or more (or use depth=gpipe)"
@@ -80,9 +84,12 @@ class Chunked(Pipelined):
 
     virtual_stages: int = one_or_more(2)  # [parts] of the model on one stage, dealt out in turn
 
+    def parts(self, stages: int) -> int:
+        return stages * self.virtual_stages
+
     def check(self, run: RunContext) -> None:
         super().check(run)
-        count, stages = self.count(run.stages), run.stages
+        count, stages = self.microbatches_of(run.stages), run.stages
         if count % max(1, count // stages):
             raise ConfigError(
                 f"{self.asked(stages)} cannot be dealt out evenly in rounds of {stages} stages or more: set "

@@ -20,19 +20,16 @@ class Synthetic(DepthMethod):
     """
 
     name: ClassVar[str] = "synthetic"
-    skips_steps: ClassVar[bool] = True
     late: ClassVar[bool] = True
-    multi_rate: ClassVar[bool] = True
-    synthetic_inputs: ClassVar[bool] = True
     predicts: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
         return cut.predicted(self.memory)
 
-    def learner(self, cut: CutContext) -> nn.Module:
-        return cut.build()
+    def learners(self, cut: CutContext) -> dict[str, nn.Module]:
+        return {"predictor": cut.build()}
 
     @property
     def memory(self) -> int:
-        """Values that wait for their targets: those in flight, that of this step, and one that is on its way."""
+        """How many values wait for targets: those in flight, that of this step, and one on its way."""
         return self.max_in_flight + 2

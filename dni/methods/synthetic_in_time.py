@@ -1,4 +1,4 @@
-"""Synthetic gradients in time: a model predicts what the windows to come will say of the state."""
+"""Synthetic gradients in time: a model predicts dL/d state of the windows that follow."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ class SyntheticInTime(TimeMethod):
     name: ClassVar[str] = "synthetic"
     predicts: ClassVar[bool] = True
 
-    #: A target is made from several windows, none of which may be left out.
+    #: A target needs several windows in a row.
     several_windows: ClassVar[bool] = False
 
     def interface(self, cut: TimeCutContext) -> Interface:
         return cut.predicted(self.waiting(cut) + 1)
 
     def waiting(self, cut: TimeCutContext) -> int:
-        """Windows after which the target of a state is there."""
+        """Return the number of windows until the target of a state is known."""
         return max(1, -(-cut.predictor.awaited_labels // cut.window))
 
     def targets(self, cut: TimeCutContext, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
         awaited = cut.predictor.awaited_labels
         return DeferredTargets(awaited) if awaited else Bootstrap()
 
-    def learner(self, cut: TimeCutContext) -> nn.Module:
-        return cut.build()
+    def learners(self, cut: TimeCutContext) -> dict[str, nn.Module]:
+        return {"predictor": cut.build()}
 
     def check(self, run: RunContext) -> None:
         super().check(run)
         predictor = run.predictor.time
-        if run.depth.update_probability != 1 and (self.several_windows or predictor.awaited_labels):
+        if not run.depth.updates_every_step and (self.several_windows or predictor.awaited_labels):
             raise ConfigError(
-                f"depth.update_probability={run.depth.update_probability} leaves windows out, and targets in time that "
-                "are made from several would miss them: use time=synthetic, and predictor=critic or predictor=mlp"
+                f"depth={run.depth.name} leaves windows out, and targets in time that are made from several windows "
+                "would miss them: use time=synthetic, and predictor=critic or predictor=mlp"
             )

@@ -1,4 +1,4 @@
-"""Reference models, whose layers are ready to be cut into stages, and the recurrent layers they are made of."""
+"""Reference models, whose layers can be cut into stages, and their recurrent layers."""
 
 from dni.models.base import Model, ModelContext
 from dni.models.images import Cnn, MlpBn, Resnet

@@ -1,11 +1,12 @@
-"""What every model offers: an ordered row of layers, built from the facts of the data, and what the rules ask of it."""
+"""Base class of the models: an ordered sequence of layers, built for the data, with properties for the checks."""
 
 from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from torch import nn
 
@@ -15,24 +16,29 @@ from dni.ranges import below_one, one_or_more
 from dni.types import Inputs
 
 InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
+SplitKind = enum.Enum("SplitKind", ["parameters", "measured"])
 
-#: Options of the package with these inputs, for messages.
+#: Options with these inputs, for error messages.
 _DATA = {Inputs.symbols: "data=text", Inputs.images: "data=mnist"}
 _MODELS = {Inputs.symbols: "model=lstm", Inputs.images: "model=cnn"}
 
 
+#: Layers in order, by name if it is a dict.
+Parts: TypeAlias = Sequence[nn.Module] | Mapping[str, nn.Module]
+
+
 @dataclass(frozen=True)
 class ModelContext:
-    """What a model is built for."""
+    """The sizes of the data that a model is built for."""
 
-    symbols: int  #: V, how many labels there are: the numbers that the last layer gives for each
-    input_symbols: int = 0  #: symbols that are inputs: rows of an embedding; 0: inputs are numbers
-    input_shape: tuple[int, ...] = ()  #: of one example, (C, H, W) of an image, or of one step, (D,); () of symbols
-    numbers: bool = False  #: labels are numbers, `symbols` of them a row, and not classes
+    symbols: int  #: V, number of classes of the labels, or O, numbers of one label; the size of the last layer
+    input_symbols: int = 0  #: number of input symbols, which are rows of an embedding; 0: inputs are numbers
+    input_shape: tuple[int, ...] = ()  #: (C, H, W) of an image, (D,) of an example or time step, () of symbols
+    numbers: bool = False  #: labels are numbers, O for each row, instead of classes
 
     @property
     def last_layer(self) -> str:
-        """The name of a linear layer that answers."""
+        """The name of a linear layer at the end of a model."""
         return "output" if self.numbers else "softmax"
 
 
@@ -40,45 +46,50 @@ class ModelContext:
 class Model(Named, ABC):
     """Base class of the models.
 
-    A model of your own is a subclass and a dataclass, in a module of your own; its fields are the settings of the
-    section `model`, with those below. `build` is all that it must have.
+    To add a model, write a dataclass that subclasses this class, in a module of your own. Its fields, and those below,
+    are the settings of the section `model`. Only `build` is required.
     """
 
-    init: InitKind = InitKind.default  # of the weights of maps, with zero biases; default: torch's own, biases too
-    split_points: list[str] = field(default_factory=list)  # first layer of every stage but the first; empty: by balance
-    symbols: int | None = None  # [symbols] V, how many labels there are; filled in from the data
+    init: InitKind = InitKind.default  # first weights of linear, convolutional and recurrent layers, with zero biases;
+    # default: torch's own
+    split_points: list[str] = field(default_factory=list)  # names of the first layer of every stage but the first;
+    # empty: as `split` says
+    split: SplitKind = SplitKind.parameters  # how to split without split_points. parameters: about equally many in each
+    # stage; measured: about equal times, measured on this machine before the stages start (dni-plan prints them)
+    symbols: int | None = None  # [symbols] V, number of classes of the labels; filled in from the data
     input_symbols: int | None = None  # [symbols] rows of the embedding; filled in from the data
-    input_shape: list[int] | None = None  # [numbers] of an image its channels, height and width, of a vector its size;
-    # null: of symbols; filled in from the data
+    input_shape: list[int] | None = None  # [numbers] channels, height and width of an image, or size of a vector; null:
+    # inputs are symbols; filled in from the data
 
-    #: What it reads; None: whatever there is.
+    #: The kind of inputs; None: any.
     reads: ClassVar[Inputs | None] = None
 
-    #: It reads sequences of vectors (B, T, D) as well, through a linear layer.
+    #: The model also reads sequences of vectors (B, T, D), through a linear layer.
     reads_vectors: ClassVar[bool] = False
 
-    #: Some of its layers are `dni.Recurrent`, so that gradients may be cut in time.
+    #: Some layers are `dni.Recurrent`, so that gradients can be cut in time.
     carries_state: ClassVar[bool] = False
 
-    #: It gives one answer a window, at its end, and not one at every step.
+    #: One output per window, at its end, instead of one at every step.
     one_answer: ClassVar[bool] = False
 
-    #: It has batch norm, which needs two examples or more.
+    #: The model has batch norm, which needs at least two examples.
     batch_norm: ClassVar[bool] = False
 
-    #: Between its layers there are feature maps (C, H, W).
+    #: The values between layers are feature maps (C, H, W).
     feature_maps: ClassVar[bool] = False
 
     @abstractmethod
-    def build(self, context: ModelContext) -> nn.Module:
-        """An `nn.Sequential` (or `dni.Chain`) of named layers, between any two of which it may be cut.
+    def build(self, context: ModelContext) -> nn.Module | Parts:
+        """Return an `nn.Sequential` (or `dni.Chain`) of named layers, or a list or dict of parts, that can be cut
+        between any two of them. Any other module is traced, and cut where its blocks begin.
 
-        Its inputs are those that `dni.data.Window` describes; it gives scores (B, T, V), of examples (B, V);
-        in regression numbers (B, T, O).
+        It takes the inputs that `dni.data.Window` describes, and returns scores (B, T, V), or (B, V) of examples; for
+        regression it returns numbers (B, T, O).
         """
 
     def check(self, run: Any) -> None:
-        """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that do not go with it."""
+        """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that this model cannot take."""
         data = run.data
         vectors = data.gives is Inputs.vectors and data.sequences and not data.one_label
         if self.reads not in (None, data.gives) and not (self.reads_vectors and vectors):
@@ -95,7 +106,7 @@ class Model(Named, ABC):
             )
         if self.batch_norm and data.batch == 1:
             raise ConfigError(
-                f"data.batch=1: model={self.name} has batch norm, which needs a batch: set data.batch=64, say"
+                f"data.batch=1: model={self.name} has batch norm, which needs larger batches: set data.batch=64, say"
             )
 
 
@@ -104,7 +115,7 @@ class Layered(Model):
     """A model of equal hidden layers."""
 
     units: int = one_or_more(128)  # [units] of a hidden layer; cnn, resnet: channels of the first layer
-    layers: int = one_or_more(3)  # [layers] hidden ones; resnet: blocks of each of its three widths
-    dropout: float = below_one(0.0)  # [share] set to zero in training: between recurrent layers, after the hidden
-    # layers of mlp and mlp_bn, before the softmax layer of cnn and resnet, inside transformer layers; every stage draws
-    # its own
+    layers: int = one_or_more(3)  # [layers] number of hidden layers; resnet: blocks of each of its three widths
+    dropout: float = below_one(0.0)  # [share] of activations set to zero in training: between recurrent layers, after
+    # the hidden layers of mlp and mlp_bn, before the softmax layer of cnn and resnet, inside transformer layers; each
+    # stage draws its own masks

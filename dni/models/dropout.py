@@ -1,4 +1,4 @@
-"""Where dropout goes inside a layer."""
+"""Dropout after a layer."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from torch import nn
 
 
 def with_dropout(layer: nn.Module, rate: float) -> nn.Module:
-    """The layer, and dropout of what it gives; at rate 0 the layer alone, so that nothing is drawn."""
+    """Return the layer followed by dropout of its output; at rate 0 the layer alone, which draws no random numbers."""
     return nn.Sequential(layer, nn.Dropout(rate)) if rate else layer

@@ -1,4 +1,4 @@
-"""Image classifiers: feed-forward layers with batch norm, whose names are where a model can be cut."""
+"""Image classifiers: feed-forward layers with batch norm."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dni.types import Inputs
 
 @dataclass
 class ImageModel(Layered):
-    """Images (B, C, H, W) -> scores of the classes (B, V). Its last layer is `softmax`, a linear layer."""
+    """Images (B, C, H, W) -> scores of the classes (B, V). The last layer is `softmax`, a linear layer."""
 
     reads: ClassVar[Inputs | None] = Inputs.images
     batch_norm: ClassVar[bool] = True
 
     @abstractmethod
     def named_layers(self, shape: tuple[int, ...], classes: int) -> dict[str, nn.Module]:
-        """All layers by name, for images of shape (C, H, W)."""
+        """Return all layers by name, for images of shape (C, H, W)."""
 
     def build(self, context: ModelContext) -> Chain:
         return Chain(OrderedDict(self.named_layers(context.input_shape, context.symbols)))
@@ -33,9 +33,9 @@ class ImageModel(Layered):
 
 @dataclass
 class MlpBn(ImageModel):
-    """`flatten`, then `layer1` ... `layerN` of `units`, each linear, batch norm, relu: activations (B, units).
+    """`flatten`, then `layer1` ... `layerN`, each linear, batch norm, relu, with dropout after each relu.
 
-    Dropout is after each relu.
+    The activations between layers are (B, units).
     """
 
     name: ClassVar[str] = "mlp_bn"
@@ -54,8 +54,8 @@ class MlpBn(ImageModel):
 class Cnn(ImageModel):
     """`conv1` ... `convN` of `units` channels, each 5x5, batch norm, relu and 3x3 pooling with stride 2.
 
-    The first takes the maximum and the others the mean (as in Jaderberg et al. 2017, where N = 3 and units = 128).
-    What is left is flattened in `softmax`, with dropout before its linear layer.
+    The first layer has max pooling and the others average pooling, as in Jaderberg et al. 2017, where N = 3 and units =
+    128. `softmax` flattens the feature maps, and has dropout before its linear layer.
     """
 
     name: ClassVar[str] = "cnn"
@@ -77,7 +77,7 @@ class Cnn(ImageModel):
 class Resnet(ImageModel):
     """`stem`, then `block1` ... `block3N`, residual (He et al. 2016), of `units`, 2 `units` and 4 `units` channels.
 
-    `softmax` takes their mean, with dropout before its linear layer.
+    `softmax` averages over positions, and has dropout before its linear layer.
     """
 
     name: ClassVar[str] = "resnet"
@@ -97,7 +97,7 @@ class Resnet(ImageModel):
 
 
 class ResidualBlock(nn.Module):
-    """relu(x + f(x)), f two 3x3 convolutions with batch norm; where the shape changes, x is projected by a 1x1 one."""
+    """relu(x + f(x)) with f two 3x3 convolutions with batch norm. A 1x1 convolution projects x if the shape changes."""
 
     def __init__(self, inputs: int, units: int, stride: int) -> None:
         super().__init__()
@@ -112,6 +112,6 @@ class ResidualBlock(nn.Module):
 
 
 def _convolution(inputs: int, units: int, size: int, stride: int = 1) -> nn.Sequential:
-    """Convolution and batch norm, which has the only bias."""
+    """Return a convolution without bias, followed by batch norm."""
     convolution = nn.Conv2d(inputs, units, size, stride, padding=size // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(units))

@@ -1,4 +1,4 @@
-"""First weights other than torch's own."""
+"""Initialisation of weights other than torch's own."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dni.errors import ConfigError
 
 @torch.no_grad()
 def initialise(model: nn.Module, scheme: str) -> None:
-    """Draw the weights of all linear, convolutional, LSTM and GRU layers anew, and set their biases to zero.
+    """Draw new weights for all linear, convolutional, LSTM and GRU layers, and set their biases to zero.
 
         xavier: uniform within +-sqrt(6 / (fan in + fan out))    (Glorot & Bengio 2010)
         he:     normal with variance 2 / fan in                  (He et al. 2015)
 
-    A gate of a recurrent layer is a matrix of its own. Embeddings and norms stay as they are. What is drawn depends on
-    torch's random state and the order of the layers alone. Raises ConfigError for another scheme.
+    Each gate of a recurrent layer is drawn as a separate matrix. Embeddings and norms do not change. The weights depend
+    only on torch's random state and the order of the layers. Raise ConfigError for another scheme.
     """
     draw: dict[str, Callable[[Tensor], Tensor]] = {
         "xavier": nn.init.xavier_uniform_,
@@ -35,7 +35,7 @@ def initialise(model: nn.Module, scheme: str) -> None:
 
 
 def _of_maps(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Weights and biases, gate by gate, with the names they have in their layer."""
+    """Yield weights and biases with their names in their layer, gate by gate."""
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             yield from layer.named_parameters(recurse=False)

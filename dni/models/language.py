@@ -24,9 +24,9 @@ from dni.types import Inputs
 class LanguageModel(Layered):
     """Symbols (B, T) int64 -> scores of the next symbol (B, T, V).
 
-    Its layers are named embedding, lstm1 ... lstmN (after the name of the model) and softmax, a linear layer: the
-    scores, before the softmax itself. Of vectors (B, T, D) the first one is a linear layer, inputs; where labels are
-    numbers the last one is called output.
+    The layers are named embedding, lstm1 ... lstmN (after the name of the model), and softmax, a linear layer that
+    returns the scores before the softmax itself. For vectors (B, T, D) the first layer is a linear one, named inputs.
+    If labels are numbers, the last layer is named output.
     """
 
     reads: ClassVar[Inputs | None] = Inputs.symbols
@@ -35,7 +35,7 @@ class LanguageModel(Layered):
 
     @abstractmethod
     def layer(self) -> Recurrent:
-        """One of the layers between embedding and softmax, of `units` units."""
+        """Return one layer of `units` units, to stand between embedding and softmax."""
 
     def build(self, context: ModelContext) -> Chain:
         named: dict[str, nn.Module] = {
@@ -46,7 +46,7 @@ class LanguageModel(Layered):
         return Chain(OrderedDict(named))
 
     def hidden_layers(self) -> dict[str, nn.Module]:
-        """All of them, by name."""
+        """Return all layers between embedding and softmax, by name."""
         return {f"{self.name}{i}": self.layer() for i in range(1, self.layers + 1)}
 
 
@@ -58,7 +58,7 @@ def _first_layer(context: ModelContext, units: int) -> dict[str, nn.Module]:
 
 @dataclass
 class Stack(LanguageModel):
-    """Dropout is between the layers, as dropout1 ... dropoutN-1."""
+    """A stack of recurrent layers with dropout1 ... dropoutN-1 between them."""
 
     def hidden_layers(self) -> dict[str, nn.Module]:
         named: dict[str, nn.Module] = {}
@@ -72,14 +72,14 @@ class Stack(LanguageModel):
         super().check(run)
         if self.dropout and self.layers == 1:
             raise ConfigError(
-                f"model.dropout={self.dropout} is between the layers of model={self.name}, and there is one: set "
-                "model.layers=2 or more (or model.dropout=0)"
+                f"model.dropout={self.dropout} applies between the layers of model={self.name}, and there is only one: "
+                "set model.layers=2 or more (or model.dropout=0)"
             )
 
 
 @dataclass
 class Lstm(Stack):
-    """Layers of `LSTM`."""
+    """Stacked `LSTM` layers."""
 
     name: ClassVar[str] = "lstm"
 
@@ -89,7 +89,7 @@ class Lstm(Stack):
 
 @dataclass
 class Gru(Stack):
-    """Layers of `GRU`."""
+    """Stacked `GRU` layers."""
 
     name: ClassVar[str] = "gru"
 
@@ -99,7 +99,7 @@ class Gru(Stack):
 
 @dataclass
 class MinGru(Stack):
-    """Layers of `MinGRU`."""
+    """Stacked `MinGRU` layers."""
 
     name: ClassVar[str] = "mingru"
 
@@ -109,10 +109,10 @@ class MinGru(Stack):
 
 @dataclass
 class Transformer(LanguageModel):
-    """Layers of `SegmentTransformer`, which have dropout inside."""
+    """Stacked `SegmentTransformer` layers, with dropout inside each."""
 
-    heads: int = one_or_more(4)  # [heads] of attention; divide the units
-    memory: int = one_or_more(32)  # [time steps] inputs of earlier windows that a layer remembers and attends to
+    heads: int = one_or_more(4)  # [heads] of attention; must divide model.units
+    memory: int = one_or_more(32)  # [time steps] earlier inputs that a layer keeps and attends to
 
     name: ClassVar[str] = "transformer"
 

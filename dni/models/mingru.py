@@ -1,4 +1,4 @@
-"""A recurrence that is linear in its state, so that a window runs as a parallel scan."""
+"""The minimal GRU. It is linear in its state, so that a window runs as a parallel scan."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dni.types import State
 
 
 class MinGRU(Recurrent):
-    """The minimal GRU (Feng et al. 2024, arXiv 2410.01201), whose gate and candidate see the input alone:
+    """The minimal GRU (Feng et al. 2024, arXiv 2410.01201). Its gate and candidate depend on the input alone:
 
         h_t = (1 - z_t) h_{t-1} + z_t c_t,    z_t = sigmoid(W_z x_t + b_z),    c_t = W_c x_t + b_c
 
-    The candidate may have either sign, and the state starts at zero, where a recurrence over logarithms would have no
-    gradient. Its state is (hidden,), of shape (1, B, units).
+    The recurrence does not use logarithms: candidates may be negative, and the state starts at zero, where a logarithm
+    has no gradient. The state is (hidden,), of shape (1, B, units).
     """
 
     def __init__(self, inputs: int, units: int) -> None:
@@ -24,7 +24,7 @@ class MinGRU(Recurrent):
         self.gate, self.candidate = nn.Linear(inputs, units), nn.Linear(inputs, units)
 
     def initial_state(self, batch: int) -> State:
-        """Zeros."""
+        """Return zeros."""
         return (self.gate.weight.new_zeros(1, batch, self.units),)
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
@@ -37,12 +37,12 @@ class MinGRU(Recurrent):
 
 
 def linear_scan(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
-    """h_t = decay_t h_{t-1} + drive_t, h_0 = `initial`, for t = 1 ... T.
+    """Return h_t = decay_t h_{t-1} + drive_t for t = 1 ... T, with h_0 = `initial`.
 
-    `decay`, `drive` and the result are (B, T, D), `initial` is (B, D). It takes ceil(log2 T) passes over the window
-    (Hillis and Steele 1986); before each, `drive_t` is the state that the last 1, 2, 4, ... steps alone leave and
-    `decay_t` the product of their decays. There are only products and sums: for decays in [0, 1] nothing overflows,
-    and a product too small for the number format is rightly nothing.
+    `decay`, `drive` and the result are (B, T, D), `initial` is (B, D). The scan takes ceil(log2 T) passes over the
+    window (Hillis and Steele 1986). Before each pass, `drive_t` is the state after the last 1, 2, 4, ... steps from
+    zero, and `decay_t` the product of their decays. For decays in [0, 1] nothing overflows, and products that underflow
+    to zero are negligible.
     """
     drive = torch.cat([drive[:, :1] + decay[:, :1] * initial.unsqueeze(1), drive[:, 1:]], dim=1)
     span, steps = 1, drive.shape[1]

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons: on vectors, and on one character at a time."""
+"""Multilayer perceptrons for vectors, and for one character at a time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dni.types import Inputs
 
 
 def mlp(inputs: int, units: int, layers: int, outputs: int) -> Chain:
-    """(..., inputs) -> (..., outputs) through `layers` hidden layers of `units` rectified units each.
+    """Return an MLP (..., inputs) -> (..., outputs) with `layers` hidden layers of `units` relu units each.
 
-    Its layers are named layer1, relu1, ..., layerN, reluN and output.
+    The layers are named layer1, relu1, ..., layerN, reluN and output.
     """
     named = _hidden(inputs, units, layers)
     named["output"] = nn.Linear(units if layers else inputs, outputs)
@@ -27,9 +27,9 @@ def mlp(inputs: int, units: int, layers: int, outputs: int) -> Chain:
 class Mlp(Layered):
     """Symbols (B, T) int64 -> scores of the next symbol (B, T, V).
 
-    Stateless: it sees one symbol at a time. Its layers are named embedding, layer1, relu1, ..., layerN, reluN
-    and softmax (a linear layer); with dropout, dropout1 ... dropoutN follow the rectifiers. Of vectors (B, T, D) there
-    is no embedding, and where labels are numbers the last layer is called output.
+    The model is stateless and sees one symbol at a time. Its layers are named embedding, layer1, relu1, ..., layerN,
+    reluN and softmax (a linear layer). With dropout, dropoutN follows reluN. For vectors (B, T, D) there is no
+    embedding. If labels are numbers, the last layer is named output.
     """
 
     name: ClassVar[str] = "mlp"

@@ -17,7 +17,7 @@ class LSTM(Recurrent):
         self.rnn = nn.LSTM(inputs, units, batch_first=True)
 
     def initial_state(self, batch: int) -> State:
-        """Zeros for hidden and cell."""
+        """Return zeros for hidden and cell."""
         return _zeros(self.rnn, batch), _zeros(self.rnn, batch)
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
@@ -34,7 +34,7 @@ class GRU(Recurrent):
         self.rnn = nn.GRU(inputs, units, batch_first=True)
 
     def initial_state(self, batch: int) -> State:
-        """Zeros."""
+        """Return zeros."""
         return (_zeros(self.rnn, batch),)
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:

@@ -1,4 +1,4 @@
-"""A transformer layer that remembers what came before the window."""
+"""A transformer layer with a memory of earlier windows."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from dni.types import State
 class SegmentTransformer(Recurrent):
     """One causal transformer layer with carried memory (Transformer-XL, Dai et al. 2019, arXiv 1901.02860).
 
-    A step attends to itself and to the `memory` inputs before it, in this window or an earlier one, so that cutting
-    a sequence into windows changes nothing. Positions enter as one learned number per head and distance, added to the
-    scores. Layer norms stand before attention and before the feed-forward part, each with a residual path.
+    A step attends to itself and to the `memory` inputs before it, in this window or earlier ones, so that the output
+    does not depend on where a sequence is cut into windows. Positions enter as a learned bias per head and distance,
+    added to the scores. Layer norms come before attention and before the feed-forward part, each inside a residual
+    branch.
 
-    Unlike in Transformer-XL, the gradient of the remembered inputs is computed: whoever cuts the sequence decides what
-    becomes of it. The state is (memory, filled): the last inputs of the layer, oldest first (memory, B, units), and the
-    share of them that the sequence has written, (1, B, 1) in [0, 1], without a gradient. A stream of zeros is therefore
-    an empty memory, to which nothing attends.
+    Unlike Transformer-XL, the layer computes the gradient of the memory, which a time cut can predict. The state is
+    (memory, filled): the last inputs of the layer, oldest first, (memory, B, units), and the share of the memory that
+    the sequence has written, (1, B, 1) in [0, 1], without a gradient. A state of zeros is an empty memory, which gets
+    no attention.
 
-    `dropout` is where torch's own encoder layer has it: in the attention weights, after attention, and in and after the
-    feed-forward part. Raises ConfigError if `heads` do not divide `units` or `memory` < 1.
+    `dropout` applies where torch's own encoder layer has it: in the attention weights, after attention, and in and
+    after the feed-forward part. Raise ConfigError if `heads` does not divide `units` or `memory` < 1.
     """
 
     def __init__(self, units: int, heads: int, memory: int, dropout: float = 0.0) -> None:
@@ -43,7 +44,7 @@ class SegmentTransformer(Recurrent):
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def initial_state(self, batch: int) -> State:
-        """An empty memory: zeros."""
+        """Return an empty memory: zeros."""
         weight = self.output.weight
         return weight.new_zeros(self.memory, batch, self.units), weight.new_zeros(1, batch, 1)
 
@@ -56,7 +57,7 @@ class SegmentTransformer(Recurrent):
         y = x + self.drop(self._attend(self.norm1(known), steps, written.view(-1, 1)))
         y = y + self.drop(self.feed_forward(self.norm2(y)))
         share = (written + steps).clamp(max=self.memory) / self.memory
-        # 0 * filled: part of the graph, as a state must be, with a gradient of zero.
+        # + 0 * filled: a state must be part of the graph; its gradient is zero.
         return y, (known[:, -self.memory :].transpose(0, 1), share + 0.0 * filled)
 
     def _attend(self, known: Tensor, steps: int, written: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Models that predict the gradient of the loss with respect to a value that has left a stage.
+"""Predictors: models of the gradient of the loss with respect to a value that leaves a stage.
 
-A value is an activation (B, T, D) or (B, D), whose labels are (B, T) or (B,), or a packed state (B, F), whose "labels"
-are what the time cut sees beside it: the next L labels (B, L), or the last H inputs (B, H). Every row of a value gets a
-gradient of its own; a predictor's loss is a mean over rows.
-Of feature maps (B, C, H, W), which `dni.predictors.convolutional` is about, every example is one row.
+A value is an activation (B, T, D) or (B, D) with labels (B, T) or (B,), or a packed state (B, F) with a context as its
+labels: the next L labels (B, L), or the last H inputs (B, H). Every row of a value has its own gradient, and the loss
+of a predictor is a mean over rows. In feature maps (B, C, H, W), see `dni.predictors.convolutional`, every example is
+one row.
 """
 
 from __future__ import annotations
@@ -19,35 +19,37 @@ from dni.types import IGNORED
 
 
 class Fit(NamedTuple):
-    """What a predictor is trained on: a scalar loss, and the prediction behind it, in the shape of the value."""
+    """The loss that a predictor is trained on, a scalar, and its prediction in the shape of the value."""
 
     loss: Tensor
     prediction: Tensor
 
 
 class Predictor(nn.Module):
-    """Base class. `forward` is the synthetic gradient; `fit` scores it against a target gradient."""
+    """Base class of the predictors. `forward` returns the synthetic gradient, `fit` its loss against a target."""
 
-    features: int | None = None  #: of a row of the values it is made for (channels of a convolution); None: any
-    classes = 0  #: of the labels that it sees; 0: it sees none, or numbers
+    features: int | None = None  #: size of a row of the values (channels of a convolution); None: any
+    classes = 0  #: number of classes of the labels it sees; 0: it sees no labels, or numbers
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
-        """The synthetic gradient dL/dvalue, in the shape of `value`; L is summed over batch and time."""
+        """Return the synthetic gradient dL/dvalue, in the shape of `value`; L is summed over batch and time."""
         raise NotImplementedError
 
     def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
-        """The squared distance to the target gradient, summed over features and averaged over rows
-        (Jaderberg et al. 2017, eq. 4)."""
+        """Return the squared distance to the target gradient, summed over features and averaged over rows.
+
+        This is eq. 4 of Jaderberg et al. 2017.
+        """
         prediction = self(value, labels)
         return Fit(squared_distance(prediction, target), prediction)
 
     def known(self, value: Tensor, labels: Tensor | None) -> Tensor | None:
-        """What can be learned when the value leaves, before any target: a scalar loss; None: nothing."""
+        """Return the immediate loss, a scalar to minimise when the value leaves, before any target; None: none."""
         return None
 
 
 class LabelContext(nn.Module):
-    """Labels as context: a linear map of their one-hot codes, (..., L) -> (..., features); IGNORED ones add nothing."""
+    """Labels as context: a linear map of one-hot codes, (..., L) -> (..., features). IGNORED labels add nothing."""
 
     def __init__(self, classes: int, future_labels: int, features: int) -> None:
         super().__init__()
@@ -61,7 +63,7 @@ class LabelContext(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         if rows.shape[-1] != len(self.offset):
             raise UsageError(
-                f"{rows.shape[-1]} labels for each row, and the predictor has future_labels={len(self.offset)}"
+                f"{rows.shape[-1]} labels in each row, but the predictor has future_labels={len(self.offset)}"
             )
         index = torch.where(rows == IGNORED, 0, rows + self.offset)
         return self.table(index).sum(-2)  # type: ignore[no-any-return]
@@ -79,13 +81,12 @@ class NumberContext(nn.Module):
 
 
 def label_rows(value: Tensor, labels: Tensor | None) -> Tensor:
-    """Labels as (..., L) beside a value (..., D): an activation has one label per row, a state has L.
+    """Return the labels of a value (..., D) as (..., L): an activation has one label per row, a state has L.
 
-    Raises:
-        ValueError: there are no labels, or their shape does not belong to the value's.
+    Raise ValueError if labels are None, or if their shape does not fit the value's.
     """
     if labels is None:
-        raise ValueError("this predictor uses labels as context, but the step came without labels")
+        raise ValueError("this predictor uses labels as context, but the step has no labels")
     rows = labels if labels.dim() == value.dim() else labels.unsqueeze(-1)
     if rows.shape[:-1] != value.shape[:-1]:
         raise ValueError(f"labels {tuple(labels.shape)} do not match a value of shape {tuple(value.shape)}")

@@ -1,4 +1,4 @@
-"""Models of the gradient of feature maps (B, C, H, W): every example is one row, with one label, (B,)."""
+"""Predictors for feature maps (B, C, H, W): every example is one row, with one label, (B,)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dni.losses import squared_distance
 from dni.predictors.base import Fit, LabelContext, Predictor, label_rows
 from dni.predictors.critic import SoftmaxCritic
 
-_SIZE = 5  # of a filter
+_SIZE = 5  # height and width of a filter
 
 
 class Flattened(Predictor):
-    """A predictor of rows (B, D) for values of any shape (B, ...), D the product of what follows B."""
+    """Apply a predictor of rows (B, D) to values of any shape (B, ...), flattened to (B, D)."""
 
     def __init__(self, rows: Predictor) -> None:
         super().__init__()
@@ -37,11 +37,11 @@ class Flattened(Predictor):
 class ConvRegressor(Predictor):
     """g = W3 * relu(W2 * relu(W1 * v + C y) + b2) + b3, * a convolution with 5x5 filters (Jaderberg et al. 2017).
 
-    The label's column C y is the same at every position, as a map of ones per class among the inputs would make it. The
-    last layer starts at zero, weight and bias, so that an untrained regressor predicts no gradient at all.
+    The label's term C y is the same at every position. The weight and bias of the last layer start at zero, so that an
+    untrained regressor predicts a zero gradient.
 
     Args:
-        channels: C, of the value.
+        channels: C, the channels of the value.
         hidden: channels of the two hidden layers.
         classes: V with labels as context (the paper's cDNI), 0 without.
     """
@@ -64,21 +64,22 @@ class ConvRegressor(Predictor):
         return self.last(torch.relu(self.second(torch.relu(z))))  # type: ignore[no-any-return]
 
     def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
-        """The squared distance to the target, summed over channels and positions and averaged over examples."""
+        """Return the squared distance to the target, summed over channels and positions, averaged over examples."""
         prediction = self(value, labels)
         return Fit(squared_distance(prediction.flatten(1), target.flatten(1)), prediction)
 
 
 class PooledCritic(SoftmaxCritic):
-    """A softmax critic of the means in a grid of cells: p = R v S^T in every channel, and `SoftmaxCritic`'s C(p).
+    """A `SoftmaxCritic` C(p) on average-pooled feature maps: p = R v S^T in every channel.
 
-    Its gradient, dC/dv = R^T (dC/dp) S, is the same all over a cell. `cells` = 1 sees the mean of each channel, as many
-    as there are positions all of the value. It takes and returns rows (B, C H W): put it into `Flattened`.
+    Its gradient dC/dv = R^T (dC/dp) S is constant within a cell of the pooling grid. `pool_grid` = 1 sees the mean of
+    each channel, and the largest grid sees every position. The critic takes and returns rows (B, C H W): wrap it in
+    `Flattened`.
 
     Args:
         shape: (C, H, W) of the value.
-        pool_grid: of the grid, in each direction, at most; they are those of adaptive average pooling.
-        settings: classes, hidden, gradient_weight and eager_loss, as of `SoftmaxCritic`.
+        pool_grid: most cells of the grid in each direction; cells as in adaptive average pooling.
+        settings: classes, hidden, gradient_weight and eager_loss of `SoftmaxCritic`.
     """
 
     def __init__(self, shape: Sequence[int], *, pool_grid: int, **settings: Any) -> None:
@@ -93,8 +94,8 @@ class PooledCritic(SoftmaxCritic):
         self.register_buffer("along", _means(width, columns), persistent=False)
 
     def _hidden(self, value: Tensor) -> Tensor:
-        pool_grid: Tensor = self.across @ value.view(-1, *self.shape) @ self.along.T
-        return super()._hidden(pool_grid.flatten(1))
+        pooled: Tensor = self.across @ value.view(-1, *self.shape) @ self.along.T
+        return super()._hidden(pooled.flatten(1))
 
     def _pull_back(self, z: Tensor, error: Tensor) -> Tensor:
         spread: Tensor = self.across.T @ super()._pull_back(z, error).view(-1, *self.grid) @ self.along
@@ -102,7 +103,10 @@ class PooledCritic(SoftmaxCritic):
 
 
 def _means(size: int, pool_grid: int) -> Tensor:
-    """(cells, size): row i is the mean of the positions from floor(i size / cells) up to ceil((i + 1) size / cells)."""
+    """Return the pooling matrix (G, size), G = `pool_grid`.
+
+    Row i takes the mean of the positions from floor(i size / G) up to, but not including, ceil((i + 1) size / G).
+    """
     matrix = torch.zeros(pool_grid, size)
     for i in range(pool_grid):
         start, end = i * size // pool_grid, -(-(i + 1) * size // pool_grid)

@@ -11,13 +11,12 @@ from dni.types import IGNORED
 
 
 class Critic(Predictor):
-    """Base class of local models of a loss, whose gradient is the synthetic gradient: the loss is one of W2 z + b2,
+    """Base class of the critics: local models of the loss, whose gradient is the synthetic gradient.
 
-        z = v    or, with a hidden layer,    z = tanh(W1 v + b1).
-
-    Output weights start small, not at zero: through zeros the layer below would never hear of the loss. With
-    `eager_loss` the loss is learned when the value leaves (`known`), and only the match waits for the target, in
-    `fit`: the loss is then as fresh as that of `LocalInterface`, however late targets are.
+    The modelled loss is a function of W2 z + b2, with z = v, or z = tanh(W1 v + b1) with a hidden layer. Output weights
+    start small but not at zero, because zeros would block the gradient to the layer below. With `eager_loss`, the
+    critic learns the loss as soon as the value leaves (`known`), as `LocalInterface` does. Only the distance to the
+    target gradient then waits for the target (`fit`).
     """
 
     def __init__(self, features: int, outputs: int, *, hidden: int, gradient_weight: float, eager_loss: bool) -> None:
@@ -32,11 +31,11 @@ class Critic(Predictor):
         return self.loss(self._hidden(value), labels) if self.eager_loss else None
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """The loss that is modelled, at the hidden layer's z, averaged over rows: a scalar."""
+        """Return the modelled loss at z, averaged over rows: a scalar."""
         raise NotImplementedError
 
     def _scored(self, loss: Tensor | None, prediction: Tensor, target: Tensor) -> Fit:
-        """`loss` None: it was learned at once."""
+        """Add the weighted distance to the target to the loss; `loss` is None if `known` has learned it."""
         distance = self.gradient_weight * squared_distance(prediction, target)
         return Fit(distance if loss is None else loss + distance, prediction)
 
@@ -44,29 +43,28 @@ class Critic(Predictor):
         return value if self.first is None else torch.tanh(self.first(value))
 
     def _pull_back(self, z: Tensor, error: Tensor) -> Tensor:
-        """dC/dv = J^T W2^T error, J = dz/dv, from the error dC/d(W2 z + b2)."""
+        """Return dC/dv = J^T W2^T error, with J = dz/dv and the error dC/d(W2 z + b2)."""
         back = error @ self.last.weight
         return back if self.first is None else (back * (1 - z * z)) @ self.first.weight
 
 
 class SoftmaxCritic(Critic):
-    """A local model of a softmax loss whose gradient is the synthetic gradient.
+    """A local model of a softmax loss, whose gradient is the synthetic gradient.
 
-    With z = v (hidden = 0) or z = tanh(W1 v + b1), and for each of a row's L labels y_l the cross-entropy
+    With z = v (hidden = 0) or z = tanh(W1 v + b1), and the labels y_l of a row, l = 1 ... L,
 
-        C(v) = sum_l -log softmax(W2 z + b2)[l, y_l]
+        C(v) = sum_l -log softmax(W2 z + b2)[l, y_l],    dC/dv = J^T W2^T (softmax - onehot),    J = dz/dv.
 
-    the synthetic gradient is dC/dv = J^T W2^T (softmax - onehot), J = dz/dv, written out below. `fit` returns
-    C + gradient_weight * |dC/dv - target|^2: the loss itself and, as in Sobolev training (Czarnecki et al. 2017), its
-    derivative.
+    `fit` returns C + gradient_weight * |dC/dv - target|^2: the loss and its derivative, as in Sobolev training
+    (Czarnecki et al. 2017).
 
     Args:
         features: D, the size of a row.
         classes: V.
         future_labels: L, labels per row: 1 in depth, the next L labels in time.
-        hidden: units of the tanh layer, 0 for a linear classifier.
-        gradient_weight: of the squared distance to the target gradient.
-        eager_loss: learn C from every value at once.
+        hidden: units of the tanh layer; 0 for a linear classifier.
+        gradient_weight: weight of the squared distance to the target gradient.
+        eager_loss: learn C from every value at once, before its target.
     """
 
     def __init__(
@@ -105,32 +103,32 @@ class SoftmaxCritic(Critic):
         minus_one = scores.new_full(index.shape, -1.0)
         error = torch.softmax(scores, -1).scatter_add(-1, index.clamp(min=0), minus_one)
         unknown = index == IGNORED
-        if unknown.any():  # worth the question: masking is a pass over all classes
+        if unknown.any():  # masking costs a pass over all classes
             error = error.masked_fill(unknown, 0.0)
         return self._pull_back(z, error)
 
     def _pull_back(self, z: Tensor, error: Tensor) -> Tensor:
-        """dC/dv from dC/d scores (..., L, V)."""
+        """Return dC/dv for the error dC/d scores (..., L, V)."""
         return super()._pull_back(z, error.flatten(-2))
 
 
 class SquaredCritic(Critic):
-    """A local model of a squared error whose gradient is the synthetic gradient.
+    """A local model of a squared error, whose gradient is the synthetic gradient.
 
-    With z = v (hidden = 0) or z = tanh(W1 v + b1), and a row's labels y,
+    With z = v (hidden = 0) or z = tanh(W1 v + b1), and the labels y of a row,
 
         C(v) = 1/2 |W2 z + b2 - y|^2,    dC/dv = J^T W2^T (W2 z + b2 - y),    J = dz/dv.
 
-    `fit` returns C + gradient_weight * |dC/dv - target|^2, as that of `SoftmaxCritic` does (Czarnecki et al. 2017).
-    Without a hidden layer and with gradient_weight = 0 it learns linear least squares: exact if all that follows is
-    linear.
+    `fit` returns C + gradient_weight * |dC/dv - target|^2, as `SoftmaxCritic` does (Czarnecki et al. 2017). Without a
+    hidden layer and with gradient_weight = 0 it learns linear least squares, which is exact if the rest of the network
+    is linear.
 
     Args:
         features: D, the size of a row.
-        outputs: O, labels of a row.
-        hidden: units of the tanh layer, 0 for a linear model.
-        gradient_weight: of the squared distance to the target gradient.
-        eager_loss: learn C from every value at once.
+        outputs: O, labels per row.
+        hidden: units of the tanh layer; 0 for a linear model.
+        gradient_weight: weight of the squared distance to the target gradient.
+        eager_loss: learn C from every value at once, before its target.
     """
 
     def __init__(
@@ -139,7 +137,7 @@ class SquaredCritic(Critic):
         super().__init__(features, outputs, hidden=hidden, gradient_weight=gradient_weight, eager_loss=eager_loss)
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
-        """dC/dv, in the shape of `value`. Raises ValueError if the labels do not belong to it."""
+        """Return dC/dv, in the shape of `value`. Raise ValueError if the labels do not fit it."""
         return self._gradient(self._hidden(value), labels)
 
     def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:

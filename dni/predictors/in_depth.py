@@ -1,4 +1,4 @@
-"""Settings of the predictors of a stage's output gradient."""
+"""Settings of the predictors at the cuts between stages."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from dni.ranges import one_or_more, zero_or_more
 
 @dataclass
 class Critic(DepthPredictor):
-    """A small classifier, whose loss has the synthetic gradient (`SoftmaxCritic`, `PooledCritic`); of
-    numbers, a small regression (`SquaredCritic`)."""
+    """A small classifier; the gradient of its loss is the synthetic gradient (`SoftmaxCritic`, `PooledCritic`). If
+    labels are numbers, a small regression (`SquaredCritic`)."""
 
     hidden: int = zero_or_more(0)  # [units] of the hidden layer (conv: channels); critic: 0 for a linear classifier
     gradient_weight: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
-    eager_loss: bool = False  # learn the loss when the value leaves; only the match waits for the target
-    staleness_decay: float = zero_or_more(0.0)  # [exponent] a, with eager_loss: the match to a target that is s steps
-    # late counts (1 + s)^-a
-    pool_grid: int = one_or_more(4)  # [cells] a side, of a grid: of feature maps it sees the means in each cell
+    eager_loss: bool = False  # learn the loss as soon as the value leaves; only the distance to the target gradient
+    # waits for the target
+    staleness_decay: float = zero_or_more(0.0)  # [exponent] a, with eager_loss: multiply the distance to a target that
+    # is s steps late by (1 + s)^-a
+    pool_grid: int = one_or_more(4)  # [cells] per side of a grid; of feature maps, the critic sees the mean of each
+    # cell
 
     name: ClassVar[str] = "critic"
 
@@ -49,7 +51,7 @@ class Critic(DepthPredictor):
     def check(self, run: RunContext) -> None:
         if self.staleness_decay and not self.eager_loss:
             raise ConfigError(
-                f"predictor.depth.staleness_decay={self.staleness_decay} makes late targets count for less beside a "
+                f"predictor.depth.staleness_decay={self.staleness_decay} reduces the weight of late targets beside a "
                 "loss that is learned at once: set predictor.depth.eager_loss=true (or "
                 "predictor.depth.staleness_decay=0)"
             )
@@ -57,9 +59,9 @@ class Critic(DepthPredictor):
 
 @dataclass
 class Linear(DepthPredictor):
-    """A linear map from the value, and its labels, to the gradient (`Regressor`)."""
+    """A linear map from the value and its labels to the gradient (`Regressor`)."""
 
-    labels: bool = True  # whether it sees labels beside the value
+    labels: bool = True  # use labels as context
 
     name: ClassVar[str] = "linear"
 
@@ -69,10 +71,10 @@ class Linear(DepthPredictor):
 
 @dataclass
 class Mlp(DepthPredictor):
-    """One hidden layer from the value, and its labels, to the gradient (`Regressor`)."""
+    """A model with one hidden layer from the value and its labels to the gradient (`Regressor`)."""
 
     hidden: int = one_or_more(256)  # [units] of the hidden layer
-    labels: bool = True  # whether it sees labels beside the value
+    labels: bool = True  # use labels as context
 
     name: ClassVar[str] = "mlp"
 
@@ -82,10 +84,10 @@ class Mlp(DepthPredictor):
 
 @dataclass
 class Conv(DepthPredictor):
-    """Two hidden convolutions from feature maps, and their labels, to the gradient (`ConvRegressor`)."""
+    """A model with two hidden convolutions from feature maps and their labels to the gradient (`ConvRegressor`)."""
 
     hidden: int = one_or_more(32)  # [channels] of the hidden layers
-    labels: bool = True  # whether it sees labels beside the value
+    labels: bool = True  # use labels as context
 
     name: ClassVar[str] = "conv"
 
@@ -95,12 +97,12 @@ class Conv(DepthPredictor):
     def check(self, run: RunContext) -> None:
         if not run.model.feature_maps:
             raise ConfigError(
-                f"predictor=conv needs feature maps, and between the layers of model={run.model.name} there are none: "
+                f"predictor=conv needs feature maps, and model={run.model.name} has none between its layers: "
                 "use predictor=critic, say (or model=cnn or model=resnet)"
             )
 
 
 def _regressor(shape: tuple[int, ...], hidden: int, classes: int, context: PredictorContext) -> Predictor:
     seen = {"outputs" if context.numbers else "classes": classes}
-    made = Regressor(math.prod(shape), hidden=hidden, **seen)
-    return Flattened(made) if len(shape) > 1 else made
+    regressor = Regressor(math.prod(shape), hidden=hidden, **seen)
+    return Flattened(regressor) if len(shape) > 1 else regressor

@@ -1,4 +1,4 @@
-"""Settings of the predictors of a state's gradient at the end of a window."""
+"""Settings of the predictors at the cuts in time, between windows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Context = enum.Enum("Context", ["none", "window", "future_labels"])
 
 @dataclass
 class Critic(TimePredictor):
-    """A small classifier of the next labels, whose loss has the synthetic gradient (`SoftmaxCritic`)."""
+    """A small classifier of the next labels; the gradient of its loss is the synthetic gradient (`SoftmaxCritic`)."""
 
     hidden: int = zero_or_more(0)  # [units] of the hidden layer; critic: 0 for a linear classifier
     gradient_weight: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
-    future_labels: int = one_or_more(1)  # [labels] L, after the window
+    future_labels: int = one_or_more(1)  # [labels] L, number of labels after the window
 
     name: ClassVar[str] = "critic"
 
@@ -42,12 +42,12 @@ class Critic(TimePredictor):
 
 @dataclass
 class SoftLabelCritic(TimePredictor):
-    """A critic that predicts the next labels from the last inputs, and learns once they have come."""
+    """A critic that predicts the next labels from the last inputs, and learns when these labels are known."""
 
-    hidden: int = zero_or_more(0)  # [units] of the hidden layer of both models; 0: none
+    hidden: int = zero_or_more(0)  # [units] of the hidden layer of both models; 0: a linear critic
     gradient_weight: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
-    future_labels: int = one_or_more(1)  # [labels] L, after the window
-    history: int = one_or_more(32)  # [symbols] H, of the input up to the end of the window
+    future_labels: int = one_or_more(1)  # [labels] L, number of labels after the window
+    history: int = one_or_more(32)  # [symbols] H, number of inputs up to the end of the window
 
     name: ClassVar[str] = "soft_label_critic"
 
@@ -68,11 +68,12 @@ class SoftLabelCritic(TimePredictor):
 
 @dataclass
 class Linear(TimePredictor):
-    """A linear map from the state, and what is seen beside it, to the gradient (`Regressor`)."""
+    """A linear map from the state and its context to the gradient (`Regressor`)."""
 
-    context: Context = Context.none  # beside the state: nothing, the last `history` inputs, or the next labels
-    future_labels: int = one_or_more(1)  # [labels] L, after the window
-    history: int = one_or_more(32)  # [symbols] H, of the input up to the end of the window
+    context: Context = Context.none  # input besides the state: nothing (none), the last `history` inputs (window), or
+    # the next labels (future_labels)
+    future_labels: int = one_or_more(1)  # [labels] L, number of labels after the window
+    history: int = one_or_more(32)  # [symbols] H, number of inputs up to the end of the window
 
     name: ClassVar[str] = "linear"
 
@@ -94,7 +95,7 @@ class Linear(TimePredictor):
 
 @dataclass
 class Mlp(Linear):
-    """One hidden layer from the state, and what is seen beside it, to the gradient (`Regressor`)."""
+    """A model with one hidden layer from the state and its context to the gradient (`Regressor`)."""
 
     hidden: int = one_or_more(256)  # [units] of the hidden layer
 

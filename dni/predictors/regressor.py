@@ -1,4 +1,4 @@
-"""Regressors: from a value, and labels if wanted, to the gradient of the loss with respect to it."""
+"""Regressors: direct models of the gradient of the loss with respect to a value, with labels as optional context."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dni.predictors.base import LabelContext, NumberContext, Predictor, label_ro
 class Regressor(Predictor):
     """g = W2 relu(W1 v + C y) + b, or g = W v + C y + b without a hidden layer (Jaderberg et al. 2017, section 2).
 
-    The last layer starts at zero, weight and bias (as does C where it is added to the last layer), so that an untrained
-    regressor predicts no gradient at all.
+    The weight and bias of the last layer start at zero (and so does C without a hidden layer), so that an untrained
+    regressor predicts a zero gradient.
 
     Args:
         features: D, the size of a row.
         hidden: units of the hidden layer; 0 for a linear predictor.
         classes: V with labels as context (the paper's cDNI), 0 without.
-        future_labels: how many labels each row has.
-        outputs: O, where labels as context are numbers (..., O); C is then a matrix. In the place of `classes`.
+        future_labels: L, labels per row.
+        outputs: O, if the labels given as context are numbers (..., O); C is then a matrix. Replaces `classes`.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Regressor(Predictor):
             nn.init.zeros_(self.context.table.weight)
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
-        seen = 0 if self.context is None else self.context(label_rows(value, labels))
+        context = 0 if self.context is None else self.context(label_rows(value, labels))
         if self.first is None:
-            return self.last(value) + seen  # type: ignore[no-any-return]
-        return self.last(torch.relu(self.first(value) + seen))  # type: ignore[no-any-return]
+            return self.last(value) + context  # type: ignore[no-any-return]
+        return self.last(torch.relu(self.first(value) + context))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The settings of a predictor: a dataclass that a run names by `_target_`, and that builds the model for a cut."""
+"""Base classes of the settings of predictors: dataclasses that a run names with `_target_` and that build the model."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from dni.ranges import above_zero, one_or_more, zero_or_more
 
 @dataclass(frozen=True)
 class PredictorContext:
-    """Where a predictor is used."""
+    """The place of a predictor in a run."""
 
-    index: int  #: of the stage whose value it sees, from 0
-    stages: int  #: of the run
-    inputs: int  #: how many input symbols there are; 0 where the inputs are no symbols
-    numbers: bool = False  #: labels are numbers (..., O) in floats, and `classes` is O
+    index: int  #: index of the stage whose value it sees, from 0
+    stages: int  #: number of stages
+    inputs: int  #: number of input symbols; 0 if inputs are not symbols
+    numbers: bool = False  #: labels are float numbers (..., O), and `classes` is O
 
 
 @dataclass
 class PredictorSettings(Named, ABC):
-    """Base class: how a predictor is trained, whatever it is.
+    """Base class of the settings of predictors, with those of their training.
 
-    A predictor of your own has a subclass of `DepthPredictor` or `TimePredictor` that is a dataclass, in a module of
-    your own; its fields are the settings of the section `predictor.depth` or `predictor.time`, with those below.
-    `build` is all that it must have.
+    To add a predictor, write a dataclass that subclasses `DepthPredictor` or `TimePredictor`, in a module of your own.
+    Its fields, and those below, are the settings of the section `predictor.depth` or `predictor.time`. Only `build` is
+    required.
     """
 
     learning_rate: float = zero_or_more(3e-3)  # [rate] of the predictor's own Adam
-    steps_per_target: int = one_or_more(1)  # [steps] of the predictor per target
-    warmup: int = zero_or_more(0)  # [steps] of the predictor before the stage moves
+    steps_per_target: int = one_or_more(1)  # [steps] optimizer steps of the predictor per target
+    warmup: int = zero_or_more(0)  # [targets] of the predictor before the stage's first update
     scale: float = zero_or_more(1.0)  # [factor] on the synthetic gradient that the network receives
-    clip: float | None = above_zero(None)  # [norm] largest, of the predictor's own gradient; null: not clipped
+    clip: float | None = above_zero(None)  # [norm] largest norm of the predictor's own gradient; null: no clipping
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
-        """The model of dL/d value, untrained, its weights drawn from torch's random state.
+        """Return the untrained model of dL/d value, with weights drawn from torch's random state.
 
-        `shape` is that of one row of the value: (D,), or (C, H, W) of feature maps; `classes` is V, or O where labels
-        are numbers.
+        `shape` is that of one row of the value: (D,), or (C, H, W) for feature maps. `classes` is V, or O if labels are
+        numbers.
         """
 
     def training(self) -> dict[str, Any]:
-        """How it is trained: settings of `DecoupledInterface`."""
+        """Return the training settings as arguments of `DecoupledInterface`."""
         return {
             "steps_per_target": self.steps_per_target,
             "warmup": self.warmup,
@@ -55,35 +55,37 @@ class PredictorSettings(Named, ABC):
         }
 
     def check(self, run: RunContext) -> None:
-        """Raise ConfigError for settings of the run that this predictor does not go with."""
+        """Raise ConfigError for settings of the run that this predictor cannot take."""
 
 
 @dataclass
 class DepthPredictor(PredictorSettings):
-    """Base class of predictors of dL/d output; beside the output they see its labels, (B, T) or (B,); of regression
-    (B, T, O)."""
+    """Base class of predictors of dL/d output.
+
+    They see the output and its labels, (B, T) or (B,); for regression (B, T, O).
+    """
 
 
 @dataclass
 class TimePredictor(PredictorSettings):
-    """Base class of predictors of dL/d state, packed as (B, F); beside it they see nothing, if they do not say more.
+    """Base class of predictors of dL/d state, packed as (B, F). By default they see the state alone.
 
-    One of the first two properties may be above 0: the predictor then sees integers (B, L) or (B, H).
+    If one of the first two properties is above 0, the predictor also sees integers (B, L) or (B, H).
     """
 
     @property
     def context_labels(self) -> int:
-        """L, labels after the window that it sees; a stream does not have them."""
+        """L, the number of labels after the window that the predictor sees. A stream has no such labels."""
         return 0
 
     @property
     def context_inputs(self) -> int:
-        """H, inputs up to the end of the window that it sees; IGNORED where nothing was read yet."""
+        """H, the number of inputs up to the end of the window that the predictor sees; IGNORED before the first."""
         return 0
 
     @property
     def awaited_labels(self) -> int:
-        """L, labels after its state for which every target waits: in `fit` they stand behind what it saw."""
+        """L, the number of labels after the state that every target waits for. `fit` gets them after the context."""
         return 0
 
     def check(self, run: RunContext) -> None:

@@ -1,4 +1,4 @@
-"""A critic where the labels ahead are not known yet: it guesses them from what was read."""
+"""A critic for streams, whose next labels are not known yet: it predicts them from the last inputs."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from dni.types import IGNORED
 
 
 class SoftLabelCritic(SoftmaxCritic):
-    """A `SoftmaxCritic` of the next L labels that takes the guesses q of a second local model for the labels.
+    """A `SoftmaxCritic` of the next L labels, trained on the soft labels q of a second model, the teacher.
 
-    A teacher sees the last H input symbols x, but not the state v, and guesses q(x) = softmax(U2 relu(U1 x) + c); the
-    critic sees the state alone, with scores p(v). The synthetic gradient is that of the cross-entropy between them,
+    The teacher sees the last H input symbols x, but not the state v: q(x) = softmax(U2 relu(U1 x) + c). The critic sees
+    the state alone and has probabilities p(v). The synthetic gradient is that of the cross-entropy between them:
 
-        d/dv  sum_l -q_l(x) . log p_l(v)  =  J^T W2^T (p - q),
+        d/dv  sum_l -q_l(x) . log p_l(v)  =  J^T W2^T (p - q)
 
-    which asks of the state what the last H symbols tell of the future and the state does not hold yet. Both have a
-    further class, V, for labels that do not count. Both learn from the labels when these have come, the critic from the
-    target gradient too. Used where a stream is learned as it is read.
+    It trains the state to hold the information about the future that the last H symbols contain. Both models have an
+    additional class, V, for IGNORED labels. Both learn from the labels when these are known, and the critic from the
+    target gradient as well.
 
     Args:
-        features: D, the size of a row, as of `SoftmaxCritic`.
+        features: D, the size of a row.
         classes: V.
-        future_labels: L, the labels ahead that are modelled.
-        inputs: the input symbols are below it (or IGNORED, where nothing was read yet).
-        history: H.
-        hidden: units of the tanh layer of critic and teacher, 0 for linear models.
-        gradient_weight: of the squared distance to the target gradient.
+        future_labels: L, number of labels after the window.
+        inputs: number of input symbols; before the start of a sequence inputs are IGNORED.
+        history: H, number of input symbols that the teacher sees.
+        hidden: units of the critic's tanh layer and of the teacher's relu layer; 0 for a linear critic, and a teacher
+            with D units.
+        gradient_weight: weight of the squared distance to the target gradient.
     """
 
     def __init__(
@@ -57,27 +58,27 @@ class SoftLabelCritic(SoftmaxCritic):
         nn.init.zeros_(self.guess.bias)
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
-        """`labels` (B, H): the last H input symbols, the newest last."""
+        """Return the synthetic gradient; `labels` (B, H) are the last H input symbols, the newest last."""
         z = self._hidden(value)
-        guesses = torch.softmax(self._guesses(_integers(labels)), -1)
-        return self._pull_back(z, torch.softmax(self._scores(z), -1) - guesses)
+        soft_labels = torch.softmax(self._teacher_scores(_integers(labels)), -1)
+        return self._pull_back(z, torch.softmax(self._scores(z), -1) - soft_labels)
 
     def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
-        """`labels` (B, H+L): the input symbols, then the labels that came."""
-        known = _integers(labels)
-        seen, came = known[:, : self.history], known[:, self.history :]
-        came = torch.where(came == IGNORED, self.classes - 1, came)
-        z, guesses = self._hidden(value), self._guesses(seen)
+        """Return the losses of critic and teacher; `labels` (B, H+L) are the input symbols, then the true labels."""
+        context = _integers(labels)
+        inputs, future = context[:, : self.history], context[:, self.history :]
+        future = torch.where(future == IGNORED, self.classes - 1, future)
+        z, teacher_scores = self._hidden(value), self._teacher_scores(inputs)
         scores = self._scores(z)
-        losses = summed_cross_entropy(guesses, came) + summed_cross_entropy(scores, came)
-        prediction = self._pull_back(z, torch.softmax(scores, -1) - torch.softmax(guesses.detach(), -1))
+        losses = summed_cross_entropy(teacher_scores, future) + summed_cross_entropy(scores, future)
+        prediction = self._pull_back(z, torch.softmax(scores, -1) - torch.softmax(teacher_scores.detach(), -1))
         return Fit(losses / len(value) + self.gradient_weight * squared_distance(prediction, target), prediction)
 
-    def _guesses(self, seen: Tensor) -> Tensor:
-        return self.guess(torch.relu(self.seen(seen))).unflatten(-1, (-1, self.classes))  # type: ignore[no-any-return]
+    def _teacher_scores(self, inputs: Tensor) -> Tensor:
+        return self.guess(torch.relu(self.seen(inputs))).unflatten(-1, (-1, self.classes))  # type: ignore[no-any-return]
 
 
 def _integers(labels: Tensor | None) -> Tensor:
     if labels is None:
-        raise ValueError("this critic guesses from the last input symbols, but the step came without them")
+        raise ValueError("this critic predicts labels from the last input symbols, but the step has none")
     return labels

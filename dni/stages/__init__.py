@@ -1,1 +1,1 @@
-"""One part of the network: run it, go back, update; and how to keep or recompute what a late gradient needs."""
+"""Stages: forward, backward and update of one part of a network, with late gradients too."""

@@ -1,4 +1,4 @@
-"""One stage of a network that was cut in depth: forward, backward, update."""
+"""One stage of a split network: forward, backward, update."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dni.errors import DivergedError, UsageError
-from dni.misuse import refuse_divisor, refuse_earlier, refuse_gradient, refuse_input, refuse_stage
+from dni.misuse import refuse_divisor, refuse_earlier, refuse_input, refuse_stage
+from dni.named_tensors import Value, batch_of, floating, like, map_tensors, named
 from dni.recurrent import as_chain, pack, reset_streams, unpack
 from dni.rng import OwnRandomness, is_stochastic
 from dni.stages.gradient_accumulator import GradientAccumulator
-from dni.stages.graph import Gradients, Graph, Reply, gradient_of
+from dni.stages.graph import Gradients, Graph, Reply, backward_starts, gradient_of
 from dni.types import State
 
 
 class Stage:
-    """A module with its optimizer, and the state it carries from window to window.
+    """A module with its optimizer and the state it carries from window to window.
 
-    `forward`, `backward` and `update` are called in this order, once per step. Losses are sums over batch and time;
-    only the parameter gradients are divided, in `update`. (`dni.stages.weight_stashing` has a stage that goes back
-    later.) What cannot work raises UsageError.
+    Call `forward`, `backward` and `update` in this order, once per step. Losses are sums over batch and time; `update`
+    divides the parameter gradients. `StashingStage` allows later backward passes. Wrong arguments raise UsageError.
 
     Args:
-        module: a `Chain`, an `nn.Sequential` (made one), or any module from tensor to tensor.
+        module: a `Chain`, an `nn.Sequential` (converted to a `Chain`), or any module from tensor to tensor.
         optimizer: updates the module's parameters.
         clip: largest norm of the stage's parameter gradients; None does not clip.
-        accumulate: windows whose parameter gradients make one optimizer step.
-        schedule: of the optimizer's rate; whoever trains steps it once per training step.
-        device: where the module lives; what comes in is moved there.
-        seed: of the stage's own random state, used if the module has dropout.
-        first: no gradient of the input is wanted (integer inputs never have one): there is no stage before, or it
-            learns from a loss of its own.
-        chunk: steps; the windows, then (B, T, D) or integers (B, T), are run in chunks of so many steps, whose
-            activations are not kept but computed again in `backward` (Chen et al. 2016). The module must not mind
-            where a window is cut. None keeps all activations.
+        accumulate: number of windows whose parameter gradients are summed for one optimizer step.
+        schedule: schedule of the optimizer's rate; the training loop steps it once per training step.
+        device: device of the module; inputs are moved there.
+        seed: seed of the stage's own random state, used if the module has dropout.
+        first: compute no gradient of the input (integer inputs never have one): there is no previous stage, or it
+            learns from a local loss.
+        chunk: run windows, (B, T, D) or integers (B, T), in chunks of so many time steps, whose activations are
+            recomputed in `backward` (Chen et al. 2016). The module's result must not depend on where a window is cut.
+            None keeps all activations.
     """
 
-    #: Whether windows wait for their gradients, so that `backward` may go through an earlier one.
+    #: True if the stage keeps windows until their gradients arrive, so that `backward` can use an earlier one.
     keeps_windows = False
 
-    #: Whether the previous stage gets its targets from `ready_replies`, steps later, and not from `backward`.
+    #: True if the targets for the previous stage come from `ready_replies`, some steps later, instead of `backward`.
     replies_later = False
 
     def __init__(
@@ -66,45 +66,42 @@ class Stage:
         self.accumulate, self.schedule = accumulate, schedule
         self.device = torch.device(device)
         self.state: State | None = None
-        self.gradient_norm: float | None = None  #: of the newest optimizer step, before clipping; None: none was taken
+        self.gradient_norm: float | None = None  #: of the newest optimizer step, before clipping; None before the first
         self.randomness = OwnRandomness(seed, self.device) if is_stochastic(module) else None
         self._evaluation_state: State | None = None
         self._graph: Graph | None = None
-        self._newest = 0  # step of the window that was run last
-        self._gathered = GradientAccumulator()
+        self._newest = 0  # step of the newest window
+        self._accumulator = GradientAccumulator()
 
-    def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
+    def forward(self, activation: Value, reset: Tensor | None = None, step: int = 0) -> tuple[Value, Tensor | None]:
         """Run one window.
 
-        `activation` is (B, T, D), (B, D), (B, C, H, W) or integers (B, T); `reset` (B,) bool marks streams whose
-        sequence starts here; `step` names the window for a stage that keeps several. Returns the output and the packed
-        state after the window (B, F), both detached; None for a stateless stage.
+        `activation` is (B, T, D), (B, D), (B, C, H, W) or integers (B, T), or a dict of named tensors. `reset` (B,)
+        bool marks streams whose sequence starts here. `step` names the window for a stage that keeps several. Return
+        the output and the packed state (B, F) after the window, both detached; the state of a stateless stage is None.
         """
         refuse_input(activation)
-        x, leaf = self._fresh_input(activation.to(self.device))
-        entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, len(x)))
+        x, leaf = self._fresh_input(self._on_device(activation))
+        entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, batch_of(x)))
         entered = reset_streams(entering, None if reset is None else reset.to(self.device))
         with self.randomness.active() if self.randomness else nullcontext():
             output, leaving = self._run(x, entered)
         self._graph, self._newest = Graph(leaf, entering, output, leaving), step
         self.state = tuple(s.detach() for s in leaving)
-        return output.detach(), pack(self.state) if self.state else None
+        return map_tensors(Tensor.detach, output), pack(self.state) if self.state else None
 
-    def backward(self, output: Tensor | None, state: Tensor | None = None, step: int = 0) -> Gradients:
-        """One backward pass from dL/d output and dL/d state (B, F), None standing for zero.
+    def backward(self, output: Value | None, state: Tensor | None = None, step: int = 0) -> Gradients:
+        """Run one backward pass from dL/d output and dL/d state (B, F); None means zero.
 
-        Adds to the parameter gradients and returns the gradients of what came in. Raises UsageError if there was no
-        forward pass, or if the gradient is not that of its output.
+        Add to the parameter gradients, and return the gradients of the input and of the entering state. Raise
+        UsageError without a forward pass before, or for a gradient that does not fit its output.
         """
         graph, self._graph = self._graph, None
         if graph is None:
             raise UsageError(f"step {step}: backward comes once after each forward")
         if step != self._newest and not self.keeps_windows:
             refuse_earlier(step, self._newest)
-        if output is not None:
-            refuse_gradient(output, graph.output)
-        ends: list[Tensor] = [] if output is None else [graph.output]
-        gradients: list[Tensor] = [] if output is None else [output.to(self.device)]
+        ends, gradients = backward_starts(graph.output, output, self.device)
         if state is not None:
             ends += graph.leaving
             gradients += unpack(state.to(self.device), graph.leaving)
@@ -112,70 +109,72 @@ class Stage:
             with self._recomputing():
                 torch.autograd.backward(ends, gradients)
         entering = tuple(gradient_of(s) for s in graph.entering)
-        arrived = None if graph.input is None else gradient_of(graph.input)
-        return Gradients(arrived, pack(entering) if entering else None)
+        activation = None if graph.input is None else map_tensors(gradient_of, graph.input)
+        return Gradients(activation, pack(entering) if entering else None)
 
-    def on_target(self, step: int, target: Tensor) -> None:
-        """Hear of the target of the output of a step, which has just come from the next stage."""
+    def on_target(self, step: int, target: Value) -> None:
+        """Take the target of a step's output as it arrives from the next stage. Ignored unless a subclass uses it."""
 
     def ready_replies(self) -> list[Reply]:
-        """The targets for the previous stage that can be made now, between two windows."""
+        """Return the targets for the previous stage that can be computed now, between two windows."""
         return []
 
-    def recompute(self, activation: Tensor, entering: State, reset: Tensor) -> tuple[Tensor, State]:
-        """Run a window again with today's parameters, from given leaves. Returns output and leaving state, with graph.
+    def recompute(self, activation: Value, entering: State, reset: Tensor) -> tuple[Value, State]:
+        """Run a window with the current parameters, from given leaves. Return output and leaving state, with graph.
 
-        Nothing is carried on, and no gradient of the input is wanted. Dropout draws anew.
+        The carried state stays unchanged, the input gets no gradient, and dropout draws new masks.
         """
-        x = activation.detach().to(self.device, copy=True)  # a first layer may work in place
+        # a copy: the first layer may modify its input in place
+        x = map_tensors(lambda tensor: tensor.detach().to(self.device, copy=True), activation)
         with self.randomness.active() if self.randomness else nullcontext():
             return self.module(x, reset_streams(entering, reset.to(self.device)))  # type: ignore[no-any-return]
 
     def update(self, divisor: float = 1.0, *, move: bool = True, factor: float = 1.0) -> None:
-        """Gather the window's parameter gradients; once there are `accumulate` windows of them, divide their sums by
-        the sum of their divisors, clip, and take one optimizer step, at `factor` times its learning rates. A window
-        that may not `move` counts for nothing.
+        """Accumulate the window's parameter gradients, and take an optimizer step every `accumulate` windows.
 
-        Raises DivergedError if the norm of what was gathered is not finite, UsageError before the backward pass.
+        The step divides the summed gradients by the sum of the divisors, clips them, and uses `factor` times the
+        learning rates. Without `move`, drop the window's gradients. Raise DivergedError if the norm of the gradients is
+        not finite, and UsageError before the backward pass.
         """
         if self._graph is not None:
-            raise UsageError("update comes after backward: the window that was run last has no gradients yet")
+            raise UsageError("update comes after backward: the newest window has no gradients yet")
         refuse_divisor(divisor)
         if move:
-            self._gathered.add(self.module, divisor)
-        if self._gathered.windows == self.accumulate:
+            self._accumulator.add(self.module, divisor)
+        if self._accumulator.windows == self.accumulate:
             self._step(factor)
         self.optimizer.zero_grad()
 
     @torch.no_grad()
-    def evaluate(self, activation: Tensor, reset: Tensor | None = None) -> Tensor:
-        """Run one validation window in evaluation mode, with a carried state of its own, and return the output."""
-        x = activation.to(self.device)
-        state = self._carried(self._evaluation_state, len(x))
+    def evaluate(self, activation: Value, reset: Tensor | None = None) -> Value:
+        """Run one validation window in evaluation mode, with its own carried state, and return the output."""
+        x = self._on_device(activation)
+        state = self._carried(self._evaluation_state, batch_of(x))
         modes = [(part, part.training) for part in self.module.modules()]
         self.module.eval()
         try:
             output, after = self.module(x, reset_streams(state, None if reset is None else reset.to(self.device)))
-        finally:  # layers that are kept in evaluation mode stay in it
+        finally:  # not module.train(): layers that were in evaluation mode before stay in it
             for part, training in modes:
                 part.training = training
         self._evaluation_state = after
-        return output  # type: ignore[no-any-return]
+        return output
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, optimizer, carried state, random state and gathered gradients, between two windows."""
+        """Return layers, parameters, optimizer, carried and random state and accumulated gradients."""
         return {
+            "layers": [*self.module._modules],
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": None if self.state is None else list(self.state),
             "random": self.randomness.states if self.randomness else {},
-            "gathered": vars(self._gathered),
+            "gathered": vars(self._accumulator),
             "schedule": self.schedule and self.schedule.state_dict(),
             "gradient_norm": self.gradient_norm,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore the result of `state_dict`."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
@@ -184,19 +183,20 @@ class Stage:
         self.state = None if state["state"] is None else tuple(s.to(self.device) for s in state["state"])
         if self.randomness:
             self.randomness.states = state["random"]
-        self._gathered = GradientAccumulator(**state["gathered"])
-        self._gathered.sums = {name: total.to(self.device, copy=True) for name, total in self._gathered.sums.items()}
+        accumulator = GradientAccumulator(**state["gathered"])
+        accumulator.sums = {name: total.to(self.device, copy=True) for name, total in accumulator.sums.items()}
+        self._accumulator = accumulator
 
     def _step(self, factor: float) -> None:
-        gathered, self._gathered = self._gathered, GradientAccumulator()
-        gradients = gathered.write_gradients(self.module)
+        accumulator, self._accumulator = self._accumulator, GradientAccumulator()
+        gradients = accumulator.write_gradients(self.module)
         if gradients:
-            torch._foreach_div_(gradients, gathered.divisor)
+            torch._foreach_div_(gradients, accumulator.divisor)
             norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.clip or math.inf).item()
             if not math.isfinite(norm):
                 raise DivergedError(f"the gradient norm is {norm}: lower the learning rates, or clip gradients")
             self.gradient_norm = norm
-            if norm:  # windows without gradient are no reason to move: momentum would
+            if norm:  # momentum would change the weights without any gradient
                 rates = [group["lr"] for group in self.optimizer.param_groups]
                 self._set_rates([rate * factor for rate in rates])
                 self.optimizer.step()
@@ -206,17 +206,21 @@ class Stage:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def _fresh_input(self, activation: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the module is run on, and the leaf that its gradient is wanted of."""
-        if not activation.is_floating_point():
-            return activation.detach(), None
-        leaf = activation.detach().requires_grad_(not self.first)
-        # neither a leaf nor the sender's memory: a first layer may work in place
-        return leaf.clone(), None if self.first else leaf
+    def _on_device(self, value: Value) -> Value:
+        return map_tensors(lambda tensor: tensor.to(self.device), value)
 
-    def _run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _fresh_input(self, activation: Value) -> tuple[Value, Value | None]:
+        """Return the module's input, and the leaves that receive its gradient (None: no gradient)."""
+        leaves = {name: t.detach().requires_grad_(not self.first) for name, t in floating(activation).items()}
+        # clones: the first layer may modify its input in place, which neither a leaf nor the sender's memory allows
+        copies = {name: leaves[name].clone() if name in leaves else t.detach() for name, t in named(activation).items()}
+        return like(copies, activation), like(leaves, activation) if leaves and not self.first else None
+
+    def _run(self, x: Value, state: State) -> tuple[Value, State]:
         if self.chunk is None:
             return self._call(x, state)
+        if not isinstance(x, Tensor):
+            raise UsageError("chunk cuts one tensor along time: with named tensors use chunk=None")
         outputs = []
         for part in torch.split(x, self.chunk, dim=1):
             output, state = checkpoint(
@@ -225,11 +229,11 @@ class Stage:
             outputs.append(output)
         return torch.cat(outputs, dim=1), state
 
-    def _call(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _call(self, x: Value, state: State) -> tuple[Value, State]:
         return self.module(x, state)  # type: ignore[no-any-return]
 
     def _recomputing(self) -> AbstractContextManager[None]:
-        """Chunks that are computed again draw as they drew, from the process's random state: others must wait."""
+        """Hold the process's random state while chunks are recomputed with the same dropout masks."""
         return self.randomness.active() if self.randomness and self.chunk else nullcontext()
 
     def _carried(self, state: State | None, batch: int) -> State:

@@ -1,4 +1,4 @@
-"""The parameter gradients of several windows, for one optimizer step."""
+"""The summed parameter gradients of several windows, for one optimizer step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 @dataclass
 class GradientAccumulator:
-    """Parameter gradients, by the parameter's name, summed over the windows since the last optimizer step."""
+    """Parameter gradients, by parameter name, summed over the windows since the last optimizer step."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     divisor: float = 0
     windows: int = 0
 
     def add(self, module: nn.Module, divisor: float) -> None:
-        """Take one window's gradients; whoever set them must not write to them any more."""
+        """Add one window's gradients. The caller must not write to their tensors afterwards."""
         for name, parameter in module.named_parameters():
             if parameter.grad is not None:
                 earlier = self.sums.get(name)
@@ -25,7 +25,7 @@ class GradientAccumulator:
         self.windows += 1
 
     def write_gradients(self, module: nn.Module) -> list[Tensor]:
-        """Make the sums the gradients of the module's parameters, and return them."""
+        """Set the gradients of the module's parameters to the sums, and return the sums."""
         for name, parameter in module.named_parameters():
             parameter.grad = self.sums.get(name)
         return list(self.sums.values())

@@ -1,4 +1,4 @@
-"""Cut a model into stages: at named layers, or into parts of about equal size."""
+"""Cut a model into stages, at named layers or into parts of about equal size."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ Layers = list[tuple[str, nn.Module]]
 
 
 def partition(model: nn.Sequential, *, stages: int | None = None, split_points: Sequence[str] = ()) -> list[Chain]:
-    """Cut a row of layers into K chains; layers, their names and their state dict keys stay as they are.
+    """Cut a sequence of layers into K chains. The layers, their names and their state dict keys do not change.
 
-    `cut_at` names the layers that begin a new stage. Without it, the model is cut into `stages` contiguous
-    parts so that the largest parameter count is as small as possible (of equally good cuts, the one with the
-    shortest first stage); layers without parameters stay with the one before them. Without either: one stage.
-    Raises PartitionError, with what to type instead, if the cut is impossible or two stages would share a
-    parameter.
+    `split_points` names the layers that begin a new stage. Without it, cut the model into `stages` contiguous parts
+    with the smallest possible largest parameter count; among equally good cuts, take the shortest first stage. Layers
+    without parameters stay with the layer before them. Without either argument, return one stage. Raise PartitionError
+    if the cut is impossible, or if two stages would share a parameter.
     """
-    layers = _layers(model)
+    layers = named_layers(model)
     if split_points and stages is not None and stages != len(split_points) + 1:
         raise PartitionError(
-            f"cut_at names {len(split_points)} layers, which makes {len(split_points) + 1} stages, "
+            f"split_points names {len(split_points)} layers, which makes {len(split_points) + 1} stages, "
             f"but stages is {stages}: leave one of the two out"
         )
     cuts = (
@@ -38,12 +37,13 @@ def partition(model: nn.Sequential, *, stages: int | None = None, split_points: 
     return chains
 
 
-def _layers(model: nn.Sequential) -> Layers:
+def named_layers(model: nn.Sequential) -> Layers:
+    """Name and module of every layer, in order. Raises PartitionError for what has no layers to cut between."""
     if not isinstance(model, nn.Sequential):
         raise PartitionError(f"cannot cut a {type(model).__name__}: put its layers into an nn.Sequential")
     if not len(model):
         raise PartitionError("the model has no layers to cut")
-    # Not named_children(): that leaves out a layer used twice.
+    # Not named_children(), which skips the second use of a layer.
     return [(name, layer) for name, layer in model._modules.items() if layer is not None]
 
 
@@ -51,14 +51,14 @@ def _named_cuts(layers: Layers, split_points: Sequence[str]) -> list[int]:
     names = [name for name, _ in layers]
     unknown = [name for name in split_points if name not in names]
     if unknown:
-        raise PartitionError(f"cut_at: no layer {', '.join(unknown)}; the layers are {', '.join(names)}")
+        raise PartitionError(f"split_points: no layer {', '.join(unknown)}; the layers are {', '.join(names)}")
     cuts = [names.index(name) for name in split_points]
     if 0 in cuts:
-        raise PartitionError(f"cut_at: nothing lies before {names[0]}, the first layer; leave it out")
+        raise PartitionError(f"split_points: {names[0]} is the first layer, before which there is no cut; leave it out")
     in_order = sorted(set(cuts))
     if cuts != in_order:
         wanted = ", ".join(names[cut] for cut in in_order)
-        raise PartitionError(f"cut_at: [{', '.join(split_points)}] is out of order; use [{wanted}]")
+        raise PartitionError(f"split_points: [{', '.join(split_points)}] is out of order; use [{wanted}]")
     return cuts
 
 
@@ -73,17 +73,17 @@ def _balanced_cuts(layers: Layers, stages: int) -> list[int]:
 
 
 def _groups(layers: Layers) -> tuple[list[int], list[int]]:
-    """Where each layer with parameters begins (the ones without follow it) and how many parameters it has."""
+    """Group each layer with parameters with the ones without after it; return the groups' starts and sizes."""
     sizes = [sum(p.numel() for p in layer.parameters()) for _, layer in layers]
-    # Layers without parameters at the very start have none before them: they go with the first that has some.
+    # Layers without parameters at the very start belong to the first group.
     starts = [0, *[i for i, size in enumerate(sizes) if size][1:]]
     return starts, [sum(sizes[start:end]) for start, end in pairwise([*starts, len(sizes)])]
 
 
 def _even_cuts(sizes: Sequence[int], parts: int) -> list[int]:
-    """The cuts of `sizes` into `parts` contiguous, non-empty sums whose largest is smallest."""
+    """Cut `sizes` into `parts` contiguous, non-empty groups so that the largest sum is as small as possible."""
     count = len(sizes)
-    # best[i]: (largest sum, cuts) of sizes[i:] in as many parts as rounds so far.
+    # best[i]: (largest sum, cuts) of sizes[i:] cut into `more` parts, after that round.
     best: list[tuple[int, list[int]]] = [(sum(sizes[i:]), []) for i in range(count)]
     for more in range(2, parts + 1):
         last = count - more + 1
@@ -99,7 +99,7 @@ def _refuse_stages_without_parameters(chains: Sequence[Chain]) -> None:
         if not any(True for _ in chain.parameters()):
             layers = ", ".join(name for name, _ in chain.named_children())
             raise PartitionError(
-                f"stage {stage} ({layers}) has no parameters to train: let a later layer begin the next"
+                f"stage {stage} ({layers}) has no parameters to train: begin the next stage at a later layer"
             )
 
 
@@ -110,6 +110,6 @@ def _refuse_shared_parameters(chains: Sequence[Chain]) -> None:
             owner, first = owners.setdefault(id(parameter), (stage, name))
             if owner != stage:
                 raise PartitionError(
-                    f"{first} in stage {owner} and {name} in stage {stage} are one and the same parameter: "
+                    f"{first} in stage {owner} and {name} in stage {stage} are the same parameter: "
                     f"give each layer its own, or cut so that both are in one stage"
                 )

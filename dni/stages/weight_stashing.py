@@ -1,4 +1,4 @@
-"""A stage whose windows wait for their gradients, with what it takes to go back through them later."""
+"""A stage that keeps its windows until their gradients arrive: weight stashing."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import torch
 from torch import Tensor, nn
 
 from dni.errors import UsageError
+from dni.named_tensors import Value
 from dni.stages.graph import Gradients, Graph
 from dni.stages.recompute import RecomputingStage, SavedWindow
 
-#: The weights of a forward pass, by the parameter's name: leaves of its graph.
+#: The weights of a forward pass, by parameter name: leaves of its graph.
 Weights = dict[str, Tensor]
 
 
 @dataclass
 class StashedWindow(SavedWindow):
-    """A window that was run and waits for its gradient."""
+    """A window that was run and whose gradient is still to come."""
 
-    weights: Weights  #: empty: today's, whenever that is
-    graph: Graph | None = None  #: None: the window is run again to go back through it
+    weights: Weights  #: of the forward pass; empty: the backward pass uses the current ones
+    graph: Graph | None = None  #: None: the backward pass recomputes the window
 
 
 class StashingStage(RecomputingStage):
-    """Goes back through a window when its gradient comes, and applies what it finds to today's weights:
+    """A stage that runs the backward pass of window s at a later step t, and updates the current weights:
 
-        w_{t+1} = w_t - rate * dL_s/dw (w_s),    s <= t,    with stash (PipeDream, Narayanan et al. 2019);
-        w_{t+1} = w_t - rate * dL_s/dw (w_t),    without: the window's input and state are run again with today's.
+        w_{t+1} = w_t - rate * dL_s/dw (w_s),    s <= t,    with stash (PipeDream, Narayanan et al. 2019)
+        w_{t+1} = w_t - rate * dL_s/dw (w_t),    without stash: the window is recomputed with the current weights
 
-    The gradient of the output is that of step s either way. With stash, one copy of the weights is kept for every
-    optimizer step between the oldest window and today; with `accumulate` not less than the windows that wait, these are
-    two copies at most (as in PipeDream-2BW, Narayanan et al. 2021). Without, none is, nor any activation but the input.
+    Both use the output gradient of step s. With stash, the stage keeps one copy of the weights for every optimizer step
+    since its oldest window. If `accumulate` is at least the number of kept windows, these are at most two copies (as in
+    PipeDream-2BW, Narayanan et al. 2021). Without stash, it keeps no weights, and no activations but the input.
 
     Args:
         stash: keep the weights and the activations of the forward pass.
@@ -46,68 +47,68 @@ class StashingStage(RecomputingStage):
     ) -> None:
         super().__init__(module, optimizer, **settings)
         self.stash = stash
-        self._held: dict[int, StashedWindow] = {}
-        self._today: Weights = {}  # a copy of the parameters; empty: there is none yet
+        self._windows: dict[int, StashedWindow] = {}
+        self._stashed: Weights = {}  # a copy of the current parameters; empty: not made yet
 
-    def forward(self, activation: Tensor, reset: Tensor | None = None, step: int = 0) -> tuple[Tensor, Tensor | None]:
-        """As `Stage.forward`; the window is kept under its step."""
-        held = StashedWindow(**self._remember(activation, reset), weights=self._copy())
-        self._instead = held.weights
+    def forward(self, activation: Value, reset: Tensor | None = None, step: int = 0) -> tuple[Value, Tensor | None]:
+        """Run one window as `Stage.forward` does, and keep it under its step."""
+        window = StashedWindow(**self._remember(activation, reset), weights=self._copy())
+        self._instead = window.weights
         answer = super().forward(activation, reset, step)
         self._instead = {}
-        held.graph, self._graph = self._graph if self.stash else None, None
-        self._held[step] = held
+        window.graph, self._graph = self._graph if self.stash else None, None
+        self._windows[step] = window
         return answer
 
-    def backward(self, output: Tensor | None, state: Tensor | None = None, step: int = 0) -> Gradients:
-        """As `Stage.backward`, through the window of `step`; windows before it are given up."""
-        if step not in self._held:
-            raise UsageError(f"no window of step {step} waits for its gradient: those that do are {sorted(self._held)}")
-        held = self._held[step]
-        self._held = {later: kept for later, kept in self._held.items() if later > step}
-        self._instead = held.weights
-        if held.graph is None:
-            self._run_again(held)
+    def backward(self, output: Value | None, state: Tensor | None = None, step: int = 0) -> Gradients:
+        """Run a backward pass as `Stage.backward` does, through the window of `step`, and drop earlier windows."""
+        if step not in self._windows:
+            raise UsageError(f"no window of step {step} to go back through: the stage keeps {sorted(self._windows)}")
+        window = self._windows[step]
+        self._windows = {later: kept for later, kept in self._windows.items() if later > step}
+        self._instead = window.weights
+        if window.graph is None:
+            self._run_again(window)
         else:
-            self._graph = held.graph
+            self._graph = window.graph
         gradients = super().backward(output, state, step)
         self._instead = {}
-        for name, parameter in self.module.named_parameters() if held.weights else ():
-            parameter.grad, held.weights[name].grad = held.weights[name].grad, None
+        for name, parameter in self.module.named_parameters() if window.weights else ():
+            parameter.grad, window.weights[name].grad = window.weights[name].grad, None
         return gradients
 
     @property
     def versions(self) -> int:
-        """Copies of the weights that windows wait with."""
-        return len({id(held.weights) for held in self._held.values() if held.weights})
+        """Number of copies of the weights that the windows hold."""
+        return len({id(window.weights) for window in self._windows.values() if window.weights})
 
     def state_dict(self) -> dict[str, Any]:
-        versions = {id(held.weights): held.weights for held in self._held.values()}
+        versions = {id(window.weights): window.weights for window in self._windows.values()}
         places = {key: place for place, key in enumerate(versions)}
-        held = {
-            step: {**vars(kept), "weights": places[id(kept.weights)], "graph": None}
-            for step, kept in self._held.items()
+        windows = {
+            step: {**vars(window), "weights": places[id(window.weights)], "graph": None}
+            for step, window in self._windows.items()
         }
-        return {**super().state_dict(), "held": held, "versions": list(versions.values())}
+        return {**super().state_dict(), "held": windows, "versions": list(versions.values())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._today = {}
+        self._stashed = {}
         versions = [self._leaves(version) for version in state["versions"]]
-        self._held = {step: self._restored(versions, **held) for step, held in state["held"].items()}
+        self._windows = {step: self._restored(versions, **window) for step, window in state["held"].items()}
 
-    def _restored(self, versions: list[Weights], weights: int, **held: Any) -> StashedWindow:
-        return StashedWindow(**self._here(**held), weights=versions[weights])
+    def _restored(self, versions: list[Weights], weights: int, **window: Any) -> StashedWindow:
+        return StashedWindow(**self._here(**window), weights=versions[weights])
 
     def _step(self, factor: float) -> None:
         super()._step(factor)
-        self._today = {}
+        self._stashed = {}
 
     def _copy(self) -> Weights:
-        """Today's weights, out of the optimizer's reach; one copy for all windows until its next step."""
-        if self.stash and not self._today:
-            self._today = self._leaves({name: p.detach().clone() for name, p in self.module.named_parameters()})
-        return self._today
+        """Return a copy of the current weights, shared by all windows until the next optimizer step."""
+        if self.stash and not self._stashed:
+            self._stashed = self._leaves({name: p.detach().clone() for name, p in self.module.named_parameters()})
+        return self._stashed
 
     def _leaves(self, weights: Weights) -> Weights:
         return {name: weight.to(self.device).requires_grad_() for name, weight in weights.items()}

@@ -1,1 +1,1 @@
-"""Targets of the cut in time: what a predictor of the state's gradient is taught."""
+"""Targets of the cut in time, on which the predictor of the state's gradient is trained."""

@@ -16,14 +16,14 @@ from dni.types import IGNORED
 class _Waiting:
     step: int
     gradient: Tensor
-    labels: Tensor  # (B, so far)
+    labels: Tensor  # (B, labels known so far)
     done: Tensor  # (B,) bool: the sequence has ended
 
 
 class DeferredTargets(Bootstrap):
-    """Bootstrapped targets, each kept until the L labels after its state have come or its sequences are over.
+    """Bootstrapped targets, each kept until the L labels after its state are known or all its sequences have ended.
 
-    Holds at most L / T + 1 targets and their labels. What follows the end of a sequence is IGNORED.
+    Keeps at most L / T + 1 targets with their labels. Labels after the end of a sequence are IGNORED.
 
     Args:
         future_labels: L.
@@ -34,7 +34,7 @@ class DeferredTargets(Bootstrap):
         self._waiting: list[_Waiting] = []
 
     def targets(self, window: PastWindow, gradient: Tensor | None) -> list[StateTarget]:
-        """Those that are complete, oldest first, with their labels (B, L)."""
+        """Return the complete targets, oldest first, with their labels (B, L)."""
         reset, done_now = (rows.to(window.labels.device) for rows in (window.reset, window.done))
         for step, target, _ in super().targets(window, gradient):
             self._waiting.append(_Waiting(step, target, window.labels[:, :0], torch.zeros_like(reset)))
@@ -51,7 +51,7 @@ class DeferredTargets(Bootstrap):
         return {"waiting": [vars(waiting) for waiting in self._waiting]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._waiting = [_Waiting(**waiting) for waiting in state["waiting"]]  # moved when they are used
+        self._waiting = [_Waiting(**waiting) for waiting in state["waiting"]]  # `targets` moves them to the device
 
     def _padded(self, labels: Tensor) -> Tensor:
         return torch.nn.functional.pad(labels, (0, self.future_labels - labels.shape[1]), value=IGNORED)

@@ -1,4 +1,4 @@
-"""The benchmarks' quick versions end well and leave what they promise; the plain loop is the stages' arithmetic."""
+"""Quick versions of the benchmarks run and write their results; the plain loop computes what the stages compute."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def quick(name: str, folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Run a benchmark with QUICK=1 in `folder`: its bars and all it printed."""
+    """Run a benchmark with QUICK=1 in `folder`; return its bars and its output."""
     environment = {**os.environ, "QUICK": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", f"benchmarks.{name}"]
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -87,7 +87,9 @@ def test_emulated_links(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "outputs/bench-links/emulated_links.json").read_text())
     assert results["bars"] == bars
     assert [trip["delay_ms"] for trip in results["round_trips"]] == [0, 20]
-    assert all(row["min"] >= 0 for row in [*results["round_trips"], *results["loads"]])  # never before its time
+    assert all(
+        row["min"] >= 0 for row in [*results["round_trips"], *results["loads"]]
+    )  # never before the delay has passed
     assert [row["came"] for row in results["loads"]] == [1.0, 1.0]
 
 

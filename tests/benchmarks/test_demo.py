@@ -1,4 +1,4 @@
-"""The demonstration says how long it will take, how much time is left, and ends with its table."""
+"""The demo prints its expected time, the time left, and a table at the end."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def test_time_left_follows_the_pace_of_the_runs_that_are_done() -> None:
     assert left.left_s == 0.0
 
 
-def test_times_are_as_exact_as_they_are_needed() -> None:
+def test_times_are_rounded() -> None:
     said = [minutes(s) for s in (0, 7, 42, 89, 90, 130, 371)]
     assert said == [
         "about 5 s", "about 5 s", "about 40 s", "about 90 s", "about 2 min", "about 2 min", "about 6 min",
     ]  # fmt: skip
 
 
-def test_the_whole_demonstration_is_expected_to_take_what_it_took() -> None:
-    """The recorded one: within a tenth, and of as many runs as it has."""
+def test_expected_time_equals_the_recorded_time() -> None:
+    """Compare with the recorded demo: time within a tenth, and equal numbers of runs."""
     recorded = json.loads((demo.RESULTS / "demo.json").read_text())
     expected = demo.expected_s()
     assert len(expected) == 8
@@ -49,7 +49,7 @@ def test_the_whole_demonstration_is_expected_to_take_what_it_took() -> None:
         assert sum(expected) == pytest.approx(recorded["wall_s"], rel=0.1)
 
 
-def test_it_begins_with_the_time_and_ends_with_the_table(
+def test_demo_begins_with_the_time_and_ends_with_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_to_the_end(command: list[str]) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The benchmarks of cuts in depth: who is compared, how a recipe is chosen, and what is said of the rows."""
+"""The benchmarks of methods in depth: the methods, the choice of settings, and the checks of the rows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def trial(rate: str, hidden: int) -> Trial:
         ([math.nan, 2.1, 1.9, 2.2], 2, "0.008"),  # the first one diverged
     ],
 )
-def test_a_rate_at_the_end_of_what_was_tried_leads_beyond(scores: list[float], chosen: int, next_rate: str) -> None:
+def test_best_rate_at_the_edge_extends_the_search(scores: list[float], chosen: int, next_rate: str) -> None:
     trials = [trial(rate, hidden) for rate in ("2e-3", "4e-3") for hidden in (0, 8)]
     rows: dict[str, dict[str, Any]] = {
         t.name: {"failed": "DivergedError"} if math.isnan(score) else {"score": score}
@@ -71,7 +71,7 @@ def test_a_rate_at_the_end_of_what_was_tried_leads_beyond(scores: list[float], c
 
 
 def figures_of(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved from now on."""
+    """Collect the figures that are saved during a test."""
     drawn, save = list[Figure](), Figure.savefig
 
     def instead(figure: Figure, *arguments: Any, **more: Any) -> None:

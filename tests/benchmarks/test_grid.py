@@ -23,9 +23,7 @@ class Cell:
     overrides: tuple[str, ...]
 
 
-def test_only_what_is_missing_or_was_asked_for_otherwise_is_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_missing_or_changed_cells_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "RESULTS", tmp_path)
     monkeypatch.setattr(grid, "QUICK", False)
     made, ran = Grid("some", "some", {"symbols": 5}), []
@@ -43,10 +41,10 @@ def test_only_what_is_missing_or_was_asked_for_otherwise_is_run(
     assert list(made.fill(again, measure, str, at_once=1)) == ["a, seed 0", "a, seed 1", "b, seed 0"]
     assert ran == ["a, seed 0", "a, seed 1", "a, seed 1", "b, seed 0"]
     keys = {name: row["key"] for name, row in made.finished().items()}
-    assert keys["a, seed 0"] == keys["b, seed 0"]  # how often it is logged changes no result
+    assert keys["a, seed 0"] == keys["b, seed 0"]  # the logging interval changes no result
 
 
-def test_after_a_failure_nothing_more_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_cell_starts_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "RESULTS", tmp_path)
     monkeypatch.setattr(grid, "QUICK", False)
     ran, cancelled, shutdown = [], Event(), ThreadPoolExecutor.shutdown
@@ -69,7 +67,7 @@ def test_after_a_failure_nothing_more_is_begun(tmp_path: Path, monkeypatch: pyte
     cells = [Cell(name, ()) for name in "abcdefgh"]
     with pytest.raises(SystemExit, match="b failed"):
         Grid("some", "some").fill(cells, measure, str, at_once=1)
-    assert ran in (["a", "b"], ["a", "b", "c"])  # one may have begun before the failure was heard of
+    assert ran in (["a", "b"], ["a", "b", "c"])  # one may have started before the failure was noticed
     assert "a" in Grid("some", "some").finished()
 
 
@@ -99,7 +97,7 @@ def read(bits: float, *curve: tuple[float, float]) -> dict[str, Any]:
     return {"bits": bits, "accuracy": 0.5, "steps": 10, "wall_s": 4.0, "curve": [[0, at, b, 0.5] for at, b in curve]}
 
 
-def test_the_share_of_the_distance_is_asked_for_only_where_the_window_matters() -> None:
+def test_share_of_the_distance_depends_on_the_window() -> None:
     bits = {
         "seqmnist": {"T=8, truncated": (3.0, 3.2), "T=40, truncated": (2.0, 2.2), "T=8, critic": (1.6, 1.6)},
         "ptb": {"T=8, truncated": (2.0, 2.2), "T=40, truncated": (2.0, 2.1), "T=8, critic": (1.9, 1.9)},

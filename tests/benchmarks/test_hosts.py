@@ -1,4 +1,4 @@
-"""Several machines emulated on one: packets take as long as they should, arrive whole, and nothing is left behind."""
+"""Several hosts emulated on one machine: delays of packets, complete data, and clean-up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.commands import alive, children, command_line, wait_for
 ROOT = Path(__file__).parents[2]
 needs_hosts = pytest.mark.skipif(namespaces.why_not() is not None, reason=str(namespaces.why_not()))
 
-#: Sends back what comes, or with `sum` its digest at the end; says when it listens.
+#: A server that echoes its input, or with `sum` sends a digest at the end; it prints a line when it listens.
 SERVER = """
 import hashlib, socket, sys
 with socket.create_server(("", 7000)) as server:
@@ -58,7 +58,7 @@ with socket.create_connection((sys.argv[1], 7000)) as connection:
 
 @contextmanager
 def python(hosts: Hosts, host: int, program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A program on a host, with pipes."""
+    """Start a Python program on a host, with pipes."""
     command = hosts.command(host, [sys.executable, "-I", "-c", program, *arguments])
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -80,7 +80,7 @@ def ask(process: subprocess.Popen[str]) -> float:
 
 
 def network() -> str:
-    """The devices and addresses of this machine itself."""
+    """Return the network devices and addresses of this machine."""
     return subprocess.run(["ip", "-o", "address"], capture_output=True, text=True, check=True).stdout
 
 
@@ -108,18 +108,18 @@ def test_twenty_megabytes_arrive_whole(delay_ms: float | None) -> None:
 
 
 def lines_of(pid: int) -> list[int]:
-    """The delay lines that a process has started; a process of tests has other children, too."""
+    """Return the delay lines that a process has started, without its other children."""
     return [child for child in children(pid) if any(word.endswith("delay_line.py") for word in command_line(child))]
 
 
 @needs_hosts
-def test_hosts_end_with_all_that_runs_in_them() -> None:
+def test_closing_hosts_ends_their_processes() -> None:
     with Hosts(2) as hosts:
         (line_pid,) = lines_of(os.getpid())
         kept = subprocess.Popen(hosts.command(1, ["sleep", "1000"]))
         prefix = hosts._prefix
         assert [path.name for path in namespaces.NAMED.glob(f"{prefix}*")] != []
-        with pytest.raises(ValueError, match="host 2 is none of 0 to 1"):
+        with pytest.raises(ValueError, match="host 2 must be 0 to 1"):
             hosts.command(2, ["true"])
     assert kept.wait(10) == -signal.SIGKILL
     assert not alive(line_pid)
@@ -133,8 +133,8 @@ def left_behind(prefix: str) -> list[str]:
 
 @needs_hosts
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_process_that_is_ended_leaves_nothing_behind_for_long(number: signal.Signals) -> None:
-    """After Ctrl-C it removes its hosts itself; after SIGKILL the next one does."""
+def test_ended_process_leaves_no_hosts(number: signal.Signals) -> None:
+    """After Ctrl-C a process removes its hosts; after SIGKILL the next process removes them."""
     program = (
         "import sys; from benchmarks.network.hosts import Hosts\nwith Hosts(2) as h: print(h._prefix); sys.stdin.read()"
     )
@@ -153,7 +153,7 @@ def test_a_process_that_is_ended_leaves_nothing_behind_for_long(number: signal.S
 
 
 @needs_hosts
-def test_a_line_that_has_ended_says_so() -> None:
+def test_ended_delay_line_raises() -> None:
     with Hosts(2) as hosts:
         (line_pid,) = lines_of(os.getpid())
         os.kill(line_pid, signal.SIGKILL)
@@ -163,7 +163,7 @@ def test_a_line_that_has_ended_says_so() -> None:
         hosts.set_delay(5)
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(sys, "platform", "linux")
     with pytest.raises(HostsUnavailable, match=r"^network namespaces need root$"):

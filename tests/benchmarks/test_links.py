@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks over links, and of the forecasts beside them; what they run is tested elsewhere."""
+"""The arithmetic of the benchmarks over links and of their forecasts. Other tests cover their runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ROWS = {
 }
 
 
-def test_forecasts_stand_beside_what_was_measured() -> None:
+def test_forecasts_are_beside_measurements() -> None:
     """Backprop as measured without overhead; GPipe at 20 ms (M + 3) 12 / M + 120 ms, of 8 batches at once 96 for 12."""
     found = checked(ROWS, (0, 20), 4, 32, TIMES)
     assert found["backprop"]["20"]["over_measured"] == pytest.approx(1.0, abs=1e-5)
@@ -76,7 +76,7 @@ def test_a_pipeline_of_equal_batches_has_the_parts_that_serve_it_best_at_each_de
     ]
 
 
-def test_every_cell_says_what_is_learned_with_targets_as_late() -> None:
+def test_every_cell_has_a_run_with_equal_lag() -> None:
     body = {(line[0], line[1]): line for line in details(ROWS, checked(ROWS, (0, 20), 4, 32, TIMES), (0, 20))}
     assert body["gpipe, M=8, 8 batches", "20 ms"][2:4] == ["4.0", "1,024"]
     assert body["synthetic, W=8", "0 ms"][10] == reached("synthetic", [3.2])
@@ -94,7 +94,7 @@ def test_when_a_curve_reaches_a_loss() -> None:
     assert race.reaches(points, 1.0) is None
 
 
-def test_a_race_takes_the_best_parts_and_the_curve_of_what_learns_the_same() -> None:
+def test_time_to_loss_takes_the_best_parts_and_the_equivalent_curve() -> None:
     rows = {
         "learned, backprop, seed 0": {"curve": [[10, 3.0], [20, 2.0]]},
         "learned, local, seed 0": {"curve": [[10, 2.5], [20, 1.8]]},
@@ -112,7 +112,7 @@ def test_a_race_takes_the_best_parts_and_the_curve_of_what_learns_the_same() -> 
     }  # fmt: skip
 
 
-def test_every_seed_of_a_race_runs_against_its_own_backprop() -> None:
+def test_every_seed_is_compared_with_its_own_backprop() -> None:
     rows: dict[str, Any] = {
         f"learned, backprop, seed {seed}": {"curve": [[10, 3.0], [20, goal]]} for seed, goal in enumerate((2.0, 2.5))
     }

@@ -32,17 +32,17 @@ def sequence() -> list[Window]:
 
 
 class Exact(ZeroInterface):
-    """Answers with the true gradient of the windows that follow."""
+    """Return the true gradient of the following windows."""
 
     def __init__(self, module: Chain, windows: list[Window]) -> None:
-        self.module, self.windows, self.asked = module, windows, 0
+        self.module, self.windows, self.calls = module, windows, 0
 
     def predict(self, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
-        self.asked += 1  # the cuts are asked in order
+        self.calls += 1  # the cuts are calls in order
 
         def rest(flat: Tensor, _: Tensor | None) -> Tensor:
             total, state = torch.zeros(()), unpack(flat, self.module.initial_state(B))
-            for window in self.windows[self.asked :]:
+            for window in self.windows[self.calls :]:
                 output, state = self.module(window.inputs, state)
                 total = total + summed_cross_entropy(output, window.labels)
             return total
@@ -68,7 +68,7 @@ def test_an_untrained_regressor_is_truncation() -> None:
 
 
 def test_without_dropout_leaves_every_mode_and_rate_as_it_was() -> None:
-    """torch's own recurrent layer stays in training mode: what its backward pass on a GPU needs."""
+    """Torch's recurrent layers stay in training mode, which their backward pass on a GPU needs."""
     module = nn.Sequential(nn.LSTM(2, 2, 2, dropout=0.5), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5)).eval())
     rnn, dropout, inner = module
     with without_dropout(module):

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the rates in closed form and as torch's own schedulers give them, the same at all stages."""
+"""Learning-rate schedules against closed forms and torch's schedulers, equal at all stages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FULL = 0.5
 
 
 def rates(schedule: LRSchedule, count: int) -> list[float]:
-    """Of a stage whose optimizer never moves, at its steps 1, 2, ..."""
+    """Return the rates at steps 1, 2, ... of an optimizer that takes no step."""
     module = nn.Linear(1, 1)
     optimizer = torch.optim.Adam(module.parameters(), FULL, fused=True)
     started = start_schedule(schedule, optimizer, schedule.decay_steps or 1)
@@ -61,7 +61,7 @@ def test_without_warm_up_it_is_torchs_own_schedule(schedule: LRSchedule, theirs:
 
 
 def test_the_rates_in_numbers() -> None:
-    """Three steps of warm-up, then eight: full, a half of the way and a quarter at their places, the end for good."""
+    """Check three steps of warm-up, then the start, quarter, half and end of eight steps, and the rate afterwards."""
     warm = [FULL / 3, 2 * FULL / 3, FULL]
     assert rates(Constant(warmup_steps=3), 5) == pytest.approx([*warm, FULL, FULL])
     cosine = rates(Cosine(11, 3, 0.2), 14)
@@ -80,12 +80,12 @@ SCHEDULE: dict[str, Any] = {
 
 
 def ending(step: int) -> dict[str, Any]:
-    """SCHEDULE, with its end said."""
+    """Return SCHEDULE with an explicit end."""
     return {**SCHEDULE, "schedule": {**SCHEDULE["schedule"], "decay_steps": step}}
 
 
 def expected(step: int, steps: int = 10) -> float:
-    """The rate of SCHEDULE at step 1, 2, ... of a run of so many."""
+    """Return the rates of SCHEDULE at steps 1, 2, ... of a run of `steps`."""
     if step <= 3:
         return 1e-2 * step / 3
     return 1e-2 * (0.1 + 0.9 * (1 + math.cos(math.pi * min(1, (step - 4) / (steps - 3)))) / 2)
@@ -130,25 +130,25 @@ def test_a_resumed_run_equals_one_that_never_stopped(way: str, tmp_path: Path) -
     assert_same(parameters_of(tmp_path / "whole", 3), parameters_of(tmp_path / "part", 3))
 
 
-def test_a_longer_run_goes_on_with_the_schedule_it_began_with(tmp_path: Path) -> None:
-    """Its end was filled in from the steps of the first run; another end is another run."""
+def test_longer_run_keeps_its_recorded_schedule(tmp_path: Path) -> None:
+    """The end of the schedule is recorded with the first run. A run with another end is another run."""
     first = {"stages": 1, "resume": str(tmp_path / "first")}
     launch(tiny(stages=1, optimizer=SCHEDULE), tmp_path / "first")
     with pytest.raises(ResumeError) as refused:
         launch(tiny(steps=12, optimizer=SCHEDULE, **first), tmp_path / "other")
     assert str(refused.value) == (
-        f"resume={tmp_path}/first: the cosine schedule was to end at step 10, as many as there were to be, and now "
-        "there are 12: add optimizer.schedule.decay_steps=12 to stretch it (step 11 is then taken at a rate of "
-        f"{expected(11, 12):g}), optimizer.schedule.decay_steps=10 to let it end there (from then on the rate is "
-        f"0.001), or begin a new one with its weights: start_from={tmp_path}/first instead of resume"
+        f"resume={tmp_path}/first: the cosine schedule was to end at step 10, the number of steps then, and now "
+        "there are 12: add optimizer.schedule.decay_steps=12 to stretch it (step 11 then uses a rate of "
+        f"{expected(11, 12):g}), optimizer.schedule.decay_steps=10 to let it end there (the rate is 0.001 from "
+        f"then on), or start a new run with these weights: start_from={tmp_path}/first instead of resume"
     )
     launch(tiny(steps=12, optimizer=ending(10), **first), tmp_path / "on")
     group = checkpoint.load(tmp_path / "on", 12, 0)["stage"]["optimizer"]["param_groups"][0]
     assert group["lr"] == pytest.approx(1e-3)
 
 
-def test_a_finished_run_goes_on_with_its_schedule_stretched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """From step 11 on, rates are those of a run of 14 steps; the same end as before is let be, and said."""
+def test_finished_run_resumes_with_a_longer_schedule(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From step 11 on, rates are those of a run of 14 steps. An unchanged end has no effect, and a message says so."""
     caplog.set_level("INFO")
     own = {**SCHEDULE, "kind": "sgd"}
     backprop: dict[str, Any] = {"stages": 2, "depth": {"method": "backprop"}}
@@ -160,14 +160,12 @@ def test_a_finished_run_goes_on_with_its_schedule_stretched(tmp_path: Path, capl
     assert_same(parameters_of(tmp_path / "on", 2), trained)
     launch(tiny(**more, optimizer={**ending(10), "kind": "sgd"}), tmp_path / "ended")
     assert [message for message in caplog.messages if "schedule ends" in message] == [
-        f"the cosine schedule ends at step 14 now, not at 10: step 11 is taken at a rate of {expected(11, 14):g}, not "
-        "0.001",
-        "the cosine schedule ends at step 10, and the rate stays at 0.001: optimizer.schedule.decay_steps=14 stretches "
-        "it",
+        f"the cosine schedule ends at step 14 instead of 10: step 11 uses a rate of {expected(11, 14):g}, not 0.001",
+        "the cosine schedule ends at step 10 and stays at rate 0.001; optimizer.schedule.decay_steps=14 stretches it",
     ]
 
 
-def test_a_limit_in_time_steps_is_where_the_schedule_ends(tmp_path: Path) -> None:
+def test_schedule_ends_at_max_timesteps(tmp_path: Path) -> None:
     """30 time steps are 5 windows of 6, fewer than `steps`."""
     launch(tiny(stages=1, max_timesteps=30, optimizer=SCHEDULE), tmp_path)
     group = checkpoint.load(tmp_path, 5, 0)["stage"]["optimizer"]["param_groups"][0]

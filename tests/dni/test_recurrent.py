@@ -1,4 +1,4 @@
-"""dni/recurrent.py: chains, resets per stream, states as one matrix."""
+"""dni/recurrent.py: chains, resets per stream, packed states."""
 
 import torch
 from hypothesis import given, settings
@@ -29,7 +29,7 @@ def test_a_chain_without_recurrent_layers_is_stateless() -> None:
     assert y.shape == (1, 2)
 
 
-def test_reset_lanes_zeroes_value_and_gradient_of_those_lanes_only() -> None:
+def test_reset_streams_zeroes_value_and_gradient_of_those_streams_only() -> None:
     state = tuple(torch.randn(1, 3, width, requires_grad=True) for width in (4, 2))
     after = reset_streams(state, torch.tensor([True, False, True]))
     torch.stack([s.sum() for s in after]).sum().backward()
@@ -41,7 +41,7 @@ def test_reset_lanes_zeroes_value_and_gradient_of_those_lanes_only() -> None:
         assert old.grad[:, [0, 2]].count_nonzero() == 0
 
 
-def test_reset_lanes_with_nothing_to_reset() -> None:
+def test_reset_streams_with_nothing_to_reset() -> None:
     state = (torch.randn(2, 3),)
     assert reset_streams(state, None) is state
     assert reset_streams((), torch.tensor([True])) == ()

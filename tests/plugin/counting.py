@@ -1,4 +1,4 @@
-"""A model and a data set of a user's own: the parity of a stream of vectors, by a leaky sum and two linear layers."""
+"""A custom model and data set: learn the parity of a stream of vectors with a leaky sum and two linear layers."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class LeakySum(Recurrent):
 
 @dataclass
 class Counter(Model):
-    """Leaky sums, squashed, and a linear layer."""
+    """Leaky sums, tanh and a linear layer."""
 
-    width: int = 6  # [units] of the sums
+    width: int = 6  # [units] number of leaky sums
 
     reads: ClassVar[Inputs | None] = Inputs.vectors
     carries_state: ClassVar[bool] = True
@@ -54,7 +54,7 @@ class Counter(Model):
 
 
 class BitsSource(PassSource):
-    """Vectors of random bits; the label is whether the newest two vectors hold an odd number of ones."""
+    """Vectors of random bits. The label is the parity of the newest two vectors."""
 
     symbols = 2
 
@@ -74,9 +74,9 @@ class BitsSource(PassSource):
 
 @dataclass
 class Bits(DataSet):
-    """One sequence of vectors of bits a stream, and another to validate on."""
+    """Sequences of vectors of random bits, one per stream, with others for validation and test."""
 
-    bits: int = 3  # [numbers] of a vector
+    bits: int = 3  # [bits] length of a vector
 
     gives: ClassVar[Inputs] = Inputs.vectors
 
@@ -90,14 +90,14 @@ class Bits(DataSet):
 
 @dataclass
 class Stateless(Counter):
-    """It says that it carries no state, and does."""
+    """A model that carries state, but declares that it does not."""
 
     carries_state: ClassVar[bool] = False
 
 
 @dataclass
 class Narrow(Counter):
-    """It gives another number of scores than there are labels."""
+    """A model with the wrong number of scores."""
 
     def build(self, context: ModelContext) -> nn.Sequential:
         return super().build(ModelContext(context.symbols + 1, context.input_symbols, context.input_shape))
@@ -105,7 +105,7 @@ class Narrow(Counter):
 
 @dataclass
 class Jagged(Counter):
-    """Its layers do not go together."""
+    """A model whose layers do not fit each other."""
 
     def build(self, context: ModelContext) -> nn.Sequential:
         whole = super().build(context)
@@ -115,7 +115,7 @@ class Jagged(Counter):
 
 @dataclass
 class Whole(Counter):
-    """It is no row of layers."""
+    """A model that is not a sequence of layers."""
 
     def build(self, context: ModelContext) -> nn.Sequential:
         return LeakySum(context.input_shape[0], self.width)  # type: ignore[return-value]
@@ -123,7 +123,7 @@ class Whole(Counter):
 
 @dataclass
 class Broken(Counter):
-    """It cannot be built."""
+    """A model whose `build` raises an error."""
 
     def build(self, context: ModelContext) -> nn.Sequential:
         raise KeyError("weights")
@@ -131,17 +131,17 @@ class Broken(Counter):
 
 @dataclass
 class Unbuilt(Model):
-    """It lacks `build`."""
+    """A class without `build`."""
 
 
 @dataclass
 class Closed(DataSet):
-    """It lacks `open`."""
+    """A class without `open`."""
 
 
 @dataclass
 class Bare(Bits):
-    """It opens a source alone."""
+    """A data set whose `open` returns a source instead of `Data`."""
 
     def open(self, context: DataContext) -> Data:
         return BitsSource(self.batch, context.window, 24, self.bits, 0)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""A method in time of a user, which knows the package's base classes and nothing else of it."""
+"""A custom method in time, which uses only the base classes of the package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dni.methods.in_time import TimeMethod
 
 
 class EchoInterface(Interface):
-    """The gradient that came for an earlier state stands for that of today's, `decay` times as large."""
+    """Return the newest target gradient, of an earlier state, times `decay`."""
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
@@ -37,18 +37,18 @@ class EchoInterface(Interface):
 
 @dataclass
 class Echo(TimeMethod):
-    """The last gradient again."""
+    """Echo: use the newest gradient of an earlier state again."""
 
-    decay: float = 0.5  # [factor] on the last gradient
+    decay: float = 0.5  # [factor] on the newest gradient
 
     def interface(self, cut: TimeCutContext) -> Interface:
         return EchoInterface(self.decay)
 
 
 class Unmarked(Echo):
-    """It lacks @dataclass."""
+    """A class without @dataclass."""
 
 
 @dataclass
 class Unfinished(TimeMethod):
-    """It lacks `interface`."""
+    """A class without `interface`."""

@@ -1,4 +1,4 @@
-"""Predictors of a user, which know the package's base classes and nothing else of it."""
+"""Custom predictors, which use only the base classes of the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dni.predictors.settings import DepthPredictor, PredictorContext, TimePredic
 
 
 class LabelMean(Predictor):
-    """A table of gradients, one for each label: each learns the mean of its targets."""
+    """A table with one gradient per label, which learns the mean of the label's targets."""
 
     def __init__(self, features: int, classes: int, strength: float) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class LabelMean(Predictor):
 
 @dataclass
 class ByLabel(DepthPredictor):
-    """Of the output's gradient, by its label."""
+    """Predict the gradient of the output from its label."""
 
     strength: float = 1.0  # [factor] on the table
 
@@ -37,7 +37,7 @@ class ByLabel(DepthPredictor):
 
 @dataclass
 class ByNextLabel(TimePredictor):
-    """Of the state's gradient, by the label that follows the window."""
+    """Predict the gradient of the state from the label after the window."""
 
     strength: float = 1.0  # [factor] on the table
 
@@ -50,9 +50,9 @@ class ByNextLabel(TimePredictor):
 
 
 class Unmarked(ByLabel):
-    """It lacks @dataclass."""
+    """A class without @dataclass."""
 
 
 @dataclass
 class Unfinished(DepthPredictor):
-    """It lacks `build`."""
+    """A class without `build`."""

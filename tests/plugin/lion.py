@@ -1,4 +1,4 @@
-"""An optimizer and a schedule of the learning rate of a user's own: Lion, and torch's lines up and down."""
+"""A custom optimizer and a custom schedule of the learning rate: Lion, and a triangle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dni.optimizers import Optimizer
 
 
 class LionSteps(torch.optim.Optimizer):
-    """The sign of a mean of gradients (Chen et al. 2023)."""
+    """Steps with the sign of a running mean of gradients (Chen et al. 2023)."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, beta1: float, beta2: float) -> None:
         super().__init__(parameters, {"lr": lr, "beta1": beta1, "beta2": beta2})
@@ -33,10 +33,10 @@ class LionSteps(torch.optim.Optimizer):
 
 @dataclass
 class Lion(Optimizer):
-    """Lion: every weight moves by the learning rate."""
+    """Lion: every step changes each weight by the learning rate."""
 
-    beta1: float = 0.9  # [share] of the mean in the direction of a step
-    beta2: float = 0.99  # [share] of the mean that stays at a step
+    beta1: float = 0.9  # [share] of the running mean in the direction of a step
+    beta2: float = 0.99  # [factor] decay of the running mean, per step
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return LionSteps(parameters, self.learning_rate, self.beta1, self.beta2)
@@ -44,9 +44,9 @@ class Lion(Optimizer):
 
 @dataclass
 class Triangle(LRSchedule):
-    """From a share of the rate to all of it, and back to none at the end."""
+    """A linear rise from a share of the rate to the full rate, then a linear fall to zero."""
 
-    start: float = 0.5  # [share] of the rate at the first step
+    start: float = 0.5  # [share] of the full rate at the first step
     peak: int = 3  # [training steps] before the full rate
 
     def build(self, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
@@ -57,7 +57,7 @@ class Triangle(LRSchedule):
 
 @dataclass
 class Half(Lion):
-    """It leaves all parameters out but the first."""
+    """An optimizer that updates only the first parameter."""
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return super().build([*parameters][:1])
@@ -65,7 +65,7 @@ class Half(Lion):
 
 @dataclass
 class Plateau(LRSchedule):
-    """It wants to be told a loss at every step, which no stage does."""
+    """A schedule that needs a loss at every step, which stages do not pass."""
 
     def build(self, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
         return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)

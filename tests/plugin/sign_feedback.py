@@ -1,4 +1,4 @@
-"""A method in depth of a user's own: the sign of the true gradient, at a fixed size."""
+"""A custom method in depth: the sign of the true gradient, at a fixed size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dni.methods.base import CutContext, DepthMethod
 
 
 class SignInterface(TrueInterface):
-    """The true gradient is waited for; a stage goes back with `strength` times its sign."""
+    """Wait for the true gradient, and return `strength` times its sign."""
 
     def __init__(self, strength: float) -> None:
         super().__init__()
@@ -23,18 +23,18 @@ class SignInterface(TrueInterface):
 
 @dataclass
 class SignFeedback(DepthMethod):
-    """Sign feedback: stages learn the direction of the gradient alone."""
+    """Sign feedback: stages receive only the sign of the gradient."""
 
-    strength: float = 0.01  # [size] of every number of the gradient
+    strength: float = 0.01  # [size] absolute value of every element of the gradient
 
     def interface(self, cut: CutContext) -> Interface:
         return SignInterface(self.strength)
 
 
 class Unmarked(SignFeedback):
-    """It lacks @dataclass."""
+    """A class without @dataclass."""
 
 
 @dataclass
 class Unfinished(DepthMethod):
-    """It lacks `interface`."""
+    """A class without `interface`."""

@@ -1,4 +1,4 @@
-"""A loss of a user's own: cross-entropy with smoothed labels."""
+"""A custom loss: cross-entropy with label smoothing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dni.types import IGNORED
 
 @dataclass
 class Smoothed(LossFunction):
-    """(1 - a) times the cross-entropy with the label, and a times the mean of that with every class."""
+    """Label smoothing: (1 - a) times the cross-entropy with the label, plus a times its mean over all classes."""
 
-    share: float = below_one(0.2)  # [share] a
+    share: float = below_one(0.2)  # [share] a, weight of the mean over all classes
 
     def summed(self, output: Tensor, labels: Tensor) -> Tensor:
         known = output.log_softmax(dim=-1)[labels != IGNORED]
@@ -25,4 +25,4 @@ class Smoothed(LossFunction):
 
 @dataclass
 class Empty(LossFunction):
-    """It lacks `summed`."""
+    """A class without `summed`."""

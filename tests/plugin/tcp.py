@@ -1,4 +1,4 @@
-"""A transport of a user's own: frames over plain TCP, each behind its length in eight bytes."""
+"""A custom transport: frames over plain TCP, each after its length in eight bytes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ REFUSED = b"refused:"
 
 @dataclass
 class Tcp(ProcessTransport):
-    """One TCP connection for each edge; plaintext."""
+    """One plaintext TCP connection per edge."""
 
-    no_delay: bool = True  # send a small frame at once, and not with the next one
+    no_delay: bool = True  # send small frames at once, instead of together with the next one
 
     def listen(self, bind: str, context: LinkContext) -> Listener:
         return TcpListener(self, bind, context)
@@ -33,9 +33,9 @@ class Tcp(ProcessTransport):
         host, mine = check_address(address, self.private).strip("[]"), context.handshake
         peer = f"stage {mine.stage + 1} at {address}"
         try:
-            connection = call(host, int(address.rpartition(":")[2]), self.timeout_s)
-            say(connection, hello(mine))
-            answer = hear(connection, self.max_frame_mb << 20)
+            connection = connect(host, int(address.rpartition(":")[2]), self.timeout_s)
+            send_message(connection, encode_handshake(mine))
+            answer = receive_message(connection, self.max_frame_mb << 20)
         except TimeoutError:
             raise PeerTimeout(f"stage {mine.stage}: no answer from {peer} within {self.timeout_s:g} s") from None
         except OSError as error:
@@ -43,18 +43,18 @@ class Tcp(ProcessTransport):
         if answer.startswith(REFUSED):
             connection.close()
             raise HandshakeRefused(answer.removeprefix(REFUSED).decode())
-        agree(client=mine, server=read_hello(answer))
+        agree(client=mine, server=decode_handshake(answer))
         return self.end(connection, peer, context)
 
     def end(self, connection: socket.socket, peer: str, context: LinkContext) -> ChannelEnd:
-        """The end of a link whose stages agree."""
+        """Return the end of a link after a successful handshake."""
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self.no_delay)
-        return TcpEnd(connection, peer, LinkSettings(**self.link_settings(context)))
+        return TcpEnd(connection, peer, self.link_settings(context))
 
 
 class TcpEnd(LinkEnd):
-    """One end, with a thread that reads and one that writes."""
+    """One end of a connection, with a reading and a writing thread."""
 
     def __init__(self, connection: socket.socket, peer: str, settings: LinkSettings) -> None:
         super().__init__(peer, settings, None)
@@ -77,18 +77,18 @@ class TcpEnd(LinkEnd):
             return
         self._closed = True
         self._outgoing.put(None)
-        for thread in self._threads:  # the peer answers the end of what is sent with its own
+        for thread in self._threads:  # the peer closes its side when it has read all frames
             thread.join(self._settings.timeout_s)
         self._lose(ConnectionError("closed"))
         self._connection.close()
 
     def _write(self) -> None:
         for data in iter(self._outgoing.get, None):
-            say(self._connection, data)
+            send_message(self._connection, data)
         self._connection.shutdown(socket.SHUT_WR)
 
     def _read(self) -> None:
-        while data := hear(self._connection, self._settings.max_frame):
+        while data := receive_message(self._connection, self._settings.max_frame):
             self._inbox.put(self._decoded(data))
         self._inbox.fail(WorkerLost(f"{self._inbox.peer} ended the link or is gone"))
         self._outgoing.put(None)
@@ -108,7 +108,7 @@ class TcpEnd(LinkEnd):
 
 
 class TcpListener(Accepting):
-    """Where a stage waits for the stage before it; a thread for each client until it has said who it is."""
+    """Accept the previous stage. Each client has a thread until its handshake is done."""
 
     def __init__(self, transport: Tcp, bind: str, context: LinkContext) -> None:
         super().__init__(context.handshake)
@@ -146,12 +146,12 @@ class TcpListener(Accepting):
     def _serve(self, connection: socket.socket, where: str) -> None:
         try:
             connection.settimeout(self._transport.timeout_s)
-            theirs = read_hello(hear(connection, self._transport.max_frame_mb << 20))
+            theirs = decode_handshake(receive_message(connection, self._transport.max_frame_mb << 20))
             agree(client=theirs, server=self._handshake)
-            say(connection, hello(self._handshake))
+            send_message(connection, encode_handshake(self._handshake))
         except (WireError, OSError) as error:
             with suppress(OSError):
-                say(connection, REFUSED + str(error).encode())
+                send_message(connection, REFUSED + str(error).encode())
             connection.close()
             if isinstance(error, HandshakeRefused):
                 self._accepted.put(error)
@@ -161,8 +161,8 @@ class TcpListener(Accepting):
         self._accepted.put(end)
 
 
-def call(host: str, port: int, timeout_s: float) -> socket.socket:
-    """A connection to a port at which somebody listens, or soon will. Raises TimeoutError if nobody does."""
+def connect(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Connect to a port, and retry until the server listens. Raise TimeoutError after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while (left := deadline - time.monotonic()) > 0:
         with suppress(OSError):
@@ -171,46 +171,47 @@ def call(host: str, port: int, timeout_s: float) -> socket.socket:
     raise TimeoutError
 
 
-def say(connection: socket.socket, data: bytes) -> None:
+def send_message(connection: socket.socket, data: bytes) -> None:
     connection.sendall(len(data).to_bytes(8, "big") + data)
 
 
-def hear(connection: socket.socket, most: int) -> bytes:
-    """The next message; empty: the other side has ended. Raises WireError for more than `most` bytes."""
-    length = int.from_bytes(take(connection, 8), "big")
+def receive_message(connection: socket.socket, most: int) -> bytes:
+    """Return the next message; empty if the peer has closed. Raise WireError for more than `most` bytes."""
+    length = int.from_bytes(receive_exactly(connection, 8), "big")
     if length > most:
         raise WireError(f"a message of {length} bytes; the limit is {most}")
-    return take(connection, length)
+    return receive_exactly(connection, length)
 
 
-def take(connection: socket.socket, count: int) -> bytes:
+def receive_exactly(connection: socket.socket, count: int) -> bytes:
+    """Return `count` bytes; empty if the peer has closed. Raise ConnectionError if it closes in between."""
     data = bytearray(count)
     view, filled = memoryview(data), 0
     while filled < count and (got := connection.recv_into(view[filled:])):
         filled += got
     if 0 < filled < count:
-        raise ConnectionError("it ended within a frame")
+        raise ConnectionError("the connection ended within a frame")
     return bytes(data[:filled])
 
 
-def hello(mine: Handshake) -> bytes:
+def encode_handshake(mine: Handshake) -> bytes:
     return encode(Frame(Kind.HANDSHAKE, stage=mine.stage, handshake=mine))
 
 
-def read_hello(data: bytes) -> Handshake:
+def decode_handshake(data: bytes) -> Handshake:
     frame = decode(data)
     if frame.handshake is None:
-        raise HandshakeRefused(f"the other side began with a {frame.kind.name} frame, not with a handshake")
+        raise HandshakeRefused(f"the peer began with a {frame.kind.name} frame instead of a handshake")
     return frame.handshake
 
 
 class Unmarked(Tcp):
-    """It lacks @dataclass."""
+    """A class without @dataclass."""
 
 
 @dataclass
 class Unfinished(Transport):
-    """It lacks `connect`."""
+    """A class without `connect`."""
 
     def listen(self, bind: str, context: LinkContext) -> Listener:
         return TcpListener(Tcp(), bind, context)

@@ -1,4 +1,4 @@
-"""A method in depth of a user: trained in processes over gRPC, resumed, and refused when it is not whole."""
+"""A custom method in depth: trained in processes over gRPC, resumed, and refused if incomplete."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {"depth": {"_target_": TARGET, "strength": 0.02}, "ch
 
 
 def by_hand(config: Config) -> dict[str, torch.Tensor]:
-    """The same training without stages: the gradient at the cut is replaced by its sign."""
+    """Train without stages: replace the gradient at the cut by its sign."""
     config, opened = resolve(config)
     chains = build_chains(config)
     optimizers = [config.optimizer.build(chain.parameters()) for chain in chains]
@@ -50,7 +50,7 @@ def by_hand(config: Config) -> dict[str, torch.Tensor]:
     return {name: value for chain in chains for name, value in chain.state_dict().items()}
 
 
-def test_it_trains_in_processes_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_trains_in_processes_and_resumes(tmp_path: Path) -> None:
     config = tiny(**SETTINGS)
     whole = launch(tiny(**SETTINGS, **PROCESSES), tmp_path / "whole").summary
     assert whole["method"]["depth"] == "SignFeedback"
@@ -60,7 +60,7 @@ def test_it_trains_in_processes_and_goes_on_where_it_was(tmp_path: Path) -> None
     assert_same(parameters_of(tmp_path / "whole", 2), parameters_of(tmp_path / "again", 2))
 
 
-def test_its_settings_are_typed_recorded_and_part_of_the_run() -> None:
+def test_settings_are_typed_recorded_and_part_of_the_run() -> None:
     config = tiny(**SETTINGS)
     assert isinstance(config.depth, SignFeedback)
     assert json.loads(json.dumps(to_plain(config)))["depth"]["_target_"] == TARGET
@@ -83,7 +83,7 @@ def test_its_settings_are_typed_recorded_and_part_of_the_run() -> None:
         ({"_target_": "tests.plugin.sign_feedback.Unfinished"}, r"lacks interface, which every DepthMethod has"),
     ],
 )
-def test_what_is_not_whole_is_refused_in_one_line(depth: dict[str, Any], says: str) -> None:
+def test_incomplete_classes_are_refused_in_one_line(depth: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as refused:
         tiny(depth=depth)
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A loss of a user: trained in processes over gRPC and in torch's pipelines, resumed, measured, and refused."""
+"""A custom loss: trained in processes over gRPC and in torch's pipelines, resumed, evaluated, and refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def by_torch(output: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(output.flatten(0, 1), labels.flatten(), label_smoothing=0.1, reduction="sum")
 
 
-def test_it_trains_in_processes_goes_on_and_is_measured(tmp_path: Path) -> None:
+def test_trains_in_processes_resumes_and_is_evaluated(tmp_path: Path) -> None:
     summary = launch(tiny(**SETTINGS, **PROCESSES), tmp_path / "whole").summary
     assert_near(parameters_of(tmp_path / "whole", 2), plain_training(tiny(**SETTINGS), loss=by_torch))
     again = tiny(**SETTINGS, **PROCESSES, resume=str(tmp_path / "whole"), resume_step=4)
@@ -53,7 +53,7 @@ def test_a_pipeline_takes_the_same_loss(tmp_path: Path) -> None:
         ({"_target_": "nowhere.Loss"}, r"loss\._target_=nowhere\.Loss: nowhere cannot be imported"),
     ],
 )
-def test_what_is_not_whole_is_refused_in_one_line(loss: dict[str, Any], says: str) -> None:
+def test_incomplete_classes_are_refused_in_one_line(loss: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as refused:
         tiny(loss=loss)
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A model and a data set of a user: trained in processes over gRPC, resumed, measured, and refused when not whole."""
+"""A custom model and data set: trained in processes over gRPC, resumed, evaluated, and refused if incomplete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def own(classes: str = "Counter Bits", **changes: Any) -> Config:
     return tiny(**{key: value | changes.pop(key, {}) for key, value in sections.items()}, **changes)
 
 
-def test_they_train_in_processes_go_on_and_are_measured(tmp_path: Path) -> None:
+def test_train_in_processes_resume_and_are_evaluated(tmp_path: Path) -> None:
     whole = launch(own(**LOCKED, **PROCESSES), tmp_path / "whole").summary
     assert whole["data"]["name"] == "bits"
     assert_near(parameters_of(tmp_path / "whole", 2), plain_training(own(**LOCKED)))
@@ -41,7 +41,7 @@ def test_they_train_in_processes_go_on_and_are_measured(tmp_path: Path) -> None:
 
 
 def test_gradients_at_both_cuts_are_predicted(tmp_path: Path) -> None:
-    """The shapes at the cuts are those of the model's own layers: 5 sums between stages, and 5 in the state."""
+    """Values at the cuts have the shapes of the model's layers: 5 sums between stages, and 5 in the state."""
     config = own(
         model={"width": 5},
         time={"method": "synthetic"},
@@ -52,8 +52,8 @@ def test_gradients_at_both_cuts_are_predicted(tmp_path: Path) -> None:
     assert summary["stage"][0]["time_cosine"] is not None
 
 
-def test_what_is_learned_is_better_than_chance(tmp_path: Path) -> None:
-    """One bit a vector, so that the label is whether the two newest bits differ."""
+def test_training_beats_chance(tmp_path: Path) -> None:
+    """Vectors of one bit: the label says whether the two newest bits differ."""
     more = {"optimizer": {"learning_rate": 0.05}, "evaluate": {"every": None, "windows": None}}
     data = {"bits": 1, "batch": 32, "sequence": 24}
     launch(own(data=data, model={"width": 16}, steps=300, stages=2, **LOCKED, **more), tmp_path)
@@ -88,12 +88,12 @@ def test_their_settings_are_typed_and_recorded() -> None:
         ("Counter", "Bare", r"data=Bare: open gives a BitsSource, and must give a dni\.data\.Data"),
     ],
 )
-def test_what_is_not_whole_is_refused_in_one_line(model: str, data: str, says: str) -> None:
+def test_incomplete_classes_are_refused_in_one_line(model: str, data: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as refused:
         settle(own(f"{model} {data}"), None)
     assert "\n" not in str(refused.value)
 
 
-def test_a_module_that_is_not_there_is_named() -> None:
+def test_missing_module_is_named() -> None:
     with pytest.raises(ConfigError, match=r"data\._target_=nowhere\.Data: nowhere cannot be imported"):
         tiny(data={"_target_": "nowhere.Data"})

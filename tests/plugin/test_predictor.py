@@ -1,4 +1,4 @@
-"""A predictor of a user: trained in processes over gRPC, resumed, and refused when it is not whole."""
+"""Custom predictors: trained in processes over gRPC, resumed, and refused if incomplete."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def by_hand(config: Config) -> dict[str, Tensor]:
-    """The same training without stages: half of a table stands for the gradient at the cut, which it learns late."""
+    """Train without stages: half of a table replaces the gradient at the cut, and learns it late."""
     config, opened = resolve(config)
     chains = build_chains(config)
     optimizers = [config.optimizer.build(chain.parameters()) for chain in chains]
@@ -55,7 +55,7 @@ def by_hand(config: Config) -> dict[str, Tensor]:
                 assert parameter.grad is not None
                 parameter.grad /= window.labels.numel()
             if torch.nn.utils.clip_grad_norm_(chain.parameters(), config.optimizer.clip or 0):
-                optimizer.step()  # a table of zeros moves nothing
+                optimizer.step()  # a table of zeros changes no weight
             optimizer.zero_grad()
         if len(late) > 1:
             labels, target = late.pop(0)
@@ -65,7 +65,7 @@ def by_hand(config: Config) -> dict[str, Tensor]:
     return {name: value for chain in chains for name, value in chain.state_dict().items()}
 
 
-def test_it_trains_in_processes_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_trains_in_processes_and_resumes(tmp_path: Path) -> None:
     config = tiny(**SETTINGS)
     summary = launch(tiny(**SETTINGS, **PROCESSES), tmp_path / "whole").summary
     assert summary["stage"][0]["predictor_cosine"] is not None
@@ -75,8 +75,8 @@ def test_it_trains_in_processes_and_goes_on_where_it_was(tmp_path: Path) -> None
     assert_same(parameters_of(tmp_path / "whole", 2), parameters_of(tmp_path / "again", 2))
 
 
-def test_one_in_time_sees_the_labels_that_it_asks_for(tmp_path: Path) -> None:
-    """A table of strength 0 predicts nothing and learns nothing: truncation, to the last bit. Another does not."""
+def test_time_predictor_sees_its_context_labels(tmp_path: Path) -> None:
+    """With strength 0 the table learns nothing: training is truncation, bit for bit. Otherwise it is not."""
     by_strength: dict[float, dict[str, Tensor]] = {}
     for strength in (0.0, 1.0):
         time = {"_target_": f"{MODULE}.ByNextLabel", "strength": strength, "learning_rate": 0.05}
@@ -91,13 +91,13 @@ def test_one_in_time_sees_the_labels_that_it_asks_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", [f"predictor.depth._target_={TARGET}", f"predictor/depth={TARGET}"])
-def test_a_command_names_it_in_the_place_of_an_option(word: str) -> None:
+def test_command_names_the_class_instead_of_an_option(word: str) -> None:
     config = settings(word, "predictor.depth.strength=0.5", "predictor.depth.learning_rate=0.05")
     assert config.predictor.depth == tiny(**SETTINGS).predictor.depth
     assert config.predictor.time == settings().predictor.time
 
 
-def test_its_settings_are_typed_recorded_and_part_of_the_run() -> None:
+def test_settings_are_typed_recorded_and_part_of_the_run() -> None:
     config = tiny(**SETTINGS)
     assert isinstance(config.predictor.depth, ByLabel)
     assert json.loads(json.dumps(to_plain(config)))["predictor"]["depth"]["_target_"] == TARGET
@@ -116,7 +116,7 @@ def test_its_settings_are_typed_recorded_and_part_of_the_run() -> None:
         ({"_target_": f"{MODULE}.Unfinished"}, r"lacks build, which every DepthPredictor has"),
     ],
 )
-def test_what_is_not_whole_is_refused_in_one_line(predictor: dict[str, Any], says: str) -> None:
+def test_incomplete_classes_are_refused_in_one_line(predictor: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as refused:
         tiny(predictor={"depth": predictor})
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A method in time of a user: trained in processes over gRPC, resumed, and refused when it is not whole."""
+"""A custom method in time: trained in processes over gRPC, resumed, and refused if incomplete."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def by_hand(config: Config) -> dict[str, Tensor]:
-    """The same training without stages: at a window's end enters 0.8 times what came out of the last one's start."""
+    """Train without stages: the gradient at a window's end is 0.8 times that at the previous window's start."""
     config, opened = resolve(config)
     chains = build_chains(config)
     optimizers = [config.optimizer.build(chain.parameters()) for chain in chains]
@@ -62,7 +62,7 @@ def by_hand(config: Config) -> dict[str, Tensor]:
     return {name: value for chain in chains for name, value in chain.state_dict().items()}
 
 
-def test_it_trains_in_processes_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_trains_in_processes_and_resumes(tmp_path: Path) -> None:
     config = tiny(**SETTINGS)
     whole = launch(tiny(**SETTINGS, **PROCESSES), tmp_path / "whole").summary
     assert whole["method"] == {"depth": "backprop", "time": "Echo"}
@@ -76,14 +76,14 @@ def test_it_trains_in_processes_and_goes_on_where_it_was(tmp_path: Path) -> None
     assert not all(torch.allclose(truncated[name], expected[name], rtol=1e-3, atol=1e-4) for name in truncated)
 
 
-def test_its_settings_are_typed_recorded_and_part_of_the_run() -> None:
+def test_settings_are_typed_recorded_and_part_of_the_run() -> None:
     config = tiny(**SETTINGS)
     assert isinstance(config.time, Echo)
     assert json.loads(json.dumps(to_plain(config)))["time"] == {"_target_": TARGET, "decay": 0.8}
     assert from_any(to_plain(config)) == config
 
 
-def test_rules_that_speak_of_gradients_in_time_hold_for_it() -> None:
+def test_checks_of_gradients_in_time_apply() -> None:
     with pytest.raises(ConfigError, match="goes back too late for time=Echo: use time=truncated"):
         check(tiny(time={"_target_": TARGET}, depth={"method": "delayed"}))
     with pytest.raises(ConfigError, match="time=Echo needs a recurrent model: model=mlp carries no state"):
@@ -102,7 +102,7 @@ def test_rules_that_speak_of_gradients_in_time_hold_for_it() -> None:
         ({"_target_": f"{MODULE}.Unfinished"}, r"lacks interface, which every TimeMethod has"),
     ],
 )
-def test_what_is_not_whole_is_refused_in_one_line(time: dict[str, Any], says: str) -> None:
+def test_incomplete_classes_are_refused_in_one_line(time: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as refused:
         tiny(time=time)
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A transport of a user: trained over in processes, resumed, and refused when it is not whole."""
+"""A custom transport: used by a run in processes, resumed, and refused if incomplete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {"depth": {"lag": 1}, "checkpoint": {"every": 4, "kee
 OWN: dict[str, Any] = {"transport": {"_target_": TARGET, "no_delay": False}, "launch": {"mode": "processes"}}
 
 
-def test_a_run_in_processes_equals_one_in_memory_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_run_in_processes_equals_one_in_memory_and_resumes(tmp_path: Path) -> None:
     launch(tiny(**SETTINGS), tmp_path / "local")
     summary = launch(tiny(**SETTINGS, **OWN), tmp_path / "whole").summary
     assert (summary["transport"], summary["launch"]) == ("Tcp", "processes")
@@ -40,7 +40,7 @@ def test_threads_are_joined_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words", [f"transport={TARGET}", f"transport._target_={TARGET}", f"transport=grpc transport._target_={TARGET}"]
 )
-def test_a_command_names_it_and_then_has_its_settings_and_no_others(words: str) -> None:
+def test_command_names_the_class_and_has_its_settings_only(words: str) -> None:
     config = settings(*words.split(), "transport.no_delay=false", "transport.timeout_s=9")
     assert config.transport == Tcp(no_delay=False, timeout_s=9)
 
@@ -52,8 +52,8 @@ def test_the_command_trains_over_it(tmp_path: Path) -> None:
     assert (done.code, json.loads((tmp_path / "run/summary.json").read_text())["transport"]) == (0, "Tcp")
 
 
-def test_a_run_may_go_on_over_another_transport(tmp_path: Path) -> None:
-    """The settings of the one that is left do not come along."""
+def test_run_can_resume_over_another_transport(tmp_path: Path) -> None:
+    """The new transport does not take over settings of the old one."""
     folder = tmp_path / "run"
     words = (*SMALL, *LOCAL, "steps=4", "checkpoint.every=2")
     grpc = ("transport=grpc", "transport.ring_mb=64", "transport.timeout_s=30", "launch=threads")
@@ -62,7 +62,7 @@ def test_a_run_may_go_on_over_another_transport(tmp_path: Path) -> None:
     assert settings(again).transport == Grpc(ring_mb=64, timeout_s=30)
     assert settings(again, "transport.timeout_s=20").transport == Grpc(ring_mb=64, timeout_s=20)
     assert settings(again, "transport=local").transport == Local()
-    assert settings(again, "experiment=copy").transport == Local()  # which chooses it
+    assert settings(again, "experiment=copy").transport == Local()  # the experiment sets transport=local
     assert settings(again, f"transport={TARGET}", "transport.no_delay=false").transport == Tcp(no_delay=False)
     config = settings(again, "steps=6", f"transport={TARGET}")
     assert launch(config, tmp_path / "again").summary["transport"] == "Tcp"
@@ -88,13 +88,13 @@ def test_its_settings_are_typed_and_recorded() -> None:
         ({"_target_": "tests.plugin.tcp.Unfinished"}, r"lacks connect, which every Transport has"),
     ],
 )
-def test_what_is_not_whole_is_refused_in_one_line(transport: dict[str, Any], says: str) -> None:
+def test_incomplete_classes_are_refused_in_one_line(transport: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as refused:
         tiny(transport=transport)
     assert "\n" not in str(refused.value)
 
 
-def test_a_command_refuses_what_cannot_be_imported(tmp_path: Path) -> None:
+def test_command_refuses_a_class_that_cannot_be_imported(tmp_path: Path) -> None:
     with Command(tmp_path, ("transport=no_such_module.Wire",)) as command:
         done = command.finish()
     (line,) = done.err

@@ -1,4 +1,4 @@
-"""`dni-train` as a user starts it: as a process that can be watched and killed, or its settings in this process."""
+"""Run `dni-train` as a process that tests can watch and kill, or compose its settings in this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workers.config.own_options import choose_own_classes
 from workers.config.settings import Config
 from workers.storage import checkpoint
 
-#: A run of seconds, on a small network.
+#: Settings of a run of seconds, on a small network.
 SMALL = (
     "stages=2", "log_every=5", "model.units=8", "model.layers=1", "data.batch=4", "data.window=6", "data.sequence=18",
     "evaluate.every=null", "evaluate.windows=1", "launch.torch_threads=1", "predictor.depth.warmup=0",
@@ -33,7 +33,7 @@ LOCAL = ("transport=local", "launch=threads")
 
 
 def settings(*overrides: str) -> Config:
-    """What `dni-train OVERRIDES` makes of its settings."""
+    """Return the settings of `dni-train OVERRIDES`."""
     register()
     with initialize_config_module("workers.conf", version_base="1.3"):
         return from_any(OmegaConf.to_container(compose(begin_with(overrides)[0], choose_own_classes(overrides))))
@@ -41,7 +41,7 @@ def settings(*overrides: str) -> Config:
 
 @dataclass
 class Finished:
-    """How a command ended: its status and the lines it wrote."""
+    """Exit status and output lines of a finished command."""
 
     code: int
     out: list[str]
@@ -50,7 +50,7 @@ class Finished:
 
 @dataclass
 class Command:
-    """`dni-train OVERRIDES`, started in `folder`; a context manager that leaves no process behind."""
+    """A process `dni-train OVERRIDES`, started in `folder`. The context manager kills it and its children."""
 
     folder: Path
     overrides: tuple[str, ...]
@@ -75,22 +75,22 @@ class Command:
         self.process.communicate()
 
     def finish(self, within: float = 45) -> Finished:
-        """Wait for its end."""
+        """Wait until the command has ended."""
         out, err = self.process.communicate(timeout=within)
         return Finished(self.process.returncode, out.splitlines(), err.splitlines())
 
     def until(self, holds: Callable[[], bool], what: str, within: float = 40) -> None:
-        """Wait for something that the command does; it must not end before."""
+        """Wait until `holds()`; fail if the command ends before."""
         wait_for(lambda: holds() or self.process.poll() is not None, what, within)
         assert holds(), f"the command ended before: {what}: {self.process.communicate()}"
 
     def run_dir(self) -> Path:
-        """The only run folder below the command's folder."""
+        """Return the only run folder in the command's folder."""
         (found,) = (path.parent for path in self.folder.glob("outputs/*/*/config.yaml"))
         return found
 
     def stages(self) -> dict[int, int]:
-        """The process of each stage: index -> pid."""
+        """Return the process of each stage: index -> pid."""
         return {int(command_line(pid)[-1]): pid for pid in children(self.process.pid)}
 
     def until_trained(self, step: int) -> None:
@@ -105,31 +105,32 @@ class Command:
 
 
 def run(folder: Path, *overrides: str, within: float = 45) -> Finished:
-    """Run `dni-train OVERRIDES` in a folder to its end."""
+    """Run `dni-train OVERRIDES` in a folder until it ends."""
     with Command(folder, overrides) as command:
         return command.finish(within)
 
 
 def summary_of(run_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
-    return found
+    """Return the summary of a run."""
+    summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return summary
 
 
 def trained_steps(run_dir: Path, stage: int) -> list[int]:
-    """The steps of a stage's training records, in the order of the file."""
+    """Return the steps of a stage's training records, in the order of the file."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [r["step"] for r in records if r["kind"] == "train" and r["stage"] == stage]
 
 
 def last_step(folder: Path) -> int:
-    """The newest step in any `metrics.jsonl` of the runs in a folder; 0 if there is none."""
+    """Return the newest step in any `metrics.jsonl` of the runs in a folder; 0 if there is none."""
     lines = [line for file in folder.glob("outputs/*/*/metrics.jsonl") for line in file.read_text().splitlines(True)]
     steps = [int(line.split('"step": ')[1].split(",")[0]) for line in lines if line.endswith("\n")]
     return max(steps, default=0)
 
 
 def wait_for(holds: Callable[[], bool], what: str, within: float) -> None:
-    """Look until it holds; fails after `within` seconds."""
+    """Poll until `holds()`; fail after `within` seconds. `what` names the condition in the message."""
     deadline = time.monotonic() + within
     while not holds():
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
@@ -137,7 +138,7 @@ def wait_for(holds: Callable[[], bool], what: str, within: float) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Child processes that run or wait to be reaped."""
+    """Return the child processes, including zombies."""
     try:
         return sorted(child.pid for child in psutil.Process(pid).children())
     except psutil.NoSuchProcess:
@@ -145,7 +146,7 @@ def children(pid: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process is there and has not ended."""
+    """Return whether the process exists and has not ended."""
     try:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
@@ -153,5 +154,5 @@ def alive(pid: int) -> bool:
 
 
 def command_line(pid: int) -> list[str]:
-    """The words a process was started with."""
+    """Return the command line of a process."""
     return psutil.Process(pid).cmdline()

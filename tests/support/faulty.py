@@ -1,4 +1,4 @@
-"""Faults at a given place, for tests: what is sent is delayed, dropped or sent twice."""
+"""Inject faults for tests: chosen frames are delayed, dropped or sent twice."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from workers.comm.transports.local import clone
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to every frame of `kind` and `step`."""
+    """A fault of every frame of `kind` and `step`."""
 
     kind: Kind
     step: int
     action: Literal["delay", "drop", "duplicate"]
-    sends: int = 1  #: a delayed frame goes out after this many later sends, or at `close`
+    sends: int = 1  #: a delayed frame is sent after this many later sends, or at `close`
 
 
 class FaultyEnd(ChannelEnd):
-    """A channel end whose sending side has faults; everything else is passed through.
+    """A channel end with faults in `send`; other calls are passed through.
 
-    Delays count sends instead of seconds, so that a test gives the same result at any speed.
+    Delays are counted in sends, not seconds, so results do not depend on speed.
     """
 
     def __init__(self, end: ChannelEnd, faults: Iterable[Fault]) -> None:
         self._end = end
         self._faults = {(fault.kind, fault.step): fault for fault in faults}
-        self._held: list[tuple[int, Frame]] = []  # (sends still to come before it goes out, frame)
+        self._delayed: list[tuple[int, Frame]] = []  # (remaining sends until it is sent, frame)
 
     def send(self, frame: Frame) -> None:
         fault = self._faults.get((frame.kind, frame.step))
         copies = {None: 1, "drop": 0, "delay": 0, "duplicate": 2}[fault.action if fault else None]
         for _ in range(copies):
             self._end.send(frame)
-        self._held = [(left - 1, held) for left, held in self._held]
+        self._delayed = [(remaining - 1, delayed) for remaining, delayed in self._delayed]
         self._release()
         if fault is not None and fault.action == "delay":
-            self._held.append((fault.sends, clone(frame)))
+            self._delayed.append((fault.sends, clone(frame)))
 
     def receive(self, timeout: float | None) -> Frame:
         return self._end.receive(timeout)
@@ -54,13 +54,13 @@ class FaultyEnd(ChannelEnd):
         return self._end.pending()
 
     def close(self) -> None:
-        self._held = [(0, held) for _, held in self._held]
-        with suppress(WorkerLost):  # nobody left to send to
+        self._delayed = [(0, delayed) for _, delayed in self._delayed]
+        with suppress(WorkerLost):  # the peer is gone
             self._release()
         self._end.close()
 
     def _release(self) -> None:
-        for left, held in self._held:
-            if left <= 0:
-                self._end.send(held)
-        self._held = [(left, held) for left, held in self._held if left > 0]
+        for remaining, delayed in self._delayed:
+            if remaining <= 0:
+                self._end.send(delayed)
+        self._delayed = [(remaining, delayed) for remaining, delayed in self._delayed if remaining > 0]

@@ -1,4 +1,4 @@
-"""Short names of the package's own plug-ins, for settings that tests write down: `depth={"method": "local"}`."""
+"""Short names of the package's own classes in the settings of tests: `depth={"method": "local"}`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
 
-#: The key of a short name, by section.
+#: Key that holds the short name, by section.
 SHORT = {
     "data": "kind", "model": "kind", "depth": "method", "time": "method", "predictor.depth": "kind",
     "predictor.time": "kind", "transport": "kind", "optimizer": "kind", "optimizer.schedule": "kind",
@@ -18,7 +18,7 @@ SHORT = {
 
 
 def spelled_out(settings: Any) -> dict[str, Any]:
-    """The same settings with `_target_` in the place of every short name."""
+    """Replace every short name in settings by `_target_`."""
     plain = OmegaConf.to_container(OmegaConf.create(settings))
     assert isinstance(plain, dict)
     for section, key in SHORT.items():
@@ -36,5 +36,5 @@ def _place(tree: Any, section: str) -> Any:
 
 
 def from_words(words: str) -> dict[str, Any]:
-    """Settings as words of a command, `depth.method=local depth.lag=3`, without Hydra."""
+    """Parse settings like `depth.method=local depth.lag=3`, without Hydra."""
     return spelled_out(OmegaConf.from_dotlist(words.split()))

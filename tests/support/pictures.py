@@ -1,4 +1,4 @@
-"""Small copies of MNIST and CIFAR-10, in their file formats."""
+"""Write small synthetic versions of MNIST and CIFAR-10 in their file formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.dni.data.test_sequential_mnist import write
 
 
 def digits(folder: Path, train: int = 64, test: int = 20) -> Path:
-    """MNIST whose class k is noise and a bright column block at k: a linear rule tells the digits apart."""
+    """Write an MNIST in which class k is noise plus bright columns at k, so a linear model separates the classes."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(0)
     for name, count in (("train", train + VALID), ("t10k", test)):
@@ -24,7 +24,7 @@ def digits(folder: Path, train: int = 64, test: int = 20) -> Path:
 
 
 def pictures(folder: Path, train: int = 64, test: int = 20) -> Path:
-    """CIFAR-10 of noise: red below 100, green below 200, blue 7; a training image's number is in its first pixels."""
+    """Write a CIFAR-10 of noise: red below 100, green below 200, blue 7; the first two red pixels are the index."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(1)
     for name, count in (("train", train + VALID), ("test", test)):

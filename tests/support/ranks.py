@@ -1,4 +1,4 @@
-"""Pipelined runs for tests, and a few processes that take one after another: each costs the import of torch once."""
+"""Pipelined runs in processes that serve several runs, so each process imports torch only once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROCESSES = {"transport": {"kind": "grpc", "timeout_s": 30}, "launch": {"mode": 
 
 
 def piped(method: str, **changes: Any) -> Config:
-    """A tiny run of 8 streams whose sequences are 3 windows long."""
+    """Return the settings of a tiny pipelined run: 8 streams, sequences of 3 windows."""
     depth = {"method": method, **changes.pop("depth", {})}
     model = {"units": 8, "layers": 7, **changes.pop("model", {})}
     data = {"batch": 8, **changes.pop("data", {})}
@@ -37,11 +37,11 @@ def piped(method: str, **changes: Any) -> Config:
 
 
 class Ranks:
-    """Up to `size` stages, each a process; a context manager."""
+    """A context manager with `size` processes, one per stage."""
 
     def __init__(self, size: int) -> None:
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self.runs = 0  # so that none finds the keys of another in the store
+        self.runs = 0  # number of runs; each has its own keys in the store
         context = multiprocessing.get_context("spawn")
         pipes = [context.Pipe() for _ in range(size)]
         self.pipes = [ours for ours, _ in pipes]
@@ -61,9 +61,9 @@ class Ranks:
             process.join()
 
     def run(self, config: Config, run_dir: Path, stop_after: int | None = None) -> list[Outcome]:
-        """Train to the end, with this process's default dtype; the records of every stage, or what ended it.
+        """Train to the end, with this process's default dtype. Return each stage's records, or the error that ended it.
 
-        `stop_after`: the first stage is told to stop at its record of that step.
+        `stop_after`: stop the run when the first stage records this step.
         """
         config, _ = resolve(config)
         config = settle_resume(config)

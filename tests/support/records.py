@@ -1,4 +1,4 @@
-"""Records as the stages of a run send them, for the tests of what shows and keeps them."""
+"""Records as stages send them, for tests of the code that displays and stores them."""
 
 from __future__ import annotations
 

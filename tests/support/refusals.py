@@ -1,4 +1,4 @@
-"""What a check refuses, as a value that a test can hold against what it expects."""
+"""Return the message of a ConfigError as a value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dni.errors import ConfigError
 
 
 def refusal_of(check: Callable[..., object], *arguments: Any) -> str | None:
-    """The message with which `check` refuses these arguments; None: it accepts them."""
+    """Return the message with which `check` refuses these arguments; None if it accepts them."""
     try:
         check(*arguments)
     except ConfigError as error:

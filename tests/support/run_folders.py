@@ -1,4 +1,4 @@
-"""Run folders written by hand, for the tests of what reads them."""
+"""Write run folders by hand, for tests of the code that reads them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 def write_run(
     folder: Path, seed: int = 0, valid: float = 2.0, config: str = "", depth: str = "backprop", **changes: Any
 ) -> Path:
+    """Write a run folder with a summary, metrics and optionally a configuration; return the folder."""
     folder.mkdir(parents=True)
     summary = {
         "method": {"depth": depth, "time": "truncated"}, "experiment": "chars", "seed": seed, "stages": 2,
@@ -28,6 +29,7 @@ def write_run(
 
 
 def metrics(last: float) -> list[dict[str, Any]]:
+    """Return training records of 20 steps and two validation records, the last with `last` bits per label."""
     train = [{"kind": "train", "stage": 1, "step": s, "wall_s": s / 5, "loss": 4 - s / 10} for s in range(1, 21)]
     first = {"kind": "train", "stage": 0, "step": 10, "wall_s": 2.0, "loss": None}
     bits = [

@@ -1,4 +1,4 @@
-"""Small runs that the tests start, and plain training to hold them against."""
+"""Small runs for tests, and plain training to compare them with."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ TINY: dict[str, Any] = {
 
 
 def tiny(**changes: Any) -> Config:
-    """The tiny run with some settings changed, by section: `tiny(stages=3, depth={"method": "backprop"})`."""
-    asked = spelled_out(changes)
-    return from_any(OmegaConf.merge(_defaults(asked.get("model", {}).get("_target_")), asked))
+    """Return the tiny run with changed settings, by section: `tiny(stages=3, depth={"method": "backprop"})`."""
+    settings = spelled_out(changes)
+    return from_any(OmegaConf.merge(_defaults(settings.get("model", {}).get("_target_")), settings))
 
 
 def _defaults(model: str | None) -> dict[str, Any]:
-    """Those of the tiny run that such a model has."""
+    """Return the settings of the tiny run, without model fields that this model lacks."""
     cls = Lstm if model is None else find("model", Model, model)
     known = {each.name for each in fields(cls)}
     return {**spelled_out(TINY), "model": {key: value for key, value in TINY["model"].items() if key in known}}
 
 
 def parameters_of(run_dir: Path, stages: int) -> dict[str, Tensor]:
-    """All parameters in the newest checkpoint of a run, by the names they have in the whole model."""
+    """Return all parameters in the newest checkpoint of a run, by their names in the whole model."""
     step = checkpoint.complete_steps(run_dir)[-1]
-    found: dict[str, Tensor] = {}
+    parameters: dict[str, Tensor] = {}
     for k in range(stages):
-        found |= checkpoint.load(run_dir, step, k)["stage"]["module"]
-    return found
+        parameters |= checkpoint.load(run_dir, step, k)["stage"]["module"]
+    return parameters
 
 
 def plain_training(
@@ -60,23 +60,30 @@ def plain_training(
     rate: Callable[[int], float] | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = summed_cross_entropy,
 ) -> dict[str, Tensor]:
-    """The unsplit model, trained by plain backpropagation; gradients are clipped by the parameters of each stage, whose
-    layers draw from a random state of their own. `rate`: the learning rate of step 1, 2, ...; `loss`: summed"""
+    """Train the unsplit model by plain backpropagation and return its parameters.
+
+    Gradients are clipped per stage, and the layers of each stage have their own random state.
+
+    Args:
+        config: settings of the run.
+        rate: learning rate of step 1, 2, ...; None: constant.
+        loss: summed loss of outputs and labels.
+    """
     config, opened = resolve(config)
     chains = build_chains(config)
     whole = nn.ModuleList(chains)
     optimizer = config.optimizer.build(whole.parameters())
     states = [chain.initial_state(config.data.batch) for chain in chains]
-    draws = [torch.Generator().manual_seed(1000 * config.seed + k).get_state() for k in range(len(chains))]
+    random_states = [torch.Generator().manual_seed(1000 * config.seed + k).get_state() for k in range(len(chains))]
     for step in range(1, config.steps + 1):
         window = opened.train.next()
         for group in optimizer.param_groups if rate else ():
             group["lr"] = rate(step)
         x = window.inputs
         for k, chain in enumerate(chains):
-            torch.set_rng_state(draws[k])
+            torch.set_rng_state(random_states[k])
             x, after = chain(x, reset_streams(states[k], window.reset))
-            draws[k] = torch.get_rng_state()
+            random_states[k] = torch.get_rng_state()
             states[k] = tuple(s.detach() for s in after)
         loss(x, window.labels).backward()
         if step % config.optimizer.accumulate:
@@ -93,20 +100,20 @@ def plain_training(
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    """Equal names, and equal values bit for bit."""
+    """Assert equal names, and values that are equal bit for bit."""
     assert a.keys() == b.keys()
     different = [name for name in a if not torch.equal(a[name], b[name])]
     assert not different, f"different: {different}"
 
 
 def assert_near(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    """Equal names, and values that are equal but for the order of a GPU's sums."""
+    """Assert equal names, and values that are equal up to the summation order of a GPU."""
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
 
 
 def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], within: float = 1e-6) -> None:
-    """Equal names, and values that differ by less than `within`."""
+    """Assert equal names, and values that differ by less than `within`."""
     assert a.keys() == b.keys()
     assert max((a[name] - b[name]).abs().max().item() for name in a) < within

@@ -1,4 +1,4 @@
-"""A gloo group in the place of one by NCCL, where there are no GPUs."""
+"""A gloo group that replaces an NCCL group on machines without GPUs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from workers.comm.transports.torch_distributed.gloo import GlooPair
 
 
 class GlooGroup:
-    """Sends what is in the CPU's memory, and does all else as a group by NCCL; `sent` are the sizes of what it sent."""
+    """Sends CPU tensors, with the interface of an NCCL group. `sent` has the sizes of sent tensors in bytes."""
 
-    timeout_s = 10.0  # to meet
+    timeout_s = 10.0  # to join the peer
 
     def __init__(self, store: Store, rank: int, host: str) -> None:
         self._pair = GlooPair(store, "group", rank, host, self.timeout_s)

@@ -1,4 +1,4 @@
-"""Transports of every kind, also a user's own, and the ends of their links."""
+"""All transports, including a user's own, and links over them."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from workers.comm.transports.local import Local
 from workers.comm.transports.process_link import ProcessTransport
 from workers.comm.transports.torch_distributed.transport import TorchDistributed
 
-#: What stages 1 and 0 of a run say of themselves.
+#: Handshakes of stages 1 and 0 of a run.
 SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 4, "fingerprint", 0, 10)
 CLIENT = replace(SERVER, stage=0)
 
-#: Those that join processes.
+#: Transports between processes.
 BETWEEN_PROCESSES: dict[str, type[ProcessTransport]] = {"grpc": Grpc, "torch_distributed": TorchDistributed, "tcp": Tcp}
 
 EVERY: dict[str, type[Transport]] = {"local": Local, **BETWEEN_PROCESSES}
 
 
 def context(mine: Handshake, limit: int = 64, sockets: Path | None = None) -> LinkContext:
-    """The stage that opens an end, on the CPU."""
+    """Return the context of a stage on the CPU that opens an end."""
     return LinkContext(mine, limit, torch.device("cpu"), sockets)
 
 
 @contextmanager
 def linked(transport: Transport) -> Iterator[tuple[ChannelEnd, ChannelEnd]]:
-    """The ends of a link between stages 0 and 1 of this process."""
+    """Yield the ends of a link between stages 0 and 1 in this process."""
     with closing(transport.edge(context(CLIENT), context(SERVER))) as edge:
         yield edge.downstream, edge.upstream
 
 
 def free_address() -> str:
-    """An address of this machine at which nobody listens."""
+    """Return an address of this machine with a free port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return f"127.0.0.1:{taken.getsockname()[1]}"
 
@@ -67,7 +67,7 @@ sys.stdin.read()
 
 
 def child(transport: str, work: str, stage: int = 1) -> subprocess.Popen[str]:
-    """A process that makes both ends of a link and exits with 7 ("alone"), or listens as a stage ("listen")."""
+    """Start a process that opens both ends of a link and exits with 7 ("alone"), or listens as a stage ("listen")."""
     return subprocess.Popen(
         [sys.executable, "-c", _CHILD, transport, work, str(stage)],
         stdin=subprocess.PIPE,
@@ -79,7 +79,7 @@ def child(transport: str, work: str, stage: int = 1) -> subprocess.Popen[str]:
 
 
 def address_of(process: subprocess.Popen[str]) -> str:
-    """Where a child listens."""
+    """Return the address at which a child listens."""
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], 30)[0]
     return process.stdout.readline().strip()

@@ -1,4 +1,4 @@
-"""workers/api.py: runs from Python, in the words of dni-train."""
+"""workers/api.py: runs from Python with the settings of dni-train."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from workers.tracking.run import find_runs, read_metrics
 QUICK = [*SMALL, *LOCAL, "log_every=1", "checkpoint.every=null", "depth=backprop"]
 
 
-def test_a_run_is_that_of_the_command_and_comes_back_as_numbers(
+def test_a_run_equals_that_of_the_command_and_returns_its_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -43,10 +43,10 @@ def test_a_run_is_that_of_the_command_and_comes_back_as_numbers(
     assert (run.summary["steps"], run.interrupted) == (4, False)
     assert TrainedRun(Path("python")).summary == run.summary
     first, second = (settings_of(found) for found in find_runs([run.folder, "command"]))
-    assert first == second  # the report sees no difference
+    assert first == second  # a report treats them alike
 
 
-def test_the_folder_is_by_default_the_commands_and_a_used_one_is_refused(
+def test_the_default_folder_is_the_commands_and_a_used_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,7 @@ def test_the_folder_is_by_default_the_commands_and_a_used_one_is_refused(
     assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_is_resumed_and_equals_one_that_went_on(tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = train([*QUICK, "steps=4"], folder=tmp_path / "whole")
     train([*QUICK, "steps=2"], folder=tmp_path / "half")
     more = train([f"resume={tmp_path / 'half'}", "steps=4"], folder=tmp_path / "half")
@@ -73,18 +73,18 @@ def test_a_run_is_resumed_and_equals_one_that_went_on(tmp_path: Path) -> None:
         (["hydra.run.dir=x"], "argument folder="),
         (["optimizer.learning_rat=1"], r"did you mean `optimizer.learning_rate`\?"),
         (["seed=0,1"], "seed=0,1"),
-        (["launch=external"], "there, use dni-train"),
+        (["launch=external"], "use the command dni-train there"),
         (["resume=nowhere"], "resume=nowhere"),
         ([*QUICK, "data.sequence=7"], "is not a multiple of data.window=6"),
     ],
 )
-def test_what_cannot_run_is_a_config_error_and_leaves_nothing(words: Any, message: str, tmp_path: Path) -> None:
+def test_bad_settings_are_a_config_error_and_leave_no_files(words: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         train(words, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_inside_of_a_hydra_application_its_state_stays(tmp_path: Path) -> None:
+def test_the_state_of_a_hydra_application_is_kept(tmp_path: Path) -> None:
     with initialize_config_module("workers.conf", version_base="1.2"):
         mine = GlobalHydra.instance().hydra
         train([*QUICK, "steps=1"], folder=tmp_path / "a")
@@ -94,7 +94,7 @@ def test_inside_of_a_hydra_application_its_state_stays(tmp_path: Path) -> None:
     assert not GlobalHydra.instance().is_initialized()
 
 
-def test_torch_and_the_signal_handlers_are_as_before(tmp_path: Path) -> None:
+def test_torch_and_signal_handlers_are_restored(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -105,7 +105,7 @@ def test_torch_and_the_signal_handlers_are_as_before(tmp_path: Path) -> None:
 
 
 def test_another_thread_may_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no signal handler can be installed."""
+    """Signal handlers cannot be installed there."""
     found: list[object] = []
     monkeypatch.setattr(signal, "signal", lambda *_: found.append("a signal handler"))
     thread = threading.Thread(target=lambda: found.append(train([*QUICK, "steps=1"], folder=tmp_path / "a").summary))
@@ -116,7 +116,7 @@ def test_another_thread_may_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert summary["steps"] == 1
 
 
-def test_a_run_that_is_interrupted_comes_back_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_returned_as_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.launch.launcher.run_stages", lambda job, stop, rank_info: stop.because("interrupted"))
     assert train([*QUICK, "steps=5"], folder=tmp_path / "a").interrupted
 
@@ -135,7 +135,7 @@ print(run.summary["steps"], run.summary["launch"], len(run.curve()))
     assert done.stdout.splitlines()[-1] == "2 processes 2"
 
 
-def test_the_package_has_the_names_that_it_says() -> None:
+def test_the_package_exports_its_public_names() -> None:
     assert {name: getattr(workers, name) for name in workers.__all__} == {"train": train, "TrainedRun": TrainedRun}
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = workers.trian

@@ -1,4 +1,4 @@
-"""Whole runs as a user starts them, and what becomes of them when something is killed, stopped or wrong."""
+"""Whole runs from the command line, also with killed, stopped and failing stages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from workers.storage import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Every step takes at least 40 ms, so that a run can be met in its middle.
+#: Every step takes at least 40 ms, so that a test can interrupt a run.
 SLOW = (*SMALL, "depth=backprop", "transport.delay_ms=20", "launch=processes")
 
 SUMMARY_KEYS = {
@@ -39,7 +39,7 @@ SUMMARY_KEYS = {
 STAGE_KEYS = {"index", "busy", "steps_per_s", "staleness_mean", "predictor_cosine", "peak_rss_mb"}
 
 
-def test_the_smoke_experiment_leaves_a_whole_run_behind(tmp_path: Path) -> None:
+def test_the_smoke_experiment_writes_a_complete_run(tmp_path: Path) -> None:
     with Command(tmp_path, ("experiment=smoke",)) as command:
         done = command.finish(within=30)
         folder = command.run_dir()
@@ -55,13 +55,13 @@ def test_the_smoke_experiment_leaves_a_whole_run_behind(tmp_path: Path) -> None:
     assert [stage.keys() >= STAGE_KEYS for stage in summary["stage"]] == [True, True]
     assert summary["method"] == {"depth": "synthetic", "time": "truncated"}
     assert (summary["steps"], summary["transport"], summary["interrupted"]) == (60, "grpc", False)
-    assert 0 < summary["valid"]["bits_per_label"] < 6.6  # what 96 equally likely characters would cost
+    assert 0 < summary["valid"]["bits_per_label"] < 6.6  # log2 of 96 characters
 
 
 @pytest.mark.timeout(90)
 @pytest.mark.long
 @pytest.mark.parametrize("transport", ["grpc", "torch_distributed"])
-def test_a_killed_stage_ends_the_run_with_the_command_that_goes_on(transport: str, tmp_path: Path) -> None:
+def test_a_killed_stage_ends_the_run_with_the_resume_command(transport: str, tmp_path: Path) -> None:
     with Command(tmp_path, (*SLOW, f"transport={transport}", "steps=40", "checkpoint.every=10")) as command:
         command.until_saved()
         stages = command.stages()
@@ -76,10 +76,10 @@ def test_a_killed_stage_ends_the_run_with_the_command_that_goes_on(transport: st
     assert not any(alive(pid) for pid in stages.values())
     assert not (folder / "summary.json").exists()
 
-    say = shlex.split(line.split("go on with: dni-train ")[1])
+    resume = shlex.split(line.split("resume with: dni-train ")[1])
     again = tmp_path / "again"
     again.mkdir()
-    with Command(again, tuple(say)) as command:
+    with Command(again, tuple(resume)) as command:
         assert (command.finish().code, last < 40) == (0, True)
         resumed = command.run_dir()
     assert summary_of(resumed)["steps"] == 40
@@ -96,7 +96,7 @@ def test_no_stage_and_no_socket_outlive_a_killed_supervisor(stopped: int | None,
         stages = command.stages()
         assert stages.keys() == ({0} if stopped is None else {0, 1})
         assert list((tmp_path / "t").glob("dni-*"))
-        if stopped is not None:  # it cannot notice by itself
+        if stopped is not None:  # a stopped process cannot end itself
             os.kill(stages[stopped], signal.SIGSTOP)
         command.process.send_signal(signal.SIGKILL)
         wait_for(lambda: not any(alive(pid) for pid in stages.values()), "the end of all stages", within=5)
@@ -104,8 +104,8 @@ def test_no_stage_and_no_socket_outlive_a_killed_supervisor(stopped: int | None,
 
 
 @pytest.mark.long
-def test_what_lies_in_the_current_folder_and_what_workers_print_harm_nobody(tmp_path: Path) -> None:
-    """Started as the installed command is: its own folder is the first on the import path."""
+def test_modules_in_the_current_folder_and_prints_of_workers_do_no_harm(tmp_path: Path) -> None:
+    """As with the installed command, the folder of the script is first on the import path."""
     here = tmp_path / "here"
     for name in ("random.py", "queue.py", "workers/__init__.py", "dni/__init__.py", "bin/start", "site/mine.py"):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def test_what_lies_in_the_current_folder_and_what_workers_print_harm_nobody(tmp_
     assert logs == [b"hello\ncaution\nno newline"] * 2
 
 
-def test_the_module_as_a_program_leaves_the_current_folder_as_well(tmp_path: Path) -> None:
+def test_python_m_workers_ignores_modules_in_the_current_folder(tmp_path: Path) -> None:
     for name in ("random.py", "queue.py"):
         (tmp_path / name).write_text("raise RuntimeError('not this one')")
     done = run(tmp_path, "stages=0")
@@ -131,7 +131,7 @@ def test_the_module_as_a_program_leaves_the_current_folder_as_well(tmp_path: Pat
 
 
 @pytest.mark.long
-def test_a_frozen_stage_ends_the_run_with_its_name(tmp_path: Path) -> None:
+def test_a_frozen_stage_is_named_at_the_end_of_the_run(tmp_path: Path) -> None:
     with Command(tmp_path, (*SLOW, "steps=100000")) as command:
         command.until_trained(5)
         stages = command.stages()
@@ -143,7 +143,7 @@ def test_a_frozen_stage_ends_the_run_with_its_name(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in stages.values())
 
 
-def test_a_file_of_the_users_own_in_threads(tmp_path: Path) -> None:
+def test_a_run_on_the_users_text_in_threads(tmp_path: Path) -> None:
     (tmp_path / "my text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
     with Command(tmp_path, (*SMALL, *LOCAL, "data.path='my text.txt'", "steps=20")) as command:
         command.until(lambda: bool(list(tmp_path.glob("outputs/*/*/metrics.jsonl"))), "its start")
@@ -154,7 +154,7 @@ def test_a_file_of_the_users_own_in_threads(tmp_path: Path) -> None:
     assert (summary["data"]["name"], summary["launch"], summary["transport"]) == ("my text.txt", "threads", "local")
 
 
-def test_a_folder_of_the_users_own(tmp_path: Path) -> None:
+def test_a_run_on_a_folder_of_texts(tmp_path: Path) -> None:
     texts = tmp_path / "texts"
     (texts / "more").mkdir(parents=True)
     (texts / "a.txt").write_text("abc\n" * 200)
@@ -163,7 +163,7 @@ def test_a_folder_of_the_users_own(tmp_path: Path) -> None:
     assert (summary["steps"], summary["data"]["name"]) == (5, "texts")
 
 
-def test_a_text_that_is_too_short_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_too_short_text_is_refused_before_the_start(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("abc" * 30)
     done = run(tmp_path, *SMALL, "data.path=short.txt", "launch=processes")
     assert done.code == 2

@@ -1,4 +1,4 @@
-"""Image models through the workers: split as unsplit, resumed as uninterrupted, trained and measured."""
+"""Image models in whole runs: equal to the unsplit model, resumable, trained and evaluated."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def images(folders: dict[str, Path], model: str, data: str = "mnist", **changes:
 
 @torch.no_grad()
 def validation_loss(config: Config, state: dict[str, Tensor]) -> float:
-    """Nats per label of the unsplit model in evaluation mode."""
+    """Return the loss of the unsplit model in evaluation mode, in nats per label."""
     config, opened = resolve(config)
     model, source = torch.nn.Sequential(*build_chains(config)), opened.valid()
     names = [name for chain in model for name in chain.state_dict()]  # type: ignore[operator]
@@ -79,7 +79,7 @@ def last_validation(run_dir: Path) -> dict[str, Any]:
 def test_stages_equal_the_unsplit_model(
     model: str, data: str, stages: int, transport: str, dropout: float, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Parameters, running statistics and the validation loss, bit for bit; with dropout, what each stage draws, too."""
+    """Parameters, running statistics and the validation loss agree bit for bit, also with dropout."""
     config = images(folders, model, data, stages=stages, transport={"kind": transport})
     config.model.dropout = dropout
     launch(config, tmp_path)
@@ -89,11 +89,11 @@ def test_stages_equal_the_unsplit_model(
     assert last_validation(tmp_path)["loss"] == validation_loss(config, expected)
 
 
-@pytest.mark.parametrize("practice", [False, True])
-def test_a_resumed_run_equals_one_that_never_stopped(practice: bool, folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("random", [False, True])
+def test_a_resumed_run_equals_an_uninterrupted_one(random: bool, folders: dict[str, Path], tmp_path: Path) -> None:
     def config(**more: Any) -> Config:
         made = images(folders, "resnet", stages=3, steps=9, **more)
-        if practice:
+        if random:
             made.model.dropout, made.data.noise, made.model.init = 0.3, 0.2, InitKind.he
         return made
 
@@ -104,8 +104,8 @@ def test_a_resumed_run_equals_one_that_never_stopped(practice: bool, folders: di
     assert last_validation(tmp_path / "whole")["loss"] == last_validation(tmp_path / "part")["loss"]
 
 
-def test_digits_are_learned_and_every_test_image_is_measured(folders: dict[str, Path], tmp_path: Path) -> None:
-    """They differ by one bright column each: almost none of the 20 test images is missed; 20 is no multiple of 8."""
+def test_digits_are_learned_and_every_test_image_is_evaluated(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Each digit is one bright column. The 20 test images are no multiple of the batch of 8."""
     config = images(folders, "mlp_bn", steps=75)
     config.model.units, config.model.layers = 32, 1
     launch(config, tmp_path)
@@ -116,14 +116,14 @@ def test_digits_are_learned_and_every_test_image_is_measured(folders: dict[str, 
     assert found["accuracy"] + found["error"] == pytest.approx(1)
 
 
-def test_the_summary_says_what_the_images_are_called(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_summary_names_the_data(folders: dict[str, Path], tmp_path: Path) -> None:
     config = images(folders, "cnn", "cifar10", steps=1)
     assert launch(config, tmp_path / "plain").summary["data"]["name"] == "cifar10"
     config.data.label = "CIFAR-10, JPEG q75"
     assert launch(config, tmp_path / "labelled").summary["data"]["name"] == "CIFAR-10, JPEG q75"
 
 
-def test_a_lane_of_images_runs_through_one_time_step_a_batch(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_stream_of_images_has_one_time_step_per_batch(folders: dict[str, Path], tmp_path: Path) -> None:
     assert launch(images(folders, "cnn", "cifar10", steps=9, max_timesteps=3), tmp_path).summary["steps"] == 3
 
 
@@ -143,7 +143,7 @@ def synthetic(folders: dict[str, Path], model: str, kind: str, **more: Any) -> C
 
 
 @pytest.mark.parametrize(("model", "kind"), SYNTHETIC)
-def test_every_predictor_answers_for_every_model(
+def test_every_predictor_works_with_every_model(
     model: str, kind: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     summary = launch(synthetic(folders, model, kind, evaluate={"every": None}), tmp_path).summary
@@ -152,7 +152,7 @@ def test_every_predictor_answers_for_every_model(
 
 
 @pytest.mark.parametrize(("model", "kind"), [("mlp_bn", "critic"), ("cnn", "conv")])
-def test_with_a_lag_a_run_is_the_same_in_threads_and_over_grpc(
+def test_a_run_with_a_lag_is_the_same_in_threads_and_over_grpc(
     model: str, kind: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     for transport in ("local", "grpc"):
@@ -161,10 +161,8 @@ def test_with_a_lag_a_run_is_the_same_in_threads_and_over_grpc(
 
 
 @pytest.mark.parametrize("stash", [True, False])
-def test_a_window_that_is_run_again_counts_once_for_batch_norm(
-    stash: bool, folders: dict[str, Path], tmp_path: Path
-) -> None:
-    """It is when its gradient is late and only its input was kept, and in a run that goes on."""
+def test_a_recomputed_window_counts_once_for_batch_norm(stash: bool, folders: dict[str, Path], tmp_path: Path) -> None:
+    """A window is recomputed if its gradient is late and only its input was kept, and after a resume."""
 
     def config(**more: Any) -> Config:
         depth = {"method": "delayed", "lag": 1, "stash": stash}
@@ -179,7 +177,7 @@ def test_a_window_that_is_run_again_counts_once_for_batch_norm(
 
 
 @pytest.mark.parametrize("kind", ["critic", "conv"])
-def test_a_resumed_run_with_late_targets_equals_one_that_never_stopped(
+def test_a_resumed_run_with_late_targets_equals_an_uninterrupted_one(
     kind: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     launch(synthetic(folders, "cnn", kind, steps=9), tmp_path / "whole")
@@ -188,7 +186,7 @@ def test_a_resumed_run_with_late_targets_equals_one_that_never_stopped(
     assert_same(parameters_of(tmp_path / "whole", 3), parameters_of(tmp_path / "on", 3))
 
 
-def test_the_shapes_between_stages_are_those_of_the_activations(folders: dict[str, Path]) -> None:
+def test_activation_shapes_are_those_of_the_model(folders: dict[str, Path]) -> None:
     config, _ = resolve(images(folders, "resnet", "cifar10", stages=4))
     x = torch.randn(2, 3, 32, 32)
     for index, chain in enumerate(build_chains(config)):
@@ -196,10 +194,10 @@ def test_the_shapes_between_stages_are_those_of_the_activations(folders: dict[st
         assert activation_shape(config, index) == tuple(x.shape[1:])
 
 
-def test_a_predictor_of_too_many_weights_is_refused_before_anything_starts(
+def test_a_predictor_with_too_many_weights_is_refused_before_the_start(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A linear map from 32 x 14 x 14 features to as many, a bias each, and 10 columns of labels (and one for none)."""
+    """A linear map of 32 x 14 x 14 features to as many, with a bias, 10 columns of labels and one for no label."""
     config = synthetic(folders, "cnn", "linear")
     config.model.split_points = ["conv2", "softmax"]
     config.model.units, features = 32, 32 * 14 * 14

@@ -1,4 +1,4 @@
-"""Every combination of methods runs, on both transports; a run's folder is its own; GPUs where there are any."""
+"""Every combination of methods runs on both transports; a run folder holds one run; resuming on a GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMES = ["full", "checkpointed", "truncated", "synthetic"]
 COMBINATIONS = [
     *itertools.product(["backprop", "synthetic"], TIMES, ["critic", "mlp", "linear"]),
     *itertools.product(["local"], TIMES, ["critic"]),
-    *itertools.product(["delayed"], TIMES[:-1], ["critic"]),  # the last is refused: test_configs
+    *itertools.product(["delayed"], TIMES[:-1], ["critic"]),  # the last is refused: test_rules
 ]
 
 
@@ -47,7 +47,7 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
         launch(tiny(steps=3, seed=1), tmp_path)
 
 
-def test_going_on_from_an_earlier_step_in_the_same_folder_drops_what_came_later(tmp_path: Path) -> None:
+def test_resume_from_an_earlier_step_in_the_same_folder_drops_later_checkpoints(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"depth": {"lag": 1}, "checkpoint": {"every": 2, "keep": 9}}
     launch(tiny(steps=6, **settings), tmp_path / "run")
     assert checkpoint.complete_steps(tmp_path / "run") == [2, 4, 6]
@@ -61,7 +61,7 @@ def test_going_on_from_an_earlier_step_in_the_same_folder_drops_what_came_later(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("transport", ["local", "grpc"])
-def test_on_a_gpu_a_saved_run_goes_on(transport: str, tmp_path: Path) -> None:
+def test_a_run_resumes_on_a_gpu(transport: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "depth": {"lag": 1}, "time": {"method": "synthetic"}, "transport": {"kind": transport},
         "predictor": {"time": {"kind": "critic", "hidden": 8, "future_labels": 2}},

@@ -1,4 +1,4 @@
-"""The generated tasks through the workers: curricula hear of losses, on every transport and across an interruption."""
+"""Generated tasks in whole runs: curricula follow the losses, on every transport and after a resume."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def copying(lag: int | None = 1, **more: Any) -> Config:
 
 
 def solved(run_dir: Path) -> list[int]:
-    """The longest sequences solved, as time went on."""
+    """Return the longest solved sequence of every record."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [record["solved_length"] for record in records if "solved_length" in record]
 
 
-def test_the_curriculum_climbs_the_same_way_in_threads_and_over_grpc(tmp_path: Path) -> None:
+def test_the_curriculum_is_the_same_in_threads_and_over_grpc(tmp_path: Path) -> None:
     launch(copying(), tmp_path / "local")
     launch(copying(transport={"kind": "grpc"}), tmp_path / "grpc")
     assert solved(tmp_path / "local") == solved(tmp_path / "grpc")
@@ -47,7 +47,7 @@ def test_the_curriculum_climbs_the_same_way_in_threads_and_over_grpc(tmp_path: P
     assert_same(parameters_of(tmp_path / "local", 2), parameters_of(tmp_path / "grpc", 2))
 
 
-def test_a_curriculum_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_resumed_curriculum_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     settings = {"checkpoint": {"every": 101, "keep": 9}}
     launch(copying(), tmp_path / "whole")
     launch(copying(**settings), tmp_path / "saved")
@@ -56,21 +56,21 @@ def test_a_curriculum_goes_on_where_it_was(tmp_path: Path) -> None:
     assert_same(parameters_of(tmp_path / "whole", 2), parameters_of(tmp_path / "part", 2))
 
 
-def test_a_run_may_be_limited_by_time_steps_whatever_the_window(tmp_path: Path) -> None:
+def test_max_timesteps_limits_a_run_for_any_window(tmp_path: Path) -> None:
     for name, window in (("short", 2), ("long", 8)):
         data = {"kind": "copy", "batch": 4, "window": window, "sequence": None, "length": 15}
         summary = launch(copying(data=data, max_timesteps=64, steps=10**6), tmp_path / name).summary
         assert summary["steps"] == 64 // window
-        assert summary["valid"]["bits_per_label"] > 0  # sequences of a fixed length are validated on
+        assert summary["valid"]["bits_per_label"] > 0  # sequences of a fixed length have validation
 
 
 @pytest.mark.parametrize("time", ["full", "checkpointed"])
-def test_full_backpropagation_takes_whole_sequences_as_they_grow(time: str, tmp_path: Path) -> None:
+def test_full_backpropagation_follows_growing_sequences(time: str, tmp_path: Path) -> None:
     launch(copying(lag=None, depth={"method": "backprop"}, time={"method": time}, steps=150), tmp_path)
     assert solved(tmp_path)[-1] >= 5
 
 
-def test_a_stream_that_is_asked_to_look_ahead_is_refused(tmp_path: Path) -> None:
+def test_a_stream_without_future_labels_refuses_a_critic_that_needs_them(tmp_path: Path) -> None:
     data = {"kind": "copy", "batch": 4, "window": 4, "sequence": None, "streaming": True}
     with pytest.raises(ConfigError, match="the labels after a window are not known yet"):
         launch(copying(data=data), tmp_path)
@@ -95,7 +95,7 @@ STREAM = (
 
 
 @pytest.mark.long
-def test_a_stream_holds_no_more_as_it_goes_on(tmp_path: Path) -> None:
+def test_the_memory_of_a_stream_does_not_grow(tmp_path: Path) -> None:
     held = {}
     for steps in (100, 1500):
         folder = tmp_path / str(steps)
@@ -105,7 +105,7 @@ def test_a_stream_holds_no_more_as_it_goes_on(tmp_path: Path) -> None:
     assert held[1500] - held[100] < 8  # megabytes; activations of every window would be 50
 
 
-def test_a_stream_that_is_resumed_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_resumed_stream_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     launch(settings(*STREAM, "max_timesteps=640"), tmp_path / "whole")
     launch(settings(*STREAM, "max_timesteps=320"), tmp_path / "part")
     part = launch(

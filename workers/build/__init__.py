@@ -1,1 +1,1 @@
-"""From settings to the parts of one stage: model, data, optimizer, interfaces, device."""
+"""Build the parts of one stage from the settings: model, data, optimizer, interfaces, device."""

@@ -1,4 +1,4 @@
-"""The data that the settings name: sources of windows for training, and for every validation pass."""
+"""Open the data set that the settings name."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from dni.data.base import Data, DataContext
 from dni.errors import ConfigError
-from workers.build.own_code import failures_named
+from workers.build.own_code import as_config_error
 from workers.config.settings import Config
 
 
 def open_data(config: Config) -> Data:
-    """Raises DataError for what cannot be read, ConfigError for sizes that do not fit."""
-    with failures_named(f"data={config.data.name} cannot be opened"):
+    """Open the sources of windows. Raises DataError for unreadable data, ConfigError for sizes that do not fit."""
+    with as_config_error(f"data={config.data.name} cannot be opened"):
         opened = config.data.open(context_of(config))
     if not isinstance(opened, Data):
         raise ConfigError(
@@ -23,7 +23,7 @@ def open_data(config: Config) -> Data:
 
 
 def context_of(config: Config) -> DataContext:
-    """What a data set may know of the run."""
+    """Return the settings of the run that a data set may use."""
     return DataContext(
         window=config.window,
         future_labels=config.future_labels,
@@ -34,13 +34,19 @@ def context_of(config: Config) -> DataContext:
 
 
 def resolve(config: Config) -> tuple[Config, Data]:
-    """Open the data, and fill in what the settings leave to it, or to the run's length. Raises as `open_data`."""
+    """Open the data, and fill in the settings that depend on it or on the run's length. Raises like `open_data`."""
     config = replace(config, data=config.data.located())
     data = open_data(config)
-    shape = None if data.input_shape is None else [*data.input_shape]
-    model = replace(config.model, symbols=data.symbols, input_symbols=data.input_symbols, input_shape=shape)
+    config = with_shapes(config, data.symbols, data.input_symbols, data.input_shape)
     schedule = config.optimizer.schedule
     if schedule.ends:
         schedule = replace(schedule, decay_steps=config.decay_steps)
     optimizer = replace(config.optimizer, schedule=schedule)
-    return replace(config, model=model, data=replace(config.data, sha256=data.sha256), optimizer=optimizer), data
+    return replace(config, data=replace(config.data, sha256=data.sha256), optimizer=optimizer), data
+
+
+def with_shapes(config: Config, symbols: int, input_symbols: int, input_shape: tuple[int, ...] | None) -> Config:
+    """The settings for a model of so many labels and input symbols, of inputs of this shape if they are numbers."""
+    shape = None if input_shape is None else [*input_shape]
+    model = replace(config.model, symbols=symbols, input_symbols=input_symbols, input_shape=shape)
+    return replace(config, model=model)

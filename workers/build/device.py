@@ -1,4 +1,4 @@
-"""The device of a stage."""
+"""Choose the device of a stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from workers.config.settings import Config
 
 
 def device_of(config: Config, index: int) -> torch.device:
-    """The stage's device; `auto` spreads stages over the GPUs there are. Raises ConfigError if it is not there."""
+    """Return the stage's device; `auto` distributes stages over the GPUs. Raises ConfigError for a missing device."""
     name = config.devices[index if len(config.devices) > 1 else 0]
     gpus = torch.cuda.device_count()
     if name == "auto":

@@ -1,8 +1,9 @@
-"""From settings to the cuts of one stage: where its gradients come from, and what its predictors are taught."""
+"""From settings to the interfaces at the cuts of one stage."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -10,90 +11,91 @@ from torch import nn
 from dni.data.source import Source
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface, ZeroInterface
-from dni.interfaces.local_objective import LocalObjective
+from dni.interfaces.input import InputInterface
 from dni.interfaces.loss import LossInterface
-from dni.interfaces.wrapper import MultiRateInterface
-from dni.methods.cut import CutContext, TimeCutContext
+from dni.interfaces.per_tensor import PerTensorInterface
+from dni.methods.cut import CutContext, InputContext, TimeCutContext
+from dni.named_tensors import UNNAMED
 from dni.predictors.base import Predictor
 from dni.recurrent import Chain
-from dni.rng import happens
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
-from workers.build.shapes import activation_shape
+from workers.build.model import build_chains, dtype_of
+from workers.build.shapes import activation_shape, activation_specs
+from workers.comm.contents import Rows, TensorSpec
 from workers.config.settings import Config
 
 _META = torch.device("meta")
 
-#: Of one predictor of feature maps; with what Adam keeps, 16 bytes each.
+#: Largest predictor of feature maps; with Adam's moments and the gradient each weight takes 16 bytes.
 MOST_WEIGHTS = 2**24
 
 
 def goes_back(config: Config, index: int, step: int) -> bool:
-    """Whether a stage updates at a step, and answers with a gradient; every stage can tell it of every other."""
-    return happens(config.depth.update_probability, config.seed, index, step)
+    """Return whether a stage goes back at a step and sends a gradient. Every stage can ask this for every other."""
+    return config.depth.updates(config.seed, index, step)
 
 
 def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
-    """Where dL/d output comes from at the downstream edge of a stage."""
+    """Build the interface at the output of a stage."""
     if index == config.stages - 1:
         return LossInterface(config.loss)
-    context, clocks = depth_context(config, index, stage.device), config.depth.clocks[index : index + 2]
+    contexts = depth_contexts(config, index, stage.device)
     torch.manual_seed(_seed(config, index))
-    interface = config.depth.interface(context)
-    if clocks and clocks[0] < clocks[1]:
-        interface = MultiRateInterface(interface, clocks[1])
-    if index == 0 and config.data.own_classes:
-        torch.manual_seed(_seed(config, 3 * config.stages))
-        classes, rate = config.data.own_classes, config.optimizer.learning_rate
-        interface = LocalObjective(
-            interface, context.shape[-1], classes=classes, learning_rate=rate, device=stage.device
-        )
-    return interface
+    inner = {name: config.depth.interface(context) for name, context in contexts.items()}
+    return inner[UNNAMED] if UNNAMED in inner else PerTensorInterface(inner)
 
 
 def time_interface(config: Config, index: int, stage: Stage, source: Source | None = None) -> Interface:
-    """Where dL/d state comes from at the end of a window. `source`: of the training windows."""
+    """Build the interface at the end of a stage's windows. `source`: of the training windows."""
     if not _state_features(stage.module):
         return ZeroInterface()
     torch.manual_seed(_seed(config, config.stages + index))
     return config.time.interface(time_context(config, index, stage.module, stage.device, source))
 
 
+def input_interface(config: Config, index: int, device: torch.device) -> InputInterface:
+    """Build the interface that predicts the input of stage `index`, 1 or more."""
+    context = input_context(config, index, device)
+    torch.manual_seed(config.seed * 1000 + 900 + index)  # the context has drawn weights
+    return config.depth.input_interface(context)
+
+
 def bootstrap(config: Config, index: int, stage: Stage, depth: Interface, time: Interface) -> Bootstrap:
-    """What makes the targets of the time cut."""
+    """Build what makes the targets of the time cut."""
     if not _state_features(stage.module):
         return Bootstrap()
     torch.manual_seed(_seed(config, 2 * config.stages + index))
     return config.time.targets(time_context(config, index, stage.module, stage.device), stage, depth, time)
 
 
-def depth_context(config: Config, index: int, device: torch.device) -> CutContext:
-    """What a method may know of the cut after a stage that is not the last."""
-    model = config.model
+def depth_contexts(config: Config, index: int, device: torch.device) -> dict[str, CutContext]:
+    """Return what a method knows of each tensor with a gradient that a stage sends; a single tensor's name is ""."""
+    specs = activation_specs(config, index).items()
+    return {name: _depth_context(config, index, device, spec) for name, spec in specs if spec.dtype.is_floating_point}
+
+
+def _depth_context(config: Config, index: int, device: torch.device, spec: TensorSpec) -> CutContext:
     return CutContext(
         index,
-        config.stages,
-        shape=activation_shape(config, index),
-        classes=model.symbols or 0,
-        inputs=model.input_symbols or 0,
+        shape=tuple(size or 0 for size in spec.shape),
+        rows=spec.rows is Rows.LABELS,
+        autocast=dtype_of(config),
         device=device,
         predictor=config.predictor.depth,
         loss=config.loss,
         expects=partial(goes_back, config, index + 1),
+        **_of_the_run(config),
     )
 
 
 def time_context(
     config: Config, index: int, module: Chain, device: torch.device, source: Source | None = None
 ) -> TimeCutContext:
-    """What a method may know of the cut after each window of a stage that carries state."""
-    model = config.model
+    """Return what a method knows of the cut after each window of a stage that carries state."""
     return TimeCutContext(
         index,
-        config.stages,
         shape=(_state_features(module),),
-        classes=model.symbols or 0,
-        inputs=model.input_symbols or 0,
         device=device,
         predictor=config.predictor.time,
         expects=lambda step: goes_back(config, index, step + 1),
@@ -101,36 +103,89 @@ def time_context(
         module=module,
         rest=None if source is None else source.rest,
         loss=config.loss,
+        **_of_the_run(config),
     )
 
 
-def learners(config: Config, index: int, chain: Chain) -> dict[str, nn.Module]:
-    """What learns at the cuts of a stage, in "depth" and in "time", of which only names and shapes are known."""
-    found: dict[str, nn.Module | None] = {}
+def input_context(config: Config, index: int, device: torch.device) -> InputContext:
+    """Return what a method knows of the cut before stage `index`, 1 or more."""
+    model = config.model
+    with _META:
+        carries_state = any(chain.initial_state(1) for chain in build_chains(config)[:index])
+    return InputContext(
+        index,
+        shape=activation_shape(config, index - 1),
+        data_shape=None if model.input_shape is None else tuple(model.input_shape),
+        symbols=model.input_symbols or 0,
+        carries_state=carries_state,
+        device=device,
+    )
+
+
+class Learner(NamedTuple):
+    """A module that learns at a cut."""
+
+    cut: str  #: "depth" or "time"
+    place: str  #: of its weights in the state of the interface (`Interface.learners`)
+    module: nn.Module
+
+
+def learners(config: Config, index: int, chain: Chain) -> list[Learner]:
+    """Build the modules that learn at the cuts of a stage, with names and shapes alone."""
+    depth: dict[str, nn.Module] = {}
+    time: dict[str, nn.Module] = {}
     if config.pipelined:
-        return {}
+        return []
     with _META:
         if index < config.stages - 1:
-            found["depth"] = config.depth.learner(depth_context(config, index, _META))
+            depth = _depth_learners(config, index)
         if _state_features(chain):
-            found["time"] = config.time.learner(time_context(config, index, chain, _META))
-    return {cut: learner for cut, learner in found.items() if learner is not None}
+            time = config.time.learners(time_context(config, index, chain, _META))
+    return [Learner(cut, *each) for cut, found in (("depth", depth), ("time", time)) for each in found.items()]
 
 
 def refuse_large(config: Config) -> None:
-    """Raise ConfigError if the predictor of some stage's feature maps would have too many weights."""
+    """Raise ConfigError if a predictor of feature maps would have too many weights, or if an input cannot be
+    predicted."""
     for index in range(0 if config.pipelined else config.stages - 1):
-        shape = activation_shape(config, index)
-        if len(shape) < 3:
-            continue
-        with _META:  # counted, not made
-            learner = config.depth.learner(depth_context(config, index, _META))
-        weights = sum(p.numel() for p in learner.parameters()) if isinstance(learner, Predictor) else 0
-        if weights > MOST_WEIGHTS:
-            raise ConfigError(
-                f"predictor={config.predictor.depth.name} would have {weights:,} weights for the {shape} feature "
-                f"maps of stage {index}, more than {MOST_WEIGHTS:,}: use predictor=conv, or predictor=critic"
-            )
+        shapes = [context.shape for context in depth_contexts(config, index, _META).values()]
+        largest = max(shapes, key=len)
+        if len(largest) >= 3:
+            _refuse_large_predictor(config, index, largest)
+    for index in range(1, config.stages if config.depth.predicts_inputs else 0):
+        config.depth.check_input(input_context(config, index, _META))
+
+
+def _depth_learners(config: Config, index: int) -> dict[str, nn.Module]:
+    """Return the modules that learn at a cut, by the place of their weights in the interface's state."""
+    found: dict[str, nn.Module] = {}
+    for name, context in depth_contexts(config, index, _META).items():
+        for place, module in config.depth.learners(context).items():
+            found[f"{name}.{place}" if name else place] = module
+    return found
+
+
+def _refuse_large_predictor(config: Config, index: int, shape: tuple[int, ...]) -> None:
+    with _META:  # only counted
+        modules = _depth_learners(config, index).values()
+    weights = sum(p.numel() for module in modules if isinstance(module, Predictor) for p in module.parameters())
+    if weights > MOST_WEIGHTS:
+        raise ConfigError(
+            f"predictor={config.predictor.depth.name} would have {weights:,} weights for the {shape} feature "
+            f"maps of stage {index}, more than {MOST_WEIGHTS:,}: use predictor=conv, or predictor=critic"
+        )
+
+
+def _of_the_run(config: Config) -> dict[str, Any]:
+    """Return the fields of a context that are the same at every cut."""
+    return {
+        "stages": config.stages,
+        "classes": config.model.symbols or 0,
+        "inputs": config.model.input_symbols or 0,
+        "learning_rate": config.optimizer.learning_rate,
+        "local_classes": config.data.local_classes,
+        "base_seed": _seed(config, 0),
+    }
 
 
 def _seed(config: Config, salt: int) -> int:
@@ -138,5 +193,5 @@ def _seed(config: Config, salt: int) -> int:
 
 
 def _state_features(module: Chain) -> int:
-    """F of the stage's packed state."""
+    """Return F of the stage's packed state."""
     return sum(s.numel() for s in module.initial_state(1))

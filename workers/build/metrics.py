@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dni.validation_metrics import MetricSums, refuse_twins
-from workers.build.own_code import failures_named
+from workers.build.own_code import as_config_error
 from workers.config.settings import Config
 
 
@@ -17,7 +17,7 @@ def try_metrics(config: Config) -> None:
     output = torch.zeros(1, *steps, symbols)
     labels = torch.zeros_like(output) if data.numbers else torch.zeros(1, *steps, dtype=torch.int64)
     for metric in config.metrics:
-        with failures_named(
+        with as_config_error(
             f"metrics: {metric.key} cannot measure outputs {[*output.shape]}, labels {[*labels.shape]}"
         ):
             sums = MetricSums([metric])

@@ -1,4 +1,4 @@
-"""What a summary says of a run's origin: the size of its model, and the commit of the code that ran it."""
+"""Origin of a run for its summary: the size of its model and the commit of its code."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from workers.config.settings import Config
 
 
 def origin_of(config: Config) -> dict[str, Any]:
-    """What the summary of a run with these settings says, which must be resolved with the data."""
+    """Return the summary's entries. The settings must be resolved with the data."""
     return {"parameters": count_parameters(config), "commit": commit_of()}
 
 
 def count_parameters(config: Config) -> int:
-    """Numbers in the parameters of the whole model, all stages together; predictors and local heads are not in it."""
-    with torch.device("meta"):  # shapes alone
+    """Count the parameters of the whole model, without predictors and local heads."""
+    with torch.device("meta"):  # no weights are allocated
         return sum(parameter.numel() for chain in build_chains(config) for parameter in chain.parameters())
 
 
 @cache
 def commit_of(package: Path = Path(dni.__file__)) -> str | None:
-    """The commit of the git checkout that this package file is in; "-dirty" follows it if tracked files were changed.
+    """Return the commit of the git checkout that holds this file, with "-dirty" if tracked files have changed.
 
-    None for a package that was installed from a wheel, also inside of a checkout of something else, and without git.
+    Return None if git is missing or does not track the file (a package installed from a wheel).
     """
     folder = package.resolve().parent
     if _git(folder, "ls-files", "--error-unmatch", package.name) is None:
@@ -39,7 +39,7 @@ def commit_of(package: Path = Path(dni.__file__)) -> str | None:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """What git answers; None if it refuses, or is not there. It writes nothing."""
+    """Return git's output, without writing to the repository; None if git fails or is missing."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *words],

@@ -1,7 +1,6 @@
-"""What goes from stage to stage, found by running the model once: any model has its shapes known that way.
+"""Find the shapes of activations by running the model on one short example, which works for any model.
 
-It is run for real, on the CPU and on one short example: torch's meta device would load 80 MB of modules into every
-worker.
+The run is on the CPU: torch's meta device would load 80 MB of modules into every worker.
 """
 
 from __future__ import annotations
@@ -9,64 +8,140 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dni.errors import ConfigError, UsageError
+from dni.errors import ConfigError
+from dni.named_tensors import UNNAMED, Value, batch_of, named
 from dni.recurrent import Chain
+from workers.build.example import example, real_example
 from workers.build.model import build_chains
-from workers.build.own_code import failures_named
+from workers.build.own_code import as_config_error
+from workers.build.trace import is_traced
+from workers.comm.contents import Rows, TensorSpec
 from workers.config.settings import Config
 
-#: Steps of the example; a model must take windows of any length.
+#: Time steps of the example; a model must accept windows of any length.
 _STEPS = 2
 
 
-def activation_shape(config: Config, index: int) -> tuple[int, ...]:
-    """What one example, or one time step of it, is at the output of a stage: (D,), or (C, H, W) of feature maps."""
+def activation_specs(config: Config, index: int) -> dict[str, TensorSpec]:
+    """Return the tensors of a stage's output, by name; of a single tensor the name is "".
+
+    The stage is run on windows of two lengths: sizes that differ change with T.
+    """
     with torch.random.fork_rng(devices=[]):
-        output = _output(config, build_chains(config)[: index + 1])
-    return tuple(output.shape[2 if config.data.sequences else 1 :])
+        chains = build_chains(config)[: index + 1]
+        if any(is_traced(chain) for chain in chains):
+            real = real_example(config)
+            found = named(_output(config, chains, real))
+            return {name: _fixed_spec(config, each, real.shape[: _leading(config)]) for name, each in found.items()}
+        short = named(_output(config, chains))
+        if [*short] == [UNNAMED]:  # has a row for every label, or `refuse_misfit` refuses it
+            return {UNNAMED: TensorSpec(tuple(short[UNNAMED].shape[_leading(config) :]), short[UNNAMED].dtype)}
+        long = named(_output(config, chains, example(config, 2, _steps(config) + 1)))
+    return {name: _spec(config, each, long[name]) for name, each in short.items()}
+
+
+def activation_shape(config: Config, index: int) -> tuple[int, ...]:
+    """Return the shape of one example, or of one time step, of the one tensor that a stage sends: (D,) or (C, H, W).
+
+    Raises ConfigError for a stage that sends named tensors.
+    """
+    specs = activation_specs(config, index)
+    if UNNAMED not in specs:
+        raise ConfigError(
+            f"model={config.model.name}: stage {index} sends the tensors {', '.join(specs)}, where one tensor is needed"
+        )
+    return tuple(size or 0 for size in specs[UNNAMED].shape)
+
+
+def _leading(config: Config) -> int:
+    """Return how many sizes of a value with a row for every label come before those of the row: B, or B and T."""
+    return 2 if config.data.sequences else 1
+
+
+def _spec(config: Config, short: Tensor, long: Tensor) -> TensorSpec:
+    """Return what is common to the outputs for one example and for two examples that are a step longer."""
+    batched = short.dim() > 0 and short.shape[0] < long.shape[0]
+    rows = batched and short.dim() > 1 and short.shape[1] < long.shape[1]
+    start = batched + rows
+    sizes = zip(short.shape[start:], long.shape[start:], strict=True)
+    fixed = tuple(size if size == other else None for size, other in sizes)
+    return TensorSpec(fixed, short.dtype, _rows(config, start))
+
+
+def _fixed_spec(config: Config, tensor: Tensor, leading: tuple[int, ...]) -> TensorSpec:
+    """Return the sizes of a traced model's tensor; `leading`: (B, T) or (B,)."""
+    start = next((n for n in range(len(leading), 0, -1) if tuple(tensor.shape[:n]) == leading[:n]), 0)
+    return TensorSpec(tuple(tensor.shape[start:]), tensor.dtype, _rows(config, start))
+
+
+def _rows(config: Config, leading: int) -> Rows:
+    return Rows.NONE if not leading else Rows.LABELS if leading == _leading(config) else Rows.EXAMPLES
 
 
 def refuse_misfit(config: Config) -> None:
-    """Raise ConfigError for a model whose layers do not go together, or whose answers are not what is asked for."""
+    """Raise ConfigError if the model's layers do not fit each other, or its outputs do not fit the labels."""
     model, data = config.model, config.data
     with torch.random.fork_rng(devices=[]):
         chains = build_chains(config)
-        carries = any(chain.initial_state(1) for chain in chains)
-        shape = [*_output(config, chains).shape]
-    if carries != model.carries_state:
+        has_state = any(chain.initial_state(1) for chain in chains)
+        start = real_example(config) if any(is_traced(c) for c in chains) else example(config, 1, _steps(config))
+        output = _output(config, chains, start)
+    if not isinstance(output, Tensor):
         raise ConfigError(
-            f"model={model.name}: its layers {'do' if carries else 'do not'} carry state: write carries_state = "
-            f"{carries} in {type(model).__name__}"
+            f"model={model.name}: its last layer returns the tensors {', '.join(output)}, and must return the scores "
+            "alone"
         )
-    steps = [1 if model.one_answer else _steps(config)] if data.sequences else []
-    wanted = [1, *steps, model.symbols]
-    if shape != wanted:
+    shape = [*output.shape]
+    if has_state != model.carries_state:
         raise ConfigError(
-            f"model={model.name} gives scores of shape {shape} for an example of shape {[*_example(config).shape]}, "
-            f"where data={data.name} needs {wanted}: its last layer must give a number for each of {model.symbols} "
+            f"model={model.name}: its layers {'do' if has_state else 'do not'} carry state: write carries_state = "
+            f"{has_state} in {type(model).__name__}"
+        )
+    steps = [1 if model.one_answer else start.shape[1]] if data.sequences else []
+    expected = [len(start), *steps, model.symbols]
+    if shape != expected:
+        raise ConfigError(
+            f"model={model.name} gives scores of shape {shape} for an example of shape {[*start.shape]}, "
+            f"where data={data.name} needs {expected}: its last layer must give a number for each of {model.symbols} "
             f"labels{' at every step' if steps and not model.one_answer else ''}"
         )
 
 
+def refuse_named_tensors(config: Config) -> None:
+    """Raise ConfigError for settings that need one tensor at every cut, where a stage sends several."""
+    cuts = range(config.parts - 1)
+    several = {index: specs for index in cuts if UNNAMED not in (specs := activation_specs(config, index))}
+    if not several:
+        return
+    index, specs = next(iter(several.items()))
+    sent = f"model={config.model.name}: stage {index} sends the tensors {', '.join(specs)}"
+    if not any(spec.dtype.is_floating_point for spec in specs.values()):
+        raise ConfigError(f"{sent}, none of which has a gradient: send a floating-point tensor, or cut elsewhere")
+    if not config.depth.named_tensors:
+        raise ConfigError(
+            f"{sent}, and depth={config.depth.name} needs one tensor: use depth=synthetic, local, delayed or backprop, "
+            "or set model.split_points to layers that take one tensor"
+        )
+    if config.chunk is not None:
+        raise ConfigError(f"{sent}, and time={config.time.name} needs one tensor: use time=full")
+    if config.evaluate.probe is not None:
+        raise ConfigError(f"{sent}, and probes need one tensor: set evaluate.probe=null")
+
+
 @torch.no_grad()
-def _output(config: Config, chains: list[Chain]) -> Tensor:
-    """Of the last of these parts. Raises ConfigError for one that cannot take what comes."""
-    x = _example(config)
+def _output(config: Config, chains: list[Chain], start: Tensor | None = None) -> Value:
+    """Return the output of the last of these parts. Raises ConfigError for one that cannot take its input."""
+    x: Value = example(config, 1, _steps(config)) if start is None else start
     for chain in chains:
-        what = f"model={config.model.name}: {', '.join(chain._modules)} cannot take an input of shape {[*x.shape]}"
-        try:
-            with failures_named(what):
-                x, _ = chain.eval()(x, chain.initial_state(1))
-        except UsageError as error:
-            raise ConfigError(f"model={config.model.name}: {error}") from error
+        failed = f"model={config.model.name}: {', '.join(chain._modules)} cannot take an input of shape {_shapes(x)}"
+        with as_config_error(failed):
+            x, _ = chain.eval()(x, chain.initial_state(batch_of(x)))
     return x
 
 
-def _example(config: Config) -> Tensor:
-    """Of a batch of one: (1, T) symbols, (1, T, D) vectors, (1, D) or (1, C, H, W)."""
-    shape = tuple(config.model.input_shape or ())
-    steps = (_steps(config),) if config.data.sequences else ()
-    return torch.zeros(1, *steps, *shape, dtype=torch.get_default_dtype() if shape else torch.int64)
+def _shapes(value: Value) -> str:
+    found = {name: [*each.shape] for name, each in named(value).items()}
+    return str(found[UNNAMED]) if isinstance(value, Tensor) else str(found)
 
 
 def _steps(config: Config) -> int:

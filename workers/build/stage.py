@@ -1,4 +1,4 @@
-"""From settings to the parts of one stage. Every worker calls this for itself: no code crosses the wire."""
+"""Build a stage from the settings. Every worker builds its own: no code is sent over the network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ log = logging.getLogger(__name__)
 
 
 def build_stage(config: Config, index: int) -> Stage:
-    """The part of the model with the given index, its optimizer, its device and its random state."""
+    """Build part `index` of the model as a stage: module, optimizer, schedule, device and random state."""
     chain = build_chains(config)[index]
     device = device_of(config, index % config.stages)
     chain.to(device)
+    if config.compile:
+        chain.compile()
     settings: dict[str, Any] = {
         "clip": config.optimizer.clip,
         "accumulate": config.optimizer.accumulate,

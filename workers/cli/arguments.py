@@ -1,4 +1,4 @@
-"""From the words of a command to its settings, by Hydra; of a run that goes on, its record is where they begin."""
+"""Turn a command's arguments into settings, with Hydra; a resumed run starts from its record."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from workers.storage.record import to_resume
 #: The primary configs in `conf/`.
 FRESH, RESUMED = "config", "resumed"
 
-#: Groups whose options say all of a section; one within another (OUTER/INNER) comes before it.
+#: Groups whose options set a whole section; an inner group (OUTER/INNER) comes before its outer one.
 REPLACED = (
     "model", "data", "loss", "depth", "time", "predictor/depth", "predictor/time", "predictor", "optimizer/schedule",
     "optimizer", "transport",
 )  # fmt: skip
 
-#: Groups whose options are made of options of the groups within.
+#: Groups whose options consist of options of inner groups.
 MADE_OF = {"predictor": ("depth", "time")}
 
 
 def begin_with(arguments: Sequence[str]) -> tuple[str, Config | None]:
-    """The primary config for a command, and with `resume=RUN` the record of that run, which it then begins with.
+    """Return the primary config of a command, and with `resume=RUN` the record that the command starts from.
 
-    A group that is given anew replaces the section of the record. Raises ResumeError if the folder has no record or a
-    damaged one, ConfigError if the words name no one folder.
+    A group given on the command line replaces the recorded section. Raises ResumeError if the folder has no record or a
+    damaged one, ConfigError if `resume` names several folders.
     """
     withdraw()
     folder = resumed_folder(arguments)
@@ -46,12 +46,12 @@ def begin_with(arguments: Sequence[str]) -> tuple[str, Config | None]:
     plain = as_text(to_plain(recorded))
     for group in REPLACED:
         inner = [{one: RECORDED} for one in MADE_OF.get(group, ())]
-        offer(group, RECORDED, {**({"defaults": inner} if inner else {}), **_taken_out(plain, group)})
+        offer(group, RECORDED, {**({"defaults": inner} if inner else {}), **_pop_section(plain, group)})
     ConfigStore.instance().store(name=RECORDED, node=OmegaConf.merge(open_schema(), OmegaConf.create(plain)))
     return RESUMED, recorded
 
 
-def _taken_out(settings: dict[str, Any], group: str) -> dict[str, Any]:
+def _pop_section(settings: dict[str, Any], group: str) -> dict[str, Any]:
     *outer, name = group.split("/")
     for part in outer:
         settings = settings[part]
@@ -60,31 +60,33 @@ def _taken_out(settings: dict[str, Any], group: str) -> dict[str, Any]:
 
 
 def resumed_folder(arguments: Sequence[str]) -> Path | None:
-    """What the last `resume=` names. Raises ConfigError for several folders, HydraException for what is not quoted."""
+    """Return the folder of the last `resume=`. Raises ConfigError for several folders, HydraException for bad
+    quoting."""
     given = [word for word in arguments if word.partition("=")[0].lstrip("+").strip() == "resume"]
     if not given:
         return None
     override = OverridesParser.create().parse_overrides(given)[-1]
     if override.is_sweep_override():
-        raise ConfigError(f"{given[-1]}: one run goes on at a time; a folder with a comma in its name needs quotes")
+        raise ConfigError(f"{given[-1]}: resume takes one run; quote a folder with a comma in its name")
     value = OmegaConf.create({"resume": override.value()})["resume"]
     return None if value is None else Path(str(value))
 
 
 def single_run(arguments: Sequence[str]) -> list[str] | None:
-    """The overrides of a command that is one run; None if it asks Hydra for something else (`-m`, `--cfg` ...)."""
-    asked = vars(get_args_parser().parse_args([*arguments]))
-    overrides: list[str] = asked.pop("overrides")
-    asked.pop("run")
+    """Return the overrides of a command for one run; None if it asks Hydra for something else (`-m`, `--cfg` ...)."""
+    flags = vars(get_args_parser().parse_args([*arguments]))
+    overrides: list[str] = flags.pop("overrides")
+    flags.pop("run")
     several = any(word.startswith("hydra.mode=") for word in overrides)
-    return None if several or any(asked.values()) else overrides
+    return None if several or any(flags.values()) else overrides
 
 
 def refuse_second_sweep(arguments: Sequence[str]) -> None:
-    """Raise ConfigError for a sweep into a folder that holds one: Hydra would write over what it says of the first."""
+    """Raise ConfigError for a sweep into a folder that holds one: Hydra would overwrite the first one's
+    multirun.yaml."""
     named = [word for word in arguments if word.startswith("hydra.sweep.dir=")]
     if not named or not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*arguments}:
-        return  # a folder that is not named has the time in its name
+        return  # the default folder has the time in its name
     folder = Path(str(OverridesParser.create().parse_overrides(named)[-1].value()))
     if (folder / "multirun.yaml").exists():
         raise ConfigError(f"{folder} already holds a sweep: name another hydra.sweep.dir")

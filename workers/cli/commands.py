@@ -1,6 +1,6 @@
-"""The commands, from their first moment on: until all is imported, Ctrl-C ends them with one line, as it does later.
+"""Entry points of the commands. Ctrl-C ends them with one line, also while they still import.
 
-Imports of the standard library alone, and few: what is slow to import comes with the command that is asked for.
+Only a few modules of the standard library are imported here; each command imports its own slow modules.
 """
 
 from __future__ import annotations
@@ -28,9 +28,19 @@ def evaluate() -> NoReturn:
     _run("dni-evaluate", "workers.cli.evaluate")
 
 
+def export() -> NoReturn:
+    """`dni-export`."""
+    _run("dni-export", "workers.cli.export")
+
+
 def sample() -> NoReturn:
     """`dni-sample`."""
     _run("dni-sample", "workers.cli.sample")
+
+
+def plan() -> NoReturn:
+    """`dni-plan`."""
+    _run("dni-plan", "workers.cli.plan")
 
 
 def simulate() -> NoReturn:
@@ -39,7 +49,7 @@ def simulate() -> NoReturn:
 
 
 def _run(name: str, module: str) -> NoReturn:
-    """Import a module and leave with what its `main()` returns; 130 after Ctrl-C."""
+    """Import a module and exit with the code of its `main()`; 130 after Ctrl-C."""
     try:
         main = _imported(name, module)
         code = main()
@@ -50,22 +60,22 @@ def _run(name: str, module: str) -> NoReturn:
 
 
 def _imported(name: str, module: str) -> Callable[[], int | None]:
-    heard = signal.getsignal(signal.SIGINT)
-    if heard is signal.default_int_handler:  # nohup, or a background job, does not hear it
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.default_int_handler:  # nohup and background jobs ignore SIGINT
 
         def leave(signum: int, frame: object) -> None:
-            os.write(2, f"{name}: stopped before anything began; nothing was written\n".encode())
-            os._exit(130)  # an exception would end in the middle of some library's import
+            os.write(2, f"{name}: stopped before the run began; nothing was written\n".encode())
+            os._exit(130)  # an exception would surface inside some library's import
 
         signal.signal(signal.SIGINT, leave)
     refuse_too_old(name)
     main: Callable[[], int | None] = importlib.import_module(module).main
-    signal.signal(signal.SIGINT, heard)
+    signal.signal(signal.SIGINT, previous)
     return main
 
 
 def refuse_too_old(name: str) -> None:
-    """Leave with exit code 2 if packages are missing, or not of the versions that `pyproject.toml` asks for."""
+    """Exit with code 2 if packages are missing or older than `pyproject.toml` requires."""
     from workers.storage.versions import unmet_requirements
 
     unmet = unmet_requirements()

@@ -1,4 +1,4 @@
-"""`dni-evaluate`: what a run has learned, measured once on its test or validation split, in one process."""
+"""`dni-evaluate`: measure a trained run once on its test or validation split, in one process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from workers.config.convert import to_plain
 from workers.config.settings import Config
 from workers.resume.choice import choose
 from workers.resume.resume import differences
-from workers.runtime.clock import Clock
+from workers.runtime.update_period import UpdatePeriod
 from workers.storage import checkpoint
 from workers.storage.record import read_record
 from workers.system.errors import about, as_refusal, refusals_named
@@ -39,23 +39,28 @@ from workers.tracking.summary import finite
 
 
 def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -> dict[str, Any]:
-    """Measure one checkpoint of a run and write `evaluation-SPLIT.json` into its folder; returns what that holds.
+    """Measure one checkpoint of a run; write `evaluation-SPLIT.json` into its folder and return its content.
 
-    `split`: valid or test; default: test where the data has one. `step`: a number, best or last; default: best where
-    it is known and saved. The split is read once, sequences in whole batches only, its state carried across windows as
-    in training's validation passes; `accuracy` is the share of labels with the largest score, `error` the rest. Where
-    the loss is not in nats there are `loss` and `unit` in the place of bits; regression has no accuracy. Raises
-    ConfigError for what there is not, CheckpointError for what cannot be read.
+    Args:
+        run_dir: the run's folder
+        split: valid or test; default: test if the data has one
+        step: a number, best or last; default: best if it is known and saved
+
+    The split is read once, sequences in whole batches only. State is carried across windows as in training's validation
+    passes. `accuracy` is the share of labels with the largest score, `error` the rest. If the loss is not in nats, the
+    content has `loss` and `unit` instead of bits. Regression has no accuracy.
+
+    Raises ConfigError for a missing run, split or step, CheckpointError for an unreadable checkpoint.
     """
     config, data = read_settings(run_dir)
-    torch.set_num_threads(config.torch_threads)  # as in training: with other numbers, last digits differ
+    torch.set_num_threads(config.torch_threads)  # as in training: the last digits depend on it
     split = split or ("valid" if data.test is None else "test")
     source, windows = open_split(data, split)
     choice = choose(run_dir, step, "--step ")
     device = device_of(replace(config, devices=["auto"]), 0)
     parts = load_parts(config, run_dir, choice.step)
-    metrics = MetricSums(config.metrics)
-    total = Judgement(*measure(parts, config.depth.clocks or [1], source, windows, device, config.loss, metrics))
+    periods, metrics = config.periods if len(parts) > 1 else [1], MetricSums(config.metrics)
+    total = Judgement(*measure(parts, periods, source, windows, device, config.loss, metrics))
     found = {
         "split": split, "step": choice.step, "which": choice.which, **figures(config.loss, total),
         **_per_byte(config.loss, total, data.bytes_per_label.get(split)),
@@ -85,7 +90,7 @@ def _per_byte(function: LossFunction, total: Judgement, size: float | None) -> d
 
 
 def read_settings(run_dir: Path) -> tuple[Config, Data]:
-    """The settings of a run, and its data opened again. Raises ConfigError if the data is not the same any more."""
+    """Return a run's settings, and its data opened again. Raises ConfigError if the data has changed."""
     trained = trained_settings(run_dir)
     config, data = resolve(trained)
     changed = differences(to_plain(trained), to_plain(config))
@@ -95,14 +100,14 @@ def read_settings(run_dir: Path) -> tuple[Config, Data]:
 
 
 def trained_settings(run_dir: Path) -> Config:
-    """The settings that a run was trained with; its data need not be there. Raises ConfigError if it is no run."""
+    """Return the settings that a run was trained with, without its data. Raises ConfigError if it is no run."""
     if not run_dir.is_dir():
-        raise ConfigError(f"{run_dir}: no such folder; give the folder of a run")
+        raise ConfigError(f"{run_dir}: no such folder; give a run folder")
     return read_record(run_dir)
 
 
 def open_split(data: Data, split: str) -> tuple[Source, int]:
-    """A source at the start of the split, and how many windows it has. Raises ConfigError if there is no such split."""
+    """Return a source at the start of the split, and its number of windows. Raises ConfigError for a missing split."""
     if split == "test":
         if data.test is None:
             others = "data=ptb, seqmnist, mnist, cifar10 and two_clocks do"
@@ -110,42 +115,44 @@ def open_split(data: Data, split: str) -> tuple[Source, int]:
         test = data.test()
         return test, test.windows_per_pass
     if not data.valid_windows:
-        raise ConfigError(f"{data.name} has no validation split, for its sequences grow: train with data.length set")
+        raise ConfigError(f"{data.name} has no validation split because its sequences grow: train with data.length set")
     return data.valid(), data.valid_windows
 
 
 def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
-    """The stages of a run, as one model unless they tick at different rates, with the parameters of a checkpoint.
+    """The stages of a run, as one model unless they work at different rates, with the parameters of a checkpoint.
 
     Raises CheckpointError.
     """
     chains = build_chains(config)
     whole = Chain(OrderedDict(layer for chain in chains for layer in chain.named_children()))
-    states = [checkpoint.load(run_dir, step, index, len(chains)) for index in range(len(chains))]
+    saved = checkpoint.stages_of(run_dir, step)  # a run may have gone on in others
+    states = [checkpoint.load(run_dir, step, index, saved) for index in range(saved)]
     try:
         whole.load_state_dict({name: value for state in states for name, value in state["stage"]["module"].items()})
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         if as_refusal(error) is not None:
             raise
         raise CheckpointError(f"step {step}: the checkpoint in {run_dir} does not fit its settings: {error}") from error
-    return chains if config.depth.clocks else [whole]
+    return chains if max(config.periods) > 1 else [whole]
 
 
 def measure(
     parts: Sequence[Chain],
-    clocks: Sequence[int],
+    periods: Sequence[int],
     source: Source,
     windows: int,
     device: torch.device,
     function: LossFunction,
     metrics: MetricSums | None = None,
 ) -> tuple[float, int, int]:
-    """Loss, hits and number of the counted labels in the next windows of a source, at which the last part ticks.
+    """Return loss, hits and number of the counted labels in the next windows of a source.
 
-    `metrics` hear of the same windows."""
+    Windows at which the last part does not work are left out. `metrics` measures the same windows.
+    """
     stages = [  # which evaluate as in training
-        (Stage(part.to(device), torch.optim.SGD(part.parameters(), lr=0.0), device=device), Clock(every))
-        for part, every in zip(parts, clocks, strict=True)
+        (Stage(part.to(device), torch.optim.SGD(part.parameters(), lr=0.0), device=device), UpdatePeriod(every))
+        for part, every in zip(parts, periods, strict=True)
     ]
     loss, right, count = 0.0, 0, 0
     for index in range(1, windows + 1):
@@ -161,13 +168,13 @@ def measure(
     return loss, right, count
 
 
-def _output(stages: Sequence[tuple[Stage, Clock]], window: Window, index: int) -> Tensor | None:
-    """Of the last stage; None: it does not tick at the window with this number."""
+def _output(stages: Sequence[tuple[Stage, UpdatePeriod]], window: Window, index: int) -> Tensor | None:
+    """Of the last stage; None: it does not work at the window with this number."""
     x: Tensor | None = window.inputs
-    for stage, clock in stages:
+    for stage, period in stages:
         frame = Frame(Kind.EVALUATE, tensors={"reset": window.reset, "index": torch.tensor(index)})
-        ticks = clock.ticks(frame)  # asked in any case: it hears of resets
-        x = stage.evaluate(x, frame.tensors["reset"]) if x is not None and ticks else None
+        works = period.works(frame)  # called in any case: it collects the resets
+        x = stage.evaluate(x, frame.tensors["reset"]) if x is not None and works else None
     return x
 
 
@@ -178,10 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
     parser.add_argument("--split", choices=("valid", "test"), help="default: test where the data has one")
     parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     try:
         with refusals_named():
-            found = evaluate(asked.run_dir, asked.split, asked.step)
+            found = evaluate(options.run_dir, options.split, options.step)
     except DniError as error:
         print(f"dni-evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

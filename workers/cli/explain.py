@@ -1,4 +1,4 @@
-"""`dni-train --explain`: what each setting means, from the comments beside it in `workers.config`."""
+"""`dni-train --explain`: the meaning of each setting, from the comments beside it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Setting:
     """One setting, or a section of them."""
 
     name: str  #: dotted
-    kind: Any  #: its type; of a section a dataclass
+    kind: Any  #: its type; a dataclass if it is a section
     meaning: str
     unit: str | None
-    default: Any  #: of its class
-    allowed: Range | None  #: of a number
-    options: tuple[str, ...]  #: GROUP=OPTION that have it; empty: all
+    default: Any  #: the default of its class
+    allowed: Range | None  #: range of a number
+    options: tuple[str, ...]  #: GROUP=OPTION that have this setting; empty: all
 
     @property
     def is_section(self) -> bool:
@@ -50,7 +50,7 @@ class Setting:
 
     @property
     def values(self) -> str:
-        """What may be given."""
+        """The accepted values, as text."""
         inner, null = _without_null(self.kind), ", or null" if NoneType in get_args(self.kind) else ""
         if get_origin(inner) is list:
             return f"list: [{PLAIN[get_args(inner)[0]]}, ...]{null}"
@@ -63,12 +63,12 @@ class Setting:
 
 @cache
 def settings() -> dict[str, Setting]:
-    """All settings and sections by name, each section before what is in it."""
+    """Return all settings and sections by name, each section before its content."""
     return {entry.name: _setting(entry) for entry in entries(Config)}
 
 
 def comments(cls: type) -> dict[str, str]:
-    """The comment of each field of a dataclass: the one beside it, and those in the lines below it."""
+    """Return the comment of each field of a dataclass: the one beside it and those on the lines below."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         found |= _own_comments(base) if is_dataclass(base) else {}
@@ -80,9 +80,9 @@ def _own_comments(cls: type) -> dict[str, str]:
     (node,) = ast.parse(source).body
     assert isinstance(node, ast.ClassDef)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    # `#:` is said of a class variable that follows, and of no setting
-    said = (t for t in tokens if t.type == tokenize.COMMENT and not t.string.startswith("#:"))
-    lines = {t.start[0]: t.string.lstrip("# ") for t in said}
+    # `#:` documents a class variable that follows, not a setting
+    settings_only = (t for t in tokens if t.type == tokenize.COMMENT and not t.string.startswith("#:"))
+    lines = {t.start[0]: t.string.lstrip("# ") for t in settings_only}
     ends = [_first_line(later) for later in node.body[1:]] + [len(source.splitlines()) + 1]
     return {
         part.target.id: " ".join(lines[n] for n in range(part.lineno, end) if n in lines)

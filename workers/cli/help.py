@@ -1,4 +1,4 @@
-"""`dni-train --explain` and `--version`: what can be said without a run."""
+"""Answer `dni-train --explain` and `--version`, which need no run."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from workers.config.suggest import did_you_mean
 WIDTH = 100
 
 
-def answered(arguments: Sequence[str]) -> bool:
-    """Answer `--version` and `--explain [NAME ...]`; False if neither is asked for.
+def print_help(arguments: Sequence[str]) -> bool:
+    """Answer `--version` and `--explain [NAME ...]`; return False if neither is given.
 
     Raises ConfigError for a name that is neither a setting nor a section.
     """
-    asked = [argument.partition("=")[0] for argument in arguments]
-    if "--version" in asked:
+    words = [argument.partition("=")[0] for argument in arguments]
+    if "--version" in words:
         sys.stdout.write(f"dni-train {dni.__version__}\n")
         return True
-    if "--explain" not in asked:
+    if "--explain" not in words:
         return False
-    place = asked.index("--explain")
+    place = words.index("--explain")
     given = arguments[place].partition("=")[2]
     names = [*([given] if given else []), *arguments[place + 1 :]]
-    sys.stdout.write("\n".join(explained(names)) + "\n")
+    sys.stdout.write("\n".join(explanations(names)) + "\n")
     return True
 
 
-def explained(names: Sequence[str]) -> list[str]:
-    """The lines that explain these settings and sections; without a name, one line for each section and setting.
+def explanations(names: Sequence[str]) -> list[str]:
+    """Return the lines that explain these settings and sections; without names, one line for each.
 
-    Raises ConfigError for a name that is none of them.
+    Raises ConfigError for an unknown name.
     """
     known = settings()
     for name in names:
@@ -53,7 +53,7 @@ def explained(names: Sequence[str]) -> list[str]:
 
 
 def _overview() -> Iterator[str]:
-    yield "Every setting; in brackets its unit. One of them or a section in full: dni-train --explain NAME"
+    yield "All settings, with units in brackets. For one setting or section in full: dni-train --explain NAME"
     for setting in settings().values():
         yield from ["", _headline(setting)] if setting.is_section else [_headline(setting)]
 
@@ -67,16 +67,16 @@ def _meaning(setting: Setting) -> str:
 
 
 def _entry(setting: Setting) -> Iterator[str]:
-    """Its paragraph; of a section, its options and the paragraphs of all that is in it."""
+    """Yield a setting's paragraph; for a section, its options and the paragraphs of its content."""
     yield from _paragraph(setting.name, _meaning(setting))
     if not setting.is_section:
         yield from _paragraph("", f"default {written(default(setting))}; values: {setting.values}")
-        yield from _paragraph("", f"of {', '.join(setting.options)} alone") if setting.options else ()
+        yield from _paragraph("", f"only with {', '.join(setting.options)}") if setting.options else ()
         by = ", ".join(f"{option} ({written(value)})" for option, value in set_by(setting.name))
         yield from _paragraph("", f"set by {by}") if by else ()
         return
-    for option, said in options(setting.name).items():
-        yield from _paragraph("", f"{option}: {said}".removesuffix(": "))
+    for option, meaning in options(setting.name).items():
+        yield from _paragraph("", f"{option}: {meaning}".removesuffix(": "))
     inside = setting.name + "."
     for name, each in settings().items():
         if name.startswith(inside) and "." not in name.removeprefix(inside):
@@ -89,7 +89,7 @@ def _paragraph(name: str, text: str) -> list[str]:
 
 
 def options(section: str) -> dict[str, str]:
-    """The options for a section of settings, GROUP=OPTION, and what the comment at the top of its file says."""
+    """Return the options of a section, GROUP=OPTION, with the comment at the top of each file."""
     return {
         f"{group}={option}": " ".join(
             line.lstrip("# ") for line in text.splitlines() if line.startswith("# ") and "@" not in line
@@ -100,7 +100,7 @@ def options(section: str) -> dict[str, str]:
 
 
 def set_by(name: str) -> list[tuple[str, Any]]:
-    """The options that give a setting another value than the default, and that value."""
+    """Return the options that give a setting another value than the default, with that value."""
     usual, found = default(settings()[name]), []
     for group, option, text in option_files():
         start = "" if group == "experiment" else section_of(group) + "."
@@ -113,12 +113,12 @@ def set_by(name: str) -> list[tuple[str, Any]]:
 
 @cache
 def _defaults() -> dict[str, Any]:
-    """What `dni-train` without a word takes."""
+    """Return the settings of `dni-train` without arguments."""
     return to_plain(compose_settings([]))
 
 
 def default(setting: Setting) -> Any:
-    """What is taken if nothing is said: of the default options, else of the class that has the setting."""
+    """Return a setting's value if none is given: of the default options, else of its class."""
     of_class = setting.default.name if isinstance(setting.default, Enum) else setting.default
     return _place(_defaults(), setting.name, of_class)
 
@@ -132,7 +132,7 @@ def _place(tree: Any, name: str, otherwise: Any = None) -> Any:
 
 
 def written(value: Any) -> str:
-    """As it is typed."""
+    """Format a value as a user types it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -1,7 +1,7 @@
-"""`dni-sample`: text from a run trained on characters, its stages put together in one process.
+"""`dni-sample`: write text with a run trained on characters, its stages joined in one process.
 
-Only weights are read, and nothing listens. The model reads one stream, its state or memory carried from character to
-character as `dni-evaluate` carries it from window to window.
+It reads only weights and opens no ports. The model reads one stream and carries its state from character to character,
+as `dni-evaluate` carries it from window to window.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ from workers.storage import vocabulary
 
 
 @dataclass(frozen=True)
-class Taste:
+class Sampling:
     """How the next character is drawn.
 
-    `temperature` divides the scores before the softmax: below 1 likely characters become likelier, 0 always takes the
-    likeliest. `top_k`: only so many of the likeliest can be drawn; None: all. Raises ConfigError for other numbers.
+    Args:
+        temperature: divides the scores before the softmax; below 1 favours likely characters, 0 takes the likeliest
+        top_k: draw from so many of the likeliest characters; None: all
+
+    Raises ConfigError for other numbers.
     """
 
     temperature: float = 1.0
@@ -45,12 +48,12 @@ class Taste:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
-            raise ConfigError(f"--temperature {self.temperature}: give a number from 0 (the likeliest character) on")
+            raise ConfigError(f"--temperature {self.temperature}: give 0 (always the likeliest character) or more")
         if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"--top-k {self.top_k}: give 1 or more, or leave it out to draw from all characters")
+            raise ConfigError(f"--top-k {self.top_k}: give 1 or more, or omit it to draw from all characters")
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """Scores (V,) -> probabilities (V,), float64 on the CPU."""
+        """Turn scores (V,) into probabilities (V,), float64 on the CPU."""
         scores = scores.detach().double().cpu()
         k = 1 if self.temperature == 0 else min(self.top_k or len(scores), len(scores))
         best = scores.topk(k)
@@ -59,12 +62,12 @@ class Taste:
 
 
 class Reader:
-    """A model that reads characters one after another, and scores what may come next.
+    """A model that reads characters in sequence and scores the next one.
 
     Args:
-        model: the whole model, without cuts.
-        chunk: characters read at once; where a text is cut changes nothing.
-        device: where the model computes.
+        model: the whole model, without cuts
+        chunk: characters read at once; it does not change the result
+        device: where the model computes
     """
 
     def __init__(self, model: Chain, chunk: int, device: torch.device | str = "cpu") -> None:
@@ -73,7 +76,7 @@ class Reader:
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int]) -> Tensor:
-        """Read one symbol or more; returns the scores (V,) of the one that follows them."""
+        """Read one symbol or more; return the scores (V,) of the next one."""
         text = torch.tensor([ids], device=self.device)
         for part in torch.split(text, self.chunk, dim=1):
             output, self.state = self.model(part, self.state)
@@ -82,39 +85,40 @@ class Reader:
 
 @dataclass(frozen=True)
 class Writer:
-    """A trained run that writes text. `spelling`: text as its symbols; `step`: of its checkpoint."""
+    """A trained run that writes text. `spelling` turns text into symbols and back; `step` is that of its checkpoint."""
 
     reader: Reader
     spelling: Spelling
     step: int
 
     def encode(self, text: str) -> list[int]:
-        """The symbols of a text. Raises ConfigError if it is empty, or has a character that the run does not know."""
+        """Return the symbols of a text. Raises ConfigError if it is empty or has a character that the run does not
+        know."""
         return self.spelling.encode(text)
 
-    def write(self, prompt: str, length: int, taste: Taste, seed: int) -> Iterator[str]:
-        """So many characters (or tokens) that follow the prompt, each as it is drawn. Raises CheckpointError if scores
-        are no numbers."""
+    def write(self, prompt: str, length: int, sampling: Sampling, seed: int) -> Iterator[str]:
+        """Yield the text of `length` characters (or tokens) that follow the prompt, as they are drawn. Raises
+        CheckpointError for non-finite scores."""
         generator, ids = torch.Generator().manual_seed(seed), self.encode(prompt)
         known, said = [*ids], len(self.spelling.decode(ids))
         for _ in range(length):
             scores = self.reader.read(ids)
             if not scores.isfinite().all():
                 raise CheckpointError(f"step {self.step}: the model's scores are not finite; take an earlier --step")
-            ids = [int(torch.multinomial(taste.probabilities(scores), 1, generator=generator))]
+            ids = [int(torch.multinomial(sampling.probabilities(scores), 1, generator=generator))]
             known += ids
             whole = held_back(self.spelling.decode(known))
             yield whole[said:]
             said = max(said, len(whole))
         rest = self.spelling.decode(known)[said:]
-        if rest:  # bytes of a character that never came to its end
+        if rest:  # bytes of an unfinished character
             yield rest
 
 
 def open_writer(run_dir: Path, step: str | None = None) -> Writer:
-    """Put the stages of a run's checkpoint together. `step`: a number, best or last; default as `dni-evaluate`'s.
+    """Join the stages of a run's checkpoint. `step` is a number, best or last; default as for `dni-evaluate`.
 
-    Raises ConfigError for what there is not or is no text, CheckpointError for what cannot be read.
+    Raises ConfigError if the run or step is missing or is not on text, CheckpointError if a file cannot be read.
     """
     config = trained_settings(run_dir)
     refuse_other_data(config, run_dir)
@@ -135,62 +139,61 @@ def _symbols_of_text(run_dir: Path) -> tuple[str, ...] | Tokenizer:
 
 
 def refuse_other_data(config: Config, run_dir: Path) -> None:
-    """Raise ConfigError unless the run has learned which character follows which, at every character."""
+    """Raise ConfigError unless the run predicts a character at every step."""
     if not config.data.is_text:
         raise ConfigError(
             f"{run_dir}: trained on data={config.data.name}: only runs on text (data=text or ptb) can write text"
         )
-    if config.depth.clocks:
-        clocks = config.depth.clocks
-        raise ConfigError(f"{run_dir}: with depth.clocks={clocks} the last stage does not answer at every character")
+    if max(config.periods) > 1:
+        raise ConfigError(
+            f"{run_dir}: with update periods {config.periods} the last stage does not answer at every character"
+        )
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Refuses arguments with one line, as all else is refused."""
+    """Report bad arguments in one line, as all other errors."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (dni-sample --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser("dni-sample", description="Let a run that was trained on text write text.")
+    parser = OneLineParser("dni-sample", description="Write text with a run that was trained on text.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
-    parser.add_argument("--prompt", default="\n", metavar="TEXT", help="what the text begins with; default: a new line")
-    parser.add_argument(
-        "--length", type=int, default=500, metavar="N", help="characters (or tokens) to write; default 500"
-    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run folder")
+    parser.add_argument("--prompt", default="\n", metavar="TEXT", help="start of the text; default: a new line")
+    parser.add_argument("--length", type=int, default=500, metavar="N", help="characters or tokens (default 500)")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: greedy (default 1)")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest symbols; default: all")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed writes the same (default 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draws (default 0)")
     parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
     return parser
 
 
-def _say(run: argparse.Namespace) -> None:
+def _write_text(run: argparse.Namespace) -> None:
     if run.length < 1:
         raise ConfigError(f"--length {run.length}: give 1 or more")
     if not 0 <= run.seed < 2**63:
         raise ConfigError(f"--seed {run.seed}: give a number from 0 to 2^63 - 1")
-    taste = Taste(run.temperature, run.top_k)
-    text = open_writer(run.run_dir, run.step).write(run.prompt, run.length, taste, run.seed)
-    first = next(text)  # whatever is refused is refused before the first word
+    sampling = Sampling(run.temperature, run.top_k)
+    text = open_writer(run.run_dir, run.step).write(run.prompt, run.length, sampling, run.seed)
+    first = next(text)  # raises all refusals before any output
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal need not know every character of the text
+        sys.stdout.reconfigure(errors="replace")  # the terminal may lack some characters
     for part in chain([run.prompt, first], text, ["\n"]):
         sys.stdout.write(part)
-        sys.stdout.flush()  # as it comes
+        sys.stdout.flush()  # show every character at once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `dni-sample`. Returns 0, or 2 after one line on stderr that says what to change.
 
-    Ctrl-C ends the text (130), as does whoever reads it and has enough (0).
+    Ctrl-C ends the text with 130, a closed pipe with 0.
     """
     try:
-        _say(_parser().parse_args(argv))
+        _write_text(_parser().parse_args(argv))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports the broken pipe at exit
     except KeyboardInterrupt:
         print(flush=True)
         return 130

@@ -1,6 +1,6 @@
-"""docs/settings.md, the page of all settings, from the schema: `python -m workers.cli.settings_page [--check]`.
+"""Generate docs/settings.md from the schema: `python -m workers.cli.settings_page [--check]`.
 
-It says what `dni-train --explain` says. `--check` writes nothing; the exit code is 1 if the page is not current.
+It has the content of `dni-train --explain`. `--check` writes nothing and exits with code 1 if the page is not current.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ unit of a number. A group's options, such as `optimizer=adamw`, set several of i
 
 def page() -> str:
     """The page as Markdown: one section for each section of settings, one row for each setting."""
-    return "\n".join([INTRODUCTION, *_section("", "The run", "Settings outside of any section.")])
+    return "\n".join([INTRODUCTION, *_section("", "The run", "Settings outside any section.")])
 
 
 def _section(name: str, title: str, meaning: str) -> Iterator[str]:
-    """A heading, the options of the group if it is one, its settings, then the sections inside."""
+    """Yield a heading, the options of the group if it is one, the settings, then the inner sections."""
     start = f"{name}." if name else ""
     inside = [s for s in settings().values() if s.name.startswith(start) and "." not in s.name.removeprefix(start)]
     yield from [f"## {title}", "", *_wrapped(_sentence(meaning)), ""]
-    found = [f"- `{option}`{f': {said}' if said else ''}" for option, said in options(name).items()]
+    found = [f"- `{option}`{f': {meaning}' if meaning else ''}" for option, meaning in options(name).items()]
     yield from (line for item in found for line in _wrapped(item, indent="  "))
     yield from [""] if found else ()
     rows = [_row(setting) for setting in inside if not setting.is_section]
@@ -46,10 +46,10 @@ def _section(name: str, title: str, meaning: str) -> Iterator[str]:
 
 
 def _row(setting: Setting) -> str:
-    """A setting's row; `|` between values would end a cell."""
+    """Return a setting's row; `|` in a cell is escaped."""
     unit = f"[{setting.unit}] " if setting.unit else ""
     by = ", ".join(f"`{option}` ({written(value)})" for option, value in set_by(setting.name))
-    only = f". Of {', '.join(f'`{option}`' for option in setting.options)} alone" if setting.options else ""
+    only = f". Only with {', '.join(f'`{option}`' for option in setting.options)}" if setting.options else ""
     cells = [f"`{setting.name}`", f"`{written(default(setting))}`", setting.values.replace(" | ", ", "),
              f"{unit}{setting.meaning}{only}{f'. Set by {by}' if by else ''}"]  # fmt: skip
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
@@ -64,7 +64,7 @@ def _sentence(text: str) -> str:
 
 
 def main() -> int:
-    """Write the page, or compare it."""
+    """Write the page, or compare it with `--check`."""
     made = page()
     if "--check" in sys.argv[1:]:
         return int(not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != made)

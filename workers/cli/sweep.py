@@ -1,4 +1,4 @@
-"""A sweep is checked whole before its first run; what is left of one that was stopped is named, with its commands."""
+"""Check all jobs of a sweep before the first one runs; list the remaining ones, with commands, if it is stopped."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from workers.launch.accept import settle
 from workers.launch.cluster_environment import SUBMITTED
 from workers.storage import checkpoint
 
-#: Flags of Hydra that ask for several runs.
+#: Hydra's flags for several runs.
 SWEEPS = ("-m", "--multirun")
 
 log = logging.getLogger(__name__)
 
 
 def combinations(arguments: Sequence[str]) -> list[list[str]]:
-    """The settings of each job of a sweep, in Hydra's order; without flags, and without settings of Hydra itself.
+    """Return the settings of each job of a sweep, in Hydra's order, without flags and Hydra's own settings.
 
-    Raises HydraException for words that cannot be read.
+    Raises HydraException for arguments that cannot be parsed.
     """
     choices: list[list[str]] = []
     for override in OverridesParser.create().parse_overrides([word for word in arguments if _own(word)]):
         key, line = override.get_key_element(), str(override.input_line)
         if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise HydraException(f"{line}: give the values of a sweep one by one, with commas between them")
+            raise HydraException(f"{line}: list the values of a sweep, separated by commas")
         swept = override.is_sweep_override()
         choices.append([f"{key}={value}" for value in override.sweep_string_iterator()] if swept else [line])
     return [list(job) for job in itertools.product(*choices)]
 
 
 def check_sweep(arguments: Sequence[str], explain: Callable[[BaseException], str], config_name: str = "config") -> None:
-    """Check every job of a sweep as its run would be; of jobs that are submitted elsewhere, the settings alone.
+    """Check every job of a sweep as its run would be checked; of submitted jobs only the settings.
 
-    Raises ConfigError if one is refused, after one line on stderr for each.
+    Prints a line on stderr for each refused job, then raises ConfigError.
     """
     if not any(flag in arguments for flag in SWEEPS):
         return
@@ -61,17 +61,17 @@ def check_sweep(arguments: Sequence[str], explain: Callable[[BaseException], str
             if elsewhere:
                 check(config)
             else:
-                settle(config, None)
+                settle(config, None, measures=False)
         except (HydraException, OmegaConfBaseException, ConfigError) as error:
             refused += 1
             sys.stderr.write(f"dni-train: job {number} ({shlex.join(job)}): {explain(error)}\n")
     if refused:
-        raise ConfigError(f"{refused} of the {len(jobs)} jobs of this sweep cannot run, so none was begun")
+        raise ConfigError(f"{refused} of the {len(jobs)} jobs of this sweep cannot run; none was started")
 
 
 @contextmanager
-def what_is_left(run_dir: Path) -> Iterator[None]:
-    """If a job of a sweep is stopped or fails, say in what it leaves the sweep, with the commands that go on."""
+def log_remaining(run_dir: Path) -> Iterator[None]:
+    """If a job of a sweep is stopped or fails, log which jobs remain and the commands that run them."""
     try:
         yield
     except BaseException:
@@ -82,16 +82,16 @@ def what_is_left(run_dir: Path) -> Iterator[None]:
 
 
 def remaining(run_dir: Path, number: int, arguments: Sequence[str]) -> list[str]:
-    """What a sweep that ends in its job with this number has done and not: one line each, commands among them."""
+    """Return one line on the finished and unfinished jobs of a sweep that ends in job `number`, then the commands."""
     jobs, folder = combinations(arguments), run_dir.parent
     done, left = ", ".join(map(str, range(number))) or "none", range(number + 1, len(jobs))
     saved = bool(checkpoint.complete_steps(run_dir))
-    again = [f"resume={hydra_value(str(run_dir.absolute()))}"] if saved else jobs[number]
-    place = run_dir if saved else f"{run_dir}-again"  # a folder that holds a run takes no other
+    rerun = [f"resume={hydra_value(str(run_dir.absolute()))}"] if saved else jobs[number]
+    place = run_dir if saved else f"{run_dir}-again"  # one folder holds one run
     return [
         f"of the {len(jobs)} runs of this sweep, finished: {done}; unfinished: {number}; "
-        f"never begun: {', '.join(map(str, left)) or 'none'}; go on with:",
-        _command(again, place),
+        f"not started: {', '.join(map(str, left)) or 'none'}; run the rest with:",
+        _command(rerun, place),
         *(_command(jobs[later], folder / str(later)) for later in left),
     ]
 

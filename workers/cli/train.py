@@ -1,4 +1,5 @@
-"""`dni-train`: settings through Hydra, every refusal as one line and exit code 2 before anything is written."""
+"""`dni-train`: compose the settings with Hydra; refuse bad ones with one line and exit code 2 before anything is
+written."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError, DniError
 from workers.cli.arguments import begin_with, refuse_second_sweep, single_run
-from workers.cli.help import answered
-from workers.cli.sweep import check_sweep, what_is_left
+from workers.cli.help import print_help
+from workers.cli.sweep import check_sweep, log_remaining
 from workers.config.convert import from_any, one_line, options_by_setting, register
 from workers.config.own_options import choose_own_classes
 from workers.config.quoting import how_to_type, resume_command
@@ -41,11 +42,11 @@ log = logging.getLogger(__name__)
 
 
 class Interrupted(DniError):
-    """The run was stopped from outside and has saved its state."""
+    """Raised for a run that was stopped from outside and has saved its state."""
 
 
 def run_once(config_name: str, overrides: list[str]) -> None:
-    """One run, or one stage of it. Hydra composes and logs; it opens no folder or file before the run is accepted."""
+    """Run once, or run one stage. Hydra composes and logs; it opens no file before the run is accepted."""
     with initialize_config_module("workers.conf", version_base="1.3", job_name="dni"):
         composer = GlobalHydra.instance().hydra
         assert composer is not None
@@ -60,7 +61,7 @@ def run_once(config_name: str, overrides: list[str]) -> None:
 
 
 def take_folder(settings: DictConfig) -> Path:
-    """The run's folder, which is from now on the same, however often the time in its name is asked for."""
+    """Fix the run's folder: the time in its name is resolved once."""
     with read_write(settings.hydra), open_dict(settings.hydra):
         settings.hydra.mode = RunMode.RUN
     HydraConfig.instance().set_config(settings)
@@ -72,36 +73,38 @@ def take_folder(settings: DictConfig) -> Path:
 
 @hydra.main(version_base="1.3", config_path="pkg://workers.conf", config_name="config")
 def train(settings: DictConfig) -> None:
-    """One job of a multirun, in a folder that Hydra has made; or what else Hydra was asked for."""
+    """Run one job of a multirun, in a folder that Hydra has made, or another task of Hydra."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     with (
-        passed_on() if SUBMITTED in os.environ else exit_codes(),  # in main as well, but Hydra would print first
-        what_is_left(run_dir),
+        passed_on()
+        if SUBMITTED in os.environ
+        else exit_codes(),  # also in main, but Hydra would print its own text first
+        log_remaining(run_dir),
         begin(settings, run_dir) as accepted,
     ):
         run_accepted(accepted)
 
 
 def begin(settings: DictConfig, run_dir: Path) -> AbstractContextManager[Accepted]:
-    """Take the seat that an engine offers, and have all checked. Raises ConfigError as the block is entered."""
-    meeting = rendezvous_address(os.environ)
+    """Apply the rank that an engine has set, and check everything. Raises ConfigError on entering the block."""
+    rendezvous = rendezvous_address(os.environ)
     plain = OmegaConf.to_container(settings)
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
-    asked = from_any(plain)
-    config, rank_info = settle_launch(asked, {**os.environ, **meeting})
-    os.environ.update(meeting if rank_info is not None else {})
-    return accept(config, run_dir, rank_info, asked.launch)
+    given = from_any(plain)
+    config, rank_info = settle_launch(given, {**os.environ, **rendezvous})
+    os.environ.update(rendezvous if rank_info is not None else {})
+    return accept(config, run_dir, rank_info, given.launch)
 
 
 def work(accepted: Accepted) -> None:
-    """As Hydra's job. An error that was foreseen leaves at once, before Hydra prints something of its own."""
+    """Run as Hydra's job. Exit at once on an expected error, before Hydra prints its own text."""
     with exit_codes():
         run_accepted(accepted)
 
 
 def run_accepted(accepted: Accepted) -> None:
-    """Run all stages, or the one that is here, and say what came of it."""
+    """Run all stages, or the stage of this process, and report the result."""
     rank_info = accepted.rank_info
     if rank_info is not None and rank_info.rank:
         run_later_stage(accepted.config, accepted.run_dir, rank_info)
@@ -110,11 +113,11 @@ def run_accepted(accepted: Accepted) -> None:
 
 
 def report(result: Result, run_dir: Path) -> None:
-    """Say what a run came to. Raises Interrupted if it was."""
+    """Log the result of a run. Raises Interrupted if it was interrupted."""
     done, valid = result.summary["steps"], result.summary["valid"]
     right = valid["accuracy"]
     if result.interrupted:
-        raise Interrupted(f"stopped after step {done}; go on with: {resume_command(run_dir)}")
+        raise Interrupted(f"stopped after step {done}; resume with: {resume_command(run_dir)}")
     reached = _validated(valid)
     reached += "" if right is None else f", {right:.1%} right"
     why = ", out of patience" if result.summary["ended"] == "patience" else ""
@@ -129,13 +132,13 @@ def _validated(valid: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run `dni-train`. Exit codes: 0 done, 1 failed on the way or diverged, 2 settings refused, 130 interrupted."""
+    """Run `dni-train`. Exit codes: 0 done, 1 failed or diverged, 2 settings refused, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
-    logging.raiseExceptions = False  # a log that cannot be written (a full disk) does not fill the screen
+    logging.raiseExceptions = False  # a full disk must not fill the screen with logging errors
     name_refusals_of_threads()
     register()
     with exit_codes():
-        if answered(sys.argv[1:]):
+        if print_help(sys.argv[1:]):
             return
         config_name, recorded = begin_with(sys.argv[1:])
         arguments = choose_own_classes(share_folder(sys.argv[1:], os.environ, recorded))
@@ -151,7 +154,7 @@ def main() -> None:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Every error that was foreseen ends as one line and its exit code."""
+    """Turn every expected error into one line and its exit code."""
     try:
         yield
     except (HydraException, OmegaConfBaseException, ConfigError) as error:
@@ -161,19 +164,19 @@ def exit_codes() -> Iterator[None]:
     except DniError as error:
         leave(1, f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        leave(130, "stopped at once; nothing was saved after the last checkpoint")
+        leave(130, "stopped without saving; the last checkpoint remains")
     except (OSError, MemoryError, RuntimeError) as error:
         refusal = as_refusal(error)
-        if refusal is not None:  # of Hydra, before the run or after it: what a run meets is a DniError
+        if refusal is not None:  # from Hydra before or after the run: inside a run it is a DniError
             leave(2, str(refusal))
-        if type(error).__name__ != "UncompletedJobError":  # of submitit, which need not be installed
+        if type(error).__name__ != "UncompletedJobError":  # submitit's, by name: it may not be installed
             raise
-        leave(1, f"{' '.join(str(error).splitlines()[:2])}; the logs of its tasks lie beside it")
+        leave(1, f"{' '.join(str(error).splitlines()[:2])}; see the logs of its tasks in the same folder")
 
 
 @contextmanager
 def passed_on() -> Iterator[None]:
-    """In a job of submitit: an error goes into the log of the task, and as it is to the process that has submitted."""
+    """In a submitit job, print an error to the task's log and pass it on to the submitting process."""
     try:
         yield
     except DniError as error:
@@ -182,7 +185,7 @@ def passed_on() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """One line: what was refused, why, and what there is instead."""
+    """Return one line: the refused setting, the reason, and the alternatives."""
     text = str(error).split("Config search path")[0].split("To append to your config")[0]
     message = " ".join(text.split("\nSee https://hydra.cc")[0].split())
     if isinstance(error, OverrideParseException):
@@ -198,7 +201,7 @@ def explain(error: BaseException) -> str:
 
 
 def leave(code: int, message: str) -> NoReturn:
-    """Say one line and exit."""
+    """Print one line and exit."""
     with suppress(OSError):  # the terminal may be gone
         sys.stderr.write(f"dni-train: {' '.join(message.splitlines())}\n")
     sys.exit(code)

@@ -1,1 +1,1 @@
-"""What stages exchange: frames, their bytes, the rules of an edge, and the transports below it."""
+"""Communication between stages: frames, their encoding, the rules of an edge, and transports."""

@@ -1,4 +1,4 @@
-"""Addresses of links: "host:port", or "unix:PATH" for a socket that is a file of this machine."""
+"""Addresses of links: "host:port", or "unix:PATH" for a unix socket."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from dni.errors import ConfigError
 
 UNIX = "unix:"
 
-#: Bytes of the longest path of a unix socket: Linux has 108, others 104, and the last one is zero.
+#: Longest path of a unix socket in bytes: 108 on Linux, 104 elsewhere, minus a terminating zero.
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
 
-#: What a stage of any number calls its socket.
+#: A socket's file name is at most this long, whatever the stage.
 _LONGEST_NAME = "stage-99999"
 
 
 def check_address(address: str, private: bool) -> str:
-    """The host of "host:port", or the whole of "unix:PATH". Raises ConfigError if the address is not allowed.
+    """Return the host of "host:port", or "unix:PATH" unchanged. Raises ConfigError if the address is not allowed.
 
-    `private`: whether nobody else can read the link, or the user says that this does not matter; if not, it must not
-    leave this machine.
+    `private`: the link is encrypted, or the user accepts plaintext. Otherwise only loopback addresses are allowed.
     """
     if address.startswith(UNIX):
         return _check_path(address)
@@ -42,13 +41,13 @@ def check_address(address: str, private: bool) -> str:
 
 
 def consent(can_encrypt: bool) -> str:
-    """What to set so that links may leave this machine, for messages."""
+    """Return the settings that allow links to leave this machine, for error messages."""
     tls = "transport.tls, or " if can_encrypt else ""
     return f"set {tls}transport.insecure=true if everyone on that network may read and change this run"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the host, by what its name says."""
+    """Return whether the host's name or address is a loopback one."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -57,11 +56,11 @@ def is_loopback(host: str) -> bool:
 
 @contextmanager
 def socket_folder() -> Iterator[Path | None]:
-    """A folder that only this user may enter, removed at the end; None where unix sockets do not work in it."""
+    """Yield a temporary folder that only this user may enter; None if unix sockets do not work in it."""
     if not hasattr(socket, "AF_UNIX"):
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="dni-", ignore_cleanup_errors=True) as name:  # made with mode 0700
+    with tempfile.TemporaryDirectory(prefix="dni-", ignore_cleanup_errors=True) as name:  # has mode 0700
         folder = Path(name)
         yield folder if _fits(folder / _LONGEST_NAME) else None
 

@@ -1,4 +1,4 @@
-"""Frames as bytes: valid protobuf, written and read by offset so that big tensors are copied once each way.
+"""Encode and decode frames. The bytes are valid protobuf, accessed by offset, so each big tensor is copied only once.
 
     0d <crc32 of header, 4 bytes>  12 <length> <header>  [7a <length> <payload>]
 
@@ -32,25 +32,25 @@ from workers.comm.header import (
 )
 from workers.comm.shared_memory import Rings
 
-#: The most bytes a frame may have unless told otherwise.
+#: Default limit of a frame's size in bytes.
 FRAME_BYTES = 256 * 2**20
 
 _PAYLOAD_TAG = 0x7A
 
 
-def room_for(spec: Spec) -> Tensor:
-    """Uninitialised memory for a tensor."""
+def new_tensor(spec: Spec) -> Tensor:
+    """Return an uninitialised CPU tensor."""
     return torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
 
 
-#: Where the memory of received tensors comes from.
-Room: TypeAlias = Callable[[Spec], Tensor]
+#: Allocates the memory of a received tensor.
+Allocator: TypeAlias = Callable[[Spec], Tensor]
 
 
 def encode(frame: Frame, *, checksum: bool = False, rings: Rings | None = None) -> bytes:
-    """The frame's bytes; tensors of any shape, layout and device. `checksum` covers the payload too.
+    """Return the frame's bytes. Tensors may have any shape, layout and device.
 
-    A payload for which there is room in `rings` is left there.
+    `checksum` adds a checksum of the payload. A payload that fits into the ring of `rings` goes there instead.
 
     Raises UnknownDtype for an element type the wire does not know and ValueError for a header too big for it.
     """
@@ -59,42 +59,44 @@ def encode(frame: Frame, *, checksum: bool = False, rings: Rings | None = None) 
     if checksum:
         header.payload_crc32 = checksum_of(chunks)
     nbytes = sum(chunk.nbytes for chunk in chunks)
-    if rings is not None and rings.leave(header, chunks, nbytes):
+    if rings is not None and rings.attach(header, chunks, nbytes):
         chunks, nbytes = [], 0
-    start = write_header(header)
+    head = write_header(header)
     if nbytes:
-        start += write_field(_PAYLOAD_TAG, nbytes)
-    return b"".join((start, *chunks))
+        head += write_field(_PAYLOAD_TAG, nbytes)
+    return b"".join((head, *chunks))
 
 
-def most_bytes(frame: Frame) -> int:
-    """What `encode` will make at most, before it is done. Raises as `encode`."""
+def max_encoded_bytes(frame: Frame) -> int:
+    """Return an upper bound of the length of `encode(frame)`, without encoding it. Raises as `encode`."""
     return len(write_header(make_header(frame))) + sum(tensor.nbytes for tensor in frame.tensors.values()) + 16
 
 
-def decode(data: bytes, *, limit: int = FRAME_BYTES, room: Room = room_for, rings: Rings | None = None) -> Frame:
-    """The frame that `data` holds; its tensors own their memory and may be written to.
+def decode(
+    data: bytes, *, limit: int = FRAME_BYTES, allocate: Allocator = new_tensor, rings: Rings | None = None
+) -> Frame:
+    """Decode a frame. Its tensors own their memory and are writable.
 
-    Raises the WireError that says what is wrong: TruncatedFrame, CorruptHeader, CorruptPayload, UnknownDtype,
+    Raises a WireError: TruncatedFrame, CorruptHeader, CorruptPayload, UnknownDtype,
     BadShape or SizeMismatch (also for more than `limit` bytes).
     """
     if len(data) > limit:
         raise SizeMismatch(f"a frame of {len(data)} bytes; the limit is {limit}")
     header, position = read_header(data)
     try:
-        return _read_frame(header, data, position, limit, room, rings)
+        return _read_frame(header, data, position, limit, allocate, rings)
     except WireError as error:
         raise type(error)(f"{where(header)}: {error}") from None
 
 
 def _read_frame(
-    header: stage_pb2.Header, data: bytes, position: int, limit: int, room: Room, rings: Rings | None
+    header: stage_pb2.Header, data: bytes, position: int, limit: int, allocate: Allocator, rings: Rings | None
 ) -> Frame:
     frame = begin_frame(header)
     specs = read_specs(header, limit)
     expected, in_ring = sum(spec.nbytes for spec in specs), header.HasField("ring_position")
     if rings is not None:
-        rings.heed(header)
+        rings.apply(header)
     if in_ring:
         payload = _in_ring(header, rings, expected, data, position)
     else:
@@ -103,7 +105,7 @@ def _read_frame(
     verify(header, [payload])
     offset = 0
     for spec in specs:
-        frame.tensors[spec.name] = tensor = room(spec)
+        frame.tensors[spec.name] = tensor = allocate(spec)
         memory(tensor)[:] = np.frombuffer(payload, np.uint8, spec.nbytes, offset)
         offset += spec.nbytes
     if in_ring and rings is not None:
@@ -112,16 +114,16 @@ def _read_frame(
 
 
 def _in_ring(header: stage_pb2.Header, rings: Rings | None, nbytes: int, data: bytes, position: int) -> Any:
-    """The payload in the peer's ring, where the frame ends after its header."""
+    """Return the payload of a frame that consists of its header only, from the peer's ring."""
     if rings is None:
-        raise CorruptHeader(f"the payload is said to be at byte {header.ring_position} of a ring; this link has none")
+        raise CorruptHeader(f"the payload should be at byte {header.ring_position} of a ring; this link has none")
     if position != len(data):
         raise SizeMismatch(f"{len(data) - position} bytes follow the header of a frame whose payload is in the ring")
     return rings.view(header.ring_position, nbytes)
 
 
 def _find_payload(data: bytes, position: int) -> int:
-    """Where the payload's bytes start: `position` itself if it is absent. They end with the data."""
+    """Return where the payload's bytes start; they end with the data. Return `position` if there is no payload."""
     if position == len(data):
         return position
     length, start = read_field(data, position, _PAYLOAD_TAG)
@@ -140,7 +142,7 @@ def _check_size(payload: Any, expected: int, absent: bool) -> None:
 
 
 def checksum_of(chunks: Iterable[Any]) -> int:
-    """The crc32 of these bytes, one after another."""
+    """Return the crc32 of the concatenated chunks."""
     value = 0
     for chunk in chunks:
         value = crc32(chunk, value)
@@ -148,23 +150,23 @@ def checksum_of(chunks: Iterable[Any]) -> int:
 
 
 def verify(header: stage_pb2.Header, chunks: Iterable[Any]) -> None:
-    """Raises CorruptPayload if the header announces a checksum, and it is not that of the payload in these chunks."""
+    """Raise CorruptPayload if the header has a checksum that differs from that of the payload in `chunks`."""
     if not header.HasField("payload_crc32"):
         return
     value, announced = checksum_of(chunks), header.payload_crc32
     if value != announced:
-        raise CorruptPayload(f"the payload's checksum is {value:#010x}, announced was {announced:#010x}")
+        raise CorruptPayload(f"the payload's checksum is {value:#010x}, expected {announced:#010x}")
 
 
 def memory(tensor: Tensor) -> Any:
-    """A tensor's bytes as a flat array of uint8: its own memory if it is contiguous and on the CPU.
+    """Return a tensor's bytes as a flat array of uint8: a view if it is contiguous and on the CPU, else a copy.
 
-    Most calls into torch let go of the interpreter's lock, for which the threads of a link are waiting: few are made.
+    Makes few calls into torch: most of them release the GIL to the other threads of the link.
     """
     if tensor.requires_grad:
         tensor = tensor.detach()
     if not (tensor.is_cpu and tensor.is_contiguous()):
         tensor = tensor.cpu().contiguous()
-    if tensor.dtype is torch.bfloat16:  # which numpy does not know
+    if tensor.dtype is torch.bfloat16:  # numpy has no bfloat16
         tensor = tensor.view(torch.int16)
     return tensor.numpy().reshape(-1).view(np.uint8)

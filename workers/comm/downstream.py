@@ -1,4 +1,4 @@
-"""The edge from a stage to the next one: credit, and the targets that come back."""
+"""The sending end of an edge: credit, and the targets that come back from the next stage."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from dni.errors import DniError, FlowControlError, OutOfOrder, WireError, WorkerLost
-from workers.comm.answers import Answers
 from workers.comm.edge import LINK_FAILED, Target, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import VALUE, value_in
+from workers.comm.target_reader import TargetReader
 from workers.comm.transports.base import ChannelEnd
 
 log = logging.getLogger(__name__)
 
-#: Windows of steps for which a late gradient is held against the value that was sent.
+#: A late gradient is checked against the value of its step for this many times `window` steps.
 _REMEMBERED = 16
 
 
@@ -30,28 +31,28 @@ class Downstream:
         self._stage, self._window = stage, window
         self._sent = 0
         self._done = 0
-        self._flying: dict[int, int] = {}  # step -> sequence, of STEP frames that are not done
-        self._last_done = -1  # newest step whose STEP frame is done
-        self._arrived: list[tuple[int, Target | WireError]] = []  # not yet handed out, in order of arrival
-        self._asked: int | None = None  # sequence of the last frame that was exchanged
-        self._answer: Target | WireError | None = None  # the gradient of that frame
-        self._strict = False  # whether a malformed frame is an error or a missing target
-        self._answers = Answers(_REMEMBERED * window)
-        self.dropped: Counter[str] = Counter()  #: targets that were malformed, by the error that says how
+        self._unfinished: dict[int, int] = {}  # step -> sequence number of its STEP frame
+        self._last_done = -1  # newest step whose STEP frame is finished
+        self._targets: list[tuple[int, Target | WireError]] = []  # not yet yielded, in order of arrival
+        self._exchange_sequence: int | None = None  # sequence number of the last exchanged frame
+        self._exchange_reply: Target | WireError | None = None  # the reply to that frame
+        self._strict = False  # raise malformed frames; False: drop them
+        self._reader = TargetReader(_REMEMBERED * window)
+        self.dropped: Counter[str] = Counter()  #: number of malformed targets, by the name of the error
 
     @property
     def in_flight(self) -> int:
-        """Frames sent that are not known to be done."""
+        """Number of sent frames that the next stage has not finished, as far as is known."""
         return self._sent - self._done
 
     def pending(self) -> int:
-        """Frames received and not yet looked at, and targets not yet handed out."""
-        return self._end.pending() + len(self._arrived)
+        """Return the number of received frames not yet processed plus targets not yet yielded."""
+        return self._end.pending() + len(self._targets)
 
     def send(self, kind: Kind, step: int, tensors: dict[str, Tensor]) -> None:
-        """Send a frame; blocks while `window` frames are in flight, keeping targets that arrive meanwhile.
+        """Send a frame. Block while `window` frames are in flight, and buffer the targets that arrive meanwhile.
 
-        Raises WorkerLost if the next stage is gone, PeerTimeout if it is silent for `timeout_s`.
+        Raises WorkerLost if the next stage is gone, PeerTimeout if it sends nothing for `timeout_s` seconds.
         """
         while self.in_flight >= self._window:
             self._receive(f"credit for {kind.name} of step {step}")
@@ -59,54 +60,57 @@ class Downstream:
         with error_context(f"stage {self._stage}, sending {kind.name} of step {step} to stage {self._stage + 1}"):
             self._end.send(frame)
         self._sent += 1
-        if "value" in tensors:
-            self._answers.remember(kind, step, tensors["value"])
+        value = value_in(VALUE, tensors)
+        if value is not None:
+            self._reader.remember(kind, step, value)
         if kind is Kind.STEP:
-            self._flying[step] = self._sent
+            self._unfinished[step] = self._sent
 
     def targets(self, wait_for: int | None = None) -> Iterator[Target]:
-        """Targets in order of arrival.
+        """Yield targets in order of arrival.
 
-        None: those that are here. A step: waits until its target, or news that there will be none, is here;
-        yields the targets of steps up to and including it. A malformed frame is an error then, otherwise its
-        target is missing, which is logged. Raises WorkerLost or PeerTimeout after handing out what came.
+        With `wait_for=None`, yield the targets that have arrived; a malformed frame is logged and its target dropped.
+        With a step, first wait until that step is finished, with or without a target; yield the targets of steps up to
+        it, and raise the error of a malformed frame.
+
+        Raises WorkerLost or PeerTimeout after it has yielded the targets that arrived.
         """
         self._strict = wait_for is not None
         if wait_for is None:
-            return self._collect(math.inf, self._gather_all)
-        what = f"the target of step {wait_for}"
-        return self._collect(wait_for, lambda: self._gather(lambda: wait_for not in self._flying, what))
+            return self._collect(math.inf, self._receive_all)
+        awaited = f"the target of step {wait_for}"
+        return self._collect(wait_for, lambda: self._receive_until(lambda: wait_for not in self._unfinished, awaited))
 
     def drain(self) -> Iterator[Target]:
-        """Wait until all that was sent is done; yields the targets left. Errors: as the last `targets`."""
-        what = "the end of all that was sent"
-        return self._collect(math.inf, lambda: self._gather(lambda: not self.in_flight, what))
+        """Wait until every sent frame is finished and yield the remaining targets. Raises as the last `targets`."""
+        awaited = "the end of all sent frames"
+        return self._collect(math.inf, lambda: self._receive_until(lambda: not self.in_flight, awaited))
 
     def exchange(self, kind: Kind, step: int, tensors: dict[str, Tensor]) -> Tensor:
-        """Send a frame whose gradient is nobody's target, and wait for that gradient.
+        """Send a frame whose gradient is not a training target; wait for that gradient and return it.
 
-        Errors: as `send`, and that of a malformed frame; OutOfOrder if the answer is no gradient.
+        Raises as `send`, the error of a malformed frame, or OutOfOrder for a reply without a gradient.
         """
         self.send(kind, step, tensors)
-        self._asked, self._answer, self._strict = self._sent, None, True
-        self._gather(lambda: not self.in_flight, f"the answer to {kind.name} of step {step}")
-        malformed = [item for _, item in self._arrived if isinstance(item, WireError)]
-        answer = malformed[0] if malformed else self._answer
-        if isinstance(answer, WireError):
-            raise answer
-        if answer is None or answer.gradient is None:
-            raise OutOfOrder(f"stage {self._stage}: {kind.name} of step {step} was answered without a gradient")
-        return answer.gradient
+        self._exchange_sequence, self._exchange_reply, self._strict = self._sent, None, True
+        self._receive_until(lambda: not self.in_flight, f"the reply to {kind.name} of step {step}")
+        malformed = [item for _, item in self._targets if isinstance(item, WireError)]
+        reply = malformed[0] if malformed else self._exchange_reply
+        if isinstance(reply, WireError):
+            raise reply
+        if reply is None or reply.gradient is None:
+            raise OutOfOrder(f"stage {self._stage}: {kind.name} of step {step} got a reply without a gradient")
+        return reply.gradient
 
     def _collect(self, last: float, gather: Callable[[], None]) -> Iterator[Target]:
-        """Gather, hand out the targets of steps up to `last`, then raise what went wrong while gathering."""
+        """Run `gather`, yield the targets of steps up to `last`, then raise the error of `gather`, if any."""
         failure: DniError | None = None
         try:
             gather()
         except DniError as error:
             failure = error
-        while due := [place for place, (step, _) in enumerate(self._arrived) if step <= last]:
-            step, item = self._arrived.pop(due[0])
+        while places := [place for place, (step, _) in enumerate(self._targets) if step <= last]:
+            step, item = self._targets.pop(places[0])
             if not isinstance(item, WireError):
                 yield item
             elif self._strict:
@@ -120,73 +124,74 @@ class Downstream:
         self.dropped[type(error).__name__] += 1
         log.warning("stage %d, step %d or later: target dropped: %s", self._stage, step, error)
 
-    def _gather(self, complete: Callable[[], bool], what: str) -> None:
-        """Receive until `complete`, or until a malformed frame that must be raised has arrived."""
+    def _receive_until(self, complete: Callable[[], bool], awaited: str) -> None:
+        """Receive until `complete()`, or until a malformed frame that must be raised has arrived."""
         while not complete() and not (self._strict and self._malformed()):
-            self._receive(what)
+            self._receive(awaited)
 
-    def _gather_all(self) -> None:
+    def _receive_all(self) -> None:
         try:
             while self._poll():
                 pass
         except WorkerLost:
-            if self.in_flight:  # otherwise no target is missing: the next stage may have ended
+            if self.in_flight:  # otherwise no target is missing, and the next stage may have ended normally
                 raise
 
     def _malformed(self) -> bool:
-        return any(isinstance(item, WireError) for _, item in self._arrived)
+        return any(isinstance(item, WireError) for _, item in self._targets)
 
-    def _receive(self, what: str) -> None:
+    def _receive(self, awaited: str) -> None:
         """Wait for one frame from the next stage."""
-        with self._watching(f"waiting for {what}"):
+        with self._in_operation(f"waiting for {awaited}"):
             with self._clock.waiting(self._stage + 1):
                 frame = self._end.receive(self._timeout_s)
-            self._note(frame)
+            self._handle(frame)
 
     def _poll(self) -> bool:
-        """Take one frame if one is here; whether one was."""
-        with self._watching("taking targets"):
+        """Process one frame if one has arrived; return whether one had."""
+        with self._in_operation("taking targets"):
             frame = self._end.poll()
             if frame is None:
                 return False
-            self._note(frame)
+            self._handle(frame)
         return True
 
     @contextmanager
-    def _watching(self, doing: str) -> Iterator[None]:
-        """A malformed frame is kept in its place, under the first step that it can have been about."""
+    def _in_operation(self, operation: str) -> Iterator[None]:
+        """Buffer the error of a malformed frame in its place, under the earliest step it may belong to."""
         try:
-            with error_context(f"stage {self._stage}, {doing} from stage {self._stage + 1}"):
+            with error_context(f"stage {self._stage}, {operation} from stage {self._stage + 1}"):
                 yield
         except (OutOfOrder, *LINK_FAILED):
             raise
         except WireError as error:
-            self._keep(self._last_done + 1, error)
+            self._buffer(self._last_done + 1, error)
 
-    def _note(self, frame: Frame) -> None:
+    def _handle(self, frame: Frame) -> None:
         where = f"stage {self._stage}: {frame.kind.name} of step {frame.step} from stage {self._stage + 1}"
         if frame.kind not in (Kind.GRADIENT, Kind.DONE):
-            raise OutOfOrder(f"{where} does not go upstream; is that stage connected the right way round?")
+            raise OutOfOrder(f"{where} does not belong to the upstream direction; are the two stages swapped?")
         if frame.done_through > self._sent:
             raise OutOfOrder(f"{where} is done through frame {frame.done_through}; only {self._sent} were sent")
         self._done = max(self._done, frame.done_through)
         if frame.kind is Kind.GRADIENT or frame.tensors:
-            self._take(frame, self._answers.read(frame, where, asked=frame.done_through == self._asked))
-        for over in [step for step, sequence in self._flying.items() if sequence <= self._done]:
-            del self._flying[over]
-            self._last_done = max(self._last_done, over)
+            self._route(frame, self._reader.read(frame, where, exchange=frame.done_through == self._exchange_sequence))
+        finished = [step for step, sequence in self._unfinished.items() if sequence <= self._done]
+        for step in finished:
+            del self._unfinished[step]
+            self._last_done = max(self._last_done, step)
 
-    def _take(self, frame: Frame, item: Target | WireError) -> None:
+    def _route(self, frame: Frame, item: Target | WireError) -> None:
         late = item.late if isinstance(item, Target) else "late" in frame.tensors
-        if frame.done_through == self._asked and not late:
-            self._answer = item
+        if frame.done_through == self._exchange_sequence and not late:
+            self._exchange_reply = item
         else:
-            self._keep(frame.step, item)
+            self._buffer(frame.step, item)
 
-    def _keep(self, step: int, item: Target | WireError) -> None:
-        if len(self._arrived) >= 4 * self._window:  # in flight, waited for with a lag, each of them twice
+    def _buffer(self, step: int, item: Target | WireError) -> None:
+        if len(self._targets) >= 4 * self._window:  # in flight, and waited for with a lag, each twice
             raise FlowControlError(
-                f"stage {self._stage}, step {step}: {len(self._arrived)} targets arrived and were not taken; "
-                "take targets after every step that was sent"
+                f"stage {self._stage}, step {step}: {len(self._targets)} targets arrived and were not taken; "
+                "call `targets` after every sent step"
             )
-        self._arrived.append((step, item))
+        self._targets.append((step, item))

@@ -1,10 +1,10 @@
-"""Order and credit on an edge: the same rules for every transport.
+"""Order and credit on an edge, the same for every transport.
 
-Frames that go downstream are numbered 1, 2, ...; every frame that goes upstream says through which number the
-receiver is done. That number alone returns credit: at most `window` frames are in flight. What a stage gets
-depends on the order of frames and of its own calls, never on their time, if it names the step it waits for.
+Downstream frames are numbered 1, 2, ... Every upstream frame has the number of the last downstream frame that its
+sender has finished, and only this number returns credit. At most `window` frames are in flight. A stage that names the
+step it waits for gets results that depend on the order of frames and calls only, not on timing.
 
-`workers.comm.downstream` and `workers.comm.upstream` are the two ends of an edge; here is what both need.
+`workers.comm.downstream` and `workers.comm.upstream` are the two ends of an edge. This module has their common parts.
 """
 
 from __future__ import annotations
@@ -14,41 +14,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from torch import Tensor
-
 from dni.errors import FlowControlError, HandshakeRefused, WorkerLost
+from dni.named_tensors import Value
 
-#: Wire errors after which nothing follows.
+#: Wire errors that end the link.
 LINK_FAILED = (FlowControlError, HandshakeRefused)
 
 
 class Loss(NamedTuple):
-    """What the last stage measured at a step; travels upstream with the targets, to the source of the data."""
+    """Loss of the last stage at one step; it travels upstream with the targets to the first stage."""
 
     step: int
-    nats: float  #: summed over the window
-    labels: int  #: how many counted
+    nats: float  #: loss in nats, summed over the window
+    labels: int  #: number of labels that counted
 
 
 class Target(NamedTuple):
-    """What came back for a step: the target gradient of its output, unless there is none, and news."""
+    """Reply to one step: the target gradient of its output, if any, and loss reports."""
 
     step: int
-    gradient: Tensor | None
+    gradient: Value | None
     losses: tuple[Loss, ...] = ()
-    late: int = 0  #: the gradient is that of `step` - late
+    late: int = 0  #: the gradient belongs to `step` - `late`
 
 
 class WaitTime:
-    """Adds up the seconds a stage spends waiting; its busy fraction is 1 - seconds / wall."""
+    """Sums the seconds that a stage spends waiting. Its busy fraction is 1 - seconds / wall time."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.waited_for: int | None = None  #: the stage that is waited for now
+        self.waited_for: int | None = None  #: index of the stage waited for now
 
     @contextmanager
     def waiting(self, stage: int | None = None) -> Iterator[None]:
-        """Count the time inside the block, in which `stage` is waited for."""
+        """Count the time inside the block as waiting, for `stage` if given."""
         start, self.waited_for = time.monotonic(), stage
         try:
             yield
@@ -59,7 +58,7 @@ class WaitTime:
 
 @contextmanager
 def error_context(where: str) -> Iterator[None]:
-    """Whoever is lost meanwhile is named with what was being done."""
+    """Prefix `WorkerLost` errors inside the block with the operation in progress."""
     try:
         yield
     except WorkerLost as error:

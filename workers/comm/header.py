@@ -1,9 +1,9 @@
-"""The header of a frame as bytes, checksummed: what a frame is, and its tensors' names, types and shapes.
+"""Encode and decode the header of a frame: its kind and numbers, and its tensors' names, types and shapes.
 
     0d <crc32 of header, 4 bytes>  12 <length> <header>
 
-is how every message `Frame` of `proto/dni/v1/stage.proto` starts. `workers.comm.codec` lets the tensors' bytes
-follow; a link may carry them by another way.
+starts every message `Frame` of `proto/dni/v1/stage.proto`. `workers.comm.codec` appends the tensors' bytes; a link may
+send them separately.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dni.errors import BadShape, CorruptHeader, TruncatedFrame, UnknownDtype
 from workers import stage_pb2
 from workers.comm.frame import Frame, Handshake, Kind
 
-#: The most bytes a header may have: bounds what a header can make its reader allocate.
+#: Limit of a header's size in bytes; it bounds what a header can make its reader allocate.
 HEADER_BYTES = 64 * 2**10
 
 _CHECKSUM = struct.Struct("<BI")
@@ -46,7 +46,7 @@ _HANDSHAKE = [field.name for field in fields(Handshake)]
 
 
 def _check_tables() -> None:
-    """At import: every value of the protobuf enums and every field of the handshake is handled here."""
+    """Check at import that this module knows every value of the protobuf enums and every field of the handshake."""
     same = {
         "DType": set(stage_pb2.DType.values()) - {0} == set(_TORCH_DTYPES),
         "Kind": {name: value for name, value in stage_pb2.Kind.items() if value}
@@ -62,7 +62,7 @@ _check_tables()
 
 
 class Spec(NamedTuple):
-    """One tensor, as a header describes it."""
+    """Description of one tensor in a header."""
 
     name: str
     dtype: torch.dtype
@@ -71,7 +71,7 @@ class Spec(NamedTuple):
 
 
 def make_header(frame: Frame) -> stage_pb2.Header:
-    """What a frame's header says. Raises UnknownDtype for an element type the wire does not know."""
+    """Build a frame's header. Raises UnknownDtype for an element type that the wire format lacks."""
     header = stage_pb2.Header(
         kind=frame.kind.value,  # type: ignore[arg-type]
         step=frame.step,
@@ -90,7 +90,7 @@ def make_header(frame: Frame) -> stage_pb2.Header:
 
 
 def write_header(header: stage_pb2.Header) -> bytes:
-    """The header's bytes, with its checksum. Raises ValueError for one that is too big."""
+    """Encode a header with its checksum. Raises ValueError if it is too big."""
     head = header.SerializeToString()
     if len(head) > HEADER_BYTES:
         raise ValueError(f"{where(header)}: a header of {len(head)} bytes; the limit is {HEADER_BYTES}")
@@ -98,7 +98,7 @@ def write_header(header: stage_pb2.Header) -> bytes:
 
 
 def read_header(data: bytes | memoryview) -> tuple[stage_pb2.Header, int]:
-    """The verified header and the position after it. Raises TruncatedFrame or CorruptHeader."""
+    """Return the verified header and the position after it. Raises TruncatedFrame or CorruptHeader."""
     if len(data) < _CHECKSUM.size:
         raise TruncatedFrame(f"{len(data)} bytes, fewer than the {_CHECKSUM.size} a frame starts with")
     tag, expected = _CHECKSUM.unpack_from(data)
@@ -111,7 +111,7 @@ def read_header(data: bytes | memoryview) -> tuple[stage_pb2.Header, int]:
         raise TruncatedFrame(f"the header has {len(data) - start} of {length} bytes")
     head = bytes(data[start : start + length])
     if crc32(head) != expected:
-        raise CorruptHeader(f"the header's checksum is {crc32(head):#010x}, announced was {expected:#010x}")
+        raise CorruptHeader(f"the header's checksum is {crc32(head):#010x}, expected {expected:#010x}")
     try:
         return stage_pb2.Header.FromString(head), start + length
     except DecodeError as error:
@@ -119,7 +119,7 @@ def read_header(data: bytes | memoryview) -> tuple[stage_pb2.Header, int]:
 
 
 def begin_frame(header: stage_pb2.Header) -> Frame:
-    """The frame that a header announces, without its tensors. Raises CorruptHeader."""
+    """Return the frame that a header describes, without its tensors. Raises CorruptHeader."""
     _check_header(header)
     frame = Frame(
         kind=_KINDS[header.kind],
@@ -134,7 +134,7 @@ def begin_frame(header: stage_pb2.Header) -> Frame:
 
 
 def read_specs(header: stage_pb2.Header, limit: int) -> list[Spec]:
-    """The tensors that a header announces. Raises UnknownDtype, and BadShape (also for more than `limit` bytes)."""
+    """Return the tensors that a header describes. Raises UnknownDtype or BadShape (also above `limit` bytes)."""
     return [_read_spec(spec, limit) for spec in header.tensors]
 
 
@@ -153,19 +153,19 @@ def _read_spec(spec: stage_pb2.TensorSpec, limit: int) -> Spec:
     if dtype is None:
         raise UnknownDtype(f"tensor {spec.name!r} has element type {spec.dtype}, unknown here")
     nbytes = math.prod(shape) * dtype.itemsize
-    strides = math.prod(size or 1 for size in shape)  # an empty tensor's strides, too, must fit into 64 bits
+    strides = math.prod(size or 1 for size in shape)  # an empty tensor's strides must fit into 64 bits, too
     if min(shape, default=0) < 0 or nbytes > limit or strides >= 2**60 or len(shape) > _MOST_DIMENSIONS:
         raise BadShape(f"tensor {spec.name!r} has shape {shape[:9]}; the limit is {limit} bytes")
     return Spec(spec.name, dtype, shape, nbytes)
 
 
 def where(header: stage_pb2.Header) -> str:
-    """Whose header it is, for messages."""
+    """Return step and sender of a frame, for error messages."""
     return f"step {header.step} from stage {header.stage}"
 
 
 def write_field(tag: int, length: int) -> bytes:
-    """The start of a field with so many bytes."""
+    """Encode the start of a field of `length` bytes."""
     out = bytearray((tag,))
     while length > 0x7F:
         out.append(length & 0x7F | 0x80)
@@ -175,7 +175,7 @@ def write_field(tag: int, length: int) -> bytes:
 
 
 def read_field(data: bytes | memoryview, position: int, tag: int) -> tuple[int, int]:
-    """Length of the field that starts at `position`, and where its bytes start.
+    """Return the length of the field at `position`, and where its bytes start.
 
     Raises CorruptHeader or TruncatedFrame.
     """

@@ -1,4 +1,4 @@
-"""The links of one stage to its neighbours, which are told whom it waits for."""
+"""Tell the neighbours of a stage which stage it waits for."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from workers.comm.transports.base import ChannelEnd
 
 
 class Neighbours:
-    """Tells every neighbour whom this stage waits for.
+    """Tells every neighbour which stage this one waits for.
 
     Args:
-        index: this stage.
-        clock: knows the neighbour that the stage waits for now.
-        ends: by the number of the stage at the other end.
+        index: index of this stage.
+        clock: knows which neighbour the stage waits for now.
+        ends: channel ends, by the index of the stage at the other end.
     """
 
     def __init__(self, index: int, clock: WaitTime, ends: Mapping[int, ChannelEnd]) -> None:
         self._index, self._clock, self._ends = index, clock, ends
         for end in ends.values():
-            end.tell(self.blamed)
+            end.set_blame_source(self.blame)
 
-    def blamed(self) -> Blame | None:
-        """The stage that holds up this one, as far as is known; None: it is at work."""
+    def blame(self) -> Blame | None:
+        """Return the stage that holds up this one, as far as is known; None: this stage is not waiting."""
         waited_for = self._clock.waited_for
         if waited_for is None:
             return None
-        blame = self._ends[waited_for].blamed()
-        in_turn = blame is not None and blame.stage == self._index
-        return Blame(waited_for, silent=False) if blame is None or in_turn else blame
+        blame = self._ends[waited_for].blame()
+        mutual = blame is not None and blame.stage == self._index  # the two wait for each other
+        return Blame(waited_for, silent=False) if blame is None or mutual else blame

@@ -1,4 +1,4 @@
-"""The network interface that torch's backends listen on: the one that leads to the other side."""
+"""Choose the network interface that gloo and NCCL listen on: the one with the route to the peer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import psutil
 
 
 def listen_towards(host: str) -> None:
-    """Make gloo and NCCL listen on the way to `host`: on the loopback interface, if that is on this machine.
+    """Make gloo and NCCL listen on the interface with the route to `host`.
 
-    Elsewhere an interface that the user names (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME) comes first.
+    This is the loopback interface if `host` is this machine. Otherwise an interface that the user has set in
+    GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME wins.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((host, 9))  # sends nothing, but chooses the address to send from
-        except OSError:  # no IPv4 address: left to torch
+            probe.connect((host, 9))  # sends nothing; the system only picks the source address
+        except OSError:  # no IPv4 address: torch chooses
             return
         address = probe.getsockname()[0]
     here = address.startswith("127.")
@@ -27,6 +28,6 @@ def listen_towards(host: str) -> None:
 
 
 def _interface(address: str) -> str | None:
-    """The name of the interface that has an address; None: there is none."""
+    """Return the name of the interface with this address; None if there is none."""
     interfaces = psutil.net_if_addrs().items()
     return next((name for name, own in interfaces if any(each.address == address for each in own)), None)

@@ -1,4 +1,4 @@
-"""The edge from a stage to the one before it: frames in order, and what is answered to them."""
+"""The receiving end of an edge: takes frames in order from the previous stage and sends replies."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dni.errors import OutOfOrder, WireError
+from dni.named_tensors import Value
 from workers.comm.contents import Contents
 from workers.comm.edge import LINK_FAILED, Loss, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import GRADIENT, frame_tensors
 from workers.comm.transports.base import ChannelEnd
 
 _FORWARD = (Kind.STEP, Kind.EVALUATE, Kind.PROBE, Kind.CHECKPOINT, Kind.END)
 
 
 class Upstream:
-    """The edge from stage k-1 to stage k, held by stage k. `contents`: what its frames must hold; None: anything."""
+    """The edge from stage k-1 to stage k, held by stage k.
+
+    `contents` checks the tensors of received frames; None: no check.
+    """
 
     def __init__(
         self,
@@ -36,25 +40,25 @@ class Upstream:
         self._sent = 0
 
     def pending(self) -> int:
-        """Frames received and not yet taken."""
+        """Return the number of frames received and not yet taken."""
         return self._end.pending()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: at a mark an edge is empty."""
+        """Return an empty state: an edge is empty at a checkpoint barrier."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Do nothing; the inverse of `state_dict`."""
 
     def figures(self) -> dict[str, Any]:
-        """An edge has nothing to say of the data."""
+        """Return no figures: an edge measures nothing about the data."""
         return {}
 
     def receive(self) -> Frame:
-        """The next frame, waited for at most `timeout_s`.
+        """Wait for the next frame, at most `timeout_s` seconds.
 
-        Raises WorkerLost, PeerTimeout, the error of a malformed frame in its place, OutOfOrder, or WrongTensor. After
-        the last three that frame counts as received, and what follows can be received.
+        Raises WorkerLost, PeerTimeout, the WireError of a malformed frame, OutOfOrder or WrongTensor. After the last
+        three, the frame counts as received, and the next call returns the frame after it.
         """
         with self._clock.waiting(self._stage - 1):
             frame = self._next(lambda: self._end.receive(self._timeout_s))
@@ -62,34 +66,38 @@ class Upstream:
         return frame
 
     def poll(self) -> Frame | None:
-        """As `receive`, without waiting: None if nothing is here."""
+        """Return the next frame, or None if none has arrived. Raises as `receive`."""
         return self._next(self._end.poll)
 
     def finish(
         self,
         frame: Frame,
-        gradient: Tensor | None = None,
+        gradient: Value | None = None,
         losses: Sequence[Loss] = (),
         *,
         late: int = 0,
         more: bool = False,
     ) -> None:
-        """Tell stage k-1 that `frame` and all before it are done, with its activation's gradient and news if any.
+        """Send the reply to `frame`: it and all frames before it are finished.
 
-        `late` says that the gradient is that of the activation so many steps before; `more`, that another answer
-        follows, with which the frame will be done.
+        Args:
+            frame: the finished frame.
+            gradient: gradient of its activation, if any.
+            losses: loss reports for the first stage.
+            late: the gradient belongs to the activation of `late` steps before.
+            more: another reply follows, and only that one finishes the frame.
         """
         kind = Kind.DONE if gradient is None else Kind.GRADIENT
         if not more:
             self._finished = max(self._finished, frame.sequence)
-        tensors = {} if gradient is None else {"gradient": gradient}
+        tensors = {} if gradient is None else frame_tensors(GRADIENT, gradient)
         if late:
             tensors["late"] = torch.tensor(late)
         if losses:
             tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
-        answer = Frame(kind, frame.step, self._sent + 1, self._finished, self._stage, tensors)
+        reply = Frame(kind, frame.step, self._sent + 1, self._finished, self._stage, tensors)
         with error_context(f"stage {self._stage}, sending {kind.name} of step {frame.step} to stage {self._stage - 1}"):
-            self._end.send(answer)
+            self._end.send(reply)
         self._sent += 1
 
     def _next(self, get: Callable[[], Frame | None]) -> Frame | None:
@@ -107,10 +115,10 @@ class Upstream:
         self._received = max(self._received, frame.sequence)
         where = f"stage {self._stage}: {frame.kind.name} of step {frame.step} from {source}"
         if frame.sequence != expected:
-            lost = "repeated" if frame.sequence < expected else "lost or reordered"
-            raise OutOfOrder(f"{where} has sequence {frame.sequence}, expected was {expected}: frames were {lost}")
+            cause = "repeated" if frame.sequence < expected else "lost or reordered"
+            raise OutOfOrder(f"{where} has sequence {frame.sequence}, expected {expected}: frames were {cause}")
         if frame.kind not in _FORWARD:
-            raise OutOfOrder(f"{where} does not go downstream; is that stage connected the right way round?")
+            raise OutOfOrder(f"{where} does not belong to the downstream direction; are the two stages swapped?")
         if self._contents is not None:
             self._contents.check(frame, where)
         return frame

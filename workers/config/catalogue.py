@@ -1,4 +1,4 @@
-"""All settings there are, also those of classes that are not chosen: names, types, and the fields they stand in."""
+"""List every setting, with its type and dataclass field, including those of classes that are not chosen."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Entry:
     """A setting, or a section of them."""
 
     name: str  #: dotted
-    kind: Any  #: its type; of a section its dataclass
+    kind: Any  #: the setting's type; the dataclass of a section
     field: Field[Any]
-    owner: type  #: the class that has it
-    options: tuple[str, ...] = ()  #: GROUP=OPTION that have it; empty: all
+    owner: type  #: the class that declares it
+    options: tuple[str, ...] = ()  #: GROUP=OPTION of the classes that have it; empty: all have it
 
 
 def entries(cls: type, start: str = "") -> Iterator[Entry]:
-    """All settings in a dataclass and its sections, each section before what is in it."""
+    """Yield the settings of a dataclass and of its sections; each section precedes its settings."""
     kinds = get_type_hints(cls)
     for each in fields(cls):
         name, base = start + each.name, each.metadata.get("plugin")
@@ -36,17 +36,17 @@ def entries(cls: type, start: str = "") -> Iterator[Entry]:
 
 @cache
 def plugin_bases() -> Mapping[str, type]:
-    """Every section that is a plug-in, and the base class of what it may name."""
+    """Return the base class of every plug-in section, by the section's name."""
     return {entry.name: entry.kind for entry in entries(Config) if "plugin" in entry.field.metadata}
 
 
 def option_files() -> list[tuple[str, str, str]]:
-    """Group, option and text of every file of options of the package, by name; a group may be OUTER/INNER."""
+    """Return group, option and text of every option file of the package, sorted; a group may be OUTER/INNER."""
     return [found for found in _options(files("workers.conf"), "") if found[0]]
 
 
 def section_of(group: str) -> str:
-    """The section of settings that the options of a group fill."""
+    """Return the settings section that the options of a group fill."""
     return group.replace("/", ".")
 
 
@@ -60,14 +60,14 @@ def _options(folder: Any, group: str) -> Iterator[tuple[str, str, str]]:
 
 @cache
 def shipped(section: str, base: type) -> Mapping[str, type]:
-    """The classes that the package offers for a section, by GROUP=OPTION."""
+    """Return the package's classes for a section, by GROUP=OPTION."""
     group = section.replace(".", "/")
     nodes = {f"{group}={option}": yaml.safe_load(text) for of, option, text in option_files() if of == group}
     return {option: find(section, base, node[TARGET]) for option, node in nodes.items() if TARGET in node}
 
 
 def _of_plugins(section: str, base: type, default: type) -> Iterator[Entry]:
-    """The settings of all classes of a section, those of the base class first, then those of the default one."""
+    """Yield the settings of all classes of a section: the base class first, then the default class."""
     classes = shipped(section, base)
     seen: set[str] = set()
     for cls in (base, default, *classes.values()):
@@ -85,7 +85,7 @@ def _of_plugins(section: str, base: type, default: type) -> Iterator[Entry]:
 
 
 def _within(name: str, kind: Any, field: Field[Any]) -> Iterator[Entry]:
-    """The settings in a section."""
+    """Yield the settings inside a section; nothing for a plain setting."""
     if "plugin" in field.metadata:
         assert callable(field.default_factory)
         yield from _of_plugins(name, field.metadata["plugin"], type(field.default_factory()))

@@ -1,4 +1,4 @@
-"""Settings composed in this process, from the same words and files as those of `dni-train`."""
+"""Compose settings in this process from the overrides and files that `dni-train` uses."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from workers.config.convert import from_any, register
 from workers.config.own_options import choose_own_classes
 from workers.config.settings import Config
 
-_LOCK = threading.Lock()  # Hydra's state is one for the process
+_LOCK = threading.Lock()  # Hydra keeps one global state per process
 
 
 def compose_settings(overrides: Sequence[str], config_name: str = "config") -> Config:
-    """What `dni-train OVERRIDES` makes of its settings; what they leave open is not filled in, nor is anything checked.
+    """Return the settings of `dni-train OVERRIDES`, unchecked, and without the values that depend on the data.
 
-    `config_name`: the primary config (`workers.cli.arguments.begin_with`).
-
-    A Hydra application may be running in this process. Raises HydraException, OmegaConfBaseException or ConfigError.
+    `config_name` is the primary config (`workers.cli.arguments.begin_with`). A Hydra application may be running in
+    this process. Raises HydraException, OmegaConfBaseException or ConfigError.
     """
     register()
     with _LOCK, _own_hydra():
@@ -32,7 +31,7 @@ def compose_settings(overrides: Sequence[str], config_name: str = "config") -> C
 
 @contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Hydra, started for the time of the block; another one that was started before is there again afterwards."""
+    """Initialise Hydra for the block, and restore the previous instance afterwards."""
     before, version = GlobalHydra.instance().hydra, VersionBase.instance().version_base
     GlobalHydra.instance().clear()
     try:

@@ -1,4 +1,4 @@
-"""Settings from and to plain data: nested dicts, lists, strings and numbers."""
+"""Convert settings from and to plain data: nested dicts, lists, strings and numbers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from workers.config.suggest import suggestion
 
 
 def register() -> None:
-    """Make the schema known to Hydra under the name that `conf/config.yaml` starts from."""
+    """Register the schema with Hydra under the name that `conf/config.yaml` uses."""
     ConfigStore.instance().store(name="schema", node=open_schema())
 
 
 def open_schema() -> DictConfig:
-    """All settings with their types, but for the sections of plug-ins: these are empty, and take any setting."""
+    """Return the typed schema of all settings; plug-in sections are empty and accept any setting."""
     schema: DictConfig = OmegaConf.structured(Config)
     for section, _ in _plugins(Config()):
         OmegaConf.update(schema, section, {}, merge=False)
@@ -35,7 +35,7 @@ def open_schema() -> DictConfig:
 
 
 def from_any(settings: Any) -> Config:
-    """A typed Config from an OmegaConf node, a mapping or YAML path. Raises ConfigError on unknown keys or types."""
+    """Build a Config from an OmegaConf node, a mapping or a YAML path. Raises ConfigError on unknown keys or types."""
     try:
         loaded = OmegaConf.load(settings) if isinstance(settings, str | Path) else OmegaConf.create(settings)
         config = OmegaConf.to_object(OmegaConf.merge(open_schema(), loaded))
@@ -54,7 +54,7 @@ def from_any(settings: Any) -> Config:
 
 
 def to_plain(config: Config) -> dict[str, Any]:
-    """Nested dicts, lists, strings and numbers: the inverse of `from_any`."""
+    """Return nested dicts, lists, strings and numbers; the inverse of `from_any`."""
     plain: dict[str, Any] = _plain(config)
     return plain
 
@@ -72,7 +72,7 @@ def _plain(value: Any, plugin: bool = False) -> Any:
 
 
 def _plugins(section: Any, start: str = "") -> Iterator[tuple[str, Any]]:
-    """Name and object of every section that is a plug-in."""
+    """Yield name and object of every plug-in section."""
     for each in fields(section):
         value = getattr(section, each.name)
         if "plugin" in each.metadata:
@@ -95,17 +95,17 @@ def _base(holder: Any, name: str) -> type:
 
 
 def setting_names() -> list[str]:
-    """The dotted names of all settings and sections, each section before what is in it."""
+    """Return the dotted names of all settings and sections; each section precedes its settings."""
     return [*options_by_setting()]
 
 
 def options_by_setting() -> dict[str, tuple[str, ...]]:
-    """Every setting and section, and which options of its group alone have it; empty: all have it."""
+    """Return, for every setting and section, the options of its group that have it; empty if all have it."""
     return {entry.name: entry.options for entry in entries(Config)}
 
 
 def one_line(error: BaseException) -> str:
-    """The message without OmegaConf's trailing lines; the key it names is kept."""
+    """Return the first line of an OmegaConf message, prefixed with the key that the error names."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     first = lines[0] if lines else type(error).__name__
@@ -113,7 +113,7 @@ def one_line(error: BaseException) -> str:
 
 
 def fingerprint(config: Config) -> str:
-    """A digest of what the stages of a run must agree on: seed, model, data, method, predictors, optimizer."""
-    parts = ("seed", "stages", "model", "data", "loss", "depth", "time", "predictor", "optimizer")
+    """Return a hash of the settings on which all stages must agree: seed, model, data, methods, optimizer ..."""
+    parts = ("seed", "stages", "model", "data", "loss", "depth", "time", "predictor", "optimizer", "precision")
     agreed = {key: value for key, value in to_plain(config).items() if key in parts}
     return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Options of a group that one command alone has: a user's own class, or the section of a run that goes on."""
+"""Hydra options that exist for one command: a user's own class, or a section of a resumed run."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from workers.config.catalogue import option_files, plugin_bases, section_of
+from workers.config.group_choice import refuse_nameless_choices
 from workers.config.plugins import TARGET, find
 
-#: The option of every group that holds the settings of the run that goes on (`conf/resumed.yaml`).
+#: The option of every group that holds the settings of the resumed run (`conf/resumed.yaml`).
 RECORDED = "recorded"
 
-#: GROUP._target_=MODULE.CLASS or GROUP=MODULE.CLASS; with commas several of them, and options of the package.
+#: GROUP._target_=MODULE.CLASS or GROUP=MODULE.CLASS; a sweep lists classes and package options with commas.
 _OWN = re.compile(rf"([\w./]+?)(?:\.{TARGET})?=([\w.,]*\w\.\w[\w.,]*)")
 
 _offered: set[tuple[str, str]] = set()
 
 
 def offer(group: str, name: str, settings: Mapping[str, Any]) -> None:
-    """Let GROUP=NAME stand for these settings."""
+    """Register GROUP=NAME as an option with these settings."""
     ConfigStore.instance().store(group=group, name=name, node=dict(settings))
     _offered.add((group, name))
 
 
 def withdraw() -> None:
-    """Forget all that was offered: the next command of this process has its own."""
+    """Remove all registered options, so that the next command in this process starts without them."""
     for group, name in _offered:
         options = ConfigStore.instance().repo
         for part in group.split("/"):
@@ -40,18 +41,20 @@ def withdraw() -> None:
 
 
 def choose_own_classes(words: Sequence[str]) -> list[str]:
-    """The words of a command, with every class of a user as an option of its group that has the class's defaults.
+    """Register each class that a command names as an option of its group; return the words that choose these options.
 
-    A section named in this way has the settings of that class and no others. Raises ConfigError as `find`.
+    The section then has the defaults and the settings of that class, and no others. Raises ConfigError for a class
+    that `find` refuses, and for a choice without a name.
     """
+    refuse_nameless_choices(words)
     own = {word: chosen for word in words if (chosen := _own(word)) is not None}
-    taken = {group for group, _ in own.values()}  # an option of the package for the same group is passed over
+    taken = {group for group, _ in own.values()}  # replaces a package option of the same group
     kept = [word for word in words if word in own or word.partition("=")[0] not in taken]
     return [_as_option(*own[word]) if word in own else word for word in kept]
 
 
 def _own(word: str) -> tuple[str, str] | None:
-    """The group, and the classes that a word names for it; None if it names none."""
+    """Return the group and the comma-separated targets of a word that names a class; None for any other word."""
     match = _OWN.fullmatch(word)
     group = match[1].replace(".", "/") if match else ""
     return (group, match[2]) if match and group in _groups() else None
@@ -59,7 +62,7 @@ def _own(word: str) -> tuple[str, str] | None:
 
 @cache
 def _groups() -> frozenset[str]:
-    """The groups whose options name a class."""
+    """Return the groups whose options name a class."""
     return frozenset(group for group, _, _ in option_files() if section_of(group) in plugin_bases())
 
 
@@ -67,7 +70,7 @@ def _as_option(group: str, targets: str) -> str:
     section = section_of(group)
     for target in filter(lambda name: "." in name, targets.split(",")):
         cls: Any = find(section, plugin_bases()[section], target)
-        inner = {each.name for each in fields(cls) if "plugin" in each.metadata}  # they have groups of their own
+        inner = {each.name for each in fields(cls) if "plugin" in each.metadata}  # these have their own groups
         defaults = OmegaConf.to_container(OmegaConf.structured(cls), enum_to_str=True)
         assert isinstance(defaults, dict)
         own = {str(key): value for key, value in defaults.items() if key not in inner}

@@ -1,10 +1,10 @@
-"""Sections of settings that name their class: `_target_`, a dataclass of the package or of a user's module.
+"""Settings sections that name their class with `_target_`: a dataclass of the package or of a user's module.
 
     depth:
-      _target_: my_project.methods.SignFeedback     # imported from the path of this process, as every worker does
+      _target_: my_project.methods.SignFeedback     # every worker imports it from its own path
       strength: 0.5                                 # a field of that class
 
-The fields of the class are the settings of the section. No code crosses the wire, and none is read from a run folder.
+The fields of the class are the settings of the section. No code is sent over the network or read from a run folder.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
+from dni.models.base import Model
+from dni.models.function import model_of
 from workers.config.quoting import as_text
 from workers.config.renamed import now_written
 from workers.config.suggest import did_you_mean
@@ -32,7 +34,7 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def plugin(base: Any, default: Callable[[], T]) -> T:
-    """The field of a section that names a subclass of `base`; `default` makes what it is if nothing is said."""
+    """Return a dataclass field for a section that names a subclass of `base`; `default()` makes its default value."""
     made: Any = dataclasses.field(default_factory=default, metadata={"plugin": base})
     return made  # type: ignore[no-any-return]
 
@@ -49,10 +51,10 @@ def load_all(section: str, base: type[T], nodes: Sequence[Any]) -> list[T]:
 
 
 def load(section: str, base: type[T], node: Mapping[str, Any]) -> T:
-    """The object that a section describes.
+    """Build the object that a section describes.
 
-    Raises ConfigError if its module cannot be imported, if its class is no complete subclass of `base` or no dataclass,
-    and for settings that the class does not have.
+    Raises ConfigError if the module cannot be imported, if the class is abstract, not a dataclass or not a subclass of
+    `base`, and for settings that the class does not have.
     """
     cls = find(section, base, node.get(TARGET))
     own = {str(key): value for key, value in node.items() if key != TARGET}
@@ -60,7 +62,7 @@ def load(section: str, base: type[T], node: Mapping[str, Any]) -> T:
     names = [field.name for field in known]
     for key in own:
         if key not in names:
-            raise ConfigError(f"{section}.{key}: {cls.__name__} has no such setting{_instead(section, key, names)}")
+            raise ConfigError(f"{section}.{key}: {cls.__name__} has no such setting{_hint(section, key, names)}")
     inner = {each.name: _inner(section, each, own.pop(each.name, None)) for each in known if "plugin" in each.metadata}
     try:
         made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), as_text(own)))
@@ -73,7 +75,7 @@ def load(section: str, base: type[T], node: Mapping[str, Any]) -> T:
 
 
 def _inner(section: str, field: dataclasses.Field[Any], node: Any) -> Any:
-    """The object of a plug-in that is a setting of another. Raises ConfigError as `load`."""
+    """Build the plug-in inside another plug-in. Raises ConfigError like `load`."""
     name = f"{section}.{field.name}"
     if not isinstance(node, Mapping | None):
         raise ConfigError(f"{name}={node} names no class{now_written(name)}")
@@ -83,52 +85,54 @@ def _inner(section: str, field: dataclasses.Field[Any], node: Any) -> Any:
 
 
 def target_of(cls: type) -> str:
-    """The `_target_` of a class."""
+    """Return the `_target_` of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def find(section: str, base: type[T], target: Any) -> type[T]:
-    """The class that a section names. Raises ConfigError if it cannot be imported, or is none that `base` accepts."""
-    asked = f"{section}.{TARGET}={target}"
+    """Import the class that a section names. Raises ConfigError if the import fails or it does not fit `base`."""
+    choice = f"{section}.{TARGET}={target}"
     if not isinstance(target, str) or not _DOTTED.fullmatch(target):
-        raise ConfigError(f"{asked} names no class: write MODULE.CLASS, a {base.__name__}")
+        raise ConfigError(f"{choice} names no class: write MODULE.CLASS, a {base.__name__}")
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module raises
+    except Exception as error:  # a user's module may raise anything
         raise ConfigError(
-            f"{asked}: {module_name} cannot be imported ({type(error).__name__}: {error}): install it, or put its "
+            f"{choice}: {module_name} cannot be imported ({type(error).__name__}: {error}): install it, or put its "
             "folder on PYTHONPATH"
         ) from error
     cls = getattr(module, name, None)
+    if inspect.isfunction(cls) and base is Model:
+        cls = model_of(cls)
     if cls is None:
         known = [own for own, value in vars(module).items() if _is_subclass(value, base)]
-        raise ConfigError(f"{asked}: {module_name} has no {name}{did_you_mean(name, known, f'{module_name}.')}")
-    return _complete(asked, base, cls)
+        raise ConfigError(f"{choice}: {module_name} has no {name}{did_you_mean(name, known, f'{module_name}.')}")
+    return _complete(choice, base, cls)
 
 
 def _is_subclass(value: Any, base: type[T]) -> TypeGuard[type[T]]:
-    """Python 3.10 takes `list[int]` for a class, and cannot say of what it is a subclass."""
+    """Test for a subclass; on Python 3.10 `list[int]` passes `isclass` but makes `issubclass` fail."""
     return inspect.isclass(value) and get_origin(value) is None and issubclass(value, base)
 
 
-def _complete(asked: str, base: type[T], cls: Any) -> type[T]:
+def _complete(choice: str, base: type[T], cls: Any) -> type[T]:
     if not _is_subclass(cls, base):
-        raise ConfigError(f"{asked} is no {base.__name__}: make it a subclass of {target_of(base)}")
+        raise ConfigError(f"{choice} is no {base.__name__}: make it a subclass of {target_of(base)}")
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
-        raise ConfigError(f"{asked} lacks {', '.join(missing)}, which every {base.__name__} has")
+        raise ConfigError(f"{choice} lacks {', '.join(missing)}, which every {base.__name__} has")
     if "__dataclass_fields__" not in vars(cls):
-        raise ConfigError(f"{asked} is no dataclass: write @dataclass above it, so that its fields are its settings")
+        raise ConfigError(f"{choice} is no dataclass: write @dataclass above it, so that its fields are its settings")
     return cls
 
 
-def _instead(section: str, key: str, names: list[str]) -> str:
+def _hint(section: str, key: str, names: list[str]) -> str:
     near = now_written(f"{section}.{key}") or did_you_mean(key, names, f"{section}.")
     return f"{near}; it has: {', '.join(names) or 'none'}"
 
 
 def _one_line(error: OmegaConfBaseException) -> str:
-    """The message without OmegaConf's trailing lines, behind the key it is about."""
+    """Return the first line of an OmegaConf message, prefixed with the key that the error names."""
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return f"{error.full_key}: {first}" if error.full_key else first

@@ -1,4 +1,4 @@
-"""What a user can type: values as Hydra reads them, and commands as a shell reads them."""
+"""Quote values for Hydra's override grammar and commands for a POSIX shell."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-#: What Hydra's grammar and a shell both take as it stands.
+#: Text that needs quotes neither in Hydra's grammar nor in a shell.
 _PLAIN = re.compile(r"/[A-Za-z0-9_./-]*")
 
 
 def resume_command(run_dir: Path) -> str:
-    """The command that goes on with a run, for any name of its folder."""
+    """Return the command that resumes a run, quoted for any folder name."""
     return f"dni-train {shell_word(f'resume={hydra_value(str(run_dir.absolute()))}')}"
 
 
 def how_to_type(override: str) -> str:
-    """What to type instead of an override that Hydra's grammar does not take."""
+    """Return advice on how to write an override that Hydra cannot parse."""
     key, sign, value = (part.strip() for part in override.partition("="))
     if not (key and sign and value):
         return "a setting is written as key=value, without spaces around the sign"
-    return f"if this is a text with signs in it, quote it: {shell_word(f'{key}={hydra_value(value)}')}"
+    return f"if the value is text with special characters, quote it: {shell_word(f'{key}={hydra_value(value)}')}"
 
 
 def shell_word(text: str) -> str:
-    """The text as one word of a POSIX shell."""
+    """Quote text as one word of a POSIX shell."""
     easy = not re.search(r"[\\`$\"!\n]", text)
     return f'"{text}"' if easy and shlex.quote(text) != text else shlex.quote(text)
 
 
 def hydra_value(text: str) -> str:
-    """The text as the value of an override, quoted unless it is a path of plain characters."""
+    """Quote text as the value of an override; a path of plain characters stays as it is."""
     if _PLAIN.fullmatch(text):
         return text
     escaped = re.sub(r"(\\*)'", lambda found: found.group(1) * 2 + "\\'", literal(text))
@@ -40,7 +40,7 @@ def hydra_value(text: str) -> str:
 
 
 def hydra_node(value: Any) -> str:
-    """Nested dicts, lists, texts, numbers and null as the value of an override."""
+    """Write nested dicts, lists, strings, numbers and None as the value of an override."""
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{hydra_node(each)}' for key, each in value.items())}}}"
     if isinstance(value, list):
@@ -51,12 +51,12 @@ def hydra_node(value: Any) -> str:
 
 
 def literal(text: str) -> str:
-    """The text for OmegaConf, in which `${...}` then stands for nothing but itself."""
+    """Escape `${...}`, so that OmegaConf does not interpolate it."""
     return re.sub(r"(\\*)\$\{", lambda found: found.group(1) * 2 + "\\${", text)
 
 
 def as_text(tree: Any) -> Any:
-    """The same tree for OmegaConf, in which `${...}` is text and stands for nothing."""
+    """Escape `${...}` in all strings of nested dicts and lists, so that OmegaConf does not interpolate it."""
     if isinstance(tree, dict):
         return {key: as_text(value) for key, value in tree.items()}
     if isinstance(tree, list):

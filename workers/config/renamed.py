@@ -1,8 +1,8 @@
-"""Settings of earlier versions, and what to write instead."""
+"""Settings that were renamed, and their new names."""
 
 from __future__ import annotations
 
-#: By the name that a setting had.
+#: New name by old name.
 RENAMED = {
     "lane_steps": "max_timesteps",
     "predictor.time.lookahead": "predictor.time.future_labels",
@@ -18,6 +18,11 @@ RENAMED = {
     "predictor.time.fits": "predictor.time.steps_per_target",
     "predictor.time.match": "predictor.time.gradient_weight",
     "data.kind": "data=NAME, or data._target_=MODULE.CLASS",
+    "depth.clocks": "depth=multi_rate depth.update_periods=[1,2]",
+    "depth.inputs": "depth=synthetic_inputs",
+    "depth.update_probability": "depth=irregular depth.update_probability=P",
+    "predictor.inputs.hidden": "depth=synthetic_inputs depth.input_hidden=UNITS",
+    "predictor.inputs.learning_rate": "depth=synthetic_inputs depth.input_learning_rate=RATE",
     "depth.method": "depth=NAME, or depth._target_=MODULE.CLASS",
     "model.image": "model.input_shape",
     "model.kind": "model=NAME, or model._target_=MODULE.CLASS",
@@ -40,5 +45,5 @@ RENAMED = {
 
 
 def now_written(name: str) -> str:
-    """How a setting of an earlier version is written now, to be put after a refusal; empty for any other name."""
+    """Return a hint with the new name of a renamed setting, to end a message with; empty for any other name."""
     return f" (it is written {RENAMED[name]} now)" if name in RENAMED else ""

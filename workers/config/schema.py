@@ -1,13 +1,13 @@
-"""The typed schema of the groups of settings: names, defaults, and what each is for.
+"""The typed schema of the settings groups: names, types, defaults and explanations.
 
-The comment beside a setting is its explanation, and goes on in the comment lines below it: `dni-train --explain` prints
-it (`workers.cli.explain`). It begins with the unit in brackets where the setting is a number.
+The comment beside a setting, and the comment lines below it, are its explanation: `dni-train --explain` prints them
+(`workers.cli.explain`). The comment of a number begins with its unit in brackets.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dni.predictors import in_depth, in_time
@@ -15,57 +15,52 @@ from dni.predictors.settings import DepthPredictor, TimePredictor
 from dni.ranges import one_or_more, zero_or_more
 from workers.config.plugins import plugin
 
-# OmegaConf leaves the sections of plug-ins open.
+# OmegaConf must not type-check the sections of plug-ins.
 if TYPE_CHECKING:
     AtCut = DepthPredictor
     AtWindow = TimePredictor
 else:
     AtCut = AtWindow = Any
 
+Precision = enum.Enum("Precision", ["fp32", "bf16", "fp16"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
-
-
-@dataclass
-class InputPredictorConfig:
-    hidden: int = zero_or_more(128)  # [units] of the hidden layer, 0: linear; of the GRU where the stages before carry
-    # state
-    learning_rate: float = zero_or_more(1e-2)  # [rate] of its Adam; of perceptrons on images 1e-3, or their units die
 
 
 @dataclass
 class PredictorConfig:
     depth: AtCut = plugin(DepthPredictor, in_depth.Critic)  # at the cuts between stages, with depth=synthetic
     time: AtWindow = plugin(TimePredictor, in_time.Critic)  # at ends of windows, with time=synthetic
-    inputs: InputPredictorConfig = field(default_factory=InputPredictorConfig)  # of inputs, with depth.inputs=synthetic
 
 
 @dataclass
 class LaunchConfig:
-    mode: LaunchMode = LaunchMode.auto  # what the stages are: threads, processes here, or processes of an engine
-    torch_threads: int | None = one_or_more(None)  # [threads] of torch per stage; null: cores / stages
+    mode: LaunchMode = LaunchMode.auto  # stages run as threads, processes on this machine, or processes that an engine
+    # such as torchrun or SLURM has started (external); auto: by the transport
+    torch_threads: int | None = one_or_more(None)  # [threads] torch threads per stage; null: cores / stages
 
 
 @dataclass
 class EmulateConfig:
-    forward_ms: float = zero_or_more(0.0)  # [milliseconds] of one batch on one stage; of a microbatch its share
-    backward_ms: float = zero_or_more(0.0)  # [milliseconds] of one batch on one stage; the optimizer's step comes on
-    # top
-    cut_ms: float = zero_or_more(0.0)  # [milliseconds] of one update of what is at a cut: a predictor, for each target
-    # that has come, or a local head
+    forward_ms: float = zero_or_more(0.0)  # [milliseconds] forward pass of a batch on a stage; a microbatch takes its
+    # share
+    backward_ms: float = zero_or_more(0.0)  # [milliseconds] backward pass of a batch on a stage; the optimizer step is
+    # not included
+    cut_ms: float = zero_or_more(0.0)  # [milliseconds] update of a predictor, once per target, or of a local head, once
+    # per step
 
 
 @dataclass
 class EvaluateConfig:
-    every: int | None = one_or_more(250)  # [steps] between validation passes; null: only at the end
-    windows: int | None = one_or_more(None)  # [windows] of validation per pass; null: all
-    probe: int | None = one_or_more(None)  # [steps] between probes: synthetic against exact gradients on one sequence;
-    # null: none
-    probe_windows: int = one_or_more(8)  # [windows] most, of that sequence, all of whose activations are kept
-    patience: int | None = one_or_more(None)  # [passes] stop after so many that were no better than the best; each is
-    # then saved
+    every: int | None = one_or_more(250)  # [steps] between validation passes; null: one, at the end
+    windows: int | None = one_or_more(None)  # [windows] per validation pass; null: all
+    probe: int | None = one_or_more(None)  # [steps] between probes, which compare synthetic with exact gradients on one
+    # sequence; null: no probes
+    probe_windows: int = one_or_more(8)  # [windows] most, of the probed sequence; a probe keeps all their activations
+    patience: int | None = one_or_more(None)  # [passes] stop after this many validation passes without improvement; a
+    # checkpoint follows each pass
 
 
 @dataclass
 class CheckpointConfig:
-    every: int | None = one_or_more(500)  # [steps] between checkpoints; null: only at the end
-    keep: int = one_or_more(2)  # [checkpoints] complete ones that stay; older ones are removed
+    every: int | None = one_or_more(500)  # [steps] between checkpoints; null: one, at the end
+    keep: int = one_or_more(2)  # [checkpoints] newest complete ones to keep; older ones are deleted

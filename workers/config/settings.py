@@ -1,4 +1,4 @@
-"""All settings of a run, typed. The rules between settings are in `workers.config.validation.check`."""
+"""All settings of a run, typed. `workers.config.validation.check` holds the rules between settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dni.data.text import Text
 from dni.loss_function import CrossEntropy, LossFunction
 from dni.methods.base import DepthMethod
 from dni.methods.in_time import TimeMethod, Truncated
-from dni.methods.pipelined import Chunked, Pipelined
 from dni.methods.synthetic import Synthetic
 from dni.models.base import Model
 from dni.models.language import Lstm
@@ -27,10 +26,11 @@ from workers.config.schema import (
     EvaluateConfig,
     LaunchConfig,
     LaunchMode,
+    Precision,
     PredictorConfig,
 )
 
-# OmegaConf leaves the sections of plug-ins open.
+# OmegaConf must not type-check the sections of plug-ins.
 if TYPE_CHECKING:
     Data = DataSet
     Depth = DepthMethod
@@ -48,56 +48,58 @@ else:
 @dataclass
 class Config:
     experiment: str = "default"  # the name of the experiment in summaries and reports
-    seed: int = zero_or_more(0)  # [seed] of first weights, made-up data, dropout and random updates
-    steps: int = one_or_more(1000)  # [steps] after which the run ends: a step trains on one window of every stream
-    max_timesteps: int | None = one_or_more(
-        None
-    )  # [time steps] stop once every stream has run through so many, whatever T;
-    # null: never
-    stages: int = one_or_more(4)  # [stages] into which the model is cut, one worker each
+    seed: int = zero_or_more(0)  # [seed] for initial weights, generated data, dropout and random updates
+    steps: int = one_or_more(1000)  # [steps] length of the run; a step trains on one window of every stream
+    max_timesteps: int | None = one_or_more(None)  # [time steps] stop once every stream has trained on this many,
+    # for any window T; null: no limit
+    stages: int = one_or_more(4)  # [stages] into which the model is split, one worker each
     devices: list[str] = field(default_factory=lambda: ["auto"])  # one for all stages, or one each: auto, cpu, cuda:N
+    precision: Precision = Precision.fp32  # of matrix products, and of what stages send; parameters stay in 32 bits
+    compile: bool = False  # each stage's module by torch.compile: the first step takes longer, later ones less
     log_every: int = one_or_more(10)  # [steps] between two training records of a stage
     tensorboard: bool = True  # write TensorBoard events into the run folder
-    run_id: str | None = None  # launch=external: the name of the folder that all stages share; null: the engine's job
-    resume: str | None = None  # run folder to go on from
-    resume_step: int | None = None  # [steps] which of its checkpoints; null: the newest complete one
-    start_from: str | None = None  # run folder whose weights a new run begins with; all else is new
-    start_step: str | None = None  # which of its checkpoints: a number of steps, best or last; null: best, else last
-    model: ModelSection = plugin(Model, Lstm)  # the network: its layers, their sizes, where it is cut
-    data: Data = plugin(DataSet, Text)  # what is learned: B streams of windows of T steps
-    loss: Loss = plugin(LossFunction, CrossEntropy)  # of the network, at the end of the last stage
-    metrics: Metrics = plugins(Metric)  # of validation, beside the loss: classes, each by its name, or by _target_ with
+    run_id: str | None = None  # launch=external: name of the run folder of all stages; null: the engine's job id
+    resume: str | None = None  # run folder to continue, in the same stages or others
+    resume_step: int | None = None  # [steps] checkpoint of that run to resume from; null: the newest complete one
+    start_from: str | None = None  # run folder, or file of dni-export, whose weights a new run starts from; all else
+    # starts fresh
+    start_step: str | None = None  # checkpoint of that run: a step, best or last; null: best if there is one, else last
+    model: ModelSection = plugin(Model, Lstm)  # the network: its layers, their sizes, its split points
+    data: Data = plugin(DataSet, Text)  # the training data: B streams of windows of T time steps
+    loss: Loss = plugin(LossFunction, CrossEntropy)  # the loss at the output of the last stage
+    metrics: Metrics = plugins(Metric)  # further figures of validation: classes, each by its name, or by _target_ with
     # its settings
-    depth: Depth = plugin(DepthMethod, Synthetic)  # the cuts between stages: the method, what is in flight
-    time: Time = plugin(TimeMethod, Truncated)  # the cuts between the windows of a sequence
-    predictor: PredictorConfig = field(default_factory=PredictorConfig)  # the models of the gradients at the cuts
-    optimizer: OptimizerOf = plugin(Optimizer, Adam)  # of every stage, alike; its schedule, clipping
+    depth: Depth = plugin(DepthMethod, Synthetic)  # the method at the cuts between stages, and the frames in flight
+    time: Time = plugin(TimeMethod, Truncated)  # the method at the cuts between the windows of a sequence
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)  # models that predict the gradients at the cuts
+    optimizer: OptimizerOf = plugin(Optimizer, Adam)  # the optimizer of every stage, its schedule and clipping
     transport: Links = plugin(Transport, Grpc)  # the links between stages
-    launch: LaunchConfig = field(default_factory=LaunchConfig)  # where the stages run, and with how many threads
-    emulate: EmulateConfig = field(default_factory=EmulateConfig)  # an accelerator: a pass that is done sooner sleeps
-    # in training; what it computes stays the same
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)  # validation, probes, and when to stop early
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # when state is saved, and how long it stays
+    launch: LaunchConfig = field(default_factory=LaunchConfig)  # how stages are started, and their threads
+    emulate: EmulateConfig = field(default_factory=EmulateConfig)  # an emulated accelerator: training passes sleep
+    # until these durations are over; results stay the same
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)  # validation, probes and early stopping
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # how often state is saved, and how many
+    # checkpoints are kept
 
     @property
     def window(self) -> int:
-        """T in force: where the method in time says so one whole sequence, of a curriculum the first."""
+        """T in force, in time steps: a whole sequence (of a curriculum the first) if the method in time needs it."""
         whole = self.data.whole_length if self.whole_sequences else None
         return whole or self.data.window
 
     @property
     def planned_steps(self) -> int:
-        """At most so many steps will be taken, for whoever shows progress."""
+        """Upper limit of the steps of this run, from `steps` and `max_timesteps`."""
         return self.steps if self.max_timesteps is None else min(self.steps, -(-self.max_timesteps // self.window))
 
     @property
     def open_ended(self) -> bool:
-        """Whether nobody knows how many steps it takes: `max_timesteps` ends it, and whole sequences grow."""
+        """Whether the number of steps is unknown: `max_timesteps` ends the run, and windows grow with the sequences."""
         return self.max_timesteps is not None and self.whole_sequences and self.data.grows
 
     @property
     def decay_steps(self) -> int:
-        """Steps of the learning rate's schedule: as many as there will be at most, unless the settings say."""
+        """Length of the learning-rate schedule in steps: the setting, or else `planned_steps`."""
         return self.optimizer.schedule.decay_steps or self.planned_steps
 
     @property
@@ -107,47 +109,52 @@ class Config:
 
     @property
     def chunk(self) -> int | None:
-        """Steps of a chunk whose activations are computed again rather than kept; None: all are kept."""
+        """Time steps of a chunk whose activations are recomputed in the backward pass; None: all are kept."""
         return self.data.window if self.time.recomputes else None
 
     @property
     def pipelined(self) -> bool:
-        """Whether a batch goes through the stages in microbatches, and all wait until it has come back."""
-        return isinstance(self.depth, Pipelined)
+        """Whether a pipeline schedule of torch runs the stages on microbatches."""
+        return self.depth.schedule is not None
 
     @property
     def can_encrypt(self) -> bool:
-        """Whether its links know TLS; those of pipelines do not."""
+        """Whether links can use TLS; those of pipelines cannot."""
         return self.transport.encrypts and not self.pipelined
 
     @property
+    def periods(self) -> list[int]:
+        """The update period of every stage, in steps."""
+        return [self.depth.update_period(stage) for stage in range(self.stages)]
+
+    @property
     def microbatches(self) -> int:
-        """M in force; 1 for a batch that is taken as a whole."""
-        return self.depth.count(self.stages) if isinstance(self.depth, Pipelined) else 1
+        """M in force; 1 if batches are not split."""
+        return self.depth.microbatches_of(self.stages)
 
     @property
     def parts(self) -> int:
-        """Into so many parts the model is cut; part k is on stage k mod K."""
-        return self.stages * (self.depth.virtual_stages if isinstance(self.depth, Chunked) else 1)
+        """Number of parts that the model is split into; part k is on stage k mod K."""
+        return self.depth.parts(self.stages)
 
     @property
     def future_labels(self) -> int:
-        """L in force: labels beyond the window travel only where a time cut uses them."""
+        """L in force: labels after the window, sent only if a time cut uses them."""
         return self.predictor.time.context_labels if self.time.predicts else 0
 
     @property
     def history(self) -> int:
-        """H in force: input symbols travel only where a time cut uses them."""
+        """H in force: the newest input symbols of a window, sent only if a time cut uses them."""
         return self.predictor.time.context_inputs if self.time.predicts else 0
 
     @property
     def threads(self) -> bool:
-        """Whether the stages are threads of one process."""
+        """Whether the stages run as threads of one process."""
         if self.launch.mode is LaunchMode.auto:
             return self.transport.within_process
         return self.launch.mode is LaunchMode.threads
 
     @property
     def torch_threads(self) -> int:
-        """Torch threads per stage: an explicit number, or an equal share of this machine's cores."""
+        """Torch threads per stage: the setting, or an equal share of this machine's cores."""
         return self.launch.torch_threads or max(1, (os.cpu_count() or 1) // self.stages)

@@ -1,4 +1,4 @@
-"""The names nearest to one that is misspelt."""
+"""Suggest names for a misspelt one."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from difflib import SequenceMatcher
 
 from workers.config.renamed import now_written
 
-#: Names that are less alike than this are not worth a suggestion.
-ALIKE = 0.65
+#: Lowest similarity of a suggestion.
+LEAST_SIMILARITY = 0.65
 
 
 def nearest(word: str, names: Sequence[str]) -> list[str]:
-    """At most three of the (dotted) names, the most alike first; none that is much less alike than the first."""
-    scored = sorted(((_likeness(word, name), name) for name in names), key=lambda pair: (-pair[0], pair[1].count(".")))
-    least = max(ALIKE, scored[0][0] - 0.1) if scored else 1.0
+    """Return up to three of the (dotted) names, the most similar first; each within 0.1 of the first one's score."""
+    scored = sorted(
+        ((_similarity(word, name), name) for name in names), key=lambda pair: (-pair[0], pair[1].count("."))
+    )
+    least = max(LEAST_SIMILARITY, scored[0][0] - 0.1) if scored else 1.0
     return [name for score, name in scored if score >= least][:3]
 
 
 def did_you_mean(word: str, names: Sequence[str], start: str = "") -> str:
-    """A question to be put after a refusal: " (did you mean START + NAME?)"; empty if no name is near."""
+    """Return the question " (did you mean `START NAME`?)" to end a message with; empty if no name is similar."""
     found = nearest(word, names)
     return f" (did you mean {' or '.join(f'`{start}{name}`' for name in found)}?)" if found else ""
 
 
 def suggestion(message: str, settings: Mapping[str, Sequence[str]]) -> str:
-    """The question after a message of Hydra or OmegaConf, where that names something it does not know.
+    """Return a hint to end a message of Hydra or OmegaConf about an unknown name; empty for other messages.
 
-    `settings`: the dotted names of all settings and sections, and which options alone have them (empty: all). Options
-    and values are those the message lists.
+    `settings` maps the dotted name of every setting and section to the options that have it (empty: all). Candidates
+    for options and values are those that the message lists.
     """
     if option := re.search(r"Could not find '([\w/]+)/([^'/]+)'.*Available options in '\S+': ([\w ]+)", message):
         group, word, known = option.groups()
@@ -44,17 +46,17 @@ def suggestion(message: str, settings: Mapping[str, Sequence[str]]) -> str:
 
 
 def _elsewhere(name: str, settings: Mapping[str, Sequence[str]]) -> str:
-    """Which options have a setting, if some have; else the names like it."""
+    """Say which options have a setting, if only some have it; otherwise suggest similar names."""
     if settings.get(name):
-        return f" ({' and '.join(settings[name])} alone {'have' if len(settings[name]) > 1 else 'has'} this setting)"
+        return f" (only {' and '.join(settings[name])} {'have' if len(settings[name]) > 1 else 'has'} this setting)"
     return did_you_mean(name, [*settings])
 
 
-def _likeness(word: str, name: str) -> float:
-    """From 0 to 1: how much a word is like a name, or its last part like the name's, whose initials count as well."""
+def _similarity(word: str, name: str) -> float:
+    """Return the similarity, 0 to 1, of whole names or of their last parts; initials match a last part."""
     (parent, _, last), (section, _, own) = word.rpartition("."), name.rpartition(".")
-    short = "".join(part[:1] for part in own.split("_"))
-    part = 0.95 if last == short and len(short) > 1 else _ratio(last, own)
+    initials = "".join(part[:1] for part in own.split("_"))
+    part = 0.95 if last == initials and len(initials) > 1 else _ratio(last, own)
     return max(_ratio(word, name), part if parent in ("", section) else 0.85 * part)
 
 

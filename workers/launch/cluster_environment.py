@@ -1,4 +1,4 @@
-"""Which stage this process is, as what started it says: torchrun, submitit, SLURM, or Kubernetes."""
+"""Read this process's rank from the environment that torchrun, submitit, SLURM or Kubernetes has set."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from workers.config.settings import Config
 
 Environment = Mapping[str, str]
 
-#: Set in every process of a job that submitit runs, here or on a cluster.
+#: The variable that submitit sets in every process of its jobs, locally or on a cluster.
 SUBMITTED = "SUBMITIT_EXECUTOR"
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """One stage's place in a run whose processes an engine has started."""
+    """The rank of this process in a run whose processes an outer engine has started."""
 
     rank: int
-    size: int | None  #: how many processes there are; None: as many as stages
-    said_by: str  #: what said so, for messages
-    certain: bool  #: whether `launch=auto` relies on it
-    job: str | None = None  #: what the engine calls this run
-    local: int = 1  #: how many of the processes are on this machine, as far as is known
+    size: int | None  #: world size; None: one process per stage
+    source: str  #: the variable or setting that gave the world size, for messages
+    certain: bool  #: whether `launch=auto` uses it
+    job: str | None = None  #: the engine's name of this run
+    local: int = 1  #: processes on this machine; 1 if unknown
 
     @property
     def one_machine(self) -> bool:
@@ -35,8 +35,8 @@ class RankInfo:
         return self.size is not None and self.local >= self.size
 
 
-def find_seat(environment: Environment) -> RankInfo | None:
-    """The seat of this process; None if no engine gave it one. Raises ConfigError for what is not a number."""
+def find_rank(environment: Environment) -> RankInfo | None:
+    """Return the rank of this process, or None if no engine has set one. Raises ConfigError for a malformed number."""
     for engine in (_torchrun, _submitit, _slurm, _kubernetes):
         rank_info = engine(environment)
         if rank_info is not None:
@@ -45,16 +45,17 @@ def find_seat(environment: Environment) -> RankInfo | None:
 
 
 def settle_launch(config: Config, environment: Environment) -> tuple[Config, RankInfo | None]:
-    """Take the seat that an engine offers, with `launch=external`, or with `auto` where there is no doubt.
+    """Apply the rank that an engine has set, with `launch=external`, or with `auto` if the engine is certain.
 
-    None: this process is the whole run. Raises ConfigError if the seat does not fit the settings.
+    Returns the settings and the rank; the rank is None if this process is the whole run. Raises ConfigError if the rank
+    does not fit the settings.
     """
     mode = config.launch.mode
-    rank_info = find_seat(environment) if mode in (LaunchMode.auto, LaunchMode.external) else None
+    rank_info = find_rank(environment) if mode in (LaunchMode.auto, LaunchMode.external) else None
     if mode is LaunchMode.external and rank_info is None:
         raise ConfigError(
-            "launch=external: nothing says which stage this is: start it with torchrun or srun, set RANK and "
-            "WORLD_SIZE, or, in a pod, DNI_STAGES"
+            "launch=external: the environment does not say which stage this is: start it with torchrun or srun, set "
+            "RANK and WORLD_SIZE, or, in a pod, DNI_STAGES"
         )
     if rank_info is None or not (mode is LaunchMode.external or rank_info.certain):
         return config, None
@@ -67,43 +68,43 @@ def _fit(config: Config, rank_info: RankInfo, environment: Environment) -> None:
     size = config.stages if rank_info.size is None else rank_info.size
     if size != config.stages:
         raise ConfigError(
-            f"launch=external: {rank_info.said_by} says that there are {size} processes, and stages={config.stages}: "
-            f"each is one stage: set stages={size}, or start {config.stages}"
+            f"launch=external: {rank_info.source} sets {size} processes, but stages={config.stages} and every process "
+            f"runs one stage: set stages={size}, or start {config.stages} processes"
         )
     if not 0 <= rank_info.rank < size:
         raise ConfigError(
-            f"launch=external: {rank_info.said_by} calls this process {rank_info.rank}, of 0 to {size - 1}"
+            f"launch=external: this process has rank {rank_info.rank}, but {rank_info.source} allows 0 to {size - 1}"
         )
     transport = config.transport
     if size == 1 or transport.peers:
         return
     if not (environment.get("MASTER_ADDR") and environment.get("MASTER_PORT")):
         raise ConfigError(
-            "launch=external: how are the stages to find each other? Set MASTER_ADDR and MASTER_PORT, or "
-            "transport.peers=[HOST:PORT,...], one for each stage"
+            "launch=external: the stages cannot find each other: set MASTER_ADDR and MASTER_PORT, or "
+            "transport.peers=[HOST:PORT,...] with one address per stage"
         )
     private = transport.private if config.can_encrypt else transport.insecure
     if not (rank_info.one_machine or private):
         raise ConfigError(
-            "launch=external: the stages are on several machines, as far as is known, and links are neither encrypted "
-            f"nor authenticated: {consent(config.can_encrypt)} (or, on one machine, MASTER_ADDR=localhost)"
+            "launch=external: the stages appear to be on several machines, and links are neither encrypted nor "
+            f"authenticated: {consent(config.can_encrypt)} (or, on one machine, set MASTER_ADDR=localhost)"
         )
 
 
 def _torchrun(environment: Environment) -> RankInfo | None:
-    """What torchrun and its likes set; many other engines do, too."""
+    """Read RANK and WORLD_SIZE, which torchrun and many other engines set."""
     if "RANK" not in environment or "WORLD_SIZE" not in environment:
         return None
     size = _number(environment, "WORLD_SIZE")
     known = size if is_loopback(environment.get("MASTER_ADDR", "")) else 1
     local = _number(environment, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environment else known
     job = environment.get("TORCHELASTIC_RUN_ID")
-    job = None if job == "none" else job  # torchrun's word for one that was not given
+    job = None if job == "none" else job  # torchrun writes "none" if no id was given
     return RankInfo(_number(environment, "RANK"), size, "WORLD_SIZE", size > 1, job, max(1, local))
 
 
 def _submitit(environment: Environment) -> RankInfo | None:
-    """What submitit sets for the tasks of a job on this machine; on a cluster it is SLURM that says so."""
+    """Read the variables of submitit's local executor; on a cluster SLURM sets the rank."""
     if environment.get(SUBMITTED) != "local" or "SUBMITIT_LOCAL_GLOBALID" not in environment:
         return None
     size = _number(environment, "SUBMITIT_LOCAL_NTASKS")
@@ -112,7 +113,7 @@ def _submitit(environment: Environment) -> RankInfo | None:
 
 
 def _slurm(environment: Environment) -> RankInfo | None:
-    """What srun sets. Without a step this is the batch script, which is not one of the tasks."""
+    """Read the variables of srun. Without a step id this process is the batch script, not one of the tasks."""
     if "SLURM_PROCID" not in environment or "SLURM_NTASKS" not in environment:
         return None
     size = _number(environment, "SLURM_NTASKS")
@@ -123,7 +124,7 @@ def _slurm(environment: Environment) -> RankInfo | None:
 
 
 def _kubernetes(environment: Environment) -> RankInfo | None:
-    """The index of a pod: of an indexed Job, in POD_INDEX, or at the end of the name that a StatefulSet gives."""
+    """Read the index of a pod from an indexed Job, from POD_INDEX, or from the end of a StatefulSet's pod name."""
     if "DNI_STAGES" not in environment and "KUBERNETES_SERVICE_HOST" not in environment:
         return None
     size = _number(environment, "DNI_STAGES") if "DNI_STAGES" in environment else None

@@ -1,4 +1,4 @@
-"""A run that has diverged: it is stopped, its good checkpoints stay, and it ends with an error that names the last."""
+"""Stop a run that has diverged, keep its good checkpoints, and raise an error that names the last one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Record = dict[str, Any]
 
 
 def stop_when_diverged(sink: Callable[[Record], None], stop: Stop) -> Callable[[Record], None]:
-    """A sink that sets `stop` once a stage says that it has diverged; the first record that does is kept there."""
+    """Return a sink that sets `stop` at the first record that reports divergence, and keeps that record there."""
 
     def note(record: Record) -> None:
         sink(record)
@@ -27,7 +27,7 @@ def stop_when_diverged(sink: Callable[[Record], None], stop: Stop) -> Callable[[
 
 
 def refuse_diverged(config: Config, run_dir: Path, stop: Stop) -> None:
-    """If the run has diverged, set its later checkpoints aside and raise DivergedError, which says all about it."""
+    """Raise DivergedError if the run has diverged, after setting aside the checkpoints written since."""
     if stop.diverged is None:
         return
     good, stage = stop.diverged["good"], stop.diverged["stage"]
@@ -38,7 +38,8 @@ def refuse_diverged(config: Config, run_dir: Path, stop: Stop) -> None:
 
 
 def last_good(config: Config, run_dir: Path, good: int) -> Path | None:
-    """The newest complete checkpoint of a step up to `good`: of this run, or the one that it went on from."""
+    """Return the newest complete checkpoint up to step `good`, of this run or of the run that it resumed; None if
+    none."""
     steps = [step for step in checkpoint.complete_steps(run_dir) if step <= good]
     if steps:
         return checkpoint.folder_of(run_dir, steps[-1])

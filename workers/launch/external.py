@@ -1,4 +1,4 @@
-"""One stage of a run whose processes an outer engine has started (`launch=external`)."""
+"""Run one stage of a run whose processes an outer engine has started (`launch=external`)."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ from workers.system.errors import refusals_named
 from workers.system.malloc import keep_memory
 from workers.system.signals import ENDING
 
-#: What a stage binds to that is to be reached at any of its addresses.
+#: The address to bind to so that a stage can be reached at every address of its machine.
 EVERYWHERE = "0.0.0.0"
 
 
 def run_first_stage(job: Job, rank_info: RankInfo) -> None:
-    """Stage 0, and the records of all others, until all have ended."""
+    """Run stage 0 and collect the records of all other stages until they have ended."""
     with RecordFollower(job) as others:
         _run(job, rank_info)
         others.until_ended(job.config.transport.timeout_s)
 
 
 def run_later_stage(config: Config, run_dir: Path, rank_info: RankInfo) -> None:
-    """Any other stage. Raises what ends it; the settings have been checked, the data need not have been opened."""
+    """Run a later stage. The settings must have been checked; the data need not be open. Raises the error that ends
+    it."""
     with socket_folder() as sockets:
         note = partial(append, run_dir, rank_info.rank)
         _run(Job(config, run_dir, note, Event(), sockets=sockets), rank_info)
@@ -55,19 +56,20 @@ def _run(job: Job, rank_info: RankInfo) -> None:
         with refusals_named(), ExitStack() as links, no_early_exit():
             (_run_in_group if job.config.pipelined else _run_linked)(job, rank_info, links)
     except ConfigError as error:
-        raise type(error)(_said_by(rank_info.rank, error)) from error
+        raise type(error)(_with_stage(rank_info.rank, error)) from error
     except DniError as error:
-        raise type(error)(f"{_said_by(rank_info.rank, error)}; {continue_with(job.run_dir)}") from error
+        raise type(error)(f"{_with_stage(rank_info.rank, error)}; {continue_with(job.run_dir)}") from error
 
 
-def _said_by(rank: int, error: DniError) -> str:
-    """What it says, with the stage in front, unless it says so itself."""
-    said = str(error)
-    return said if said.startswith(f"stage {rank}:") else f"stage {rank}: {said}"
+def _with_stage(rank: int, error: DniError) -> str:
+    """Return the error's message with the stage in front, unless it already starts with it."""
+    text = str(error)
+    return text if text.startswith(f"stage {rank}:") else f"stage {rank}: {text}"
 
 
 def _run_linked(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
-    """Link up from the first stage to the last, so that who is linked knows that all before it are; then work."""
+    """Connect the links from the first stage to the last, then train. A connected stage implies that all before it
+    are."""
     rank, timeout_s = rank_info.rank, job.config.transport.timeout_s
     addresses = find_addresses(job, rank_info)
     upstream = downstream = None
@@ -82,13 +84,13 @@ def _run_linked(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
 
 
 def _run_in_group(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
-    """All ranks of one process group, which meet at the engine's store; then work."""
-    # needs torch.distributed, which not every build of torch has
-    from workers.launch.store import meet
+    """Join the process group of all ranks through the engine's store, then train."""
+    # imported here: not every build of torch has torch.distributed
+    from workers.launch.store import open_rendezvous
     from workers.runtime.pipeline.process_group import HERE, process_group
     from workers.runtime.pipeline.worker import PipelinedWorker
 
-    store = meet(rank_info, job.config.transport.timeout_s)
+    store = open_rendezvous(rank_info, job.config.transport.timeout_s)
     host = HERE if rank_info.one_machine else os.environ["MASTER_ADDR"]
     links.enter_context(process_group(job, rank_info.rank, store, host))
     with ignoring_signals() if rank_info.rank else ExitStack():
@@ -96,16 +98,16 @@ def _run_in_group(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
 
 
 def connect_by_name(job: Job, rank: int, address: str) -> ChannelEnd:
-    """The edge to the next stage. Raises PeerTimeout, which says so if its machine's name is not known here."""
+    """Connect to the next stage. Raises PeerTimeout, which says so if the peer's host name cannot be resolved here."""
     try:
         return connect(job, rank, address)
-    except PeerTimeout as error:  # not before: names in a cluster may be known later than a stage starts
+    except PeerTimeout as error:  # only now: a cluster may publish names after a stage starts
         host = address.rpartition(":")[0].strip("[]")
         if address.startswith(UNIX) or _is_known(host):
             raise
         listed = bool(job.config.transport.peers)
-        way = "name its address in transport.peers" if listed else "start it with transport.bind=ADDRESS:0, its own"
-        raise PeerTimeout(f"{error} This machine does not know the name {host}: {way}") from error
+        way = "name its address in transport.peers" if listed else "start that stage with transport.bind=ADDRESS:0"
+        raise PeerTimeout(f"{error} This machine cannot resolve the name {host}: {way}") from error
 
 
 def _is_known(host: str) -> bool:
@@ -116,40 +118,40 @@ def _is_known(host: str) -> bool:
 
 
 class Addresses(Protocol):
-    """How stages tell each other where they listen."""
+    """How stages exchange the addresses at which they listen."""
 
     def publish(self, stage: int, address: str) -> None:
-        """Say where this stage listens."""
+        """Publish the address at which a stage listens."""
 
     def of(self, stage: int) -> str:
-        """Where another stage listens. Raises PeerTimeout if it has not said so in time."""
+        """Return another stage's address. Raises PeerTimeout if it is not published in time."""
 
 
 class Listed:
-    """All addresses are in the settings."""
+    """Addresses that are all listed in the settings."""
 
     def __init__(self, peers: list[str]) -> None:
         self.peers = peers
 
     def publish(self, stage: int, address: str) -> None:
-        """Everyone knows it."""
+        """Do nothing: the settings list all addresses."""
 
     def of(self, stage: int) -> str:
         return self.peers[stage]
 
 
 def find_addresses(job: Job, rank_info: RankInfo) -> Addresses:
-    """The list in the settings, or the engine's store."""
+    """Return the list in the settings, or addresses in the engine's store."""
     transport = job.config.transport
     if transport.peers or job.config.stages == 1:
         return Listed(transport.peers)
-    from workers.launch.store import Stored  # needs torch.distributed, which not every build of torch has
+    from workers.launch.store import Stored  # not every build of torch has torch.distributed
 
     return Stored(rank_info, job.run_dir.name, transport.timeout_s)
 
 
 def where_to_listen(job: Job, rank_info: RankInfo) -> str | None:
-    """What a stage binds to; None: as on one machine."""
+    """Return the address that a stage binds to; None for the default on one machine."""
     transport = job.config.transport
     if transport.bind != AUTO:
         return transport.bind
@@ -160,7 +162,7 @@ def where_to_listen(job: Job, rank_info: RankInfo) -> str | None:
 
 
 def reachable(address: str) -> str:
-    """An address as others need it: with this machine's name for one that stands for all of its addresses."""
+    """Replace an address that stands for every address of this machine by the machine's name."""
     host, _, port = address.rpartition(":")
     if address.startswith(UNIX) or host not in (EVERYWHERE, "[::]"):
         return address
@@ -169,7 +171,8 @@ def reachable(address: str) -> str:
 
 @contextmanager
 def ignoring_signals() -> Iterator[None]:
-    """What an engine tells all its processes, the first stage alone heeds: it ends the run in good order."""
+    """Ignore the signals that end a run: an engine sends them to all processes, and the first stage alone handles
+    them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Start a run: settle the settings, choose threads or processes, keep what the run leaves behind."""
+"""Start a run: check the settings, run the stages in threads or processes, and write the run's files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from workers.launch.accept import Accepted, accept, devices_here
 from workers.launch.cluster_environment import SUBMITTED, RankInfo
 from workers.launch.diverged import refuse_diverged, stop_when_diverged
 from workers.launch.external import run_first_stage, run_later_stage
-from workers.launch.how_to_go_on import refusals_in_a_run, saying_how_to_go_on
+from workers.launch.resume_hint import refusals_with_resume_hint, with_resume_hint
 from workers.launch.supervisor import Supervisor
 from workers.launch.threads import run_threads
-from workers.resume.resume import best_saved, hand_on, warn_of_versions
+from workers.resume.resume import best_saved, copy_earlier_records, warn_of_versions
 from workers.runtime.job import Job
 from workers.runtime.recorder import Record
 from workers.storage import checkpoint, vocabulary
@@ -36,7 +36,7 @@ from workers.system.signals import ENDING, INSISTENT
 from workers.tracking.early_stopping import Stop, stop_when_no_better
 from workers.tracking.monitor import Monitor
 from workers.tracking.run import SUMMARY
-from workers.tracking.sittings import added_up, begin_sitting
+from workers.tracking.sittings import begin_sitting, totals
 from workers.tracking.summary import RunFacts, write_summary
 from workers.tracking.tensorboard import keep_settings
 
@@ -45,36 +45,40 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to."""
+    """The summary of a run, and whether a signal ended it early."""
 
     summary: dict[str, Any]
     interrupted: bool
 
 
 def launch(config: Config, run_dir: Path, rank_info: RankInfo | None = None) -> Result:
-    """Run to the end, or to an interrupt. Raises ConfigError before anything starts; WorkerLost if a stage is lost;
-    DivergedError, with a summary written, if the run has diverged.
+    """Train until the end or an interrupt.
 
-    `seat`: of the first stage, where an engine has started all of them.
+    `rank_info` is the first stage's rank, if an outer engine started all stages.
+
+    Raises ConfigError before anything starts, WorkerLost if a stage is lost, and DivergedError, after the summary is
+    written, if the run has diverged.
     """
     with accept(config, run_dir, rank_info) as accepted:
         return run(accepted)
 
 
 def run(accepted: Accepted) -> Result:
-    """Run what was accepted, the first stage of it or all. Raises as `launch`."""
+    """Run all stages of an accepted run, or its first stage. Raises as `launch`."""
     stop = Stop()
     with refusals_at_the_door():
         known, begun = prepare(accepted)
-    with refusals_in_a_run(accepted.run_dir):
+    with refusals_with_resume_hint(accepted.run_dir):
         summary = follow(accepted, known, begun, stop)
     refuse_diverged(accepted.config, accepted.run_dir, stop)
     return Result(summary, summary["interrupted"])
 
 
 def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
-    """Write the settings into the run's folder, with what an earlier sitting hands on; return what the summary says of
-    the settings, and the record that this sitting begins."""
+    """Write the settings and the earlier records into the run's folder.
+
+    Returns the facts of the settings for the summary, and the record that begins this sitting.
+    """
     config, run_dir = accepted.config, accepted.run_dir
     known = facts(config, accepted.data, accepted.rank_info)
     warn_of_versions(config)
@@ -82,25 +86,25 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
     write_record(run_dir, accepted.recorded)
     keep_versions(run_dir)
     vocabulary.save(run_dir, accepted.data.characters, accepted.data.tokenizer)
-    begun = begin_sitting(config)  # before what is computed again is cut off
-    hand_on(config, run_dir)
+    begun = begin_sitting(config)  # before `copy_earlier_records` drops the records of repeated steps
+    copy_earlier_records(config, run_dir)
     return known, begun
 
 
 def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> dict[str, Any]:
-    """Run the stages, write down what they report, and return the summary."""
+    """Run the stages, record their reports, and return the summary."""
     config, run_dir = accepted.config, accepted.run_dir
     watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
     with watched as monitor, socket_folder() as sockets:
         monitor(begun)
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)
-        run_to_an_end(job, stop, accepted.rank_info)
+        run_until_end(job, stop, accepted.rank_info)
         ends = monitor.summary_stages()
         with about(run_dir / SUMMARY):
             summary = write_summary(
                 run_dir, known, stages=ends, valid=monitor.valid_history,
                 ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
-                sittings=added_up(monitor.sittings),
+                sittings=totals(monitor.sittings),
             )  # fmt: skip
     if config.tensorboard:
         keep_settings(run_dir, to_plain(config), summary)
@@ -108,13 +112,13 @@ def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> di
 
 
 def launch_later_stage(config: Config, run_dir: Path, rank_info: RankInfo) -> None:
-    """Run another stage than the first, where an engine has started all of them. Raises as `launch`."""
-    with accept(config, run_dir, rank_info) as accepted, refusals_in_a_run(run_dir):
+    """Run a stage other than the first, if an outer engine started all stages. Raises as `launch`."""
+    with accept(config, run_dir, rank_info) as accepted, refusals_with_resume_hint(run_dir):
         run_later_stage(accepted.config, run_dir, rank_info)
 
 
-def run_to_an_end(job: Job, stop: Stop, rank_info: RankInfo | None) -> None:
-    """As `run_stages`, but stages that are lost because one has diverged are no error: it is said with the summary."""
+def run_until_end(job: Job, stop: Stop, rank_info: RankInfo | None) -> None:
+    """Run the stages; ignore the loss of stages after a divergence, which is reported with the summary."""
     try:
         run_stages(job, stop, rank_info)
     except DniError:
@@ -123,12 +127,12 @@ def run_to_an_end(job: Job, stop: Stop, rank_info: RankInfo | None) -> None:
 
 
 def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
-    """In threads or processes, as the settings say, or here the first one, until all stages have ended."""
+    """Run the stages in threads, in processes, or only the first one here, until all stages have ended."""
     if rank_info is not None:
         with stop_on_signals(stop, lambda: None):
             return run_first_stage(job, rank_info)
     if job.config.threads:
-        with stop_on_signals(stop, lambda: None), saying_how_to_go_on(job.run_dir):
+        with stop_on_signals(stop, lambda: None), with_resume_hint(job.run_dir):
             return run_threads(job)
     supervisor = Supervisor(job)
     with stop_on_signals(stop, supervisor.wake):
@@ -137,34 +141,36 @@ def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
 
 
 def why_ended(config: Config, stop: Stop, done: int) -> str:
-    """The setting that ended the run, "interrupted" or "diverged"."""
+    """Return the setting that ended the run, "interrupted" or "diverged"."""
     return "diverged" if stop.diverged else stop.reason or ("steps" if done >= config.steps else "max_timesteps")
 
 
 def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:
-    """Where the records of all stages go: to the monitor, and to what acts upon them."""
-    keep_few = keep_few_checkpoints(config, run_dir, monitor)
-    watched = stop_when_diverged(keep_few, stop)
+    """Return the sink for the records of all stages: the monitor, and the rules that prune checkpoints or end the
+    run."""
+    pruned = prune_checkpoints(config, run_dir, monitor)
+    watched = stop_when_diverged(pruned, stop)
     patience = config.evaluate.patience
     if patience is None:
         return watched
     return stop_when_no_better(watched, monitor.valid_history, stop, patience, config.steps)
 
 
-def keep_few_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callable[[Record], None]:
-    """A sink that also removes old checkpoints once a newer one is complete; with patience the best one stays.
+def prune_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callable[[Record], None]:
+    """Return a sink that also removes old checkpoints once a newer one is complete; with patience it keeps the best
+    one.
 
-    While the loss of some stage is absurd none is removed: the last good one may be needed.
+    It removes none while some stage's loss is absurd: the last good one may be needed.
     """
-    marks: dict[int, list[bool]] = {}  # by step: of each stage that has saved, whether its loss is absurd
+    marks: dict[int, list[bool]] = {}  # step: for each stage that has saved, whether its loss is absurd
 
     def note(record: Record) -> None:
         monitor(record)
         if record["kind"] != "checkpoint":
             return
-        told = marks.setdefault(record["step"], [])
-        told.append(record["absurd"])
-        if len(told) == config.stages and not any(marks.pop(record["step"])):
+        flags = marks.setdefault(record["step"], [])
+        flags.append(record["absurd"])
+        if len(flags) == config.stages and not any(marks.pop(record["step"])):
             waits = config.evaluate.patience is not None
             spare = best_saved(run_dir, monitor.valid_history) if waits else None
             checkpoint.prune(run_dir, config.checkpoint.keep, spare)
@@ -173,7 +179,7 @@ def keep_few_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Cal
 
 
 def facts(config: Config, data: Data, rank_info: RankInfo | None = None) -> RunFacts:
-    """What the summary says of a run's settings."""
+    """Return the facts of a run's settings for the summary."""
     devices = devices_here(config, rank_info)
     backend = "nccl" if devices[0].startswith("cuda") else "gloo"
     return RunFacts(
@@ -189,36 +195,36 @@ def facts(config: Config, data: Data, rank_info: RankInfo | None = None) -> RunF
         delay_ms=config.transport.delay_ms,
         data_name=data.name,
         data_sha256=data.sha256,
-        devices=devices,  # of other machines nothing is known
+        devices=devices,  # only this machine's are known
         origin=origin_of(config),
     )
 
 
 def _ending() -> list[signal.Signals]:
-    """What tells a run to end, and what submitit sends before its time is over."""
+    """Return the signals that end a run, with the one that submitit sends before its time limit."""
     return [*ENDING, *([signal.SIGUSR2] if SUBMITTED in os.environ else [])]
 
 
 @contextmanager
 def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
-    """The first signal ends a run in good order; a second one of Ctrl-C or SIGTERM ends it at once."""
+    """End the run in good order at the first signal; end it at once at a second Ctrl-C or SIGTERM."""
 
-    asked = 0
+    received = 0
 
     def interrupt(signum: int, frame: object) -> None:
-        nonlocal asked
-        asked += signum in INSISTENT  # a job that is to make room hears of it by both ways at once
-        if asked > 1:
+        nonlocal received
+        received += signum in INSISTENT  # preempted jobs get SIGUSR2 and SIGTERM together
+        if received > 1:
             raise KeyboardInterrupt
         stop.because("interrupted")
-        log.warning("stopping after the step under way, then saving; Ctrl-C again to stop without saving")
+        log.warning("stopping after this step, then saving a checkpoint; Ctrl-C again to stop without saving")
         wake()
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = [s for s in _ending() if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    handled = [s for s in _ending() if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in handled}
     try:
         yield
     finally:

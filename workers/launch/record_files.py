@@ -1,8 +1,8 @@
-"""The records of stages that share no parent: each writes a file in the run's folder, and the first stage follows them.
+"""Collect the records of stages that share no parent process: each writes a file, and the first stage follows them.
 
-    records/stage-K.jsonl    one record a line, written by stage K, read by stage 0 until all have said "end"
+    records/stage-K.jsonl    one record a line, written by stage K, read by stage 0 until all have sent "end"
 
-The files are emptied before the first stage connects to the second one, and stages write only once they are connected.
+Stage 0 empties the files before it connects to the second stage; stages write only once they are connected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from workers.system.errors import about
 
 Record = dict[str, Any]
 
-#: Seconds between two looks at the files.
+#: Seconds between two reads of the files.
 EVERY_S = 0.2
 
 
@@ -30,27 +30,27 @@ def _parse(line: bytes, stage: int) -> Record:
         record = json.loads(line)
         return {**record, "kind": record["kind"]}
     except (ValueError, TypeError, KeyError):
-        raise WireError(f"stage {stage} left a line that is no record: {line[:60]!r}") from None
+        raise WireError(f"stage {stage} wrote a line that is not a record: {line[:60]!r}") from None
 
 
 def record_file(run_dir: Path, stage: int) -> Path:
-    """Where a stage writes its records."""
+    """Return the path of a stage's records."""
     return run_dir / "records" / f"stage-{stage}.jsonl"
 
 
 def append(run_dir: Path, stage: int, record: Record) -> None:
-    """Add a record. The file is closed every time: over a network only then is it certain to be seen."""
+    """Append a record. The file is closed each time: network file systems show it to other machines only then."""
     path = record_file(run_dir, stage)
     with about(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
 class RecordFollower:
-    """Passes the records of all stages but the first on to the job's sink; a context manager."""
+    """Pass the records of all stages but the first to the job's sink; a context manager."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._read = dict.fromkeys(range(1, job.config.stages), 0)  # bytes
+        self._read = dict.fromkeys(range(1, job.config.stages), 0)  # bytes read of each file
         self._waiting = {*self._read}
         self._failure: Exception | None = None
         self._over = False
@@ -71,16 +71,16 @@ class RecordFollower:
             self._over = True
             self._changed.notify_all()
         self._thread.join()
-        if error is None:  # all of it is in metrics.jsonl
+        if error is None:  # metrics.jsonl has all records
             shutil.rmtree(record_file(self.job.run_dir, 0).parent, ignore_errors=True)
 
     def until_ended(self, timeout_s: float) -> None:
-        """Wait for the last record of every stage. Raises PeerTimeout if none comes for so long."""
+        """Wait for the last record of every stage. Raises PeerTimeout if no record arrives for `timeout_s`."""
         with self._changed:
             while self._waiting and self._failure is None:
                 if not self._changed.wait(timeout_s):
                     names = ", ".join(map(str, sorted(self._waiting)))
-                    raise PeerTimeout(f"no end of stage {names} was heard of within {timeout_s:g} s")
+                    raise PeerTimeout(f"stage {names} did not report its end within {timeout_s:g} s")
         if self._failure is not None:
             raise self._failure
 
@@ -95,7 +95,7 @@ class RecordFollower:
     def _pass_on(self, stage: int) -> None:
         with record_file(self.job.run_dir, stage).open("rb") as file:
             file.seek(self._read[stage])
-            whole, newline, _ = file.read().rpartition(b"\n")  # the rest of a line is still to come
+            whole, newline, _ = file.read().rpartition(b"\n")  # an unfinished line stays for the next read
         self._read[stage] += len(whole) + len(newline)
         for line in whole.splitlines():
             record = _parse(line, stage)
@@ -108,7 +108,7 @@ class RecordFollower:
             self._changed.notify_all()
 
     def _fail(self, error: Exception) -> None:
-        """Have the run end now, in good order: `until_ended` then raises the error."""
+        """End the run in good order; `until_ended` then raises the error."""
         with self._changed:
             self._failure = error
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Where stages find each other's addresses if nobody has said it: their engine's name of the job is enough to agree."""
+"""Derive the rendezvous address of a job from SLURM's or submitit's variables, if none is set."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 from workers.launch.cluster_environment import Environment
 
-#: Ports for it: below those that systems hand out by themselves.
+#: Range of ports: below the ephemeral ports of usual systems.
 _FIRST, _PORTS = 20000, 12000
 
 
 def rendezvous_address(environment: Environment) -> dict[str, str]:
-    """MASTER_ADDR and MASTER_PORT, where either submitit or SLURM started this process and neither is set; or nothing.
+    """Return MASTER_ADDR and MASTER_PORT for a process that submitit or SLURM started; {} if either is set or unknown.
 
-    The port follows from the names of job and step, so that two on one machine do not meet.
+    The port is computed from the numbers of job and step, so that two jobs on one machine differ.
     """
     if environment.get("MASTER_ADDR") or environment.get("MASTER_PORT"):
         return {}
@@ -26,7 +26,7 @@ def rendezvous_address(environment: Environment) -> dict[str, str]:
 
 
 def first_node(nodes: str) -> str:
-    """The first of SLURM's list of machines: node003 of "node[003-007,9],other1"."""
+    """Return the first machine of SLURM's list: node003 of "node[003-007,9],other1"."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first.group() if first else nodes)
 

@@ -1,4 +1,4 @@
-"""The process of one stage, as the supervisor has it: started, heard, told, ended."""
+"""The process of one stage, as the supervisor sees it: start, read messages, send messages, end."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from workers.system.background import background
 from workers.system.channel import Channel, Message
 from workers.system.spawn import command
 
-#: How much of a log's end goes into a message.
+#: Lines of a log's end in a message, and characters of each.
 LAST_LINES, LAST_CHARACTERS = 4, 200
 
-_ABOVE_STANDARD = 3  # a descriptor below would be taken for standard input, output or errors
+_ABOVE_STANDARD = 3  # descriptors below are standard input, output and error
 _TAIL_BYTES = 8192
 
 
 class StageProcess:
-    """Two threads follow the process: one reads what it says, one waits for its end.
+    """A stage's process, with two threads: one reads its messages, one waits for its exit.
 
-    The second one also ends the channel for the first: a process that the stage has started itself, and that outlives
-    it, may hold the channel open. `hear` gets every message, in these threads, the last one being `exit`.
+    The waiting thread also closes the channel for the reader: a child of the stage that outlives it may hold the
+    channel open. Both threads call `receive` with every message; the last one is `exit`.
     """
 
     def __init__(self, index: int, log: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
-        """Start it. All that it prints is appended to `log`, in the order printed.
+        """Start the process. Append its output to `log`.
 
-        Start it from a thread that stays until the process has ended: the system takes the end of that thread for the
+        Call this in a thread that lives until the process has ended: the system treats the end of that thread as the
         end of the parent.
         """
         self.index, self.log = index, log
@@ -47,36 +47,36 @@ class StageProcess:
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone
             )  # fmt: skip
 
-    def follow(self, hear: Callable[[int, Message], None]) -> None:
-        """Begin to pass on what it says."""
+    def follow(self, receive: Callable[[int, Message], None]) -> None:
+        """Pass every message of the process to `receive`."""
 
         def died(error: Exception) -> None:
-            hear(self.index, {"event": "error", "type": type(error).__name__, "message": str(error)})
+            receive(self.index, {"event": "error", "type": type(error).__name__, "message": str(error)})
 
         def read() -> None:
             for message in self._channel.messages():
-                hear(self.index, message)
-            hear(self.index, {"event": "exit", "code": self.process.wait()})
+                receive(self.index, message)
+            receive(self.index, {"event": "exit", "code": self.process.wait()})
 
         for name, work in (("wait", self._wait), ("read", read)):
             thread = background(f"{name}-{self.index}", work, died)
             thread.start()
             self._threads.append(thread)
 
-    def tell(self, **message: object) -> None:
-        """Send it one message. Raises OSError if it is gone."""
+    def send(self, **message: object) -> None:
+        """Send the process one message. Raises OSError if it is gone."""
         self._channel.say(**message)
 
     def end(self) -> None:
-        """Kill it if it still runs, wait until it has ended, and let go of what belonged to it."""
+        """Kill the process if it still runs, wait until it has exited, and free its threads and channel."""
         self.process.kill()
         self.process.wait()
         for thread in self._threads:
             thread.join()
         self._channel.close()
 
-    def last_words(self) -> str:
-        """The last lines of what this process has printed, in one line; "" if it has printed nothing."""
+    def last_output(self) -> str:
+        """Return the last lines of this process's output, joined into one line; "" if there are none."""
         with self.log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(self._log_start, size - _TAIL_BYTES))
@@ -86,12 +86,12 @@ class StageProcess:
 
     def _wait(self) -> None:
         self.process.wait()
-        self._theirs.shutdown(socket.SHUT_RDWR)  # also what copies of it there are; what was said can still be read
+        self._theirs.shutdown(socket.SHUT_RDWR)  # also closes inherited copies; unread messages stay readable
         self._theirs.close()
 
 
 def _above_standard(end: socket.socket) -> socket.socket:
-    """The same end at a descriptor that no standard stream has; they may be closed (`dni-train <&-`)."""
+    """Duplicate `end` to a descriptor above the standard streams, which may be closed (`dni-train <&-`)."""
     if end.fileno() >= _ABOVE_STANDARD:
         return end
     with end:

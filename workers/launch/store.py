@@ -1,4 +1,4 @@
-"""The key-value store at MASTER_ADDR:MASTER_PORT, and addresses of stages in it."""
+"""Open the key-value store at MASTER_ADDR:MASTER_PORT, and keep stages' addresses in it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from workers.launch.cluster_environment import RankInfo
 from workers.runtime.pipeline.process_group import HERE
 
 
-def meet(rank_info: RankInfo, timeout_s: float) -> Store:
-    """The store at MASTER_ADDR:MASTER_PORT; torchrun brings it along, else rank 0 opens it.
+def open_rendezvous(rank_info: RankInfo, timeout_s: float) -> Store:
+    """Return the store at MASTER_ADDR:MASTER_PORT. torchrun provides it; otherwise rank 0 opens it.
 
-    Stages on one machine meet on its loopback interface, whatever MASTER_ADDR says. Raises PeerTimeout if nobody opens
-    it in time, ConfigError if it cannot be opened.
+    If rank 0 opens it for stages on one machine, it is on loopback. Raises PeerTimeout if it is not open in time,
+    ConfigError if this process cannot open it.
     """
     host, port = os.environ["MASTER_ADDR"], _port(os.environ["MASTER_PORT"])
     brought_along = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -37,11 +37,11 @@ def meet(rank_info: RankInfo, timeout_s: float) -> Store:
 
 
 class Stored:
-    """Addresses are kept in the engine's store, under the name of the run."""
+    """Addresses in the engine's store, under the run's name."""
 
     def __init__(self, rank_info: RankInfo, run: str, timeout_s: float) -> None:
         self.timeout_s, self.prefix = timeout_s, f"dni/{run}"
-        self.store = meet(rank_info, timeout_s)
+        self.store = open_rendezvous(rank_info, timeout_s)
 
     def publish(self, stage: int, address: str) -> None:
         self.store.set(f"{self.prefix}/stage-{stage}", address)
@@ -50,30 +50,28 @@ class Stored:
         try:
             return str(self.store.get(f"{self.prefix}/stage-{stage}").decode())
         except DistError as error:
-            raise PeerTimeout(f"stage {stage} did not say within {self.timeout_s:g} s where it listens") from error
+            raise PeerTimeout(f"stage {stage} published no address within {self.timeout_s:g} s") from error
 
 
 def _host(host: str, port: int, timeout_s: float) -> Store:
-    """Listen at an address alone if it is one of this machine; for other names at all of this machine's addresses.
+    """Listen at `host` alone if this machine has that address, otherwise at all addresses of this machine.
 
-    The settings' rules let names of other machines through only if the links may leave this one.
+    The settings' rules accept names of other machines only if the links may leave this machine.
     """
     try:
         if is_loopback(host) or _is_own(host):
             return open_store(host, port, timeout_s)
-        everywhere: Any = TCPStore(
-            host, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
-        )
+        store: Any = TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
     except (OSError, RuntimeError) as error:
         raise ConfigError(
             f"stage 0: cannot listen at MASTER_ADDR:MASTER_PORT, {host}:{port} ({_first(error)}): set another "
             "MASTER_PORT"
         ) from error
-    return everywhere  # type: ignore[no-any-return]
+    return store  # type: ignore[no-any-return]
 
 
 def _is_own(host: str) -> bool:
-    """Whether it is an address, in figures, at which this machine can listen."""
+    """Return whether `host` is a numeric address at which this machine can listen."""
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:

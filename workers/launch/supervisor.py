@@ -1,4 +1,4 @@
-"""One process per stage on this machine, and the small supervisor that watches them."""
+"""Run one process per stage on this machine, and supervise them."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from workers.system.errors import LESS, memory_kills
 
 log = logging.getLogger(__name__)
 
-#: After one stage has failed, how long the others may take to say what they saw.
+#: Seconds that the other stages have to report, after one has failed.
 GRACE_S = 1.0
 
-#: After all stages have said that they are done, how long their processes may take to exit.
+#: Seconds that processes have to exit, after all stages are done.
 LEAVE_S = 15.0
 
-#: For OpenMP, where stages have more torch threads than there are cores: sleep when there is nothing to do, for whoever
-#: waits in a loop keeps another stage from its core; GNU's (torch's on Linux) after some microseconds, which are enough
-#: from one operation to the next.
+#: For OpenMP, if stages have more torch threads than there are cores: idle threads sleep, because a spinning thread
+#: keeps another stage from its core. With GNU's OpenMP (torch's on Linux) they spin for some microseconds first, which
+#: bridges the gap between two operations.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 
 @dataclass
 class Failure:
-    """How a stage ended that should not have."""
+    """A stage that ended with an error or was killed."""
 
     stage: int
     reason: str
     kind: type[DniError] = WorkerLost
-    consequence: bool = False  # it only saw another stage go
+    consequence: bool = False  # it failed only because another stage had
 
 
 class Supervisor:
-    """Starts the stages, tells each its neighbour's address, passes on their records, and ends them together.
+    """Start the stages, send each the address of its neighbour, pass on their records, and end them together.
 
-    `run` must be called in a thread that stays until it returns (see `StageProcess`).
+    Call `run` in a thread that lives until it returns (see `StageProcess`).
     """
 
     def __init__(self, job: Job) -> None:
@@ -57,12 +57,13 @@ class Supervisor:
         self.failures: list[Failure] = []
         self._messages: SimpleQueue[tuple[int, Message]] = SimpleQueue()
         self._running, self._done = set(range(self.stages)), set[int]()
-        self._deadline: float | None = None  # when whatever still runs is killed
-        self._told = False
+        self._deadline: float | None = None  # when processes that still run are killed
+        self._stop_sent = False
         self._memory_kills = memory_kills()
 
     def run(self) -> None:
-        """Until every stage has ended. Raises the error of the stage that failed first, WorkerLost if it was killed."""
+        """Supervise until every stage has ended. Raises the error of the stage that failed first; WorkerLost if it was
+        killed."""
         try:
             self.start()
             for index, message in self._until_ended():
@@ -73,45 +74,45 @@ class Supervisor:
             raise self._error()
 
     def start(self) -> None:
-        """Start one process per stage, each with its log file."""
+        """Start one process and one log file per stage."""
         logs = self.job.run_dir / "logs"
         logs.mkdir(exist_ok=True)
         arguments = str(self.job.run_dir), str(self.job.sockets or "")
         for k in range(self.stages):
             child = StageProcess(k, logs / f"stage-{k}.log", arguments, environment(self.job.config))
             self.children.append(child)
-            child.follow(self._hear)
+            child.follow(self._receive)
 
     def wake(self) -> None:
-        """After the job's stop has been set: have the first stage told. Safe in a signal handler."""
-        self._hear(0, {"event": "stop"})
+        """Forward the job's stop to the first stage. Safe in a signal handler."""
+        self._receive(0, {"event": "stop"})
 
-    def tell(self, index: int, **message: Any) -> None:
-        """Send one message to a stage; a stage that is gone hears nothing."""
+    def send(self, index: int, **message: Any) -> None:
+        """Send one message to a stage; ignore a stage that is gone."""
         try:
-            self.children[index].tell(**message)
+            self.children[index].send(**message)
         except OSError:
-            log.debug("stage %d is gone and was not told %s", index, message)
+            log.debug("stage %d is gone, not sent: %s", index, message)
 
     def kill(self) -> None:
-        """End whatever still runs, and wait until it has."""
+        """Kill the processes that still run, and wait until they have exited."""
         for child in self.children:
             child.process.kill()
         for child in self.children:
             child.end()
 
-    def _hear(self, index: int, message: Message) -> None:
+    def _receive(self, index: int, message: Message) -> None:
         self._messages.put((index, message))
 
-    def _tell_stop(self) -> None:
-        if self.job.stop.is_set() and not self._told:
-            self._told = True
-            self.tell(0, stop=True)
+    def _send_stop(self) -> None:
+        if self.job.stop.is_set() and not self._stop_sent:
+            self._stop_sent = True
+            self.send(0, stop=True)
             if self._deadline is None and 0 not in self._done:
                 self._deadline = time.monotonic() + self.job.config.transport.timeout_s
 
     def _until_ended(self) -> Iterator[tuple[int, Message]]:
-        """Messages until all stages have ended, or the time for it is over (`_deadline`)."""
+        """Yield messages until all stages have ended or `_deadline` has passed."""
         while self._running:
             left = None if self._deadline is None else self._deadline - time.monotonic()
             try:
@@ -120,28 +121,28 @@ class Supervisor:
                 return self._give_up()
 
     def _give_up(self) -> None:
-        """What was still awaited has not come in time; all that runs will be killed."""
+        """Record what missed the deadline; all running processes are then killed."""
         if self._running <= self._done:
             log.warning("stage %s was done, but did not exit: killed", ", ".join(map(str, sorted(self._running))))
         elif not self.failures:
             timeout_s = self.job.config.transport.timeout_s
-            self._fail(0, f"it was told to stop, and did not answer within {timeout_s:g} s; its process is stuck")
+            self._fail(0, f"it did not answer a stop within {timeout_s:g} s; its process is stuck")
 
     def _handle(self, index: int, message: Message) -> None:
         match message["event"]:
             case "stop":
-                self._tell_stop()
+                self._send_stop()
             case "stopping":
                 self._note_answer()
             case "listening":
-                self.tell(index - 1, peer=message["address"])
+                self.send(index - 1, peer=message["address"])
             case "store":
                 for other in range(1, self.stages):
-                    self.tell(other, peer=message["address"])
+                    self.send(other, peer=message["address"])
             case "record":
                 self.last_step[index] = max(self.last_step[index], message["record"]["step"])
                 self.job.sink(message["record"])
-                self._tell_stop()  # what the record says may have ended the run
+                self._send_stop()  # the sink may have ended the run
             case "done":
                 self._note_done(index)
             case "error":
@@ -154,7 +155,7 @@ class Supervisor:
                 self._note_exit(index, message["code"])
 
     def _note_answer(self) -> None:
-        """The first stage has been told to stop, or need not be any more."""
+        """Drop the deadline: the first stage has answered a stop, or need not any more."""
         if not self.failures and not self._running <= self._done:
             self._deadline = None
 
@@ -167,16 +168,16 @@ class Supervisor:
 
     def _note_exit(self, index: int, code: int) -> None:
         if code == -signal.SIGKILL and memory_kills() > self._memory_kills:
-            reason = f"its process was killed, most likely by the system, which was out of memory: {LESS}"
+            reason = f"its process was killed, most likely by the system for lack of memory: {LESS}"
             self._fail(index, reason, OutOfMemory)
         elif code < 0:
             self._fail(index, f"its process was killed by {signal_name(-code)}")
         elif all(failure.stage != index for failure in self.failures) and (code or index not in self._done):
             early = "" if index in self._done else " before its work was done"
-            said = self.children[index].last_words()
+            output = self.children[index].last_output()
             self._fail(
-                index, f"its process ended with status {code}{early}; {'the end of its' if said else 'see its'} log "
-                f"{self.children[index].log}{': ' if said else ''}{said}", EndedEarly,
+                index, f"its process ended with status {code}{early}; {'the end of its' if output else 'see its'} log "
+                f"{self.children[index].log}{': ' if output else ''}{output}", EndedEarly,
             )  # fmt: skip
 
     def _fail(self, index: int, reason: str, kind: type[DniError] = WorkerLost, consequence: bool = False) -> None:
@@ -192,14 +193,14 @@ class Supervisor:
 
 
 def environment(config: Config) -> dict[str, str]:
-    """What a stage's process finds set."""
+    """Return the environment of a stage's process."""
     crowded = config.stages * config.torch_threads > (os.cpu_count() or 1)
-    chosen = PATIENT.keys() & os.environ.keys()  # together or not at all: GNU's takes the number before the policy
+    chosen = PATIENT.keys() & os.environ.keys()  # set both or neither: GNU's prefers the count to the policy
     return (PATIENT if crowded and not chosen else {}) | os.environ
 
 
 def signal_name(number: int) -> str:
-    """SIGKILL for 9; the number for one that has no name."""
+    """Return a signal's name (SIGKILL for 9), or its number if it has no name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -207,6 +208,6 @@ def signal_name(number: int) -> str:
 
 
 def kind_of(name: str) -> type[DniError]:
-    """The class of an error that a stage reported by name; DniError for one that was not foreseen."""
+    """Return the error class of a given name; DniError for an unknown one."""
     found = getattr(errors, name, None)
     return found if isinstance(found, type) and issubclass(found, DniError) else DniError

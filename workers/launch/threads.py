@@ -1,4 +1,4 @@
-"""All stages as threads of this process: tests, emulation, small models."""
+"""Run all stages as threads of this process, for tests, emulation and small models."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def _note(outcomes: SimpleQueue[Outcome], index: int, error: BaseException | Non
 
 def _work(worker: Worker, torch_threads: int, note: Callable[..., None]) -> None:
     try:
-        torch.set_num_threads(torch_threads)  # MKL has a number of its own for every thread
+        torch.set_num_threads(torch_threads)  # MKL keeps this number per thread
         with no_early_exit():
             worker.run()
         note()
-    except BaseException as error:  # whatever it is, the launcher must hear of it
+    except BaseException as error:  # the launcher must get every error
         note(error)
 
 
@@ -69,7 +69,7 @@ def _wait(outcomes: SimpleQueue[Outcome], edges: list[Edge], workers: list[Worke
         index, error = outcomes.get()
         if error is not None and first is None:
             first = index, error
-            _close(edges)  # wakes every other stage, which then fails as a consequence
+            _close(edges)  # wakes the other stages, which then fail too
     if first is not None:
         index, error = first
         refusal = as_refusal(error)

@@ -1,4 +1,4 @@
-"""Run folders as groups: runs that differ only in their seed are one row, with mean and standard deviation."""
+"""Group run folders: runs that differ only in their seed form one row, with mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import pandas as pd
 
 from dni.errors import ConfigError
 from workers.config.suggest import did_you_mean
-from workers.reporting.tasks import CUT_SHORT, FACTS, TASK, run_id, settings_of, steps_done, tells_apart, titles_of
+from workers.reporting.tasks import CUT_SHORT, FACTS, TASK, run_id, separates_runs, settings_of, steps_done, titles_of
 from workers.tracking.run import Run
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in seed, or in what `by` does not name."""
+    """Runs that differ only in their seed, or only in settings that `by` does not name."""
 
-    task: str  #: data, model and length of training, in words
+    task: str  #: data, model and length of training, as text
     values: dict[str, str]  #: the settings shown, by key
     methods: list[str]  #: "depth + time"
-    runs: list[Run]  #: those that count: each run once, none that has diverged
+    runs: list[Run]  #: the runs in the means: each once, none that has diverged
     diverged: list[Run] = field(default_factory=list)
-    repeated: list[Run] = field(default_factory=list)  #: runs whose continuation, or whose equal, is among `runs`
-    differing: dict[str, list[str]] = field(default_factory=dict)  #: values of the settings that differ within it
+    repeated: list[Run] = field(default_factory=list)  #: runs whose continuation or copy is among `runs`
+    differing: dict[str, list[str]] = field(
+        default_factory=dict
+    )  #: settings that differ within the group, with their values
 
     @property
     def label(self) -> str:
@@ -38,22 +40,22 @@ class Group:
 
     @property
     def seeds(self) -> str:
-        """Of the runs that count, in order."""
+        """The seeds of the runs in the means, sorted."""
         found = [(run.summary or {}).get("seed") for run in self.runs]
         return " ".join(str(seed) for seed in sorted(found, key=lambda seed: (seed is None, seed or 0)))
 
     @property
     def machines(self) -> list[str]:
-        """All that its runs were on, as far as they say."""
+        """The machines that its runs name, sorted."""
         return sorted({m for run in self.runs for m in (run.summary or {}).get("machines", [])})
 
 
 def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
-    """Finished runs of one task with equal settings (all but the seed, or those named by `by`) together.
+    """Group finished runs of one task with equal settings (all but the seed, or those named by `by`).
 
-    Groups of one task follow each other. Raises ConfigError for a key of `by` that no run has.
+    Groups of one task are adjacent. Raises ConfigError for a key of `by` that no run has.
     """
-    finished = [run for run in runs if run.summary is not None and not goes_on(run, runs)]
+    finished = [run for run in runs if run.summary is not None and not continuation(run, runs)]
     if not finished:
         return []
     table = pd.DataFrame([settings_of(run) for run in finished], dtype=str).fillna("-")
@@ -69,8 +71,8 @@ def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
     ]
 
 
-def goes_on(run: Run, runs: Sequence[Run]) -> Run | None:
-    """The run among `runs` that went on where this one was cut short; None if it was not, or if there is none."""
+def continuation(run: Run, runs: Sequence[Run]) -> Run | None:
+    """Return the run among `runs` that continues this one if it was cut short, or None."""
     cut_short = run.summary is None or run.summary.get("interrupted") or run.summary.get("ended") == "diverged"
     if not cut_short:
         return None
@@ -85,10 +87,10 @@ def _rank(run: Run) -> tuple[bool, bool, int]:
 
 
 def _rows(task: pd.DataFrame, by: Sequence[str]) -> list[tuple[pd.DataFrame, list[str]]]:
-    """The runs of a task, by row of its table; with the settings that tell the rows apart."""
-    keys = list(by) or [key for key in _keys(task) if tells_apart(key)]
+    """Return the runs of each row of a task's table, with the settings that distinguish the rows."""
+    keys = list(by) or [key for key in _keys(task) if separates_runs(key)]
     rows = [row for _, row in task.groupby(keys, sort=False)]
-    shown = list(by) or _telling([_first(row) for row in rows], [key for key in keys if key != CUT_SHORT])
+    shown = list(by) or _distinguishing([_first(row) for row in rows], [key for key in keys if key != CUT_SHORT])
     return [(row, shown) for row in rows]
 
 
@@ -99,7 +101,7 @@ def _group(title: str, rows: pd.DataFrame, finished: Sequence[Run], shown: Seque
     for run in sorted((run for run in members if run not in diverged), key=_rank, reverse=True):
         counted.setdefault(run_id(run), run)
     kept = [run for run in members if run in counted.values()]
-    varied = {key: list(rows[key].unique()) for key in _keys(rows) if tells_apart(key) and key != CUT_SHORT}
+    varied = {key: list(rows[key].unique()) for key in _keys(rows) if separates_runs(key) and key != CUT_SHORT}
     return Group(
         task=title,
         values={key: rows[key].iloc[0] if key in rows else "-" for key in shown},
@@ -119,27 +121,27 @@ def _keys(table: pd.DataFrame) -> list[str]:
     return sorted(map(str, table))
 
 
-def _telling(groups: Sequence[Mapping[str, str]], known: Sequence[str]) -> list[str]:
-    """The method and as few other settings as tell the groups apart, as far as settings do."""
+def _distinguishing(groups: Sequence[Mapping[str, str]], known: Sequence[str]) -> list[str]:
+    """Return the method and the fewest other settings that distinguish the groups as far as settings can."""
 
-    def told(keys: Sequence[str]) -> int:
+    def distinct(keys: Sequence[str]) -> int:
         return len({tuple(group.get(key, "-") for key in keys) for group in groups})
 
-    shown, most = ["method"], told(known)
-    while told(shown) < most:
-        shown.append(max([*FACTS, *known], key=lambda key: told([*shown, key])))
+    shown, most = ["method"], distinct(known)
+    while distinct(shown) < most:
+        shown.append(max([*FACTS, *known], key=lambda key: distinct([*shown, key])))
     return shown
 
 
 def spread(group: Group, place: Sequence[str]) -> tuple[float | None, float | None, int]:
-    """Mean, sample standard deviation (None for fewer than two) and number of the group's values."""
+    """Return mean, sample standard deviation (None for fewer than two) and number of the group's values."""
     found = [v for run in group.runs if (v := value(run.summary, place)) is not None]
     deviation = statistics.stdev(found) if len(found) > 1 else None
     return statistics.fmean(found) if found else None, deviation, len(found)
 
 
 def value(tree: Any, place: Sequence[str]) -> float | None:
-    """The number at a place of a summary, None if there is none; of a list: the mean over its entries."""
+    """Return the number at a place of a summary, or None; for a list the mean over its entries."""
     if isinstance(tree, list):
         found = [v for entry in tree if (v := value(entry, place)) is not None]
         return statistics.fmean(found) if found else None

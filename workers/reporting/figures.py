@@ -1,4 +1,4 @@
-"""The curves of the report: losses, validation, probes, utilisation. One colour per group of runs."""
+"""Draw the curves of the report: losses, validation, probes, utilisation. One colour per group of runs."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workers.reporting.aggregate import Group, unit_of, value
+from workers.tracking.palette import COLOURS, DASHES
 from workers.tracking.run import Run
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
-DASHES, HATCHES = ("-", "--", "-.", ":"), ("", "//", "..", "xx")
+HATCHES = ("", "//", "..", "xx")
 
 
 def curve(run: Run, kind: str, x: str, y: str) -> pd.DataFrame:
-    """Columns x, y of the run's records of this kind that have both, by step; of a repeated step the last."""
+    """Return columns x, y of the run's records of this kind that have both, by step; the last record of a repeated
+    step."""
     records = [r for r in run.metrics if r.get("kind") == kind and None not in (r.get(x), r.get(y))]
     frame = pd.DataFrame(records, columns=["step", "wall_s", y]).astype(float)
     back = frame["wall_s"].diff().clip(upper=0).fillna(0).cumsum()
-    frame["wall_s"] -= back  # a resumed run's clock starts anew: go on where the one before it stopped
+    frame["wall_s"] -= back  # a resumed run's clock may start at 0: continue from the sitting before
     chosen: pd.DataFrame = frame.drop_duplicates("step", keep="last").sort_values("step")[[x, y]]
     return chosen
 
 
 def smoothed(values: Sequence[float], half: int) -> list[float]:
-    """The mean of each value and of `half` values on either side; towards the ends of as many as there are on both.
+    """Return the mean of each value and its `half` neighbours on either side.
 
-    So the first and the last are those that were recorded.
+    Near the ends the window shrinks on both sides, so the first and the last value stay as recorded.
     """
     at, sums = np.arange(len(values)), np.concatenate([[0.0], np.cumsum(values)])
     reach = np.minimum(half, np.minimum(at, at[::-1]))
@@ -67,7 +68,7 @@ def _validation(groups: Sequence[Group]) -> Axes:
     for index, group in enumerate(groups):
         points = pd.concat([curve(run, "valid", "step", key) for run in group.runs])
         by_step, (colour, dash) = points.groupby("step")[key], _look(index)
-        everywhere = by_step.count() == len(group.runs)  # a mean over fewer runs would jump where one ends
+        everywhere = by_step.count() == len(group.runs)  # a mean over fewer runs would jump at the end of one
         mean, sd = by_step.mean()[everywhere], by_step.std()[everywhere]
         if len(mean):
             axes.plot(mean, color=colour, linestyle=dash, marker="o", markersize=4, label=_plain(group.label))
@@ -125,9 +126,9 @@ def _busy(run: Run) -> dict[int, float | None]:
 
 
 def draw(groups: Sequence[Group], out: Path, prefix: str = "") -> dict[str, str]:
-    """Write the figures of one task that have data into `out`, as PNG and SVG; captions by the name of the PNG.
+    """Write the figures of one task into `out`, as PNG and SVG; return captions by the name of the PNG.
 
-    Runs that have diverged are not in them.
+    Figures without data and runs that have diverged are left out.
     """
     groups = [group for group in groups if group.runs]
     if not groups:
@@ -136,7 +137,7 @@ def draw(groups: Sequence[Group], out: Path, prefix: str = "") -> dict[str, str]
     drawn = {
         "valid.png": (
             _validation(groups),
-            "Validation: mean over the runs at the steps that all of them have, band of one standard deviation.",
+            "Validation: mean over the runs at steps that all runs have; band: one standard deviation.",
         ),
         "train_step.png": (_training(groups, "step", "step"), f"Training loss by step. {thin}"),
         "train_seconds.png": (
@@ -145,7 +146,7 @@ def draw(groups: Sequence[Group], out: Path, prefix: str = "") -> dict[str, str]
         ),
         "probe.png": (
             _probes(groups),
-            "Gradient of the parameters, as the time cut makes it, against the exact one.",
+            "Cosine of the parameters' gradient at the time cut with the exact gradient.",
         ),
         "utilisation.png": (
             _utilisation(groups),

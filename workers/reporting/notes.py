@@ -1,35 +1,35 @@
-"""What a report says beside its figures: where a row is less than it seems, and which runs are in no row."""
+"""Notes of a report: what limits a row's figures, and which runs are in no row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.reporting.aggregate import Group, goes_on
+from workers.reporting.aggregate import Group, continuation
 from workers.reporting.tasks import steps_done
 from workers.tracking.run import Run
 
-#: So many settings, and so many values of each, are named where they differ within a row.
+#: Most differing settings, and most values of each, that a note lists.
 MOST = 4
 
 
 def notes(group: Group) -> str:
-    """Of one row, in one line; empty where there is nothing to say."""
-    said = []
+    """Return the notes on one row as one line; empty if there are none."""
+    lines = []
     if group.diverged:
-        said.append(f"{len(group.diverged)} diverged, not in the means")
+        lines.append(f"{len(group.diverged)} diverged, not in the means")
     if group.cut_short:
-        said.append(f"cut short at step {', '.join(str(steps_done(run)) for run in group.cut_short)}")
-    said += [*_resumed(group), *_differing(group)]
-    return "; ".join(said)
+        lines.append(f"cut short at step {', '.join(str(steps_done(run)) for run in group.cut_short)}")
+    lines += [*_resumed(group), *_differing(group)]
+    return "; ".join(lines)
 
 
 def left_out(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
-    """A line for every run that is in no mean, and why."""
+    """Return a line for every run that is in no mean, with the reason."""
     lines = [f"diverged: {run.path}, at step {steps_done(run)}" for group in groups for run in group.diverged]
     for run in runs:
-        later = goes_on(run, runs)
+        later = continuation(run, runs)
         if later is not None:
-            lines.append(f"cut short at step {steps_done(run)}: {run.path}, which goes on in {later.path}")
+            lines.append(f"cut short at step {steps_done(run)}: {run.path}, continued in {later.path}")
         elif run.summary is None:
             lines.append(f"unfinished: {run.path}: no summary.json, last record at step {steps_done(run)}")
     for group in groups:
@@ -41,13 +41,13 @@ def _resumed(group: Group) -> list[str]:
     summaries = [run.summary or {} for run in group.runs]
     sittings = [int(summary.get("sittings", 1)) for summary in summaries]
     twice = sum(int(summary.get("repeated", {}).get("steps", 0)) for summary in summaries)
-    said = [f"in {max(sittings)} sittings"] if max(sittings, default=1) > 1 else []
-    said += [f"{twice} steps computed twice"] if twice else []
+    lines = [f"in {max(sittings)} sittings"] if max(sittings, default=1) > 1 else []
+    lines += [f"{twice} steps computed twice"] if twice else []
     if any(len(summary.get("machines", [])) > 1 for summary in summaries):
-        said.append("resumed on another machine")
+        lines.append("resumed on another machine")
     elif len(group.machines) > 1:
-        said.append(f"on {len(group.machines)} machines")
-    return said
+        lines.append(f"on {len(group.machines)} machines")
+    return lines
 
 
 def _differing(group: Group) -> list[str]:

@@ -1,4 +1,4 @@
-"""The report as one HTML page that loads nothing."""
+"""Write the report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ figcaption, ul { color: var(--quiet); font-size: .9rem; } li { overflow-wrap: an
 
 @dataclass(frozen=True)
 class Section:
-    """One task: its rows, the heading first; lines of text; captions with PNG bytes."""
+    """One task: table rows with the headings first, lines of text, and captions with PNG bytes."""
 
     title: str
     rows: list[list[str]]
@@ -34,7 +34,7 @@ class Section:
 
 
 def page(sections: Sequence[Section], runs: Sequence[str], others: Sequence[str]) -> str:
-    """One HTML page. `runs`: those in the tables; `others`: those that are not, and why."""
+    """Return the HTML page. `runs` are those in the tables, `others` those that are not, with reasons."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">

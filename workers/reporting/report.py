@@ -1,4 +1,4 @@
-"""`dni-report`: any number of run folders as one table for every task, curves and one self-contained page."""
+"""`dni-report`: show run folders as one table per task, curves and one self-contained page."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COLUMNS = (
 
 
 def table_rows(groups: Sequence[Group]) -> list[list[str]]:
-    """The table of one task as text, headings first, without the columns that no run has a value for."""
+    """Return the table of one task as text, headings first, without columns that no run has a value for."""
     columns = [c for c in _columns(groups) if any(spread(group, c[1])[2] for group in groups)]
     remarks = [notes(group) for group in groups]
     last = ["seeds", *(["notes"] if any(remarks) else [])]
@@ -68,7 +68,7 @@ def _cell(mean: float | None, deviation: float | None, n: int, runs: int, form: 
 
 
 def by_task(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """The groups of every task, in order."""
+    """Return the groups of every task, in order."""
     tasks: dict[str, list[Group]] = {}
     for group in groups:
         tasks.setdefault(group.task, []).append(group)
@@ -76,9 +76,9 @@ def by_task(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def warnings(groups: Sequence[Group]) -> list[str]:
-    """What to keep in mind when rows of one task are compared."""
+    """Return warnings about comparing the rows of one task."""
     seeds = {group.seeds for group in groups if group.runs}
-    return ["The rows have different seeds: their means are not of the same trials."] if len(seeds) > 1 else []
+    return ["The rows have different seeds: their means cover different trials."] if len(seeds) > 1 else []
 
 
 def _write_csv(groups: Sequence[Group], path: Path) -> None:
@@ -141,19 +141,21 @@ def _section(prefix: str, title: str, groups: list[Group], out: Path) -> Section
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `dni-report`. Returns 0, or 2 after one line on stderr that says what to change."""
-    parser = argparse.ArgumentParser("dni-report", description="Runs as a table per task, curves and one HTML page.")
+    parser = argparse.ArgumentParser(
+        "dni-report", description="Show runs as a table per task, curves and one HTML page."
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("folders", nargs="+", metavar="RUN_DIR", help="a run, or a folder that holds runs")
+    parser.add_argument("folders", nargs="+", metavar="RUN_DIR", help="a run, or a folder of runs")
     parser.add_argument("--out", type=Path, help="default: RUN_DIR/report; ./report for several folders")
     parser.add_argument(
         "--by", nargs="+", default=[], metavar="KEY", help="settings to group by: method stages seed ..."
     )
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table
-    near = Path(asked.folders[0] if len(asked.folders) == 1 else ".")
+    near = Path(options.folders[0] if len(options.folders) == 1 else ".")
     try:
-        report(asked.folders, asked.out or near / "report", asked.by)
+        report(options.folders, options.out or near / "report", options.by)
     except (ConfigError, OSError) as error:
         print(f"dni-report: {error}", file=sys.stderr)
         return 2

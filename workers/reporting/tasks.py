@@ -1,4 +1,4 @@
-"""What a run was asked to do, as flat settings, and which of them are its task: tasks share no table."""
+"""Flatten a run's settings, and separate runs by task: each task has a table of its own."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from workers.config.plugins import TARGET
 from workers.tracking.run import Run
 from workers.tracking.sittings import KIND, id_of_folder
 
-#: facts of a summary that set runs apart, the most telling first
+#: facts of a summary that distinguish runs, the most telling first
 FACTS = ("window", "lag", "stages", "transport", "delay_ms", "experiment", "launch")
-#: settings that do not set runs apart, by the last part of their name
+#: settings that do not distinguish runs, by the last part of their name
 OF_ONE_RUN = {"seed", "run_id", "run_dir", "output_dir", "resume", "resume_step", "bind", "peers"}
-#: the settings that make a task: its data, its model, and how long is trained
+#: the settings that define a task: its data, its model, and the length of training
 TASK = (
     "data.name", "model.kind", "steps", "max_timesteps", "data.sha256", "data.kind", "data.length", "data.side",
     "data.block_length", "model.units", "model.layers", "model.heads", "model.memory",
 )  # fmt: skip
-#: sections whose class has a name
+#: sections whose class is shown by its name
 KINDS = ("data", "model")
-#: runs that were interrupted have a row of their own
+#: interrupted runs have a row of their own
 CUT_SHORT = "interrupted"
 
 
 def settings_of(run: Run) -> dict[str, str]:
-    """By dotted key, from configuration and summary; `steps` are those that were asked for, where that is known."""
+    """Return a run's settings by dotted key, from its record and summary; `steps` is the requested number if known."""
     summary = run.summary or {}
     facts = {key: summary[key] for key in ("method", "data", "seed", *FACTS) if key in summary}
     steps = run.config.get("steps", summary.get("steps"))
@@ -36,26 +36,26 @@ def settings_of(run: Run) -> dict[str, str]:
 
 
 def _named(settings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """With the names of classes in the places where earlier versions had them: `model.kind` for `model._target_`."""
+    """Rename `model._target_` to `model.kind`, with the name of the class, as earlier versions recorded it."""
     for key, value in settings.items():
         section, _, last = key.rpartition(".")
         yield (f"{section}.kind", _name_of(value)) if last == TARGET and section in KINDS else (key, value)
 
 
 def _name_of(target: str) -> str:
-    """The name that a class of the package gives itself; of a user's class, which is not imported, that of the class"""
+    """Return a package class's `name`, or the class name of a user's class, which is not imported."""
     module, _, name = target.rpartition(".")
     cls = getattr(import_module(module), name, None) if module.startswith("dni.") else None
     return str(getattr(cls, "name", name))
 
 
-def tells_apart(key: str) -> bool:
-    """Whether runs that differ in this setting are different settings, and not one setting with other seeds."""
+def separates_runs(key: str) -> bool:
+    """Return whether a difference in this setting separates runs; a seed or a folder does not."""
     return key.rpartition(".")[2] not in OF_ONE_RUN
 
 
 def titles_of(tasks: Sequence[Mapping[str, str]]) -> list[str]:
-    """A title for each task, from the settings of a run of it: data, model, length, and what else it takes."""
+    """Return a title for each task from the settings of one of its runs: data, model, length, and more if needed."""
     short = [_title(task) for task in tasks]
     titles = []
     for title, task in zip(short, tasks, strict=True):
@@ -72,13 +72,13 @@ def _title(task: Mapping[str, str]) -> str:
 
 
 def run_id(run: Run) -> str:
-    """What a run shares with the runs that go on from it."""
+    """Return the id that a run shares with the runs that resume it."""
     opened = (record["id"] for record in run.metrics if record.get("kind") == KIND and "id" in record)
     return str((run.summary or {}).get("id") or next(opened, None) or id_of_folder(run.path))
 
 
 def steps_done(run: Run) -> int:
-    """How far it has come: by its summary, or by its newest record."""
+    """Return the number of steps from its summary, or from its newest record."""
     done = (run.summary or {}).get("steps")
     return max((record["step"] for record in run.metrics), default=0) if done is None else int(done)
 

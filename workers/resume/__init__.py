@@ -1,1 +1,1 @@
-"""Go on with a run, or begin a new one with its weights."""
+"""Resume a run, or start a new one from its weights."""

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is taken by whoever does not go on with it: the best by validation, the last, or any."""
+"""Choose a checkpoint of a run to evaluate, sample or start from: the best by validation, the last, or a given step."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """A checkpoint, and which one it is: "best", "last" or "chosen"."""
+    """A checkpoint's step, and how it was chosen: "best", "last" or "chosen"."""
 
     step: int
     which: str
 
 
-def choose(run_dir: Path, asked: str | None, option: str) -> Choice:
-    """The checkpoint that is asked for: a number of steps, best or last; None: best where it is known and saved.
+def choose(run_dir: Path, given: str | None, option: str) -> Choice:
+    """Choose the checkpoint of a step, the "best" or the "last"; None: the best if it is known and saved, else the
+    last.
 
-    All its files have been read through; where the best or the last was not asked for by name, a damaged one is named
-    in a warning and the next best taken. `option`: how a step is asked for, for messages: "--step " or "start_step=".
-    Raises ConfigError if it is not there, CheckpointError if it cannot be read.
+    All files of the chosen checkpoint are verified. With None, a damaged best checkpoint is named in a warning and the
+    last one is taken. `option` is the option that takes a step, for messages: "--step " or "start_step=". Raises
+    ConfigError if the checkpoint does not exist, CheckpointError if it cannot be read.
     """
     if not checkpoint.complete_steps(run_dir) and checkpoint.newest_whole(run_dir) is None:
-        raise ConfigError(f"{run_dir}: no complete checkpoint in it (checkpoint.every sets how often one is written)")
-    if asked is None:
+        raise ConfigError(f"{run_dir}: no complete checkpoint here (checkpoint.every sets how often one is written)")
+    if given is None:
         return _best_if_whole(run_dir) or _last(run_dir)
-    if asked == "last":
+    if given == "last":
         return _last(run_dir)
-    if asked == "best":
+    if given == "best":
         return _best(run_dir, option)
-    if not asked.isdecimal():
-        raise ConfigError(f"{option}{asked}: give a number of steps, best or last")
-    if not checkpoint.verify(run_dir, int(asked)):
+    if not given.isdecimal():
+        raise ConfigError(f"{option}{given}: give a number of steps, best or last")
+    if not checkpoint.verify(run_dir, int(given)):
         complete = checkpoint.complete_steps(run_dir)
-        raise ConfigError(f"{run_dir}: no complete checkpoint of step {asked}; complete are: {complete}")
-    return Choice(int(asked), "chosen")
+        raise ConfigError(f"{run_dir}: no complete checkpoint of step {given}; complete steps: {complete}")
+    return Choice(int(given), "chosen")
 
 
 def best_step(run_dir: Path) -> int | None:
-    """The step of the run's best validation pass."""
+    """Return the step of the run's best validation pass, or None."""
     records = read_metrics(run_dir / METRICS) if (run_dir / METRICS).is_file() else []
     chosen = best([record for record in records if record["kind"] == "valid"])
     return None if chosen is None else int(chosen["step"])
@@ -54,7 +55,7 @@ def best_step(run_dir: Path) -> int | None:
 
 def _last(run_dir: Path) -> Choice:
     step = checkpoint.newest_whole(run_dir)
-    assert step is not None, "one is complete, and if all were damaged, that was an error"
+    assert step is not None, "there is a complete one; if all are damaged, newest_whole has raised"
     return Choice(step, "last")
 
 
@@ -62,7 +63,7 @@ def _best(run_dir: Path, option: str) -> Choice:
     step = best_step(run_dir)
     if step is not None and checkpoint.verify(run_dir, step):
         return Choice(step, "best")
-    why = "it was never validated" if step is None else f"step {step} was not kept (with patience it is)"
+    why = "the run was never validated" if step is None else f"step {step} was not kept (with patience it is)"
     raise ConfigError(f"{run_dir}: no checkpoint of the best validation pass: {why}; use {option}last")
 
 
@@ -71,5 +72,5 @@ def _best_if_whole(run_dir: Path) -> Choice | None:
     try:
         return Choice(step, "best") if step is not None and checkpoint.verify(run_dir, step) else None
     except DamagedCheckpoint as error:
-        log.warning("%s; it is the best one, and the last one is taken instead", error)
+        log.warning("%s; this is the best checkpoint; taking the last one instead", error)
         return None

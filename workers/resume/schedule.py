@@ -1,4 +1,4 @@
-"""The schedule of the learning rate where a run goes on for other steps than it was to take."""
+"""Settle the schedule of the learning rate for a resumed run with another number of steps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from workers.config.settings import Config
 log = logging.getLogger(__name__)
 
 
-def settle_schedule(config: Config, before: Config, asked: int | None, step: int) -> Config:
-    """The settings to hold against those of `config`: `before`, with the end of the schedule that was agreed on.
+def settle_schedule(config: Config, before: Config, given: int | None, step: int) -> Config:
+    """Return `before` with the schedule's end of `config`, for comparison with `config`.
 
-    `asked`: optimizer.schedule.decay_steps as it was given, None if it was left to the number of steps.
-    Raises ResumeError where the schedule would end elsewhere without having been asked to.
+    `given` is optimizer.schedule.decay_steps as given, None if it follows the number of steps. Raises ResumeError if
+    the schedule would end at another step that was not given.
     """
     own, earlier, planned = config.optimizer.schedule, before.optimizer.schedule, before.planned_steps
     end, was = own.decay_steps, earlier.decay_steps
@@ -30,27 +30,26 @@ def settle_schedule(config: Config, before: Config, asked: int | None, step: int
     if end == was:
         if config.planned_steps > max(planned, was):
             log.warning(
-                "the %s schedule ends at step %d, and the rate stays at %g: %s=%d stretches it",
+                "the %s schedule ends at step %d and stays at rate %g; %s=%d stretches it",
                 name, was, _rate(before, was), setting, config.planned_steps,
             )  # fmt: skip
         return before
-    if asked is None:
+    if given is None:
         raise ResumeError(
-            f"resume={config.resume}: the {name} schedule was to end at step {was}, as many as there were to be, and "
-            f"now there are {end}: add {setting}={end} to stretch it (step {next_step} is then taken at a "
-            f"rate of {_rate(agreed, step):g}), {setting}={was} to let it end there (from then on the rate "
-            f"is {_rate(before, was):g}), or begin a new one with its weights: start_from={config.resume} instead "
-            "of resume"
+            f"resume={config.resume}: the {name} schedule was to end at step {was}, the number of steps then, and now "
+            f"there are {end}: add {setting}={end} to stretch it (step {next_step} then uses a rate of "
+            f"{_rate(agreed, step):g}), {setting}={was} to let it end there (the rate is {_rate(before, was):g} from "
+            f"then on), or start a new run with these weights: start_from={config.resume} instead of resume"
         )
     log.info(
-        "the %s schedule ends at step %d now, not at %d: step %d is taken at a rate of %g, not %g",
+        "the %s schedule ends at step %d instead of %d: step %d uses a rate of %g, not %g",
         name, end, was, next_step, _rate(agreed, step), _rate(before, step),
     )  # fmt: skip
     return agreed
 
 
 def _rate(config: Config, done: int) -> float:
-    """The learning rate after so many steps."""
+    """Return the learning rate after `done` steps."""
     own = config.optimizer
     optimizer = own.build([nn.Parameter(torch.zeros(1, 1))])
     return rate_after(own.schedule, optimizer, config.decay_steps, done)

@@ -1,4 +1,4 @@
-"""A new run from the weights of an earlier one: which checkpoint, whether the model is the same, what comes along."""
+"""Start a new run from the weights of an earlier one: choose the checkpoint, compare the models, list what is taken."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from workers.build.interfaces import learners
 from workers.build.warm_start import EarlierStage, chains_without_content, earlier_stages, fits, layers_of, learned
 from workers.config.settings import Config
 from workers.resume.choice import choose
+from workers.resume.start_file import settle_file
 from workers.storage.record import read_record
+from workers.storage.weights_file import is_weights_file
 
 log = logging.getLogger(__name__)
 
 Shapes = dict[str, tuple[int, ...]]
 
-#: Differences that a message names.
+#: Most differences that a message lists.
 MOST = 3
 
 
 def settle_start(config: Config) -> Config:
-    """Name the checkpoint whose weights are taken, and say what comes along. Raises ConfigError if it does not fit."""
+    """Fill in the checkpoint to take weights from, and log which parts are taken. Raises ConfigError if it does not
+    fit."""
     if config.start_from is None:
         return config
     folder = Path(config.start_from).expanduser().absolute()
+    if is_weights_file(folder):
+        return settle_file(config, folder)
     try:
         before = read_record(folder)
     except ConfigError as error:
@@ -38,8 +43,8 @@ def settle_start(config: Config) -> Config:
         raise ConfigError(f"start_from={folder}: {error}; choose another with start_step=N") from error
     _refuse_other_model(config, stages)
     _refuse_other_symbols(config, before)
-    told = _told(config, stages)
-    log.info("starting from the weights of step %d (%s) of %s%s", choice.step, choice.which, folder, told)
+    taken = _predictors_taken(config, stages)
+    log.info("starting from the weights of step %d (%s) of %s%s", choice.step, choice.which, folder, taken)
     return config
 
 
@@ -56,13 +61,13 @@ def _refuse_other_model(config: Config, stages: list[EarlierStage]) -> None:
     if wrong:
         more = f" and {len(wrong) - MOST} more" if len(wrong) > MOST else ""
         raise ConfigError(
-            f"start_from={config.start_from}: its model is another one: {', '.join(wrong[:MOST])}{more}; set model and "
-            "data as they were there (the first and the last layer have as many rows as there are symbols)"
+            f"start_from={config.start_from} has another model: {', '.join(wrong[:MOST])}{more}; set model and data "
+            "as that run did (the first and the last layer have one row per symbol)"
         )
 
 
 def _refuse_other_symbols(config: Config, before: Config) -> None:
-    """Of two texts with as many symbols: whether they are the same ones."""
+    """Refuse a text with as many symbols, but other ones."""
     if not (config.data.is_text and before.data.is_text) or config.data.sha256 == before.data.sha256:
         return
     here, _ = config.data.alphabet() or ((), "")
@@ -72,8 +77,8 @@ def _refuse_other_symbols(config: Config, before: Config) -> None:
         earlier, digest = (), ""
     if digest != before.data.sha256:
         log.warning(
-            "the text that %s was trained on is no longer where it was: whether its %d symbols are the same cannot be "
-            "checked", config.start_from, len(here),
+            "the text that %s was trained on has moved or changed: cannot check whether its %d symbols are the same",
+            config.start_from, len(here),
         )  # fmt: skip
     elif earlier != here:
         only_there, only_here = sorted({*earlier} - {*here}), sorted({*here} - {*earlier})
@@ -83,16 +88,18 @@ def _refuse_other_symbols(config: Config, before: Config) -> None:
         )
 
 
-def _told(config: Config, stages: list[EarlierStage]) -> str:
-    """Which predictors come along, and which begin anew, and why."""
-    taken, anew = [], []
+def _predictors_taken(config: Config, stages: list[EarlierStage]) -> str:
+    """Describe which predictors are taken and which start untrained, and why."""
+    taken, untrained = [], []
     for index, chain in enumerate(chains_without_content(config)):
         layers = layers_of(chain)
-        for cut, module in learners(config, index, chain).items():
-            weights = next((found for stage in stages if (found := learned(stage.at(cut, layers)))), {})
-            why = "it has other sizes there" if weights else "there is none at this cut there"
-            name = f"{cut} at stage {index}"
+        found = learners(config, index, chain)
+        for cut, place, module in found:
+            weights = next((own for stage in stages if (own := learned(stage.at(cut, layers), place))), {})
+            why = "other sizes there" if weights else "no predictor at this cut there"
+            several = [each.cut for each in found].count(cut) > 1
+            name = f"{cut} {place} at stage {index}" if several else f"{cut} at stage {index}"
             taken += [name] if weights and fits(module, weights) else []
-            anew += [] if weights and fits(module, weights) else [f"{name} ({why})"]
-    come = f"; predictors that come along: {', '.join(taken)}" if taken else ""
-    return come + (f"; predictors that begin anew: {', '.join(anew)}" if anew else "")
+            untrained += [] if weights and fits(module, weights) else [f"{name} ({why})"]
+    listed = f"; predictors taken: {', '.join(taken)}" if taken else ""
+    return listed + (f"; predictors that start untrained: {', '.join(untrained)}" if untrained else "")

@@ -1,1 +1,1 @@
-"""What one worker does: the training loop, its data, its records, its checkpoints."""
+"""The work of one stage: training loop, data, records and checkpoints."""

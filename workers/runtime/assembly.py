@@ -1,4 +1,4 @@
-"""One worker from the settings, its index, and the ends of its two edges."""
+"""Build the worker of one stage from the settings, its index, and the ends of its two edges."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-import torch
-
 from dni.lr_schedule import resume_schedule
-from dni.methods.base import InputKind
 from dni.stages.base import Stage
 from workers.build.data import open_data
-from workers.build.input_model import input_interface
-from workers.build.interfaces import bootstrap, depth_interface, goes_back, time_interface
-from workers.build.shapes import activation_shape
+from workers.build.interfaces import bootstrap, depth_interface, goes_back, input_interface, time_interface
+from workers.build.shapes import activation_specs
 from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
 from workers.comm.contents import Contents
@@ -24,12 +20,13 @@ from workers.comm.neighbours import Neighbours
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.upstream import Upstream
 from workers.config.settings import Config
-from workers.runtime.clock import Clock
+from workers.repartition.state import load_part
 from workers.runtime.emulation import slow_down
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.job import Job
 from workers.runtime.recorder import Recorder
+from workers.runtime.update_period import UpdatePeriod
 from workers.runtime.worker import Worker
 from workers.storage import checkpoint
 
@@ -37,7 +34,7 @@ from workers.storage import checkpoint
 def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: ChannelEnd | None) -> Worker:
     """Build stage `index` and, in a resumed run, load its checkpoint. Raises ConfigError and CheckpointError."""
     config = job.config
-    contents = contents_of(config, index) if index else None  # first: it seeds torch, as building a stage does
+    contents = contents_of(config, index) if index else None  # built first: it seeds torch, as building a stage does
     stage = build_stage(config, index)
     clock, timeout = WaitTime(), config.transport.timeout_s
     before = _before(job, index, stage, upstream, clock, contents)
@@ -61,12 +58,12 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         lag=config.depth.lag,
         staleness=config.optimizer.staleness,
         goes_back=partial(goes_back, config, index),
-        clock=Clock.of(config.depth.clocks, index),
+        period=UpdatePeriod.of(config.periods, index),
         recorder=recorder,
         save=partial(checkpoint.save, job.run_dir, index, config.stages),
     )  # fmt: skip
     if config.resume is not None:
-        _go_on(worker, job, Path(config.resume), index)
+        _resume(worker, job, Path(config.resume), index)
     elif config.start_from is not None:
         take_weights(config, stage, depth, time_cut)
     return worker
@@ -75,25 +72,26 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
 def _before(
     job: Job, index: int, stage: Stage, upstream: ChannelEnd | None, clock: WaitTime, contents: Contents | None
 ) -> Upstream | Feed | ForwardUnlocked:
-    """What the stage reads."""
+    """Build what the stage reads from: an edge, a feed, or both."""
     config = job.config
     if upstream is None:
         return Feed(config, job.data or open_data(config), start=job.start, stop=job.stop)
     edge = Upstream(upstream, stage=index, clock=clock, timeout_s=config.transport.timeout_s, contents=contents)
-    if config.depth.inputs is InputKind.received:
+    if not config.depth.predicts_inputs:
         return edge
-    own = Feed(config, open_data(config), start=job.start, stop=Event())  # sources have state: none is shared
-    inputs = input_interface(config, index, stage)
-    return ForwardUnlocked(edge, own, inputs, window=config.depth.max_in_flight, lag=config.depth.lag)
+    feed = Feed(
+        config, open_data(config), start=job.start, stop=Event()
+    )  # sources have state, so each feed opens its own
+    inputs = input_interface(config, index, stage.device)
+    return ForwardUnlocked(edge, feed, inputs, window=config.depth.max_in_flight, lag=config.depth.lag)
 
 
 def contents_of(config: Config, index: int) -> Contents:
-    """What the frames hold that stage `index`, 1 or more, receives."""
+    """Return what a frame for stage `index`, 1 or more, must hold."""
     model, data = config.model, config.data
     varies = data.one_label or (config.whole_sequences and data.grows)
     return Contents(
-        activation_shape(config, index - 1),
-        torch.get_default_dtype(),
+        activation_specs(config, index - 1),
         data.batch,
         model.symbols or 0,
         smaller=not data.sequences,
@@ -103,13 +101,13 @@ def contents_of(config: Config, index: int) -> Contents:
         numbers=(model.symbols or 0) if data.numbers else 0,
         context=config.history or config.future_labels,
         context_symbols=(model.input_symbols if config.history else model.symbols) or 0,
-        every=Clock.of(config.depth.clocks, index).every,
-        numbered=bool(config.depth.clocks),
+        every=config.periods[index],
+        numbered=max(config.periods) > 1,
     )
 
 
-def _go_on(worker: Worker, job: Job, folder: Path, index: int) -> None:
-    state = checkpoint.load(folder, job.start, index, job.config.stages)
+def _resume(worker: Worker, job: Job, folder: Path, index: int) -> None:
+    state = load_part(job.config, folder, job.start, index, worker.stage, worker.state_dict)
     with checkpoint.fitting(folder, job.start, index):
         worker.load_state_dict(state)
         stage, config = worker.stage, job.config

@@ -1,4 +1,4 @@
-"""An emulated accelerator: passes that take at least so long, whatever this machine's cores can do."""
+"""Emulate an accelerator: passes take a minimum time, independent of this machine's speed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 def lasting(call: Callable[P, R], ms: float) -> Callable[P, R]:
-    """The call, asleep until it has taken `ms` milliseconds; 0: the call itself."""
+    """Wrap a call so that it sleeps until `ms` milliseconds have passed; with 0 return it unchanged."""
     if not ms:
         return call
 
@@ -31,7 +31,7 @@ def lasting(call: Callable[P, R], ms: float) -> Callable[P, R]:
 
 
 def slow_down(settings: EmulateConfig, stage: Stage, depth: Interface, time_cut: Interface) -> None:
-    """Make a stage's passes, and the updates of what is at its cuts, last as the settings say."""
+    """Give a stage's passes, and the updates at its cuts, the minimum times of the settings."""
     learns = "ready_steps" if depth.learns_when_asked else "target"
     timed: list[tuple[object, str, float]] = [
         (stage, "forward", settings.forward_ms), (stage, "backward", settings.backward_ms),

@@ -1,4 +1,4 @@
-"""What the first stage reads instead of an upstream edge: the schedule of a run."""
+"""The schedule of a run: the first stage reads it instead of an upstream edge."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ from torch import Tensor
 from dni.data.base import Data
 from dni.data.history import History
 from dni.data.window import Window, split_labels
-from dni.methods.base import InputKind
 from workers.comm.edge import Loss
 from workers.comm.frame import Frame, Kind
 from workers.config.settings import Config
 
 
 class Feed:
-    """Training windows in order, with validation passes, probes, checkpoint marks and the end in their places.
+    """Training windows in order, with validation passes, probes, checkpoint barriers and the end in their places.
 
-    Has the calls of an upstream edge, so that the loop is the same for every stage.
+    It has the methods of `Upstream`, so that the training loop is the same for every stage.
 
     Args:
         config: steps, and how often to validate, to probe and to save.
         data: the sources.
-        start: steps that are already done (a resumed run).
-        stop: once set, the run ends in good order after the step under way. With synthetic inputs later stages may be
-            past that step: the run then goes on to the last that any of them can have reached, which is announced.
+        start: steps that a resumed run has already taken.
+        stop: once set, the run ends after the current step. If later stages may be ahead of that step, it ends at the
+            last step that any of them can have reached. The next frame announces that step.
     """
 
     def __init__(self, config: Config, data: Data, *, start: int, stop: Event) -> None:
         self.config, self.data, self.start, self.stop = config, data, start, stop
         self.timesteps = 0  # time steps given out, per stream
-        self.last: int | None = None  # the step after which the run ends early, once that is known
+        self.last: int | None = None  # the step after which a stopped run ends; None: it is not stopped
         self._history = self._new_history()
         self._frames = self._schedule()
 
     def receive(self) -> Frame:
-        """The next frame."""
+        """Return the next frame."""
         return next(self._frames)
 
     def finish(
@@ -51,12 +50,12 @@ class Feed:
         late: int = 0,
         more: bool = False,
     ) -> None:
-        """Nobody waits for the first stage; the source hears what training reached."""
+        """Report the losses to the source of the data; there is no previous stage to answer."""
         for loss in losses:
             self.data.train.report(loss.step - 1, loss.nats, loss.labels)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training source is."""
+        """Return the position of the training source."""
         history = self._history and self._history.symbols
         return {"train": self.data.train.state_dict(), "timesteps": self.timesteps, "history": history}
 
@@ -68,12 +67,12 @@ class Feed:
             self._history.symbols = state["history"]
 
     def figures(self) -> dict[str, Any]:
-        """What the journal says of the data: of a curriculum, the longest sequences that were solved."""
+        """Return the figures of the data for the recorder: for a curriculum, the longest sequences that were solved."""
         figures = self.data.train.figures()
         return {**figures, "timesteps": self.timesteps} if figures else {}
 
     def pending(self) -> int:
-        """The data never queues."""
+        """Return 0: the data never queues."""
         return 0
 
     def _schedule(self) -> Iterator[Frame]:
@@ -102,8 +101,7 @@ class Feed:
     def _goes_on(self, step: int) -> bool:
         depth, limit = self.config.depth, self.config.max_timesteps
         if self.last is None and self.stop.is_set():
-            ahead = depth.max_in_flight * (self.config.stages - 1) if depth.inputs is InputKind.synthetic else 0
-            self.last = step + ahead
+            self.last = step + depth.steps_ahead(self.config.stages)
         in_time = self.last is None or step < self.last
         return step < self.config.steps and (limit is None or self.timesteps < limit) and in_time
 
@@ -120,12 +118,12 @@ class Feed:
         whole, source = self.data.valid_windows, self.data.valid()
         for n in range(min(whole, self.config.evaluate.windows or whole)):
             frame = _frame(Kind.EVALUATE, step, source.next())
-            if self.config.depth.clocks:
+            if max(self.config.periods) > 1:
                 frame.tensors["index"] = torch.tensor(n + 1)
             yield frame
 
     def _probe(self, step: int) -> Frame:
-        """One sequence, or its first windows, as one long window."""
+        """Return a sequence, or its first windows, as one long window."""
         source, history, most = self.data.probe(), self._new_history(), self.config.evaluate.probe_windows
         windows = [source.next()]
         while len(windows) < most and not windows[-1].done.any():
@@ -149,15 +147,15 @@ def _frame(kind: Kind, step: int, window: Window, context: Tensor | None = None)
         "reset": window.reset,
         "done": window.done,
     }
-    if window.own is not None:
-        tensors["own"] = window.own
+    if window.local_labels is not None:
+        tensors["local_labels"] = window.local_labels
     if context is not None and context.shape[1]:
         tensors["context"] = context
     return Frame(kind, step, tensors=tensors)
 
 
 def _context(window: Window, history: History | None) -> Tensor:
-    """What the time cut sees beside the state: (B, H) inputs up to the window's end, or (B, L) labels after it."""
+    """Return the context of the time cut: (B, H) inputs up to the window's end, or (B, L) labels after it."""
     if history is not None:
         return history.read(window)
     later = split_labels(window.inputs, window.labels)[1]

@@ -1,4 +1,4 @@
-"""What a stage reads that does not wait for the one before it: the data, and a prediction of what will come."""
+"""The input of a stage that does not wait for the previous one: the data, and a prediction from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dni.errors import OutOfOrder
-from dni.interfaces.synthetic_input import InputInterface
+from dni.interfaces.input import InputInterface
 from workers.comm.edge import Loss
 from workers.comm.frame import Frame, Kind
 from workers.comm.upstream import Upstream
@@ -17,39 +17,41 @@ from workers.runtime.feed import Feed
 
 
 class ForwardUnlocked:
-    """Training steps from a feed of the stage's own, their values predicted; all else from the edge, in its place.
+    """Training steps from the stage's own feed, with predicted values; other frames from the edge, in their places.
 
-    Has the calls of an upstream edge. The value that comes over the edge for a step is the target of the prediction,
-    and only then the step is answered: with the gradient at the predicted value, which the stage before takes for that
-    of its output. A stage is at most `window` steps ahead of what has come. Where the feed says that the run validates,
-    probes, saves or ends, it waits for the frame of the previous stage: there all stages are at the same step.
+    It has the methods of `Upstream`. The value that arrives over the edge for a step is the target of the prediction.
+    The step is answered when it arrives, with the gradient at the predicted value. The previous stage uses it as the
+    gradient of its output. A stage is at most `window` steps ahead of the frames that have arrived. Where the feed has
+    a validation pass, a probe, a checkpoint or the end, it waits for the frame of the previous stage, so that all
+    stages are at the same step.
 
     Args:
         edge: to the previous stage.
-        feed: of the same data and schedule as the first stage's; it is never told to stop.
-        inputs: predicts.
-        window: W.
-        lag: the value of step t - lag - 1, and none after it, is learned from before step t; None takes what has come.
+        feed: of the same data and schedule as the first stage's; it is never stopped.
+        inputs: predicts the values.
+        window: W, in steps.
+        lag: before step t, learn from the value of step t - lag - 1 and from none after it; None takes the values that
+            have arrived.
     """
 
     def __init__(self, edge: Upstream, feed: Feed, inputs: InputInterface, *, window: int, lag: int | None) -> None:
         self.edge, self.feed, self.inputs, self.lag = edge, feed, inputs, lag
         self._ahead = window if lag is None else lag + 1
-        self._given = self._heard = feed.start  # the newest step given to the stage; whose value has come
-        self._answers: dict[int, tuple[Tensor | None, Sequence[Loss]]] = {}  # of steps whose value has not come
-        self._early: dict[int, Tensor] = {}  # values that came before their time
+        self._given = self._arrived = feed.start  # the newest step given to the stage; the newest that has arrived
+        self._answers: dict[int, tuple[Tensor | None, Sequence[Loss]]] = {}  # of steps that have not arrived
+        self._early: dict[int, Tensor] = {}  # values that arrived before their step
         self._figures: dict[str, Any] = {}
 
     def receive(self) -> Frame:
-        """The next training step, or, where it is time, the previous stage's frame of another kind.
+        """Return the next training step, or the previous stage's frame of another kind where the schedule has one.
 
-        Raises as `Upstream.receive`, and OutOfOrder where the two stages' schedules differ.
+        Raises as `Upstream.receive`, and OutOfOrder if the schedules of the two stages differ.
         """
         step = self._given + 1
-        self._hear(step - self._ahead)  # first of all: the end of the run may be announced
+        self._catch_up(step - self._ahead)  # first: a frame may announce the end of the run
         frame = self.feed.receive()
         if frame.kind is not Kind.STEP:
-            self._hear(self._given)
+            self._catch_up(self._given)
             return self._expected(self.edge.receive(), frame.kind, frame.step)
         self._learn(step)
         self._given = step
@@ -65,14 +67,14 @@ class ForwardUnlocked:
         late: int = 0,
         more: bool = False,
     ) -> None:
-        """As `Upstream.finish`; the answer to a training step waits until the frame has come that it is for."""
+        """As `Upstream.finish`; the answer to a training step is kept until its frame arrives."""
         if frame.kind is Kind.STEP:
             self._answers[frame.step] = gradient, losses
         else:
             self.edge.finish(frame, gradient, losses)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the data is, the predictor, and what it has not learned from yet; at a mark nothing is unanswered."""
+        """Return the feed, the predictor and the values not learned from. At a checkpoint nothing is unanswered."""
         state = {"feed": self.feed.state_dict(), "inputs": self.inputs.state_dict(), "early": self._early}
         return {**state, "figures": self._figures}
 
@@ -83,26 +85,26 @@ class ForwardUnlocked:
         self._early, self._figures = dict(state["early"]), state.get("figures", {})
 
     def figures(self) -> dict[str, Any]:
-        """How well inputs were predicted since the last call, or before it if nothing was learned since."""
+        """Return how well inputs were predicted since the last call, or before it if nothing was learned since."""
         recent = self.inputs.take_recent()
-        if recent["input_loss"] is not None or not self._figures:
+        if any(figure is not None for figure in recent.values()) or not self._figures:
             self._figures = recent
         return self._figures
 
     def pending(self) -> int:
-        """Frames received and not yet taken."""
+        """Return the number of frames received and not yet taken."""
         return self.edge.pending()
 
-    def _hear(self, needed: int) -> None:
-        """Take the values of steps that the stage has been given: wait for those up to `needed`, then what is here."""
-        while self._heard < self._given:
-            frame = self.edge.receive() if self._heard < needed else self.edge.poll()
+    def _catch_up(self, needed: int) -> None:
+        """Take the values of steps given to the stage: wait for those up to `needed`, then take those that are here."""
+        while self._arrived < self._given:
+            frame = self.edge.receive() if self._arrived < needed else self.edge.poll()
             if frame is None:
                 return
-            self._take(self._expected(frame, Kind.STEP, self._heard + 1))
+            self._take(self._expected(frame, Kind.STEP, self._arrived + 1))
 
     def _take(self, frame: Frame) -> None:
-        self._heard = frame.step
+        self._arrived = frame.step
         self._early[frame.step] = frame.tensors["value"]
         if "last" in frame.tensors:
             self.feed.last = int(frame.tensors["last"])

@@ -1,4 +1,4 @@
-"""A probe: one stage's synthetic gradients against the exact ones of a whole sequence, while training goes on."""
+"""Probes: compare a stage's synthetic gradients with the exact ones of a whole sequence during training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import Tensor
 
 from dni.diagnostics import Exact, SequenceGraph, in_depth, in_time
 from dni.interfaces.base import Interface
-from dni.interfaces.synthetic import DecoupledInterface
 from dni.stages.base import Stage
 from workers.comm.frame import Frame
 
@@ -15,31 +14,31 @@ Figures = dict[str, float | None]
 
 
 class Probe:
-    """What a stage makes of a PROBE frame, with the parameters it has now; nothing of the stage is changed.
+    """Runs a PROBE frame through a stage with its current parameters; the stage is not changed.
 
-    The frame holds one sequence: value (B, S) or (B, S, D), labels (B, S), windows, the steps of each of N windows, and
-    context (N, B, C), what the time cut sees beside the state that leaves each.
+    The frame holds one sequence: value (B, S) or (B, S, D), labels (B, S), windows (N,), the number of steps of each
+    window, and context (N, B, C), the context of the time cut after each window.
     """
 
     def __init__(self, stage: Stage, frame: Frame) -> None:
         self.device = stage.device
         self.sizes: list[int] = frame.tensors["windows"].tolist()
         self.labels, self.context = (frame.tensors[name].to(self.device) for name in ("labels", "context"))
-        self.passage = SequenceGraph(stage.module, self._windows(frame.tensors["value"].to(self.device)))
+        self.graph = SequenceGraph(stage.module, self._windows(frame.tensors["value"].to(self.device)))
         self.exact: Exact
 
     @property
     def output(self) -> Tensor:
-        """Of the whole sequence: (B, S, D)."""
-        return torch.cat(self.passage.outputs, dim=1)
+        """The output of the whole sequence, (B, S, D)."""
+        return torch.cat(self.graph.outputs, dim=1)
 
     def backward(self, output: Tensor) -> Tensor | None:
-        """Exactly through the whole sequence, from dL/d output to dL/d value; None for a value of integers."""
-        self.exact = self.passage.exact(self._windows(output.to(self.device)))
+        """Return the exact dL/d value of the whole sequence from dL/d output; None for a value of integers."""
+        self.exact = self.graph.exact(self._windows(output.to(self.device)))
         return torch.cat(self.exact.inputs, dim=1) if self.exact.inputs else None
 
     def figures(self, depth: Interface, time: Interface) -> Figures:
-        """Of the stage's cuts, after `backward`; None where there is nothing to measure.
+        """Return the figures of the stage's cuts, after `backward`; None where there is nothing to measure.
 
         time_cosine, time_r2, time_norm: the predicted dL/dstate against the exact one; parameters, truncated: cosine of
         the parameters' gradient with the exact one, as the time cut makes it and with truncation, both with the exact
@@ -49,16 +48,16 @@ class Probe:
 
     def _in_time(self, cut: Interface) -> Figures:
         keys = ("time_cosine", "time_r2", "time_norm", "parameters", "truncated")
-        if not self.passage.cuts:
+        if not self.graph.cuts:
             return dict.fromkeys(keys)
-        found = in_time(self.passage, self.exact, cut, list(self.context))
+        found = in_time(self.graph, self.exact, cut, list(self.context))
         at_cuts = found.cut_cosine, found.cut_r2, found.cut_norm
-        predicted = at_cuts if isinstance(cut, DecoupledInterface) else (None, None, None)
+        predicted = at_cuts if cut.predicts else (None, None, None)
         return dict(zip(keys, (*predicted, found.parameters, found.truncated), strict=True))
 
     def _in_depth(self, cut: Interface) -> Figures:
         labels = self._windows(self.labels)
-        found = in_depth(self.passage, self.exact, cut, labels)
+        found = in_depth(self.graph, self.exact, cut, labels)
         if found is None:
             return dict.fromkeys(("depth_cosine", "depth_r2", "depth_norm"))
         return {"depth_cosine": found.cosine, "depth_r2": found.r2, "depth_norm": found.norm}

@@ -1,4 +1,4 @@
-"""A run, as every worker of it knows it."""
+"""A run, as described to each of its workers."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from workers.runtime.recorder import Record
 
 @dataclass(frozen=True)
 class Job:
-    """A run: its settings, its folder, the step it starts after, and where its records go."""
+    """A run: settings, folder, and the sink for records. `stop` asks the first stage to end the run early."""
 
     config: Config
     run_dir: Path
     sink: Callable[[Record], None]
     stop: Event
-    data: Data | None = None  # the first stage opens the data itself if this is not given
-    sockets: Path | None = None  # a folder that only this user may enter; None: stages listen at ports
+    data: Data | None = None  # opened data; None: the worker opens it
+    sockets: Path | None = None  # private folder for Unix sockets; None: stages listen at ports
 
     @property
     def start(self) -> int:
-        """Steps that are already done."""
+        """Steps taken before this process: training begins at the next one."""
         return self.config.resume_step or 0
 
     def handshake(self, index: int) -> Handshake:
-        """What stage `index` says of itself to its neighbours."""
+        """Return the handshake that stage `index` sends to its neighbours."""
         return Handshake(
             protocol_version=PROTOCOL_VERSION,
             run_id=self.run_dir.name,

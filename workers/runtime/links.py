@@ -1,4 +1,4 @@
-"""The ends of the edges between stages, as the settings say."""
+"""Create the ends of the edges between stages from the settings."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from workers.build.device import device_of
 from workers.comm.transports.base import ChannelEnd, Edge, LinkContext, Listener
 from workers.runtime.job import Job
 
-#: Frames an inbox may hold beyond W: handshake, mark, end and the answer to each.
+#: Frames that an inbox may hold beyond W: handshake, checkpoint, end and their replies.
 SLACK = 8
 
 
 def edge_in_process(job: Job, k: int) -> Edge:
-    """The edge between stages k and k+1: queues, or a socket."""
+    """Create the edge between stages k and k+1 of one process."""
     return job.config.transport.edge(_context(job, k), _context(job, k + 1))
 
 
 def listen(job: Job, index: int, bind: str | None = None) -> Listener:
-    """The socket at which stage `index` waits for the stage before it; `bind`: where, unless as on one machine."""
+    """Listen for the stage before stage `index`, at address `bind` or else at an address of this machine."""
     transport, context = job.config.transport, _context(job, index)
     return transport.listen(bind or transport.on_this_machine(context), context)
 
 
 def connect(job: Job, index: int, address: str) -> ChannelEnd:
-    """The edge from stage `index` to the stage after it."""
+    """Connect stage `index` to the stage after it, which listens at `address`."""
     return job.config.transport.connect(address, _context(job, index))
 
 

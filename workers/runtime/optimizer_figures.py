@@ -1,4 +1,4 @@
-"""What the optimizers of one stage report: the learning rate, and the gradient norm before clipping."""
+"""Figures of the optimizers of one stage: the learning rate, and the gradient norm before clipping."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dni.stages.base import Stage
 
 
 def optimizer_figures(parts: Sequence[Stage]) -> dict[str, float | None]:
-    """`learning_rate` and `gradient_norm` of the parts of the model that one stage holds.
+    """Return `learning_rate` and `gradient_norm` of the parts of the model that one stage holds.
 
-    The rate is that of this step by the schedule, before late gradients shorten it (`optimizer.staleness`). The norm is
-    that of the newest optimizer step, of the mean gradient over all parts, before clipping; None before the first one.
+    The rate is the schedule's for this step, before `optimizer.staleness` reduces it. The norm is that of the mean
+    gradient of all parts at the newest optimizer step, before clipping; None before the first step.
     """
     rate = float(parts[0].optimizer.param_groups[0]["lr"]) if parts else None
     norms = [part.gradient_norm for part in parts if part.gradient_norm is not None]

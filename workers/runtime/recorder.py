@@ -1,4 +1,4 @@
-"""The figures of one stage: gathered every step, reported every so often."""
+"""The figures of one stage: added up at every step, recorded every few steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface
-from dni.interfaces.synthetic import DecoupledInterface
 from dni.loss_function import CrossEntropy, Judgement, LossFunction
 from dni.metrics import FitMeter, bits
 from dni.stages.base import Stage
@@ -31,15 +30,24 @@ Record = dict[str, Any]
 
 
 class Recorder:
-    """Sends records to a sink: `train` every `every` steps, `valid` per pass (`own` of a task of the
-    stage's own), `probe`, `checkpoint`, one `diverged` if the stage has (`workers.runtime.divergence`), and one `end`.
-    `parts`: the parts of the model that the stage holds.
+    """Sends records to a sink: `train` every `every` steps, `valid` per validation pass (`own` for a local objective),
+    `probe`, `checkpoint`, one `diverged` if the stage diverges (`workers.runtime.divergence`), and one `end`.
 
-    All figures are of the whole run: a resumed one goes on where its checkpoint was written. `wall_s` is the time since
-    the first frame, added up over the sittings; busy is 1 - time blocked on queues or credit / `wall_s`. `train_s` is
-    the time that training steps took or were waited for; validation, probes and checkpoints are not in it.
-    `guessing`: what a model costs that knows nothing, per label. `function`: the loss of the network, which says what
-    is recorded of it, and in which unit. `metrics`: what validation is measured by beside it, in the last stage.
+    All figures are of the whole run, also after a resume. `wall_s` is the time since the first frame, without the time
+    between two sittings. busy is 1 - time blocked on queues or credit / `wall_s`. `train_s` is the time of training
+    steps, waiting included; validation, probes and checkpoints are not in it.
+
+    Args:
+        sink: called with each record.
+        index: of the stage.
+        depth, time_cut: the interfaces at the two cuts.
+        upstream, downstream: the edges; the last stage has no downstream edge.
+        clock: the time blocked on the edges, in seconds.
+        every: steps between two `train` records.
+        guessing: loss per label of a model that knows nothing.
+        function: the loss of the network; it chooses the recorded figures and their unit.
+        parts: the parts of the model on this stage.
+        metrics: further figures of validation, for the last stage.
     """
 
     def __init__(
@@ -66,7 +74,7 @@ class Recorder:
         self.watch.unit = self.function.unit
         self._unit = {} if self.function.unit == "nats" else {"unit": self.function.unit}
         self._metrics = MetricSums(metrics)
-        self._condemned = False
+        self._diverged = False
         self._started: float | None = None
         self._last_record = self._last_event = 0.0
         self._valid_sum, self._valid_right, self._valid_count, self._valid_step = 0.0, 0, 0, 0
@@ -74,15 +82,15 @@ class Recorder:
 
     @contextmanager
     def handling(self, frame: Frame) -> Iterator[None]:
-        """A frame is here, and is being handled: with the first one the clocks start.
+        """Time the handling of a frame in the block; the first frame starts the clock.
 
-        The time since the last frame goes into `train_s` if this one is a training step. A DivergedError is recorded.
+        The time since the last frame counts as `train_s` if this one is a training step. A DivergedError is recorded.
         """
         self._received(frame.kind)
         try:
             yield
         except DivergedError as error:
-            self._condemn(frame.step, str(error))
+            self._record_divergence(frame.step, str(error))
             self.end(frame.step)
             raise
         now = time.monotonic()
@@ -99,18 +107,18 @@ class Recorder:
             self._close_validation()
 
     def step(self, step: int, characters: int) -> None:
-        """One training step is done."""
+        """Add up one finished training step."""
         self.tally.steps += 1
         self.tally.characters += characters
         if self.depth.measured is not None:
             self.tally.nats += self.depth.measured[0]
             self.tally.labels += self.depth.measured[1]
-        self._judge(step)
+        self._watch_loss(step)
         if step % self.every == 0:
             self._record_training(step)
 
     def validation(self, step: int, window: Judgement) -> None:
-        """Add what one validation window came to."""
+        """Add the result of one validation window."""
         self._valid_sum += window.loss
         self._valid_right += window.hits
         self._valid_count += window.labels
@@ -121,18 +129,18 @@ class Recorder:
         self._metrics.add(output, labels)
 
     def probe(self, step: int, figures: Mapping[str, float | None]) -> None:
-        """A probe was measured; with its figures goes the mean predictor loss of each cut since the last one."""
+        """Record the figures of a probe, with the mean predictor loss of each cut since the last probe."""
         losses = {f"{name}_loss": self._loss_since(name) for name in ("time", "depth")}
         self._send("probe", step, **figures, **losses)
 
     def saved(self, step: int) -> None:
-        """A checkpoint of this stage is on disk."""
+        """Record that a checkpoint of this stage is on disk."""
         self._send("checkpoint", step, absurd=self.watch.absurd)
 
     def end(self, step: int) -> None:
-        """The run is over for this stage."""
+        """Record the end of the run for this stage."""
         if self.watch.diverged(at_the_end=True):
-            self._condemn(step, self.watch.verdict())
+            self._record_divergence(step, self.watch.verdict())
         depth, time_cut, tally = self.depth.means(), self.time_cut.means(), self.tally
         dropped = dict(self.downstream.dropped) if self.downstream else {}
         self._send(
@@ -146,7 +154,7 @@ class Recorder:
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the figures of a resumed run go on from."""
+        """Return the sums from which the figures of a resumed run continue."""
         unrecorded_s = 0.0 if self._started is None else time.monotonic() - self._last_record
         return {
             "tally": self.tally.state_dict(self.wall_s, self.clock.seconds, unrecorded_s),
@@ -155,7 +163,7 @@ class Recorder:
         }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """The inverse of `state_dict`, before the first frame. None: an old checkpoint, whose figures begin anew."""
+        """The inverse of `state_dict`, before the first frame. None (an old checkpoint): figures begin anew."""
         if state is None:
             return
         self.tally.load_state_dict(state["tally"])
@@ -164,12 +172,12 @@ class Recorder:
 
     @property
     def wall_s(self) -> float:
-        """Seconds since the first frame, without those between two sittings."""
+        """Seconds since the first frame, without the time between two sittings."""
         return self.tally.wall_s + (0.0 if self._started is None else time.monotonic() - self._started)
 
     @property
     def busy(self) -> float:
-        """Share of the time not spent blocked."""
+        """Share of the time that was not spent blocked."""
         wall = self.wall_s
         return max(0.0, 1 - self.clock.seconds / wall) if wall else 0.0
 
@@ -189,27 +197,27 @@ class Recorder:
             **optimizer_figures(self.parts), **self.upstream.figures(),
         )  # fmt: skip
 
-    def _judge(self, step: int) -> None:
+    def _watch_loss(self, step: int) -> None:
         measured, local = self.depth.measured, self.depth.local_loss
         loss = measured[0] / measured[1] if measured and measured[1] else local
         if loss is None:
             return
         self.watch.add(step, loss)
         if self.watch.diverged():
-            self._condemn(step, self.watch.verdict())
+            self._record_divergence(step, self.watch.verdict())
 
-    def _condemn(self, step: int, why: str) -> None:
-        """Say once that the stage has diverged, and up to which step its parameters were good."""
-        if not self._condemned:
-            self._condemned = True
+    def _record_divergence(self, step: int, why: str) -> None:
+        """Record once that the stage has diverged, and up to which step its parameters were good."""
+        if not self._diverged:
+            self._diverged = True
             self._send("diverged", step, why=why, good=min(self.watch.good, step))
 
     def _loss_since(self, name: str) -> float | None:
-        cut = self.time_cut if name == "time" else self.depth
-        if not isinstance(cut, DecoupledInterface):
+        meter = (self.time_cut if name == "time" else self.depth).fit_meter
+        if meter is None:
             return None
-        before, self._probed[name] = self._probed.get(name, FitMeter()), replace(cut.total)
-        return cut.total.loss_since(before)
+        before, self._probed[name] = self._probed.get(name, FitMeter()), replace(meter)
+        return meter.loss_since(before)
 
     def _close_validation(self) -> None:
         if self._valid_count:

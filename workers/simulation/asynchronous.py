@@ -1,4 +1,4 @@
-"""Stages that do not wait for gradients: the steps of `workers.runtime.worker`, at most W frames unfinished."""
+"""Stages that do not wait for gradients: the steps of `workers.runtime.worker`, with at most W frames in flight."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections import deque
 from dni.interfaces.delayed import AT_ONCE
 from workers.simulation.events import Link, Network, Program, Stage
 
-ACKNOWLEDGED = -1  # the note of an answer without a gradient
+ACKNOWLEDGED = -1  # the note of an acknowledgement without a gradient
 
 
 class Edge:
-    """Credit on the edge to the next stage, and the answers that have come back over it."""
+    """Credit on the edge to the next stage, and the gradients that have returned over it."""
 
     def __init__(self, network: Network, stage: Stage, window: int) -> None:
         self.down, self.up, self.stage, self.window = network.down[stage.index], network.up[stage.index], stage, window
-        self.size = network.scenario.activation_bytes
+        self.size = network.scenario.activation_at(stage.index)
         self.unfinished = 0
-        self.answers: list[int] = []  # steps of the gradients that have come
+        self.answers: list[int] = []  # steps of the gradients that have arrived
 
     def send(self, step: int) -> Program:
-        """Pass a frame on; waits while W are unfinished."""
+        """Send a frame; wait while W frames are in flight."""
         while self.unfinished >= self.window:
             if not self.up.frames:
                 yield self.up
@@ -29,14 +29,14 @@ class Edge:
         self.unfinished += 1
 
     def gather(self) -> Program:
-        """Receive the answers that have arrived by now."""
+        """Receive the answers that have arrived."""
         yield None
         by = self.stage.now
         while self.up.frames and self.up.frames[0][0] <= by:
             self._take()
 
     def taken(self) -> list[int]:
-        """The gradients that were not asked for before."""
+        """Return the gradients that have arrived since the last call."""
         answers, self.answers = self.answers, []
         return answers
 
@@ -49,14 +49,15 @@ class Edge:
 
 
 def answer(network: Network, stage: Stage, step: int = ACKNOWLEDGED, *, more: bool = False) -> None:
-    """Finish a frame upstream, with the gradient of a step or without; with `more`, another answer finishes it."""
+    """Acknowledge a frame upstream, with the gradient of `step` or without; with `more`, a later answer acknowledges
+    it."""
     if stage.index:
-        size = 0 if step == ACKNOWLEDGED else network.scenario.gradient_bytes
+        size = 0 if step == ACKNOWLEDGED else network.scenario.gradient_at(stage.index - 1)
         stage.send(network.up[stage.index - 1], size, 2 * step + more)
 
 
 def receive(stage: Stage, source: Link | None) -> Program:
-    """The activation of the next step; the first stage has its data at hand."""
+    """Receive the activation of the next step; the first stage reads its data without waiting."""
     if source is not None:
         if not source.frames:
             yield source
@@ -64,7 +65,7 @@ def receive(stage: Stage, source: Link | None) -> Program:
 
 
 def decoupled(network: Network, index: int, *, local: bool = False) -> Program:
-    """A stage whose gradient is predicted, or with `local` comes from a loss of its own."""
+    """Run a stage whose gradient is predicted, or with `local` comes from a local loss."""
     s, stage = network.scenario, network.stages[index]
     forward, backward, update = s.forward_s[index], s.backward_s[index], s.update_s[index]
     source = network.down[index - 1] if index else None
@@ -78,7 +79,7 @@ def decoupled(network: Network, index: int, *, local: bool = False) -> Program:
         stage.work(backward + (update if local and edge is not None else 0.0))
         answer(network, stage, ACKNOWLEDGED if local else step)
         if edge is None or local:
-            stage.hold(-1)  # a predictor's value is kept until its target has come
+            stage.hold(-1)  # a predictor keeps its value until the target arrives
         if edge is not None:
             yield from edge.gather()
             for target in edge.taken():
@@ -89,7 +90,7 @@ def decoupled(network: Network, index: int, *, local: bool = False) -> Program:
 
 
 class Stash:
-    """The windows a stage keeps until their gradients come, each with the weights it was run with."""
+    """The windows that a stage keeps until their gradients arrive, with the weights of their forward passes."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.updates, self.weights = stage, 0, 0
@@ -101,8 +102,8 @@ class Stash:
         self.stage.hold(1)
         self.stage.versions = max(self.stage.versions, self.weights)
 
-    def go_back(self, step: int) -> None:
-        """Let the oldest go, which is of this step, and update."""
+    def backward(self, step: int) -> None:
+        """Release the oldest window, which must be that of `step`, and update the weights."""
         oldest, before = self._kept.popleft()
         assert oldest == step
         self.weights -= not self._kept or self._kept[0][1] != before
@@ -111,7 +112,7 @@ class Stash:
 
 
 def delayed(network: Network, index: int) -> Program:
-    """A stage that keeps its windows and goes back through the oldest ones as their true gradients come."""
+    """Run a stage that keeps its windows and runs their backward passes as their true gradients arrive."""
     s, stage = network.scenario, network.stages[index]
     source = network.down[index - 1] if index else None
     edge = Edge(network, stage, s.window // (s.stages - 1)) if index < s.stages - 1 else None
@@ -130,7 +131,7 @@ def delayed(network: Network, index: int) -> Program:
         for earlier in due:
             stage.work(s.backward_s[index])
             answer(network, stage, earlier, more=earlier != due[-1])
-            stash.go_back(earlier)
+            stash.backward(earlier)
             if edge is not None:
                 stage.use(step - earlier)
         if not due:

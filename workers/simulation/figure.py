@@ -1,4 +1,4 @@
-"""Updates per second against the delay of the links: one colour per method, one dash per window."""
+"""Draw updates per second against the delay of the links: one colour per method, one dash per window."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from workers.reporting.figures import COLOURS, DASHES
 from workers.simulation.model import ASYNCHRONOUS, METHODS, Prediction
+from workers.tracking.palette import COLOURS, DASHES
 
 _COLOURS = dict(zip(METHODS, ("#000000", *COLOURS[:6], "#999999"), strict=True))
 
 
 def label(prediction: Prediction) -> str:
-    """A method with what bounds it."""
+    """Return a method's name with its window, if it has one."""
     if prediction.window is not None:
         return f"{prediction.method}, W={prediction.window}"
     return prediction.method
 
 
 def draw(predictions: Sequence[Prediction], title: str, path: Path) -> None:
-    """Write the picture. Raises OSError."""
+    """Write the figure. Raises OSError."""
     figure = Figure(figsize=(7.2, 5.4), dpi=150, layout="constrained")
     axes = figure.add_subplot(xlabel="one-way delay of a link (ms)", ylabel="updates per second")
     windows = sorted({p.window for p in predictions if p.window is not None})
@@ -30,7 +30,7 @@ def draw(predictions: Sequence[Prediction], title: str, path: Path) -> None:
         dash = "-" if line[0].window is None else DASHES[windows.index(line[0].window) % len(DASHES)]
         marker = "o" if line[0].method in ASYNCHRONOUS else "s"
         x, y = [p.delay_s * 1e3 for p in line], [p.updates_per_s for p in line]
-        width = 4.0 if line[0].method == "synthetic" else 1.5  # local is often as fast, and would cover it
+        width = 4.0 if line[0].method == "synthetic" else 1.5  # local is often as fast and would hide it
         (drawn,) = axes.plot(x, y, dash, color=_COLOURS[line[0].method], linewidth=width, label=name)
         drawn.set(marker=marker, markersize=width + 2.5)
     axes.set_yscale("log")

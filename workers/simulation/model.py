@@ -1,4 +1,4 @@
-"""From a scenario to what a method would reach in it."""
+"""Predict the rate and the costs of a method in a scenario."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ SYNCHRONOUS = ("backprop", "gpipe", "1f1b", "interleaved_1f1b", "zero_bubble")
 ASYNCHRONOUS = ("synthetic", "local", "delayed")
 METHODS = SYNCHRONOUS + ASYNCHRONOUS
 
-#: Steps of a synchronous pipeline all of whose steps are alike: the second half is measured.
+#: Steps to simulate if all steps of a synchronous pipeline are alike: the second half is measured.
 ENOUGH = 4
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method would reach. Lists are by stage, (K,), or by link, (K-1,); a ring's last link is the K-th."""
+    """The predicted figures of a method. Lists are by stage, (K,), or by link, (K-1,); a ring also has a K-th link."""
 
     method: str
     delay_s: float
-    window: int | None  #: W; None: nothing is in flight but the batch
-    microbatches: int | None  #: M; None: batches are not parted
+    window: int | None  #: W; None: one batch at a time
+    microbatches: int | None  #: M; None: no microbatches
     updates_per_s: float
     samples_per_s: float
     busy: list[float]
-    staleness_mean: float | None  #: steps, over the gradients and targets that come over links; None: none comes late
+    staleness_mean: float | None  #: in steps, over gradients and targets from links; None: none is late
     staleness_max: int | None
-    held: list[float]  #: most batches whose activation a stage keeps
-    versions: list[int]  #: most versions of the weights
+    held: list[float]  #: most activations that a stage keeps, in batches
+    versions: list[int]  #: most versions of the weights that a stage keeps
     forward_bytes_per_s: list[float]
     backward_bytes_per_s: list[float]
-    steps: int  #: that were simulated
-    failures: int  #: that fell into them
+    steps: int  #: simulated steps
+    failures: int  #: failures during these steps
 
 
 def predict(method: str, scenario: Scenario) -> Prediction:
-    """Simulate one method. Raises ConfigError for what it cannot do."""
+    """Simulate one method. Raises ConfigError for a scenario that the method cannot run."""
     check(scenario)
     if method not in METHODS:
-        raise ConfigError(f"--methods {method}: give some of {','.join(METHODS)}")
+        raise ConfigError(f"--methods {method}: choose from {','.join(METHODS)}")
     if method in ASYNCHRONOUS:
         return _simulate(method, scenario, None)
     return _simulate(method, scenario, _parts(method, scenario))
 
 
 def _parts(method: str, scenario: Scenario) -> int:
-    """M: what was asked for, or the fastest divisor of the batch; what is held is one batch at most, whatever M."""
+    """Return M as given, or the fastest divisor of the batch; at most one batch is kept, for any M."""
     if method == "backprop":
         return 1
     if scenario.microbatches is not None:
@@ -64,7 +64,7 @@ def _parts(method: str, scenario: Scenario) -> int:
         try:
             found[m] = _simulate(method, calm, m).updates_per_s
         except ConfigError:
-            continue  # rounds of this many are not even
+            continue  # interleaved rounds would be unequal
     return max(found, key=lambda m: (found[m], -m))
 
 
@@ -101,7 +101,7 @@ def _order(method: str, chunks: int) -> Callable[[int, int, int], list[Pass]]:
 
 
 def _outages(s: Scenario, *, alone: bool) -> list[Outages]:
-    """Of each stage its own, or, where nothing goes on without all, of each those of all."""
+    """Return the outages of each stage: independent ones, or shared ones if all stages stop together."""
     if s.mtbf_s is None:
         return []
     if alone:

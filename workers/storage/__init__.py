@@ -1,1 +1,1 @@
-"""What a run folder holds: the record of its settings, checkpoints, versions, a lock."""
+"""The files of a run folder: the record of its settings, checkpoints, versions, a lock."""

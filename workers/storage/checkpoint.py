@@ -1,7 +1,7 @@
 """Checkpoints: `checkpoints/step-00001000/stage-2.safetensors` (tensors) and `stage-2.json` (all else). No pickle.
 
-A stage's JSON is written last and in one piece; a checkpoint is complete when both files of every stage are there, and
-whole if they are as they were written (`workers.storage.stage_files`).
+A stage's JSON is written last and atomically. A checkpoint is complete if both files of every stage exist, and whole if
+their digests match (`workers.storage.stage_files`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def save(run_dir: Path, stage: int, stages: int, step: int, state: dict[str, Any]) -> None:
     """Write one stage's state (nested dicts and lists of tensors and plain values). Raises OSError.
 
-    When this returns, the files and their names are on the disk.
+    The files and their names are on the disk when this returns.
     """
     folder = folder_of(run_dir, step)
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,46 +35,46 @@ def save(run_dir: Path, stage: int, stages: int, step: int, state: dict[str, Any
 
 
 def load(run_dir: Path, step: int, stage: int, stages: int | None = None) -> dict[str, Any]:
-    """The inverse of `save`; with `stages`, of a run of so many.
+    """Read one stage's state, the inverse of `save`. `stages` is the expected number of stages; None: any.
 
-    Raises DamagedCheckpoint where a file is not as it was written, CheckpointError where it is of another run or
+    Raises DamagedCheckpoint if a file has changed since it was written, CheckpointError if it belongs to another run or
     cannot be read.
     """
     path, place = _json(folder_of(run_dir, step), stage), (step, stage)
     plain = read_stage(path, place)
     if stages not in (None, plain["stages"]):
         raise CheckpointError(
-            f"stage {stage}, step {step}: {path} is of a run of {plain['stages']} stages, not {stages}"
+            f"stage {stage}, step {step}: {path} belongs to a run of {plain['stages']} stages, not {stages}"
         )
     state: dict[str, Any] = with_tensors(path, place, plain)
     return state
 
 
 def verify(run_dir: Path, step: int) -> bool:
-    """Read all files of a checkpoint through. Returns False where some are missing; raises as `load`."""
+    """Read and check all files of a checkpoint. Returns False if some are missing; raises as `load`."""
     folder = folder_of(run_dir, step)
     stages = _stages(folder)
     if not _has_all(folder, stages):
-        if stages is None and _parts(folder):  # all are damaged: the first one says how
+        if stages is None and _parts(folder):  # all are damaged: raise the first one's error
             read_stage(_json(folder, _parts(folder)[0]), (step, _parts(folder)[0]))
         return False
     found = [read_stage(_json(folder, stage), (step, stage)) for stage in range(stages or 0)]
     other = next((plain for plain in found if plain["stages"] != stages), None)
     if other is not None:
         raise DamagedCheckpoint(
-            f"stage {other['stage']}, step {step}: {_json(folder, other['stage'])} is of a run of {other['stages']} "
-            f"stages, those before it of {stages}"
+            f"stage {other['stage']}, step {step}: {_json(folder, other['stage'])} belongs to a run of "
+            f"{other['stages']} stages, the files before it to one of {stages}"
         )
     if any(plain["format"] == UNCHECKED for plain in found):
-        log.warning("%s is from before there were digests (format %d): damage would not be noticed", folder, UNCHECKED)
+        log.warning("%s has no digests (format %d): damage cannot be detected", folder, UNCHECKED)
     return True
 
 
 def newest_whole(run_dir: Path) -> int | None:
-    """The step of the newest complete checkpoint that is as it was written; None if none is complete.
+    """Return the step of the newest complete and undamaged checkpoint; None if no checkpoint is complete.
 
-    A newer one that is damaged is named in a warning. Raises DamagedCheckpoint if all complete ones are damaged,
-    CheckpointError for one that cannot be read for another reason.
+    Warns of newer checkpoints that are damaged. Raises DamagedCheckpoint if all complete ones are damaged,
+    CheckpointError if one cannot be read for another reason.
     """
     damaged: list[DamagedCheckpoint] = []
     for step in reversed(_steps(run_dir)):
@@ -91,13 +91,13 @@ def newest_whole(run_dir: Path) -> int | None:
 
 
 def complete_steps(run_dir: Path) -> list[int]:
-    """Steps of the complete checkpoints in a run folder, ascending. Their tensors are not read."""
+    """Return the steps of the complete checkpoints in a run folder, ascending, without reading tensors."""
     folders = [(step, folder_of(run_dir, step)) for step in _steps(run_dir)]
     return [step for step, folder in folders if _has_all(folder, _stages(folder))]
 
 
 def stages_of(run_dir: Path, step: int) -> int:
-    """Of how many stages a checkpoint is. Raises CheckpointError if no file of it says so."""
+    """Return the number of stages of a checkpoint. Raises CheckpointError if none of its JSON files can be read."""
     folder = folder_of(run_dir, step)
     stages = _stages(folder)
     if stages is None:
@@ -106,7 +106,7 @@ def stages_of(run_dir: Path, step: int) -> int:
 
 
 def prune(run_dir: Path, keep: int, spare: int | None = None) -> None:
-    """Remove all complete checkpoints but the newest `keep`, and the one of the step `spare`."""
+    """Remove all complete checkpoints except the newest `keep` and that of step `spare`."""
     for step in complete_steps(run_dir)[:-keep]:
         if step == spare:
             continue
@@ -114,7 +114,7 @@ def prune(run_dir: Path, keep: int, spare: int | None = None) -> None:
 
 
 def set_aside(run_dir: Path, after: int) -> None:
-    """Rename the checkpoints of steps above `after` to `diverged-...`: nothing goes on from them any more."""
+    """Rename the checkpoints after step `after` to `diverged-...`, so that no run resumes from them."""
     for step in complete_steps(run_dir):
         if step > after:
             folder = folder_of(run_dir, step)
@@ -124,9 +124,9 @@ def set_aside(run_dir: Path, after: int) -> None:
 
 
 def drop_after(run_dir: Path, step: int) -> None:
-    """Remove what was saved after a step, whole or in part, for a run that goes on from there. Raises OSError.
+    """Remove all checkpoints after a step, complete or not, for a run that resumes there. Raises OSError.
 
-    What cannot be read is set aside as `damaged-step-N`.
+    Unreadable ones are renamed to `damaged-step-N` instead.
     """
     for later in [found for found in _steps(run_dir) if found > step]:
         folder = folder_of(run_dir, later)
@@ -141,11 +141,11 @@ def drop_after(run_dir: Path, step: int) -> None:
 
 
 def copy(source: Path, run_dir: Path, step: int) -> None:
-    """Copy a complete checkpoint from one run folder to another, unless it is there. Raises as `load`, and OSError."""
+    """Copy a complete checkpoint to another run folder, unless it exists there. Raises as `load`, and OSError."""
     target = folder_of(run_dir, step)
     if not target.exists():
         verify(source, step)
-        partly = target.with_name(f"{target.name}.partly")  # not offered before all of it is there
+        partly = target.with_name(f"{target.name}.partly")  # never seen under its final name before it is complete
         shutil.copytree(folder_of(source, step), partly, dirs_exist_ok=True)
         for file in partly.iterdir():
             sync(file)
@@ -154,7 +154,7 @@ def copy(source: Path, run_dir: Path, step: int) -> None:
 
 @contextmanager
 def fitting(folder: Path, step: int, stage: int) -> Iterator[None]:
-    """What is loaded inside is of this model. Raises CheckpointError if it does not fit."""
+    """Raise errors of loading a state inside as CheckpointError: the checkpoint does not fit the model."""
     try:
         yield
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -166,7 +166,7 @@ def fitting(folder: Path, step: int, stage: int) -> Iterator[None]:
 
 
 def folder_of(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return the folder of a step's checkpoint."""
     return run_dir / "checkpoints" / f"step-{step:08d}"
 
 
@@ -175,20 +175,20 @@ def _json(folder: Path, stage: int) -> Path:
 
 
 def _steps(run_dir: Path) -> list[int]:
-    """Steps of all checkpoints, also of incomplete ones, ascending."""
+    """Return the steps of all checkpoint folders, also of incomplete ones, ascending."""
     names = [folder.name.removeprefix("step-") for folder in (run_dir / "checkpoints").glob("step-*")]
     steps = [int(name) for name in names if name.isdecimal()]
     return sorted(step for step in steps if folder_of(run_dir, step).is_dir())
 
 
 def _parts(folder: Path) -> list[int]:
-    """The stages whose JSON is there, ascending."""
+    """Return the stages whose JSON exists, ascending."""
     names = [path.stem.removeprefix("stage-") for path in folder.glob("stage-*.json")]
     return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _stages(folder: Path) -> int | None:
-    """Of how many stages it is, as the first readable JSON says."""
+    """Return the number of stages from the first readable JSON, or None."""
     return next((found for part in _parts(folder) if (found := stages_in(_json(folder, part))) is not None), None)
 
 
@@ -198,9 +198,9 @@ def _has_all(folder: Path, stages: int | None) -> bool:
 
 
 def continue_with(run_dir: Path) -> str:
-    """What is left of a broken run, and what to type to go on."""
+    """Return a sentence that names the last checkpoint of a broken run and the command that resumes it."""
     steps = checkpoint.complete_steps(run_dir)
     if not steps:
         return "no complete checkpoint had been written (checkpoint.every sets how often)"
     last = checkpoint.folder_of(run_dir, steps[-1])
-    return f"last complete checkpoint: {last}; go on with: {resume_command(run_dir)}"
+    return f"last complete checkpoint: {last}; resume with: {resume_command(run_dir)}"

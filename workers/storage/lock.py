@@ -1,4 +1,4 @@
-"""One run at a time in a run folder: a lock that is free again when its process ends, however it ends."""
+"""Lock a run folder, so that one run at a time writes there. The lock is released when its process ends in any way."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(run_dir: Path, resumed: Path | None = None) -> Iterator[None]:
-    """Hold the lock of a run's folder, and of the one that it goes on from.
+    """Hold the lock of a run's folder, and of the folder that it resumes.
 
     Raises ConfigError, naming the folder, if another process holds one of them, OSError if the run's folder cannot be
-    written to. A folder to go on from may be read-only: then no run can be going on in it.
+    written to. A resumed folder may be read-only: then no run can write there.
     """
     with ExitStack() as held:
         if resumed is not None and resumed.resolve() != run_dir.resolve():
@@ -36,6 +36,6 @@ def _lock(folder: Path) -> Iterator[None]:
     try:
         lock = FileLock(folder / LOCK, timeout=0).acquire()
     except Timeout as error:
-        raise ConfigError(f"{folder}: another run is going on in it; wait until it has ended") from error
+        raise ConfigError(f"{folder}: another run is writing to this folder; wait until it has ended") from error
     with lock:
         yield

@@ -1,7 +1,7 @@
-"""The record of a run: `config.yaml` in its folder, written once by an accepted command and read by everything else.
+"""The record of a run: `config.yaml` in its folder, written once after all checks and read by all stages and commands.
 
-Its first line holds the SHA-256 of all that follows. Whatever is read from a run folder is data, also where a stranger
-has written it: no tags, no aliases, no interpolations.
+Its first line holds the SHA-256 of the rest. The content of a run folder is untrusted data: the reader accepts no tags,
+aliases or interpolations.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from workers.config.settings import Config
 
 CONFIG = "config.yaml"
 
-#: A record has a few kilobytes; a longer file is something else.
+#: Longest record, in bytes; a usual record has a few kilobytes.
 LONGEST = 2**16
 
-#: Sections in sections, and lists in these.
+#: Deepest nesting of sections and lists.
 DEEPEST = 8
 
 _HEAD = b"# Written by dni-train. SHA-256 of all that follows: "
 
 
 def write_record(run_dir: Path, config: Config) -> None:
-    """Write `run_dir/config.yaml` in one piece: a reader sees the old record or the new one, never a part."""
+    """Write `run_dir/config.yaml` atomically: a reader sees the old record or the new one, never a part."""
     body = yaml.safe_dump(to_plain(config), allow_unicode=True, sort_keys=False).encode()
     temporary = run_dir / f".{CONFIG}.{os.getpid()}"
     with temporary.open("wb") as file:
@@ -42,10 +42,10 @@ def write_record(run_dir: Path, config: Config) -> None:
 
 
 def read_record(run_dir: Path) -> Config:
-    """The settings of a run. Raises ConfigError if there is no record, or if it is damaged or was edited."""
+    """Return the settings of a run. Raises ConfigError if there is no record, or if it is damaged or was edited."""
     path = run_dir / CONFIG
     if not path.is_file():
-        raise ConfigError(f"{run_dir}: no {CONFIG} in it; give the folder of a run, which dni-train wrote")
+        raise ConfigError(f"{run_dir}: no {CONFIG} here; give a run folder that dni-train wrote")
     plain = read_plain(path)
     try:
         return from_any(as_text(plain))
@@ -54,7 +54,7 @@ def read_record(run_dir: Path) -> Config:
 
 
 def read_plain(path: Path) -> dict[str, Any]:
-    """A record as nested dicts. A file of an earlier version, without a digest, is read as it is.
+    """Read a record as nested dicts. A record of an earlier version, without a digest, is read unchecked.
 
     Raises ConfigError, naming the file, if it is damaged or was edited.
     """
@@ -62,19 +62,19 @@ def read_plain(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(LONGEST + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give the folder of a run that you may read") from error
+        raise ConfigError(f"{path}: {error.strerror}; give a run folder that you may read") from error
     head, _, body = content.partition(b"\n")
     if len(content) > LONGEST:
         raise _damaged(path, f"it is longer than {LONGEST} bytes")
     if head.startswith(_HEAD) and head.removeprefix(_HEAD).strip() != _digest(body):
-        raise _damaged(path, "its SHA-256 is not the one in its first line: it was edited, or part of it is lost")
+        raise _damaged(path, "its SHA-256 differs from the one in its first line: it was edited or is incomplete")
     return _parse(path, content)
 
 
 def to_resume(config: Config) -> Config:
-    """The settings that a resumed run begins with: those of its record, without what was filled in.
+    """Return the settings that a resumed run starts with: its record, without the values that were filled in.
 
-    The end of a schedule that followed from the number of steps follows from the new number.
+    If the schedule ended at the last step, its end is reset to follow the new number of steps.
     """
     schedule = config.optimizer.schedule
     if schedule.ends and schedule.decay_steps == config.planned_steps:
@@ -96,12 +96,13 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _refuse_traps(path: Path, text: str) -> None:
-    """Raise ConfigError for what a small file can use to keep its reader busy; it is looked at event by event."""
+    """Raise ConfigError for aliases and deep nesting, which let a small file expand without bound; the text is
+    streamed."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
-            raise _damaged(path, "it has aliases, and dni-train writes none")
+            raise _damaged(path, "it has YAML aliases, which dni-train never writes")
         if depth > DEEPEST:
             raise _damaged(path, f"it is nested more than {DEEPEST} deep")
 

@@ -1,8 +1,8 @@
-"""JSON files that show whether they are as they were written, and files that are on the disk once they are named.
+"""JSON files with a digest of their own content, and files that are on the disk before they get their name.
 
     {"sha256": "<64 hexadecimal digits>", "format": 2, ...}
 
-The digest is of every byte after it, so that any changed bit of the file is noticed.
+The digest covers every byte after it, so any changed bit of the file is detected.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _CHUNK = 2**20
 
 
 class Unsealed(ValueError):
-    """A JSON file that holds no digest."""
+    """Raised for a JSON file without a digest."""
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` (not empty) to `path` in one piece, and wait until it is on the disk. Raises OSError."""
+    """Write `content` (not empty) to `path` atomically, and wait until it is on the disk. Raises OSError."""
     rest = f'", {json.dumps(content)[1:]}'.encode()
     temporary = path.with_name(f"{path.name}.tmp")
     with about(temporary):
@@ -35,7 +35,7 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote. Raises Unsealed without a digest, ValueError if a byte has changed, OSError."""
+    """Read a file of `write_sealed`. Raises Unsealed without a digest, ValueError if a byte has changed, OSError."""
     raw = path.read_bytes()
     if not raw.startswith(_OPENING):
         raise Unsealed("it does not begin with a digest")
@@ -48,7 +48,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits. Raises OSError."""
+    """Return the SHA-256 of a file, in hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -57,20 +57,20 @@ def digest_of(path: Path) -> str:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Rename a finished file to its name once its content is on the disk, and then the name too. Raises OSError."""
+    """Wait until a file's content is on the disk, rename the file, and wait until its name is too. Raises OSError."""
     sync(temporary)
     os.replace(temporary, path)
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk. Raises OSError."""
+    """Wait until a file, or a folder's list of names, is on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with about(path):
             os.fsync(descriptor)
     except OSError as error:
-        if not (error.errno == errno.EINVAL and path.is_dir()):  # some file systems cannot for folders
+        if not (error.errno == errno.EINVAL and path.is_dir()):  # some file systems cannot sync folders
             raise
     finally:
         os.close(descriptor)

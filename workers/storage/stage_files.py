@@ -1,7 +1,7 @@
 """The two files of one stage in a checkpoint: `stage-2.safetensors` (tensors) and `stage-2.json` (all else).
 
-The JSON is written last. It holds a digest of itself and one of the tensors, the step, the stage and the number of
-stages; all are checked when it is read.
+The JSON is written last. It holds digests of itself and of the tensors, the step, the stage and the number of stages;
+the reader checks all of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from workers.storage.sealed import Unsealed, digest_of, put_in_place, read_seale
 
 FORMAT = 2
 
-#: The format before, which has no digests: it is read, but damage in it is not noticed.
+#: The previous format, without digests: it is read, but damage is not detected.
 UNCHECKED = 1
 
 Place = tuple[int, int]
@@ -34,9 +34,9 @@ Content = dict[str, Any]
 
 
 def write_stage(path: Path, place: Place, stages: int, state: Any) -> None:
-    """Write `path` (the JSON) and the tensors beside it: nested dicts and lists of tensors and plain values.
+    """Write `path` (the JSON) and the tensors beside it, from nested dicts and lists of tensors and plain values.
 
-    Raises OSError. When this returns, the content of both files is on the disk.
+    The content of both files is on the disk when this returns. Raises OSError.
     """
     tensors: dict[str, Tensor] = {}
     tree = _flatten(state, "", tensors)
@@ -48,14 +48,14 @@ def write_stage(path: Path, place: Place, stages: int, state: Any) -> None:
     except OSError:
         for left in (path.with_suffix(".tmp"), path.with_suffix(".json.tmp")):
             with suppress(OSError):
-                left.unlink()  # on a full disk its space is needed
+                left.unlink()  # frees its space on a full disk
         raise
 
 
 def read_stage(path: Path, place: Place) -> Content:
-    """The JSON, once it and the digest of the tensors are found right; `state` is without tensors yet.
+    """Read the JSON and check both digests; `state` has no tensors yet.
 
-    Raises DamagedCheckpoint where a file is not as it was written, CheckpointError where it cannot be read.
+    Raises DamagedCheckpoint if a file has changed since it was written, CheckpointError if it cannot be read.
     """
     weights = path.with_suffix(".safetensors")
     try:
@@ -72,18 +72,19 @@ def read_stage(path: Path, place: Place) -> Content:
 
 
 def with_tensors(path: Path, place: Place, plain: Content) -> Any:
-    """The state that was written: that of `plain`, with its tensors. Raises as `read_stage`."""
+    """Return the state in `plain` with its tensors. Raises as `read_stage`."""
     weights = path.with_suffix(".safetensors")
     try:
-        read = load_file(weights)  # wherever they lay in the file: on some processors
-        tensors = {name: tensor.clone() for name, tensor in read.items()}  # sums depend on how memory is aligned
+        read = load_file(weights)
+        # cloned to the same alignment in any file: on some processors sums depend on it
+        tensors = {name: tensor.clone() for name, tensor in read.items()}
         return _unflatten(plain["state"], tensors)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise _unreadable(weights, place, error) from error
 
 
 def stages_in(path: Path) -> int | None:
-    """Of how many stages the run was, as a JSON says; None if it is damaged."""
+    """Return the number of stages from a JSON; None if it is damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
         return int(_plain(path)["stages"])
     return None
@@ -104,7 +105,8 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
 
 
 def _plain(path: Path) -> Content:
-    """Content of either format. Raises ValueError if it is damaged, CheckpointError for one of a later version."""
+    """Read content of either format. Raises ValueError if it is damaged, CheckpointError if a later version wrote
+    it."""
     try:
         plain = read_sealed(path)
     except Unsealed:
@@ -113,28 +115,30 @@ def _plain(path: Path) -> Content:
             raise
         return dict(plain)
     if plain["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {plain['format']}, and this version reads {FORMAT}: use a later one")
+        raise CheckpointError(
+            f"{path} has format {plain['format']}, but this version reads {FORMAT}: use a later version"
+        )
     return plain
 
 
 def _check_place(plain: Content, place: Place) -> None:
     for name, wanted in zip(("step", "stage"), place, strict=True):
         if plain[name] != wanted:
-            raise ValueError(f"it is of {name} {plain[name]}, and lies among those of {name} {wanted}")
+            raise ValueError(f"it belongs to {name} {plain[name]}, not to {name} {wanted}")
     if not isinstance(plain["stages"], int) or not place[1] < plain["stages"]:
-        raise ValueError(f"it is of stage {place[1]} of {plain['stages']}")
+        raise ValueError(f"it belongs to stage {place[1]} of {plain['stages']}")
 
 
 def _unreadable(path: Path, place: Place, error: Exception) -> CheckpointError:
-    """Damage, unless the system only refused to open it."""
-    said = f"stage {place[1]}, step {place[0]}: {path}"
+    """Return DamagedCheckpoint; CheckpointError if the operating system refused to open the file."""
+    name = f"stage {place[1]}, step {place[0]}: {path}"
     if isinstance(error, OSError) and error.errno != errno.EIO:
-        return CheckpointError(f"{said} cannot be read: {error.strerror or error}")
-    return DamagedCheckpoint(f"{said} is damaged: {error}")
+        return CheckpointError(f"{name} cannot be read: {error.strerror or error}")
+    return DamagedCheckpoint(f"{name} is damaged: {error}")
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """A JSON tree in which every tensor is replaced by its key in `tensors`, and integer keys are marked."""
+    """Return a JSON tree with every tensor replaced by its key in `tensors`, and integer keys marked."""
     if isinstance(value, Tensor):
         tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"$tensor": path}

@@ -1,1 +1,1 @@
-"""What the operating system gives: processes, threads, signals, memory, and its refusals."""
+"""Operating system services: processes, threads, signals, memory, and the errors that the system raises."""

@@ -1,4 +1,4 @@
-"""Threads that work in the background: an error that ends one reaches the run, with its cause."""
+"""Background threads. An error that ends one is reported to the run, with its cause."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from dni.errors import DniError, ThreadDied
 
 log = logging.getLogger(__name__)
 
-#: Errors that say by themselves what is wrong, whichever thread meets them.
-TELLING = (DniError, OSError, MemoryError)
+#: Errors whose message explains the problem without a traceback or the name of a thread.
+SELF_EXPLANATORY = (DniError, OSError, MemoryError)
 
 
-def background(name: str, work: Callable[[], object], died: Callable[[Exception], object]) -> threading.Thread:
-    """A daemon thread that does `work`, not yet started.
+def background(name: str, work: Callable[[], object], on_error: Callable[[Exception], object]) -> threading.Thread:
+    """Return a daemon thread that runs `work`; the caller starts it.
 
-    An error that leaves `work` is given to `died`, in that thread: one of `TELLING` as it is; any other is logged with
-    its traceback, and given as `ThreadDied`. `died` must end the run, or wake the thread that will.
+    The thread passes an error raised by `work` to `on_error`. Errors of `SELF_EXPLANATORY` are passed unchanged. Any
+    other is logged with its traceback and passed as `ThreadDied`. `on_error` must end the run, or wake the thread that
+    will.
     """
 
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # SystemExit as well, which threading would pass over in silence
-            died(thread_died(name, error))
+        except BaseException as error:  # includes SystemExit, which threading ignores
+            on_error(as_thread_error(name, error))
 
     return threading.Thread(target=run, name=name, daemon=True)
 
 
-def thread_died(name: str, error: BaseException) -> Exception:
-    """What the run is told of an error that ended a thread."""
-    if isinstance(error, TELLING):
+def as_thread_error(name: str, error: BaseException) -> Exception:
+    """Return the error to report to the run for an error that ended a thread."""
+    if isinstance(error, SELF_EXPLANATORY):
         return error
     log.error("thread %s ended with an error", name, exc_info=error)
-    found = ThreadDied(f"its thread {name} ended with {type(error).__name__}: {error}")
-    found.__cause__ = error
-    return found
+    wrapped = ThreadDied(f"its thread {name} ended with {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,7 +1,7 @@
 """The control channel between the supervisor and the process of a stage: a socket pair, in JSON lines.
 
-It has a descriptor of its own, so nothing that a worker or a library prints can get into it. A line that is no message
-all the same is an error for whoever reads it, never something to pass over.
+It has its own file descriptor, so the output of workers and libraries cannot get into it. The reader raises WireError
+for a line that is not a message; it never skips one.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ from dni.errors import WireError
 
 Message = dict[str, Any]
 
-#: Bytes of a line; the longest message, an error with its text, is far shorter.
+#: Longest line in bytes. The longest message, an error with its text, is far shorter.
 LONGEST_LINE = 2**20
 
-_SHOWN = 60  # bytes of a bad line
+_SHOWN = 60  # bytes of a bad line in the error message
 
 
 class Channel:
-    """One end. Any thread may speak; one listens."""
+    """One end of the channel. Any thread may send; one thread reads."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._incoming = end.makefile("rb")
-        self._speaking = threading.Lock()
+        self._sending = threading.Lock()
 
     @classmethod
     def inherited(cls, descriptor: int) -> Channel:
-        """The end that this process was started with. Processes that it starts itself do not get it."""
+        """Return the end that this process inherited. Its own child processes do not inherit it."""
         end = socket.socket(fileno=descriptor)
         end.set_inheritable(False)
         return cls(end)
 
     def say(self, **message: Any) -> None:
-        """Send one message. Raises OSError if nobody is there to read it."""
+        """Send one message. Raises OSError if the other end is closed."""
         line = json.dumps(message).encode() + b"\n"
-        with self._speaking:
+        with self._sending:
             self._end.sendall(line)
 
     def messages(self) -> Iterator[Message]:
-        """What the other side says, until it is gone. Raises WireError for a line that is no message."""
-        with suppress(ConnectionError):  # gone with something unread
+        """Yield received messages until the other end closes. Raises WireError for a line that is not a message."""
+        with suppress(ConnectionError):  # the other end closed with unread data
             while (line := self._incoming.readline(LONGEST_LINE)).endswith(b"\n"):
                 yield _parse(line)
             if len(line) == LONGEST_LINE:
                 raise WireError(f"the control channel brought a line of more than {LONGEST_LINE} bytes")
-        # what is left is half a line, of a process that was killed while it wrote
+        # ignore an incomplete last line: the process was killed while it wrote
 
     def close(self) -> None:
-        """Let go of this end."""
+        """Close this end."""
         self._incoming.close()
         self._end.close()
 

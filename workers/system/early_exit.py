@@ -1,4 +1,4 @@
-"""A stage that exits before its work is done, with whatever status, has failed."""
+"""Treat a stage that exits before its work is done as failed, whatever its exit status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dni.errors import EndedEarly
 
 @contextmanager
 def no_early_exit() -> Iterator[None]:
-    """`sys.exit` inside the block raises EndedEarly: the process would end as if all had gone well."""
+    """Raise EndedEarly for a `sys.exit` inside the block, which would otherwise look like a successful end."""
     try:
         yield
     except SystemExit as error:

@@ -1,4 +1,4 @@
-"""What the operating system or torch refuses, in the project's words: disk space, permission, memory, processes."""
+"""Turn errors of the operating system and of torch (disk, permissions, memory, processes) into the project's errors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dni.errors import ConfigError, OutOfMemory, SystemRefused
 log = logging.getLogger(__name__)
 
 _ELSEWHERE = "name another folder (hydra.run.dir=FOLDER)"
-_WAYS = {
+_REMEDIES = {
     errno.ENOSPC: "free some space on that disk",
-    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
     errno.EROFS: _ELSEWHERE,
-    errno.EACCES: f"have the permission given, or {_ELSEWHERE}",
-    errno.EPERM: f"have the permission given, or {_ELSEWHERE}",
+    errno.EACCES: f"get the permission, or {_ELSEWHERE}",
+    errno.EPERM: f"get the permission, or {_ELSEWHERE}",
     errno.ENOENT: _ELSEWHERE,
     errno.ENOTDIR: _ELSEWHERE,
     errno.EEXIST: _ELSEWHERE,
@@ -30,10 +30,10 @@ _WAYS = {
     errno.ENFILE: "raise this system's limit of open files",
     errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
-    errno.EIO: "the disk fails: copy the run to another one",
+    errno.EIO: "the disk is failing: copy the run to another one",
 }
 
-#: Words of torch, its libraries and its GPUs for memory that they did not get.
+#: Out-of-memory messages of torch, its libraries and CUDA.
 _NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|bad_alloc|could not create a (primitive|memory object)"
     r"|Storage size calculation overflowed|numel: integer multiplication overflow|invalid (buffer|array) size"
@@ -45,22 +45,22 @@ LESS = "lower model.units, a predictor's hidden, data.batch or data.window, or r
 
 
 def as_refusal(error: BaseException) -> SystemRefused | None:
-    """The project's error for what was refused, with what to do; None if this is no refusal, or is named already."""
+    """Return the project's error, with a remedy, for an error of the system; None for any other error."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return OutOfMemory(f"out of memory{_in_brackets(error)}: {LESS}")
+        return OutOfMemory(f"out of memory{_details(error)}: {LESS}")
     if isinstance(error, OSError):
-        return SystemRefused(_said_of_file(error))
+        return SystemRefused(_file_message(error))
     if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)):
         where = "the GPU is out of memory" if _GPU.search(str(error)) else "out of memory"
-        return OutOfMemory(f"{where}{_in_brackets(error)}: {LESS}")
+        return OutOfMemory(f"{where}{_details(error)}: {LESS}")
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return SystemRefused(f"no new thread can be started: {_WAYS[errno.EAGAIN]}")
+        return SystemRefused(f"no new thread can be started: {_REMEDIES[errno.EAGAIN]}")
     return None
 
 
 @contextmanager
 def refusals_named() -> Iterator[None]:
-    """What is refused inside is raised as SystemRefused or OutOfMemory."""
+    """Raise errors of the system inside the block as SystemRefused or OutOfMemory."""
     try:
         yield
     except (OSError, MemoryError, RuntimeError) as error:
@@ -72,7 +72,7 @@ def refusals_named() -> Iterator[None]:
 
 @contextmanager
 def refusals_at_the_door() -> Iterator[None]:
-    """What is refused inside, where no stage has started yet, is raised as ConfigError: settings that cannot be run."""
+    """Raise errors of the system inside the block as ConfigError. For code that runs before any stage has started."""
     try:
         with refusals_named():
             yield
@@ -82,7 +82,7 @@ def refusals_at_the_door() -> Iterator[None]:
 
 @contextmanager
 def about(path: Path) -> Iterator[None]:
-    """An OSError inside names this file: what is refused in the middle of a file does not say of which."""
+    """Add this file's name to an OSError inside the block: errors of read and write carry none."""
     try:
         yield
     except OSError as error:
@@ -92,7 +92,7 @@ def about(path: Path) -> Iterator[None]:
 
 
 def name_refusals_of_threads() -> None:
-    """A background thread that ends by a refusal is a line in the log, not a traceback."""
+    """Log one line, without a traceback, when an error of the system ends a background thread."""
     before = threading.excepthook
 
     def hook(ended: threading.ExceptHookArgs) -> None:
@@ -106,29 +106,29 @@ def name_refusals_of_threads() -> None:
 
 
 def memory_kills() -> int:
-    """How many processes this system has killed for want of memory since it started; 0 where it does not say."""
+    """Return how many processes the system has killed for lack of memory since boot; 0 if it does not report this."""
     with suppress(OSError):
         counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
         return int(counters.get("oom_kill", 0))
     return 0
 
 
-def _said_of_file(error: OSError) -> str:
-    what = "" if error.filename is None else f"{error.filename}: "
-    way = _WAYS.get(error.errno or 0)
-    return f"{what}{error.strerror or error}" + ("" if way is None else f": {way}")
+def _file_message(error: OSError) -> str:
+    name = "" if error.filename is None else f"{error.filename}: "
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{name}{error.strerror or error}" + ("" if remedy is None else f": {remedy}")
 
 
-def _in_brackets(error: BaseException) -> str:
-    """How much was asked for, if that is known, else what was said."""
-    asked = _BYTES.search(str(error))
-    if asked is not None:
-        return f" ({_amount(int(asked[1]))} were asked for)"
-    said = " ".join(str(error).split()).partition(". GPU ")[0]  # CUDA goes on with figures of the GPU and advice
-    return f" ({said[:200].rstrip('.')})" if said else ""
+def _details(error: BaseException) -> str:
+    """Return the requested size in brackets if the error has it, else its message."""
+    requested = _BYTES.search(str(error))
+    if requested is not None:
+        return f" ({_readable_size(int(requested[1]))} were requested)"
+    message = " ".join(str(error).split()).partition(". GPU ")[0]  # without CUDA's memory statistics and advice
+    return f" ({message[:200].rstrip('.')})" if message else ""
 
 
-def _amount(nbytes: int) -> str:
+def _readable_size(nbytes: int) -> str:
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
         if nbytes >= size:
             return f"{nbytes / size:,.1f} {unit}"

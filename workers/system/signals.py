@@ -1,11 +1,11 @@
-"""What tells a run to end."""
+"""Signals that end a run."""
 
 from __future__ import annotations
 
 import signal
 
-#: Ctrl-C, an engine that ends a job, and a terminal that is closed; not every system has the last.
+#: Ctrl-C, the end of a job by its engine, and a closed terminal (not on every system).
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-#: Those of which a second one ends a run at once. A closed terminal may tell the same process twice.
+#: Signals that end a run at once when they come a second time. A closed terminal may send SIGHUP twice.
 INSISTENT = (signal.SIGINT, signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""How the process of a stage begins: what it may import, which signals it hears, and that it ends with its parent.
+"""Start the process of a stage: its import path, its signals, and its end when the parent dies.
 
-A stage imports along the parent's `sys.path`, and nothing else: whatever lies in the folder where the user stands is
-not on it unless it was for the parent. The parent's switches for this (`-I`, `-E`, `-s`, `-S`) hold as well.
+A stage has exactly the parent's `sys.path`, so it imports from the current folder only if the parent does. It also gets
+the parent's switches `-I`, `-E`, `-s` and `-S`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 
 from workers.system.signals import ENDING
 
-#: First the import path, then the parent: `workers.launch.stage_main` takes seconds to import.
+#: Calls `begin` before it imports `workers.launch.stage_main`, which takes seconds: the parent may die meanwhile.
 PROGRAM = """\
 import sys
 sys.path[:] = {path}
@@ -23,14 +23,14 @@ from workers.launch.stage_main import main
 main()
 """
 
-#: What Python says of a switch that restricts imports, and the switch.
+#: Switches that restrict imports, by their attribute of `sys.flags`.
 SWITCHES = {"isolated": "-I", "ignore_environment": "-E", "no_user_site": "-s", "no_site": "-S"}
 
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
 
 def command(*arguments: str) -> list[str]:
-    """The words that start `workers.launch.stage_main` with these arguments; what it prints is not held back (`-u`)."""
+    """Return the command line that runs `workers.launch.stage_main` with `arguments` and unbuffered output (`-u`)."""
     path = [entry for entry in sys.path if isinstance(entry, str)]
     switches = [switch for name, switch in SWITCHES.items() if getattr(sys.flags, name)]
     program = PROGRAM.format(path=ascii(path), parent=os.getpid())
@@ -38,14 +38,14 @@ def command(*arguments: str) -> list[str]:
 
 
 def begin(parent: int) -> None:
-    """Leave signals to the parent, and do not outlive it.
+    """Ignore the signals that end a run (the parent handles them), and do not outlive the parent.
 
-    The end of the control channel tells a stage that its parent is gone, and the stage then cleans up and ends. One
-    that is stopped (SIGSTOP) cannot notice: where the system can, it continues it when the parent dies.
+    A stage ends when the parent's control channel closes. A stopped stage (SIGSTOP) cannot notice that, so on Linux the
+    system sends it SIGCONT when the parent dies.
     """
-    for number in ENDING:  # an engine may send them to all processes of a job
+    for number in ENDING:  # an engine may send them to every process of a job
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
-        if os.getppid() != parent:  # it died before it could be asked for
+        if os.getppid() != parent:  # the parent died before prctl
             os._exit(1)

@@ -1,1 +1,1 @@
-"""What a run shows and keeps while it goes on: records, terminal, TensorBoard, summary."""
+"""Record and show the progress of a run: records, terminal, TensorBoard, summary."""

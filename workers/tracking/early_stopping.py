@@ -1,4 +1,4 @@
-"""Why a run ends before its last step: it is interrupted, it has diverged, or validation has not improved for long."""
+"""End a run before its last step: after an interrupt, a divergence, or validation that no longer improves."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ Record = Mapping[str, Any]
 
 
 class Stop(Event):
-    """Once set, the run ends in good order after the step under way; the first reason is the one that is kept."""
+    """An event that ends the run in good order after the current step; the first reason is kept."""
 
     reason: str | None = None  #: "interrupted", "patience" or "diverged"
-    diverged: Record | None = None  #: what the first stage that has diverged says of it
+    diverged: Record | None = None  #: the record of the first stage that diverged
 
     def because(self, reason: str) -> None:
-        """Set, and say why. Safe in a signal handler, which may find the thread it stops in the middle of this."""
+        """Set the event and its reason. Safe in a signal handler that interrupts this method."""
         if self.reason is None:
             self.reason = reason
             self.set()
 
 
 def best(valid: Sequence[Record]) -> Record | None:
-    """The first validation pass with the smallest figure of `judged_by`; None if none has one that is finite."""
-    measured = [record for record in valid if record.get(judged_by(record)) is not None]
-    return min(measured, key=lambda record: float(record[judged_by(record)]), default=None)
+    """Return the first validation pass with the smallest `main_figure`; None if none is finite."""
+    measured = [record for record in valid if record.get(main_figure(record)) is not None]
+    return min(measured, key=lambda record: float(record[main_figure(record)]), default=None)
 
 
-def judged_by(record: Record) -> str:
-    """The figure that is the smaller, the better: bits per label, or a loss that has a unit of its own."""
+def main_figure(record: Record) -> str:
+    """Return the name of the figure to minimise: bits per label, or the loss if it has its own unit."""
     return "loss" if "unit" in record else "bits_per_label"
 
 
-def waited(valid: Sequence[Record]) -> int:
-    """How many passes have come since the best one."""
+def passes_since_best(valid: Sequence[Record]) -> int:
+    """Return the number of validation passes since the best one."""
     chosen = best(valid)
     return len(valid) - 1 - next((n for n, record in enumerate(valid) if record is chosen), -1)
 
@@ -45,19 +45,23 @@ def waited(valid: Sequence[Record]) -> int:
 def stop_when_no_better(
     sink: Callable[[dict[str, Any]], None], valid: Sequence[Record], stop: Stop, patience: int, last: int
 ) -> Callable[[dict[str, Any]], None]:
-    """A sink that sets `stop` once `patience` passes were no better than the best.
+    """Return a sink that sets `stop` after `patience` validation passes without a better one.
 
-    `valid`: the passes that `sink` has kept, earlier ones of a resumed run first; `last`: step after which the run
-    ends anyway.
+    Args:
+        sink: gets every record first
+        valid: the validation records that `sink` keeps, those of a resumed run first
+        stop: set once patience is exhausted
+        patience: passes without a better one
+        last: the step at which the run ends anyway
     """
 
     def note(record: dict[str, Any]) -> None:
         sink(record)
-        if record["kind"] != "valid" or record["step"] >= last or stop.is_set() or waited(valid) < patience:
+        if record["kind"] != "valid" or record["step"] >= last or stop.is_set() or passes_since_best(valid) < patience:
             return
         chosen = best(valid[-1:]) and best(valid)
-        if chosen is not None:  # a pass that is not finite ends nothing: training will say that it diverged
-            log.info("no validation since step %d was better: stopping after the step under way", chosen["step"])
+        if chosen is not None:  # a non-finite pass does not end the run: training will report the divergence
+            log.info("no validation since step %d was better: stopping after this step", chosen["step"])
             stop.because("patience")
 
     return note

@@ -1,7 +1,7 @@
-"""Follow a run: `metrics.jsonl`, TensorBoard events and a live table, from the records its stages emit.
+"""Follow a run: write `metrics.jsonl` and TensorBoard events and show a live table, from the records of its stages.
 
-The thread that brings a record writes it to `metrics.jsonl`; all that is shown happens in a thread of its
-own, behind a bounded queue, so that a slow terminal never holds up a stage.
+The calling thread writes a record to `metrics.jsonl`. A separate thread behind a bounded queue shows it, so a slow
+terminal never blocks a stage.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rich.console import Console
 from workers.system.background import background
 from workers.system.errors import about
 from workers.tracking.run import METRICS, read_metrics
+from workers.tracking.sittings import last_stages
 from workers.tracking.summary import finite
 from workers.tracking.tensorboard import TensorBoardWriter
 from workers.tracking.terminal import REFRESH_S, Record, Screen
@@ -28,16 +29,22 @@ from workers.tracking.terminal import REFRESH_S, Record, Screen
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 4096  #: records waiting to be shown; further ones are written, but not shown
-WRITTEN = ("train", "valid", "own", "probe", "sitting", "diverged")  #: kinds of records that `metrics.jsonl` holds
+WRITTEN = ("train", "valid", "own", "probe", "sitting", "diverged")  #: kinds of records in `metrics.jsonl`
 CLOSE_S = 10.0  #: longest wait for the display at the end of a run
 
 
 class Monitor:
-    """Sink of the records of all stages; a context manager, and safe to call from any thread inside it.
+    """Sink of the records of all stages: a context manager, callable from any thread inside its block.
 
-    `steps`: the last step of the run. `live`: a table in place, not plain lines (default: on a terminal).
-    `tensorboard`: write events. Lines that a resumed run finds in `metrics.jsonl` stay, and count as its own. Entering
-    raises ConfigError if one of them is damaged.
+    Args:
+        run_dir: the run's folder
+        stages: K
+        steps: the last step of the run
+        live: redraw a table in place instead of printing lines; default: on a terminal
+        console: where to print; default: standard output
+        tensorboard: write TensorBoard events
+
+    The records of a resumed run in `metrics.jsonl` count as its own. Entering raises ConfigError if one is damaged.
     """
 
     def __init__(
@@ -62,7 +69,7 @@ class Monitor:
         self._queue: queue.Queue[Record | None] = queue.Queue(QUEUE_LIMIT)
         self._full = False
         self._screen = Screen(console or Console(), stages, steps, live)
-        self._broken: Exception | None = None  # what ended the thread below
+        self._broken: Exception | None = None  # the error that ended the display thread
         self._thread = background("monitor", self._display, self._died)
 
     def __enter__(self) -> Monitor:
@@ -71,7 +78,12 @@ class Monitor:
             earlier = self._earlier = _earlier_records(self.run_dir / METRICS)
         self.valid_history = [record for record in earlier if record.get("kind") == "valid"]
         self.sittings = [record for record in earlier if record.get("kind") == "sitting"]
-        self._probes = {record["stage"]: record for record in earlier if record.get("kind") == "probe"}
+        alike = [
+            record
+            for record, last in zip(earlier, last_stages(earlier), strict=True)
+            if last in (None, self._stages - 1)
+        ]
+        self._probes = {record["stage"]: record for record in alike if record.get("kind") == "probe"}
         self._file = (self.run_dir / METRICS).open("a", encoding="utf-8")
         self._thread.start()
         return self
@@ -88,13 +100,13 @@ class Monitor:
             log.warning("the display of %s did not finish within %.0f s", self.run_dir, CLOSE_S)
         if file is not None:
             with about(self.run_dir / METRICS) if error is None else contextlib.suppress(OSError):
-                file.close()  # which writes what could not be written, on a full disk in vain once more
+                file.close()  # flushes again, which fails again on a full disk
 
     def __call__(self, record: Record) -> None:
-        """Take one record.
+        """Write one record and queue it for display.
 
-        Raises RuntimeError outside the `with` block, OSError if it cannot be written, ThreadDied if the thread that
-        shows records is dead.
+        Raises RuntimeError outside the `with` block, OSError if it cannot be written, ThreadDied if the display thread
+        is dead.
         """
         if self._broken is not None:
             raise self._broken
@@ -106,7 +118,7 @@ class Monitor:
             self._offer(kept)
 
     def summary_stages(self) -> list[dict[str, Any]]:
-        """The "end" record of each stage that reached its end, in order, its number as `index`; its last `probe`."""
+        """Return the "end" record of each finished stage, in order, with its number as `index` and its last `probe`."""
         with self._lock:
             probes = {stage: {"probe": _figures(record)} for stage, record in self._probes.items()}
             return [{"index": stage, **end, **probes.get(stage, {})} for stage, end in sorted(self._ends.items())]
@@ -143,7 +155,7 @@ class Monitor:
             try:
                 record = self._queue.get(timeout=REFRESH_S)
             except queue.Empty:
-                record = {}  # nothing new, but something may wait to be drawn
+                record = {}  # no new record, but an earlier one may still have to be drawn
             for part in parts:
                 part.close() if record is None else part.show(record)
             if record is None:
@@ -151,7 +163,7 @@ class Monitor:
 
 
 class IsolatedSink:
-    """A part made on first use, whose first error is logged and ends the part, not the run."""
+    """A display that is built on first use; its first error is logged and ends the display, not the run."""
 
     def __init__(self, name: str, make: Callable[[], Screen | TensorBoardWriter]) -> None:
         self.name, self._make, self._failed = name, make, False
@@ -178,7 +190,7 @@ class IsolatedSink:
             log.warning("%s display is off for the rest of this run: %r", self.name, error)
             with contextlib.suppress(Exception):
                 if self._part is not None:
-                    self._part.close()  # gives the terminal back
+                    self._part.close()  # restores the terminal
 
 
 def _figures(record: Record) -> dict[str, Any]:
@@ -186,7 +198,7 @@ def _figures(record: Record) -> dict[str, Any]:
 
 
 def _earlier_records(path: Path) -> list[dict[str, Any]]:
-    """The lines already there; a last line that a killed run left half-written is cut off."""
+    """Return the records already in the file; cut off a last line that a killed run left unfinished."""
     if not path.exists():
         return []
     _end_last_line(path)

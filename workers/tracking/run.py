@@ -1,4 +1,4 @@
-"""A run folder, read back."""
+"""Read run folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OLD_NAMES = {"bits_per_char": "bits_per_label"}
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read: no `summary` if the run did not finish, no `config` if it left none."""
+    """The content of a run folder: no `summary` if the run did not finish, no `config` if there is no record."""
 
     path: Path
     summary: dict[str, Any] | None
@@ -31,7 +31,7 @@ class Run:
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Run]:
-    """Every run in these folders: each is a run itself or holds runs at any depth. Sorted by path, each once.
+    """Return every run in these folders, each once, sorted by path. A folder is a run or holds runs at any depth.
 
     Raises ConfigError for a missing folder, a folder without runs and damaged files.
     """
@@ -41,17 +41,17 @@ def find_runs(folders: Iterable[str | Path]) -> list[Run]:
 
 def _run_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; give run folders or a folder that holds some")
+        raise ConfigError(f"{folder}: no such folder; give run folders or a folder of runs")
     if any((folder / name).is_file() for name in (SUMMARY, METRICS)):
         return [folder]
     inside = {path.parent for name in (SUMMARY, METRICS) for path in folder.rglob(name)}
     if not inside:
-        raise ConfigError(f"{folder}: no run in it ({SUMMARY}, {METRICS}); give a folder dni-train wrote")
+        raise ConfigError(f"{folder}: no run here ({SUMMARY}, {METRICS}); give a folder that dni-train wrote")
     return sorted(inside)
 
 
 def read_run(folder: Path) -> Run:
-    """Read one run folder. Raises ConfigError, naming file and line, if something in it is damaged."""
+    """Read one run folder. Raises ConfigError, naming file and line, if a file is damaged."""
     summary, metrics = folder / SUMMARY, folder / METRICS
     return Run(
         path=folder,
@@ -76,8 +76,8 @@ def _read_summary(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`. Raises ConfigError, naming the line, if one is damaged."""
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is still being written
+    """Return the records of a `metrics.jsonl`. Raises ConfigError, naming the line, if one is damaged."""
+    lines = path.read_bytes().split(b"\n")[:-1]  # the text after the last newline is still being written
     return [_record(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -96,15 +96,15 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _renamed(tree: dict[str, Any]) -> dict[str, Any]:
-    """With today's names, also of the figures of older runs."""
+    """Rename figures of older runs to today's names."""
     return {OLD_NAMES.get(k, k): _renamed(v) if isinstance(v, dict) else v for k, v in tree.items()}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """The record; of a folder that has none, what Hydra wrote there in earlier versions."""
+    """Return the record of settings; of runs of earlier versions, Hydra's own file; {} without either."""
     found = [path for path in (folder / CONFIG, folder / ".hydra" / "config.yaml") if path.is_file()]
     return read_plain(found[0]) if found else {}
 
 
 def _damaged(path: Path, why: str) -> ConfigError:
-    return ConfigError(f"{path}: damaged: {' '.join(why.split())}; mend it or leave this run out")
+    return ConfigError(f"{path}: damaged: {' '.join(why.split())}; repair it or leave this run out")

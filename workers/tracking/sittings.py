@@ -1,7 +1,7 @@
-"""The sittings of a run: every start of it, by a record in its `metrics.jsonl`.
+"""The sittings of a run: each start of it (the first, and every resume) is a record in `metrics.jsonl`.
 
-The first one gives the run its id, which all later ones hand on, also into other folders: by it, a run and what goes on
-from it are known to be one.
+The first sitting gives the run its id. Later sittings keep the id, also in other folders, so that a run and its
+continuations can be matched.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import os
 import platform
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,27 @@ KIND = "sitting"
 
 
 def begin_sitting(config: Config) -> Record:
-    """The record that opens this sitting; what will be computed again is said. Raises ConfigError for damaged records.
+    """Return the record that opens this sitting, and log the steps that will be repeated.
 
-    Ask before the records of a run that goes on are cut off at its checkpoint.
+    Call it before the records after the resumed checkpoint are dropped. Raises ConfigError for damaged records.
     """
     folder = None if config.resume is None else Path(config.resume)
     path = None if folder is None else folder / METRICS
     earlier = read_metrics(path) if path is not None and path.is_file() else []
-    begun = sitting(earlier, config.resume_step or 0, folder)
+    begun = {**sitting(earlier, config.resume_step or 0, folder), "stages": config.stages}
     if begun["repeated_steps"]:
-        said = "going on after step %d: at least %d steps that were taken after it (%.1f s) are taken again"
-        log.info(said, begun["step"], begun["repeated_steps"], begun["repeated_s"])
+        message = "resuming after step %d: at least %d later steps (%.1f s) are computed again"
+        log.info(message, begun["step"], begun["repeated_steps"], begun["repeated_s"])
     return begun
 
 
 def sitting(earlier: Sequence[Record], start: int, resumed: Path | None) -> Record:
-    """The record of a sitting that begins after step `start`.
+    """Return the record of a sitting that begins after step `start`.
 
-    `earlier`: all records of the run that it goes on from, whose folder is `resumed`. Steps that were taken after
-    `start` will be taken again: `repeated_steps`, as far as there are records of them, in `repeated_s` seconds.
+    Args:
+        earlier: all records of the run that it resumes
+        start: the step of the checkpoint; `repeated_steps` and `repeated_s` count the recorded steps after it
+        resumed: the folder of the resumed run, or None
     """
     ids = [record["id"] for record in earlier if record.get("kind") == KIND]
     kept_s = max((_wall_s(record) for record in earlier if record["step"] <= start), default=0.0)
@@ -61,8 +63,9 @@ def sitting(earlier: Sequence[Record], start: int, resumed: Path | None) -> Reco
     }
 
 
-def added_up(sittings: Sequence[Record]) -> dict[str, Any]:
-    """What a summary says of them: the run's id, how many there were, on which machines, and what was done twice."""
+def totals(sittings: Sequence[Record]) -> dict[str, Any]:
+    """Return the summary's figures over all sittings: the run's id, their number, machines, and repeated steps and
+    seconds."""
     return {
         "id": sittings[0]["id"],
         "sittings": len(sittings),
@@ -71,13 +74,24 @@ def added_up(sittings: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def last_stages(records: Sequence[Mapping[str, Any]]) -> list[int | None]:
+    """Of each record, the last stage of the sitting that it is of; None: that sitting does not say."""
+    found: list[int | None] = []
+    last: int | None = None
+    for record in records:
+        if record.get("kind") == KIND:
+            last = record["stages"] - 1 if "stages" in record else None
+        found.append(last)
+    return found
+
+
 def id_of_folder(folder: Path) -> str:
-    """The id of a run whose records have none."""
+    """Return an id for a run whose records have none."""
     return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 
 def machine() -> str:
-    """This machine's name, processor and number of cores."""
+    """Return this machine's name, processor and number of cores."""
     return f"{platform.node()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 

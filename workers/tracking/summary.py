@@ -1,4 +1,4 @@
-"""What a run leaves behind: `summary.json`, written last, and run folders read back for the report.
+"""Write `summary.json`, the last file of a run.
 
 A folder with `metrics.jsonl` but without `summary.json` is a run that did not finish.
 """
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from workers.storage.versions import versions
-from workers.tracking.early_stopping import best, judged_by
+from workers.tracking.early_stopping import best, main_figure
 from workers.tracking.run import SUMMARY
 
 STAGE_KEYS = (
@@ -31,7 +31,7 @@ STAGE_KEYS = (
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is known of a run before its first step."""
+    """The facts of a run that are known before its first step."""
 
     depth: str  #: method of the depth cut, e.g. "synthetic"
     time: str  #: method of the time cut, e.g. "truncated"
@@ -40,8 +40,8 @@ class RunFacts:
     stages: int
     transport: str
     launch: str
-    window: int | None  #: W, the most steps in flight on an edge
-    lag: int | None  #: the age in steps of the target that is waited for; None: arrival decides
+    window: int | None  #: W, most frames in flight on an edge
+    lag: int | None  #: staleness in steps of every target; None: as targets arrive
     delay_ms: float  #: emulated one-way delay of an edge
     data_name: str
     data_sha256: str | None
@@ -52,7 +52,7 @@ class RunFacts:
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with NaN and infinities as None: JSON has no word for them."""
+    """Return a copy with NaN and infinities as None, because JSON cannot express them."""
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
     return {k: finite(v) if k == "metrics" and isinstance(v, Mapping) else v for k, v in plain.items()}
 
@@ -67,15 +67,20 @@ def write_summary(
     ended: str = "steps",
     sittings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Write `run_dir/summary.json` in one piece (temporary file, then rename) and return what it holds.
+    """Write `run_dir/summary.json` atomically and return its content.
 
-    `stages` and `valid` are the monitor's `summary_stages()` and `valid_history`. `steps` and `wall_s` are
-    the fewest steps and the most seconds of any stage's end, None if none ended; `tokens_per_s`:
-    characters over the longest training time of any stage (`train_s`, else `wall_s`). Losses: the last, in nats
-    per label; where they are not in nats, `unit` names their unit, and no figure is in bits. `best`: the validation
-    pass with the fewest bits (else the smallest loss), None without validation. `ended`: what ended the run,
-    "interrupted", "diverged", or the setting that did: "steps", "max_timesteps" or "patience". `sittings`: what
-    `workers.tracking.sittings.added_up` says. All figures are added up over the sittings.
+    Args:
+        run_dir: the run's folder
+        facts: what is known before the first step
+        stages, valid: the monitor's `summary_stages()` and `valid_history`
+        restarts: restarts of the run
+        ended: the setting that ended the run ("steps", "max_timesteps", "patience"), "interrupted" or "diverged"
+        sittings: the figures of `workers.tracking.sittings.totals`
+
+    `steps` and `wall_s` are the fewest steps and the most seconds of any stage, None if no stage ended. `tokens_per_s`
+    is characters over the longest training time of any stage (`train_s`, else `wall_s`). Losses are the last ones, in
+    nats per label; if the loss has another unit, `unit` names it and no figure is in bits. `best` is the validation
+    pass with the fewest bits (or the smallest loss), None without validation. All figures count all sittings.
     """
     summary = _summary(facts, [finite(s) for s in stages], [finite(v) for v in valid])
     ends = {"restarts": restarts, "interrupted": ended == "interrupted", "ended": ended}
@@ -110,7 +115,7 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
         "tokens_per_s": characters / train_s if characters is not None and train_s else None,
         "train": {"loss": loss, "bits_per_label": None if loss is None or unit else loss / math.log(2)} | unit,
         "valid": {key: measured.get(key) for key in ("loss", "bits_per_label", "accuracy")} | unit | metrics,
-        "best": None if chosen is None else {key: chosen[key] for key in ("step", judged_by(chosen))},
+        "best": None if chosen is None else {key: chosen[key] for key in ("step", main_figure(chosen))},
         "stage": [_stage(facts, end) for end in ends],
         "versions": versions(),
         "data": {"name": facts.data_name, "sha256": facts.data_sha256},

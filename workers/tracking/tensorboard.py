@@ -1,10 +1,10 @@
-"""TensorBoard events of a run: curves whose names do not depend on the number of stages, and the settings at its end.
+"""TensorBoard events of a run, with names that do not depend on the number of stages, and its final settings.
 
-loss/train, loss/validation           of the whole model; so too bits_per_label/..., accuracy/validation and every
-                                      metric by its name, top5/validation say
-rate/learning_rate, rate/steps_per_s  as the last stage has them
-stage_k/...                           all else that stage k reports: gradient_norm, staleness, busy, own_loss, ...
-final/...                             the figures of the summary, which belong to the run's settings (HParams)
+loss/train, loss/validation           of the whole model; also bits_per_label/..., accuracy/validation and each metric
+                                      by its name, such as top5/validation
+rate/learning_rate, rate/steps_per_s  of the last stage
+stage_k/...                           all other figures of stage k: gradient_norm, staleness, busy, own_loss, ...
+final/...                             the figures of the summary, stored with the run's settings (HParams)
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workers.tracking.sittings import last_stages
+
 log = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
 
-#: Ends the name of the event file with settings and final figures; there is one at most.
+#: Suffix of the one event file with settings and final figures.
 SETTINGS_FILE = ".settings"
 
 Record = Mapping[str, Any]
@@ -30,17 +32,17 @@ _RATES = ("learning_rate", "steps_per_s")
 
 
 class TensorBoardWriter:
-    """Writes a scalar for every number of a record, by step.
+    """Write a scalar for every number of a record, by step.
 
     Args:
-        run_dir: the run's folder; events go into its `tensorboard/`.
-        stages: K; the last stage reports for the whole model.
-        earlier: the records of a resumed run up to the step it goes on from. Where the folder holds events, those after
-            these records no longer count; where it holds none, the curves begin with these records.
+        run_dir: the run's folder; events go into its `tensorboard/`
+        stages: K; the last stage reports for the whole model
+        earlier: the records of a resumed run up to its checkpoint. If the folder holds events, those after these
+            records are purged; if it holds none, these records are written first.
     """
 
     def __init__(self, run_dir: Path, stages: int, earlier: Sequence[Record] = ()) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import: only when needed
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self._last, folder = stages - 1, run_dir / FOLDER
         goes_on = any(not file.name.endswith(SETTINGS_FILE) for file in folder.glob("events.*"))
@@ -50,7 +52,7 @@ class TensorBoardWriter:
             self._repeat(earlier)
 
     def show(self, record: Record) -> None:
-        """Take one record. A checkpoint brings all that came before it to the disk, for a run may be resumed there."""
+        """Write one record. A checkpoint flushes all events to the disk, because a run may be resumed there."""
         if record.get("kind") == "checkpoint":
             self._writer.flush()
         self._add(record, time.time())
@@ -59,19 +61,20 @@ class TensorBoardWriter:
         self._writer.close()
 
     def _repeat(self, earlier: Sequence[Record]) -> None:
-        """Records of another folder, at the times they would have had if that run had ended just now."""
+        """Write the records of another folder, with the times they would have if that run had ended just now."""
         seconds = [float(record.get("wall_s") or 0.0) for record in earlier]
         start = time.time() - max(seconds, default=0.0)
-        for record, wall_s in zip(earlier, seconds, strict=True):
-            self._add(record, start + wall_s)
+        for record, wall_s, last in zip(earlier, seconds, last_stages(earlier), strict=True):
+            self._add(record, start + wall_s, last)
 
-    def _add(self, record: Record, at: float) -> None:
-        for tag, value in scalars(record, self._last):
+    def _add(self, record: Record, at: float, last: int | None = None) -> None:
+        """`last`: the last stage, where there were others than now."""
+        for tag, value in scalars(record, self._last if last is None else last):
             self._writer.add_scalar(tag, value, record["step"], walltime=at)
 
 
 def scalars(record: Record, last: int) -> Iterator[tuple[str, float]]:
-    """The numbers of a record with their tags. `last`: the index of the last stage."""
+    """Yield the numbers of a record with their tags. `last` is the index of the last stage."""
     kind = record.get("kind")
     for name, value in (record.get("metrics") or {}).items():
         if isinstance(value, int | float):
@@ -92,7 +95,7 @@ def _of_the_model(name: str) -> bool:
 
 
 def keep_settings(run_dir: Path, settings: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    """`write_settings`; a failure is logged, for by then the run is complete."""
+    """Write the settings; log a failure, because the run is already complete."""
     try:
         write_settings(run_dir, settings, summary)
     except Exception as error:
@@ -100,7 +103,7 @@ def keep_settings(run_dir: Path, settings: Mapping[str, Any], summary: Mapping[s
 
 
 def write_settings(run_dir: Path, settings: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    """Write the settings (nested) with the final figures of `summary.json`, in the place of those of an earlier end."""
+    """Write the settings (nested) with the final figures of `summary.json`, replacing those of an earlier sitting."""
     from torch.utils.tensorboard import FileWriter
     from torch.utils.tensorboard.summary import hparams, scalar
 
@@ -114,12 +117,13 @@ def write_settings(run_dir: Path, settings: Mapping[str, Any], summary: Mapping[
         writer.add_summary(scalar(tag, value), summary["steps"] or 0)  # type: ignore[no-untyped-call]
     writer.close()
     (written,) = folder.glob(f"events.*{SETTINGS_FILE}")
-    # files are read in the order of their names, and what resumes a curve drops what was read before it
+    # TensorBoard reads files in the order of their names, and purge_step drops what it has read before
     written.rename(folder / f"events.out.tfevents.{int(time.time()) + 1:010d}{SETTINGS_FILE}")
 
 
 def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The losses, bits and rates of a summary, by tag: `final/validation_loss`, `final/tokens_per_s` and so on."""
+    """Return the losses, bits and rates of a summary by tag: `final/validation_loss`, `final/tokens_per_s` and so
+    on."""
     found = {"tokens_per_s": summary.get("tokens_per_s"), "wall_s": summary.get("wall_s")}
     for name, section in (("train", "train"), ("validation", "valid"), ("best", "best")):
         own = summary.get(section) or {}
@@ -128,7 +132,7 @@ def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by dotted key; HParams has no lists, so they become text."""
+    """Yield settings by dotted key; lists become text, because HParams has none."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

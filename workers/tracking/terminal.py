@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a table drawn in place, or plain lines where there is no terminal."""
+"""Show the progress of a run: a table drawn in place, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rich.text import Text
 
 Record = Mapping[str, Any]
 
-REFRESH_S = 0.25  #: shortest time between two drawings of the live table
-PLAIN_S = 5.0  #: shortest time between two progress lines where there is no terminal
+REFRESH_S = 0.25  #: shortest time between two redraws of the live table
+PLAIN_S = 5.0  #: shortest time between two progress lines without a terminal
 
 #: heading, key of a train record, format; the widths add up to less than 80 characters
 COLUMNS = (
@@ -33,38 +33,38 @@ COLUMNS = (
     ("cosine\ndepth", "cosine", "{:.2f}"),
     ("cosine\ntime", "time_cosine", "{:.2f}"),
 )
-#: the same of a plain line, by stage; the first is always there, the others where a stage has them
+#: the same for a plain line, by stage; the first is always shown, the others if a stage has them
 PER_STAGE = (
     ("busy", "busy", "{:.0%}"),
     ("staleness", "staleness", "{:.1f}"),
     ("cosine depth", "cosine", "{:.2f}"),
     ("cosine time", "time_cosine", "{:.2f}"),
 )
-#: of the line on the newest probe: name, key of a probe record
+#: for the line on the newest probe: name, key of a probe record
 PROBED = (("parameters", "parameters"), ("time", "time_cosine"), ("depth", "depth_cosine"))
-#: key of an "end" record (means over the run) by the figure it stands for if there was no "train" record
+#: figure: key of the "end" record (mean over the run) that replaces it if there was no "train" record
 MEANS = {"staleness": "staleness_mean", "cosine": "predictor_cosine", "time_cosine": "time_cosine"}
 
 
 class Screen:
-    """Shows records; a figure that a stage's newest record lacks keeps its last value.
+    """Show records; a figure that a stage's newest record lacks keeps its last value.
 
-    `live`: the table (None: on a terminal). While it stands, log lines appear above it.
+    `live` draws a table in place (None: on a terminal); log lines appear above it.
     """
 
     def __init__(self, console: Console, stages: int, steps: int, live: bool | None) -> None:
         self.console, self.stages, self.steps = console, stages, steps
         self.rows: dict[int, dict[str, Any]] = {}
         self.valid: Record = {}
-        self.own: Record = {}  # validation of a task of a stage's own
+        self.own: Record = {}  # validation of a stage's local objective
         self.probed: dict[int, Record] = {}  # by stage
         self._pending, self._shown_at = False, float("-inf")
-        self._first_at: float | None = None  # when the first record came
+        self._first_at: float | None = None  # time of the first record
         in_place = console.is_terminal if live is None else live
         self._live = LiveTable(console) if in_place else None
 
     def show(self, record: Record) -> None:
-        """Take one record; draw if it is time to."""
+        """Take one record; redraw if it is time to."""
         kind = record.get("kind")
         if kind == "train":
             self._row(record).update(_known(record))
@@ -87,7 +87,7 @@ class Screen:
             self._draw()
 
     def close(self) -> None:
-        """Draw what is new, and leave the table as it stands."""
+        """Draw the latest figures and leave the table on the screen."""
         try:
             if self._pending:
                 self._draw()
@@ -96,10 +96,10 @@ class Screen:
                 self._live.stop()
 
     def _is_due(self, now: float) -> bool:
-        """Whether to draw now; the first time once the last stage has told, which has the loss, or after a while."""
+        """Whether to draw now; at first, wait a while for the last stage, which has the loss."""
         self._first_at = now if self._first_at is None else self._first_at
-        told = self.stages - 1 in self.rows or self._shown_at > 0 or now - self._first_at >= PLAIN_S
-        return told and now - self._shown_at >= (REFRESH_S if self._live else PLAIN_S)
+        reported = self.stages - 1 in self.rows or self._shown_at > 0 or now - self._first_at >= PLAIN_S
+        return reported and now - self._shown_at >= (REFRESH_S if self._live else PLAIN_S)
 
     def _row(self, record: Record) -> dict[str, Any]:
         return self.rows.setdefault(record["stage"], {})
@@ -121,7 +121,7 @@ class Screen:
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def table(self) -> Table:
-        """One row per stage; below, progress, time left, the last validation and the newest probe."""
+        """Return the table: a row per stage; below it progress, time left, the last validation and the newest probe."""
         validation, probe = [self.validation()] if self.valid else [], [self.probe()] if self.probed else []
         own = [self.own_task()] if self.own else []
         caption = Text("\n".join([self.progress(), *validation, *own, *probe]))
@@ -136,7 +136,7 @@ class Screen:
         return table
 
     def line(self) -> str:
-        """Progress, then the last stage's loss and the figures of every stage, first to last."""
+        """Return a line with progress, the last stage's loss and every stage's figures."""
         last = self.rows.get(self.stages - 1, {})
         loss, bits, pace = (last.get(key) for key in ("loss", "bits_per_label", "steps_per_s"))
         parts = [self.progress()]
@@ -148,22 +148,22 @@ class Screen:
         return " | ".join(parts)
 
     def progress(self) -> str:
-        """Step of the stage that is furthest behind, and the time left at its pace."""
+        """Return the step of the slowest stage, and the time left at its rate."""
         slowest = min(self.rows.values(), key=lambda row: int(row["step"]), default={"step": 0})
         step, pace = slowest["step"], slowest.get("steps_per_s")
         left = str(timedelta(seconds=round(max(0, self.steps - step) / pace))) if pace else "-"
         return f"step {step} of {self.steps} ({step / max(1, self.steps):.0%}) | {left} left"
 
     def validation(self) -> str:
-        """The last validation result."""
+        """Return the last validation result."""
         return f"validation at step {self.valid.get('step')}: {_validated(self.valid)}"
 
     def own_task(self) -> str:
-        """The last validation result of a stage's own task."""
+        """Return the last validation result of a stage's local objective."""
         return f"own task of stage {self.own.get('stage')} at step {self.own.get('step')}: {_validated(self.own)}"
 
     def probe(self) -> str:
-        """Cosines of synthetic with exact gradients in the newest probe, by stage."""
+        """Return the newest probe's cosines of synthetic with exact gradients, by stage."""
         newest = self._newest_probe()
         step = next(iter(newest.values()))["step"]
         parts = []
@@ -193,14 +193,14 @@ class Screen:
 
 
 class LiveTable:
-    """A table drawn in place. Log handlers that write to the terminal write above it meanwhile."""
+    """A table drawn in place. While it is shown, log handlers of the terminal write above it."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False)
         self._moved: list[tuple[logging.StreamHandler[TextIO], TextIO]] = []
 
     def draw(self, table: Table) -> None:
-        """Draw; the first call takes the terminal."""
+        """Draw the table; the first call takes over the terminal."""
         if not self._live.is_started:
             before = sys.stdout, sys.stderr
             self._live.start()
@@ -208,7 +208,7 @@ class LiveTable:
         self._live.update(table, refresh=True)
 
     def stop(self) -> None:
-        """Give the terminal back; the last table stays."""
+        """Restore the terminal; the last table stays on it."""
         self._live.stop()
         for handler, stream in self._moved:
             handler.setStream(stream)

@@ -1,4 +1,4 @@
-"""dni/data/copy_task.py: what a sequence looks like, when the next level begins, what a checkpoint holds."""
+"""dni/data/copy_task.py: the sequences, the curriculum, and checkpoints."""
 
 import json
 import math
@@ -19,7 +19,7 @@ M, BL, O = 2, 3, IGNORED  # noqa: E741 - as in the module's picture: MARK, BLANK
 
 
 def solve(source: CopySource, nats: float = 0.0) -> int:
-    """Give out and report whole sequences until one batch of them is complete; its number of windows."""
+    """Read and report windows until one batch of sequences is complete; return its number of windows."""
     start = source.state_dict()["window"]
     padded = math.ceil(source.length / source.window_size)
     for n in range(start, start + padded):
@@ -53,7 +53,7 @@ def test_a_repeat_copy_by_hand() -> None:
 
 
 def test_lengths_grow_as_in_the_paper() -> None:
-    # Every length that Table 1 of Jaderberg et al. (2017) names for repeat copy is one of these.
+    # These include every length in Table 1 of Jaderberg et al. (2017) for repeat copy.
     source, lengths = CopySource(1, 8, seed=0, repeat=True), []
     for _ in range(14):
         lengths.append(source.length)
@@ -118,7 +118,7 @@ def test_bits_depend_on_seed_and_sequence_alone() -> None:
 
 def test_the_mean_over_all_counted_labels_decides() -> None:
     nats = 0.15 * math.log(2)
-    source = CopySource(2, 4, seed=0, length=7)  # windows 0 and 1 hold 0 and 6 counted labels
+    source = CopySource(2, 4, seed=0, length=7)  # windows 0 and 1 have 0 and 6 counted labels
     for _ in range(2):
         source.next()
     source.report(0, 0.0, 0)
@@ -144,7 +144,7 @@ def test_two_windows_of_a_sequence_are_added_up() -> None:
     assert source.level == 2
 
 
-def test_late_reports_of_an_older_level_count_nothing() -> None:
+def test_late_reports_of_an_older_level_are_ignored() -> None:
     source = CopySource(1, 5, seed=0)
     windows = [source.next() for _ in range(3)]  # three sequences of level 1 are under way
     assert all(w.reset.all() for w in windows)
@@ -152,9 +152,9 @@ def test_late_reports_of_an_older_level_count_nothing() -> None:
     assert source.level == 2
     source.report(1, 0.0, 2)
     source.report(2, 0.0, 2)
-    source.report(99, 0.0, 2)  # never given out
+    source.report(99, 0.0, 2)  # never returned
     assert source.level == 2
-    assert [source.next().reset.item() for _ in range(3)] == [True, False, True]  # of length 7 now
+    assert [source.next().reset.item() for _ in range(3)] == [True, False, True]  # the length is 7 now
     source.report(4, 0.0, 2)
     assert source.level == 2  # window 3 counts one label, too
     source.report(3, 0.0, 1)
@@ -171,27 +171,27 @@ def test_a_level_begins_with_the_next_sequence() -> None:
     assert source.next().reset.item()  # the second sequence of length 9
     source.report(3 + 1, 0.0, 4)
     assert source.length == 11
-    assert not source.next().reset.item()  # goes on as it began
+    assert not source.next().reset.item()  # the length does not change within a sequence
 
 
-def test_reports_that_never_come_take_no_memory() -> None:
+def test_missing_reports_do_not_accumulate() -> None:
     source = CopySource(1, 5, seed=0)
     for _ in range(500):
         source.next()
     assert len(source.state_dict()["unreported"]) == 64
-    source.report(0, 0.0, 2)  # given up long ago
+    source.report(0, 0.0, 2)  # dropped long ago
     assert source.level == 1
     source.report(499, 0.0, 2)
     assert source.level == 2
 
 
 @pytest.mark.parametrize("repeat", [False, True])
-def test_resumed_anywhere_it_goes_on_exactly(repeat: bool) -> None:
+def test_resumes_exactly_at_any_window(repeat: bool) -> None:
     def make() -> CopySource:
         return CopySource(2, 3, 2, seed=5, repeat=repeat)
 
     def go(source: CopySource, n: int) -> list[object]:
-        """Window n; reports come two windows late, and every sequence is a success."""
+        """Read window n, and report a solved window n - 2."""
         window = source.next()
         if n >= 2:
             source.report(n - 2, 0.1, 6)
@@ -218,7 +218,7 @@ def test_windows_are_copies() -> None:
     assert torch.equal(source.next().labels, twin.next().labels)
 
 
-def test_settings_that_cannot_be_run() -> None:
+def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="no sequence of this task has 10 steps: use 9 or 11"):
         CopySource(1, 4, seed=0, length=10)
     with pytest.raises(ConfigError, match="has 13 steps: use 12 or 15"):

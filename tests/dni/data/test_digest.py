@@ -1,4 +1,4 @@
-"""Data has a digest that a run keeps: what is read after it has changed is refused."""
+"""A run records the digest of its data, and refuses to resume with other data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IMAGES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Images by the name of their files' format, unpacked; every test leaves them as they were."""
+    """Folders of unpacked images, by file format. Tests must not leave changes in them."""
     base = tmp_path_factory.mktemp("images")
     for packed in digits(base / "digits").glob("*.gz"):
         packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
@@ -84,7 +84,7 @@ def test_a_bit_of_the_images_changes_the_fingerprint(kind: str, folders: dict[st
 
 @pytest.mark.parametrize("kind", ["mnist", "cifar10"])
 def test_the_digest_is_that_of_the_images_and_their_labels(kind: str, folders: dict[str, Path]) -> None:
-    """Those for training, then those for validation; whether files are packed does not show."""
+    """Training data comes first, then validation data. Compression of the files has no influence."""
     train, valid = training_images(kind, folders[kind])  # type: ignore[arg-type]
     parts = [np.ascontiguousarray(part).tobytes() for part in (*train, *valid)]
     assert resolve(reading(kind, folders))[0].data.sha256 == hashlib.sha256(b"".join(parts)).hexdigest()
@@ -97,7 +97,7 @@ def test_packed_files_are_the_same_data(folders: dict[str, Path], tmp_path: Path
     assert one.data.sha256 == other.data.sha256
 
 
-def test_a_run_on_images_that_have_changed_since_is_refused(
+def test_resume_refuses_changed_images(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = reading("mnist", folders, steps=2, stages=1, evaluate={"every": None})
@@ -119,11 +119,11 @@ def test_a_run_on_images_that_have_changed_since_is_refused(
     assert main([str(tmp_path / "run")]) == 0
 
 
-def test_a_digest_that_was_not_recorded_says_nothing() -> None:
-    """Runs on images of earlier versions go on."""
+def test_run_without_a_recorded_digest_can_be_resumed() -> None:
+    """Image runs of earlier versions have no digest and can be resumed."""
     assert differences({"data": {"sha256": None}}, {"data": {"sha256": "ab"}}) == []
     assert differences({"data": {"sha256": "ab"}}, {"data": {"sha256": "cd"}}) == ["data.sha256 was ab, now cd"]
 
 
-def test_what_is_generated_has_no_digest() -> None:
+def test_generated_data_has_no_digest() -> None:
     assert resolve(tiny(data={"kind": "copy", "sequence": None}))[0].data.sha256 is None

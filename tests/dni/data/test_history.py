@@ -1,4 +1,4 @@
-"""What was read up to the end of a window."""
+"""dni/data/history.py: the last inputs of every stream."""
 
 from __future__ import annotations
 

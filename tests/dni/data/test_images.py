@@ -1,4 +1,4 @@
-"""dni/data/images.py: what is read, how it is normalised, which image comes when, and files that are something else."""
+"""dni/data/images.py: reading, normalisation, order of images, and files of the wrong kind."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_mnist_has_one_channel_and_the_parts_share_one_memory(mnist: Path) -> No
 
 
 def test_normalisation_by_the_mean_and_deviation_of_every_channel(cifar10: Path) -> None:
-    """As numpy finds them in double precision; the blue plane is constant, and only centred."""
+    """Compare with numpy in double precision. The blue plane is constant, and therefore only centred."""
     train, _ = training_images("cifar10", cifar10)
     scale = Scale.of(train.pixels)
     values = train.pixels.double().numpy()
@@ -123,7 +123,7 @@ def test_other_parts_are_read_whole_and_in_order() -> None:
 
 
 def test_noise_is_that_of_the_seed_and_the_batch() -> None:
-    """Standard normal but for its size, and never the same twice, in one pass or in two."""
+    """The noise is Gaussian with the given deviation, and differs between batches and between passes."""
 
     def noise(seed: int, size: float, batch: int = 0) -> Tensor:
         source, clean = (ImageSource(numbered(20), 20, AS_IT_IS, seed=seed, noise=n) for n in (size, 0.0))
@@ -167,17 +167,17 @@ def test_resumed_in_the_middle_of_a_pass(noise: float) -> None:
         assert all(torch.equal(a, b) for a, b in zip(source.next()[:4], resumed.next()[:4], strict=True))
 
 
-def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
+def test_wrong_settings_and_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="need batch 0 >= 1"):
         ImageSource(numbered(7), 0, AS_IT_IS)
-    with pytest.raises(DataError, match="7 images are less than one batch of 8"):
+    with pytest.raises(DataError, match="7 images are fewer than one batch of 8"):
         ImageSource(numbered(7), 8, AS_IT_IS, shuffle=True)
     with pytest.raises(DataError, match=r"cannot read .*data_batch_1\.bin: No such file.*binary version"):
         training_images("cifar10", tmp_path)
     with pytest.raises(DataError, match=r"no train-images-idx3-ubyte\.gz in"):
         training_images("mnist", tmp_path)
     write(tmp_path, "train", np.zeros((5_000, 28, 28), np.uint8), np.zeros(5_000, np.uint8))
-    with pytest.raises(DataError, match="holds 5000 training images, of which the last 5000 are for validation"):
+    with pytest.raises(DataError, match="holds 5000 training images, and validation alone takes the last 5000"):
         training_images("mnist", tmp_path)
     for content in (b"", b"1" * 3074):
         (tmp_path / "test_batch.bin").write_bytes(content)
@@ -188,7 +188,7 @@ def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
         held_out_images("cifar10", tmp_path)
 
 
-def test_a_copy_that_is_not_the_original_says_so(tmp_path: Path) -> None:
+def test_label_file_names_a_modified_copy(tmp_path: Path) -> None:
     assert label_of("cifar10", tmp_path) == "cifar10"
     (tmp_path / "label.txt").write_text("")
     assert label_of("cifar10", tmp_path) == "cifar10"

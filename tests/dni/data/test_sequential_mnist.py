@@ -1,4 +1,4 @@
-"""dni/data/sequential_mnist.py: which pixel is where, which image comes when, and files that are not MNIST."""
+"""dni/data/sequential_mnist.py: order of pixels and images, and files that are not MNIST."""
 
 import gzip
 import json
@@ -117,7 +117,7 @@ def test_resumed_in_the_middle_of_a_sequence(folder: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(source.next()[:4], resumed.next()[:4], strict=True))
 
 
-def test_settings_that_cannot_be_run(folder: Path) -> None:
+def test_wrong_settings_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="side 10 must be 28, 14 or 7"):
         PixelSource(folder, 1, 1, side=10)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="300 grey levels between 2 and 256"):
@@ -126,7 +126,7 @@ def test_settings_that_cannot_be_run(folder: Path) -> None:
         PixelSource(folder, 1, 0)
     with pytest.raises(ConfigError, match="does not know the 2 labels"):
         PixelSource(folder, 1, 4, 2, streaming=True)
-    with pytest.raises(DataError, match="3 test images are less than one batch of 4"):
+    with pytest.raises(DataError, match="3 test images are fewer than one batch of 4"):
         PixelSource(folder, 4, 4, part="test")
 
 
@@ -150,10 +150,10 @@ def test_files_that_are_not_mnist(tmp_path: Path) -> None:
     good = file.read_bytes()
     for broken in (good[:-12], b"text", gzip.compress(b"\0\0")):
         file.write_bytes(broken)
-        with pytest.raises(DataError, match="is no complete file of images"):
+        with pytest.raises(DataError, match="is not a complete file of images"):
             load_mnist(tmp_path, "test")
     file.write_bytes(gzip.compress(struct.pack(">4I", 2051, 3, 28, 28) + images.tobytes()))
-    with pytest.raises(DataError, match="announces 3 images, 2352 bytes, but holds 1568"):
+    with pytest.raises(DataError, match="should have 3 images, 2352 bytes, but has 1568"):
         load_mnist(tmp_path, "test")
     file.write_bytes(gzip.compress(struct.pack(">4I", 2051, 2, 32, 32)))
     with pytest.raises(DataError, match=r"does not hold MNIST's images: its header is 2051 2 \[32, 32\]"):
@@ -163,14 +163,14 @@ def test_files_that_are_not_mnist(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("named", ["{}-idx{}-ubyte", "{}.idx{}-ubyte", "{}-idx{}-ubyte.gz", "{}.idx{}-ubyte.gz"])
 def test_files_are_read_packed_or_not_under_each_of_their_names(named: str, packed: bool, tmp_path: Path) -> None:
-    """What a file is, its first bytes say; two of its names are also those of folders that archives come in."""
+    """The first bytes tell whether a file is gzipped. Archives contain folders with two of the names."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
     digits = np.array([7, 2, 1], dtype=np.uint8)
-    held = {
+    files = {
         named.format("t10k-images", 3): struct.pack(">4I", 2051, 3, 28, 28) + pixels.tobytes(),
         named.format("t10k-labels", 1): struct.pack(">2I", 2049, 3) + digits.tobytes(),
     }
-    for name, raw in held.items():
+    for name, raw in files.items():
         (tmp_path / name).write_bytes(gzip.compress(raw) if packed else raw)
     if named != "{}-idx{}-ubyte":
         (tmp_path / "t10k-images-idx3-ubyte").mkdir()
@@ -182,8 +182,8 @@ def test_files_are_read_packed_or_not_under_each_of_their_names(named: str, pack
 def test_a_file_that_is_not_packed_can_be_cut_short_too(tmp_path: Path) -> None:
     file = tmp_path / "t10k-images-idx3-ubyte"
     for cut, message in (
-        (5, "is no complete file of images"),
-        (1584, "announces 3 images, 2352 bytes, but holds 1568"),
+        (5, "is not a complete file of images"),
+        (1584, "should have 3 images, 2352 bytes, but has 1568"),
     ):
         file.write_bytes((struct.pack(">4I", 2051, 3, 28, 28) + bytes(2352))[:cut])
         with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""dni/data/text.py: what is read, how it is encoded, which window holds what."""
+"""dni/data/text.py: reading, encoding and windows."""
 
 import hashlib
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_the_built_in_text() -> None:
     assert corpus.sha256 == load_text().sha256
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder: "):
         load_text(str(tmp_path / "nothing"))
     with pytest.raises(DataError, match="holds no files"):
@@ -87,12 +87,14 @@ MARK = b"\xef\xbb\xbf"
 
 
 def test_a_byte_order_mark_is_no_character_of_a_file(tmp_path: Path) -> None:
-    """Inside a text it is one: two files that were joined by other means are not taken apart."""
+    """Only a mark at the start of a file is dropped; a mark inside the text is a character."""
     (tmp_path / "fox.txt").write_bytes(MARK + b"cab cab \xc3\xa9\r\n")
     corpus = load_text(str(tmp_path / "fox.txt"))
     assert corpus.symbols == ("\n", "\r", " ", "a", "b", "c", "é")
     assert corpus.train.tolist() == [5, 3, 4, 2, 5, 3, 4, 2, 6]
-    assert corpus.sha256 == hashlib.sha256(b"cab cab \xc3\xa9\r\n").hexdigest()  # as without the mark
+    assert (
+        corpus.sha256 == hashlib.sha256(b"cab cab \xc3\xa9\r\n").hexdigest()
+    )  # the digest of the text without the mark
     (tmp_path / "fox.txt").write_bytes(b"ab" + MARK + b"cd")
     assert load_text(str(tmp_path / "fox.txt")).symbols == ("a", "b", "c", "d", "\ufeff")
     (tmp_path / "fox.txt").write_bytes(MARK)
@@ -123,7 +125,7 @@ def test_a_byte_order_mark_is_no_character_of_the_penn_treebank(tmp_path: Path) 
     ],
 )  # fmt: skip
 def test_another_encoding_of_unicode_is_named(encoding: str, called: str, tmp_path: Path) -> None:
-    """Those of 16 bits without a mark would pass for UTF-8: every other character would be zero."""
+    """UTF-16 without a mark is valid UTF-8 as well: every other character would be zero."""
     (tmp_path / "fox.txt").write_bytes("The quick brown fox — “and so on”.\r\n".encode(encoding))
     with pytest.raises(DataError) as refused:
         load_text(str(tmp_path / "fox.txt"))
@@ -207,7 +209,7 @@ def test_windows_are_copies() -> None:
     assert streams.window(0).labels.tolist() == [[1, 2], [5, 6]]
 
 
-def test_too_short_a_text_says_how_much_is_needed() -> None:
+def test_too_short_text_is_refused() -> None:
     TextStreams(torch.arange(10), batch=2, window=4)
     with pytest.raises(DataError, match="2 streams of 4 characters and one label need 10 characters, it has 9"):
         TextStreams(torch.arange(9), batch=2, window=4)
@@ -216,7 +218,7 @@ def test_too_short_a_text_says_how_much_is_needed() -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match="sequence 10 is no multiple of the window 4: use 8, say"):
+    with pytest.raises(ConfigError, match="sequence 10 is not a multiple of the window 4: use 8, say"):
         TextStreams(torch.arange(100), batch=1, window=4, sequence=10)
     with pytest.raises(ConfigError, match="batch 0 >= 1"):
         TextStreams(torch.arange(100), batch=0, window=4)

@@ -63,7 +63,7 @@ def test_labels_are_those_of_a_naive_recount(window: int, sequence: int | None, 
     for stream in range(2):
         own, slow = naive(digit[stream], 3, sequence or usable)
         at_ends = slice(window - 1, None, window)
-        assert [w.own[stream].item() for w in windows if w.own is not None] == own[at_ends]
+        assert [w.local_labels[stream].item() for w in windows if w.local_labels is not None] == own[at_ends]
         assert [w.labels[stream].item() for w in windows] == slow[at_ends]
     assert max(int(w.labels.max()) for w in windows) >= 2
     begins = [n * window % (sequence or usable) == 0 for n in range(len(windows))]
@@ -129,7 +129,7 @@ def two(folder: Path, **changes: Any) -> Config:
             "kind": "two_clocks", "path": str(folder), "side": 7, "batch": 2, "window": 3, "block_length": 3,
             "sequence": 9,
         },
-        "depth": {"method": "backprop", "clocks": [1, 2]},
+        "depth": {"method": "multi_rate_backprop", "update_periods": [1, 2]},
         "evaluate": {"every": None, "windows": 8},
     }  # fmt: skip
     for key, value in changes.items():
@@ -151,9 +151,9 @@ def one_loop(config: Config) -> tuple[list[nn.Module], nn.Linear]:
         waiting = waiting | window.reset
         message, after = a(window.inputs, reset_streams(state_a, window.reset))
         state_a = tuple(s.detach() for s in after)
-        loss = F.cross_entropy(own(message).flatten(0, 1), window.own.flatten(), reduction="sum")  # type: ignore
+        loss = F.cross_entropy(own(message).flatten(0, 1), window.local_labels.flatten(), reduction="sum")  # type: ignore
         parts = [(a, optimizers[0])]
-        if step % config.depth.clocks[1] == 0:
+        if step % config.periods[1] == 0:
             output, after = b(message, reset_streams(state_b, waiting))
             state_b, waiting = tuple(s.detach() for s in after), torch.zeros_like(waiting)
             loss = loss + F.cross_entropy(output.flatten(0, 1), window.labels.flatten(), reduction="sum")
@@ -170,13 +170,13 @@ def one_loop(config: Config) -> tuple[list[nn.Module], nn.Linear]:
     return [a, b], own
 
 
-@pytest.mark.parametrize("clocks", [[1, 2], []])
+@pytest.mark.parametrize("periods", [[1, 2], []])
 def test_locked_networks_equal_one_loop_over_the_sum_of_their_losses(
-    clocks: list[int], folder: Path, tmp_path: Path
+    periods: list[int], folder: Path, tmp_path: Path
 ) -> None:
-    config = two(folder, depth={"clocks": clocks})
+    config = two(folder, depth={"update_periods": periods})
     launch(config, tmp_path)
-    chains, _ = one_loop(two(folder, depth={"clocks": clocks or [1, 1]}))
+    chains, _ = one_loop(two(folder, depth={"update_periods": periods}))
     found = parameters_of(tmp_path, 2)
     for name, value in {n: v for chain in chains for n, v in chain.state_dict().items()}.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)
@@ -184,7 +184,7 @@ def test_locked_networks_equal_one_loop_over_the_sum_of_their_losses(
 
 def test_a_resumed_run_equals_one_that_went_on(folder: Path, tmp_path: Path) -> None:
     def config(every: int | None, **more: Any) -> Config:
-        depth = {"method": "synthetic", "clocks": [1, 2], "max_in_flight": 4, "lag": 1}
+        depth = {"method": "multi_rate", "update_periods": [1, 2], "max_in_flight": 4, "lag": 1}
         return two(folder, depth=depth, steps=12, checkpoint={"every": every, "keep": 9}, **more)
 
     launch(config(None), tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""depth=delayed: true gradients, used when they come, by the same workers."""
+"""depth=delayed: workers use true gradients when these arrive, some steps late."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_without_delay_stages_equal_the_unsplit_model(stages: int, model: str, s
 
 
 def pipeline(config: Config) -> dict[str, Tensor]:
-    """The same by the book: a copy of every stage at every step, and gradients that are `lag` steps late per edge."""
+    """A reference by the definition: copy every stage at every step, and delay gradients by `lag` steps per edge."""
     config, opened = resolve(config)
     chains, lag, k_last = build_chains(config), config.depth.lag or 0, config.stages - 1
     optimizers = [config.optimizer.build(chain.parameters()) for chain in chains]
@@ -70,7 +70,7 @@ def pipeline(config: Config) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("stages", "lag"), [(2, 3), (3, 1), (3, 2)])
-def test_a_lag_is_so_many_steps_per_edge(stages: int, lag: int, tmp_path: Path) -> None:
+def test_lag_delays_gradients_per_edge(stages: int, lag: int, tmp_path: Path) -> None:
     config = delayed(stages, lag)
     records = launch(config, tmp_path).summary
     assert_same(parameters_of(tmp_path, stages), pipeline(config))
@@ -102,8 +102,8 @@ def updates(workers: Line) -> list[int]:
 
 
 @pytest.mark.parametrize("window", [2, 4, 7])
-def test_a_free_run_ends_and_keeps_no_more_than_w_steps(window: int, tmp_path: Path) -> None:
-    """What has not come at the end is given up: at most a share of W per edge."""
+def test_run_without_lag_keeps_at_most_w_steps(window: int, tmp_path: Path) -> None:
+    """Gradients that are missing at the end are dropped: at most a share of W per edge."""
     free = line(tmp_path, None, window=window)
     held: list[int] = []
     for worker in free.workers[:2]:
@@ -126,13 +126,13 @@ def test_a_free_run_ends_and_keeps_no_more_than_w_steps(window: int, tmp_path: P
 
 @pytest.mark.parametrize("lag", [None, 1])
 @pytest.mark.parametrize("faults", [[lost(2), lost(6)], [late(3, 1), twice(7)], [twice(1), lost(STEPS - 1)]])
-def test_a_run_ends_whatever_happens_to_gradients(faults: Any, lag: int | None, tmp_path: Path) -> None:
+def test_run_ends_despite_lost_and_late_gradients(faults: Any, lag: int | None, tmp_path: Path) -> None:
     faulty = line(tmp_path, lag, faults)
     faulty.run()
     assert faulty.in_flight() == [0, 0]
 
 
-def test_a_free_run_goes_on_where_it_was_saved(tmp_path: Path) -> None:
+def test_run_without_lag_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     launch(delayed(lag=None, checkpoint={"every": 4, "keep": 9}), tmp_path / "saved")
     part = {"resume": str(tmp_path / "saved"), "resume_step": 4}
     summary = launch(delayed(lag=None, **part), tmp_path / "part").summary
@@ -140,7 +140,7 @@ def test_a_free_run_goes_on_where_it_was_saved(tmp_path: Path) -> None:
     assert all(0 <= stage["staleness_mean"] <= 4 for stage in summary["stage"][:2])
 
 
-def test_the_oldest_two_windows_whose_gradients_have_come_are_due() -> None:
+def test_the_oldest_two_windows_with_gradients_are_due() -> None:
     cut, value = DelayedInterface(), torch.zeros(1)
     for step in (1, 2, 3, 4):
         assert cut.ready_steps(step, value, torch.zeros(2, step, dtype=torch.long)) == []
@@ -148,12 +148,12 @@ def test_the_oldest_two_windows_whose_gradients_have_come_are_due() -> None:
         cut.target(step, torch.tensor(float(step)))
     found = cut.ready_steps(5, value, torch.zeros(2, 5, dtype=torch.long))
     assert [(due.step, due.gradient, due.labels) for due in found] == [(2, 2.0, 4), (3, 3.0, 6)]
-    cut.target(1, value)  # given up
+    cut.target(1, value)  # dropped
     assert [due.step for due in cut.ready_steps(6, value, torch.zeros(1, dtype=torch.long))] == [4]
     assert cut.take_recent() == {"staleness": (3 + 2 + 2) / 3}
 
 
-def test_with_a_lag_what_came_early_waits() -> None:
+def test_with_a_lag_early_targets_wait() -> None:
     cut, value = DelayedInterface(edges=2, lag=1), torch.zeros(1)
     assert [cut.ready_steps(step, value, value) for step in (1, 2)] == [[], []]
     assert cut.required_step(3) == 2

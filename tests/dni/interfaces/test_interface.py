@@ -1,4 +1,4 @@
-"""What happens at a cut when targets come late, in bursts, twice or never."""
+"""A decoupled interface with targets that arrive late, in bursts, twice or never."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def test_late_and_in_bursts_each_target_is_used_once_in_its_order() -> None:
 
 
 class Forgetful(Regressor):
-    """Draws random numbers while it is in training mode."""
+    """A predictor that draws random numbers in training mode."""
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
         return torch.nn.functional.dropout(super().forward(value, labels), 0.5, self.training)
 
 
-def test_to_predict_is_to_answer_without_a_trace() -> None:
+def test_predict_equals_gradient_without_side_effects() -> None:
     interface = linear_interface()
     interface.gradient(1, row(1.0), None)
-    interface.target(1, row(3.0))  # weight and bias are 0.6 now
+    interface.target(1, row(3.0))  # weight and bias become 0.6
     before = interface.state_dict()
     value, done = torch.tensor([[1.0], [2.0]]), torch.tensor([False, True])
     assert interface.predict(value, None).tolist() == [[pytest.approx(1.2)], [pytest.approx(1.8)]]
@@ -89,7 +89,7 @@ def test_a_target_that_comes_twice_or_for_an_unknown_step_changes_nothing() -> N
     assert interface.updates == 1
 
 
-def test_targets_that_never_come_are_given_up_and_memory_stays_bounded() -> None:
+def test_missing_targets_are_dropped_and_memory_is_bounded() -> None:
     interface = linear_interface(memory=3)
     for step in range(10):
         interface.gradient(step, row(1.0), None)
@@ -175,7 +175,7 @@ def test_zero_interface_is_no_gradient() -> None:
     assert ZeroInterface().gradient(0, row(1.0), None) is None
 
 
-def test_rows_whose_sequence_ends_get_no_gradient_and_teach_nothing() -> None:
+def test_done_rows_get_no_gradient_and_are_not_learned() -> None:
     some, alone = linear_interface(0.1), linear_interface(0.1)
     for interface in (some, alone):
         torch.nn.init.ones_(interface.predictor.last.weight)
@@ -216,7 +216,7 @@ def test_the_scale_is_on_the_answer_alone() -> None:
     assert interface.predictor.last.weight.item() == pytest.approx(1 + 2 * 0.01 * 3 * 2)
 
 
-def test_a_question_is_not_remembered() -> None:
+def test_predict_keeps_no_value() -> None:
     interface = linear_interface()
     interface.predict(row(1.0), None)
     interface.target(0, row(1.0))

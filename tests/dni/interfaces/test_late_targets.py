@@ -1,4 +1,4 @@
-"""What helps when targets are late: targets that count for less, and shorter steps."""
+"""Late targets: a lower weight of the target (staleness_decay), and shorter steps (staleness)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def linear_interface(rate: float, **settings: Any) -> DecoupledInterface:
 
 
 def taught(interface: DecoupledInterface, step: int, value: float, target: float) -> tuple[float, float]:
-    """One target, at once; weight and bias after it."""
+    """Train on one target without delay; return weight and bias."""
     interface.gradient(step, torch.tensor([[value]]), None)
     interface.target(step, torch.tensor([[target]]))
     last = interface.predictor.last
@@ -29,10 +29,10 @@ def taught(interface: DecoupledInterface, step: int, value: float, target: float
     return last.weight.item(), last.bias.item()
 
 
-def test_a_late_target_counts_for_less() -> None:
-    """Loss (w v + b - g)^2 from w = b = 0 at a rate of 0.25, v, g = 1, 2: error -2, so w = b = 1 if it is punctual.
+def test_late_target_has_a_lower_weight() -> None:
+    """Loss (w v + b - g)^2 from w = b = 0 at a rate of 0.25, v, g = 1, 2: the error is -2, so w = b = 1 without delay.
 
-    Two steps late and with fade = 1, a third of that.
+    With a target two steps late and staleness_decay = 1, the weights change by a third of that.
     """
     interface = linear_interface(0.25, staleness_decay=1.0)
     for step in (1, 2, 3):
@@ -41,12 +41,12 @@ def test_a_late_target_counts_for_less() -> None:
     last = interface.predictor.last
     assert isinstance(last, nn.Linear)
     assert (last.weight.item(), last.bias.item()) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
-    assert interface.total.loss == 4  # what is measured is the distance itself
+    assert interface.total.loss == 4  # the meter records the distance without the weight
     assert taught(linear_interface(0.25, staleness_decay=1.0), 1, 1.0, 2.0) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_shorter_step_in_numbers(accumulate: int) -> None:
+def test_staleness_shortens_a_step(accumulate: int) -> None:
     """SGD with momentum 0.5 at a rate of 1 and a gradient of 6: steps of 6 and 9, of which a third is taken of one."""
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
@@ -61,7 +61,7 @@ def test_a_shorter_step_in_numbers(accumulate: int) -> None:
 
 
 def factors(line: Line) -> list[list[float]]:
-    """On the learning rate, by stage and step."""
+    """Return the factors on the learning rate, by stage and step."""
     found: list[list[float]] = [[] for _ in line.workers]
     for worker, seen in zip(line.workers, found, strict=True):
 
@@ -88,5 +88,5 @@ def test_steps_shrink_with_the_age_of_late_gradients(tmp_path: Path) -> None:
     assert found == [[pytest.approx(1 / 3)] * (STEPS - 2), [0.5] * (STEPS - 1), [1.0] * STEPS]
 
 
-def test_without_it_every_step_is_whole(tmp_path: Path) -> None:
+def test_without_staleness_every_step_is_full(tmp_path: Path) -> None:
     assert factors(Line(tmp_path, lag=2)) == [[1.0] * STEPS] * 3

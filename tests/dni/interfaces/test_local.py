@@ -1,4 +1,4 @@
-"""depth=local: every stage but the last learns from a classifier of its own, and no gradient crosses a cut."""
+"""depth=local: every stage but the last learns from a local classifier, and no gradient crosses a cut."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def activation() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("hidden", [0, 7])
 def test_the_gradient_is_that_of_the_head_before_its_step(hidden: int) -> None:
-    """Against finite differences of a cross-entropy written out."""
+    """Compare with finite differences of an explicit cross-entropy."""
     cut, (value, labels) = interface(hidden), activation()
     labels[0, 0] = IGNORED
     head = copy.deepcopy(cut.head)
@@ -64,8 +64,8 @@ def test_the_gradient_is_that_of_the_head_before_its_step(hidden: int) -> None:
     assert cut.take_recent() == {"predictor_loss": None}
 
 
-def test_a_critic_that_learns_at_once_and_matches_nothing_is_a_local_loss() -> None:
-    """Gradients and weights after three steps, while no target has come."""
+def test_eager_critic_without_gradient_weight_is_a_local_loss() -> None:
+    """Return gradients and weights after three steps without any target."""
     local, critic = interface(), SoftmaxCritic(D, classes=V, gradient_weight=0.0, eager_loss=True).double()
     critic.last.load_state_dict(local.head[0].state_dict())
     cut = DecoupledInterface(critic, torch.optim.Adam(critic.parameters(), 1e-2))
@@ -75,7 +75,7 @@ def test_a_critic_that_learns_at_once_and_matches_nothing_is_a_local_loss() -> N
     torch.testing.assert_close(critic.state_dict()["last.weight"], local.head.state_dict()["0.weight"])
 
 
-def test_a_critic_that_learns_at_once_waits_for_the_target_with_the_match_alone() -> None:
+def test_eager_critic_fits_only_the_gradient_to_the_target() -> None:
     critic = SoftmaxCritic(D, classes=V, gradient_weight=0.7, eager_loss=True).double()
     (value, labels), target = activation(), torch.randn(B, T, D, dtype=torch.float64)
     known, fit = critic.known(value, labels), critic.fit(value, labels, target)
@@ -96,7 +96,7 @@ def test_a_first_step_of_adam_moves_every_weight_by_the_learning_rate() -> None:
         torch.testing.assert_close((weight - before[name]).abs(), torch.full_like(weight, 0.25), atol=1e-5, rtol=0)
 
 
-def test_to_be_asked_without_a_trace_changes_nothing() -> None:
+def test_predict_changes_nothing() -> None:
     cut, (value, labels) = interface(4), activation()
     first = cut.predict(value, labels)
     assert torch.equal(cut.recompute(value, labels, None), first)
@@ -113,7 +113,7 @@ def test_state_dict_continues_exactly() -> None:
         assert torch.equal(one.gradient(step, value, labels), two.gradient(step, value, labels))
 
 
-def test_what_cannot_be_learned_from_is_refused() -> None:
+def test_values_without_a_loss_are_refused() -> None:
     cut, (value, labels) = interface(), activation()
     with pytest.raises(DivergedError, match="the local loss of step 3 is nan"):
         cut.gradient(3, value * math.nan, labels)
@@ -127,7 +127,7 @@ def local(**more: Any) -> Config:
 
 
 def greedy_training(config: Config) -> dict[str, Tensor]:
-    """Every stage with its head as a network of its own, trained by plain backpropagation on detached inputs."""
+    """Train every stage with its head as a separate network, by plain backpropagation on detached inputs."""
     config, opened = resolve(config)
     chains = build_chains(config)
     cuts = [depth_interface(config, k, build_stage(config, k)) for k in (0, 1)]
@@ -157,7 +157,7 @@ def test_stages_and_heads_learn_as_networks_of_their_own(tmp_path: Path) -> None
 
 
 def test_no_gradient_goes_upstream(tmp_path: Path) -> None:
-    """What does is a loss per step, three numbers of eight bytes."""
+    """Only the loss of each step goes upstream: three numbers of eight bytes."""
     line = Line(tmp_path, depth={"method": "local", "max_in_flight": 4})
     sizes: list[list[int]] = []
     for end in line.upward:
@@ -165,7 +165,7 @@ def test_no_gradient_goes_upstream(tmp_path: Path) -> None:
         _weigh(end, sizes[-1])
     line.run()
     for end, sent in zip(line.upward, sizes, strict=True):
-        assert [kind for kind, _ in end.sent] == [Kind.DONE] * (STEPS + 3)  # validation, mark and end at the end
+        assert [kind for kind, _ in end.sent] == [Kind.DONE] * (STEPS + 3)  # validation, checkpoint barrier and end
         assert sum(sent) <= 24 * STEPS
     assert sizes[1] == [24] * STEPS + [0] * 3
     assert line.in_flight() == [0, 0]
@@ -194,17 +194,17 @@ def test_a_run_does_not_depend_on_arrival(tmp_path: Path) -> None:
         assert_same(parameters_of(tmp_path / "threads", 3), parameters_of(tmp_path / way, 3))
 
 
-def test_the_source_hears_of_the_losses_of_the_last_stage(tmp_path: Path) -> None:
-    """With a lag of one at fixed steps: each of the two edges makes them two steps late."""
+def test_source_gets_reports_of_the_last_stages_loss(tmp_path: Path) -> None:
+    """Each of the two edges delays reports by one step, so that they arrive two steps late."""
     line = Line(tmp_path, depth={"method": "local", "max_in_flight": 4, "lag": 1})
-    feed, heard = line.workers[0].upstream, []
+    feed, reported = line.workers[0].upstream, []
     assert isinstance(feed, Feed)
-    feed.data.train.report = lambda index, nats, labels: heard.append(index)  # type: ignore[method-assign]
+    feed.data.train.report = lambda index, nats, labels: reported.append(index)  # type: ignore[method-assign]
     line.run()
-    assert heard == list(range(STEPS - 4))
+    assert reported == list(range(STEPS - 4))
 
 
-def test_of_numbers_the_head_is_a_regression_on_the_same_loss() -> None:
+def test_head_for_numbers_is_a_regression_on_the_same_loss() -> None:
     """L = |W v + b - y|^2 / 2: dL/dv = W^T error, and the head steps along the mean of error v^T over the 6 rows."""
     cut = LocalInterface(4, classes=2, learning_rate=0.0, function=SquaredError())
     linear = cut.head[0]

@@ -1,4 +1,4 @@
-"""The exact gradient as an answer at every cut in time: with parameters that stand still it is full backpropagation."""
+"""An oracle at every cut in time: with constant parameters, training is full backpropagation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.runs import parameters_of, tiny
 from workers.launch.launcher import launch
 
 
-def test_with_parameters_that_stand_still_it_is_full_backpropagation() -> None:
+def test_full_backpropagation_with_constant_parameters() -> None:
     torch.manual_seed(0)
     model = Lstm(units=6, layers=1).build(ModelContext(CopySource.symbols, 5)).double()
     parts, whole = (CopySource(3, window, seed=0, length=15) for window in (4, None))
@@ -44,7 +44,7 @@ def test_with_parameters_that_stand_still_it_is_full_backpropagation() -> None:
 
 
 def test_a_run_with_an_oracle_and_one_update_per_sequence_is_full_backpropagation(tmp_path: Path) -> None:
-    """Sequences of 9 steps are three windows; SGD adds up, and no clipping stands between."""
+    """Sequences of 9 steps are three windows. SGD steps without clipping add up."""
 
     def trained(name: str, steps: int, **more: Any) -> dict[str, Tensor]:
         config = tiny(

@@ -1,4 +1,4 @@
-"""Critics whose form is that of the true loss give the exact gradient; those of regression learn it."""
+"""A critic with the form of the true loss gives the exact gradient; squared critics learn it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ D, OUTPUTS, HIDDEN = 4, 3, 6
 
 
 def remaining(hidden: int) -> nn.Sequential:
-    """What follows the cut: linear, or with one tanh layer."""
+    """Return the network after the cut: linear, or with one tanh layer."""
     torch.manual_seed(5)
     below = [nn.Linear(D, hidden), nn.Tanh()] if hidden else []
     return nn.Sequential(*below, nn.Linear(hidden or D, OUTPUTS)).double()
 
 
 def informed(critic: Critic, rest: nn.Sequential) -> Critic:
-    """The critic with the weights of what follows."""
+    """Return a critic with the weights of the network after the cut."""
     if critic.first is not None:
         critic.first.load_state_dict(rest[0].state_dict())
     critic.last.load_state_dict(rest[-1].state_dict())
@@ -35,7 +35,7 @@ def informed(critic: Critic, rest: nn.Sequential) -> Critic:
 
 
 @pytest.mark.parametrize("hidden", [0, HIDDEN])
-def test_a_critic_that_knows_what_follows_is_the_exact_gradient(hidden: int) -> None:
+def test_critic_with_the_true_weights_gives_the_exact_gradient(hidden: int) -> None:
     """By autograd through the remaining network and the loss, both written independently of the critics."""
     rest, value = remaining(hidden), torch.randn(2, 7, D, dtype=torch.float64, requires_grad=True)
     classes, numbers = torch.randint(0, OUTPUTS, (2, 7)), torch.randn(2, 7, OUTPUTS, dtype=torch.float64)
@@ -48,7 +48,9 @@ def test_a_critic_that_knows_what_follows_is_the_exact_gradient(hidden: int) -> 
     for critic, loss, labels in zip(critics, (entropy, squares), (classes, numbers), strict=True):
         (expected,) = torch.autograd.grad(loss, value)
         torch.testing.assert_close(informed(critic, rest)(value.detach(), labels), expected, rtol=1e-12, atol=1e-14)
-        fit = critic.fit(value.detach(), labels, expected)  # nothing is left to match: the loss alone, per row
+        fit = critic.fit(
+            value.detach(), labels, expected
+        )  # the distance to the target is zero: the loss per row remains
         assert fit.loss.item() == pytest.approx(loss.item() / 14, rel=1e-12)
         torch.testing.assert_close(fit.prediction, expected, rtol=1e-12, atol=1e-14)
 
@@ -61,11 +63,12 @@ def literal(critic: Critic, bias: list[float]) -> Critic:
     return critic
 
 
-def test_two_by_two_in_numbers() -> None:
+def test_two_by_two_by_hand() -> None:
     """v = (1, -1), so W v = (-1, -1).
 
-    Squared, b = (0.5, -1), y = (0, 1): W v + b - y = (-0.5, -3), and W^T of that is (-9.5, -13); C = 9.25 / 2. To the
-    target (-9.5, -12) it is 1 squared, which weighs 0.5. Softmax, label 0: p - e = (-0.5, 0.5), W^T of that is (1, 1).
+    Squared loss, b = (0.5, -1), y = (0, 1): W v + b - y = (-0.5, -3), W^T times that is (-9.5, -13), and C = 9.25 / 2.
+    The squared distance to the target (-9.5, -12) is 1, with a weight of 0.5. Softmax, label 0: p - e = (-0.5, 0.5),
+    and W^T times that is (1, 1).
     """
     value = torch.tensor([[1.0, -1.0]])
     squared = literal(SquaredCritic(2, 2, gradient_weight=0.5), [0.5, -1.0])
@@ -77,7 +80,7 @@ def test_two_by_two_in_numbers() -> None:
 
 
 @pytest.mark.parametrize("hidden", [0, HIDDEN])
-def test_what_a_squared_critic_learns_from_is_what_finite_differences_give(hidden: int) -> None:
+def test_squared_critic_gradients_equal_finite_differences(hidden: int) -> None:
     torch.manual_seed(0)
     critic = informed(SquaredCritic(D, OUTPUTS, hidden=hidden, gradient_weight=0.7).double(), remaining(hidden))
     value, target = torch.randn(2, 6, D, dtype=torch.float64)
@@ -94,7 +97,7 @@ def test_what_a_squared_critic_learns_from_is_what_finite_differences_give(hidde
 
 
 def test_a_linear_critic_learns_least_squares() -> None:
-    """y = A v + a + noise, and only C to learn from: W and b are the solution of the normal equations."""
+    """Learn only C of y = A v + a + noise: W and b must be the solution of the normal equations."""
     torch.manual_seed(1)
     value = torch.randn(64, D, dtype=torch.float64)
     labels = (
@@ -126,7 +129,7 @@ def test_the_squared_loss_in_numbers() -> None:
 
 
 def test_labels_of_another_shape_are_refused() -> None:
-    """They would be spread over the rows: (B, 1) against (B,) makes (B, B)."""
+    """Torch would broadcast them: (B, 1) and (B,) to (B, B)."""
     loss, critic, one = SquaredLossInterface(), SquaredCritic(D, 1), torch.zeros(2, 1)
     with pytest.raises(ValueError, match=r"labels \(2,\) do not match an estimate of shape \(2, 1\)"):
         loss.gradient(1, one, torch.zeros(2))
@@ -141,7 +144,7 @@ def test_labels_of_another_shape_are_refused() -> None:
 
 
 def learned(cuts: list[Interface]) -> float:
-    """The last 50 steps' mean loss of three stages with these cuts, of y = sin of a linear map of x."""
+    """Train three stages with these cuts on y = sin of a linear map of x; return the mean loss of the last 50 steps."""
     torch.manual_seed(0)
     rule, loss, losses = torch.randn(5, 2), SquaredLossInterface(), []
     modules = [
@@ -164,6 +167,6 @@ def learned(cuts: list[Interface]) -> float:
 
 
 def test_a_split_regression_learns() -> None:
-    """Without gradients across the cuts the first two stages stay as they were made."""
+    """Without gradients across the cuts, the first two stages do not learn."""
     nothing = learned([ZeroInterface(), ZeroInterface()])
     assert learned([DecoupledInterface(SquaredCritic(32, 2)) for _ in range(2)]) < 0.5 * nothing

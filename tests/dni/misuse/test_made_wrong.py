@@ -1,4 +1,4 @@
-"""What is made wrong is refused at once: stages, predictors and interfaces that would learn nothing."""
+"""Constructors refuse stages, predictors and interfaces that would learn nothing."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from torch import nn
 from dni import (
     DecoupledInterface,
     DelayedInterface,
-    InputInterface,
-    MultiRateInterface,
     Regressor,
     Stage,
     TrueInterface,
     UsageError,
 )
 from dni.errors import DniError
-from dni.interfaces.synthetic_input import symbol_inputs
+from dni.experimental.multi_rate import MultiRateInterface
+from dni.experimental.synthetic_input_interface import SyntheticInputInterface, symbol_inputs
 from dni.lr_schedule import Constant, start_schedule
 from dni.models import LSTM
 from tests.support.stages.small import sgd, stage
 
 
 def half(frozen: str) -> Stage:
-    """A stage whose optimizer leaves one of two layers out."""
+    """Return a stage whose optimizer updates only one of two layers."""
     module = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 5))
     return Stage(module, sgd(module[int(frozen)]))
 
@@ -42,11 +41,11 @@ MADE_WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "optimizer of a part": (lambda: half("0"), r"does not update 2 of the 4 .* \(1.bias, 1.weight\)"),
     "one optimizer for all": (
-        lambda: Stage(one := nn.Linear(6, 5), sgd(one, nn.Linear(2, 2))), "updates 2 parameters that are not those of",
+        lambda: Stage(one := nn.Linear(6, 5), sgd(one, nn.Linear(2, 2))), "updates 2 parameters that do not belong to",
     ),
-    "no parameters": (lambda: Stage(nn.ReLU(), sgd(nn.Linear(1, 1))), "ReLU has no parameters, so nothing to train"),
+    "no parameters": (lambda: Stage(nn.ReLU(), sgd(nn.Linear(1, 1))), "ReLU has no parameters to train"),
     "nothing trainable": (lambda: stage(nn.Linear(6, 5).requires_grad_(False)), "no parameter of Linear requires a"),
-    "schedule of another optimizer": (another_schedule, "the schedule is that of another optimizer"),
+    "schedule of another optimizer": (another_schedule, "the schedule belongs to another optimizer"),
     "module elsewhere": (
         lambda: stage(nn.Linear(6, 5, device="meta")), r"weight is on meta, and the stage on cpu: .*device='meta'",
     ),
@@ -58,7 +57,7 @@ MADE_WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "predictor's optimizer": (
         lambda: DecoupledInterface(Regressor(5), sgd(Regressor(5))), "2 of the 2 trainable parameters of Regressor",
     ),
-    "no predictor": (lambda: DecoupledInterface(nn.Linear(5, 5)), "a Linear is no dni.Predictor"),  # type: ignore[arg-type]
+    "no predictor": (lambda: DecoupledInterface(nn.Linear(5, 5)), "a Linear is not a dni.Predictor"),  # type: ignore[arg-type]
     "memory": (lambda: DecoupledInterface(Regressor(5), memory=0), "memory=0 must be 1 or more"),
     "steps_per_target": (
         lambda: DecoupledInterface(Regressor(5), steps_per_target=0),
@@ -67,22 +66,24 @@ MADE_WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "warmup": (lambda: DecoupledInterface(Regressor(5), warmup=-1), "warmup=-1 must be 0 or more"),
     "edges": (lambda: DelayedInterface(0), "edges=0 must be 1 or more"),
     "every": (lambda: MultiRateInterface(TrueInterface(), 0), "every=0 must be 1 or more"),
-    "inputs' optimizer": (lambda: InputInterface(symbol_inputs(9, 5), sgd(nn.Linear(1, 1))), "not update 1 of the 1 "),
+    "inputs' optimizer": (
+        lambda: SyntheticInputInterface(symbol_inputs(9, 5), sgd(nn.Linear(1, 1))), "not update 1 of the 1 ",
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MADE_WRONG)
-def test_what_is_made_wrong_is_refused_at_once(name: str) -> None:
+def test_constructors_refuse_wrong_arguments(name: str) -> None:
     make, message = MADE_WRONG[name]
     with pytest.raises(UsageError, match=message):
         make()
 
 
-def test_frozen_parameters_and_those_of_the_whole_module_are_right() -> None:
+def test_frozen_parameters_may_be_left_out_of_the_optimizer() -> None:
     module = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 5))
     module[0].requires_grad_(False)
     Stage(module, sgd(module))
     Stage(module, sgd(module[1]))
-    stage(nn.Sequential(nn.Sequential(nn.Linear(6, 5), nn.ReLU()), LSTM(5, 5)))  # nothing with state lies inside
+    stage(nn.Sequential(nn.Sequential(nn.Linear(6, 5), nn.ReLU()), LSTM(5, 5)))  # the inner layers carry no state
     assert issubclass(UsageError, DniError)
     assert issubclass(UsageError, ValueError)

@@ -1,4 +1,4 @@
-"""A stage says what is missing, in the wrong order or of the wrong kind."""
+"""Calls of a stage in the wrong order, or with wrong arguments."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni import Chain, LambdaReturnStage, Recurrent, Stage, StashingStage, UsageError
+from dni import Chain, Recurrent, Stage, StashingStage, UsageError
+from dni.experimental.lambda_return_stage import LambdaReturnStage
 from dni.models import GRU, LSTM
 from dni.recurrent import unpack
 from tests.support.stages.small import X, sgd, stage
 
 
 class Bad(Recurrent):
-    """Says that it has a state, and returns none."""
+    """A recurrent layer that returns no state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,27 +34,27 @@ class Bad(Recurrent):
         (nn.Sequential(nn.GRU(6, 5), nn.Linear(5, 5)), r"layer '0' \(GRU\) returns a tuple, .* dni.models.GRU"),
         (nn.Sequential(nn.Linear(6, 6), nn.RNN(6, 5)), r"layer '1' \(RNN\) returns a tuple, .* a dni.Recurrent around"),
         (nn.Sequential(Chain(nn.Linear(6, 5))), r"layer '0' \(Chain\) returns a tuple, .* a module around it that ret"),
-        (Bad(), r"layer '0' \(Bad\) must return \(output, state\), a state of 1 tensors"),
+        (Bad(), r"layer '0' \(Bad\) must return \(output, state\) with a state of 1 tensors"),
     ],
 )
-def test_layers_that_return_something_else_are_named(module: nn.Module, message: str) -> None:
+def test_layers_with_wrong_results_are_refused(module: nn.Module, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         stage(module).forward(X)
 
 
-def test_a_stage_says_what_is_missing_or_in_the_wrong_order() -> None:
+def test_stage_refuses_calls_in_the_wrong_order() -> None:
     one = stage()
-    with pytest.raises(UsageError, match="forward takes a tensor, not a ndarray"):
+    with pytest.raises(UsageError, match="forward takes a tensor or a dict of named tensors, not a ndarray"):
         one.forward(X.numpy())  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="step 0: backward comes once after each forward"):
         one.backward(torch.ones(4, 5))
     one.forward(X, step=7)
     with pytest.raises(UsageError, match="update comes after backward"):
         one.update(4)
-    with pytest.raises(UsageError, match=r"backward through step 6, but the stage keeps step 7 alone: .*StashingStage"):
+    with pytest.raises(UsageError, match=r"backward through step 6, but the stage keeps only step 7: .*StashingStage"):
         one.backward(torch.ones(4, 5), step=6)
     one.forward(X)
-    with pytest.raises(UsageError, match=r"a gradient of shape \(4, 3\) came back for an output of shape \(4, 5\)"):
+    with pytest.raises(UsageError, match=r"a gradient of shape \(4, 3\) for an output of shape \(4, 5\)"):
         one.backward(torch.ones(4, 3))
     one.forward(X)
     one.backward(torch.ones(4, 5))
@@ -62,7 +63,7 @@ def test_a_stage_says_what_is_missing_or_in_the_wrong_order() -> None:
     one.update(4)
 
 
-def test_an_output_without_a_gradient_is_told() -> None:
+def test_output_without_a_gradient_is_refused() -> None:
     one = stage()
     with torch.no_grad():
         one.forward(X)
@@ -70,16 +71,16 @@ def test_an_output_without_a_gradient_is_told() -> None:
         one.backward(torch.ones(4, 5))
 
 
-def test_a_packed_state_of_another_size_is_told() -> None:
+def test_packed_state_of_another_size_is_refused() -> None:
     one = stage(LSTM(6, 5))
     one.forward(torch.randn(4, 3, 6))
-    with pytest.raises(UsageError, match="a packed state of 12 numbers a row, where 10 belong to this stage's state"):
+    with pytest.raises(UsageError, match="the packed state has 12 numbers a row, and this stage's state has 10"):
         one.backward(None, torch.zeros(4, 12))
     assert [part.shape for part in unpack(torch.zeros(4, 5), GRU(6, 5).initial_state(4))] == [(1, 4, 5)]
 
 
 @pytest.mark.parametrize("kind", [StashingStage, LambdaReturnStage])
-def test_windows_that_were_not_run_are_told(kind: type[Stage]) -> None:
+def test_backward_without_a_forward_pass_is_refused(kind: type[Stage]) -> None:
     module = nn.Linear(6, 5)
     settings = {"mix": 0.5, "memory": 2} if kind is LambdaReturnStage else {}
     one = kind(module, sgd(module), **settings)  # type: ignore[arg-type]
@@ -91,9 +92,9 @@ def test_windows_that_were_not_run_are_told(kind: type[Stage]) -> None:
 def test_evaluation_leaves_every_layer_in_the_mode_it_was_in() -> None:
     module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
     one = stage(module)
-    one.module[1].eval()  # batch norm whose statistics stay
+    one.module[1].eval()  # batch norm with frozen statistics
     one.evaluate(X)
     assert [layer.training for layer in one.module] == [True, False, True]
     with pytest.raises(RuntimeError):
         one.evaluate(torch.randn(4, 7))
-    assert [layer.training for layer in one.module] == [True, False, True]  # not in evaluation mode for good
+    assert [layer.training for layer in one.module] == [True, False, True]  # training mode again, despite the error

@@ -1,4 +1,4 @@
-"""Values, labels and targets that do not fit an interface are told, with what to write."""
+"""Values, labels and targets that do not fit an interface: errors say what to write."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ MISFITS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "future_labels": (
         lambda: DecoupledInterface(Regressor(6, classes=4, future_labels=2)).gradient(0, X, Y),
-        "1 labels for each row, and the predictor has future_labels=2",
+        "1 labels in each row, but the predictor has future_labels=2",
     ),
     "loss: classes": (
         lambda: LossInterface().gradient(5, X[:, :3], Y),
@@ -68,34 +68,34 @@ MISFITS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("name", MISFITS)
-def test_values_and_labels_that_do_not_fit_are_told(name: str) -> None:
+def test_values_and_labels_that_do_not_fit_are_refused(name: str) -> None:
     ask, message = MISFITS[name]
     with pytest.raises(UsageError, match=message):
         ask()
 
 
 @pytest.mark.parametrize("cut", [TrueInterface(), DelayedInterface(), DecoupledInterface(Regressor(6))])
-def test_a_target_that_is_none_is_told(cut: TrueInterface) -> None:
-    """It comes from a stage past the first that gets integers, or was made with first=True."""
+def test_target_none_is_refused(cut: TrueInterface) -> None:
+    """A later stage has no activation gradient if its inputs are integers, or with first=True."""
     later = stage(nn.Embedding(9, 5))
     later.forward(Y)
-    with pytest.raises(UsageError, match=r"step 1 has no target gradient: .* made with first=True, or got integers"):
+    with pytest.raises(UsageError, match=r"step 1 has no target gradient: .* first=True, or its input is integers"):
         cut.target(1, later.backward(torch.ones(4, 5)).activation)  # type: ignore[arg-type]
 
 
-def test_a_target_of_another_shape_is_told_and_not_broadcast() -> None:
+def test_target_of_another_shape_is_refused_and_not_broadcast() -> None:
     cut = DecoupledInterface(Regressor(6))
     cut.gradient(2, X, None)
     with pytest.raises(UsageError, match=r"step 2: a target of shape \(6,\) for a value of shape \(4, 6\)"):
         cut.target(2, torch.ones(6))
 
 
-def test_delayed_gradients_are_asked_for_otherwise() -> None:
-    with pytest.raises(UsageError, match=r"for due in cut.due\(step, value, labels\)"):
+def test_delayed_interface_refuses_gradient() -> None:
+    with pytest.raises(UsageError, match=r"for ready in cut.ready_steps\(step, value, labels\)"):
         DelayedInterface().gradient(0, X, Y)
 
 
-def test_an_error_that_is_not_understood_stays_torchs_own() -> None:
+def test_unexplained_torch_errors_are_raised_unchanged() -> None:
     class Broken(Regressor):
         def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
             raise RuntimeError("out of memory")

@@ -1,4 +1,4 @@
-"""model.dropout: where it is, that every stage draws its own, and that nothing is dropped but in training."""
+"""model.dropout: its place in the models, separate masks of each stage, and no dropout outside training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PLACES = {
 
 @pytest.mark.parametrize("kind", PLACES)
 def test_where_it_is(kind: str) -> None:
-    """Parameters keep their names, and begin as without it."""
+    """Parameters have the same names and first values as without dropout."""
     plain, dropping = made(kind, 0.0), made(kind, RATE)
     found = {name: m for name, m in dropping.named_modules() if isinstance(m, nn.Dropout)}
     assert list(found) == PLACES[kind]
@@ -67,7 +67,7 @@ def test_it_follows_the_layers_it_is_named_after() -> None:
 
 
 def test_a_transformer_drops_what_torchs_own_layer_drops() -> None:
-    """Attention weights, what attention gives, the hidden and the last layer of the feed-forward part, one by one."""
+    """Compare attention weights, attention output, and hidden and last layer of the feed-forward part, one by one."""
     torch.manual_seed(0)
     layer, shapes = SegmentTransformer(8, heads=2, memory=4, dropout=RATE), []
     for module in layer.modules():

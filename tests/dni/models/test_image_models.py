@@ -1,4 +1,4 @@
-"""dni/models/images.py: names, shapes, and what each layer computes, worked out with torch's functions."""
+"""dni/models/images.py: names, shapes, and the output of each layer, computed with torch's functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPES = {
 
 
 def normalised(x: Tensor) -> Tensor:
-    """Batch norm as it starts: every channel of the batch to mean 0 and variance 1."""
+    """Untrained batch norm: normalise every channel of the batch to mean 0 and variance 1."""
     return F.batch_norm(x, None, None, training=True)
 
 
@@ -50,7 +50,7 @@ def test_a_layer_of_the_perceptron() -> None:
 
 
 def test_a_layer_of_the_convolutional_network() -> None:
-    """The first pools the maximum, the second the mean of what lies inside the image."""
+    """The first layer has max pooling; the second averages over positions inside the image."""
     model, x = Cnn(units=4, layers=2).build(ModelContext(10, 0, (3, 6, 6))), torch.randn(5, 3, 6, 6)
     weights = [layer[0].weight for layer in (model.conv1, model.conv2)]  # type: ignore[index]
     first = F.max_pool2d(torch.relu(normalised(F.conv2d(x, weights[0], padding=2))), 3, 2, padding=1)

@@ -1,4 +1,4 @@
-"""model.init: which weights are drawn how, and that a cut changes nothing."""
+"""model.init: the distribution of the weights, which does not depend on where a model is cut."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_spread_of_every_matrix_and_biases_of_zero(
             assert (0.98 * math.sqrt(3) < largest <= math.sqrt(3)) == (scheme == "xavier")
 
 
-def test_embeddings_norms_and_what_starts_at_zero_stay() -> None:
+def test_embeddings_norms_and_zero_layers_keep_their_weights() -> None:
     embedding, transformer = nn.Embedding(5, 4), SegmentTransformer(8, 2, 4)
     before = embedding.weight.clone()
     model = nn.Sequential(embedding, transformer, Resnet(units=4, layers=1).build(ModelContext(10, 0, (1, 8, 8))))

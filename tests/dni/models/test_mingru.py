@@ -74,7 +74,7 @@ def test_windows_that_hand_back_gradients_equal_the_whole(window: int) -> None:
     assert gradients[1].abs().min() > 0  # the entering state's, at a state of zero
 
 
-def test_a_reset_lane_starts_afresh() -> None:
+def test_reset_stream_starts_afresh() -> None:
     layer, x = MinGRU(3, 5), torch.randn(2, 4, 3)
     entering = torch.randn(1, 2, 5, requires_grad=True)
     y, _ = layer(x, reset_streams((entering,), torch.tensor([True, False])))
@@ -85,7 +85,7 @@ def test_a_reset_lane_starts_afresh() -> None:
     assert gradient[:, 1].count_nonzero() == 5
 
 
-def test_as_a_stage() -> None:
+def test_stage_takes_one_optimizer_step() -> None:
     module = Chain(MinGRU(3, 5), torch.nn.Tanh(), MinGRU(5, 2))
     stage = Stage(module, torch.optim.SGD(module.parameters(), 0.1))
     for _ in range(2):

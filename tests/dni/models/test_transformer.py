@@ -1,4 +1,4 @@
-"""dni/models/transformer.py: cut or whole, remembered or forgotten."""
+"""dni/models/transformer.py: attention, memory, and independence of window cuts."""
 
 import math
 
@@ -24,7 +24,7 @@ def numbers(*shape: int) -> torch.Tensor:
 
 
 def used(transformer: SegmentTransformer, steps: int, batch: int = 2) -> State:
-    """The state after a sequence of `steps`."""
+    """Return the state after a sequence of `steps`."""
     state: State = transformer(numbers(batch, steps, transformer.units))[1]
     return tuple(s.detach() for s in state)
 
@@ -70,7 +70,7 @@ def test_the_state_is_the_last_inputs_and_how_many_there_are() -> None:
     assert torch.equal(t(x)[0], t(x, t.initial_state(2))[0])
 
 
-def test_a_reset_lane_starts_afresh_and_stays_so() -> None:
+def test_reset_stream_starts_afresh_and_stays_so() -> None:
     t, x = layer(), numbers(2, 2, 4)
     entering = reset_streams(used(t, 9), torch.tensor([True, False]))
     y, after = t(x, entering)
@@ -98,12 +98,12 @@ def test_gradients_reach_the_memory_but_not_its_fill() -> None:
     ends = [y.sum(), *(s.sum() for s in leaving)]
     to_memory, to_filled = torch.autograd.grad(sum(ends), (memory, filled))
     assert to_memory[2:].count_nonzero() == to_memory[2:].numel()
-    assert to_memory[:2].count_nonzero() == 0  # empty, and not carried on
+    assert to_memory[:2].count_nonzero() == 0  # slots that were empty, and that leave the memory
     assert to_filled.count_nonzero() == 0
 
 
 @pytest.mark.parametrize("steps", [2, 8])
-def test_as_a_stage(steps: int) -> None:
+def test_stage_takes_one_optimizer_step(steps: int) -> None:
     module = Chain(SegmentTransformer(4, 2, 5), SegmentTransformer(4, 1, 3))
     stage = Stage(module, torch.optim.SGD(module.parameters(), 0.1))
     for reset in (None, torch.tensor([True, False])):

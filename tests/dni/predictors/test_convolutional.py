@@ -1,4 +1,4 @@
-"""Gradients of feature maps: against autograd, and against targets that a predictor can learn."""
+"""Predictors for feature maps, against autograd, and on targets that they can learn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def drawn() -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("hidden", [0, 6])
 @pytest.mark.parametrize("pool_grid", [1, 3, 9])
 def test_the_critics_gradient_is_autograds_of_its_own_cross_entropy_of_the_means(pool_grid: int, hidden: int) -> None:
-    """torch's own adaptive pooling and differentiation; the loss is summed over the batch."""
+    """Compute with torch's adaptive pooling and autograd; the loss is summed over the batch."""
     value, labels, target = drawn()
     critic = PooledCritic(SHAPE, pool_grid=pool_grid, classes=4, hidden=hidden, gradient_weight=0.7).double()
     torch.nn.init.normal_(critic.last.weight)
@@ -54,7 +54,7 @@ def test_with_a_cell_for_every_position_the_critic_sees_the_whole_value() -> Non
 
 @pytest.mark.parametrize("classes", [0, 4])
 @pytest.mark.parametrize("kind", ["conv", "linear", "mlp"])
-def test_untrained_regressors_predict_exactly_nothing(kind: str, classes: int) -> None:
+def test_untrained_regressors_predict_zero(kind: str, classes: int) -> None:
     value, labels, target = drawn()
     predictor: Predictor = ConvRegressor(3, hidden=5, classes=classes)
     if kind != "conv":
@@ -65,7 +65,7 @@ def test_untrained_regressors_predict_exactly_nothing(kind: str, classes: int) -
 
 
 def test_the_label_is_a_map_of_ones_among_the_inputs() -> None:
-    """One convolution over value and one-hot maps, whose filters for these maps are a number in the centre."""
+    """Compute one convolution over value and one-hot maps; filters of the latter are zero outside their centre."""
     value, labels, _ = drawn()
     value, labels = value.float(), labels.clamp(min=0)
     regressor = ConvRegressor(3, hidden=5, classes=4)
@@ -84,12 +84,12 @@ def test_the_label_is_a_map_of_ones_among_the_inputs() -> None:
 
 def test_without_labels_context_is_refused() -> None:
     value, _, _ = drawn()
-    with pytest.raises(ValueError, match="came without labels"):
+    with pytest.raises(ValueError, match="the step has no labels"):
         ConvRegressor(3, hidden=5, classes=4).double()(value, None)
 
 
 def test_a_regressor_learns_a_gradient_that_depends_on_value_and_label() -> None:
-    """The target is the value, mirrored in sign for odd labels."""
+    """The target is the value, with opposite sign for odd labels."""
     torch.manual_seed(0)
     predictor = ConvRegressor(2, hidden=12, classes=2)
     interface = DecoupledInterface(predictor, torch.optim.Adam(predictor.parameters(), 5e-3))

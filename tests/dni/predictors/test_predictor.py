@@ -1,4 +1,4 @@
-"""Predictors against numbers worked out another way: autograd, literal numbers, shapes of labels."""
+"""Predictors against autograd and against numbers worked out by hand; shapes of labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dni.types import IGNORED
 
 @pytest.mark.parametrize("hidden", [0, 6])
 @pytest.mark.parametrize("classes", [0, 5])
-def test_untrained_regressor_predicts_exactly_nothing(hidden: int, classes: int) -> None:
+def test_untrained_regressor_predicts_zero(hidden: int, classes: int) -> None:
     predictor = Regressor(4, hidden=hidden, classes=classes)
     value, labels = torch.randn(2, 3, 4), torch.tensor([[0, 1, 2], [3, 4, IGNORED]])
     assert torch.equal(predictor(value, labels), torch.zeros(2, 3, 4))
@@ -70,7 +70,7 @@ def test_critic_in_a_closed_form_case() -> None:
     assert gradient.item() == pytest.approx(-2 * (1 - 1 / (1 + math.exp(-1.0))), abs=1e-6)
 
 
-def test_critic_parameters_get_the_gradient_that_finite_differences_give() -> None:
+def test_critic_parameter_gradients_equal_finite_differences() -> None:
     torch.manual_seed(0)
     critic = SoftmaxCritic(3, classes=4, future_labels=2, hidden=5, gradient_weight=0.7).double()
     torch.nn.init.normal_(critic.last.weight)
@@ -100,7 +100,7 @@ def test_labels_of_another_shape_are_refused() -> None:
     critic = SoftmaxCritic(4, classes=5)
     with pytest.raises(ValueError, match=r"labels \(2, 2\) do not match a value of shape \(2, 3, 4\)"):
         critic(torch.zeros(2, 3, 4), torch.zeros(2, 2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="without labels"):
+    with pytest.raises(ValueError, match="the step has no labels"):
         critic(torch.zeros(2, 3, 4), None)
 
 

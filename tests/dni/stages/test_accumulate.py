@@ -12,7 +12,7 @@ from dni.stages.base import Stage
 
 
 def window(stage: Stage, gradient: float, divisor: float, move: bool = True) -> float:
-    """One window of a stage with a single weight, whose gradient is given; the weight afterwards."""
+    """Run one window of a stage with a single weight and a given gradient; return the weight afterwards."""
     stage.forward(torch.tensor([[1.0]]))
     stage.backward(torch.tensor([[gradient]]))
     stage.update(divisor, move=move)
@@ -31,7 +31,7 @@ def test_accumulated_windows_are_divided_and_clipped_together() -> None:
     stage = single_weight(accumulate=3, clip=2.0)
     assert [window(stage, g, d) for g, d in ((1.0, 2.0), (3.0, 1.0), (5.0, 3.0))] == [0, 0, -9 / 6]
     assert [window(stage, g, 1.0) for g in (30.0, 30.0)] == [-1.5, -1.5]
-    assert window(stage, 30.0, 1.0) == pytest.approx(-1.5 - (0.5 * 1.5 + 2), abs=1e-5)  # 30 is cut to 2
+    assert window(stage, 30.0, 1.0) == pytest.approx(-1.5 - (0.5 * 1.5 + 2), abs=1e-5)  # 30 is clipped to 2
 
 
 def test_windows_that_may_not_move_are_not_accumulated() -> None:
@@ -41,7 +41,7 @@ def test_windows_that_may_not_move_are_not_accumulated() -> None:
 
 
 def test_accumulated_windows_without_gradient_do_not_move() -> None:
-    """Momentum would."""
+    """Momentum alone would change the weight."""
     stage = single_weight(accumulate=2)
     assert [window(stage, g, 1.0) for g in (1.0, 1.0, 0.0, 0.0, 0.0, 2.0)] == [0, -1, -1, -1, -1, -1 - (0.5 + 1)]
 

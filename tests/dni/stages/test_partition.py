@@ -1,4 +1,4 @@
-"""dni/stages/partition.py: stages in a row are the model, and every refusal says what to type."""
+"""dni/stages/partition.py: the stages one after another equal the model, and every error says what to type."""
 
 from collections import OrderedDict
 from itertools import combinations, pairwise
@@ -70,7 +70,7 @@ def test_neither_stages_nor_names_is_one_stage() -> None:
         ((5, 5, 5, 5), 2, ["ab", "cd"]),
         ((1, 1, 1), 2, ["a", "bc"]),  # a tie: the shortest first stage
         ((3, 0, 3, 0, 3), 3, ["ab", "cd", "e"]),  # a ReLU stays with the layer before it
-        ((0, 3, 0, 3), 2, ["abc", "d"]),  # or with the first one, if none lies before it
+        ((0, 3, 0, 3), 2, ["abc", "d"]),  # or with the first group, at the start
         ((2, 2, 2), 3, ["a", "b", "c"]),
     ],
 )
@@ -99,7 +99,7 @@ def test_names_may_cut_before_a_layer_without_parameters() -> None:
         (["b", "x"], "no layer x; the layers are a, b, c"),
         (["c", "b"], r"\[c, b\] is out of order; use \[b, c\]"),
         (["b", "b"], r"\[b, b\] is out of order; use \[b\]"),
-        (["a", "b"], "nothing lies before a, the first layer; leave it out"),
+        (["a", "b"], "a is the first layer, before which there is no cut; leave it out"),
     ],
 )
 def test_names_that_cannot_be_cut_at(split_points: list[str], message: str) -> None:
@@ -121,7 +121,7 @@ def test_stages_and_names_that_disagree() -> None:
 def test_a_parameter_shared_by_two_stages_is_refused() -> None:
     model = Lstm(units=6, layers=1).build(ModelContext(6))
     model.softmax.weight = model.embedding.weight
-    message = r"embedding\.weight in stage 0 and softmax\.weight in stage 1 are one and the same parameter"
+    message = r"embedding\.weight in stage 0 and softmax\.weight in stage 1 are the same parameter"
     with pytest.raises(PartitionError, match=message):
         partition(model, split_points=["softmax"])
     assert len(partition(model, stages=1)) == 1

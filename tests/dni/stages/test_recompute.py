@@ -1,4 +1,4 @@
-"""Chunks that are computed again: the gradients of plain backpropagation through the whole, from fewer activations."""
+"""Recomputed chunks: the gradients of full backpropagation, with fewer kept activations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stage_of(layer: type[Recurrent], chunk: int | None, *between: nn.Module) -> 
 
 
 def gradients(stage: Stage, steps: int = T) -> list[Tensor]:
-    """Two windows: the gradients of what came in and of the parameters."""
+    """Run two windows; return outputs and the gradients of inputs, states and parameters."""
     generator, found = torch.Generator().manual_seed(0), []
     for reset in (None, torch.tensor([True, False, False])):
         x, back = (torch.randn(B, steps, D, dtype=torch.float64, generator=generator) for _ in range(2))
@@ -53,12 +53,12 @@ def test_training_is_that_of_full_backpropagation(model: str, stages: int, tmp_p
         optimizer = {"kind": "sgd", "learning_rate": 0.5, "momentum": 0.9}
         launch(tiny(stages=stages, model={"kind": model}, optimizer=optimizer, **settings), tmp_path / time)
         found[time] = parameters_of(tmp_path / time, stages)
-    for name, whole in found["full"].items():  # float32 sums in another order: equal, but for their rounding
+    for name, whole in found["full"].items():  # float32 sums in another order differ by rounding
         torch.testing.assert_close(found["checkpointed"][name], whole, rtol=1e-5, atol=1e-6)
 
 
-def held(stage: Stage, steps: int) -> int:
-    """Bytes of different memory that the graph of one window keeps until `backward`."""
+def kept_bytes(stage: Stage, steps: int) -> int:
+    """Return the bytes of memory that the graph of one window keeps until `backward`."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -72,16 +72,16 @@ def held(stage: Stage, steps: int) -> int:
 
 @LAYERS
 def test_activations_of_chunks_are_not_kept(layer: type[Recurrent]) -> None:
-    whole, chunked = (held(stage_of(layer, chunk), 200) for chunk in (None, 20))
+    whole, chunked = (kept_bytes(stage_of(layer, chunk), 200) for chunk in (None, 20))
     assert whole > 200 * B * D * 8 * 10  # both layers keep their gates and outputs, at least
     assert chunked < whole / 10
 
 
-def test_only_one_chunk_is_computed_again_at_a_time() -> None:
-    counts = [0, 0]  # alive now, and at most
+def test_one_chunk_is_recomputed_at_a_time() -> None:
+    counts = [0, 0]  # chunks alive now, and at most
 
     class Alive(torch.autograd.Function):
-        """The identity; its backward says that a chunk is done with."""
+        """The identity, whose backward pass counts a chunk as released."""
 
         @staticmethod
         def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -107,8 +107,8 @@ def test_only_one_chunk_is_computed_again_at_a_time() -> None:
     assert counts == [0, 1]
 
 
-def test_dropout_is_drawn_again_as_it_was_drawn() -> None:
-    """Gradients by central differences, of a loss whose masks the stage's seed fixes; nothing more is drawn."""
+def test_recomputed_chunks_have_the_same_dropout_masks() -> None:
+    """Compare with central differences of a loss whose masks depend on the stage's seed alone; check random states."""
 
     def loss(x: Tensor) -> tuple[Stage, Tensor]:
         stage = stage_of(LSTM, 7, nn.Dropout(0.5))
@@ -135,7 +135,7 @@ def test_stages_in_threads_do_not_disturb_each_other() -> None:
     found: list[list[Tensor]] = []
 
     def work(mine: list[Stage]) -> None:
-        torch.set_num_threads(torch.get_num_threads())  # of this thread, as in the first one
+        torch.set_num_threads(torch.get_num_threads())  # the setting of the main thread
         found.extend(gradients(stage) for stage in mine)
 
     threads = [threading.Thread(target=work, args=(mine,)) for mine in stages]

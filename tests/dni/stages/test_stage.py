@@ -1,4 +1,4 @@
-"""One stage against plain autograd; zero and oracle predictors as the two ends of what a predictor can be."""
+"""One stage against plain autograd, with zero predictors (truncation) and oracles (exact gradients)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def windows(seed: int = 1) -> list[tuple[Tensor, Tensor]]:
 
 
 def run_in_time(model: Chain, cut: Interface, update: bool) -> Stage:
-    """All windows through one stage, its time cut as given; parameters frozen unless `update`."""
+    """Run all windows through one stage with the given time cut; without `update`, parameters are constant."""
     stage, loss = Stage(model, sgd(model), first=True), LossInterface()
     for n, (inputs, labels) in enumerate(windows()):
         output, state = stage.forward(inputs)
@@ -128,7 +128,7 @@ def test_an_oracle_in_time_is_full_backpropagation() -> None:
 
 
 def split_step(interfaces: Callable[[list[Stage]], list[Interface]]) -> list[Stage]:
-    """Three stages, three steps with updates, everything decoupled; the interfaces see the stages."""
+    """Run three decoupled stages for three steps with updates; the cuts are made from the stages."""
     layers = list(recurrent_model())
     parts = [Chain(*layers[:2]), Chain(layers[2]), Chain(layers[3])]
     stages = [Stage(part, sgd(part), first=k == 0) for k, part in enumerate(parts)]

@@ -1,4 +1,4 @@
-"""What a stage carries from window to window: its state, its random state and its mode."""
+"""The state of a stage between windows: recurrent state, random state and mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.stages.optimizer import sgd
 T, D = 4, 5
 
 
-def test_a_reset_lane_starts_afresh_and_sends_no_gradient_back() -> None:
+def test_reset_stream_starts_afresh_without_a_gradient_to_earlier_windows() -> None:
     model = Chain(LSTM(D, D))
     stage, x = Stage(model, sgd(model)), torch.randn(2, T, D)
     stage.forward(x)
@@ -38,7 +38,7 @@ def test_evaluation_leaves_training_alone() -> None:
     random = torch.get_rng_state()
     first = stage.evaluate(x)
     second = stage.evaluate(x)
-    assert not torch.equal(first, second)  # its own state is carried
+    assert not torch.equal(first, second)  # validation carries its own state
     assert torch.equal(stage.evaluate(x, torch.tensor([True, True])), first)
     assert torch.equal(torch.get_rng_state(), random)
     assert model.training

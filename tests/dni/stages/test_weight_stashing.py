@@ -1,4 +1,4 @@
-"""A stage that goes back later: with the weights of its forward pass, or with today's."""
+"""Late backward passes, with the weights of the forward pass or with the current ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ B, T, D = 2, 4, 3
 @pytest.mark.parametrize(
     ("stash", "second", "weights"), [(True, 6.0, (1.4, 2.6)), (False, 1.7 * 2.8, (1.7 - 0.28, 2.8 - 0.17))]
 )
-def test_two_windows_ahead_in_numbers(stash: bool, second: float, weights: tuple[float, float]) -> None:
+def test_two_windows_ahead_by_hand(stash: bool, second: float, weights: tuple[float, float]) -> None:
     """y = w2 w1 x with w1 = 2, w2 = 3, x = 1: dw1 = w2, dw2 = w1, dx = w1 w2, at a rate of 0.1.
 
-    The first window makes the weights 1.7 and 2.8; what the second one gives depends on which it goes back with.
+    The first window makes the weights 1.7 and 2.8. The gradient of the second depends on which weights it uses.
     """
     module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
     for layer, weight in zip(module, (2.0, 3.0), strict=True):
@@ -53,7 +53,7 @@ def recurrent(stash: bool, rate: float = 0.1, dropout: float = 0.0, **settings: 
 
 
 def ahead(stage: StashingStage, waiting: int, steps: int = 7) -> list[Tensor]:
-    """Gradients of what came in, every window gone back through `waiting` steps later; then the parameters."""
+    """Run backward passes `waiting` steps late; return the gradients of inputs and states, then the parameters."""
     generator = torch.Generator().manual_seed(1)
     found = []
     for step in range(steps):
@@ -73,8 +73,8 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("stash", [True, False])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_weights_that_stand_still_make_no_difference(stash: bool, dropout: float) -> None:
-    """What is run again draws what was drawn, and carries nothing on."""
+def test_late_gradients_are_exact_with_constant_weights(stash: bool, dropout: float) -> None:
+    """Recomputation draws the same masks and does not change the carried state."""
     kept = recurrent(True, rate=0.0, dropout=dropout)
     assert same(ahead(kept, 2), ahead(recurrent(stash, rate=0.0, dropout=dropout), 2))
 
@@ -94,7 +94,7 @@ def test_without_delay_it_is_a_plain_stage(stash: bool) -> None:
 
 @pytest.mark.parametrize("stash", [True, False])
 def test_batch_norm_sees_every_window_once(stash: bool) -> None:
-    """Statistics from 0 and 1, each window moving them a tenth of the way to its mean 2 and variance 10 / 3."""
+    """Statistics start at 0 and 1, and each window moves them a tenth towards its mean 2 and variance 10 / 3."""
     module = nn.BatchNorm1d(1)
     stage, value = StashingStage(module, sgd(module, 0.0), stash=stash), torch.tensor([[0.0], [4.0], [1.0], [3.0]])
     for step in range(4):
@@ -108,14 +108,14 @@ def test_batch_norm_sees_every_window_once(stash: bool) -> None:
 
 
 @pytest.mark.parametrize("stash", [True, False])
-def test_chunks_that_are_computed_again_use_the_same_weights(stash: bool) -> None:
+def test_recomputed_chunks_use_the_same_weights(stash: bool) -> None:
     for a, b in zip(ahead(recurrent(stash, chunk=2), 2), ahead(recurrent(stash), 2), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("stash", [True, False])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_what_waits_is_in_the_state(stash: bool, dropout: float) -> None:
+def test_waiting_windows_are_in_the_state_dict(stash: bool, dropout: float) -> None:
     one, two = recurrent(stash, dropout=dropout), recurrent(stash, dropout=dropout)
     ahead(one, 3)
     two.load_state_dict(copy.deepcopy(one.state_dict()))
@@ -130,7 +130,7 @@ def test_what_waits_is_in_the_state(stash: bool, dropout: float) -> None:
     assert same([*one.module.parameters()], [*two.module.parameters()])
 
 
-def test_a_window_whose_gradient_was_lost_is_given_up() -> None:
+def test_window_with_a_lost_gradient_is_dropped() -> None:
     stage = recurrent(True)
     value = torch.randn(B, T, D, dtype=torch.float64)
     for step in (1, 2, 3):
@@ -141,7 +141,7 @@ def test_a_window_whose_gradient_was_lost_is_given_up() -> None:
 
 @pytest.mark.parametrize(("accumulate", "copies"), [(1, 5), (2, 3), (4, 2)])
 def test_copies_of_the_weights_in_memory(accumulate: int, copies: int) -> None:
-    """Four windows wait, and one is run: a copy for each optimizer step between them. No other leaf is 11 by 13."""
+    """With four kept windows and a new one, there is a copy per optimizer step. No other leaf is 11 by 13."""
 
     def in_memory() -> int:
         return sum(type(x) is Tensor and x.requires_grad and x.shape == (11, 13) for x in gc.get_objects())

@@ -1,4 +1,4 @@
-"""Both sides of an edge in one thread, whose answers can be checked, lost, late or damaged."""
+"""Both ends of an edge in one thread, with replies that can be checked, lost, late or malformed."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ SHORT = 0.05
 
 
 class Edge:
-    """Both sides of an edge between stages 1 and 2, in one thread; `timeout_s` ends what would block."""
+    """Both ends of an edge between stages 1 and 2, in one thread; calls that would block end after `timeout_s`."""
 
     def __init__(self, window: int = 4, faults: Iterable[Fault] = (), timeout_s: float = SHORT) -> None:
         self.a, self.b = local_channel(64)
@@ -36,7 +36,7 @@ class Edge:
             self.up.finish(frame, torch.tensor([10.0 * frame.step]) if gradient else None)
 
     def damage(self) -> None:
-        """A malformed frame arrives from downstream."""
+        """Deliver a malformed frame from downstream."""
         assert isinstance(self.a, LocalEnd)
         self.a._inbox.put(TruncatedFrame("malformed frame from stage 2"))
 
@@ -45,8 +45,8 @@ class Edge:
 
 
 def checked(targets: Iterable[Target]) -> list[int]:
-    """The steps, each with its own gradient."""
-    found = list(targets)
-    gradients = [None if target.gradient is None else target.gradient.item() for target in found]
-    assert gradients == [10.0 * target.step for target in found]
-    return [target.step for target in found]
+    """Return the steps of targets, after checking that each has the gradient of its step."""
+    received = list(targets)
+    gradients = [None if target.gradient is None else target.gradient.item() for target in received]
+    assert gradients == [10.0 * target.step for target in received]
+    return [target.step for target in received]

@@ -1,4 +1,4 @@
-"""Frames and tensors, compared bit for bit."""
+"""Compare frames and tensors bit for bit."""
 
 import torch
 
@@ -6,12 +6,13 @@ from workers.comm.frame import Frame
 
 
 def bits(tensor: torch.Tensor) -> list[int]:
+    """Return the bytes of a tensor."""
     dense = tensor.clone(memory_format=torch.contiguous_format).reshape(-1)
     return [] if not len(dense) else dense.view(torch.uint8).tolist()
 
 
 def same(a: Frame, b: Frame) -> bool:
-    """Bit for bit, so that a NaN equals itself."""
-    plain = [(f.kind, f.step, f.sequence, f.done_through, f.stage, f.handshake) for f in (a, b)]
-    described = [[(n, t.dtype, t.shape, bits(t)) for n, t in f.tensors.items()] for f in (a, b)]
-    return plain[0] == plain[1] and described[0] == described[1]
+    """Return whether two frames are equal bit for bit, so that a NaN equals itself."""
+    fields = [(f.kind, f.step, f.sequence, f.done_through, f.stage, f.handshake) for f in (a, b)]
+    tensors_of = [[(n, t.dtype, t.shape, bits(t)) for n, t in f.tensors.items()] for f in (a, b)]
+    return fields[0] == fields[1] and tensors_of[0] == tensors_of[1]

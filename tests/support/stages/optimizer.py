@@ -1,4 +1,4 @@
-"""A plain optimizer for one module."""
+"""A plain SGD optimizer for one module."""
 
 from __future__ import annotations
 

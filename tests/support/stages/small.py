@@ -1,4 +1,4 @@
-"""Values, labels and a stage to make mistakes with."""
+"""Values, labels and a small stage for tests of misuse."""
 
 from __future__ import annotations
 

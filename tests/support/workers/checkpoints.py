@@ -1,4 +1,4 @@
-"""A state with tensors and values of every kind, saved as checkpoints and compared."""
+"""A state with tensors and values of every kind, to save in checkpoints and compare."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TREE: dict[str, Any] = {
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal in structure, in types, and bit for bit."""
+    """Return whether two states have the same structure and types and equal tensors bit for bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
     if isinstance(a, dict):

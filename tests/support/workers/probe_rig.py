@@ -1,4 +1,4 @@
-"""Stages in threads that train on and probe one text, with predictors that are far from zero."""
+"""Stages in threads that train on and probe one text, with predictions far from zero."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ B, T, L, D, V, WINDOWS = 3, 4, 2, 5, 6, 3
 
 
 class Script:
-    """Frames in order, instead of a feed."""
+    """Replaces the feed with given frames, in order."""
 
     def __init__(self, frames: Sequence[Frame]) -> None:
         self._frames = iter(frames)
@@ -52,7 +52,7 @@ class Script:
 
 
 class Rig:
-    """Stages in threads, in double precision, with predictors whose answers are far from zero."""
+    """Stages in threads, in double precision, with predictions far from zero."""
 
     def __init__(
         self, stages: int, *, depth: str = "synthetic", time: str = "synthetic", dropout: bool = False
@@ -82,7 +82,7 @@ class Rig:
         return DecoupledInterface(predictor)
 
     def run(self, frames: Sequence[Frame], lag: int | None = None) -> list[dict[str, Any]]:
-        """Probe records in the order of stages and steps."""
+        """Run the frames. Return the probe records by stage and step."""
         ends: list[Any] = [Script([*frames, Frame(Kind.END, 99)]), None]
         clock = WaitTime()
         if len(self.stages) == 2:
@@ -127,7 +127,7 @@ def training(step: int) -> Frame:
 
 
 def probe(step: int = 1) -> Frame:
-    """Three windows of one text; one label counts nothing."""
+    """Return a probe of three windows of one text with one ignored label."""
     labels = ids()[:, 1:].clone()
     labels[0, 5] = IGNORED
     steps = T * WINDOWS

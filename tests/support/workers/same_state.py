@@ -1,4 +1,4 @@
-"""States of workers, compared bit for bit."""
+"""Compare states of workers bit for bit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def same(a: Any, b: Any, at: str = "") -> None:
-    """Equal bit for bit, at any depth; but for the journal, which has times in it."""
+    """Assert that two nested states are equal bit for bit, except for the journal, which has times."""
     if isinstance(a, Tensor):
         assert torch.equal(a, b), at
     elif isinstance(a, dict):

@@ -1,4 +1,4 @@
-"""model=mingru and model=transformer through the workers: they learn what needs memory, whole or cut."""
+"""model=mingru and model=transformer in whole runs: they learn a task that needs memory, split or not."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def config_of(kind: str, **changes: Any) -> Config:
 @pytest.mark.parametrize("time", ["truncated", "synthetic"])
 @pytest.mark.parametrize(("stages", "depth"), [(1, "backprop"), (2, "backprop"), (2, "synthetic")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_learns_what_needs_memory(kind: str, stages: int, depth: str, time: str, tmp_path: Path) -> None:
-    """In aabaab... half of what follows an a is an a: whoever sees one character pays 2/3 bit for each."""
+def test_it_learns_a_task_that_needs_memory(kind: str, stages: int, depth: str, time: str, tmp_path: Path) -> None:
+    """In aabaab... an a follows every other a: a model of one character has a loss of 2/3 bit for each."""
     (tmp_path / "text").write_text("aab" * 300)
     config = config_of(
         kind, stages=stages, steps=60, depth={"method": depth, "lag": 1}, time={"method": time},
@@ -53,19 +53,19 @@ def test_stages_equal_the_unsplit_model(kind: str, split_points: list[str], tmp_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whole_sequences_kept_or_computed_again_give_the_same_training(kind: str, tmp_path: Path) -> None:
-    plain = {"kind": "sgd", "learning_rate": 0.1}  # Adam would blow rounding up where a gradient is zero
+def test_full_and_checkpointed_train_alike(kind: str, tmp_path: Path) -> None:
+    plain = {"kind": "sgd", "learning_rate": 0.1}  # Adam would amplify rounding of zero gradients
     for time in ("full", "checkpointed"):
         config = config_of(kind, depth={"method": "backprop"}, time={"method": time}, optimizer=plain)
         launch(config, tmp_path / time)
-    kept, again = (parameters_of(tmp_path / time, 2) for time in ("full", "checkpointed"))
-    assert kept.keys() == again.keys()
-    for name in kept:
-        torch.testing.assert_close(kept[name], again[name])
+    full, checkpointed = (parameters_of(tmp_path / time, 2) for time in ("full", "checkpointed"))
+    assert full.keys() == checkpointed.keys()
+    for name in full:
+        torch.testing.assert_close(full[name], checkpointed[name])
 
 
 @pytest.mark.parametrize(("kind", "features"), [("mingru", 2 * 8), ("transformer", 2 * (8 * 8 + 1))])
-def test_the_time_cut_predicts_the_gradient_of_all_that_is_carried(kind: str, features: int) -> None:
+def test_the_time_cut_predicts_the_gradient_of_the_whole_state(kind: str, features: int) -> None:
     config, _ = resolve(config_of(kind, stages=1, time={"method": "synthetic"}))
     stage = build_stage(config, 0)
     cut: Any = time_interface(config, 0, stage)
@@ -76,7 +76,7 @@ def test_the_time_cut_predicts_the_gradient_of_all_that_is_carried(kind: str, fe
 
 
 @pytest.mark.parametrize(("kind", "layer"), [("lstm", LSTM), ("gru", GRU)])
-def test_older_models_are_drawn_from_the_seed_as_ever(kind: str, layer: Any) -> None:
+def test_initial_weights_are_those_of_torchs_layers_in_order(kind: str, layer: Any) -> None:
     config, data = resolve(config_of(kind, stages=1, seed=5))
     (chain,) = build_chains(config)
     torch.manual_seed(5)

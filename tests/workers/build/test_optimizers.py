@@ -1,4 +1,4 @@
-"""What the settings make of torch's optimizers, held against their formulas."""
+"""The optimizers of the settings, compared with their formulas."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ START, RATE, DECAY = 3.0, 0.1, 0.2
 OPTIMIZERS: dict[str, Any] = {"adam": Adam, "adamw": AdamW, "nadam": NAdam, "sgd": SGD}
 
 
-def taken(kind: str, **more: Any) -> list[float]:
-    """A single weight after each of a few steps with given gradients."""
+def weights_after(kind: str, **more: Any) -> list[float]:
+    """Return a single weight after each of four steps with given gradients."""
     module, found = nn.Linear(1, 1, bias=False).double(), []
     nn.init.constant_(module.weight, START)
     optimizer = OPTIMIZERS[kind](learning_rate=RATE, **more).build(module.parameters())
@@ -35,7 +35,7 @@ def taken(kind: str, **more: Any) -> list[float]:
 
 
 def by_hand(step: Callable[[float, float, dict[str, float], int], float]) -> list[float]:
-    """`step`(weight, gradient, memory, number from 1) -> the weight after it."""
+    """Return the weights of a formula: `step`(weight, gradient, memory, number from 1) -> next weight."""
     weight, memory, found = START, {"m": 0.0, "v": 0.0, "product": 1.0}, []
     for n, gradient in enumerate(GRADIENTS, 1):
         weight = step(weight, gradient, memory, n)
@@ -50,7 +50,7 @@ def adam(w: float, g: float, memory: dict[str, float], n: int, b1: float = 0.9, 
 
 
 def nadam(rising: Callable[[int], float], b1: float) -> Callable[..., float]:
-    """Dozat 2016: `rising`(n) is the momentum mu of step n; the mean of the gradients has b1."""
+    """Dozat 2016: `rising`(n) is the momentum mu of step n; b1 is the decay of the mean of the gradients."""
 
     def step(w: float, g: float, memory: dict[str, float], n: int) -> float:
         mu, following = rising(n), rising(n + 1)
@@ -89,11 +89,11 @@ def sgd(nesterov: bool) -> Callable[..., float]:
     ],
 )  # fmt: skip
 def test_the_formula(kind: str, more: dict[str, Any], step: Callable[..., float]) -> None:
-    assert taken(kind, **more) == pytest.approx(by_hand(step), rel=1e-6)  # NAdam holds its product in float32
+    assert weights_after(kind, **more) == pytest.approx(by_hand(step), rel=1e-6)  # NAdam holds its product in float32
 
 
 def test_the_defaults_are_torchs_own() -> None:
-    """As ever: Adam in one kernel, plain SGD, nothing decayed."""
+    """Fused Adam, plain SGD, no weight decay."""
     made = {kind: OPTIMIZERS[kind]().build(nn.Linear(1, 1).parameters()) for kind in ("adam", "sgd")}
     plain = {
         "adam": torch.optim.Adam(nn.Linear(1, 1).parameters(), 4e-3, fused=True),
@@ -103,15 +103,15 @@ def test_the_defaults_are_torchs_own() -> None:
 
 
 @pytest.mark.parametrize("preset", ["adamw", "nesterov"])
-def test_with_a_preset_stages_equal_the_unsplit_model(preset: str, tmp_path: Path) -> None:
+def test_stages_with_a_preset_equal_the_unsplit_model(preset: str, tmp_path: Path) -> None:
     config = tiny(stages=3, depth={"method": "backprop"})
     config.optimizer = settings(f"optimizer={preset}").optimizer
     launch(config, tmp_path)
     assert_same(parameters_of(tmp_path, 3), plain_training(config))
 
 
-def test_weights_decay_only_where_there_is_a_step() -> None:
-    """A window without any gradient is none."""
+def test_weights_decay_only_in_an_optimizer_step() -> None:
+    """A window without any gradient makes no optimizer step."""
     module = nn.Linear(1, 1, bias=False)
     nn.init.constant_(module.weight, START)
     stage = Stage(module, AdamW(RATE, weight_decay=DECAY).build(module.parameters()))

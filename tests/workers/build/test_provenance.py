@@ -15,7 +15,7 @@ from workers.launch.launcher import launch
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A git checkout with a package `dni` and, ignored in it, an environment with another one."""
+    """A git checkout with a package `dni`, and an ignored environment with another `dni`."""
     for folder in ("dni", ".venv/dni"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "__init__.py").write_text("")
@@ -35,7 +35,7 @@ def test_the_commit_is_that_of_the_packages_own_checkout(checkout: Path) -> None
     head = git(checkout, "rev-parse", "HEAD").strip()
     package = checkout / "dni" / "__init__.py"
     assert commit_of(package) == head
-    assert commit_of(checkout / ".venv" / "dni" / "__init__.py") is None  # a wheel, installed inside of a checkout
+    assert commit_of(checkout / ".venv" / "dni" / "__init__.py") is None  # a wheel inside of another checkout
     assert commit_of(checkout / "missing" / "dni" / "__init__.py") is None
     package.write_text("changed = True\n")
     commit_of.cache_clear()

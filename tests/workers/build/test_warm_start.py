@@ -1,4 +1,4 @@
-"""A new run from the weights of an earlier one: what comes along, what begins anew, and what is refused."""
+"""Warm start: which state a new run takes from an earlier one, which starts fresh, and which runs are refused."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def begun(config: Config, folder: Path) -> Path:
-    """A run of these settings that is saved before its first step."""
+def saved_at_start(config: Config, folder: Path) -> Path:
+    """Save a run of these settings before its first step, and return its folder."""
     config, data = resolve(config)
     config, stop = settle_start(config), Event()
     stop.set()
@@ -45,7 +45,7 @@ def begun(config: Config, folder: Path) -> Path:
     return folder
 
 
-def started(earlier: Path, **changes: Any) -> Config:
+def warm_started(earlier: Path, **changes: Any) -> Config:
     return tiny(**{"start_from": str(earlier), "start_step": "4", "seed": 7, **changes})
 
 
@@ -56,13 +56,13 @@ def weights_of(earlier: Path, step: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_weights_and_predictors_come_along_and_all_else_is_new(
+def test_weights_and_predictors_are_taken_and_the_rest_starts_fresh(
     earlier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     own = {"learning_rate": 1e-3, "schedule": {"kind": "cosine"}}
     cut = {"split_points": ["lstm2", "lstm3"]}
-    run = begun(started(earlier, **BOTH, stages=3, model=cut, optimizer=own, data={"batch": 2}), tmp_path)
+    run = saved_at_start(warm_started(earlier, **BOTH, stages=3, model=cut, optimizer=own, data={"batch": 2}), tmp_path)
     assert_same(parameters_of(run, 3), weights_of(earlier, 4))
     for stage in range(3):
         new, old = checkpoint.load(run, 0, stage), checkpoint.load(earlier, 4, stage)
@@ -74,28 +74,28 @@ def test_weights_and_predictors_come_along_and_all_else_is_new(
             assert_same(new[cut_name]["predictor"], old[cut_name]["predictor"])
             assert (new[cut_name]["updates"], new[cut_name]["optimizer"]["state"]) == (0, {})
     assert caplog.messages == [
-        f"starting from the weights of step 4 (chosen) of {earlier}; predictors that come along: depth at stage 0, "
+        f"starting from the weights of step 4 (chosen) of {earlier}; predictors taken: depth at stage 0, "
         "time at stage 0, depth at stage 1, time at stage 1, time at stage 2"
     ]
 
 
-def test_another_number_of_stages_takes_its_layers_by_name_and_the_predictors_of_equal_cuts(
+def test_other_stages_take_layers_by_name_and_predictors_by_cut(
     earlier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     changes = {**BOTH, "predictor": {"time": {"hidden": 5}}, "stages": 2, "model": {"split_points": ["lstm3"]}}
-    run = begun(started(earlier, **changes), tmp_path)
+    run = saved_at_start(warm_started(earlier, **changes), tmp_path)
     assert_same(parameters_of(run, 2), weights_of(earlier, 4))
     new, old = checkpoint.load(run, 0, 0)["depth"], checkpoint.load(earlier, 4, 1)["depth"]
     assert_same(new["predictor"], old["predictor"])  # both behind lstm2
     assert caplog.messages[0].partition("; ")[2] == (
-        "predictors that come along: depth at stage 0; predictors that begin anew: time at stage 0 (there is none at "
-        "this cut there), time at stage 1 (it has other sizes there)"
+        "predictors taken: depth at stage 0; predictors that start untrained: time at stage 0 (no predictor at "
+        "this cut there), time at stage 1 (other sizes there)"
     )
 
 
-def test_a_whole_run_begins_where_the_earlier_one_was(earlier: Path, tmp_path: Path) -> None:
-    """Of the checkpoints of steps 4 and 8, the one whose validation was the best."""
+def test_a_run_starts_from_the_best_checkpoint(earlier: Path, tmp_path: Path) -> None:
+    """The earlier run has checkpoints of steps 4 and 8."""
     summary = launch(tiny(start_from=str(earlier), steps=3, stages=1, seed=5), tmp_path / "run").summary
     assert summary["steps"] == 3
     settled = (tmp_path / "run" / "config.yaml").read_text()
@@ -104,7 +104,7 @@ def test_a_whole_run_begins_where_the_earlier_one_was(earlier: Path, tmp_path: P
     assert f"start_from: {earlier}" in settled
 
 
-def test_a_warm_started_run_goes_on_by_itself(earlier: Path, tmp_path: Path) -> None:
+def test_a_warm_started_run_resumes_like_any_other(earlier: Path, tmp_path: Path) -> None:
     own: dict[str, Any] = {"start_from": str(earlier), "stages": 1, "depth": {"method": "backprop"}}
     launch(tiny(**own, steps=6), tmp_path / "whole")
     launch(tiny(**own, steps=3), tmp_path / "part")
@@ -113,7 +113,7 @@ def test_a_warm_started_run_goes_on_by_itself(earlier: Path, tmp_path: Path) -> 
     assert "start_from: null" in (tmp_path / "on" / "config.yaml").read_text()
     both = {**own, "start_from": str(tmp_path / "whole"), "resume": str(tmp_path / "part")}
     with pytest.raises(
-        ResumeError, match=r"goes on with all of a run, start_from=.*/whole takes the weights alone into"
+        ResumeError, match=r"continues a run with all its state, start_from=.*/whole takes the weights alone into"
     ):
         launch(tiny(**both, steps=6), tmp_path / "no")
     assert not (tmp_path / "no").exists()
@@ -122,29 +122,29 @@ def test_a_warm_started_run_goes_on_by_itself(earlier: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"start_from": "/no/such"}, r"start_from=/no/such: no config\.yaml in it; give the folder of a run"),
-        ({"start_step": "5"}, r"no complete checkpoint of step 5; complete are: \[4, 8\]"),
+        ({"start_from": "/no/such"}, r"start_from=/no/such: no config\.yaml here; give a run folder"),
+        ({"start_step": "5"}, r"no complete checkpoint of step 5; complete steps: \[4, 8\]"),
         ({"start_step": "soon"}, r"start_step=soon: give a number of steps, best or last"),
         (
             {"model": {"units": 6}},
-            r"its model is another one: embedding\.weight is \(\d+, 8\), here \(\d+, 6\), lstm1\.\S+ is .* more; set",
+            r"has another model: embedding\.weight is \(\d+, 8\), here \(\d+, 6\), lstm1\.\S+ is .* more; set",
         ),
-        ({"model": {"layers": 2}}, r"its model is another one: lstm3\.\S+ is \(32, 8\), here not there, "),
+        ({"model": {"layers": 2}}, r"has another model: lstm3\.\S+ is \(32, 8\), here not there, "),
         (
             {"data": {"kind": "copy", "sequence": None}},
-            r"its model is another one: embedding\.weight is \(\d+, 8\), here",
+            r"has another model: embedding\.weight is \(\d+, 8\), here",
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(
+def test_weights_that_do_not_fit_are_refused_by_name(
     changes: dict[str, Any], message: str, earlier: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        launch(started(earlier, **{"stages": 1, **changes}), tmp_path / "run")
+        launch(warm_started(earlier, **{"stages": 1, **changes}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_other_symbols_are_refused_though_they_are_as_many(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_same_number_of_other_symbols_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, text in (("a", "abcd\n"), ("b", "bcde\n"), ("c", "dcba\n")):
         (tmp_path / name).write_text(text * 300)
     launch(tiny(steps=2, stages=1, data={"path": str(tmp_path / "a")}), tmp_path / "run")
@@ -159,10 +159,7 @@ def test_other_symbols_are_refused_though_they_are_as_many(tmp_path: Path, caplo
     launch(start("c"), tmp_path / "same")
     (tmp_path / "a").unlink()
     launch(start("b"), tmp_path / "unknown")
-    assert any(
-        "no longer where it was" in m and "whether its 5 symbols are the same cannot be checked" in m
-        for m in caplog.messages
-    )
+    assert any("has moved or changed: cannot check whether its 5 symbols are the same" in m for m in caplog.messages)
 
 
 def test_a_damaged_checkpoint_gives_no_weights(earlier: Path, tmp_path: Path) -> None:
@@ -173,26 +170,26 @@ def test_a_damaged_checkpoint_gives_no_weights(earlier: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "mingru", "transformer", "mlp", "mlp_bn", "cnn", "resnet"])
-def test_names_and_shapes_of_every_model_are_known_without_its_content(kind: str) -> None:
+def test_names_and_shapes_of_every_model_need_no_weights(kind: str) -> None:
     image = [1, 28, 28] if kind in ("mlp_bn", "cnn", "resnet") else None
     model = {"kind": kind, "symbols": 10, "input_symbols": 10, "input_shape": image}
     config = tiny(model=model, data={"kind": "mnist" if image else "text"}, depth={"method": "local"})
     chains = chains_without_content(config)
     assert all(parameter.is_meta for chain in chains for parameter in chain.parameters())
     found = learners(config, 0, chains[0])
-    assert {*found} == {"depth"}
-    assert [module.out_features for module in found["depth"].modules() if hasattr(module, "out_features")] == [10]
+    assert [(learner.cut, learner.place) for learner in found] == [("depth", "head")]
+    assert [module.out_features for module in found[0].module.modules() if hasattr(module, "out_features")] == [10]
 
 
-def test_a_local_head_comes_along(tmp_path: Path) -> None:
+def test_a_local_head_is_taken(tmp_path: Path) -> None:
     local = {"depth": {"method": "local"}, "steps": 2, "stages": 2}
     launch(tiny(**local), tmp_path / "run")
-    run = begun(tiny(**local, seed=4, start_from=str(tmp_path / "run")), tmp_path / "new")
+    run = saved_at_start(tiny(**local, seed=4, start_from=str(tmp_path / "run")), tmp_path / "new")
     new, old = (checkpoint.load(folder, step, 0)["depth"]["head"] for folder, step in ((run, 0), (tmp_path / "run", 2)))
     assert_same(new, old)
 
 
-def test_the_command_knows_the_settings() -> None:
+def test_the_command_line_sets_run_and_step() -> None:
     config = settings("start_from=outputs/1", "start_step=200")
     assert (config.start_from, config.start_step) == ("outputs/1", "200")
     assert settings("start_from=outputs/1", "start_step=best").start_step == "best"

@@ -1,4 +1,4 @@
-"""Ctrl-C before the first step, and a terminal that is closed."""
+"""Ctrl-C before the first step, and a closed terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
         command.process.send_signal(signal.SIGINT)
         done = command.finish()
     assert (done.code, done.out) == (130, [])
-    assert done.err == ["dni-train: stopped before anything began; nothing was written"]
+    assert done.err == ["dni-train: stopped before the run began; nothing was written"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -37,19 +37,19 @@ def test_ctrl_c_during_the_checks_is_one_line(
     with pytest.raises(SystemExit) as left:
         command.main()
     assert left.value.code == 130
-    assert capsys.readouterr().err == "dni-train: stopped at once; nothing was saved after the last checkpoint\n"
+    assert capsys.readouterr().err == "dni-train: stopped without saving; the last checkpoint remains\n"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stage_that_an_engine_started_does_not_heed_a_closed_terminal() -> None:
-    """The first stage does, and tells it."""
+def test_a_later_stage_of_an_engine_ignores_a_closed_terminal() -> None:
+    """The first stage handles it and stops the others."""
     with ignoring_signals():
         assert {signal.getsignal(number) for number in ENDING} == {signal.SIG_IGN}
     assert signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} == {*ENDING}
 
 
-def test_a_terminal_that_is_gone_does_not_hide_how_a_run_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_terminal_does_not_change_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone:
         def write(self, text: str) -> int:
             raise OSError("Input/output error")

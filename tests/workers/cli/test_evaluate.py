@@ -1,4 +1,4 @@
-"""dni-evaluate: figures that a second computation finds too, the checkpoint that is meant, and what is refused."""
+"""dni-evaluate: independently computed figures, the chosen checkpoint, and refused arguments."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def measured(run_dir: Path, *arguments: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def lanes_at_once(run_dir: Path, step: int) -> tuple[float, float, int]:
-    """Bits and accuracy on the test text: every stream in one piece, without windows."""
+def whole_streams(run_dir: Path, step: int) -> tuple[float, float, int]:
+    """Return bits and accuracy on the test text, with every stream in one piece, without windows."""
     config = from_any(run_dir / "config.yaml")
     ids = load_text(config.data.path).test
     assert ids is not None
@@ -67,21 +67,19 @@ def lanes_at_once(run_dir: Path, step: int) -> tuple[float, float, int]:
     return nats / math.log(2), (x.argmax(-1) == labels).double().mean().item(), labels.numel()
 
 
-def test_the_test_split_is_the_default_and_its_figures_are_those_of_whole_streams(
-    ptb: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_test_split_is_the_default_and_equals_whole_streams(ptb: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = measured(ptb, "--step", "15")
-    bits, accuracy, labels = lanes_at_once(ptb, 15)
+    bits, accuracy, labels = whole_streams(ptb, 15)
     assert found["bits_per_label"] == pytest.approx(bits, rel=1e-5)
     assert found["accuracy"] == pytest.approx(accuracy)
     assert (found["split"], found["step"], found["which"], found["labels"]) == ("test", 15, "chosen", labels)
     assert found["data"]["sha256"] == json.loads((ptb / "summary.json").read_text())["data"]["sha256"]
-    said = capsys.readouterr()
-    assert said.out == (
+    output = capsys.readouterr()
+    assert output.out == (
         f"text, test split, step 15 (chosen): {found['bits_per_label']:.4f} bits per label, "
         f"{found['accuracy']:.2%} right, {labels} labels\n"
     )
-    assert said.err == ""
+    assert output.err == ""
 
 
 def test_the_validation_split_is_measured_as_in_training(ptb: Path) -> None:
@@ -107,7 +105,7 @@ def test_the_best_checkpoint_is_the_default_then_the_last(ptb: Path, tmp_path: P
     assert measured(run)["which"] == "last"
 
 
-def test_a_damaged_checkpoint_is_named_and_another_one_measured(
+def test_a_damaged_checkpoint_is_named_and_another_one_used(
     ptb: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = shutil.copytree(ptb, tmp_path / "run")
@@ -118,37 +116,37 @@ def test_a_damaged_checkpoint_is_named_and_another_one_measured(
     found = measured(run)
     assert (found["step"], found["which"]) == (max(set(others[:-1])), "last")
     assert f"step-{best:08d}/stage-1.safetensors is damaged" in caplog.messages[0]
-    assert caplog.messages[0].endswith("; it is the best one, and the last one is taken instead")
+    assert caplog.messages[0].endswith("; this is the best checkpoint; taking the last one instead")
     assert any(f"step-{others[-1]:08d}/stage-1.safetensors is damaged" in message for message in caplog.messages)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
-    said = capsys.readouterr()
-    (line,) = said.err.splitlines()
-    assert said.out == ""
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert output.out == ""
     assert line.startswith("dni-evaluate: ")
     return line.removeprefix("dni-evaluate: ")
 
 
-def test_what_is_not_there_is_named(ptb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, tmp_path / "no") == f"{tmp_path / 'no'}: no such folder; give the folder of a run"
-    assert "no config.yaml in it; give the folder of a run" in refused(capsys, tmp_path)
+def test_missing_runs_splits_and_steps_are_named(ptb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, tmp_path / "no") == f"{tmp_path / 'no'}: no such folder; give a run folder"
+    assert "no config.yaml here; give a run folder" in refused(capsys, tmp_path)
     assert "--step soon: give a number of steps, best or last" in refused(capsys, ptb, "--step", "soon")
-    assert "no complete checkpoint of step 7; complete are: [" in refused(capsys, ptb, "--step", "7")
+    assert "no complete checkpoint of step 7; complete steps: [" in refused(capsys, ptb, "--step", "7")
     run = shutil.copytree(ptb, tmp_path / "run")
     best = json.loads((ptb / "summary.json").read_text())["best"]["step"]
     (checkpoint.folder_of(run, best) / "stage-1.json").unlink()
     assert f"step {best} was not kept (with patience it is); use --step last" in refused(capsys, run, "--step", "best")
     (run / "metrics.jsonl").write_text("")
-    assert "it was never validated; use --step last" in refused(capsys, run, "--step", "best")
+    assert "the run was never validated; use --step last" in refused(capsys, run, "--step", "best")
     last = checkpoint.folder_of(run, checkpoint.complete_steps(run)[-1])
     (last / "stage-0.safetensors").write_bytes(b"")
     step = last.name.removeprefix("step-").lstrip("0")
     assert "stage-0.safetensors is damaged: its content does not" in refused(capsys, run, "--step", step)
     shutil.rmtree(run / "checkpoints")
-    assert "no complete checkpoint in it (checkpoint.every sets how often one is written)" in refused(capsys, run)
+    assert "no complete checkpoint here (checkpoint.every sets how often one is written)" in refused(capsys, run)
 
 
 def test_a_checkpoint_of_another_model_is_refused(
@@ -157,8 +155,10 @@ def test_a_checkpoint_of_another_model_is_refused(
     run = shutil.copytree(ptb, tmp_path / "run")
     settings = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(settings.replace("units: 8", "units: 4"))
-    assert "config.yaml: damaged: its SHA-256 is not the one in its first line: it was edited" in refused(capsys, run)
-    _, unsigned = settings.split("\n", maxsplit=1)  # as an earlier version wrote it
+    assert "config.yaml: damaged: its SHA-256 differs from the one in its first line: it was edited" in refused(
+        capsys, run
+    )
+    _, unsigned = settings.split("\n", maxsplit=1)  # as written by an earlier version
     (run / "config.yaml").write_text(unsigned.replace("units: 8", "units: 4"))
     assert re.match(r"step \d+: the checkpoint in .* does not fit its settings: ", refused(capsys, run))
     (run / "config.yaml").write_text(unsigned.replace("sha256: ", "sha256: 0"))
@@ -175,22 +175,22 @@ def test_a_text_without_a_test_split_is_validated(tmp_path: Path, capsys: pytest
     )
 
 
-def test_a_curriculum_has_nothing_to_be_measured_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_curriculum_has_no_split_to_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copying = {"kind": "copy", "batch": 4, "window": 4, "sequence": None}
     launch(tiny(steps=2, stages=1, data=copying), tmp_path / "growing")
-    assert "copy has no validation split, for its sequences grow" in refused(capsys, tmp_path / "growing")
+    assert "copy has no validation split because its sequences grow" in refused(capsys, tmp_path / "growing")
     launch(tiny(steps=2, stages=1, data={**copying, "length": 9}), tmp_path / "fixed")
     assert measured(tmp_path / "fixed")["labels"] == 16 * 4 * 4  # 16 sequences in 4 streams, 3 bits and an end
 
 
 def test_mnist_is_trained_without_its_test_images_and_measured_on_them(tmp_path: Path) -> None:
-    """Until it is asked for, the test split is not even opened: its files are not there."""
+    """The test split is opened only on request: its files are missing during training."""
     white = np.zeros((5_032, 28, 28), dtype=np.uint8)
     write(tmp_path, "train", white, np.full(5_032, 3, dtype=np.uint8))
     data = {"kind": "seqmnist", "path": str(tmp_path), "side": 7, "batch": 8, "window": 7, "sequence": None}
     config = tiny(steps=35, data=data, optimizer={"learning_rate": 5e-2}, evaluate={"every": None, "windows": 14})
     summary = launch(config, tmp_path / "run").summary
-    assert summary["valid"]["accuracy"] == 1.0  # there is only the digit 3
+    assert summary["valid"]["accuracy"] == 1.0  # all images show the digit 3
     digits = (np.arange(27) % 4).astype(np.uint8)
     write(tmp_path, "t10k", white[:27], digits)
     found = measured(tmp_path / "run", "--step", "last")

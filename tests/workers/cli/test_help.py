@@ -1,4 +1,4 @@
-"""What a user is told without reading a source: --help, --explain, --version, and what a misspelt name may mean."""
+"""--help, --explain, --version, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 
 import dni
 import workers.cli.evaluate
+import workers.cli.export
 import workers.reporting.report
 import workers.simulation.cli
 from dni.errors import ConfigError
 from workers.cli.explain import settings
-from workers.cli.help import explained
+from workers.cli.help import explanations
 from workers.cli.train import main
 from workers.config.convert import from_any, setting_names
 from workers.config.settings import Config
@@ -27,8 +28,8 @@ from workers.tracking.run import Run
 CONF = Path(__file__).parents[3] / "conf"
 
 
-def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
-    """What `dni-train WORDS` prints before it ends well."""
+def output_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """Return the output of `dni-train WORDS`, which must succeed."""
     monkeypatch.setattr("sys.argv", ["dni-train", *words])
     with suppress(SystemExit) if "--help" in words else nullcontext():
         main()
@@ -36,7 +37,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *w
 
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
-    """The line with which `dni-train WORDS` is refused."""
+    """Return the error line of `dni-train WORDS`, which must be refused."""
     monkeypatch.setattr("sys.argv", ["dni-train", *words])
     with pytest.raises(SystemExit) as end:
         main()
@@ -54,30 +55,32 @@ def test_every_setting_is_explained_and_every_number_has_a_unit() -> None:
     assert not without, "begin their comments with a unit: # [steps] ..."
 
 
-def test_one_setting_with_unit_meaning_default_values_and_the_options_that_set_it() -> None:
-    text = " ".join(" ".join(explained(["optimizer.learning_rate"])).split())
+def test_one_setting_is_explained_in_full() -> None:
+    text = " ".join(" ".join(explanations(["optimizer.learning_rate"])).split())
     assert text.startswith("optimizer.learning_rate [rate] of the stages")
     assert "default 0.004; values: number, above 0, and finite" in text
-    assert "optimizer=sgd (0.5)" in text  # as in conf/optimizer/sgd.yaml
+    assert "optimizer=sgd (0.5)" in text  # from conf/optimizer/sgd.yaml
     assert "experiment=mnist (0.001)" in text
-    assert "adam (" not in text  # which sets what is the default
-    kind = " ".join(explained(["transport.backend"]))
+    assert "adam (" not in text  # adam sets the default value
+    kind = " ".join(explanations(["transport.backend"]))
     assert "default gloo; values: gloo | nccl" in kind
     assert "seed" not in kind
-    assert "default null; values: whole number, 1 or more, or null" in " ".join(explained(["data.length"]))
+    assert "default null; values: whole number, 1 or more, or null" in " ".join(explanations(["data.length"]))
 
 
-def test_a_comment_of_several_lines_is_read_to_its_end_and_no_further() -> None:
+def test_a_comment_of_several_lines_is_read_whole() -> None:
     assert settings()["transport.ring_mb"].meaning == (
-        "memory that two stages on one machine share each way for big tensors, taken as it is needed (Linux, over unix "
-        "sockets); 0: all go through the socket"
+        "shared memory per direction for big tensors between two stages on one machine, allocated on demand (Linux, "
+        "with unix sockets); 0: none"
     )
-    assert settings()["depth.clocks"].meaning == "each stage ticks at multiples of its own; empty: always"
+    assert (
+        settings()["depth.update_periods"].meaning == "each stage works at multiples of its own; empty: at every step"
+    )
     inherited = settings()["predictor.time.steps_per_target"]
-    assert (inherited.unit, inherited.meaning) == ("steps", "of the predictor per target")
+    assert (inherited.unit, inherited.meaning) == ("steps", "optimizer steps of the predictor per target")
 
 
-def test_ranges_are_those_that_refuse() -> None:
+def test_shown_ranges_are_those_that_are_checked() -> None:
     assert settings()["optimizer.clip"].values.startswith(
         ("number, above 0, and finite", "whole number, above 0, and finite")
     )
@@ -89,31 +92,39 @@ def test_ranges_are_those_that_refuse() -> None:
 
 
 def test_a_section_has_its_options_and_all_its_settings() -> None:
-    lines = explained(["predictor"])
-    assert {f"predictor.{part}" for part in ("depth.clip", "time.context", "inputs.hidden")} <= set(lines)
+    lines = explanations(["predictor"])
+    assert {f"predictor.{part}" for part in ("depth.clip", "time.context")} <= set(lines)
     assert any(line.startswith("    predictor=critic: A local model of the softmax loss") for line in lines)
-    assert {f"optimizer.{each.name}" for each in fields(Config().optimizer)} <= set(explained(["optimizer"]))
+    assert {f"optimizer.{each.name}" for each in fields(Config().optimizer)} <= set(explanations(["optimizer"]))
 
 
 def test_explain_and_version_at_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert said(capsys, monkeypatch, "--explain", "optimizer.clip").startswith("optimizer.clip\n    [norm] largest")
-    assert said(capsys, monkeypatch, "--explain=steps").startswith("steps\n")
-    overview = said(capsys, monkeypatch, "--explain").splitlines()
+    assert output_of(capsys, monkeypatch, "--explain", "optimizer.clip").startswith(
+        "optimizer.clip\n    [norm] largest"
+    )
+    assert output_of(capsys, monkeypatch, "--explain=steps").startswith("steps\n")
+    overview = output_of(capsys, monkeypatch, "--explain").splitlines()
     assert {line.partition(":")[0] for line in overview[1:] if line} == set(settings())
     assert max(map(len, overview)) <= 100
     wrong = refused(capsys, monkeypatch, "--explain", "optimizer.clip_norm")
     assert "--explain optimizer.clip_norm: no such setting (did you mean `optimizer.clip`?)" in wrong
-    assert said(capsys, monkeypatch, "--version") == f"dni-train {dni.__version__}\n"
+    assert output_of(capsys, monkeypatch, "--version") == f"dni-train {dni.__version__}\n"
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "program", [workers.reporting.report.main, workers.cli.evaluate.main, workers.simulation.cli.main]
+    "program",
+    [
+        workers.reporting.report.main,
+        workers.cli.evaluate.main,
+        workers.cli.export.main,
+        workers.simulation.cli.main,
+    ],
 )
-def test_the_other_commands_say_their_version(program, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_the_other_commands_print_their_version(program, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SystemExit) as end:
         program(["--version"])
     name, version = capsys.readouterr().out.split()
@@ -124,11 +135,11 @@ def test_the_version_is_that_of_the_package() -> None:
     assert metadata.version("dni") == dni.__version__
 
 
-def test_help_is_one_screen_and_its_lists_are_whole(
+def test_help_fits_one_screen_and_its_lists_are_complete(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = said(capsys, monkeypatch, "--help").rstrip().splitlines()
+    lines = output_of(capsys, monkeypatch, "--help").rstrip().splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     for group in ("depth", "time", "data", "model"):
@@ -154,14 +165,14 @@ def test_help_is_one_screen_and_its_lists_are_whole(
         ("data=txt", "`data=text`"),
     ],
 )
-def test_a_misspelt_word_gets_the_nearest(
+def test_a_misspelt_word_gets_a_suggestion(
     word: str, meant: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert f"did you mean {meant}" in refused(capsys, monkeypatch, word)
 
 
-def test_nothing_is_suggested_where_nothing_is_near() -> None:
+def test_no_suggestion_for_distant_words() -> None:
     assert nearest("xyzzy", setting_names()) == []
     assert did_you_mean("xyzzy", setting_names()) == ""
     assert did_you_mean("anything", []) == ""

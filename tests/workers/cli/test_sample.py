@@ -1,4 +1,4 @@
-"""dni-sample: its probabilities are the evaluation's, what is drawn follows them, what cannot be drawn is named."""
+"""dni-sample: its probabilities equal the evaluation's, its draws follow them, bad arguments are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dni.data import DataSet, load_text
 from dni.errors import ConfigError
 from tests.support.runs import tiny
 from workers.cli.evaluate import evaluate, load_parts, trained_settings
-from workers.cli.sample import Taste, main, open_writer
+from workers.cli.sample import Sampling, main, open_writer
 from workers.config.catalogue import shipped
 from workers.config.convert import to_plain
 from workers.launch.launcher import launch
@@ -31,7 +31,7 @@ BATCH = 4
 
 
 def trained(folder: Path, **model: Any) -> Path:
-    """A run of three stages on a text, validated on streams that run on to the end."""
+    """Train three stages on a text, validated on streams that end with the text."""
     folder.mkdir()
     (folder / "text.txt").write_text(TEXT)
     config = tiny(
@@ -52,7 +52,7 @@ def copied(run: Path, folder: Path) -> Path:
     return Path(shutil.copytree(run, folder / "run"))
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+def output_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 0
     found = capsys.readouterr()
@@ -71,8 +71,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 @pytest.mark.parametrize("model", [{}, {"kind": "mingru"}, {"kind": "transformer", "heads": 2, "memory": 8}])
-def test_the_probabilities_are_those_of_the_evaluation(model: dict[str, Any], tmp_path: Path) -> None:
-    """Step by step, those of every stream in one piece; summed, the loss that dni-evaluate finds window by window."""
+def test_probabilities_equal_those_of_the_evaluation(model: dict[str, Any], tmp_path: Path) -> None:
+    """Each step's equal those of every stream in one piece; their sum is the loss that dni-evaluate finds by window."""
     run_dir = trained(tmp_path / "model", **model)
     found = evaluate(run_dir, "valid")
     valid = load_text(trained_settings(run_dir).data.path).valid
@@ -86,14 +86,14 @@ def test_the_probabilities_are_those_of_the_evaluation(model: dict[str, Any], tm
         reader = open_writer(run_dir).reader
         for place in range(usable):
             scores = reader.read(stream[place : place + 1])
-            probabilities = Taste().probabilities(scores)
+            probabilities = Sampling().probabilities(scores)
             torch.testing.assert_close(probabilities, expected[place], rtol=1e-5, atol=1e-7)
             nats -= math.log(float(probabilities[stream[place + 1]]))
     assert found["labels"] == BATCH * usable
     assert nats == pytest.approx(found["bits_per_label"] * math.log(2) * found["labels"], rel=1e-6)
 
 
-def test_a_text_that_is_read_in_pieces_is_the_same_text(run: Path) -> None:
+def test_reading_in_chunks_does_not_change_the_scores(run: Path) -> None:
     one, two = open_writer(run), open_writer(run)
     ids = one.encode("the dog saw it all")
     for symbol in ids[:-1]:
@@ -102,7 +102,7 @@ def test_a_text_that_is_read_in_pieces_is_the_same_text(run: Path) -> None:
 
 
 def test_greedy_text_is_the_likeliest_at_every_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, run, "--prompt", "the ", "--length", "40", "--temperature", "0")
+    text = output_of(capsys, run, "--prompt", "the ", "--length", "40", "--temperature", "0")
     assert text.startswith("the ")
     assert len(text) == 4 + 40 + 1
     writer = open_writer(run)
@@ -110,35 +110,35 @@ def test_greedy_text_is_the_likeliest_at_every_step(run: Path, capsys: pytest.Ca
     with torch.no_grad():
         likeliest = writer.reader.model(ids)[0][0].argmax(-1)
     assert likeliest[3:-1].tolist() == ids[0, 4:].tolist()
-    assert said(capsys, run, "--prompt", "the ", "--length", "40", "--top-k", "1", "--seed", "9") == text
+    assert output_of(capsys, run, "--prompt", "the ", "--length", "40", "--top-k", "1", "--seed", "9") == text
 
 
 def test_the_seed_decides_what_is_drawn(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, again, two = (said(capsys, run, "--length", "60", "--seed", seed) for seed in ("0", "0", "1"))
+    one, again, two = (output_of(capsys, run, "--length", "60", "--seed", seed) for seed in ("0", "0", "1"))
     assert one == again != two
-    assert one.startswith("\n")  # the prompt, unless another is given
+    assert one.startswith("\n")  # the default prompt
     assert set(one) <= set(TEXT)
 
 
-def test_temperature_and_top_k_change_the_probabilities_as_they_say() -> None:
+def test_temperature_and_top_k_change_the_probabilities() -> None:
     scores = torch.tensor([0.2, 0.5, 0.3]).log()
-    for taste, expected in {
-        Taste(): [0.2, 0.5, 0.3],
-        Taste(0.5): [0.04 / 0.38, 0.25 / 0.38, 0.09 / 0.38],
-        Taste(top_k=2): [0, 0.625, 0.375],
-        Taste(0.5, 2): [0, 0.25 / 0.34, 0.09 / 0.34],
-        Taste(0): [0, 1, 0],
-        Taste(1e-300): [0, 1, 0],
-        Taste(top_k=99): [0.2, 0.5, 0.3],
+    for sampling, expected in {
+        Sampling(): [0.2, 0.5, 0.3],
+        Sampling(0.5): [0.04 / 0.38, 0.25 / 0.38, 0.09 / 0.38],
+        Sampling(top_k=2): [0, 0.625, 0.375],
+        Sampling(0.5, 2): [0, 0.25 / 0.34, 0.09 / 0.34],
+        Sampling(0): [0, 1, 0],
+        Sampling(1e-300): [0, 1, 0],
+        Sampling(top_k=99): [0.2, 0.5, 0.3],
     }.items():
-        assert taste.probabilities(scores).tolist() == pytest.approx(expected, rel=1e-6), taste
-    with pytest.raises(ConfigError, match="--temperature -1: give a number from 0"):
-        Taste(-1)
+        assert sampling.probabilities(scores).tolist() == pytest.approx(expected, rel=1e-6), sampling
+    with pytest.raises(ConfigError, match="--temperature -1: give 0 "):
+        Sampling(-1)
     with pytest.raises(ConfigError, match="--top-k 0: give 1 or more"):
-        Taste(top_k=0)
+        Sampling(top_k=0)
 
 
-def test_every_character_is_shown_as_it_comes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_character_is_flushed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         shown: list[int] = []  # noqa: RUF012
 
@@ -151,18 +151,18 @@ def test_every_character_is_shown_as_it_comes(run: Path, monkeypatch: pytest.Mon
     assert terminal.shown[:7] == [3, 4, 5, 6, 7, 8, 9]
 
 
-def test_the_text_need_not_be_there_and_an_older_run_reads_it(
+def test_the_text_may_be_missing_except_for_older_runs(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = said(capsys, run, "--length", "20")
+    before = output_of(capsys, run, "--length", "20")
     assert json.loads((run / VOCABULARY).read_text())["characters"] == "".join(sorted(set(TEXT)))
     older = copied(run, tmp_path)
     (older / VOCABULARY).unlink()
-    assert said(capsys, older, "--length", "20") == before
+    assert output_of(capsys, older, "--length", "20") == before
     text = Path(str(trained_settings(run).data.path))
     moved = text.rename(tmp_path / "moved.txt")
     try:
-        assert said(capsys, run, "--length", "20") == before
+        assert output_of(capsys, run, "--length", "20") == before
         assert refused(capsys, older).startswith(f"no such file or folder: {text}")
     finally:
         moved.rename(text)
@@ -172,8 +172,8 @@ def test_the_text_need_not_be_there_and_an_older_run_reads_it(
     assert f"{older / VOCABULARY}: damaged" in refused(capsys, older)
 
 
-def test_what_cannot_be_sampled_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--prompt has 'é' (U+00E9) as its character 4, which is not among the 17 characters" in refused(
+def test_bad_arguments_are_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--prompt: its character 4, 'é' (U+00E9), is not among the 17 characters" in refused(
         capsys, run, "--prompt", "caté"
     )
     assert "--prompt is empty" in refused(capsys, run, "--prompt", "")
@@ -181,8 +181,8 @@ def test_what_cannot_be_sampled_is_one_line(run: Path, tmp_path: Path, capsys: p
     assert "--seed -1: give a number from 0" in refused(capsys, run, "--seed", "-1")
     assert "argument --top-k: invalid int value: 'few'" in refused(capsys, run, "--top-k", "few")
     assert "required: RUN_DIR" in refused(capsys)
-    assert "no such folder; give the folder of a run" in refused(capsys, tmp_path / "no")
-    assert "no config.yaml in it" in refused(capsys, tmp_path)
+    assert "no such folder; give a run folder" in refused(capsys, tmp_path / "no")
+    assert "no config.yaml here" in refused(capsys, tmp_path)
     assert "no complete checkpoint of step 7" in refused(capsys, run, "--step", "7")
 
 
@@ -193,8 +193,11 @@ def test_other_data_than_text_is_refused(kind: str, tmp_path: Path, capsys: pyte
 
 
 def test_stages_at_different_rates_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    OmegaConf.save(OmegaConf.create(to_plain(tiny(depth={"clocks": [1, 2]}))), tmp_path / "config.yaml")
-    assert "with depth.clocks=[1, 2] the last stage does not answer" in refused(capsys, tmp_path)
+    OmegaConf.save(
+        OmegaConf.create(to_plain(tiny(depth={"method": "multi_rate", "update_periods": [1, 2]}))),
+        tmp_path / "config.yaml",
+    )
+    assert "with update periods [1, 2] the last stage does not answer" in refused(capsys, tmp_path)
 
 
 def test_a_damaged_or_missing_checkpoint_is_named(
@@ -210,10 +213,10 @@ def test_a_damaged_or_missing_checkpoint_is_named(
     (folder / "stage-2.json").write_text(json.dumps(plain | {"state": {}}))
     assert "step 20: " in refused(capsys, damaged)
     shutil.rmtree(folder)
-    assert "no complete checkpoint in it" in refused(capsys, damaged)
+    assert "no complete checkpoint here" in refused(capsys, damaged)
 
 
-def test_scores_that_are_no_numbers_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_non_finite_scores_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     diverged = copied(run, tmp_path)
     state = checkpoint.load(diverged, 20, 2)
     for weight in state["stage"]["module"].values():
@@ -222,7 +225,7 @@ def test_scores_that_are_no_numbers_are_refused(run: Path, tmp_path: Path, capsy
     assert refused(capsys, diverged) == "step 20: the model's scores are not finite; take an earlier --step"
 
 
-def test_a_reader_that_has_enough_and_an_interrupt_end_quietly(
+def test_a_closed_pipe_and_an_interrupt_end_quietly(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reading, writing = os.pipe()

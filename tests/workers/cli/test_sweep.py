@@ -1,4 +1,4 @@
-"""workers/cli/sweep.py: a sweep is checked before it begins, and says what is left of it when it ends early."""
+"""A sweep is checked before it begins, and lists its remaining jobs if it ends early."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUICK = (*SMALL, *LOCAL, "depth=backprop", "steps=2", "hydra.sweep.dir=sweep")
 
 
 def ended(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """The exit code of `dni-train WORDS`."""
+    """Return the exit code of `dni-train WORDS`."""
     monkeypatch.setattr("sys.argv", ["dni-train", *words])
     try:
         main()
@@ -31,7 +31,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return 0
 
 
-def test_jobs_are_in_hydras_order_and_bare_of_its_own_settings() -> None:
+def test_jobs_are_in_hydras_order_without_its_own_settings() -> None:
     words = [
         "-m",
         "seed=0,1",
@@ -48,7 +48,7 @@ def test_jobs_are_in_hydras_order_and_bare_of_its_own_settings() -> None:
     ]
 
 
-def test_one_job_that_cannot_run_refuses_all_before_the_first(
+def test_one_bad_job_refuses_the_whole_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -58,19 +58,21 @@ def test_one_job_that_cannot_run_refuses_all_before_the_first(
     assert [line.split(" (")[0] for line in lines[:-1]] == [f"dni-train: job {n}" for n in (1, 2, 3, 5, 6, 7)]
     assert "nowhere.txt" in lines[0]
     assert "data.sequence=7 is not a multiple of data.window=6" in lines[1]
-    assert lines[-1] == "dni-train: 6 of the 8 jobs of this sweep cannot run, so none was begun"
+    assert lines[-1] == "dni-train: 6 of the 8 jobs of this sweep cannot run; none was started"
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupted_sweep_names_what_is_left_and_its_commands_go_on_with_it(
+def test_an_interrupted_sweep_lists_commands_for_the_remaining_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(workers.launch.launcher, "run_stages", _stopped_in(2))
     assert ended(monkeypatch, "-m", *QUICK, "seed=0,1,2") == 130
     out = [line.partition("[WARNING] ")[2] or line for line in capsys.readouterr().out.splitlines()]
-    (place,) = [n for n, line in enumerate(out) if "go on with" in line]
-    assert out[place].startswith("of the 3 runs of this sweep, finished: 0; unfinished: 1; never begun: 2; go on with:")
+    (place,) = [n for n, line in enumerate(out) if "run the rest with" in line]
+    assert out[place].startswith(
+        "of the 3 runs of this sweep, finished: 0; unfinished: 1; not started: 2; run the rest with:"
+    )
     monkeypatch.setattr(workers.launch.launcher, "run_stages", run_stages)
     for line in out[place + 1 : place + 3]:
         program, *words = shlex.split(line)
@@ -81,7 +83,7 @@ def test_an_interrupted_sweep_names_what_is_left_and_its_commands_go_on_with_it(
 
 
 def _stopped_in(job: int) -> Callable[..., Any]:
-    """In the job with this number, counted from 1, Ctrl-C comes before the first step."""
+    """Raise Ctrl-C before the first step of the job with this number, counted from 1."""
     count = 0
 
     def stages(each: Any, stop: Any, rank_info: Any = None) -> None:

@@ -13,7 +13,7 @@ from tests.support.data.bpe import write_bpe
 from tests.support.runs import tiny
 from workers.cli.evaluate import evaluate
 from workers.cli.evaluate import main as dni_evaluate
-from workers.cli.sample import Taste, main, open_writer
+from workers.cli.sample import Sampling, main, open_writer
 from workers.cli.spelling import Characters, Tokens, held_back
 from workers.launch.launcher import launch
 from workers.storage.vocabulary import VOCABULARY
@@ -65,10 +65,10 @@ def test_text_is_written_without_text_or_tokenizer(run: Path, capsys: pytest.Cap
 def test_a_character_is_written_once_it_is_whole(run: Path) -> None:
     """Drawn at random: many tokens are single bytes, some of which begin a character that never ends."""
     writer = open_writer(run)
-    pieces = [*writer.write("the", 60, Taste(temperature=5.0), seed=3)]
+    pieces = [*writer.write("the", 60, Sampling(temperature=5.0), seed=3)]
     assert not any(piece.endswith("\ufffd") for piece in pieces[:60])
     again, ids = open_writer(run), writer.encode("the")
-    assert "".join(pieces) == "".join(again.write("the", 60, Taste(temperature=5.0), seed=3))
+    assert "".join(pieces) == "".join(again.write("the", 60, Sampling(temperature=5.0), seed=3))
     assert again.spelling.decode(ids) == "the"
     (held,) = [json.loads((run / VOCABULARY).read_text())]
     assert held.keys() == {"tokenizer"}

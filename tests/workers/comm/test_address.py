@@ -1,4 +1,4 @@
-"""Unix sockets between stages on one machine: where they are, who may use them, and that none is left behind."""
+"""Unix sockets between stages on one machine: their folder, its permissions and its removal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.comm.transports.grpc.link import GrpcListener
 from workers.launch.launcher import launch
 
 
-def test_the_folder_is_of_this_user_alone_and_is_removed() -> None:
+def test_only_this_user_may_enter_the_folder_and_it_is_removed() -> None:
     with socket_folder() as folder:
         assert folder is not None
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -25,19 +25,17 @@ def test_the_folder_is_of_this_user_alone_and_is_removed() -> None:
     assert not folder.exists()
 
 
-def test_a_folder_whose_sockets_would_have_too_long_paths_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deep = tmp_path / ("x" * LONGEST_PATH)
-    deep.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+def test_a_folder_with_too_long_socket_paths_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long_folder = tmp_path / ("x" * LONGEST_PATH)
+    long_folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long_folder))
     with socket_folder() as folder:
         assert folder is None
-    assert not list(deep.iterdir())
+    assert not list(long_folder.iterdir())
 
 
 @pytest.mark.parametrize("path", ["stage-1", "", "/" + LONGEST_PATH * "x"])
-def test_a_path_that_is_no_socket_is_refused(path: str) -> None:
+def test_an_invalid_socket_path_is_refused(path: str) -> None:
     with pytest.raises(ConfigError, match=f"absolute path of at most {LONGEST_PATH} bytes: set TMPDIR"):
         check_address(f"unix:{path}", private=False)
 
@@ -48,19 +46,19 @@ def test_the_longest_path_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(("bind", "scheme"), [("auto", "unix:"), ("127.0.0.1:0", "127.0.0.1:")])
-def test_a_run_on_one_machine_uses_unix_sockets_unless_told_not_to(
+def test_a_run_on_one_machine_uses_unix_sockets_by_default(
     bind: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     addresses: list[str] = []
 
-    class Noted(GrpcListener):
+    class RecordingListener(GrpcListener):
         def accept(self, timeout: float):  # type: ignore[no-untyped-def]
             addresses.append(self.address)
             return super().accept(timeout)
 
     (tmp_path / "t").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
-    monkeypatch.setattr(link, "GrpcListener", Noted)
+    monkeypatch.setattr(link, "GrpcListener", RecordingListener)
     same = {"depth": {"method": "backprop"}, "steps": 3}
     launch(tiny(**same, transport={"kind": "grpc", "bind": bind}), tmp_path / "run")
     assert [address.startswith(scheme) for address in addresses] == [True]

@@ -1,4 +1,4 @@
-"""The faults that other tests put into links come where they are asked for."""
+"""FaultyEnd injects faults at the requested frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def received(end: ChannelEnd, count: int) -> list[int]:
     return [end.receive(10).step for _ in range(count)]
 
 
-def test_faults_drop_duplicate_and_delay_by_place() -> None:
+def test_faults_drop_duplicate_and_delay_the_chosen_frames() -> None:
     a, b = local_channel(64)
     faulty = FaultyEnd(
         a, [Fault(Kind.STEP, 1, "drop"), Fault(Kind.STEP, 2, "duplicate"), Fault(Kind.STEP, 3, "delay", sends=2)]
@@ -29,7 +29,7 @@ def test_faults_drop_duplicate_and_delay_by_place() -> None:
     assert received(b, 7) == [0, 2, 2, 4, 5, 3, 6]
 
 
-def test_a_delayed_frame_goes_out_at_close_at_the_latest() -> None:
+def test_a_delayed_frame_is_sent_at_close_at_the_latest() -> None:
     a, b = local_channel(64)
     faulty = FaultyEnd(a, [Fault(Kind.STEP, 1, "delay", sends=9)])
     held = step(1)

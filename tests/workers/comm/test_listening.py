@@ -1,4 +1,4 @@
-"""Where processes listen: on the loopback interface alone, unless the user lets links leave the machine."""
+"""Processes listen on the loopback interface only, unless the user allows links to leave the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workers.config.convert import to_plain
 from workers.config.settings import Config
 from workers.launch.cluster_environment import RankInfo
 from workers.launch.launcher import launch, launch_later_stage
-from workers.launch.store import meet
+from workers.launch.store import open_rendezvous
 from workers.launch.supervisor import Supervisor
 from workers.launch.threads import run_threads
 from workers.runtime.job import Job
@@ -32,42 +32,42 @@ from workers.storage.record import CONFIG
 LOOPBACK = {"127.0.0.1"}
 
 
-class Watched:
-    """A job of a tiny run, and where its processes listened when a stage had trained."""
+class WatchedJob:
+    """A job of a tiny run that records the addresses its processes listen at."""
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         config, data = resolve(config)
         run_dir.mkdir()
         OmegaConf.save(OmegaConf.create(to_plain(config)), run_dir / CONFIG)
-        self.found: set[str] = set()
+        self.addresses: set[str] = set()
         self.children: list[subprocess.Popen[str]] = []
-        self.job = Job(config, run_dir, self.note, Event(), data)  # without a folder for unix sockets
+        self.job = Job(config, run_dir, self.note, Event(), data)  # no folder for unix sockets
 
     def note(self, record: dict[str, Any]) -> None:
         if record["kind"] == "train":
-            self.found |= listening(*(child.process.pid for child in self.children))
+            self.addresses |= listening(*(child.process.pid for child in self.children))
 
 
 @pytest.mark.parametrize("kind", ["grpc", "torch_distributed"])
-def test_threads(kind: str, tmp_path: Path) -> None:
-    run = Watched(tiny(stages=3, transport={"kind": kind}), tmp_path / "run")
+def test_threads_listen_on_loopback(kind: str, tmp_path: Path) -> None:
+    run = WatchedJob(tiny(stages=3, transport={"kind": kind}), tmp_path / "run")
     run_threads(run.job)
-    assert run.found == LOOPBACK
+    assert run.addresses == LOOPBACK
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("kind", "method"), [("torch_distributed", "synthetic"), ("grpc", "1f1b")])
-def test_processes(kind: str, method: str, tmp_path: Path) -> None:
+def test_processes_listen_on_loopback(kind: str, method: str, tmp_path: Path) -> None:
     config = tiny(depth={"method": method}, transport={"kind": kind}, launch={"mode": "processes"})
-    run = Watched(config, tmp_path / "run")
+    run = WatchedJob(config, tmp_path / "run")
     supervisor = Supervisor(run.job)
     run.children = supervisor.children
     supervisor.run()
-    assert run.found == LOOPBACK
+    assert run.addresses == LOOPBACK
 
 
 @pytest.mark.long
-def test_an_engine_s_processes(tmp_path: Path) -> None:
+def test_processes_of_an_external_launch_listen_on_loopback(tmp_path: Path) -> None:
     """The store at MASTER_ADDR, and the group of a pipeline."""
     port = str(free_ports(1)[0])
     started = (*SMALL, "model.layers=2", "depth=1f1b", "steps=100000", "hydra.run.dir=outputs/of/two")
@@ -89,31 +89,31 @@ def test_an_engine_s_processes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["grpc", "torch_distributed"])
 @pytest.mark.parametrize("host", ["localhost", "a-name-of-this-machine.invalid"])
-def test_an_engine_s_stages_on_one_machine(
+def test_external_stages_on_one_machine_listen_on_loopback(
     host: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two stages that find each other in the store; here as threads. All are on one machine, whatever its name."""
+    """Two stages, here threads, find each other in the store; the machine may have any name."""
     monkeypatch.setenv("MASTER_ADDR", host)
     monkeypatch.setenv("MASTER_PORT", str(free_ports(1)[0]))
     config = tiny(launch={"mode": "external"}, transport={"kind": kind})
-    seats = [RankInfo(rank, 2, "WORLD_SIZE", True, None, 2) for rank in range(2)]
-    second = threading.Thread(target=launch_later_stage, args=(config, tmp_path, seats[1]))
+    ranks = [RankInfo(rank, 2, "WORLD_SIZE", True, None, 2) for rank in range(2)]
+    second = threading.Thread(target=launch_later_stage, args=(config, tmp_path, ranks[1]))
     second.start()
-    found: set[str] = set()
+    addresses: set[str] = set()
     saved = Recorder.saved
 
     def look(recorder: Recorder, step: int) -> None:
-        """Both stages are still at work when one has saved."""
-        found.update(listening())
+        """Record the addresses while both stages are running."""
+        addresses.update(listening())
         saved(recorder, step)
 
     monkeypatch.setattr(Recorder, "saved", look)
-    launch(config, tmp_path, seats[0])
+    launch(config, tmp_path, ranks[0])
     second.join()
-    assert found == LOOPBACK
+    assert addresses == LOOPBACK
 
 
-def test_a_store_for_several_machines_listens_at_the_address_that_the_user_named(
+def test_a_store_for_several_machines_listens_at_master_addr(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rank_info = RankInfo(0, 2, "WORLD_SIZE", True)
@@ -121,11 +121,11 @@ def test_a_store_for_several_machines_listens_at_the_address_that_the_user_named
         monkeypatch.setenv("MASTER_ADDR", host)
         monkeypatch.setenv("MASTER_PORT", port)
         before = listening()
-        store = meet(rank_info, 5)
+        store = open_rendezvous(rank_info, 5)
         assert listening() - before == {host}
         with pytest.raises(ConfigError, match=f"cannot listen at MASTER_ADDR:MASTER_PORT, {host}:{port}"):
-            meet(rank_info, 5)
+            open_rendezvous(rank_info, 5)
         del store
     monkeypatch.setenv("MASTER_PORT", "http")
     with pytest.raises(ConfigError, match="MASTER_PORT=http in the environment must be a number"):
-        meet(rank_info, 5)
+        open_rendezvous(rank_info, 5)

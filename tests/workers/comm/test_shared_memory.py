@@ -1,4 +1,4 @@
-"""Payloads in shared memory: where they are put, what a bad peer can do, and that nothing is left behind."""
+"""Payloads in shared memory: their positions, misbehaving peers, and cleanup."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from dni.errors import CorruptHeader, CorruptPayload, SizeMismatch
 from workers import stage_pb2
 from workers.comm.codec import decode, encode
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
-from workers.comm.shared_memory import SMALLEST, SUPPORTED, Offer, Rings
+from workers.comm.shared_memory import MIN_PAYLOAD_BYTES, SUPPORTED, Offer, Rings
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
+from workers.comm.transports.process_link import LinkSettings
 
-pytestmark = pytest.mark.skipif(not SUPPORTED, reason="no memory without a name on this system")
+pytestmark = pytest.mark.skipif(not SUPPORTED, reason="needs anonymous shared memory")
 
 K = 2**10
 MINE = Handshake(PROTOCOL_VERSION, "run", 1, 2, "fingerprint", 0, 0)
@@ -29,7 +30,7 @@ MINE = Handshake(PROTOCOL_VERSION, "run", 1, 2, "fingerprint", 0, 0)
 
 @pytest.fixture
 def pair() -> Iterator[tuple[Rings, Rings]]:
-    """A writer with a ring of 128 KiB that its reader has opened, and the reader."""
+    """Yield a writer with a ring of 128 KiB, and the reader that has opened it."""
     writer, reader = Rings(128 * K, largest=2**30), Rings(128 * K, largest=2**30)
     decode(encode(Frame(Kind.HANDSHAKE, handshake=MINE), rings=writer), rings=reader)
     decode(encode(Frame(Kind.DONE), rings=reader), rings=writer)
@@ -52,7 +53,7 @@ def position(data: bytes) -> int | None:
 
 
 def changed(data: bytes, payload: bytes = b"", **fields: int) -> bytes:
-    """A frame whose header says something else, with a right checksum."""
+    """Change fields of a frame's header and fix its checksum."""
     header = header_of(data)
     for name, value in fields.items():
         setattr(header, name, value)
@@ -61,19 +62,19 @@ def changed(data: bytes, payload: bytes = b"", **fields: int) -> bytes:
     ).SerializeToString()
 
 
-def test_a_big_payload_is_not_in_its_frame_and_arrives_in_memory_of_its_own(pair: tuple[Rings, Rings]) -> None:
+def test_a_big_payload_goes_through_the_ring_and_the_reader_owns_its_copy(pair: tuple[Rings, Rings]) -> None:
     writer, reader = pair
     data = encode(step(7, 40 * K), rings=writer)
     assert len(data) < 100
-    arrived = decode(data, rings=reader).tensors["value"]
-    encode(step(8, 40 * K), rings=writer)  # not told that the first was read
+    received = decode(data, rings=reader).tensors["value"]
+    encode(step(8, 40 * K), rings=writer)  # the writer does not know yet that the first was read
     decode(encode(Frame(Kind.DONE), rings=reader), rings=writer)
-    encode(step(9, 40 * K), rings=writer)  # in the place of the first
-    arrived += 1
-    assert arrived.tolist() == [8] * 40 * K
+    encode(step(9, 40 * K), rings=writer)  # reuses the place of the first
+    received += 1
+    assert received.tolist() == [8] * 40 * K
 
 
-def test_places_are_used_again_once_they_were_read_and_what_finds_none_travels_in_its_frame(
+def test_read_places_are_reused_and_payloads_that_do_not_fit_travel_in_their_frames(
     pair: tuple[Rings, Rings],
 ) -> None:
     writer, reader = pair
@@ -81,35 +82,35 @@ def test_places_are_used_again_once_they_were_read_and_what_finds_none_travels_i
     assert [position(data) for data in sent] == [0, 40 * K, 80 * K, None]  # 128 KiB hold three
     for n, data in enumerate(sent[:2]):
         assert decode(data, rings=reader).tensors["value"].unique().tolist() == [n]
-    assert position(encode(step(4, 40 * K), rings=writer)) is None  # read, but nobody has said so
+    assert position(encode(step(4, 40 * K), rings=writer)) is None  # read, but not reported as read
     decode(encode(Frame(Kind.DONE), rings=reader), rings=writer)
     more = [encode(step(n, 40 * K), rings=writer) for n in (5, 6, 7)]
-    assert [position(data) for data in more] == [128 * K, 168 * K, None]  # at the ring's start again
-    arrived = [decode(data, rings=reader).tensors["value"].unique().tolist() for data in (sent[2], sent[3], *more)]
-    assert arrived == [[2], [3], [5], [6], [7]]
+    assert [position(data) for data in more] == [128 * K, 168 * K, None]  # at the start of the ring again
+    received = [decode(data, rings=reader).tensors["value"].unique().tolist() for data in (sent[2], sent[3], *more)]
+    assert received == [[2], [3], [5], [6], [7]]
 
 
-def test_an_empty_ring_holds_a_payload_as_big_as_itself_and_no_bigger(pair: tuple[Rings, Rings]) -> None:
+def test_an_empty_ring_holds_a_payload_of_its_own_size_but_no_bigger(pair: tuple[Rings, Rings]) -> None:
     writer, reader = pair
-    for n, nbytes in enumerate((40 * K, 128 * K, 128 * K + 1, SMALLEST, SMALLEST - 1)):
+    for n, nbytes in enumerate((40 * K, 128 * K, 128 * K + 1, MIN_PAYLOAD_BYTES, MIN_PAYLOAD_BYTES - 1)):
         data = encode(step(n, nbytes), rings=writer)
-        assert (position(data) is not None) == (SMALLEST <= nbytes <= 128 * K)
+        assert (position(data) is not None) == (MIN_PAYLOAD_BYTES <= nbytes <= 128 * K)
         assert decode(data, rings=reader).tensors["value"].unique().tolist() == [n]
         decode(encode(Frame(Kind.DONE), rings=reader), rings=writer)
 
 
-def test_nothing_is_put_where_the_peer_has_not_opened_the_ring() -> None:
+def test_the_ring_is_not_used_until_the_peer_has_opened_it() -> None:
     writer = Rings(128 * K, largest=2**30)
     encode(Frame(Kind.HANDSHAKE, handshake=MINE), rings=writer)
     assert position(encode(step(1, 40 * K), rings=writer)) is None
-    away = Rings(128 * K, largest=2**30)
-    away.open(Offer(os.getpid(), 2**30, 1, 128 * K))  # no such file
-    assert not away.opened
+    other = Rings(128 * K, largest=2**30)
+    other.open(Offer(os.getpid(), 2**30, 1, 128 * K))  # no such file
+    assert not other.opened
     writer.close()
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"ring_position": 100 * K}, "outside the ring, which has 131072 bytes"),
         ({"ring_position": 256 * K}, "outside the ring, which has 131072 bytes and was read through byte 0"),
@@ -117,17 +118,17 @@ def test_nothing_is_put_where_the_peer_has_not_opened_the_ring() -> None:
         ({"ring_freed": 80 * K}, "read through byte 81920; 0 were written"),
     ],
 )
-def test_a_position_outside_the_ring_is_a_named_error_and_the_next_frame_is_read(
-    pair: tuple[Rings, Rings], fields: dict[str, int], said: str
+def test_a_position_outside_the_ring_is_an_error_and_the_next_frame_is_read(
+    pair: tuple[Rings, Rings], fields: dict[str, int], message: str
 ) -> None:
     writer, reader = pair
     data = encode(step(7, 40 * K), rings=writer)
-    with pytest.raises(CorruptHeader, match=f"step 7 from stage 0: .*{said}"):
+    with pytest.raises(CorruptHeader, match=f"step 7 from stage 0: .*{message}"):
         decode(changed(data, **fields), rings=reader)
     assert decode(data, rings=reader).tensors["value"].unique().tolist() == [7]
 
 
-def test_a_place_that_was_read_is_not_read_again(pair: tuple[Rings, Rings]) -> None:
+def test_a_position_that_was_read_is_not_read_again(pair: tuple[Rings, Rings]) -> None:
     writer, reader = pair
     data = encode(step(7, 40 * K), rings=writer)
     decode(data, rings=reader)
@@ -135,7 +136,7 @@ def test_a_place_that_was_read_is_not_read_again(pair: tuple[Rings, Rings]) -> N
         decode(data, rings=reader)
 
 
-def test_a_payload_in_two_places_or_in_a_ring_that_is_not_there_is_a_named_error(pair: tuple[Rings, Rings]) -> None:
+def test_a_payload_in_two_places_or_in_a_missing_ring_is_an_error(pair: tuple[Rings, Rings]) -> None:
     writer, reader = pair
     data = encode(step(7, 40 * K), rings=writer)
     with pytest.raises(SizeMismatch, match="bytes follow the header"):
@@ -145,17 +146,17 @@ def test_a_payload_in_two_places_or_in_a_ring_that_is_not_there_is_a_named_error
             decode(data, rings=rings)
 
 
-def test_a_checksum_covers_what_is_in_the_ring(pair: tuple[Rings, Rings]) -> None:
+def test_a_checksum_covers_a_payload_in_the_ring(pair: tuple[Rings, Rings]) -> None:
     writer, reader = pair
     data = encode(step(7, 40 * K), checksum=True, rings=writer)
-    good = encode(step(8, 40 * K), checksum=True, rings=writer)
+    valid = encode(step(8, 40 * K), checksum=True, rings=writer)
     wrong = changed(data, payload_crc32=header_of(data).payload_crc32 ^ 1)
     with pytest.raises(CorruptPayload, match="step 7 from stage 0"):
         decode(wrong, rings=reader)
-    assert decode(good, rings=reader).tensors["value"].unique().tolist() == [8]
+    assert decode(valid, rings=reader).tensors["value"].unique().tolist() == [8]
 
 
-def test_a_ring_is_found_by_its_inode_and_size_only(pair: tuple[Rings, Rings]) -> None:
+def test_a_ring_with_another_inode_or_size_is_not_opened(pair: tuple[Rings, Rings]) -> None:
     writer, _ = pair
     offer = writer.offer()
     assert offer is not None
@@ -165,7 +166,7 @@ def test_a_ring_is_found_by_its_inode_and_size_only(pair: tuple[Rings, Rings]) -
         assert not reader.opened
 
 
-def test_memory_cannot_be_cut_off_under_its_reader(pair: tuple[Rings, Rings]) -> None:
+def test_a_ring_cannot_be_truncated_and_is_private(pair: tuple[Rings, Rings]) -> None:
     offer = pair[0].offer()
     assert offer is not None
     with pytest.raises(PermissionError):
@@ -185,8 +186,8 @@ sys.stdin.read()
 """
 
 
-def test_two_processes_share_a_ring_of_which_nothing_is_left_when_one_is_killed(tmp_path: Path) -> None:
-    before = rings_open()
+def test_two_processes_share_a_ring_that_is_gone_after_one_is_killed(tmp_path: Path) -> None:
+    rings_before = rings_open()
     listener = GrpcListener(f"unix:{tmp_path}/stage-1", handshake=MINE)
     command = [sys.executable, "-c", CHILD, listener.address]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -195,20 +196,20 @@ def test_two_processes_share_a_ring_of_which_nothing_is_left_when_one_is_killed(
         for n in range(4):
             assert np.unique(end.receive(20).tensors["value"]).tolist() == [n]
             end.send(Frame(Kind.GRADIENT, n, tensors={"gradient": torch.ones(100_000)}))
-        assert rings_open() == before + 2  # ours, and the child's
+        assert rings_open() == rings_before + 2  # its own and the child's
         child.send_signal(signal.SIGKILL)
     end.close()
     listener.close()
-    assert rings_open() == before
+    assert rings_open() == rings_before
 
 
 def rings_open() -> int:
-    """Rings that this process has mapped."""
+    """Return the number of rings that this process has mapped."""
     return sum("/memfd:dni-ring" in line for line in Path("/proc/self/maps").read_text().splitlines())
 
 
-def test_a_link_without_a_ring_works_with_one_that_has_one(tmp_path: Path) -> None:
-    listener = GrpcListener(f"unix:{tmp_path}/stage-1", handshake=MINE, ring=0)
+def test_an_end_without_a_ring_works_with_one_that_has_a_ring(tmp_path: Path) -> None:
+    listener = GrpcListener(f"unix:{tmp_path}/stage-1", handshake=MINE, settings=LinkSettings(ring=0))
     client = grpc_connect(listener.address, Handshake(PROTOCOL_VERSION, "run", 0, 2, "fingerprint", 0, 0))
     server = listener.accept(10)
     for sender, receiver in ((client, server), (server, client), (client, server)):

@@ -1,4 +1,4 @@
-"""A user's class in the words of a command: it brings its own settings, and none of the class that it replaces."""
+"""A user's class on the command line has its own settings, and none of the class that it replaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIRE, SIGN, LABEL = (f"tests.plugin.{name}" for name in ("tcp.Tcp", "sign_feedba
 
 
 def test_the_words_of_a_command_keep_their_places() -> None:
-    """Flags stand between them; a sweep may go through classes and options of the package."""
+    """Flags may stand between them; a sweep may mix classes and options of the package."""
     words = ["steps=3", f"transport._target_={WIRE}", "-m", f"depth=local,{SIGN}"]
     assert choose_own_classes(words) == [words[0], f"transport={WIRE}", *words[2:]]
 
@@ -23,7 +23,7 @@ def test_other_words_stay_as_they_are(word: str) -> None:
 
 
 def test_a_section_within_a_group_takes_a_class_too() -> None:
-    """Its settings may be given before it and after it."""
+    """Its settings may precede or follow it."""
     config = settings(
         "predictor=mlp", "predictor.depth.learning_rate=0.5", f"predictor.depth._target_={LABEL}",
         "predictor.depth.strength=2", "predictor.time._target_=tests.plugin.label_mean.ByNextLabel",

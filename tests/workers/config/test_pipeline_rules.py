@@ -1,4 +1,4 @@
-"""What torch's pipelines refuse, each in one line that says what to type."""
+"""Settings that torch's pipelines refuse, each in one line that says what to type."""
 
 from __future__ import annotations
 
@@ -20,13 +20,10 @@ from workers.config.validation.pipelines import check_devices
     ("changes", "says"),
     [
         ({"stages": 1}, "depth=gpipe needs two stages or more, and stages=1: set stages=2"),
-        ({"time": {"method": "synthetic"}}, "which time=synthetic would give: use time=truncated or time=full"),
-        ({"time": {"method": "checkpointed"}}, "which time=checkpointed would give: use time=truncated or time=full"),
-        ({"launch": {"mode": "threads"}}, "launch=threads are threads: use transport=grpc launch=processes"),
-        ({"transport": {"kind": "local"}, "launch": {"mode": "auto"}}, "transport=local launch=auto are threads"),
-        ({"depth": {"update_probability": 0.5}}, "depth.update_probability=0.5 leaves steps without a gradient"),
-        ({"depth": {"clocks": [1, 2]}}, "depth.clocks=[1,2] tells when a gradient is asked for, and depth=gpipe"),
-        ({"depth": {"inputs": "synthetic"}}, "use depth=synthetic, not depth=gpipe"),
+        ({"time": {"method": "synthetic"}}, "which time=synthetic needs: use time=truncated or time=full"),
+        ({"time": {"method": "checkpointed"}}, "which time=checkpointed needs: use time=truncated or time=full"),
+        ({"launch": {"mode": "threads"}}, "launch=threads start threads: use transport=grpc launch=processes"),
+        ({"transport": {"kind": "local"}, "launch": {"mode": "auto"}}, "transport=local launch=auto start threads"),
         ({"depth": {"lag": 1}}, "depth.lag=1 does nothing for depth=gpipe, which runs in torch's pipeline: set "),
         ({"depth": {"virtual_stages": 3}}, "depth.virtual_stages: GPipe has no such setting; it has: max_in_flight"),
         ({"depth": {"method": "backprop", "microbatches": 4}}, "depth.microbatches: Backprop has no such setting"),
@@ -55,9 +52,14 @@ from workers.config.validation.pipelines import check_devices
         ),
         ({"depth": {"method": "zero_bubble"}, "model": {"split_points": ["lstm2"]}}, "stages=2 depth.virtual_stages=2"),
         ({"depth": {"microbatches": 0}}, "depth.microbatches=0 must be 1 or more"),
+        (
+            {"model": {"kind": "mlp_bn"}, "data": {"kind": "mnist", "batch": 2, "window": 1, "sequence": None}},
+            "depth.microbatches=null, which is 2, leaves one example in each, and model=mlp_bn has batch norm: set "
+            "data.batch=4 or more",
+        ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line(changes: dict[str, Any], says: str) -> None:
+def test_settings_that_cannot_work_are_refused_in_one_line(changes: dict[str, Any], says: str) -> None:
     changes = dict(changes)
     depth = changes.pop("depth", {})
     with pytest.raises(ConfigError, match=re.escape(says)) as refused:
@@ -65,13 +67,13 @@ def test_what_cannot_be_is_refused_in_one_line(changes: dict[str, Any], says: st
     assert "\n" not in str(refused.value)
 
 
-def test_more_parts_than_layers_are_refused_with_how_many_there_are() -> None:
+def test_more_parts_than_layers_are_refused_with_the_possible_numbers() -> None:
     config, _ = resolve(piped("zero_bubble", stages=4, model={"layers": 3}))
     with pytest.raises(PartitionError, match=r"stages=4 with depth.virtual_stages=2 make 8 parts: .* cut into 1 to 5"):
         build_chains(config)
 
 
-def test_every_stage_has_a_gpu_of_its_own_or_none_has_one() -> None:
+def test_every_stage_has_its_own_gpu_or_none_has_one() -> None:
     config = piped("gpipe")
     check_devices(config, ["cpu", "cpu"])
     check_devices(config, ["cuda:0", "cuda:1"])

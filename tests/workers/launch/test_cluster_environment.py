@@ -1,4 +1,4 @@
-"""Which stage a process is: what engines say of it, what is refused, and the folder that all stages share."""
+"""The rank of a process from its environment, refused environments, and the folder that all stages share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dni.errors import ConfigError
 from tests.support.runs import tiny
 from workers.config.schema import LaunchMode
 from workers.config.settings import Config
-from workers.launch.cluster_environment import RankInfo, find_seat, settle_launch
+from workers.launch.cluster_environment import RankInfo, find_rank, settle_launch
 from workers.launch.run_folder import share_folder
 
 TORCHRUN = {
@@ -42,7 +42,7 @@ def without(environment: dict[str, str], *keys: str) -> dict[str, str]:
         (
             {"RANK": "0", "WORLD_SIZE": "1"},
             RankInfo(0, 1, "WORLD_SIZE", False),
-        ),  # alone: it may be any job of an engine
+        ),  # a single process may be any job of an engine
         ({"RANK": "0"}, None),
         (SLURM, RankInfo(3, 4, "SLURM_NTASKS", True, "77", 2)),
         (SLURM | TORCHRUN, RankInfo(1, 2, "WORLD_SIZE", True, "night", 2)),  # torchrun within a SLURM job
@@ -66,8 +66,8 @@ def without(environment: dict[str, str], *keys: str) -> dict[str, str]:
         ({"HOSTNAME": "node-3"}, None),  # any machine's name
     ],
 )
-def test_what_engines_say(environment: dict[str, str], rank_info: RankInfo | None) -> None:
-    assert find_seat(environment) == rank_info
+def test_rank_from_the_environment(environment: dict[str, str], rank_info: RankInfo | None) -> None:
+    assert find_rank(environment) == rank_info
 
 
 def external(mode: str = "external", **transport: object) -> Config:
@@ -80,9 +80,9 @@ def test_an_explicit_choice_wins(mode: str) -> None:
     assert settle_launch(config, TORCHRUN) == (config, None)
 
 
-def test_auto_takes_a_seat_that_is_certain_and_no_other() -> None:
+def test_auto_uses_a_rank_only_if_it_is_certain() -> None:
     config, rank_info = settle_launch(external("auto"), TORCHRUN)
-    assert (config.launch.mode, rank_info) == (LaunchMode.external, find_seat(TORCHRUN))
+    assert (config.launch.mode, rank_info) == (LaunchMode.external, find_rank(TORCHRUN))
     assert config.torch_threads == max(1, (os.cpu_count() or 1) // 2)  # two of the stages are here
     for alone in ({}, {"RANK": "0", "WORLD_SIZE": "1"}, without(SLURM, "SLURM_STEP_ID"), without(POD, "DNI_STAGES")):
         assert settle_launch(external("auto"), alone) == (external("auto"), None)
@@ -91,25 +91,26 @@ def test_auto_takes_a_seat_that_is_certain_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({}, "launch=external: nothing says which stage this is: start it with torchrun or srun, set RANK and "
-             "WORLD_SIZE, or, in a pod, DNI_STAGES"),
-        (TORCHRUN | {"WORLD_SIZE": "4"}, "launch=external: WORLD_SIZE says that there are 4 processes, and stages=2: "
-                                         "each is one stage: set stages=4, or start 2"),
-        (SLURM, "launch=external: SLURM_NTASKS says that there are 4 processes, and stages=2: each is one stage: set "
-                "stages=4, or start 2"),
+        ({}, "launch=external: the environment does not say which stage this is: start it with torchrun or srun, "
+             "set RANK and WORLD_SIZE, or, in a pod, DNI_STAGES"),
+        (TORCHRUN | {"WORLD_SIZE": "4"}, "launch=external: WORLD_SIZE sets 4 processes, but stages=2 and every "
+                                         "process runs one stage: set stages=4, or start 2 processes"),
+        (SLURM, "launch=external: SLURM_NTASKS sets 4 processes, but stages=2 and every process runs one stage: "
+                "set stages=4, or start 2 processes"),
         (SUBMITIT | {"SUBMITIT_LOCAL_NTASKS": "3"},
-         "launch=external: hydra.launcher.tasks_per_node says that there are 3 processes, and stages=2: each is one "
-         "stage: set stages=3, or start 2"),
-        (TORCHRUN | {"RANK": "2"}, "launch=external: WORLD_SIZE calls this process 2, of 0 to 1"),
+         "launch=external: hydra.launcher.tasks_per_node sets 3 processes, but stages=2 and every process runs "
+         "one stage: set stages=3, or start 2 processes"),
+        (TORCHRUN | {"RANK": "2"}, "launch=external: this process has rank 2, but WORLD_SIZE allows 0 to 1"),
         (TORCHRUN | {"RANK": "-1"}, "RANK=-1 in the environment must be a number, 0 or more"),
-        (without(TORCHRUN, "MASTER_PORT"), "launch=external: how are the stages to find each other? Set MASTER_ADDR "
-                                           "and MASTER_PORT, or transport.peers=[HOST:PORT,...], one for each stage"),
-        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, "launch=external: the stages are on several machines, as far as is "
-         "known, and links are neither encrypted nor authenticated: set transport.tls, or transport.insecure=true if "
-         "everyone on that network may read and change this run (or, on one machine, MASTER_ADDR=localhost)"),
+        (without(TORCHRUN, "MASTER_PORT"), "launch=external: the stages cannot find each other: set MASTER_ADDR "
+                                           "and MASTER_PORT, or transport.peers=[HOST:PORT,...] with one address per "
+                                           "stage"),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, "launch=external: the stages appear to be on several machines, "
+         "and links are neither encrypted nor authenticated: set transport.tls, or transport.insecure=true if "
+         "everyone on that network may read and change this run (or, on one machine, set MASTER_ADDR=localhost)"),
     ],
 )  # fmt: skip
-def test_a_seat_that_does_not_fit_is_refused(environment: dict[str, str], message: str) -> None:
+def test_a_rank_that_does_not_fit_is_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         settle_launch(external(), environment)
 
@@ -124,7 +125,7 @@ def test_several_machines_need_tls_or_consent_and_a_list_needs_no_store() -> Non
     far = without(TORCHRUN, "LOCAL_WORLD_SIZE")
     files = {"tls": {"cert": "c.pem", "key": "k.pem", "ca": "a.pem"}}
     for transport in ({"insecure": True}, files, {"peers": ["localhost:1", "localhost:2"]}):
-        assert settle_launch(external(**transport), far)[1] == find_seat(far)
+        assert settle_launch(external(**transport), far)[1] == find_rank(far)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,8 @@ def test_several_machines_need_tls_or_consent_and_a_list_needs_no_store() -> Non
         (["steps=5"], {}, []),
         (["launch=processes"], TORCHRUN, []),
         (["-m", "seed=0,1"], {"RANK": "0", "WORLD_SIZE": "1"}, []),
-        (["-m", "hydra/launcher=submitit_slurm", "launch=external"], SLURM, []),  # it submits, and is no stage
-        (["launch=external"], {}, []),  # refused later, with all else that is wrong
+        (["-m", "hydra/launcher=submitit_slurm", "launch=external"], SLURM, []),  # it submits jobs and is no stage
+        (["launch=external"], {}, []),  # refused later, by settle_launch
         ([], TORCHRUN | {"RANK": "0"}, ["hydra.run.dir=outputs/night"]),
         ([], TORCHRUN, ["hydra.run.dir=outputs/night", "hydra.job.name=stage-1"]),
         (["run_id=mine"], SLURM | {"SLURM_PROCID": "0"}, ["hydra.run.dir=outputs/mine"]),
@@ -144,19 +145,17 @@ def test_several_machines_need_tls_or_consent_and_a_list_needs_no_store() -> Non
          ["hydra.run.dir=outputs/a"]),
     ],
 )  # fmt: skip
-def test_all_stages_share_a_folder_that_the_first_one_describes(
-    arguments: list[str], environment: dict[str, str], more: list[str]
-) -> None:
+def test_all_stages_get_the_shared_folder(arguments: list[str], environment: dict[str, str], more: list[str]) -> None:
     assert share_folder(arguments, environment) == [*more, *arguments]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-m", "seed=0,1"], "launch=external is one stage of one run, and -m makes many"),
+        (["-m", "seed=0,1"], "launch=external runs one stage of one run, but -m starts many"),
         (["--multirun", "launch=external"], "start a job for each"),
-        (["run_id=null"], "what is the folder that all stages share to be called? Set run_id=NAME"),
-        (["run_id=../x"], "run_id=../x is to name a folder: use letters, digits"),
+        (["run_id=null"], "all stages need one folder: name it with run_id=NAME"),
+        (["run_id=../x"], "run_id=../x must be a folder name of letters, digits"),
     ],
 )
 def test_a_folder_that_cannot_be_shared_is_refused(arguments: list[str], message: str) -> None:

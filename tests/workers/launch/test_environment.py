@@ -1,4 +1,4 @@
-"""What the process of a stage finds set."""
+"""The environment of a stage's process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.launch.supervisor import PATIENT, environment
 
 
 @pytest.mark.parametrize(("threads", "policy", "spins"), [(1, None, None), (2, "PASSIVE", "1000")])
-def test_stages_that_share_cores_wait_asleep(
+def test_stages_that_share_cores_sleep_while_waiting(
     threads: int, policy: str | None, spins: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in PATIENT:
@@ -24,7 +24,7 @@ def test_stages_that_share_cores_wait_asleep(
 @pytest.mark.parametrize(
     ("name", "other"), [("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"), ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")]
 )
-def test_what_the_user_has_set_wins(name: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_environment_wins(name: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, "ACTIVE" if name == "OMP_WAIT_POLICY" else "7")
     found = environment(tiny(stages=4, launch={"torch_threads": 64}))

@@ -1,4 +1,4 @@
-"""launch=external: stages that an engine has started, or a user with environment variables."""
+"""launch=external: stages started by an engine, or by a user with environment variables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from workers.tracking.early_stopping import Stop
 
 
 def losses(run_dir: Path) -> list[tuple[int, str, int, float]]:
-    """What the stages measured, in an order of its own."""
+    """Return the stages' losses, in a canonical order."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return sorted((r["stage"], r["kind"], r["step"], r.get("loss") or 0.0) for r in records)
 
@@ -57,7 +57,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.mark.long
 @pytest.mark.timeout(120)
-def test_two_processes_with_a_list_of_addresses_heed_what_an_engine_tells_all_of_them(tmp_path: Path) -> None:
+def test_two_processes_with_a_list_of_addresses_stop_on_an_engines_signal(tmp_path: Path) -> None:
     peers = ",".join(f"127.0.0.1:{port}" for port in free_ports(2))
     method = (*SMALL, "depth=backprop")
     started = (
@@ -76,14 +76,14 @@ def test_two_processes_with_a_list_of_addresses_heed_what_an_engine_tells_all_of
     folder = tmp_path / "outputs" / "of" / "two"
     steps = summary_of(folder)["steps"]
     assert [one.code for one in done] == [130, 0]
-    assert done[0].err == [f"dni-train: stopped after step {steps}; go on with: dni-train resume={folder}"]
+    assert done[0].err == [f"dni-train: stopped after step {steps}; resume with: dni-train resume={folder}"]
     assert checkpoint.complete_steps(folder) == [steps]
     launch(settings(*method, *LOCAL, f"steps={steps}"), tmp_path / "one")
     assert_same(parameters_of(folder, 2), parameters_of(tmp_path / "one", 2))
 
 
 def run_all(tmp_path: Path, **changes: Any) -> tuple[Any, list[DniError]]:
-    """A run whose stages are threads here, each as if it were a process; what the first gave, and all errors."""
+    """Run the stages as threads here, each as if in its own process; return the first one's result, and all errors."""
     stages = int(changes.get("stages", 2))
     peers = [f"127.0.0.1:{port}" for port in free_ports(stages)]
     config = tiny(**changes, launch={"mode": "external"}, transport={"kind": "grpc", "peers": peers, "timeout_s": 20})
@@ -112,8 +112,8 @@ def run_all(tmp_path: Path, **changes: Any) -> tuple[Any, list[DniError]]:
     return result, errors
 
 
-def test_the_first_stage_hears_of_the_records_of_all(tmp_path: Path) -> None:
-    """A run that never moves, so that patience ends it, which counts the last stage's records."""
+def test_the_first_stage_gets_all_records(tmp_path: Path) -> None:
+    """The parameters never move, so patience ends the run, based on the last stage's records."""
     evaluate = {"every": 3, "windows": 1, "patience": 2}
     result, errors = run_all(tmp_path, stages=3, steps=10**6, optimizer={"learning_rate": 1e-30}, evaluate=evaluate)
     assert errors == []
@@ -121,22 +121,22 @@ def test_the_first_stage_hears_of_the_records_of_all(tmp_path: Path) -> None:
     assert [stage["index"] for stage in result.summary["stage"]] == [0, 1, 2]
 
 
-def test_a_loss_that_is_absurd_ends_all_stages_in_good_order(tmp_path: Path) -> None:
+def test_an_absurd_loss_ends_all_stages_in_good_order(tmp_path: Path) -> None:
     evaluate = {"every": None, "windows": 1}
     huge = {"depth": {"method": "local"}, "optimizer": {"learning_rate": 1e9}, "evaluate": evaluate}
     result, errors = run_all(tmp_path, steps=10**6, log_every=1000, **huge)
     assert result is None
-    assert [type(error) for error in errors] == [DivergedError]  # of the first stage, which speaks for the run
+    assert [type(error) for error in errors] == [DivergedError]  # only the first stage reports for the run
     assert "the loss of the last 100 steps is" in str(errors[0])
     assert summary_of(tmp_path)["ended"] == "diverged"
 
 
-def test_each_stage_says_why_it_ended(tmp_path: Path) -> None:
+def test_each_stage_reports_why_it_ended(tmp_path: Path) -> None:
     huge = {"kind": "sgd", "learning_rate": 1e38, "clip": None}
     result, errors = run_all(tmp_path, depth={"method": "backprop"}, optimizer=huge, steps=100)
     assert result is None
     assert {type(error) for error in errors} <= {DivergedError, WorkerLost}
-    (first,) = (error for error in errors if str(error).startswith("stage 1, step "))  # said by the first stage
+    (first,) = (error for error in errors if str(error).startswith("stage 1, step "))  # reported by the first stage
     (last,) = (error for error in errors if error is not first)
     assert isinstance(first, DivergedError)
     assert str(last).startswith("stage 1: ")
@@ -145,7 +145,7 @@ def test_each_stage_says_why_it_ended(tmp_path: Path) -> None:
     assert record_file(tmp_path, 1).exists()
 
 
-def test_a_folder_in_which_a_run_has_been_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").touch()
     config = tiny(launch={"mode": "external"}, transport={"kind": "grpc"})
     with pytest.raises(ConfigError, match="already holds a run"):
@@ -156,7 +156,7 @@ def job(run_dir: Path, sink: Any) -> Job:
     return Job(tiny(), run_dir, sink, Stop())
 
 
-def test_records_are_passed_on_in_order_and_whole(tmp_path: Path) -> None:
+def test_records_arrive_in_order_and_whole(tmp_path: Path) -> None:
     got: list[dict[str, Any]] = []
     record_file(tmp_path, 1).parent.mkdir()
     append(tmp_path, 1, {"kind": "end", "step": 9})  # of an earlier run in this folder
@@ -170,14 +170,14 @@ def test_records_are_passed_on_in_order_and_whole(tmp_path: Path) -> None:
     assert [(record["kind"], record["step"]) for record in got] == [("train", 1), ("train", 2), ("end", 2)]
 
 
-def test_a_stage_whose_end_is_not_heard_of_is_named(tmp_path: Path) -> None:
+def test_a_stage_that_does_not_report_its_end_is_named(tmp_path: Path) -> None:
     with RecordFollower(job(tmp_path, print)) as others:
         append(tmp_path, 1, {"kind": "train", "step": 2})
-        with pytest.raises(PeerTimeout, match=r"no end of stage 1 was heard of within 0\.3 s"):
+        with pytest.raises(PeerTimeout, match=r"stage 1 did not report its end within 0\.3 s"):
             others.until_ended(0.3)
 
 
-def test_what_cannot_be_kept_ends_the_first_stage(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_written_ends_the_first_stage(tmp_path: Path) -> None:
     def full(record: dict[str, Any]) -> None:
         raise OSError("no space left")
 
@@ -187,17 +187,19 @@ def test_what_cannot_be_kept_ends_the_first_stage(tmp_path: Path) -> None:
             others.until_ended(20)
 
 
-def test_a_machine_whose_name_is_not_known_here_is_named(tmp_path: Path) -> None:
-    """The name is looked up only after the wait: in a cluster it may be known later than a stage starts."""
+def test_a_host_name_that_cannot_be_resolved_is_named(tmp_path: Path) -> None:
+    """The name is resolved only after the timeout, because a cluster may publish names after a stage starts."""
     config = tiny(transport={"kind": "grpc", "insecure": True, "timeout_s": 0.3})
     here = Job(config, tmp_path, print, Stop())
-    with pytest.raises(PeerTimeout, match=r"does not know the name gone\.invalid: start it with transport\.bind=ADDR"):
+    with pytest.raises(
+        PeerTimeout, match=r"cannot resolve the name gone\.invalid: start that stage with transport\.bind=ADDR"
+    ):
         connect_by_name(here, 0, "gone.invalid:7000")
     with pytest.raises(PeerTimeout, match=r"is it running there\?$"):
         connect_by_name(here, 0, "localhost:1")
 
 
-def test_a_store_that_nobody_opens_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_never_opened_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     from workers.launch.store import Stored
 
     monkeypatch.setenv("MASTER_ADDR", "localhost")

@@ -1,4 +1,4 @@
-"""docs/launching.md tells the truth: its commands are accepted, and its manifest gives every pod its stage."""
+"""docs/launching.md is correct: its commands are accepted, and its manifest gives every pod its stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "launching.md").read_text(encoding=
 
 
 def commands() -> list[list[str]]:
-    """The overrides of every command in the page's plain blocks."""
+    """Return the overrides of every command in the page's plain blocks."""
     plain = [block for kind, block in re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL) if not kind]
     lines = "\n".join(plain).replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
@@ -30,7 +30,7 @@ def commands() -> list[list[str]]:
 
 
 def test_every_command_of_the_page_is_found() -> None:
-    """Lines of plain blocks that name the program, counted without the expressions above."""
+    """Count the lines of plain blocks that name the program without the regular expressions above."""
     inside, kind, count = False, "", 0
     for line in PAGE.splitlines():
         if line.startswith("```"):
@@ -44,16 +44,16 @@ def test_every_command_of_the_page_is_found() -> None:
 
 @pytest.mark.parametrize("overrides", commands(), ids=" ".join)
 def test_its_commands_are_accepted(overrides: list[str]) -> None:
-    """What is for Hydra itself, or a sweep over seeds, is not the program's."""
+    """Hydra's own options and sweeps over seeds are removed."""
     own = [text for text in overrides if text != "-m" and not text.startswith(("hydra", "seed="))]
     config = settings(*own)
-    if config.transport.peers and config.launch.mode.name == "auto":  # the environment says that it is external
+    if config.transport.peers and config.launch.mode.name == "auto":  # the environment makes it external
         config = replace(config, launch=settings("launch=external").launch)
     assert refusal_of(check, replace(config, run_id=None)) is None
 
 
 def manifest() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The service and the stateful set."""
+    """Return the service and the stateful set."""
     (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     service, stateful = yaml.safe_load_all(text)
     assert (service["kind"], stateful["kind"]) == ("Service", "StatefulSet")
@@ -85,8 +85,8 @@ def test_the_parts_of_the_manifest_fit_each_other() -> None:
     overrides = settings(*shlex.split(container["args"][0].partition(";")[0])[1:])
     assert spec["serviceName"] == service["metadata"]["name"]
     assert spec["template"]["metadata"]["labels"] == spec["selector"]["matchLabels"] == service["spec"]["selector"]
-    assert service["spec"]["publishNotReadyAddresses"] is True  # stages look for each other before they are ready
-    assert spec["podManagementPolicy"] == "Parallel"  # and none is ready before the others have come
+    assert service["spec"]["publishNotReadyAddresses"] is True  # stages resolve each other before they are ready
+    assert spec["podManagementPolicy"] == "Parallel"  # no stage is ready before the others have started
     assert mounted.keys() == {one["name"] for one in pod["volumes"]}
     assert mounted["runs"] == container["workingDir"]
     tls = overrides.transport.tls

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-#: Prints how often the system had to hand out a page for memory that was taken and freed 20 times over.
+#: Prints the page faults for memory that is allocated and freed 20 times.
 PROGRAM = """
 import resource
 from workers.system.malloc import keep_memory
@@ -31,10 +31,10 @@ def faults(**settings: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc's")
-def test_pages_are_taken_once() -> None:
+def test_freed_pages_are_reused() -> None:
     assert faults() < PAGES
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc's")
-def test_what_the_user_has_set_wins() -> None:
+def test_users_environment_wins() -> None:
     assert faults(MALLOC_MMAP_THRESHOLD_="65536") >= 20 * PAGES

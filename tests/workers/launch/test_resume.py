@@ -1,4 +1,4 @@
-"""A run that is stopped saves its state, and goes on as if nothing had happened."""
+"""A stopped run saves its state, and a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from workers.tracking.monitor import Monitor
 
 
 def resumed(folder: Path, target: Path, *more: str) -> Path:
-    """What `dni-train resume=FOLDER MORE` does, with its run folder named."""
+    """Run `dni-train resume=FOLDER MORE` in the run folder `target`."""
     launch(settings(f"resume={folder}", *more), target)
     return target
 
 
-def test_ctrl_c_stops_in_good_order_and_the_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """An interruption saves, and to save means to wait for all targets that are under way.
+def test_ctrl_c_stops_in_good_order_and_the_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """An interrupt saves a checkpoint, which waits for all targets in flight.
 
-    With a lag these are kept until their step, so that where a run was stopped does not show in its result.
+    With a lag these are kept until their step, so the step of the interrupt does not change the result.
     """
     method = (*SMALL, "depth.lag=2", "transport.delay_ms=5", "steps=100000")
     with Command(tmp_path, (*method, "launch=processes")) as command:
         command.until_trained(10)
         for pid in command.stages().values():
-            os.kill(pid, signal.SIGTERM)  # a cluster engine tells every process; the supervisor alone decides
+            os.kill(pid, signal.SIGTERM)  # a cluster engine signals every process; only the supervisor acts
         command.process.send_signal(signal.SIGINT)
         done = command.finish()
         folder = command.run_dir()
     summary = summary_of(folder)
     m = summary["steps"]
     assert done.code == 130
-    assert done.err == [f"dni-train: stopped after step {m}; go on with: dni-train resume={folder}"]
+    assert done.err == [f"dni-train: stopped after step {m}; resume with: dni-train resume={folder}"]
     assert (summary["interrupted"], checkpoint.complete_steps(folder)) == (True, [m])
 
     again = (f"steps={m + 15}", *LOCAL)
@@ -62,7 +62,7 @@ def test_ctrl_c_stops_in_good_order_and_the_run_goes_on_bit_for_bit(tmp_path: Pa
 
 
 def strike(monkeypatch: pytest.MonkeyPatch, times: int, number: signal.Signals = signal.SIGTERM) -> tuple[str, ...]:
-    """A run without end in one process, whose supervisor is signalled while it passes on a record."""
+    """Start an endless run in one process, and signal its supervisor while it passes on a record."""
     struck: list[Mapping[str, Any]] = []
 
     class Struck(Monitor):
@@ -80,7 +80,7 @@ def strike(monkeypatch: pytest.MonkeyPatch, times: int, number: signal.Signals =
 def test_a_signal_in_the_middle_of_a_record_stops_in_good_order(
     number: signal.Signals, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A terminal that is closed may say so twice, once by its shell."""
+    """A closed terminal may send its signal twice, once through its shell."""
     result = launch(settings(*strike(monkeypatch, times, number)), tmp_path)
     assert (result.interrupted, result.summary["interrupted"]) == (True, True)
     assert checkpoint.complete_steps(tmp_path) == [result.summary["steps"]]
@@ -89,24 +89,24 @@ def test_a_signal_in_the_middle_of_a_record_stops_in_good_order(
 def test_a_second_signal_stops_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides, before = strike(monkeypatch, 2), children(os.getpid())  # those of other tests
+    overrides, before = strike(monkeypatch, 2), children(os.getpid())  # processes of other tests
     with pytest.raises(SystemExit) as left, exit_codes():
         launch(settings(*overrides), tmp_path)
     assert left.value.code == 130
-    said = capsys.readouterr().err
-    assert said == "dni-train: stopped at once; nothing was saved after the last checkpoint\n"
+    output = capsys.readouterr().err
+    assert output == "dni-train: stopped without saving; the last checkpoint remains\n"
     assert not (tmp_path / "summary.json").exists()
     assert set(children(os.getpid())) <= set(before)
 
 
 @pytest.mark.parametrize("lag", [0, 2])
-def test_saving_does_not_show_in_the_result(lag: int, tmp_path: Path) -> None:
+def test_saving_does_not_change_the_result(lag: int, tmp_path: Path) -> None:
     for every in ("3", "null"):
         launch(settings(*SMALL, *LOCAL, f"depth.lag={lag}", "steps=10", f"checkpoint.every={every}"), tmp_path / every)
     assert_same(parameters_of(tmp_path / "3", 2), parameters_of(tmp_path / "null", 2))
 
 
-def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+def test_a_run_resumes_in_its_own_folder(tmp_path: Path) -> None:
     start = (*SMALL, *LOCAL, "checkpoint.every=10")
     launch(settings(*start, "steps=10"), tmp_path)
     launch(settings(*start, "steps=20", f"resume={tmp_path}"), tmp_path)
@@ -120,7 +120,7 @@ def damage(run_dir: Path, step: int, name: str) -> None:
     path.write_bytes(content)
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
+def test_a_damaged_newest_checkpoint_is_named_and_the_previous_one_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = (*SMALL, *LOCAL, "depth.lag=1", "checkpoint.every=5")
@@ -135,7 +135,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
     ]
     assert trained_steps(tmp_path / "on", 0) == [5, 10, 15, 20]
     assert_same(parameters_of(tmp_path / "on", 2), parameters_of(tmp_path / "whole", 2))
-    launch(settings(*start, "steps=20", f"resume={tmp_path / 'run'}"), tmp_path / "run")  # and in its own folder
+    launch(settings(*start, "steps=20", f"resume={tmp_path / 'run'}"), tmp_path / "run")  # also in its own folder
     assert_same(parameters_of(tmp_path / "run", 2), parameters_of(tmp_path / "whole", 2))
     assert (tmp_path / "run" / "checkpoints" / "damaged-step-00000010").is_dir()
 
@@ -144,16 +144,16 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     start = (*SMALL, *LOCAL, "checkpoint.every=5")
     launch(settings(*start, "steps=10"), tmp_path / "run")
     damage(tmp_path / "run", 10, "stage-0.json")
-    asked = (*start, "steps=20", f"resume={tmp_path / 'run'}")
+    given = (*start, "steps=20", f"resume={tmp_path / 'run'}")
     with pytest.raises(ResumeError, match=r"step-00000010/stage-0\.json is damaged: .*; try resume_step=5$"):
-        launch(settings(*asked, "resume_step=10"), tmp_path / "on")
+        launch(settings(*given, "resume_step=10"), tmp_path / "on")
     damage(tmp_path / "run", 5, "stage-1.json")
-    with pytest.raises(ResumeError, match=r"step-00000010/stage-0\.json is damaged: .*; start the run anew, without"):
-        launch(settings(*asked), tmp_path / "on")
+    with pytest.raises(ResumeError, match=r"step-00000010/stage-0\.json is damaged: .*; start a new run, without"):
+        launch(settings(*given), tmp_path / "on")
     assert not (tmp_path / "on").exists()
 
 
-def test_the_best_checkpoint_is_left_behind_if_it_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_best_checkpoint_is_not_copied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     start = (*SMALL, *LOCAL, "evaluate.every=5", "evaluate.patience=9", "steps=10", "checkpoint.keep=9")
     launch(settings(*start), tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -163,18 +163,16 @@ def test_the_best_checkpoint_is_left_behind_if_it_is_damaged(tmp_path: Path, cap
     metrics.write_text("".join(f"{line}\n" for line in better))
     damage(tmp_path / "run", 5, "stage-0.safetensors")
     launch(settings(*start[:-2], "steps=12", f"resume={tmp_path / 'run'}"), tmp_path / "on")
-    (said,) = [message for message in caplog.messages if "damaged" in message]
-    assert said.startswith("the best checkpoint so far is left behind: stage 0, step 5: ")
+    (output,) = [message for message in caplog.messages if "damaged" in message]
+    assert output.startswith("the best checkpoint so far is not copied: stage 0, step 5: ")
 
 
-def test_a_run_on_a_text_that_has_changed_since_cannot_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_on_a_changed_text_cannot_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     start = (*SMALL, f"data.path={text}")
     text.write_text("abc\n" * 200)
     launch(settings(*start, *LOCAL, "steps=5"), tmp_path / "run")
-    text.write_text("acb\n" * 200)  # the same symbols, so only its digest tells
+    text.write_text("acb\n" * 200)  # the same symbols: only the digest differs
     with pytest.raises(SystemExit) as left, exit_codes():
         launch(settings(*start, *LOCAL, "steps=9", f"resume={tmp_path / 'run'}"), tmp_path / "again")
     assert left.value.code == 2
@@ -182,7 +180,7 @@ def test_a_run_on_a_text_that_has_changed_since_cannot_go_on(
     assert re.match(r"dni-train: resume=.*/run was another run: data.sha256 was \w+, now \w+; leave", line)
 
 
-def test_a_run_that_was_stopped_before_its_first_step_can_go_on(tmp_path: Path) -> None:
+def test_a_run_stopped_before_its_first_step_can_resume(tmp_path: Path) -> None:
     start = (*SMALL, *LOCAL, "steps=10", "depth.lag=1")
     config, data = resolve(settings(*start))
     stop = Event()

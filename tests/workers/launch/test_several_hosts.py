@@ -1,7 +1,7 @@
 """One stage on each of four hosts, which are network namespaces of this machine: `make test-hosts`, as root.
 
-Every way to start them must end with the parameters of the same experiment in one process, bit for bit. A new way to
-link or to train is one more line in CASES.
+Every launch method must end with the parameters of the same experiment in one process, bit for bit. A new launch
+method, transport or training method is one more line in CASES.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from workers.storage import checkpoint
 
 STAGES = 4
 RUN = (*SMALL[1:], "stages=4", "model.layers=3", "steps=6", "log_every=2", "evaluate.every=3")
-#: Every host has a certificate of its own, for its name and its address.
+#: Every host has its own certificate for its name and address.
 TLS = (
     "transport.tls.cert=tls/{host}/cert.pem", "transport.tls.key=tls/{host}/key.pem", "transport.tls.ca=tls/ca.pem",
 )  # fmt: skip
 
-#: How a stage says that it has lost another.
+#: The message of a stage that has lost another.
 NAMED = ("dni-train: WorkerLost: stage ", "dni-train: PeerTimeout: stage ")
 
 pytestmark = [
@@ -43,8 +43,8 @@ pytestmark = [
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a stage is started on its host and finds the others; `{rank}`, `{host}` and `{address}` are filled in."""
+class Launch:
+    """How a stage starts on its host and finds the others; `{rank}`, `{host}` and `{address}` are filled in."""
 
     variables: dict[str, str]
     overrides: tuple[str, ...] = ("run_id=night",)
@@ -53,22 +53,24 @@ class Way:
 
 LIST = "transport.peers=[host0:7000,host1:7000,host2:7000,host3:7000]"
 RANKS = {"RANK": "{rank}", "WORLD_SIZE": "4"}
-PEERS = Way(RANKS, ("launch=external", "run_id=night", LIST))
-VARIABLES = Way({**RANKS, "MASTER_ADDR": "host0", "MASTER_PORT": "29500"})
-ADDRESSES = Way(
+PEERS = Launch(RANKS, ("launch=external", "run_id=night", LIST))
+VARIABLES = Launch({**RANKS, "MASTER_ADDR": "host0", "MASTER_PORT": "29500"})
+ADDRESSES = Launch(
     {**RANKS, "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29500"}, ("run_id=night", "transport.bind={address}:0")
 )
-TORCHRUN = Way(
+TORCHRUN = Launch(
     {},
     (),
     (sys.executable, "-m", "torch.distributed.run", "--nnodes=4", "--nproc-per-node=1", "--rdzv-backend=c10d",
      "--rdzv-endpoint=host0:29500", "--rdzv-id=night", "-m", "workers"),
 )  # fmt: skip
-SRUN = Way({
+SRUN = Launch({
     "SLURM_PROCID": "{rank}", "SLURM_NTASKS": "4", "SLURM_NNODES": "4", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77",
     "SLURM_JOB_NODELIST": "host[0-3]",
 })  # fmt: skip
-POD = Way({"DNI_STAGES": "4", "KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "dni-{rank}"}, ("run_id=night", LIST))
+POD = Launch(
+    {"DNI_STAGES": "4", "KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "dni-{rank}"}, ("run_id=night", LIST)
+)
 
 CASES = {
     "gRPC, a list of peers": (PEERS, "depth=backprop", *TLS),
@@ -89,7 +91,7 @@ def hosts() -> Iterator[Hosts]:
 
 @pytest.fixture
 def folder(hosts: Hosts, tmp_path: Path) -> Path:
-    """Where all commands run, with the certificates: one authority, which signs for every host."""
+    """The folder of all commands, with certificates of one authority for every host."""
     authority(tmp_path / "tls")
     for k in range(STAGES):
         (tmp_path / "tls" / hosts.name(k)).mkdir()
@@ -97,8 +99,8 @@ def folder(hosts: Hosts, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(hosts: Hosts, folder: Path, host: int, way: Way, *overrides: str) -> Command:
-    """A stage on its host, not yet entered."""
+def start(hosts: Hosts, folder: Path, host: int, way: Launch, *overrides: str) -> Command:
+    """Return the command of a stage on its host, not yet started."""
 
     def filled(text: str) -> str:
         known = {"{rank}": str(host), "{host}": hosts.name(host), "{address}": hosts.address(host)}
@@ -111,14 +113,14 @@ def start(hosts: Hosts, folder: Path, host: int, way: Way, *overrides: str) -> C
     return Command(folder, given, tuple(hosts.command(host, list(way.program))), variables)
 
 
-def run_on_all(hosts: Hosts, folder: Path, way: Way, *overrides: str) -> list[Finished]:
+def run_on_all(hosts: Hosts, folder: Path, way: Launch, *overrides: str) -> list[Finished]:
     with ExitStack() as stack:
         started = [stack.enter_context(start(hosts, folder, k, way, *overrides)) for k in range(STAGES)]
         return [command.finish(within=120) for command in started]
 
 
 def in_one_process(target: Path, *overrides: str) -> Path:
-    """The same experiment, without what is about links alone."""
+    """Run the same experiment in one process, without the settings of links."""
     launch(settings(*RUN, *(text for text in overrides if not text.startswith("transport")), *LOCAL), target)
     return target
 
@@ -135,7 +137,7 @@ def test_a_run_on_four_hosts_equals_one_in_one_process_bit_for_bit(case: str, ho
 
 
 @pytest.mark.parametrize("way", [TORCHRUN, VARIABLES], ids=["torchrun", "variables"])
-def test_a_pipeline_over_four_hosts_equals_backprop_in_one_process(way: Way, hosts: Hosts, folder: Path) -> None:
+def test_a_pipeline_over_four_hosts_equals_backprop_in_one_process(way: Launch, hosts: Hosts, folder: Path) -> None:
     done = run_on_all(hosts, folder, way, "depth=1f1b", "transport.insecure=true")
     assert [one.code for one in done] == [0] * STAGES, [one.err for one in done]
     found = parameters_of(folder / "outputs" / "night", STAGES)
@@ -145,8 +147,8 @@ def test_a_pipeline_over_four_hosts_equals_backprop_in_one_process(way: Way, hos
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
 
 
-def test_a_stranger_is_not_let_in_and_the_run_goes_on(hosts: Hosts, folder: Path) -> None:
-    """Three stages wait for the first; who has no certificate of the authority is not it."""
+def test_a_peer_without_a_certificate_is_refused_and_the_run_continues(hosts: Hosts, folder: Path) -> None:
+    """Three stages wait for the first one; a peer without a certificate of the authority is refused."""
     certificates = authority(folder / "theirs", "DNS:host3,IP:10.77.0.4")
     forged = (
         f"transport.tls.cert={certificates['cert']}",
@@ -168,7 +170,7 @@ def test_a_stranger_is_not_let_in_and_the_run_goes_on(hosts: Hosts, folder: Path
 
 
 @pytest.mark.parametrize("fault", ["killed", "unplugged"])
-def test_a_host_that_is_lost_ends_the_run_everywhere_and_it_is_resumed(fault: str, hosts: Hosts, folder: Path) -> None:
+def test_a_lost_host_ends_the_run_everywhere_and_it_resumes(fault: str, hosts: Hosts, folder: Path) -> None:
     run = ("depth.lag=1", "steps=100000", "checkpoint.every=5", "evaluate.every=null", "transport.timeout_s=5", *TLS)
     night = folder / "outputs" / "night"
     with ExitStack() as stack:
@@ -184,7 +186,7 @@ def test_a_host_that_is_lost_ends_the_run_everywhere_and_it_is_resumed(fault: st
     for k, one in enumerate(done):
         if k != 2 or fault == "unplugged":
             assert one.err[-1].startswith(NAMED), one.err
-            assert one.err[-1].endswith(f"go on with: dni-train resume={night}")
+            assert one.err[-1].endswith(f"resume with: dni-train resume={night}")
     saved = checkpoint.complete_steps(night)[-1]
     again = replace(PEERS, overrides=("launch=external", "run_id=day", LIST))
     if fault == "unplugged":
@@ -195,7 +197,7 @@ def test_a_host_that_is_lost_ends_the_run_everywhere_and_it_is_resumed(fault: st
     assert_same(parameters_of(folder / "outputs" / "day", STAGES), parameters_of(one, STAGES))
 
 
-def test_under_torchrun_a_stage_that_is_lost_ends_the_run_everywhere(hosts: Hosts, folder: Path) -> None:
+def test_a_lost_stage_under_torchrun_ends_the_run_everywhere(hosts: Hosts, folder: Path) -> None:
     run = ("steps=100000", "checkpoint.every=5", "evaluate.every=null", "transport.timeout_s=5", *TLS)
     with ExitStack() as stack:
         started = [stack.enter_context(start(hosts, folder, k, TORCHRUN, *run)) for k in range(STAGES)]
@@ -204,6 +206,6 @@ def test_under_torchrun_a_stage_that_is_lost_ends_the_run_everywhere(hosts: Host
         os.kill(stage, signal.SIGKILL)
         done = [command.finish() for command in started]
     assert [one.code for one in done] == [1] * STAGES
-    said = [[line for line in one.err if line.startswith("dni-train: ")] for one in done]
-    assert [len(lines) for lines in said] == [1, 1, 0, 1]
-    assert all(lines[0].startswith(NAMED) for lines in said if lines), said
+    lines_of_stages = [[line for line in one.err if line.startswith("dni-train: ")] for one in done]
+    assert [len(lines) for lines in lines_of_stages] == [1, 1, 0, 1]
+    assert all(lines[0].startswith(NAMED) for lines in lines_of_stages if lines), lines_of_stages

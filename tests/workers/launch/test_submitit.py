@@ -1,4 +1,4 @@
-"""Runs that are submitted as jobs, one stage a task, by Hydra's launcher for submitit; here on this machine."""
+"""Runs submitted as jobs by Hydra's submitit launcher, one stage per task, on this machine."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_a_sweep_whose_stages_are_tasks_equals_runs_in_one_process_bit_for_bit(t
 
 @pytest.mark.timeout(120)
 @pytest.mark.long
-def test_a_job_whose_time_is_nearly_over_is_saved(tmp_path: Path) -> None:
-    """`launch=auto` takes the seat. SLURM and submitit may both tell all tasks that their time is over."""
+def test_a_job_near_its_time_limit_is_saved(tmp_path: Path) -> None:
+    """`launch=auto` uses the task's rank. SLURM and submitit may both signal all tasks before the time limit."""
     with Command(tmp_path, (*SUBMITTED, *SMALL, "depth.lag=1", "steps=100000", "checkpoint.every=5")) as command:
         folder = tmp_path / "sweep" / "0"
         command.until(lambda: bool(checkpoint.complete_steps(folder)), "a checkpoint", within=80)
@@ -49,20 +49,20 @@ def test_a_job_whose_time_is_nearly_over_is_saved(tmp_path: Path) -> None:
         done = command.finish()
     step = summary_of(folder)["steps"]
     assert done.code == 130, done.err
-    assert done.err[-1] == f"dni-train: stopped after step {step}; go on with: dni-train resume={folder}"
+    assert done.err[-1] == f"dni-train: stopped after step {step}; resume with: dni-train resume={folder}"
     assert checkpoint.complete_steps(folder)[-1] == step
 
 
-def test_a_job_that_leaves_no_result_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    said = (
+def test_a_job_without_a_result_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    output = (
         "Job 7 (task: 1) with path x/7_1_result.pkl\nhas not produced any output (state: FINISHED)\nError stream:\n..."
     )
     with pytest.raises(SystemExit) as ended, exit_codes():
-        raise UncompletedJobError(said)
+        raise UncompletedJobError(output)
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
-        "dni-train: Job 7 (task: 1) with path x/7_1_result.pkl has not produced any output (state: FINISHED); the logs "
-        "of its tasks lie beside it\n"
+        "dni-train: Job 7 (task: 1) with path x/7_1_result.pkl has not produced any output (state: FINISHED); see the "
+        "logs of its tasks in the same folder\n"
     )
 
 
@@ -86,7 +86,7 @@ def test_a_launcher_that_is_not_installed_is_named(capsys: pytest.CaptureFixture
         ({"SLURM_JOB_ID": "25000"}, None),
     ],
 )  # fmt: skip
-def test_where_the_stages_of_a_job_meet(environment: dict[str, str], at: tuple[str, str] | None) -> None:
+def test_rendezvous_address_of_a_job(environment: dict[str, str], at: tuple[str, str] | None) -> None:
     assert rendezvous_address(environment) == ({} if at is None else {"MASTER_ADDR": at[0], "MASTER_PORT": at[1]})
 
 

@@ -1,4 +1,4 @@
-"""The supervisor and real processes: small programs in the place of stages, which do what stages should not."""
+"""The supervisor with real processes: small programs replace the stages and misbehave."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workers.system import spawn
 from workers.system.early_exit import no_early_exit
 from workers.tracking.early_stopping import Stop
 
-#: In the place of `workers.launch.stage_main`; nothing is imported that takes time.
+#: Replaces `workers.launch.stage_main`, without slow imports.
 PROGRAM = """\
 import sys
 sys.path[:] = {path}
@@ -42,7 +42,7 @@ def until_killed():
 DONE = b'{{"event": "done"}}'
 """
 
-#: What a stage does that goes on and on, and ends only if it is killed.
+#: The program of a stage that runs until it is killed.
 GOES_ON = """
 while True:
     say(b'{"event": "record", "record": {"kind": "train", "step": 7}}')
@@ -53,7 +53,7 @@ Play = Callable[..., Supervisor]
 
 @pytest.fixture
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
-    """A supervisor of two stages, the programs of which are given."""
+    """A factory of supervisors of two stages with the given programs."""
 
     def make(first: str, second: str) -> Supervisor:
         parts = [part.replace("{", "{{").replace("}", "}}").strip() for part in (first, second)]
@@ -66,7 +66,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
 
 
 def ended(supervisor: Supervisor, kind: type[DniError]) -> str:
-    """What the run ends with; no process is left."""
+    """Return the run's error message; check that no process is left."""
     with pytest.raises(kind) as caught:
         supervisor.run()
     assert type(caught.value) is kind
@@ -78,7 +78,7 @@ def log_of(supervisor: Supervisor, stage: int) -> str:
     return supervisor.children[stage].log.read_text()
 
 
-def test_all_that_is_printed_goes_to_the_log_in_order_and_nothing_else_happens(play: Play) -> None:
+def test_printed_output_goes_to_the_log_in_order(play: Play) -> None:
     supervisor = play(
         """
 print("one")
@@ -100,56 +100,54 @@ say(DONE)
     assert log_of(supervisor, 1) == ""
 
 
-def test_a_line_that_is_no_message_ends_the_run_though_all_goes_on(play: Play) -> None:
-    said = ended(play("say(b'hello')" + GOES_ON, GOES_ON), WireError)
-    assert said.startswith("stage 0, after step 0: the control channel brought a line that is no message: b'hello")
+def test_a_malformed_message_ends_the_run(play: Play) -> None:
+    output = ended(play("say(b'hello')" + GOES_ON, GOES_ON), WireError)
+    assert output.startswith("stage 0, after step 0: the control channel brought a line that is no message: b'hello")
 
 
 @pytest.mark.parametrize("how", ["sys.exit(0)", "os._exit(0)"])
-def test_a_stage_that_exits_with_status_0_too_early_is_the_cause(
+def test_a_stage_that_exits_early_with_status_0_is_the_cause(
     how: str, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, lost = (b'{"event": "record", "record": {"kind": "train", "step": 7}}',
                     b'{"event": "error", "type": "WorkerLost", "message": "a neighbour is gone"}')  # fmt: skip
     supervisor = play(f"say({lost!r}); sys.exit(1)", f"say({record!r}); print('bye'); {how}")
-    monkeypatch.setattr(processes, "GRACE_S", 60.0)  # never waited for: both end
-    said = ended(supervisor, EndedEarly)
+    monkeypatch.setattr(processes, "GRACE_S", 60.0)  # not reached: both end
+    output = ended(supervisor, EndedEarly)
     log = supervisor.children[1].log
     why = f"its process ended with status 0 before its work was done; the end of its log {log}: bye; "
-    assert said.startswith(f"stage 1, after step 7: {why}")
+    assert output.startswith(f"stage 1, after step 7: {why}")
 
 
 def test_a_stage_that_dies_at_its_start_is_quoted(play: Play, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "stage-1.log").write_text("of an earlier run\n")  # which has gone on in this folder
+    (tmp_path / "logs" / "stage-1.log").write_text("of an earlier run\n")  # resumed in this folder
     supervisor = play("until_killed()", "\nprint('x' * 500)\nimport no_such_module")
-    said = ended(supervisor, EndedEarly)
-    end = said.partition(f"ended with status 1 before its work was done; the end of its log {tmp_path}")[2]
+    output = ended(supervisor, EndedEarly)
+    end = output.partition(f"ended with status 1 before its work was done; the end of its log {tmp_path}")[2]
     assert end.startswith(f"/logs/stage-1.log: {'x' * 200} | Traceback (most recent call last): | File ")
     assert "| ModuleNotFoundError: No module named 'no_such_module'; no complete checkpoint" in end
-    assert "earlier" not in said
+    assert "earlier" not in output
 
 
-def test_a_stage_that_says_nothing_at_its_death_is_named_with_its_log(play: Play) -> None:
+def test_a_stage_that_dies_silently_is_named_with_its_log(play: Play) -> None:
     supervisor = play("until_killed()", "os._exit(3)")
-    said = ended(supervisor, EndedEarly)
+    output = ended(supervisor, EndedEarly)
     log = supervisor.children[1].log
-    assert said.startswith(
+    assert output.startswith(
         f"stage 1, after step 0: its process ended with status 3 before its work was done; see its log {log};"
     )
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGRTMIN + 1, "signal 35")])
-def test_any_signal_that_kills_a_stage_is_said(number: int, name: str, play: Play) -> None:
-    said = ended(play("until_killed()", f"os.kill(os.getpid(), {int(number)})"), WorkerLost)
-    assert said.startswith(f"stage 1, after step 0: its process was killed by {name}; ")
+def test_a_signal_that_kills_a_stage_is_named(number: int, name: str, play: Play) -> None:
+    output = ended(play("until_killed()", f"os.kill(os.getpid(), {int(number)})"), WorkerLost)
+    assert output.startswith(f"stage 1, after step 0: its process was killed by {name}; ")
     assert signal_name(number) == name
 
 
 @pytest.mark.parametrize(("last", "kind"), [("say(DONE)", None), ("os._exit(1)", EndedEarly)])
-def test_a_process_of_a_stage_that_outlives_it_holds_nothing_up(
-    last: str, kind: type[DniError] | None, play: Play
-) -> None:
+def test_a_child_that_outlives_its_stage_delays_nothing(last: str, kind: type[DniError] | None, play: Play) -> None:
     supervisor = play(
         f"""
 os.set_inheritable(channel.fileno(), True)
@@ -169,7 +167,7 @@ print(subprocess.Popen(["sleep", "1000"], close_fds=False).pid, flush=True)
         os.kill(int(log_of(supervisor, 0)), signal.SIGKILL)
 
 
-def test_a_stage_that_is_done_and_does_not_exit_is_ended(
+def test_a_finished_stage_that_does_not_exit_is_killed(
     play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(processes, "LEAVE_S", 0.1)
@@ -178,24 +176,22 @@ def test_a_stage_that_is_done_and_does_not_exit_is_ended(
     assert caplog.messages == ["stage 0, 1 was done, but did not exit: killed"]
 
 
-def test_one_request_to_stop_ends_a_run_whose_first_stage_is_stuck(play: Play) -> None:
+def test_one_stop_ends_a_run_whose_first_stage_is_stuck(play: Play) -> None:
     supervisor = play(f"os.kill(os.getpid(), {int(signal.SIGSTOP)})", GOES_ON)
     supervisor.job.stop.set()
     supervisor.wake()
-    said = ended(supervisor, WorkerLost)
-    assert said.startswith(
-        "stage 0, after step 0: it was told to stop, and did not answer within 0.5 s; its process is"
-    )
+    output = ended(supervisor, WorkerLost)
+    assert output.startswith("stage 0, after step 0: it did not answer a stop within 0.5 s; its process is")
 
 
-def test_a_stage_ignores_what_the_terminal_or_an_engine_sends_it(play: Play) -> None:
+def test_a_stage_ignores_signals_of_a_terminal_or_an_engine(play: Play) -> None:
     supervisor = play("os.kill(os.getpid(), 2); os.kill(os.getpid(), 15); print('alive'); say(DONE)", "say(DONE)")
     supervisor.run()
     assert log_of(supervisor, 0) == "alive\n"
     assert [child.process.returncode for child in supervisor.children] == [0, 0]
 
 
-def test_stages_have_the_import_path_and_the_switches_of_their_parent(
+def test_stages_have_the_import_path_and_flags_of_their_parent(
     play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     odd = str(tmp_path / "a:b 'c' \n \udcff")
@@ -208,7 +204,7 @@ def test_stages_have_the_import_path_and_the_switches_of_their_parent(
     assert spawn.command("x")[1:5] == ["-u", "-I", "-s", "-c"]
 
 
-def test_a_stage_in_a_thread_that_asks_to_exit_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_in_a_thread_that_calls_exit_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "train", lambda self, frame: sys.exit(0))
     with pytest.raises(EndedEarly, match=r"^stage [01]: it asked to exit with status 0 before its work was done; no "):
         launch(tiny(), tmp_path)

@@ -1,4 +1,4 @@
-"""Groups of runs: what counts as one group, and its mean and deviation worked out by hand."""
+"""Grouping of runs, with mean and deviation worked out by hand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_settings_of_the_configuration_split_groups_too(tmp_path: Path) -> None:
     assert (both.label, len(both.runs)) == ("stages=2", 3)
 
 
-def test_where_patience_ended_a_run_is_no_setting(tmp_path: Path) -> None:
+def test_the_step_at_which_patience_ended_is_no_setting(tmp_path: Path) -> None:
     for seed, steps in ((0, 20), (1, 30)):
         write_run(tmp_path / str(seed), seed, config="steps: 90", steps=steps, ended="patience")
     write_run(tmp_path / "whole", 2, config="steps: 90", steps=90, ended="steps")
@@ -46,7 +46,7 @@ def test_where_patience_ended_a_run_is_no_setting(tmp_path: Path) -> None:
     assert [len(group.runs) for group in group_runs(find_runs([tmp_path]))] == [3, 1]
 
 
-def test_only_telling_settings_are_shown(tmp_path: Path) -> None:
+def test_only_distinguishing_settings_are_shown(tmp_path: Path) -> None:
     write_run(tmp_path / "a", window=4, config="depth: {window: 4}")
     write_run(tmp_path / "b", window=8, config="depth: {window: 8}")
     assert [group.label for group in group_runs(find_runs([tmp_path]))] == [

@@ -1,4 +1,4 @@
-"""The curves of the report: the points they are made of, and which pictures a set of runs has."""
+"""The curves of the report: their points, and which figures a set of runs has."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def test_a_resumed_run_is_one_curve() -> None:
         (20, 10.0, 2.0),
         (20, 1.0, 2.5),
         (30, 6.0, 1.0),
-    ]  # the clock starts anew at step 20
+    ]  # the clock restarts at step 20
     records = [{"kind": "train", "stage": 0, "step": s, "wall_s": w, "loss": v} for s, w, v in points]
     found = curve(Run(Path("x"), None, records), "train", "wall_s", "loss")
     assert found.to_numpy().tolist() == [[5.0, 3.0], [10.0, 2.5], [15.0, 1.0]]
 
 
-def test_probes_are_a_curve_where_there_are_some(tmp_path: Path) -> None:
+def test_probes_are_a_curve_if_there_are_any(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a")
     with (run / "metrics.jsonl").open("a") as file:
         for stage, step, parameters in ((0, 5, 0.5), (1, 5, 1.0), (0, 10, 0.25), (1, 10, None)):

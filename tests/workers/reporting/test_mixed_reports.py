@@ -1,4 +1,4 @@
-"""Reports over runs of several tasks, and over runs that are one: what shares a table, and what counts how often."""
+"""Reports over several tasks and over copies of a run: shared tables, and runs that count once."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_every_task_has_a_table_and_figures_of_its_own(tmp_path: Path, capsys: p
 
 
 def test_a_class_has_the_name_that_earlier_versions_gave_it(tmp_path: Path) -> None:
-    """Runs of before and after share a table; a user's own class, which need not be there, is named after itself."""
-    said = {
+    """Runs of both versions share a table; a user's class, which may be missing, is shown by its name."""
+    configs = {
         "before": "model: {kind: lstm, units: 8}\ndata: {kind: text}",
         "after": "model: {_target_: dni.models.language.Lstm, units: 8}\ndata: {_target_: dni.data.text.Text}",
         "own": "model: {_target_: nowhere.Mine, units: 8}\ndata: {_target_: dni.data.text.Text}",
     }
-    for seed, (name, config) in enumerate(said.items()):
+    for seed, (name, config) in enumerate(configs.items()):
         write_run(tmp_path / name, seed, config=config)
     groups = group_runs(find_runs([tmp_path]))
     assert {group.task: len(group.runs) for group in groups} == {"tiny, lstm, 20 steps": 2, "tiny, Mine, 20 steps": 1}
@@ -66,7 +66,8 @@ def test_by_seed_has_a_row_for_each(tmp_path: Path) -> None:
 
 
 def test_a_run_and_its_extension_count_once(tmp_path: Path) -> None:
-    """Two seeds, the first of them three times: as it was, extended, and extended again from the same checkpoint."""
+    """Two seeds, the first of them three times: the original, its extension, and another extension of the same
+    checkpoint."""
     write_run(tmp_path / "a", 0, 4.0, id="one", steps=20)
     write_run(tmp_path / "b", 0, 2.0, id="one", steps=30, sittings=2)
     write_run(tmp_path / "c", 0, 2.0, id="one", steps=30, sittings=2)
@@ -79,7 +80,7 @@ def test_a_run_and_its_extension_count_once(tmp_path: Path) -> None:
     assert notes(whole) == "in 2 sittings"
 
 
-def test_a_run_that_was_cut_short_is_marked_or_gives_way_to_what_went_on(tmp_path: Path) -> None:
+def test_a_run_that_was_cut_short_is_marked_or_replaced_by_its_continuation(tmp_path: Path) -> None:
     config = "steps: 90"
     write_run(tmp_path / "whole", 0, 2.0, config=config, steps=90, id="one")
     cut = write_run(tmp_path / "cut", 1, 6.0, config=config, steps=40, id="two", interrupted=True, ended="interrupted")
@@ -94,7 +95,7 @@ def test_a_run_that_was_cut_short_is_marked_or_gives_way_to_what_went_on(tmp_pat
     (group,) = group_runs(find_runs([tmp_path]))
     assert (spread(group, BITS)[::2], notes(group)) == ((2.5, 2), "")
     (line,) = left_out(find_runs([tmp_path]), [group])
-    assert line == f"cut short at step 40: {cut}, which goes on in {tmp_path / 'on'}"
+    assert line == f"cut short at step 40: {cut}, continued in {tmp_path / 'on'}"
 
 
 def test_a_run_that_has_diverged_is_in_no_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +115,7 @@ def test_a_run_that_has_diverged_is_in_no_mean(tmp_path: Path, capsys: pytest.Ca
     assert main([str(tmp_path / "wild")]) == 0
 
 
-def test_what_differs_within_a_row_is_said(tmp_path: Path) -> None:
+def test_settings_that_differ_within_a_row_are_noted(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0, machines=["x"])
     write_run(tmp_path / "b", 1, machines=["y"], window=8)
     (both,) = group_runs(find_runs([tmp_path]), ["method"])
@@ -124,8 +125,8 @@ def test_what_differs_within_a_row_is_said(tmp_path: Path) -> None:
     assert notes(group) == "in 3 sittings; 50 steps computed twice; resumed on another machine"
 
 
-def test_real_runs_are_known_again(tmp_path: Path) -> None:
-    """A run, its extension in another folder, and the same extension once more."""
+def test_real_runs_are_recognised(tmp_path: Path) -> None:
+    """A run, its extension in another folder, and the same extension again."""
     config = {"depth": {"method": "backprop"}}
     launch(tiny(steps=5, **config), tmp_path / "a")
     for name in ("b", "c"):
@@ -150,7 +151,7 @@ def test_records_with_the_old_name_are_read(tmp_path: Path, capsys: pytest.Captu
     assert (run / "report" / "valid.png").exists()
 
 
-def test_a_title_has_what_tells_its_task_apart(tmp_path: Path) -> None:
+def test_a_title_has_the_settings_that_distinguish_its_task(tmp_path: Path) -> None:
     for units in (8, 16):
         config = f"model: {{kind: lstm, units: {units}}}"
         write_run(tmp_path / str(units), 0, config=config)

@@ -1,4 +1,4 @@
-"""The report: its table, a page that loads nothing, damaged input."""
+"""The report: its table, its self-contained page, damaged input."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def test_a_run_is_read_once(tmp_path: Path) -> None:
     assert [r.path.name for r in find_runs([tmp_path, run, run / ".." / "0"])] == ["0", "1"]
 
 
-def test_everything_is_written_and_the_page_loads_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_files_are_written_and_the_page_is_self_contained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_run(tmp_path / "runs" / "a", 0, 2.0, experiment="<b>$x$ | y")
     write_run(tmp_path / "runs" / "b", 1, 4.0, depth="synthetic", experiment="other")
     unfinished = tmp_path / "runs" / "c"
@@ -96,7 +98,7 @@ def test_unfinished_runs_alone_are_reported(tmp_path: Path, capsys: pytest.Captu
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such folder" in refused([tmp_path / "nowhere"], capsys)
-    assert "no run in it" in refused([tmp_path], capsys)
+    assert "no run here" in refused([tmp_path], capsys)
     assert not (tmp_path / "report").exists()
 
 

@@ -1,4 +1,4 @@
-"""With a fixed lag a run is reproducible bit for bit, on every transport, and across an interruption."""
+"""With a fixed lag a run is reproducible bit for bit, on every transport and after a resume."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_different_lags_give_different_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["synthetic", "backprop"])
-def test_a_resumed_run_equals_one_that_never_saved_on_its_way(method: str, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(method: str, tmp_path: Path) -> None:
     def config(every: int | None, **more: Any) -> Config:
         depth = {"method": method, "max_in_flight": 4, "lag": 2 if method == "synthetic" else None}
         return tiny(
@@ -72,7 +72,7 @@ def test_a_resumed_run_equals_one_that_never_saved_on_its_way(method: str, tmp_p
     assert_same(parameters_of(whole, 3), parameters_of(part, 3))
 
 
-def test_arrival_decides_without_a_lag_and_every_target_is_used(tmp_path: Path) -> None:
+def test_without_a_lag_every_target_is_used_on_arrival(tmp_path: Path) -> None:
     summary = launch(synthetic(None, steps=30), tmp_path).summary
     assert summary["steps"] == 30
     for stage in summary["stage"][:-1]:

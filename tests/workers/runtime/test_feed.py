@@ -1,4 +1,4 @@
-"""The schedule of a run: training windows, validations, checkpoint marks and the end, each in its place."""
+"""The order of frames in a run: training windows, validations, probes, checkpoints and the end."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ def frames(source: Feed) -> list[Frame]:
 
 
 def schedule(source: Feed) -> str:
-    """A letter and a step for every frame."""
+    """Return a letter and a step for every frame."""
     return " ".join(f"{LETTERS[frame.kind]}{frame.step}" for frame in frames(source))
 
 
-def test_validations_and_marks_stand_after_their_step() -> None:
+def test_validations_and_checkpoints_follow_their_step() -> None:
     source = feed(evaluate={"every": 2, "windows": None}, checkpoint={"every": 3})
     assert schedule(source) == "S1 S2 V2 V2 S3 M3 S4 V4 V4 S5 S6 V6 V6 M6 E6"
 
 
-def test_a_mark_comes_after_the_validation_of_the_same_step() -> None:
+def test_a_checkpoint_follows_the_validation_of_the_same_step() -> None:
     source = feed(steps=4, evaluate={"every": 2, "windows": 1}, checkpoint={"every": 2})
     assert schedule(source) == "S1 S2 V2 M2 S3 S4 V4 M4 E4"
 
 
-def test_a_probe_comes_after_the_validation_and_before_the_mark_of_the_same_step() -> None:
+def test_a_probe_is_between_validation_and_checkpoint_of_the_same_step() -> None:
     source = feed(evaluate={"every": 4, "windows": 1, "probe": 2}, checkpoint={"every": 2})
     assert schedule(source) == "S1 S2 P2 M2 S3 S4 V4 P4 M4 S5 S6 V6 P6 M6 E6"
 
 
 def probed(config: Config, data: Data) -> Frame:
-    """The probe after the first step."""
+    """Return the first probe."""
     source = Feed(config, data, start=0, stop=Event())
     frame = source.receive()
     while frame.kind is not Kind.PROBE:
@@ -89,7 +89,7 @@ def test_a_probe_is_a_sequence_of_the_validation_text_or_its_first_windows(
     assert frame.tensors["context"][:, 0].tolist() == future
 
 
-def test_a_probe_says_what_was_read_up_to_the_end_of_each_window() -> None:
+def test_a_probe_has_the_input_history_at_the_end_of_each_window() -> None:
     config = tiny(
         data={"kind": "copy", "batch": 2, "window": 3, "length": 7}, time={"method": "synthetic"},
         predictor={"time": {"kind": "soft_label_critic", "history": 4}}, evaluate={"probe": 1, "probe_windows": 3},
@@ -107,20 +107,20 @@ def copying(**data: Any) -> tuple[Config, Data]:
 
 
 @pytest.mark.parametrize(("solved", "length"), [(0, 5), (1, 7), (2, 9), (3, 9), (30, 9)])
-def test_a_curriculum_is_probed_where_it_is_as_far_as_the_probe_holds_a_sequence(solved: int, length: int) -> None:
+def test_a_curriculum_is_probed_at_its_length_up_to_the_probes_size(solved: int, length: int) -> None:
     config, data = copying()
     data.train.load_state_dict(data.train.state_dict() | {"solved": solved})
     before = data.train.state_dict()
     first, again = (data.probe().next() for _ in range(2))
     assert data.train.state_dict() == before
-    assert torch.equal(first.inputs, again.inputs)  # every probe at one level is of the same sequences
+    assert torch.equal(first.inputs, again.inputs)  # probes at one level use the same sequences
     frame = probed(config, data)
     assert frame.tensors["windows"].tolist() == [3] * math.ceil(length / 3)
     labels = frame.tensors["labels"][0].tolist()
     assert (labels.index(2) + 1, sum(label != IGNORED for label in labels)) == (length, (length - 1) // 2)
 
 
-def test_a_fixed_length_is_probed_with_a_sequence_of_the_validation() -> None:
+def test_a_fixed_length_is_probed_with_a_validation_sequence() -> None:
     config, data = copying(length=9)
     sequence = data.valid()
     assert torch.equal(
@@ -128,13 +128,13 @@ def test_a_fixed_length_is_probed_with_a_sequence_of_the_validation() -> None:
     )
 
 
-def test_without_a_number_there_is_one_validation_and_one_mark_at_the_end() -> None:
+def test_null_means_one_validation_and_one_checkpoint_at_the_end() -> None:
     source = feed(steps=3, evaluate={"every": None, "windows": 5}, checkpoint={"every": None})
     assert schedule(source) == "S1 S2 S3 V3 V3 M3 E3"
 
 
 @pytest.mark.parametrize("start", range(6))
-def test_a_resumed_schedule_is_the_rest_of_the_whole_one(start: int) -> None:
+def test_a_resumed_feed_continues_the_whole_one(start: int) -> None:
     def source(start: int) -> Feed:
         found = feed(start=start, evaluate={"every": 2, "windows": 1}, checkpoint={"every": 3})
         found.load_state_dict({"train": {"window": start}, "timesteps": 6 * start, "history": None})
@@ -149,7 +149,7 @@ def test_a_resumed_schedule_is_the_rest_of_the_whole_one(start: int) -> None:
         assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
 
 
-def test_every_step_has_the_window_of_its_number_and_the_text_begins_anew() -> None:
+def test_step_n_has_window_n_and_the_text_wraps_around() -> None:
     first, *_, fifth, sixth = (f for f in frames(feed()) if f.kind is Kind.STEP)
     stream = [n % 2 for n in range(25)]
     assert first.tensors["value"][0].tolist() == stream[0:6]
@@ -161,12 +161,12 @@ def test_every_step_has_the_window_of_its_number_and_the_text_begins_anew() -> N
     assert not sixth.tensors["reset"].any()
 
 
-def test_a_run_that_is_stopped_saves_and_ends_after_the_step_under_way() -> None:
+def test_a_stopped_run_saves_and_ends_after_the_current_step() -> None:
     stop = Event()
     source = feed(stop=stop, evaluate={"every": 2, "windows": 2})
     assert [source.receive().step for _ in range(3)] == [1, 2, 2]
     stop.set()
-    assert schedule(source) == "V2 M2 E2"  # the validation pass under way is finished, or its mean would be wrong
+    assert schedule(source) == "V2 M2 E2"  # it completes the validation pass, or the mean would be wrong
 
 
 def test_with_patience_every_validation_is_saved() -> None:
@@ -174,7 +174,7 @@ def test_with_patience_every_validation_is_saved() -> None:
     assert schedule(source) == "S1 S2 V2 M2 S3 M3 S4 V4 M4 S5 S6 V6 M6 E6"
 
 
-def test_a_run_that_is_stopped_once_it_has_saved_does_not_save_again() -> None:
+def test_a_run_stopped_after_a_checkpoint_does_not_save_again() -> None:
     stop = Event()
     source = feed(stop=stop, checkpoint={"every": 2})
     assert [source.receive().kind for _ in range(3)] == [Kind.STEP, Kind.STEP, Kind.CHECKPOINT]
@@ -182,7 +182,7 @@ def test_a_run_that_is_stopped_once_it_has_saved_does_not_save_again() -> None:
     assert schedule(source) == "E2"
 
 
-def test_a_run_that_is_stopped_before_it_began_saves_what_it_started_from() -> None:
+def test_a_run_stopped_before_its_first_step_saves_its_start() -> None:
     stop = Event()
     stop.set()
     assert schedule(feed(stop=stop, start=4)) == "M4 E4"
@@ -194,7 +194,7 @@ def test_a_text_without_room_for_validation_is_refused() -> None:
         feed(corpus=corpus)
 
 
-def test_the_text_that_comes_with_python_is_enough_for_the_default_settings() -> None:
+def test_the_built_in_text_suffices_for_the_default_settings() -> None:
     corpus = load_text()
     config = tiny(data={"batch": 32, "window": 32, "sequence": 256})
     source = Feed(config, text_data(corpus, config), start=0, stop=Event())

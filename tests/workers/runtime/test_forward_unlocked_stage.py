@@ -1,4 +1,4 @@
-"""Complete unlock in one worker: it goes ahead of what has come, and answers at the predicted input."""
+"""Forward unlocking in one worker: it runs ahead of received activations, with gradients at predicted inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Log = list[tuple[str, Kind, int]]
 
 
 class Withholding(ChannelEnd):
-    """The stage before: nothing is here until it is waited for."""
+    """The previous stage: a frame arrives only when the worker waits for it."""
 
     def __init__(self, frames: Iterable[Frame], log: Log) -> None:
         self.frames, self.log, self.answers = deque(frames), log, []  # type: ignore[var-annotated]
@@ -49,8 +49,8 @@ class Withholding(ChannelEnd):
         pass
 
 
-class Obliging(Withholding):
-    """The stage after: all that it is sent is done at once, without a gradient."""
+class Acknowledging(Withholding):
+    """The next stage: it acknowledges every frame at once, without a gradient."""
 
     def send(self, frame: Frame) -> None:
         self.log.append(("sent", frame.kind, frame.step))
@@ -64,13 +64,13 @@ class Obliging(Withholding):
 
 
 def scripted(**depth: Any) -> Config:
-    unlocked = {"inputs": "synthetic", "max_in_flight": 3, **depth}
+    unlocked = {"method": "synthetic_inputs", "max_in_flight": 3, **depth}
     config = tiny(stages=3, steps=5, depth=unlocked, evaluate={"every": None, "windows": 1})
     return resolve(config)[0]
 
 
 def frames(config: Config, *others: tuple[Kind, int]) -> list[Frame]:
-    """What stage 0 sends: five training steps, and frames of other kinds."""
+    """Return the frames of stage 0: five training steps, and frames of other kinds."""
     shape = (config.data.batch, config.data.window)
     torch.manual_seed(1)
     no = torch.zeros(4, dtype=torch.bool)
@@ -90,9 +90,9 @@ ENDS = (Kind.EVALUATE, 5), (Kind.CHECKPOINT, 5), (Kind.END, 5)
 
 
 @pytest.mark.parametrize(("lag", "ahead"), [(None, 3), (0, 1), (1, 2)])
-def test_a_stage_goes_ahead_of_what_has_come_and_no_further(lag: int | None, ahead: int, tmp_path: Path) -> None:
+def test_a_stage_runs_ahead_up_to_its_limit(lag: int | None, ahead: int, tmp_path: Path) -> None:
     config, log = scripted(lag=lag), list[tuple[str, Kind, int]]()
-    before, after = Withholding(frames(config, *ENDS), log), Obliging([], log)
+    before, after = Withholding(frames(config, *ENDS), log), Acknowledging([], log)
     assemble(Job(config, tmp_path, lambda record: None, Event()), 1, before, after).run()
     expected: Log = []
     for step in range(1, 6):
@@ -107,10 +107,10 @@ def test_a_stage_goes_ahead_of_what_has_come_and_no_further(lag: int | None, ahe
     assert answers == [*steps, *((Kind.DONE, 5, sequence) for sequence in (6, 7, 8))]
 
 
-def test_the_answer_is_the_gradient_at_the_predicted_input(tmp_path: Path) -> None:
-    """The first prediction is zero. Against the parts built anew, and the windows of the data itself."""
+def test_the_returned_gradient_is_that_at_the_predicted_input(tmp_path: Path) -> None:
+    """The first prediction is zero. The expected gradient comes from a stage built separately."""
     config, log = scripted(), list[tuple[str, Kind, int]]()
-    before, after = Withholding(frames(config, *ENDS), log), Obliging([], log)
+    before, after = Withholding(frames(config, *ENDS), log), Acknowledging([], log)
     assemble(Job(config, tmp_path, lambda record: None, Event()), 1, before, after).run()
     stage = build_stage(config, 1)
     window = resolve(config)[1].train.next()
@@ -133,9 +133,9 @@ def test_the_answer_is_the_gradient_at_the_predicted_input(tmp_path: Path) -> No
         ([(Kind.STEP, 6)], "STEP of step 6 came where EVALUATE of step 5 was due"),
     ],
 )
-def test_another_schedule_is_refused(others: list[tuple[Kind, int]], message: str, tmp_path: Path) -> None:
+def test_frames_out_of_order_are_refused(others: list[tuple[Kind, int]], message: str, tmp_path: Path) -> None:
     config = scripted()
-    before, after = Withholding(frames(config, *others), []), Obliging([], [])
+    before, after = Withholding(frames(config, *others), []), Acknowledging([], [])
     worker = assemble(Job(config, tmp_path, lambda record: None, Event()), 1, before, after)
     with pytest.raises(OutOfOrder, match=message):
         worker.run()

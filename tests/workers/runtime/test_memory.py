@@ -1,4 +1,4 @@
-"""What is cut into windows holds no more of a longer sequence; what is not, does."""
+"""Memory stays constant in the length of a sequence if time is cut into windows, and grows otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_memory_does_not_grow_with_the_sequence(method: str) -> None:
 
 
 @pytest.mark.long
-def test_whole_sequences_are_held_and_checkpointed_ones_less_so() -> None:
+def test_full_holds_whole_sequences_and_checkpointed_less() -> None:
     held = {method: measure(method, 8000)["extra_mb"] for method in ("truncated", "checkpointed", "full")}
-    assert held["full"] > 5 * held["truncated"]  # so the measure sees what is held
+    assert held["full"] > 5 * held["truncated"]  # the measurement sees activations
     assert held["checkpointed"] < held["full"] / 3

@@ -1,4 +1,4 @@
-"""The options of the time cut and of accumulation in whole runs: each does something, and a saved run goes on."""
+"""Options of the time cut and of accumulation in whole runs: each has an effect, and survives a resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.config.settings import Config
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
 
-#: Stages, and where the gradient of their outputs comes from.
+#: Number of stages, and the method in depth.
 CUTS = pytest.mark.parametrize(("stages", "depth"), [(1, "backprop"), (2, "backprop"), (2, "synthetic")])
 
 CRITIC: dict[str, Any] = {"kind": "critic", "hidden": 8, "future_labels": 2}
@@ -26,7 +26,7 @@ AUXILIARY: dict[str, Any] = {"method": "auxiliary", "auxiliary": 0.5, "hidden": 
 
 
 def run(folder: Path, stages: int, depth: str, accumulate: int = 1, **more: Any) -> Config:
-    """The tiny run with both predictors on from the first step; `predictor` settings are those of the time cut."""
+    """Launch a tiny run with both predictors active from step 1; `predictor` holds settings of the time cut."""
     cut = {**more.pop("cut", CRITIC), **more.pop("predictor", {})}
     config = tiny(
         stages=stages,
@@ -42,13 +42,13 @@ def run(folder: Path, stages: int, depth: str, accumulate: int = 1, **more: Any)
 
 
 def state_of(folder: Path, step: int, stages: int) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint: parameters, predictors, optimizers, and what is remembered of the past."""
+    """Return every tensor of a checkpoint: parameters, predictors, optimizers and saved windows."""
     files = [checkpoint.folder_of(folder, step) / f"stage-{k}.safetensors" for k in range(stages)]
     return {f"{k}{name}": tensor for k, file in enumerate(files) for name, tensor in load_file(file).items()}
 
 
 @CUTS
-def test_every_option_runs_and_changes_what_is_learned(stages: int, depth: str, tmp_path: Path) -> None:
+def test_every_option_changes_the_trained_parameters(stages: int, depth: str, tmp_path: Path) -> None:
     options: dict[str, dict[str, Any]] = {
         "none": {},
         "accumulate": {"accumulate": 3},
@@ -73,10 +73,10 @@ def test_every_option_runs_and_changes_what_is_learned(stages: int, depth: str, 
 @CUTS
 @pytest.mark.parametrize("cut", [CRITIC, REGRESSOR], ids=["critic", "regressor"])
 @pytest.mark.parametrize("time", [LAMBDA, AUXILIARY], ids=["horizon", "auxiliary"])
-def test_a_run_saved_among_accumulated_windows_goes_on_bit_for_bit(
+def test_a_run_saved_between_accumulated_windows_resumes_bit_for_bit(
     time: dict[str, Any], cut: dict[str, Any], stages: int, depth: str, tmp_path: Path
 ) -> None:
-    """Step 4 is one window into the second horizon, and into the second optimizer step."""
+    """At step 4 the second horizon and the second optimizer step each have one window."""
     same: dict[str, Any] = {"accumulate": 3, "time": time, "cut": cut, "steps": 8}
     run(tmp_path / "whole", stages, depth, **same)
     run(tmp_path / "saved", stages, depth, **same, checkpoint={"every": 4, "keep": 9})
@@ -89,9 +89,7 @@ def test_a_run_saved_among_accumulated_windows_goes_on_bit_for_bit(
 
 
 @CUTS
-def test_a_run_saved_while_targets_wait_for_their_labels_goes_on_bit_for_bit(
-    stages: int, depth: str, tmp_path: Path
-) -> None:
+def test_a_run_saved_while_targets_wait_for_labels_resumes_bit_for_bit(stages: int, depth: str, tmp_path: Path) -> None:
     same: dict[str, Any] = {"predictor": GUESSING, "steps": 8}
     run(tmp_path / "whole", stages, depth, **same)
     run(tmp_path / "saved", stages, depth, **same, checkpoint={"every": 5, "keep": 9})

@@ -1,4 +1,4 @@
-"""Splitting a network changes nothing: K stages with backprop are the unsplit model, bit for bit."""
+"""K stages with depth=backprop equal the unsplit model bit for bit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_stages_in_processes_equal_the_unsplit_model(transport: str, tmp_path: P
 
 @pytest.mark.parametrize("stages", [1, 2])
 def test_accumulated_windows_are_one_step_of_the_unsplit_model(stages: int, tmp_path: Path) -> None:
-    """Ten windows are three steps; the tenth's gradients are left over."""
+    """Ten windows make three steps; the gradients of the tenth remain."""
     config = locked(stages, "lstm", "adam", "local")
     config.optimizer.accumulate = 3
     launch(config, tmp_path)
@@ -65,7 +65,7 @@ def test_full_backpropagation_through_time_is_one_window_per_sequence(model: str
     assert_same(parameters_of(tmp_path, 2), plain_training(config))
 
 
-def test_an_untrained_regressor_in_time_is_truncated_bit_for_bit_across_workers(tmp_path: Path) -> None:
+def test_an_untrained_regressor_in_time_equals_truncation_bit_for_bit(tmp_path: Path) -> None:
     untrained = {"time": {"kind": "mlp", "hidden": 8, "context": "none", "learning_rate": 0.0}}
     synthetic = tiny(depth={"method": "backprop"}, time={"method": "synthetic"}, predictor=untrained)
     truncated = tiny(depth={"method": "backprop"})

@@ -1,4 +1,4 @@
-"""The training loop on edges with faults: late, bundled, repeated and lost targets; and what must not change it."""
+"""The training loop on faulty edges: late, bundled, repeated and lost targets; and evaluation beside it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ STEPS = 12
 
 
 class Watched(FaultyEnd):
-    """A faulty end that remembers what the loop sent over it."""
+    """A faulty end that records the frames that the loop sends."""
 
     def __init__(self, end: ChannelEnd, faults: Sequence[Fault] = ()) -> None:
         super().__init__(end, faults)
         self.sent: list[tuple[Kind, int]] = []
-        self.values: list[tuple[Kind, int]] = []  # of the frames with a value
+        self.values: list[tuple[Kind, int]] = []  # frames with a value
 
     def send(self, frame: Frame) -> None:
         self.sent.append((frame.kind, frame.step))
@@ -43,11 +43,11 @@ class Watched(FaultyEnd):
 
 
 class Line:
-    """Stages in threads, three unless told otherwise; the faults are in what all but the first send back."""
+    """Stages in threads, three by default; faults affect the frames that later stages send back."""
 
     def __init__(self, run_dir: Path, faults: Sequence[Fault] = (), lag: int | None = None, **changes: Any) -> None:
         depth = {"method": "synthetic", "max_in_flight": 4, "lag": lag}
-        last = {"every": None, "windows": 1}  # validation at the end only
+        last = {"every": None, "windows": 1}  # one validation, at the end
         config, data = resolve(tiny(**{"stages": 3, "steps": STEPS, "depth": depth, "evaluate": last, **changes}))
         self.records: list[dict[str, Any]] = []
         job = Job(config, run_dir, self.records.append, Event(), data)
@@ -59,7 +59,7 @@ class Line:
         self.errors: list[BaseException] = []
 
     def run(self) -> None:
-        """All stages to their end, within 20 seconds."""
+        """Run all stages to their end, within 20 seconds. Raises the first error."""
         threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in self.workers]
         for thread in threads:
             thread.start()
@@ -80,11 +80,11 @@ class Line:
                 end.close()
 
     def updates(self) -> list[int]:
-        """Predictor updates of the first two stages."""
+        """Return the number of predictor updates of the first two stages."""
         return [w.depth.updates for w in self.workers[:2] if isinstance(w.depth, DecoupledInterface)]
 
     def in_flight(self) -> list[int]:
-        """Frames that the first two stages believe to be under way."""
+        """Return the frames in flight after the first two stages, by their own count."""
         return [w.downstream.in_flight for w in self.workers[:2] if isinstance(w.downstream, Downstream)]
 
 
@@ -100,7 +100,7 @@ def twice(step: int) -> Fault:
     return Fault(Kind.GRADIENT, step, "duplicate")
 
 
-#: faults, and how many of the first ten and of all twelve targets never come
+#: Faults, and the number of targets of the first ten and of all twelve steps that never arrive.
 FAULTS = [
     pytest.param([], 0, 0, id="none"),
     pytest.param([late(3, 1), late(7, 2)], 0, 0, id="late"),
@@ -113,10 +113,8 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("faults", "missing", "of_all"), FAULTS)
-def test_a_run_with_a_lag_ends_whatever_happens_to_targets(
-    faults: list[Fault], missing: int, of_all: int, tmp_path: Path
-) -> None:
-    """At the end the targets of the last two steps have come, but their turn, two steps later, has not."""
+def test_a_run_with_a_lag_ends_despite_faults(faults: list[Fault], missing: int, of_all: int, tmp_path: Path) -> None:
+    """The targets of the last two steps arrive, but would be used two steps after the end."""
     line = Line(tmp_path, faults, lag=2)
     line.run()
     assert line.updates() == [STEPS - 2 - missing] * 2
@@ -125,10 +123,10 @@ def test_a_run_with_a_lag_ends_whatever_happens_to_targets(
 
 
 @pytest.mark.parametrize(("faults", "of_ten", "missing"), FAULTS)
-def test_a_free_run_ends_and_uses_every_target_that_comes(
+def test_a_run_without_a_lag_uses_every_target_that_arrives(
     faults: list[Fault], of_ten: int, missing: int, tmp_path: Path
 ) -> None:
-    """A late target may come after its value was given up: it counts as lost then."""
+    """A late target whose value was dropped counts as lost."""
     line = Line(tmp_path, faults)
     line.run()
     late_ones = len([f for f in faults if f.action == "delay" and f.sends < STEPS])
@@ -137,11 +135,11 @@ def test_a_free_run_ends_and_uses_every_target_that_comes(
     assert line.in_flight() == [0, 0]
 
 
-def test_a_target_that_comes_after_its_value_was_given_up_is_not_used(tmp_path: Path) -> None:
-    """Steps 3 to 5 come back behind step 6, which says that they are done: up to step 10 nothing is waited for.
+def test_a_target_whose_value_was_dropped_is_not_used(tmp_path: Path) -> None:
+    """Targets 3 to 5 arrive after the frame of step 6, which acknowledges them: no stage waits up to step 10.
 
-    At step 9 the values of 3 to 9 are waiting: seven, one more than are remembered, so step 3 is given up. Of the
-    twelve steps the last three are too new at the end.
+    At step 9 the values of steps 3 to 9 are pending: seven, one more than the memory holds, so that of step 3 is
+    dropped. The targets of the last three of the twelve steps are too new at the end.
     """
     line = Line(tmp_path, [late(3, 3), late(4, 2), late(5, 1)], lag=3)
     line.run()
@@ -149,8 +147,8 @@ def test_a_target_that_comes_after_its_value_was_given_up_is_not_used(tmp_path: 
     assert line.in_flight() == [0, 0]
 
 
-def test_a_probe_waits_for_what_is_under_way_and_takes_no_target_from_training(tmp_path: Path) -> None:
-    """The target of step 4 comes behind the answer to the probe after step 5."""
+def test_a_probe_waits_for_frames_in_flight_and_takes_no_target(tmp_path: Path) -> None:
+    """The target of step 4 arrives after the reply to the probe of step 5."""
     line = Line(tmp_path, [late(4, 2)], lag=2, evaluate={"every": None, "windows": 1, "probe": 5})
     line.run()
     assert line.updates() == [STEPS - 2] * 2
@@ -162,7 +160,7 @@ def test_a_probe_waits_for_what_is_under_way_and_takes_no_target_from_training(t
     assert sorted(probed) == [(step, stage) for step in (5, 10) for stage in range(3)]
 
 
-def test_locked_training_uses_every_gradient_and_sends_as_many_frames_as_it_got(tmp_path: Path) -> None:
+def test_locked_training_replies_to_every_frame_with_its_gradient(tmp_path: Path) -> None:
     line = Line(tmp_path, depth={"method": "backprop", "max_in_flight": 1}, evaluate={"every": 6, "windows": 1})
     line.run()
     steps = [(Kind.STEP, n) for n in range(1, STEPS + 1)]

@@ -1,4 +1,4 @@
-"""The simulation against closed forms, and its command line."""
+"""The simulation compared with closed forms, and its command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = 65536
 
 
 def scenario(stages: int = 4, **changes: Any) -> Scenario:
-    """Stages that are alike, 200 steps."""
+    """Return 4 equal stages and 200 steps by default."""
     each = {"forward_s": F, "backward_s": B, "update_s": U}
     times = {name: (changes.pop(name, seconds),) * stages for name, seconds in each.items()}
     return Scenario(**{"steps": 200, **times, **changes})
@@ -28,13 +28,23 @@ def scenario(stages: int = 4, **changes: Any) -> Scenario:
 
 @pytest.mark.parametrize("delay", [0.0, 0.005, 0.05])
 def test_one_batch_at_a_time(delay: float) -> None:
-    """K (f + b) and 2 (K - 1) times what a frame costs: two overheads, its time on the wire, the delay."""
+    """K (f + b) plus 2 (K - 1) times the cost of a frame: two overheads, its time on the wire, the delay."""
     found = predict("backprop", scenario(5, delay_s=delay, overhead_s=0.001, bytes_per_s=SIZE / 0.002))
     seconds = 5 * (F + B) + 8 * (delay + 0.002 + 2 * 0.001)
     assert found.updates_per_s == pytest.approx(1 / seconds)
     assert found.samples_per_s == pytest.approx(32 / seconds)
     assert found.staleness_mean is None
-    assert found.busy[1] == pytest.approx((F + B + 4 * 0.001) / seconds)  # it sends two and receives two
+    assert found.busy[1] == pytest.approx((F + B + 4 * 0.001) / seconds)  # sends two frames and receives two
+
+
+def test_cuts_of_different_sizes() -> None:
+    """10 and 30 ms on the wire there, and back: one batch pays for both, a predicted gradient for the larger."""
+    wide = scenario(3, cut_bytes=(SIZE, 3 * SIZE), bytes_per_s=SIZE / 0.01)
+    assert predict("backprop", wide).updates_per_s == pytest.approx(1 / (3 * (F + B) + 2 * (0.01 + 0.03)))
+    assert predict("synthetic", wide).updates_per_s == pytest.approx(1 / 0.03, rel=0.02)
+    assert predict("gpipe", replace(wide, microbatches=2)).backward_bytes_per_s[1] == pytest.approx(
+        3 * predict("gpipe", replace(wide, microbatches=2)).backward_bytes_per_s[0]
+    )
 
 
 @pytest.mark.parametrize("method", ["gpipe", "1f1b"])
@@ -47,7 +57,7 @@ def test_bubble_without_delay(method: str, stages: int, m: int) -> None:
 
 
 def test_gpipe_waits_for_one_round_trip_of_the_pipeline_and_1f1b_for_several() -> None:
-    """8 parts, 4 stages. Each of 8 parts once more through a stage; 1F1B's chain of waits is 16 one-way delays long."""
+    """8 parts, 4 stages: GPipe has one more stage time for each part; 1F1B's chain of waits has 16 one-way delays."""
     of = lambda method: 1 / predict(method, scenario(delay_s=1.0, microbatches=8)).updates_per_s  # noqa: E731
     assert of("gpipe") == pytest.approx(11 * (F + B) / 8 + 6.0)
     assert 16.0 < of("1f1b") < 16.1
@@ -59,11 +69,11 @@ def test_interleaving_divides_the_bubble_and_zero_bubble_leaves_a_third() -> Non
     assert period["interleaved_1f1b"] == pytest.approx(8 * (F + B) + 3 * (F + B) / 2)
     found = predict("zero_bubble", scenario(microbatches=8))
     assert period["zero_bubble"] == pytest.approx(8 * (F + B) + 3 * F)
-    assert max(found.held) * 8 == pytest.approx(4)  # what the first stage of 1F1B holds
+    assert max(found.held) * 8 == pytest.approx(4)  # as the first stage of 1F1B keeps
 
 
 def test_synthetic_is_limited_by_its_stages_or_by_the_round_trip_of_one_link() -> None:
-    """With two stages: W frames per round trip, f + b at the other end of it; else one every f + b + u."""
+    """With two stages: W frames per round trip plus f + b at the far end; else one per f + b + u."""
     for delay, window in ((0.0, 1), (0.05, 2), (0.05, 8), (0.05, 32)):
         found = predict("synthetic", scenario(2, delay_s=delay, window=window))
         expected = min(1 / (F + B + U), window / (2 * delay + F + B))
@@ -72,9 +82,9 @@ def test_synthetic_is_limited_by_its_stages_or_by_the_round_trip_of_one_link() -
 
 
 def test_staleness_is_the_round_trip_in_steps() -> None:
-    """A target comes 2 d + f + b after its frame left, and is used at the end of the step that is under way then."""
+    """A target arrives 2 d + f + b after its frame was sent, and is used at the end of the current step."""
     found = predict("synthetic", scenario(2, delay_s=0.02, window=32, steps=1000))
-    assert found.staleness_max == 4  # 52 ms later; asked for after 8, 21, 34, 47, 60 ms
+    assert found.staleness_max == 4  # arrives after 52 ms; polled after 8, 21, 34, 47, 60 ms
     assert predict("synthetic", scenario(2, delay_s=0.02, window=2)).staleness_max == 2  # W at most
 
 
@@ -88,7 +98,7 @@ def test_local_stages_are_not_limited_by_gradients() -> None:
 
 
 def test_delayed_needs_a_window_over_the_whole_pipeline() -> None:
-    """W is shared by K - 1 edges, each of which holds W / (K - 1) for its round trip."""
+    """K - 1 edges share W; each has W / (K - 1) frames for its round trip."""
     for window in (3, 9, 30, 90):
         found = predict("delayed", scenario(delay_s=0.05, window=window, steps=600))
         assert found.updates_per_s <= (window // 3) / 0.1
@@ -101,17 +111,17 @@ def test_delayed_needs_a_window_over_the_whole_pipeline() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bytes(method: str) -> None:
-    """Every batch once over every link in both directions, with two chunks twice, once around the ring."""
+    """Every batch crosses every link in both directions once; with two chunks twice, and once around the ring."""
     found = predict(method, scenario(microbatches=8, gradient_bytes=1000, window=12, steps=40))
     there = [2 * SIZE] * 3 + [SIZE] if method == "interleaved_1f1b" else [SIZE] * 3
     rate = found.updates_per_s
     assert [each / rate for each in found.forward_bytes_per_s] == pytest.approx(there)
-    if method not in ("local", "delayed"):  # delayed: the last gradients are on their way when it ends
+    if method not in ("local", "delayed"):  # delayed: it ends with gradients in flight
         assert [each / rate for each in found.backward_bytes_per_s] == pytest.approx([1000 * n / SIZE for n in there])
 
 
 def test_the_fastest_number_of_microbatches() -> None:
-    """Without delay and overhead the most; far away fewer: 1F1B waits longer with more of them than stages."""
+    """Most without delay and overhead; fewer with long delays, where 1F1B waits longer if M exceeds K."""
     assert predict("gpipe", scenario()).microbatches == 32
     costly = predict("gpipe", scenario(overhead_s=0.002))
     others = [predict("gpipe", scenario(overhead_s=0.002, microbatches=m)).updates_per_s for m in (1, 2, 4, 8, 16, 32)]
@@ -131,7 +141,7 @@ def test_the_mean_of_jitter_is_one() -> None:
     assert found.updates_per_s == pytest.approx(1 / (2 * (F + B)), rel=0.02)
 
 
-def test_work_rests_while_a_machine_is_down() -> None:
+def test_work_pauses_while_a_machine_is_down() -> None:
     def fresh() -> Outages:
         return Outages([(1.0, 2.0), (5.0, 7.0)])
 
@@ -143,7 +153,7 @@ def test_work_rests_while_a_machine_is_down() -> None:
 
 
 class Watched(Network):
-    """Remembers when who was through with a step."""
+    """Records when each stage finished each step."""
 
     def __init__(self, *settings: Any) -> None:
         super().__init__(*settings)
@@ -154,16 +164,16 @@ class Watched(Network):
         super().finished(stage, step)
 
 
-def test_the_neighbour_of_a_lost_stage_goes_on_until_its_window_is_full() -> None:
-    """Stage 1 of 2 is down from 1 s to 9 s; stage 0 does W more steps, and has the next one under way."""
+def test_the_neighbour_of_a_lost_stage_continues_until_its_window_is_full() -> None:
+    """Stage 1 of 2 is down from 1 s to 9 s; stage 0 takes W more steps and has begun the next one."""
     network = Watched(scenario(2, window=5), [Outages([]), Outages([(1.0, 9.0)])])
     network.run([decoupled(network, k) for k in range(2)])
     meanwhile = [now for index, now in network.steps if index == 0 and 1.0 < now <= 9.0]
-    assert len(meanwhile) in (4, 5)  # the frame that stage 1 had in hand counts
+    assert len(meanwhile) in (4, 5)  # the frame that stage 1 was processing counts
     assert not [now for index, now in network.steps if index == 1 and 1.0 < now <= 9.0]
 
 
-def test_failures_of_any_stop_all_that_are_synchronous() -> None:
+def test_one_failure_stops_all_synchronous_stages() -> None:
     """Up for mtbf / K on average, then down for the recovery."""
     failing = {"mtbf_s": 8.0, "recovery_s": 1.0}
     found = predict("backprop", scenario(steps=8000, **failing))
@@ -175,7 +185,7 @@ def test_failures_of_any_stop_all_that_are_synchronous() -> None:
     ("words", "message"),
     [
         ("--stages 1", "--stages 1: give 2 or more"),
-        ("--window 2,x", "--window 2,x: give a number, or several with commas between them"),
+        ("--window 2,x", "--window 2,x: give a number, or several separated by commas"),
         ("--window 0", "--window 0: give numbers of 1 or more"),
         ("--window 1.5", "--window 1.5: give whole numbers"),
         ("--delay-ms -1", "--delay-ms -1: give numbers of 0 or more"),
@@ -185,10 +195,10 @@ def test_failures_of_any_stop_all_that_are_synchronous() -> None:
         ("--microbatches 6", "--microbatches 6 does not divide --batch 32"),
         ("--microbatches 16 --stages 5 --batch 16 --methods interleaved_1f1b", "in 3 rounds, which must be equal"),
         ("--bandwidth-mbit 0", "--bandwidth-mbit 0: give more than 0, or leave it out"),
-        ("--plot a.doc", "--plot a.doc: give a name that ends with .png, .pdf, .svg"),
+        ("--plot a.doc", "--plot a.doc: give a name that ends in .png, .pdf, .svg"),
         ("--steps 3", "--steps 3: give 4 or more"),
-        ("--steps 99999999", "--steps 99999999 of 4 stages are too many"),
-        ("--methods fast", "--methods fast: give some of backprop,gpipe"),
+        ("--steps 99999999", "--steps 99999999 of 4 stages is too much"),
+        ("--methods fast", "--methods fast: choose from backprop,gpipe"),
         ("--methods delayed --window 2", "delayed shares it among 3 edges, give 3 or more"),
     ],
 )
@@ -201,9 +211,9 @@ def test_bad_input_is_one_line(words: str, message: str, capsys: pytest.CaptureF
     assert err.count("\n") == 1
 
 
-def test_too_few_failures_are_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_failures_give_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--methods", "synthetic", "--delay-ms", "5", "--steps", "40", "--mtbf-hours", "1000"]) == 0
-    assert "only 0 failures fell into a simulation, too few to tell: give more --steps" in capsys.readouterr().out
+    assert "only 0 failures in a simulation, too few for a conclusion: give more --steps" in capsys.readouterr().out
 
 
 def test_tables_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

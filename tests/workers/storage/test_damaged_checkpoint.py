@@ -1,4 +1,4 @@
-"""Damaged checkpoints: every damage is noticed and named, and a run goes back to what is whole."""
+"""Damaged checkpoints: every damage is detected and named, and a run falls back to a whole one."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_damage_is_an_error_that_names_stage_and_step(kind: str, damage: Any, tm
 
 
 @pytest.mark.parametrize("kind", ["json", "safetensors"])
-def test_every_bit_that_flips_is_noticed(kind: str, tmp_path: Path) -> None:
-    """Each of the first 700 bits (opening, digest), then every 13th: all eight places in a byte come up."""
+def test_every_flipped_bit_is_detected(kind: str, tmp_path: Path) -> None:
+    """Each of the first 700 bits (opening, digest), then every 13th, which covers all eight bit positions."""
     save(tmp_path, 20, 0, of=1)
     path = checkpoint.folder_of(tmp_path, 20) / f"stage-0.{kind}"
     whole = path.read_bytes()
@@ -71,33 +71,39 @@ def test_every_bit_that_flips_is_noticed(kind: str, tmp_path: Path) -> None:
     assert same(TREE, checkpoint.load(tmp_path, 20, 0))
 
 
-def test_files_of_another_place_are_noticed(tmp_path: Path) -> None:
-    """Whole files, which only lie where they do not belong."""
+def test_files_of_another_step_or_stage_are_detected(tmp_path: Path) -> None:
+    """Undamaged files in the place of another step or stage."""
     for step in (220, 240):
         save(tmp_path, step, 0, 1)
     earlier, later = (checkpoint.folder_of(tmp_path, step) for step in (220, 240))
     for name in ("stage-1.json", "stage-1.safetensors"):
         shutil.copy(earlier / name, later / name)
-    with pytest.raises(DamagedCheckpoint, match=r"step-00000240/stage-1\.json is damaged: it is of step 220, and lies"):
+    with pytest.raises(
+        DamagedCheckpoint, match=r"step-00000240/stage-1\.json is damaged: it belongs to step 220, not to"
+    ):
         checkpoint.verify(tmp_path, 240)
     for end in ("json", "safetensors"):
         shutil.copy(earlier / f"stage-0.{end}", earlier / f"stage-1.{end}")
-    with pytest.raises(DamagedCheckpoint, match=r"step-00000220/stage-1\.json is damaged: it is of stage 0, and lies"):
+    with pytest.raises(
+        DamagedCheckpoint, match=r"step-00000220/stage-1\.json is damaged: it belongs to stage 0, not to"
+    ):
         checkpoint.verify(tmp_path, 220)
     save(tmp_path, 300, 0, 1)
     checkpoint.save(tmp_path, 1, 3, 300, TREE)
-    with pytest.raises(DamagedCheckpoint, match=r"step-00000300/stage-1\.json is of a run of 3 stages, those before"):
+    with pytest.raises(
+        DamagedCheckpoint, match=r"step-00000300/stage-1\.json belongs to a run of 3 stages, the files before"
+    ):
         checkpoint.verify(tmp_path, 300)
-    with pytest.raises(CheckpointError, match=r"step-00000300/stage-0\.json is of a run of 2 stages, not 4"):
+    with pytest.raises(CheckpointError, match=r"step-00000300/stage-0\.json belongs to a run of 2 stages, not 4"):
         checkpoint.load(tmp_path, 300, 0, 4)
 
 
-def test_the_newest_one_that_is_whole_is_found_and_damage_is_named(
+def test_the_newest_whole_checkpoint_is_found_and_damage_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (10, 20, 30):
         save(tmp_path, step, 0, 1)
-    save(tmp_path, 40, 1)  # under way when the run ended
+    save(tmp_path, 40, 1)  # incomplete when the run ended
     assert checkpoint.newest_whole(tmp_path) == 30
     assert caplog.messages == []
     flip(checkpoint.folder_of(tmp_path, 30) / "stage-1.safetensors")
@@ -116,7 +122,7 @@ def test_the_newest_one_that_is_whole_is_found_and_damage_is_named(
         checkpoint.newest_whole(tmp_path)
 
 
-def test_a_run_that_goes_on_drops_what_came_later_and_sets_aside_what_it_cannot_read(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_later_checkpoints_and_sets_damaged_ones_aside(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         save(tmp_path, step, 0, 1)
     save(tmp_path, 40, 1)
@@ -128,7 +134,7 @@ def test_a_run_that_goes_on_drops_what_came_later_and_sets_aside_what_it_cannot_
 
 
 def flip(path: Path) -> None:
-    """The last bit of a file."""
+    """Flip the last bit of a file."""
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""The record of a run: written by accepted commands alone, and never more than data to whoever reads it."""
+"""The record of a run: written only by accepted commands, and read as untrusted data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_dir(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, where a test may write."""
+    """A writable copy of the finished run."""
     for path in (finished / CONFIG, finished / "metrics.jsonl", finished / "summary.json"):
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / path.name).write_bytes(path.read_bytes())
@@ -45,7 +45,7 @@ def run_dir(finished: Path, tmp_path: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Every file and folder below, each file by the digest of what it holds and the time it was last written."""
+    """Return every file and folder below, each file with its digest and modification time."""
     return {
         str(path.relative_to(folder)): f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.stat().st_mtime_ns}"
         if path.is_file()
@@ -55,7 +55,7 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def dni_train(monkeypatch: pytest.MonkeyPatch, cwd: Path, *words: str) -> int:
-    """The exit code of `dni-train WORDS` in this process."""
+    """Run `dni-train WORDS` in this process and return its exit code."""
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["dni-train", *words])
     with pytest.raises(SystemExit) as left:
@@ -83,9 +83,9 @@ def test_a_refused_command_writes_nothing(
 ) -> None:
     before = content(finished.parent)
     assert dni_train(monkeypatch, finished.parent, *(word.format(run=finished) for word in words)) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 1, said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1, output.err
     assert content(finished.parent) == before
 
 
@@ -96,15 +96,15 @@ def test_a_second_sweep_in_a_folder_writes_nothing(
     (tmp_path / "sweep" / "multirun.yaml").write_text("seed: 0\n")
     before = content(tmp_path)
     assert dni_train(monkeypatch, tmp_path, "-m", "seed=0,1", "hydra.sweep.dir=sweep") == 2
-    said = "dni-train: sweep already holds a sweep: name another hydra.sweep.dir\n"
-    assert capsys.readouterr() == ("", said)
+    output = "dni-train: sweep already holds a sweep: name another hydra.sweep.dir\n"
+    assert capsys.readouterr() == ("", output)
     assert content(tmp_path) == before
 
 
 def test_composing_alone_writes_nothing(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And it shows what a resumed run would have."""
+    """It shows the settings that a resumed run would have."""
     before = content(finished.parent)
     monkeypatch.chdir(finished.parent)
     monkeypatch.setattr(sys, "argv", ["dni-train", f"resume={finished}", "steps=20", "--cfg", "job"])
@@ -114,7 +114,7 @@ def test_composing_alone_writes_nothing(
     assert content(finished.parent) == before
 
 
-def test_report_and_resume_read_the_record_whatever_hydra_left(run_dir: Path) -> None:
+def test_report_and_resume_read_the_record_and_not_hydras_files(run_dir: Path) -> None:
     (run_dir / ".hydra").mkdir()
     (run_dir / ".hydra" / "config.yaml").write_text("optimizer: {learning_rate: 0.1}\n")
     (run_dir / ".hydra" / "overrides.yaml").write_text("- optimizer.learning_rate=0.1\n- steps=7\n")
@@ -133,10 +133,10 @@ def test_a_folder_of_an_earlier_version_is_still_read(run_dir: Path) -> None:
     assert settings_of(read_run(run_dir))["optimizer.learning_rate"] == "0.25"
 
 
-#: What a stranger may put in the place of a record, and what is said of it.
+#: Malicious records and the errors they give.
 STRANGE = {
     "a tag that runs code": (b"seed: !!python/object/apply:os.system ['touch OWNED']\n", "could not determine a const"),
-    "aliases": (b"devices: &a [x]\nexperiment: *a\n", "it has aliases"),
+    "aliases": (b"devices: &a [x]\nexperiment: *a\n", "it has YAML aliases"),
     "another type": (b"- seed=1\n- hydra.run.dir=/tmp\n", "it holds no settings"),
     "not YAML": (b"a: [1\nb: }\n", "damaged"),
     "not text": (b"\xff\xfe\x00", "damaged"),
@@ -147,7 +147,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_a_strangers_record_is_refused_in_one_line(
+def test_a_malicious_record_is_refused_in_one_line(
     kind: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written, message = STRANGE[kind]
@@ -161,15 +161,15 @@ def test_a_strangers_record_is_refused_in_one_line(
     assert content(run_dir.parent) == before
 
 
-def test_a_strangers_settings_of_hydra_are_not_settings(run_dir: Path) -> None:
-    """What once wrote a log wherever the folder said."""
+def test_hydra_settings_in_a_record_are_ignored(run_dir: Path) -> None:
+    """Earlier versions wrote a log wherever the folder's Hydra settings said."""
     target = run_dir.parent / "owned"
     (run_dir / CONFIG).write_text(f"seed: 0\nhydra: {{job_logging: {{handlers: {{file: {{filename: {target}}}}}}}}}\n")
     with pytest.raises(ResumeError, match="Key 'hydra' not in 'Config'"):
         settings(f"resume={run_dir}")
 
 
-def test_text_in_a_record_stands_for_nothing_but_itself(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_in_a_record_is_not_interpolated(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "12345")
     plain = read_record(run_dir)
     plain.experiment = r"\${oc.env:SECRET}'${a"
@@ -182,33 +182,35 @@ def test_text_in_a_record_stands_for_nothing_but_itself(run_dir: Path, monkeypat
 def test_a_damaged_record_is_refused(damage: str, run_dir: Path) -> None:
     whole = bytearray((run_dir / CONFIG).read_bytes())
     place = whole.index(b"units: 8") + len(b"units: ")
-    whole[place] ^= 1  # 8 becomes 9
+    whole[place] ^= 1  # turns 8 into 9
     changed = {"flipped": bytes(whole), "cut": bytes(whole[:-9]), "added": bytes(whole) + b"run_id: x\n"}[damage]
     (run_dir / CONFIG).write_bytes(changed)
     for read in (lambda: read_record(run_dir), lambda: read_run(run_dir)):
-        with pytest.raises(ConfigError, match=r"config\.yaml: damaged: its SHA-256 is not the one in its first line"):
+        with pytest.raises(
+            ConfigError, match=r"config\.yaml: damaged: its SHA-256 differs from the one in its first line"
+        ):
             read()
 
 
 def test_a_folder_in_use_is_refused_by_name(finished: Path) -> None:
-    """For a start, for a run that goes on in the folder, and for one that goes on from it elsewhere."""
+    """For a new run, for a run resumed in the folder, and for one that resumes it elsewhere."""
     other = finished.parent / "other"
     with FileLock(finished / LOCK):
         before = content(finished.parent)
         for where in (finished, other):
-            with pytest.raises(ConfigError, match=f"^{finished}: another run is going on in it; wait until it has end"):
+            with pytest.raises(
+                ConfigError, match=f"^{finished}: another run is writing to this folder; wait until it has end"
+            ):
                 launch(settings(f"resume={finished}", "steps=20"), where)
             assert where == other or content(finished.parent) == before
     other.rmdir()
     fresh = finished.parent / "fresh"
     fresh.mkdir()
-    with FileLock(fresh / LOCK), pytest.raises(ConfigError, match=f"^{fresh}: another run is going on in it"):
+    with FileLock(fresh / LOCK), pytest.raises(ConfigError, match=f"^{fresh}: another run is writing to this folder"):
         launch(settings(*STARTED), fresh)
 
 
-def test_a_stage_that_an_engine_started_leaves_the_lock_to_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_first_stage_of_an_engine_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Any] = []
     monkeypatch.setattr("workers.launch.launcher.run_later_stage", lambda *given: ran.append(given))
     config = settings(*SMALL, "launch=external", "transport.peers=[127.0.0.1:1,127.0.0.1:2]")
@@ -218,8 +220,8 @@ def test_a_stage_that_an_engine_started_leaves_the_lock_to_the_first(
     assert os.listdir(tmp_path) == [LOCK]
 
 
-def test_the_record_says_how_a_run_was_to_be_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not which seat it had: elsewhere it goes on in its own way."""
+def test_the_record_has_the_launch_settings_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record has the launch settings as given, not the rank: the run may be resumed in another way."""
     monkeypatch.setattr("workers.cli.train.run", lambda accepted: write_record(tmp_path, accepted.recorded))
     monkeypatch.setattr("workers.cli.train.report", lambda *given: None)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
@@ -231,7 +233,7 @@ def test_the_record_says_how_a_run_was_to_be_launched(tmp_path: Path, monkeypatc
     assert (tmp_path / "outputs" / "night" / LOCK).exists()
 
 
-def test_a_schedule_that_followed_from_the_steps_follows_from_the_new_ones(run_dir: Path) -> None:
+def test_a_schedule_without_its_own_end_follows_the_new_number_of_steps(run_dir: Path) -> None:
     plain = read_record(run_dir)
     plain.optimizer.schedule = Cosine(decay_steps=10)
     write_record(run_dir, plain)
@@ -241,6 +243,6 @@ def test_a_schedule_that_followed_from_the_steps_follows_from_the_new_ones(run_d
     assert settings(f"resume={run_dir}", "steps=20").optimizer.schedule.decay_steps == 8
 
 
-def test_without_resume_nothing_is_read() -> None:
+def test_without_resume_no_record_is_read() -> None:
     config = settings(*STARTED)
     assert settle_resume(config) is config

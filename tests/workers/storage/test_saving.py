@@ -1,4 +1,4 @@
-"""Saving: in which order a checkpoint comes to the disk, and what a failure leaves."""
+"""Saving a checkpoint: the order of writes, and the state after a failure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.support.workers.checkpoints import TREE, same, save
 from workers.storage import checkpoint, stage_files
 
 
-def test_what_is_saved_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this order: content, name, the folder's list of names; at last the list that the folder itself is in."""
+def test_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order: content, name, the folder's list of names; last the list that contains the folder."""
     seen: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -35,8 +35,8 @@ def test_what_is_saved_is_on_the_disk_before_it_has_its_name(tmp_path: Path, mon
     ]  # fmt: skip
 
 
-def test_the_json_comes_last_and_every_file_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every moment but after the last step the checkpoint is not complete, and no file is seen half-written."""
+def test_the_json_is_written_last_and_every_file_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint is incomplete until the last step, and no file is visible half-written."""
     moves: list[tuple[str, bool]] = []
     replace = os.replace
 
@@ -52,9 +52,7 @@ def test_the_json_comes_last_and_every_file_comes_whole(tmp_path: Path, monkeypa
     assert checkpoint.complete_steps(tmp_path) == [20]
 
 
-def test_a_failure_while_saving_leaves_the_older_files_as_they_were(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_older_files_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: Any) -> None:
         raise OSError("no space left on device")
 

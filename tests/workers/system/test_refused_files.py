@@ -1,4 +1,4 @@
-"""Files and folders that the system refuses to a run: one line that says what to do, and what is left of the run."""
+"""Files and folders that a run cannot write: one line with a remedy, and the run's last checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers.storage import checkpoint
 
 @contextmanager
 def files_of_at_most(nbytes: int) -> Iterator[None]:
-    """No file may be longer, here and in the processes that are started: the system refuses to write on."""
+    """Limit the size of files, in this process and in its children."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
     try:
@@ -33,8 +33,8 @@ def files_of_at_most(nbytes: int) -> Iterator[None]:
 TOO_LARGE = r"File too large: raise the limit of a file's size \(ulimit -f\)"
 
 
-class NoBoard:
-    """In the place of TensorBoard, whose thread would end by an error of its own."""
+class NoTensorBoard:
+    """Replaces TensorBoard, whose thread would end with its own error."""
 
     def __init__(self, run_dir: Path) -> None:
         pass
@@ -46,23 +46,23 @@ class NoBoard:
         pass
 
 
-def test_metrics_that_cannot_be_written_end_the_run_with_its_last_checkpoint(
+def test_unwritable_metrics_end_the_run_and_its_last_checkpoint_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Checkpoints of this size still fit. `launch=threads`."""
-    monkeypatch.setattr("workers.tracking.monitor.TensorBoardWriter", NoBoard)
-    asked = settings(*SMALL, *LOCAL, "steps=100000", "log_every=1", "checkpoint.every=5", "model.units=2")
+    """Checkpoints of this size still fit under the limit."""
+    monkeypatch.setattr("workers.tracking.monitor.TensorBoardWriter", NoTensorBoard)
+    config = settings(*SMALL, *LOCAL, "steps=100000", "log_every=1", "checkpoint.every=5", "model.units=2")
     with files_of_at_most(20_000), pytest.raises(SystemRefused) as refused:
-        launch(asked, tmp_path / "run")
+        launch(config, tmp_path / "run")
     last = checkpoint.complete_steps(tmp_path / "run")[-1]
     assert re.fullmatch(
         rf"stage \d, step \d+: {tmp_path}/run/metrics\.jsonl: {TOO_LARGE}; last complete checkpoint: "
-        rf"{checkpoint.folder_of(tmp_path / 'run', last)}; go on with: dni-train resume={tmp_path}/run",
+        rf"{checkpoint.folder_of(tmp_path / 'run', last)}; resume with: dni-train resume={tmp_path}/run",
         str(refused.value),
     )
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_processes(tmp_path: Path) -> None:
+def test_an_unwritable_checkpoint_ends_a_run_in_processes(tmp_path: Path) -> None:
     with files_of_at_most(5_000), pytest.raises(SystemRefused) as refused:
         launch(settings(*SMALL, "stages=1", "launch=processes", "steps=10", "model.units=64"), tmp_path / "run")
     assert re.fullmatch(
@@ -70,18 +70,20 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_processes(tmp_path:
         r"complete checkpoint had been written \(checkpoint\.every sets how often\)",
         str(refused.value),
     )
-    assert [path.name for path in checkpoint.folder_of(tmp_path / "run", 10).iterdir()] == []  # it had taken space
+    assert [
+        path.name for path in checkpoint.folder_of(tmp_path / "run", 10).iterdir()
+    ] == []  # no incomplete file is left
 
 
-def test_the_same_where_an_engine_has_started_the_stages(tmp_path: Path) -> None:
+def test_an_unwritable_checkpoint_ends_a_run_with_external_launch(tmp_path: Path) -> None:
     rank_info = RankInfo(0, 1, "WORLD_SIZE", True, local=1)
-    asked = settings(*SMALL, "stages=1", "launch=external", "steps=4", "model.units=64")
+    config = settings(*SMALL, "stages=1", "launch=external", "steps=4", "model.units=64")
     with files_of_at_most(5_000), pytest.raises(SystemRefused) as refused:
-        launch(asked, tmp_path / "run", rank_info)
+        launch(config, tmp_path / "run", rank_info)
     assert re.match(rf"stage 0: {tmp_path}/run/checkpoints/.*{TOO_LARGE}; no complete checkpoint", str(refused.value))
 
 
-def test_a_folder_that_cannot_be_made_is_refused_by_the_command_itself(tmp_path: Path) -> None:
+def test_the_command_refuses_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     done = run(tmp_path, "hydra.run.dir=/proc/x/y")
     assert (done.code, done.out) == (2, [])
     assert done.err == ["dni-train: /proc/x: No such file or directory: name another folder (hydra.run.dir=FOLDER)"]
@@ -89,15 +91,15 @@ def test_a_folder_that_cannot_be_made_is_refused_by_the_command_itself(tmp_path:
 
 @pytest.mark.parametrize("folder", ["/proc/x/y", "/dev/null/run"])
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left, exit_codes():
+    with pytest.raises(SystemExit) as exited, exit_codes():
         launch(settings(*SMALL, *LOCAL, "steps=2"), Path(folder))
-    assert left.value.code == 2
+    assert exited.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("dni-train: /")
     assert line.endswith("name another folder (hydra.run.dir=FOLDER)")
 
 
-def test_an_evaluation_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unwritable_evaluation_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launch(settings(*SMALL, *LOCAL, "steps=2", "stages=1"), tmp_path / "run")
     (tmp_path / "run" / "evaluation-valid.json").symlink_to("/dev/full")
     assert evaluate([str(tmp_path / "run")]) == 2

@@ -1,4 +1,4 @@
-"""evaluate.patience: when it ends a run, what it keeps, and how it goes on over a resumption."""
+"""evaluate.patience: when it ends a run, which checkpoint it keeps, and how it continues after a resume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.runs import assert_same, parameters_of, tiny
 from workers.config.settings import Config
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
-from workers.tracking.early_stopping import Stop, best, stop_when_no_better, waited
+from workers.tracking.early_stopping import Stop, best, passes_since_best, stop_when_no_better
 
 
 def passes(*bits: float | None) -> list[dict[str, Any]]:
@@ -25,25 +25,25 @@ def passes(*bits: float | None) -> list[dict[str, Any]]:
     [
         ((), None, 0),
         ((3.0,), 1, 0),
-        ((3.0, 2.0, 2.5, 2.0), 2, 2),  # as good is not better
+        ((3.0, 2.0, 2.5, 2.0), 2, 2),  # an equal pass is not better
         ((None, 2.0, None), 2, 1),
         ((None, None), None, 2),
     ],
 )
-def test_the_best_pass_and_how_long_ago_it_was(bits: tuple[float | None, ...], step: int | None, since: int) -> None:
+def test_the_best_pass_and_the_passes_since(bits: tuple[float | None, ...], step: int | None, since: int) -> None:
     chosen = best(passes(*bits))
-    assert (chosen and chosen["step"], waited(passes(*bits))) == (step, since)
+    assert (chosen and chosen["step"], passes_since_best(passes(*bits))) == (step, since)
 
 
-def test_a_loss_with_a_unit_of_its_own_decides_where_there_are_no_bits() -> None:
+def test_best_uses_the_loss_if_it_is_not_in_bits() -> None:
     losses = (0.3, 0.1, None, 0.2)
     records = [{"kind": "valid", "step": n, "loss": x, "unit": "squared error"} for n, x in enumerate(losses, 1)]
     chosen = best(records)
-    assert (chosen and chosen["step"], waited(records)) == (2, 2)
+    assert (chosen and chosen["step"], passes_since_best(records)) == (2, 2)
 
 
 def stops_at(patience: int, *bits: float | None, last: int = 99) -> int | None:
-    """The step of the pass after which the run is stopped."""
+    """Return the step of the pass that stops the run, or None."""
     kept: list[dict[str, Any]] = []
     stop = Stop()
     note = stop_when_no_better(kept.append, kept, stop, patience, last)
@@ -58,14 +58,14 @@ def stops_at(patience: int, *bits: float | None, last: int = 99) -> int | None:
     return None
 
 
-def test_patience_is_over_after_so_many_passes_that_are_no_better() -> None:
+def test_patience_ends_after_that_many_passes_without_a_better_one() -> None:
     assert stops_at(1, 3.0, 2.0, 2.5, 1.0) == 3
     assert stops_at(2, 3.0, 2.0, 2.5, 1.0, 1.0, 1.0) == 6
     assert stops_at(3, 3.0, 2.0, 2.5, 1.0, 1.0, 1.0) is None
-    assert stops_at(1, 3.0, 3.0, last=2) is None  # the run ends there anyway
+    assert stops_at(1, 3.0, 3.0, last=2) is None  # the run ends at this step anyway
 
 
-def test_a_pass_that_is_not_finite_ends_nothing() -> None:
+def test_a_non_finite_pass_does_not_end_the_run() -> None:
     assert stops_at(1, 3.0, None, None) is None
     assert stops_at(1, 3.0, None, 3.5) == 3
 
@@ -78,7 +78,7 @@ def test_the_first_reason_to_stop_is_kept() -> None:
 
 
 def stuck(**more: Any) -> Config:
-    """A run that never moves, so that its first validation pass, after step 3, is its best."""
+    """The parameters never move, so the first validation pass, after step 3, is the best."""
     changes: dict[str, Any] = {
         "steps": 100, "depth": {"lag": 1}, "optimizer": {"learning_rate": 1e-30},
         "evaluate": {"every": 3, "windows": 1, "patience": 2}, "checkpoint": {"every": None, "keep": 1},
@@ -95,13 +95,13 @@ def test_a_run_in_threads_ends_with_the_pass_and_keeps_the_best_checkpoint(tmp_p
     assert checkpoint.complete_steps(tmp_path) == [3, 9]
 
 
-def test_patience_and_the_best_pass_go_on_over_a_resumption(tmp_path: Path) -> None:
+def test_patience_and_the_best_pass_survive_a_resume(tmp_path: Path) -> None:
     launch(stuck(steps=6), tmp_path / "first")
     assert summary_of(tmp_path / "first")["ended"] == "steps"
     on = {"evaluate": {"every": 3, "windows": 1, "patience": 3}, "resume": str(tmp_path / "first")}
     summary = launch(stuck(**on), tmp_path / "on").summary
     assert (summary["steps"], summary["ended"], summary["best"]["step"]) == (12, "patience", 3)
-    assert checkpoint.complete_steps(tmp_path / "on") == [3, 12]  # the best one came along
+    assert checkpoint.complete_steps(tmp_path / "on") == [3, 12]  # the best one was copied
     for part in (tmp_path / "first", tmp_path / "on"):
         assert checkpoint.load(part, 3, 1)["stage"]["module"].keys()
     with pytest.raises(ResumeError, match=r"already seen 3 validation passes without a better one: set evaluate\.pat"):
@@ -109,7 +109,7 @@ def test_patience_and_the_best_pass_go_on_over_a_resumption(tmp_path: Path) -> N
     assert not (tmp_path / "again").exists()
 
 
-def test_saving_with_every_pass_does_not_show_in_the_result(tmp_path: Path) -> None:
+def test_saving_with_every_pass_does_not_change_the_result(tmp_path: Path) -> None:
     for name, patience in (("with", 50), ("without", None)):
         config = tiny(depth={"lag": 1}, evaluate={"every": 3, "windows": 1, "patience": patience})
         assert launch(config, tmp_path / name).summary["ended"] == "steps"
@@ -124,8 +124,8 @@ def test_divergence_is_still_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_processes_are_told_and_a_few_steps_later_the_run_ends(tmp_path: Path) -> None:
-    """The first stage hears of it over a pipe: some steps are under way meanwhile."""
+def test_processes_stop_a_few_steps_after_patience_ends(tmp_path: Path) -> None:
+    """The first stage is notified over a pipe, so a few more steps are in flight."""
     result = launch(stuck(steps=10**6, transport={"kind": "grpc"}, launch={"mode": "processes"}), tmp_path)
     summary = result.summary
     assert (result.interrupted, summary["ended"], summary["best"]["step"]) == (False, "patience", 3)

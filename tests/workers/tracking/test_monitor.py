@@ -1,4 +1,4 @@
-"""Monitor: what reaches the files, and what a broken display may not do."""
+"""The monitor: records written to files, and failures of the display."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_train_and_valid_records_are_lines_as_they_come(tmp_path: Path) -> None:
+def test_train_and_valid_records_are_written_in_order(tmp_path: Path) -> None:
     with Monitor(tmp_path, 2, 40, console=plain()[0]) as monitor:
         monitor(train(0, 10))
         assert lines(tmp_path) == [train(0, 10)]
@@ -34,7 +34,7 @@ def test_train_and_valid_records_are_lines_as_they_come(tmp_path: Path) -> None:
     assert monitor.valid_history == [valid(10, 1.0)]
 
 
-def test_the_last_probe_of_every_stage_goes_with_its_end(tmp_path: Path) -> None:
+def test_the_last_probe_of_every_stage_is_in_its_summary(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps(probe(0, 5)) + "\n" + json.dumps(probe(1, 5)) + "\n")
     with Monitor(tmp_path, 2, 40, console=plain()[0]) as monitor:
         monitor(probe(1, 10, parameters=math.nan))
@@ -49,7 +49,7 @@ def test_the_last_probe_of_every_stage_goes_with_its_end(tmp_path: Path) -> None
     assert [stage["probe"] for stage in summary["stage"]] == [first, second]
 
 
-def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+def test_non_finite_numbers_are_null(tmp_path: Path) -> None:
     with Monitor(tmp_path, 2, 40, console=plain()[0]) as monitor:
         monitor(train(1, 10, loss=math.nan, bits_per_label=math.inf))
     assert lines(tmp_path) == [train(1, 10, loss=None, bits_per_label=None)]
@@ -95,7 +95,7 @@ def test_damaged_earlier_lines_are_named(tmp_path: Path) -> None:
         pass
 
 
-def test_a_broken_display_is_logged_once_and_ends_nothing(
+def test_a_broken_display_is_logged_once_and_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:
@@ -110,7 +110,7 @@ def test_a_broken_display_is_logged_once_and_ends_nothing(
     assert sorted(record.getMessage().split()[0] for record in caplog.records) == ["TensorBoard", "terminal"]
 
 
-def test_a_stuck_display_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stuck_display_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = threading.Event()
     monkeypatch.setattr(Screen, "_draw", lambda self: stuck.wait(50))
     monkeypatch.setattr(monitor_module, "QUEUE_LIMIT", 8)

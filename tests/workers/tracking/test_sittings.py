@@ -1,4 +1,4 @@
-"""The figures of a resumed run are those of the run that was never interrupted; only its times may differ."""
+"""The figures of a resumed run equal those of an uninterrupted one, except its times."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from workers.storage import checkpoint
 from workers.storage.sealed import read_sealed, write_sealed
 from workers.tracking import sittings
 from workers.tracking.run import read_metrics
-from workers.tracking.sittings import added_up, id_of_folder, sitting
+from workers.tracking.sittings import id_of_folder, sitting, totals
 
 STEPS, STOPPED = 23, 12  # neither is a multiple of log_every = 5: a record spans both sittings
 
-#: Each pass takes at least so long, so that times can be held against something.
+#: Least time of each pass, so that times have a lower bound.
 SLOW = {"forward_ms": 2.0, "backward_ms": 2.0}
 TIMES = ("wall_s", "steps_per_s", "tokens_per_s", "busy")
-#: What depends on when frames arrive, and the memory of the process that runs all tests.
+#: Figures that depend on the arrival of frames, and the memory of the process that runs all tests.
 OF_THE_MOMENT = ("queue", "in_flight", "peak_rss_mb")
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -34,25 +34,25 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "local": {"depth": {"method": "local"}},
     "delayed": {"depth": {"method": "delayed", "lag": 1}},
-    "unlocked": {"depth": {"method": "synthetic", "lag": 1, "inputs": "synthetic"}},
+    "unlocked": {"depth": {"method": "synthetic_inputs", "lag": 1}},
 }  # fmt: skip
 
 
 def figures(tree: Any, *, left_out: tuple[str, ...]) -> Any:
-    """The tree without the figures of these names."""
+    """Remove the figures of these names from the tree."""
     if isinstance(tree, Mapping):
         return {key: figures(value, left_out=left_out) for key, value in tree.items() if key not in left_out}
     return [figures(value, left_out=left_out) for value in tree] if isinstance(tree, list) else tree
 
 
 def lines_of(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` but those that open a sitting; stages write in any order, each in its own."""
+    """Return the lines of `metrics.jsonl` except those of kind sitting; the order between stages varies."""
     records = [record for record in read_metrics(run_dir / "metrics.jsonl") if record["kind"] != "sitting"]
     return sorted(records, key=lambda record: int(record["stage"]))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_figure_is_that_of_the_uninterrupted_run(method: str, tmp_path: Path) -> None:
+def test_every_figure_equals_that_of_the_uninterrupted_run(method: str, tmp_path: Path) -> None:
     settings = {"emulate": SLOW, **METHODS[method]}
     launch(tiny(steps=STEPS, **settings), tmp_path / "whole")
     begun = time.monotonic()
@@ -68,11 +68,11 @@ def test_every_figure_is_that_of_the_uninterrupted_run(method: str, tmp_path: Pa
 
     left_out = (*TIMES, *OF_THE_MOMENT)
     validated = [r for r in lines_of(tmp_path / "on") if r["kind"] == "valid" and r["step"] == STOPPED]
-    lines = [record for record in lines_of(tmp_path / "on") if record not in validated[:1]]  # the first one's end
+    lines = [record for record in lines_of(tmp_path / "on") if record not in validated[:1]]  # of the first run's end
     expected = [r for r in lines_of(tmp_path / "whole") if r["kind"] != "valid" or r["step"] != STOPPED]
     assert figures(lines, left_out=left_out) == figures(expected, left_out=left_out)
 
-    floor = STEPS * sum(SLOW.values()) / 1000  # seconds that the passes of one stage take at least
+    floor = STEPS * sum(SLOW.values()) / 1000  # least seconds for the passes of one stage
     for summary in (whole, on):
         assert summary["wall_s"] >= floor
         assert all(stage["steps_per_s"] <= STEPS / floor for stage in summary["stage"])
@@ -85,7 +85,7 @@ def test_every_figure_is_that_of_the_uninterrupted_run(method: str, tmp_path: Pa
     assert all(stage["peak_rss_mb"] >= 10 for stage in on["stage"])
 
 
-def test_memory_is_the_most_of_any_sitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_the_maximum_over_sittings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.runtime.tally.peak_rss_mb", lambda: 900.0)
     launch(tiny(steps=5), tmp_path / "first")
     monkeypatch.setattr("workers.runtime.tally.peak_rss_mb", lambda: 300.0)
@@ -93,10 +93,10 @@ def test_memory_is_the_most_of_any_sitting(tmp_path: Path, monkeypatch: pytest.M
     assert [stage["peak_rss_mb"] for stage in summary_of(tmp_path / "on")["stage"]] == [900.0, 900.0]
 
 
-def test_what_is_computed_twice_is_counted_once_and_said(
+def test_repeated_steps_count_once_and_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Killed after step 20 with a checkpoint of step 10; then resumed on another machine."""
+    """Killed after step 20 with a checkpoint of step 10, then resumed on another machine."""
     monkeypatch.setattr(sittings, "machine", lambda: "ours")
     config = {"depth": {"method": "backprop"}, "checkpoint": {"every": 10}, "emulate": SLOW}
     launch(tiny(steps=20, **config), tmp_path)
@@ -108,7 +108,7 @@ def test_what_is_computed_twice_is_counted_once_and_said(
     assert summary["repeated"]["steps"] == 10
     assert summary["repeated"]["s"] == pytest.approx(before[-1]["wall_s"] - _up_to(before, 10), rel=0.5)
     assert summary["machines"] == ["ours", "theirs"]
-    assert "going on after step 10: at least 10 steps that were taken after it" in caplog.text
+    assert "resuming after step 10: at least 10 later steps" in caplog.text
     assert [r["step"] for r in records if r["kind"] == "train" and r["stage"] == 1] == [5, 10, 15, 20, 25]
     clock = [record["wall_s"] for record in records if record["stage"] == 1]
     assert clock == sorted(clock)
@@ -119,7 +119,7 @@ def _up_to(records: list[dict[str, Any]], step: int) -> float:
     return max(float(record["wall_s"]) for record in records if record["step"] <= step)
 
 
-def test_sittings_add_up_and_hand_their_id_on(tmp_path: Path) -> None:
+def test_sittings_add_up_and_keep_their_id(tmp_path: Path) -> None:
     first = sitting([], 0, None)
     trained = {"kind": "train", "stage": 1, "step": 14, "wall_s": 7.0}
     saved = {"kind": "train", "stage": 1, "step": 10, "wall_s": 5.0}
@@ -127,9 +127,9 @@ def test_sittings_add_up_and_hand_their_id_on(tmp_path: Path) -> None:
     third = sitting([first, saved, second, trained | {"step": 11, "wall_s": 5.5}], 10, tmp_path)
     assert first["id"] == second["id"] == third["id"] != sitting([], 0, None)["id"]
     assert (second["repeated_steps"], second["repeated_s"], second["wall_s"]) == (4, 2.0, 5.0)
-    total = added_up([first, second, third])
+    total = totals([first, second, third])
     assert (total["sittings"], total["repeated"]) == (3, {"steps": 5, "s": 2.5})
-    assert sitting([saved], 10, tmp_path)["id"] == id_of_folder(tmp_path)  # of a run whose records have no id
+    assert sitting([saved], 10, tmp_path)["id"] == id_of_folder(tmp_path)  # records without an id
 
 
 def test_a_checkpoint_without_figures_is_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The summary of a run: its layout, and what goes into it from the ends of the stages."""
+"""The layout of a run's summary, and its figures from the stages' end records."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_summary_has_the_agreed_layout(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_throughput_leaves_validation_time_out_where_it_is_known(tmp_path: Path) -> None:
+def test_throughput_excludes_validation_time_if_known(tmp_path: Path) -> None:
     stages = [{"index": 0, "step": 9, "wall_s": 4.0}, {"index": 1, "step": 8, "wall_s": 5.0, "train_s": 4.0}]
     stages[1]["characters"] = 8000
     summary = write_summary(tmp_path, FACTS, stages=stages, valid=[])

@@ -1,4 +1,4 @@
-"""TensorBoard events, read back: names that do not depend on the number of stages, resumed curves, final figures."""
+"""TensorBoard events: names that do not depend on the number of stages, resumed curves, final figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workers.launch.launcher import launch
 from workers.tracking.monitor import Monitor
 from workers.tracking.tensorboard import keep_settings
 
-#: Bit for bit reproducible, with a rate that changes at every step and clipping that always bites.
+#: Reproducible bit for bit, with a rate that changes at every step and clipping at every step.
 LOCKED: dict[str, Any] = {
     "depth": {"method": "backprop"}, "log_every": 1, "checkpoint": {"every": 5, "keep": 9},
     "optimizer": {"schedule": {"kind": "cosine", "decay_steps": 15}, "learning_rate": 1e-2, "clip": 1e-3},
@@ -47,7 +47,7 @@ def curve(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
 
 
 def recorded(run_dir: Path, kind: str, stage: int, name: str) -> list[tuple[int, float]]:
-    """A curve of `metrics.jsonl`; TensorBoard keeps 32 bits."""
+    """Return a curve of `metrics.jsonl`, rounded to TensorBoard's 32 bits."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     chosen = [r for r in records if (r["kind"], r["stage"]) == (kind, stage) and r.get(name) is not None]
     return [(r["step"], torch.tensor(r[name]).item()) for r in chosen]
@@ -59,10 +59,10 @@ def settings_of(events: EventAccumulator) -> dict[str, Any]:
     return {key: getattr(value, value.WhichOneof("kind")) for key, value in found.items()}
 
 
-def test_the_last_stage_speaks_for_the_model_and_each_stage_for_itself(tmp_path: Path) -> None:
+def test_model_figures_come_from_the_last_stage(tmp_path: Path) -> None:
     with Monitor(tmp_path, 2, 40, console=plain()[0]) as monitor:
         monitor(train(1, 10, loss=2.0, bits_per_label=2.885, learning_rate=0.5, gradient_norm=3.0))
-        monitor(train(0, 10, loss=7.0))  # depth=local: a loss of its own
+        monitor(train(0, 10, loss=7.0))  # depth=local has a local loss
         monitor(train(1, 20, loss=1.0))
         monitor(valid(20, 1.5) | {"accuracy": 0.25})
         monitor({"kind": "own", "stage": 0, "step": 20, "wall_s": 1.0, "loss": 0.75})
@@ -82,7 +82,7 @@ def test_the_last_stage_speaks_for_the_model_and_each_stage_for_itself(tmp_path:
     assert "stage_1/time_cosine" not in found  # None in every record
 
 
-def test_runs_of_one_and_three_stages_share_the_names_of_the_models_curves(tmp_path: Path) -> None:
+def test_runs_of_one_and_three_stages_share_curve_names(tmp_path: Path) -> None:
     shared = []
     for stages in (1, 3):
         launch(locked(stages=stages, steps=4), tmp_path / str(stages))
@@ -93,7 +93,7 @@ def test_runs_of_one_and_three_stages_share_the_names_of_the_models_curves(tmp_p
     assert {"loss/train", "loss/validation", "rate/learning_rate", "final/validation_loss"} <= shared[0]
 
 
-def test_records_carry_the_rate_of_their_step_and_the_norm_before_clipping(tmp_path: Path) -> None:
+def test_records_have_the_rate_of_their_step_and_the_norm_before_clipping(tmp_path: Path) -> None:
     config, data = resolve(locked(stages=1, steps=3))
     launch(config, tmp_path)
     course = [1e-2 * (1 + math.cos(math.pi * n / 15)) / 2 for n in range(3)]
@@ -104,11 +104,11 @@ def test_records_carry_the_rate_of_their_step_and_the_norm_before_clipping(tmp_p
     output, _ = chain(window.inputs)
     (summed_cross_entropy(output, window.labels) / window.labels.numel()).backward()
     norm = math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in chain.parameters() if p.grad is not None))
-    assert norm > 0.01  # ten times what clipping leaves
+    assert norm > 0.01  # ten times the clipping limit
     assert recorded(tmp_path, "train", 0, "gradient_norm")[0] == (1, pytest.approx(norm, rel=1e-5))
 
 
-def test_a_stage_knows_the_norm_of_its_newest_optimizer_step_and_saves_it() -> None:
+def test_a_stage_saves_the_norm_of_its_last_optimizer_step() -> None:
     def stage() -> Stage:
         module = torch.nn.Linear(2, 1, bias=False)
         return Stage(module, torch.optim.SGD(module.parameters(), 1e-3), clip=1.0, accumulate=2)
@@ -126,7 +126,7 @@ def test_a_stage_knows_the_norm_of_its_newest_optimizer_step_and_saves_it() -> N
 
 
 @pytest.mark.parametrize("folder", ["run", "other"])
-def test_a_resumed_run_goes_on_in_the_same_curve(folder: str, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_its_curve(folder: str, tmp_path: Path) -> None:
     config = locked(steps=12)
     launch(config, tmp_path / "run")
     on = replace(config, steps=15, resume=str(tmp_path / "run"), resume_step=10)
@@ -143,7 +143,7 @@ def test_a_resumed_run_goes_on_in_the_same_curve(folder: str, tmp_path: Path) ->
     assert settings_of(events)["steps"] == 15
 
 
-def test_the_settings_stand_beside_the_figures_of_the_summary(tmp_path: Path) -> None:
+def test_settings_are_stored_with_the_figures_of_the_summary(tmp_path: Path) -> None:
     summary = launch(locked(steps=4, model={"units": 8, "split_points": ["lstm2"]}), tmp_path).summary
     events = read(tmp_path)
     settings = settings_of(events)
@@ -159,7 +159,7 @@ def test_the_settings_stand_beside_the_figures_of_the_summary(tmp_path: Path) ->
     assert curve(events, "final/tokens_per_s") == [(4, pytest.approx(summary["tokens_per_s"]))]
 
 
-def test_the_switch_leaves_tensorboard_out_and_changes_nothing_else(tmp_path: Path) -> None:
+def test_tensorboard_false_changes_nothing_else(tmp_path: Path) -> None:
     config = locked(steps=4)
     off = launch(replace(config, tensorboard=False), tmp_path / "off").summary
     on = launch(config, tmp_path / "on").summary
@@ -169,7 +169,20 @@ def test_the_switch_leaves_tensorboard_out_and_changes_nothing_else(tmp_path: Pa
     assert fingerprint(replace(config, tensorboard=False)) == fingerprint(config)
 
 
-def test_settings_that_cannot_be_written_end_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_settings_that_cannot_be_written_do_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
     keep_settings(tmp_path, to_plain(Config()), {"steps": 1})
     assert "TensorBoard has no settings of" in caplog.text
+
+
+def test_a_run_that_went_on_in_fewer_stages_has_one_curve(tmp_path: Path) -> None:
+    """Its earlier records are those of another last stage; in a new folder all of them are written again."""
+    plainly = {"optimizer": LOCKED["optimizer"] | {"clip": None}}
+    launch(locked(**plainly, steps=5, stages=3), tmp_path / "three")
+    launch(locked(**plainly, steps=8, stages=2, resume=str(tmp_path / "three")), tmp_path / "two")
+    launch(locked(**plainly, steps=8, stages=2), tmp_path / "whole")
+    two, whole = read(tmp_path / "two"), read(tmp_path / "whole")
+    for tag in ("loss/train", "rate/learning_rate"):
+        assert curve(two, tag) == curve(whole, tag)
+    assert "stage_2/loss" not in two.Tags()["scalars"]
+    assert [step for step, _ in curve(two, "stage_2/busy")] == [1, 2, 3, 4, 5]

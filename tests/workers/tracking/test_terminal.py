@@ -1,4 +1,4 @@
-"""What a run shows: plain lines, and the table on a terminal."""
+"""The display of a run: plain lines, and the table on a terminal."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_plain_lines_are_few_and_every_validation_has_one(tmp_path: Path) -> Non
         "validation at step 150: 1.0000 bits/label (0.6931 nats), 25.6% right",
     ]
     progress = [line for line in shown if line.startswith("step ")]
-    assert len(progress) == len(shown) - 3 == 2  # at once, and at the end
+    assert len(progress) == len(shown) - 3 == 2  # the first one, and the last one
     loss = "loss 0.6931 nats (1.0000 bits/label)"
     stages = "busy 50% 50% | staleness 2.5 2.5 | cosine depth 0.70 0.70"
     assert progress[-1] == f"step 100 of 100 (100%) | 0:00:00 left | {loss} | 10.0 steps/s | {stages}"
 
 
-def test_a_plain_line_has_the_figures_that_some_stage_has() -> None:
+def test_a_plain_line_has_the_figures_of_any_stage() -> None:
     screen = Screen(plain()[0], 3, 100, live=False)
     screen.show(train(0, 10, time_cosine=0.25))
     screen.show(train(2, 10, staleness=None, cosine=None, time_cosine=-0.5))
@@ -52,7 +52,7 @@ def test_a_plain_line_has_the_figures_that_some_stage_has() -> None:
     assert locked.line().split(" | ")[3:] == ["busy 50%"]
 
 
-def test_a_loss_in_a_unit_of_its_own_has_no_bits() -> None:
+def test_a_loss_in_its_own_unit_has_no_bits() -> None:
     console, text = plain()
     screen, unit = Screen(console, 1, 100, live=False), {"unit": "squared error", "bits_per_label": None}
     screen.show(train(0, 10, loss=0.25, **unit))
@@ -64,7 +64,7 @@ def test_a_loss_in_a_unit_of_its_own_has_no_bits() -> None:
     assert "bits" not in text.getvalue()
 
 
-def test_a_stage_keeps_what_it_once_reported() -> None:
+def test_a_stage_keeps_its_last_figures() -> None:
     screen = Screen(plain()[0], 2, 100, live=False)
     screen.show(train(0, 10, busy=0.25))
     screen.show(train(0, 20, busy=None, cosine=None))
@@ -83,7 +83,7 @@ def test_time_left_is_that_of_the_slowest_stage() -> None:
     screen.close()
 
 
-def test_a_probe_is_one_line_once_all_stages_have_told(tmp_path: Path) -> None:
+def test_a_probe_is_one_line_once_all_stages_have_reported(tmp_path: Path) -> None:
     console, text = plain()
     with Monitor(tmp_path, 2, 100, console=console) as monitor:
         for step in (10, 20):
@@ -166,4 +166,4 @@ def test_the_first_line_waits_for_the_loss() -> None:
     assert "loss -" not in text.getvalue()
     silent = Screen(plain()[0], 2, 100, live=False)
     silent.show(train(0, 10))
-    assert "loss" not in silent.line()  # nothing is known of it: nothing is said
+    assert "loss" not in silent.line()  # no loss is known

@@ -2,5 +2,5 @@
 
 import os
 
-# gRPC's core writes news of connections that end to stderr, where users look for errors; before its first import.
+# gRPC's core logs closed connections to stderr, where users look for errors. Set this before its first import.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

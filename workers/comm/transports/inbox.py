@@ -1,4 +1,4 @@
-"""The receiving queue that all transports use, and the end of a link that receives through one."""
+"""The receive queue of all transports, and the channel end that receives through it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from dni.errors import FlowControlError, PeerTimeout
 from workers.comm.frame import Frame
 from workers.comm.transports.base import ChannelEnd
 
-#: When it may come out, and a frame, the error in the place of one, or None: the link is down.
+#: Time when it may be taken, and a frame, an error in place of one, or None (the link is down).
 _Item: TypeAlias = tuple[float, Frame | Exception | None]
 
 
 class Inbox:
-    """A bounded queue of received frames, each taken out no sooner than `delay_s` seconds after it came in.
+    """A bounded queue of received frames. Each can be taken `delay_s` seconds after it was put.
 
-    The delay stands for the one-way latency of a link: it adds to the transport's own and does not limit how
-    many frames are under way. Frames are put by one thread, and taken by one.
+    The delay emulates the one-way latency of a link. It adds to the transport's own latency and does not limit the
+    number of frames in flight. One thread puts frames, one takes them.
+
+    Args:
+        limit: frames that may wait.
+        delay_s: emulated latency in seconds.
+        peer: name of the sender, for messages.
+        on_take: applied to every frame by the thread that takes it.
     """
 
     def __init__(
@@ -28,24 +34,24 @@ class Inbox:
         limit: int,
         delay_s: float = 0.0,
         peer: str = "the neighbouring stage",
-        arrive: Callable[[Frame], Frame] | None = None,
+        on_take: Callable[[Frame], Frame] | None = None,
     ) -> None:
         self.limit = limit
         self.delay_s = delay_s
-        self.peer = peer  #: who sends, for messages
-        self._arrive = arrive  #: done to every frame by the thread that takes it
+        self.peer = peer
+        self._on_take = on_take
         self.failure: Exception | None = None
         self._failing = threading.Lock()
-        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()  # quicker to wake who waits than a condition is
-        self._first: _Item | None = None  # out of the queue, and not yet due
+        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()  # wakes a waiting thread faster than a Condition
+        self._first: _Item | None = None  # taken from the queue, delay not yet over
 
     def put(self, item: Frame | Exception) -> None:
-        """Append a frame, or the error that takes the place of one.
+        """Append a frame, or an error in place of one.
 
-        Raises FlowControlError (which also fails the inbox) beyond `limit` items, and what it failed with.
+        Raises FlowControlError, which also fails the inbox, above `limit` items. Raises the failure of a failed inbox.
         """
         if self.failure is not None:
-            raise _fresh(self.failure)
+            raise _without_traceback(self.failure)
         if self.pending() < self.limit:
             self._items.put((time.monotonic() + self.delay_s, item))
             return
@@ -57,41 +63,41 @@ class Inbox:
         raise error
 
     def fail(self, error: Exception) -> None:
-        """Mark the link as down behind what is queued; only the first call counts."""
+        """Mark the link as down after the queued frames. Only the first call has an effect."""
         with self._failing:
             if self.failure is None:
                 self.failure = error
                 self._items.put((time.monotonic() + self.delay_s, None))
 
     def take(self, timeout: float | None) -> Frame:
-        """The next frame; raises as `ChannelEnd.receive` does."""
+        """Wait for the next frame. Raises as `ChannelEnd.receive`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            due = self._peek(timeout)
+            due_at = self._peek(timeout)
         except queue.Empty:
-            raise self._late(timeout) from None
+            raise self._timeout_error(timeout) from None
         now = time.monotonic()
-        if deadline is not None and now < due > deadline:
+        if deadline is not None and now < due_at > deadline:
             time.sleep(max(0.0, deadline - now))
-            raise self._late(timeout)
-        if due > now:
-            time.sleep(due - now)
+            raise self._timeout_error(timeout)
+        if due_at > now:
+            time.sleep(due_at - now)
         return self._next()
 
     def poll(self) -> Frame | None:
-        """As `take`, without waiting: None if nothing is due yet."""
+        """Return the next frame, or None if none can be taken yet. Raises as `take`, without PeerTimeout."""
         try:
             return self._next() if self._peek(0) <= time.monotonic() else None
         except queue.Empty:
             return None
 
     def pending(self) -> int:
-        """Items put and not yet taken."""
+        """Return the number of items put and not yet taken."""
         waiting = self._items.qsize() + (self._first is not None)
         return waiting if self.failure is None else max(0, waiting - 1)
 
     def _peek(self, timeout: float | None) -> float:
-        """When the first item may come out. Raises queue.Empty if there is none within so many seconds."""
+        """Return when the first item can be taken. Raises queue.Empty if none arrives within `timeout` seconds."""
         if self._first is None:
             self._first = self._items.get(timeout != 0, timeout)
         return self._first[0]
@@ -99,20 +105,20 @@ class Inbox:
     def _next(self) -> Frame:
         assert self._first is not None
         item = self._first[1]
-        if item is None:  # stays the first
+        if item is None:  # keep it: the link stays down
             assert self.failure is not None
-            raise _fresh(self.failure)
+            raise _without_traceback(self.failure)
         self._first = None
         if isinstance(item, Exception):
             raise item
-        return item if self._arrive is None else self._arrive(item)
+        return item if self._on_take is None else self._on_take(item)
 
-    def _late(self, timeout: float | None) -> PeerTimeout:
+    def _timeout_error(self, timeout: float | None) -> PeerTimeout:
         return PeerTimeout(f"no frame from {self.peer} within {timeout:g} s")
 
 
 class InboxEnd(ChannelEnd):
-    """One end that receives through an inbox."""
+    """A channel end that receives through an inbox."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
@@ -128,19 +134,19 @@ class InboxEnd(ChannelEnd):
         return self._inbox.pending()
 
     def _check_open(self, frame: Frame) -> None:
-        """Raises ValueError after `close`, and what the link failed with."""
+        """Raise ValueError after `close`, or the failure of the link."""
         if self._closed:
             raise ValueError(f"{self._where(frame)} sent after this end was closed")
         self._raise_if_lost()
 
     def _raise_if_lost(self) -> None:
         if self._inbox.failure is not None:
-            raise _fresh(self._inbox.failure)
+            raise _without_traceback(self._inbox.failure)
 
     def _where(self, frame: Frame) -> str:
         return f"step {frame.step}: {frame.kind.name} to {self._inbox.peer}"
 
 
-def _fresh(error: Exception) -> Exception:
-    """A failure is raised as often as it is met, without the trace of the last time."""
+def _without_traceback(error: Exception) -> Exception:
+    """Drop the traceback of the last time that this failure was raised."""
     return error.with_traceback(None)

@@ -22,15 +22,15 @@ class Local(Transport):
     within_process: ClassVar[bool] = True
 
     def listen(self, bind: str, context: LinkContext) -> Listener:
-        """Raises UsageError: only `edge` makes links."""
+        """Raise UsageError: only `edge` makes links."""
         raise UsageError("transport=local joins threads of one process: its links are made by `edge`")
 
     def connect(self, address: str, context: LinkContext) -> ChannelEnd:
-        """Raises UsageError, as `listen`."""
+        """Raise UsageError, as `listen`."""
         raise UsageError("transport=local joins threads of one process: its links are made by `edge`")
 
-    def edge(self, before: LinkContext, after: LinkContext) -> Edge:
-        return Edge(*local_channel(before.limit, self.delay_s))
+    def edge(self, previous: LinkContext, next_stage: LinkContext) -> Edge:
+        return Edge(*local_channel(previous.limit, self.delay_s))
 
     def check(self, run: RunContext) -> None:
         if not run.threads:
@@ -38,20 +38,20 @@ class Local(Transport):
 
 
 def local_channel(limit: int, delay_s: float = 0.0) -> tuple[ChannelEnd, ChannelEnd]:
-    """The two ends of a link that holds at most `limit` frames each way and takes `delay_s` seconds."""
-    there, back = Inbox(limit, delay_s), Inbox(limit, delay_s)
-    return LocalEnd(inbox=back, outbox=there), LocalEnd(inbox=there, outbox=back)
+    """Return the two ends of a link with at most `limit` waiting frames and `delay_s` seconds of latency each way."""
+    downstream, upstream = Inbox(limit, delay_s), Inbox(limit, delay_s)
+    return LocalEnd(inbox=upstream, outbox=downstream), LocalEnd(inbox=downstream, outbox=upstream)
 
 
 def clone(frame: Frame) -> Frame:
-    """A frame with memory of its own, contiguous as it would be after a journey over the wire."""
+    """Copy a frame. Its tensors become contiguous, as after a transfer over the wire."""
     layout = torch.contiguous_format
     tensors = {name: t.detach().clone(memory_format=layout) for name, t in frame.tensors.items()}
     return replace(frame, tensors=tensors)
 
 
 class LocalEnd(InboxEnd):
-    """One end of a link between threads; clones what it sends."""
+    """One end of a link between threads; it clones the frames that it sends."""
 
     def __init__(self, inbox: Inbox, outbox: Inbox) -> None:
         super().__init__(inbox)

@@ -1,4 +1,4 @@
-"""What links between processes have in common, whatever carries their frames."""
+"""Common parts of the transports between processes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import queue
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from dni.errors import FlowControlError, PeerTimeout, SizeMismatch
 from dni.ranges import one_or_more
+from workers.comm.codec import FRAME_BYTES
 from workers.comm.frame import Frame, Handshake
+from workers.comm.shared_memory import RING_BYTES
 from workers.comm.transports.base import ChannelEnd, LinkContext, Transport
 from workers.comm.transports.inbox import Inbox, InboxEnd
 
@@ -21,43 +22,54 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """The settings that both ends of a link share; see `grpc_connect`."""
+    """Settings of one end of a link. Both ends of a link should have the same, except for `device`."""
 
-    limit: int
-    max_frame: int
-    delay_s: float
-    checksum: bool
-    timeout_s: float
-    device: torch.device = CPU  # of the stage
-    ring: int = 0  # bytes of memory that both share for big payloads each way
+    limit: int = 64  #: [frames] that may wait in each direction; at least the number in flight on the edge
+    max_frame: int = FRAME_BYTES  #: [bytes] of the largest frame sent or received
+    delay_s: float = 0.0  #: [seconds] emulated one-way latency, added to received frames
+    checksum: bool = False  #: send a checksum of the payload; a received checksum is always verified
+    timeout_s: float = 30.0  #: [seconds] longest wait for the peer, to connect and, at `close`, to receive sent frames
+    insecure: bool = False  #: allow plaintext beyond the loopback interface
+    ring: int = RING_BYTES  #: [bytes] shared memory per direction for big payloads (gRPC, unix sockets); 0: none
+    device: torch.device = CPU  #: device of the stage that holds this end
+
+
+#: The settings of a link whose caller passes none.
+DEFAULT_SETTINGS = LinkSettings()
 
 
 @dataclass
 class ProcessTransport(Transport):
     """Base class of the transports that send frames as bytes, between processes."""
 
-    checksum: bool = False  # a checksum over tensors too, not only over headers
-    max_frame_mb: int = one_or_more(256)  # [megabytes] largest frame that a stage takes from a neighbour
+    checksum: bool = False  # send a checksum of tensors, too; headers always have one
+    max_frame_mb: int = one_or_more(256)  # [megabytes] largest frame that a stage sends or accepts
 
-    def link_settings(self, context: LinkContext) -> dict[str, Any]:
-        """The settings of both ends of a link, by the names of `LinkSettings`."""
-        return {
-            "limit": context.limit, "max_frame": self.max_frame_mb << 20, "delay_s": self.delay_s,
-            "checksum": self.checksum, "timeout_s": self.timeout_s, "device": context.device,
-        }  # fmt: skip
+    def link_settings(self, context: LinkContext) -> LinkSettings:
+        """Return the settings of the end that a stage opens."""
+        return LinkSettings(
+            limit=context.limit,
+            max_frame=self.max_frame_mb << 20,
+            delay_s=self.delay_s,
+            checksum=self.checksum,
+            timeout_s=self.timeout_s,
+            insecure=self.insecure,
+            device=context.device,
+        )
 
 
 class LinkEnd(InboxEnd):
-    """One end, and what may not be sent."""
+    """One end of a link between processes, and the limits on sent frames."""
 
-    def __init__(self, peer: str, settings: LinkSettings, arrive: Callable[[Frame], Frame] | None) -> None:
-        super().__init__(Inbox(settings.limit, settings.delay_s, peer, arrive))
+    def __init__(self, peer: str, settings: LinkSettings, on_take: Callable[[Frame], Frame] | None) -> None:
+        super().__init__(Inbox(settings.limit, settings.delay_s, peer, on_take))
         self._settings = settings
 
     def _check_size(self, frame: Frame, nbytes: int) -> None:
         if nbytes > (limit := self._settings.max_frame):
             raise SizeMismatch(
-                f"{self._where(frame)} has {nbytes} bytes, the link carries {limit}: raise the limit at both ends"
+                f"{self._where(frame)} has {nbytes} bytes, the link carries {limit}: raise transport.max_frame_mb at "
+                "both ends"
             )
 
     def _crowded(self, frame: Frame) -> FlowControlError:
@@ -65,24 +77,24 @@ class LinkEnd(InboxEnd):
 
 
 class Accepting:
-    """A listener's queue of ends that have connected and agreed, or of why one did not."""
+    """Base class of listeners: a queue of accepted ends, and of errors of refused ones."""
 
-    address: str  #: what to connect to
+    address: str  #: the address to connect to
 
     def __init__(self, handshake: Handshake, most: int = 0) -> None:
-        """`most` may wait; 0: any number."""
+        """`most`: ends that may wait to be accepted; 0: any number."""
         self._handshake = handshake
         self._accepted: queue.Queue[ChannelEnd | Exception] = queue.Queue(most)
 
     def died(self, error: Exception) -> None:
-        """Have `accept` raise what ended a thread that serves clients."""
+        """Make `accept` raise the error that ended a thread of this listener."""
         with suppress(queue.Full):
             self._accepted.put_nowait(error)
 
     def accept(self, timeout: float) -> ChannelEnd:
-        """The end of the link to the stage before, once that has connected and agreed.
+        """Wait for the previous stage to connect and shake hands; return the end of its link.
 
-        Raises PeerTimeout after `timeout` seconds and HandshakeRefused when a stage came and was refused.
+        Raises PeerTimeout after `timeout` seconds, HandshakeRefused if a stage connected and was refused.
         """
         stage = self._handshake.stage
         try:

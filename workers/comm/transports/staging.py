@@ -1,7 +1,7 @@
-"""Between a GPU and the CPU's memory, without holding up what the GPU computes.
+"""Copy frames between a GPU and CPU memory without blocking the GPU's computation.
 
-What is sent is copied on a stream of its own into pinned memory, and the thread that encodes it waits for that copy.
-What is received lies in pinned memory, from where the GPU fetches it in the order of its work.
+Sent tensors are copied to pinned memory on a separate stream; the thread that encodes them waits for the copy. Received
+tensors are in pinned memory, and the GPU copies them asynchronously on the stream that uses them.
 """
 
 from __future__ import annotations
@@ -11,65 +11,63 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from workers.comm.codec import room_for
+from workers.comm.codec import new_tensor
 from workers.comm.frame import Frame
 from workers.comm.header import Spec
-
-#: What stages compute with; the CPU looks at the rest first.
-ON_DEVICE = ("value", "gradient")
+from workers.comm.roles import ON_DEVICE, role_of
 
 
 @dataclass(frozen=True)
-class Leaving:
-    """A frame on its way to the CPU."""
+class PendingCopy:
+    """A frame that is being copied to the CPU."""
 
     frame: Frame
     copied: torch.cuda.Event
 
     def wait(self) -> Frame:
-        """The frame, once all of it is there."""
+        """Wait until the copy is complete; return the frame."""
         self.copied.synchronize()
         return self.frame
 
 
 class Staging:
-    """The copies of one end of a link, for a stage on a GPU."""
+    """Copies the frames of one end of a link, for a stage on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def leave(self, frame: Frame) -> Leaving:
-        """Begin to copy a frame; its tensors may be changed as soon as this returns."""
+    def start_copy(self, frame: Frame) -> PendingCopy:
+        """Start to copy a frame to the CPU. The caller may change its tensors afterwards."""
         layout = torch.contiguous_format
-        own = {name: tensor.detach().clone(memory_format=layout) for name, tensor in frame.tensors.items()}
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which computes the tensors and clones them
+        clones = {name: tensor.detach().clone(memory_format=layout) for name, tensor in frame.tensors.items()}
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))  # that stream computes the clones
         with torch.cuda.stream(self._stream):
-            there = {name: self._fetch(tensor) for name, tensor in own.items()}
+            copies = {name: self._to_cpu(tensor) for name, tensor in clones.items()}
             copied = self._stream.record_event()
-        return Leaving(replace(frame, tensors=there), copied)
+        return PendingCopy(replace(frame, tensors=copies), copied)
 
-    def room(self, spec: Spec) -> Tensor:
-        """Where a tensor is received: pinned memory, if the GPU will want it."""
-        if spec.name not in ON_DEVICE:
-            return room_for(spec)
+    def allocate(self, spec: Spec) -> Tensor:
+        """Allocate a tensor to receive into: in pinned memory if it goes to the GPU."""
+        if role_of(spec.name) not in ON_DEVICE:
+            return new_tensor(spec)
         return torch.empty(spec.shape, dtype=spec.dtype, device="cpu", pin_memory=True)
 
-    def arrive(self, frame: Frame) -> Frame:
-        """A received frame, with what stages compute with on the GPU, for the calling thread's stream."""
-        for name in ON_DEVICE:
-            if name in frame.tensors:
-                frame.tensors[name] = frame.tensors[name].to(self._device, non_blocking=True)
+    def on_take(self, frame: Frame) -> Frame:
+        """Copy the tensors of `ON_DEVICE` of a received frame to the GPU, on the calling thread's stream."""
+        for name, tensor in frame.tensors.items():
+            if role_of(name) in ON_DEVICE:
+                frame.tensors[name] = tensor.to(self._device, non_blocking=True)
         return frame
 
-    def _fetch(self, tensor: Tensor) -> Tensor:
+    def _to_cpu(self, tensor: Tensor) -> Tensor:
         if tensor.device != self._stream.device:
             return tensor.cpu()
-        tensor.record_stream(self._stream)  # its memory is not used again before the copy
-        there = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
-        return there.copy_(tensor, non_blocking=True)
+        tensor.record_stream(self._stream)  # do not reuse its memory before the copy is done
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+        return copy.copy_(tensor, non_blocking=True)
 
 
 def staging_for(device: torch.device) -> Staging | None:
-    """None for a stage on the CPU."""
+    """Return the copier for a stage on a GPU; None for one on the CPU."""
     return Staging(device) if device.type == "cuda" else None

@@ -1,1 +1,1 @@
-"""Rules between settings: what cannot run is refused in one line before anything starts."""
+"""Rules between settings: refuse a run that cannot work in one line, before anything starts."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from dni.errors import ConfigError
+from dni.models.base import SplitKind
 from workers.config.settings import Config
-from workers.config.validation.clocks import check_clocks
-from workers.config.validation.depth import check_inputs
 from workers.config.validation.launch import check_launch, check_links
 from workers.config.validation.pipelines import check_pipelines
 from workers.config.validation.ranges import check_numbers
@@ -18,8 +17,6 @@ def check(config: Config) -> None:
     check_numbers(config)
     for section in (config.model, config.data, config.loss):
         section.check(config)
-    check_clocks(config)
-    check_inputs(config)
     check_pipelines(config)
     check_launch(config)
     for part in (config.depth, config.time, config.predictor.depth, config.predictor.time, config.optimizer):
@@ -41,7 +38,17 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"devices names {len(config.devices)} devices for {config.stages} stages: name one, or one each"
         )
-    cuts = len(config.model.split_points)
+    _check_split(config)
+
+
+def _check_split(config: Config) -> None:
+    points = config.model.split_points
+    if points and config.model.split is SplitKind.measured and config.resume is None:
+        raise ConfigError(
+            f"model.split=measured chooses the cuts, and model.split_points=[{','.join(points)}] names them: set "
+            "model.split_points=[] (or model.split=parameters)"
+        )
+    cuts = len(points)
     if cuts and cuts != config.parts - 1:
         each = config.parts // config.stages
         several = f" depth.virtual_stages={each}" if each > 1 else ""

@@ -1,8 +1,9 @@
-"""The rules of how stages are started and linked."""
+"""Rules for the launch and the links of stages."""
 
 from __future__ import annotations
 
 from dni.errors import ConfigError
+from dni.models.base import SplitKind
 from workers.comm.address import consent, is_loopback
 from workers.comm.transports.base import AUTO
 from workers.config.schema import LaunchMode
@@ -10,22 +11,32 @@ from workers.config.settings import Config
 
 
 def check_launch(config: Config) -> None:
-    """What is for stages that an outer engine has started. Raises ConfigError."""
+    """Refuse settings that need launch=external without it. Raises ConfigError."""
     if config.launch.mode is LaunchMode.external:
+        _refuse_own_measurements(config)
         return
     if config.run_id is not None:
         raise ConfigError(
-            f"run_id={config.run_id} names the folder of stages that an engine has started: use launch=external, or "
+            f"run_id={config.run_id} names the run folder of stages started by an engine: use launch=external, or "
             f"hydra.run.dir=outputs/{config.run_id} instead"
         )
     if config.transport.peers:
         raise ConfigError(
-            "transport.peers is for stages that an engine has started: use launch=external (or transport.peers=[])"
+            "transport.peers is for stages started by an engine: use launch=external (or transport.peers=[])"
+        )
+
+
+def _refuse_own_measurements(config: Config) -> None:
+    if config.model.split is SplitKind.measured and not config.model.split_points:
+        raise ConfigError(
+            "model.split=measured would measure in every process that an engine has started, and each would cut "
+            "elsewhere: measure once, with dni-plan and these settings, and set model.split=parameters "
+            "model.split_points=[...] as it says"
         )
 
 
 def check_links(config: Config) -> None:
-    """Where stages listen, and who may listen to them. Raises ConfigError."""
+    """Refuse bind and peer addresses that cannot work, or that expose unencrypted links. Raises ConfigError."""
     if config.transport.peers:
         _check_peers(config)
     if config.transport.bind != AUTO:

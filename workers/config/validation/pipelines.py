@@ -1,4 +1,4 @@
-"""The rules of methods that split a batch into microbatches."""
+"""Rules for the schedules of torch's pipelines."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from enum import Enum
 from typing import Any
 
 from dni.errors import ConfigError
-from dni.methods.pipelined import Pipelined
 from workers.config.settings import Config
 
-#: Settings of the section `transport` that count for pipelines as well.
-HEEDED = ("timeout_s", "insecure")
+#: Settings of the section `transport` that pipelines use.
+USED = ("timeout_s", "insecure")
 
 
 def check_pipelines(config: Config) -> None:
-    """Refuse what torch's pipelines cannot do. Raises ConfigError."""
+    """Refuse settings that torch's pipelines do not support. Raises ConfigError."""
     if config.pipelined:
         name = f"depth={config.depth.name}"
         _check_method(config, name)
-        _check_elsewhere(config, name)
-        _check_batch_norm(config)
+        _check_unused(config, name)
 
 
 def check_devices(config: Config, devices: Sequence[str]) -> None:
-    """Refuse stages that no one backend of torch can join. Raises ConfigError."""
+    """Refuse devices that one torch backend cannot join. Raises ConfigError."""
     gpus = [device for device in devices if device.startswith("cuda")]
     if config.pipelined and gpus and (len(gpus) < len(devices) or len({*gpus}) < len(gpus)):
         raise ConfigError(
@@ -37,54 +35,44 @@ def check_devices(config: Config, devices: Sequence[str]) -> None:
 def _check_method(config: Config, name: str) -> None:
     if config.time.answers or config.time.recomputes:
         raise ConfigError(
-            f"{name} takes no gradient of a carried state, which time={config.time.name} would give: use "
+            f"{name} passes no gradient through a carried state, which time={config.time.name} needs: use "
             "time=truncated or time=full"
         )
     if config.threads:
         raise ConfigError(
-            f"{name} joins processes, by torch's process group, and transport={config.transport.name} "
-            f"launch={config.launch.mode.name} are threads: use transport=grpc launch=processes"
+            f"{name} runs in processes of torch's process group, and transport={config.transport.name} "
+            f"launch={config.launch.mode.name} start threads: use transport=grpc launch=processes"
         )
 
 
-def _check_elsewhere(config: Config, name: str) -> None:
-    """Settings of other methods, and of links that are not used."""
-    needed: dict[str, tuple[Any, Any]] = {
+def _check_unused(config: Config, name: str) -> None:
+    """Refuse settings of other methods and of the links between stages, which a pipeline ignores."""
+    expected: dict[str, tuple[Any, Any]] = {
         "depth.lag": (config.depth.lag, None),
         "optimizer.accumulate": (config.optimizer.accumulate, 1),
         "evaluate.probe": (config.evaluate.probe, None),
     }
-    for key, (asked, plain) in {**needed, **dict(_of_links(config.transport, "transport."))}.items():
-        if asked != plain:
+    for key, (value, default) in {**expected, **dict(_link_settings(config.transport, "transport."))}.items():
+        if value != default:
             raise ConfigError(
-                f"{key}={_said(asked)} does nothing for {name}, which runs in torch's pipeline: set "
-                f"{key}={_said(plain)}"
+                f"{key}={_typed(value)} does nothing for {name}, which runs in torch's pipeline: set "
+                f"{key}={_typed(default)}"
             )
 
 
-def _of_links(section: Any, start: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Value and default of every setting of the links between stages, but for those that pipelines heed, too."""
+def _link_settings(section: Any, start: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield name, value and default of every link setting that pipelines ignore."""
     for each in fields(section):
         value = getattr(section, each.name)
         plain = each.default if each.default_factory is MISSING else each.default_factory()
         if is_dataclass(value):
-            yield from _of_links(value, f"{start}{each.name}.")
-        elif each.name not in HEEDED:
+            yield from _link_settings(value, f"{start}{each.name}.")
+        elif each.name not in USED:
             yield f"{start}{each.name}", (value, plain)
 
 
-def _said(value: Any) -> Any:
-    """A value as it is typed."""
+def _typed(value: Any) -> Any:
+    """Write a value as the command line takes it."""
     if isinstance(value, Enum):
         return value.name
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-
-
-def _check_batch_norm(config: Config) -> None:
-    batch, count = config.data.batch, config.microbatches
-    if config.model.batch_norm and batch == count:
-        assert isinstance(config.depth, Pipelined)
-        raise ConfigError(
-            f"{config.depth.asked(config.stages)} leaves one example in each, and model={config.model.name} has "
-            f"batch norm: set data.batch={2 * count} or more"
-        )

@@ -1,4 +1,4 @@
-"""The ranges of single settings, which stand beside their defaults (`dni.ranges`)."""
+"""Check numbers against the ranges that are declared beside their defaults (`dni.ranges`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dni.errors import ConfigError
 from dni.ranges import Range
 from workers.config.settings import Config
 
-#: More than any machine has cores; OpenMP ends the process when it cannot have so many.
+#: More than the cores of any machine; OpenMP aborts the process if it cannot start that many.
 MOST_THREADS = 4096
 
 
 def check_numbers(config: Config) -> None:
-    """Refuse a number that is out of its range. Raises ConfigError."""
+    """Refuse a number out of its range. Raises ConfigError."""
     for key, value, allowed in _numbers(config, ""):
         if not allowed.holds(value):
             raise ConfigError(f"{key}={value} must be {allowed.words}")
@@ -27,13 +27,13 @@ def check_numbers(config: Config) -> None:
     if config.transport.timeout_s * 1000 <= 4 * config.transport.delay_ms:
         enough = math.ceil(config.transport.delay_ms / 100)
         raise ConfigError(
-            f"transport.timeout_s={config.transport.timeout_s:g} is too short for the round trip that "
-            f"transport.delay_ms={config.transport.delay_ms:g} makes: set transport.timeout_s={enough} or more"
+            f"transport.timeout_s={config.transport.timeout_s:g} is too short for the round trip of "
+            f"transport.delay_ms={config.transport.delay_ms:g}: set transport.timeout_s={enough} or more"
         )
 
 
 def _numbers(section: Any, start: str) -> Iterator[tuple[str, float, Range]]:
-    """Name, value and range of every number that has a range; None is no number."""
+    """Yield name, value and range of every number with a range, except None."""
     for each in fields(section):
         name, value = start + each.name, getattr(section, each.name)
         if is_dataclass(value):

@@ -1,4 +1,4 @@
-"""Small messages from one stage to all others, under way while a step is."""
+"""Broadcast small messages from one stage to the others, in parallel with a training step."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ import torch.distributed as dist
 
 from workers.runtime.pipeline.process_group import lost_neighbours
 
-#: Numbers in a notice.
+#: Numbers in a message.
 SIZE = 2
 
 
 class Broadcast:
-    """Two numbers that stage `source` says once per step. Nobody waits for them before the step is over.
+    """Two numbers that stage `source` sends to all others once per step.
 
-    Every step is `expect` at its start, `tell` by the source at any time, and `heard` at its end, by all.
+    In each step every stage calls `expect` at the start and `receive` at the end; the source calls `send` in between.
     """
 
     def __init__(self, source: int, tag: int) -> None:
-        self.source, self.tag, self.mine = source, tag, dist.get_rank() == source
+        self.source, self.tag, self.is_source = source, tag, dist.get_rank() == source
         self._numbers = torch.zeros(SIZE, dtype=torch.float64)
-        self._under_way: list[tuple[int, dist.Work]] = []  # with whom; a message whose work is dropped never arrives
+        self._pending: list[tuple[int, dist.Work]] = []  # (peer, request); a dropped request never completes
 
     def expect(self) -> None:
-        """Be ready for it: who is ready before it is sent need not be asked first."""
-        if not self.mine:
+        """Post the receive early: gloo delivers a message only once its receive is posted."""
+        if not self.is_source:
             self._add(self.source, dist.irecv(self._numbers, self.source, tag=self.tag))
 
-    def tell(self, *numbers: float) -> None:
-        """Send it to all others."""
+    def send(self, *numbers: float) -> None:
+        """Send the numbers to all other stages."""
         self._numbers = torch.tensor(numbers, dtype=torch.float64)
         for rank in range(dist.get_world_size()):
             if rank != self.source:
                 self._add(rank, dist.isend(self._numbers, rank, tag=self.tag))
 
-    def heard(self) -> list[float]:
-        """What it says, once it is here."""
-        for rank, work in self._under_way:
+    def receive(self) -> list[float]:
+        """Wait for the message of this step, and return its numbers."""
+        for rank, work in self._pending:
             with lost_neighbours(f"stage {rank}"):
                 work.wait()
-        self._under_way = []
+        self._pending = []
         return self._numbers.tolist()
 
     def _add(self, rank: int, work: dist.Work | None) -> None:
         assert work is not None, "every stage is in the group"
-        self._under_way.append((rank, work))
+        self._pending.append((rank, work))
 
 
 def barrier() -> None:
-    """Wait until all stages have come here."""
+    """Wait until all stages have called this."""
     dist.all_reduce(torch.zeros(1))

@@ -1,4 +1,4 @@
-"""The process group of a pipelined run: every stage is a rank, joined by gloo between CPUs, NCCL between GPUs."""
+"""The process group of a pipelined run: every stage is a rank; gloo joins CPUs, NCCL joins GPUs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from workers.config.convert import fingerprint
 from workers.runtime.job import Job
 from workers.runtime.pipeline.roll_call import RollCall
 
-#: Of this process's group, of which torch, too, has one alone.
+#: Heartbeats of this process's group; torch has one default group per process, too.
 _roll_call: RollCall | None = None
 
-#: Where the stages of one machine meet.
+#: Address at which the stages of one machine reach each other.
 HERE = "127.0.0.1"
 
 
 def host_store(timeout_s: float) -> tuple[Store, str]:
-    """A key-value store of this process at a free port of the loopback interface, and its HOST:PORT."""
+    """Open a key-value store at a free port of the loopback interface; return it with its HOST:PORT."""
     store = open_store(HERE, 0, timeout_s)
     return store, f"{HERE}:{store.port}"
 
 
 def reach_store(address: str, timeout_s: float) -> Store:
-    """The store of another process. Raises PeerTimeout."""
+    """Connect to the store of another process. Raises PeerTimeout."""
     host, _, port = address.rpartition(":")
     try:
         return join_store(host, int(port), timeout_s)
@@ -43,13 +43,13 @@ def reach_store(address: str, timeout_s: float) -> Store:
 
 @contextmanager
 def process_group(job: Job, index: int, store: Store, host: str) -> Iterator[None]:
-    """torch's default process group, with stage `index` as the rank of this process.
+    """Join torch's default process group as rank `index` for the block.
 
-    `host`: where the store is reached; the ranks listen on the interface that leads there. Raises PeerTimeout if not
-    all come in time, HandshakeRefused if they do not agree about the run.
+    `host` is the host of the store; ranks listen on the network interface that leads to it. Raises PeerTimeout if a
+    rank is late, HandshakeRefused if the ranks disagree about the run.
     """
     timeout_s, device = job.config.transport.timeout_s, device_of(job.config, index)
-    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"  # small messages are between CPUs
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"  # gloo carries small messages of CPU tensors
     if device.type == "cuda":
         torch.cuda.set_device(device)
     listen_towards(host)
@@ -71,9 +71,9 @@ def process_group(job: Job, index: int, store: Store, host: str) -> Iterator[Non
 
 @contextmanager
 def lost_neighbours(who: str = "another stage") -> Iterator[None]:
-    """What torch says when a rank is gone, or silent for too long, becomes WorkerLost or PeerTimeout.
+    """Raise torch's errors about a lost or silent rank as WorkerLost or PeerTimeout.
 
-    A stage of which no sign of life is seen is the first cause, whoever was waited for.
+    `who` is the rank that the block waits for; the error names another rank if its heartbeats have stopped.
     """
     try:
         yield
@@ -83,15 +83,15 @@ def lost_neighbours(who: str = "another stage") -> Iterator[None]:
             raise
         silent = None if _roll_call is None else _roll_call.silent()
         if silent is not None:
-            said = f"stage {silent} is silent: is its process stopped, or its machine down? ({text})"
-            raise PeerTimeout(said) from error
+            message = f"stage {silent} is silent: is its process stopped, or its machine down? ({text})"
+            raise PeerTimeout(message) from error
         late = "timed out" in text.lower() or "timeout" in text.lower()
         what = "silent for longer than transport.timeout_s" if late else "gone"
         raise (PeerTimeout if late else WorkerLost)(f"{who} is {what}: {text}") from error
 
 
 def _agree(job: Job, index: int, store: Store) -> None:
-    """Every stage says which run it is in; all must say what the first one says."""
+    """Compare this stage's settings and step with those of stage 0. Raises HandshakeRefused if they differ."""
     mine = f"{fingerprint(job.config)} next step {job.start + 1}"
     if index == 0:
         store.set("run", mine)

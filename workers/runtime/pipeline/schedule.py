@@ -1,4 +1,4 @@
-"""torch's schedule for the parts of one stage, made for windows of one shape."""
+"""Run torch's pipeline schedule on the parts of one stage, for windows of one shape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.distributed.pipelining import schedules
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
-from dni.methods.pipelined import Chunked, Pipelined
 from dni.stages.base import Stage
 from workers.build.model import build_chains
 from workers.config.settings import Config
@@ -19,9 +18,9 @@ from workers.runtime.pipeline.stage import Computing, MicrobatchStage
 
 
 def shapes_of(config: Config, window: torch.Size, dtype: torch.dtype) -> list[torch.Size]:
-    """What goes into the first part, and what comes out of every one: shapes of the whole batch."""
+    """Return the shape of the window and of every part's output, each for the whole batch."""
     shapes = [window]
-    with torch.device("meta"):  # shapes alone
+    with torch.device("meta"):  # no weights are allocated
         x = torch.zeros(window, dtype=dtype)
         for chain in build_chains(config):
             x, _ = chain.eval()(x, chain.initial_state(len(x)))
@@ -30,12 +29,13 @@ def shapes_of(config: Config, window: torch.Size, dtype: torch.dtype) -> list[to
 
 
 class Pipeline:
-    """One step of all stages: M microbatches forward and back, in the order of the schedule.
+    """Runs the M microbatches of a step forward and backward, in the order of the schedule.
 
     Args:
-        stages: those of this process, by the number of their part.
-        shapes: of the whole batch, before and after every part (`shapes_of`).
-        loss: of the scores and the labels of one microbatch, summed; called M times per step, in the last stage.
+        stages: the stages of this process, by the index of their part.
+        shapes: shapes of the whole batch, before and after every part (`shapes_of`).
+        loss: returns the summed loss of one microbatch from its scores and labels; the last stage calls it M times a
+            step.
         computing: adds up the time of the passes.
     """
 
@@ -50,7 +50,7 @@ class Pipeline:
         self.window = shapes[0]
         self.first, self.last = 0 in stages, config.parts - 1 in stages
         self.modules = [Microbatches(stage, config.microbatches) for stage in stages.values()]
-        share = config.microbatches * len(stages)  # of the emulated time of a batch
+        share = config.microbatches * len(stages)  # divides the emulated time of a batch
         each = [torch.Size((shape[0] // config.microbatches, *shape[1:])) for shape in shapes]
         parts = [
             MicrobatchStage(
@@ -64,7 +64,7 @@ class Pipeline:
         self.schedule = _schedule(config, parts, loss)
 
     def step(self, value: Tensor, labels: Tensor, reset: Tensor) -> None:
-        """Add the gradients of a window to the parameters' `grad`."""
+        """Add the gradients of a window to the parameters' `grad`. Shapes: value as `shapes[0]`, reset (B,) bool."""
         for module in self.modules:
             module.begin(reset)
         device = self.modules[0].stage.device
@@ -77,9 +77,10 @@ class Pipeline:
 def _schedule(
     config: Config, parts: list[MicrobatchStage], loss: Callable[[Tensor, Tensor], Tensor]
 ) -> PipelineScheduleSingle | PipelineScheduleMulti:
-    logging.getLogger("torch.distributed.pipelining.schedules").setLevel(logging.CRITICAL)  # a lost stage is told by us
-    assert isinstance(config.depth, Pipelined)
+    logging.getLogger("torch.distributed.pipelining.schedules").setLevel(
+        logging.CRITICAL
+    )  # a lost stage is reported by `lost_neighbours`
+    assert config.depth.schedule is not None
     kind = getattr(schedules, config.depth.schedule)
-    if isinstance(config.depth, Chunked):
-        return kind([*parts], config.microbatches, loss_fn=loss, scale_grads=False)  # type: ignore[no-any-return]
-    return kind(parts[0], config.microbatches, loss_fn=loss, scale_grads=False)  # type: ignore[no-any-return]
+    given = [*parts] if issubclass(kind, PipelineScheduleMulti) else parts[0]
+    return kind(given, config.microbatches, loss_fn=loss, scale_grads=False)  # type: ignore[no-any-return]

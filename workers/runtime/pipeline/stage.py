@@ -16,29 +16,29 @@ from workers.runtime.emulation import lasting
 from workers.runtime.pipeline.microbatches import Microbatches
 from workers.runtime.pipeline.process_group import lost_neighbours
 
-#: Tags below it are for messages that are not of the pipeline.
+#: Lowest tag of a microbatch; lower tags are for other messages.
 FIRST_TAG = 16
 
 FORWARD, BACKWARD = 0, 1
 
 
 class Computing(WaitTime):
-    """Adds up the seconds of passes, in which a stage waits for nobody."""
+    """Adds up the seconds of passes, during which a stage waits for no other stage."""
 
 
 class MicrobatchStage(PipelineStage):
-    """A `PipelineStage` that is ready for all its microbatches before they are sent.
+    """A `PipelineStage` that posts the receives of all microbatches at the start of a step.
 
-    gloo sends a tensor only once its receiver has asked for it, which torch does when it needs it: on a slow link every
-    microbatch would cost a round trip. Here all of a step's microbatches are asked for when the step begins, each by a
-    tag of its own, and waited for in the pass that needs them. NCCL, which knows no tags, is left to torch.
+    gloo sends a tensor only after its receive is posted. torch posts it when the tensor is needed, so that on a slow
+    link every microbatch costs a round trip. This class posts all receives of a step at its start, each with its own
+    tag, and waits in the pass that needs the tensor. NCCL has no tags and uses torch's own order.
 
     Args:
         microbatched: the module.
-        index, parts: which part it is, of how many.
-        shapes: (B/M, ...) of what comes in and what goes out.
+        index, parts: index of this part, and number of parts.
+        shapes: (B/M, ...) of the input and of the output.
         computing: adds up the time of the passes.
-        forward_ms, backward_ms: how long those of one microbatch last at least.
+        forward_ms, backward_ms: minimum time of the passes of one microbatch, in milliseconds.
     """
 
     def __init__(
@@ -57,25 +57,25 @@ class MicrobatchStage(PipelineStage):
         super().__init__(
             microbatched, index, parts, device, (inputs.requires_grad_(not first),), (outputs.requires_grad_(),)
         )
-        self.microbatched, self.computing, self.asks_ahead = microbatched, computing, device.type == "cpu"
+        self.microbatched, self.computing, self.posts_early = microbatched, computing, device.type == "cpu"
         self._forward = lasting(super().forward_one_chunk, forward_ms)
         self._backward = lasting(super().backward_one_chunk, backward_ms)
         self._half = lasting(super().backward_one_chunk, backward_ms / 2)
         self._weights = lasting(super().backward_weight_one_chunk, backward_ms / 2)
-        self._coming: dict[tuple[int, int], list[dist.Work]] | None = None
+        self._receives: dict[tuple[int, int], list[dist.Work]] | None = None
 
     def clear_runtime_states(self) -> None:
-        """A step begins."""
+        """Begin a step: torch calls this first."""
         super().clear_runtime_states()
-        self._coming = None
-        if self.grad_recv_info:  # which torch makes in the first step
-            self._ask()
+        self._receives = None
+        if self.grad_recv_info:  # torch makes it in the first step
+            self._post_receives()
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        return [] if self.asks_ahead else super().get_fwd_recv_ops(fwd_chunk_id)
+        return [] if self.posts_early else super().get_fwd_recv_ops(fwd_chunk_id)
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        return [] if self.asks_ahead else super().get_bwd_recv_ops(bwd_chunk_id)
+        return [] if self.posts_early else super().get_bwd_recv_ops(bwd_chunk_id)
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
         return self._tagged(super().get_fwd_send_ops(fwd_chunk_id), FORWARD, self.stage_index + 1, fwd_chunk_id)
@@ -108,29 +108,29 @@ class MicrobatchStage(PipelineStage):
         with self.computing.waiting():
             return call()
 
-    def _ask(self) -> None:
-        """For everything that will come in this step."""
-        self._coming = {}
-        for n in range(self.microbatched.microbatches if self.asks_ahead else 0):
-            for way, ops in ((FORWARD, super().get_fwd_recv_ops(n)), (BACKWARD, super().get_bwd_recv_ops(n))):
-                tagged = self._tagged(ops, way, self.stage_index, n)
-                self._coming[way, n] = [
+    def _post_receives(self) -> None:
+        """Post the receives of all activations and gradients of this step."""
+        self._receives = {}
+        for n in range(self.microbatched.microbatches if self.posts_early else 0):
+            for direction, ops in ((FORWARD, super().get_fwd_recv_ops(n)), (BACKWARD, super().get_bwd_recv_ops(n))):
+                tagged = self._tagged(ops, direction, self.stage_index, n)
+                self._receives[direction, n] = [
                     op.op(op.tensor, group=op.group, tag=op.tag, group_src=op.group_peer) for op in tagged
                 ]
 
-    def _await(self, way: int, microbatch: int) -> None:
-        if self._coming is None:
-            self._ask()
-        assert self._coming is not None
-        sender = (self.stage_index + (-1 if way is FORWARD else 1)) % self.group_size
+    def _await(self, direction: int, microbatch: int) -> None:
+        if self._receives is None:
+            self._post_receives()
+        assert self._receives is not None
+        sender = (self.stage_index + (-1 if direction is FORWARD else 1)) % self.group_size
         with lost_neighbours(f"stage {sender}"):
-            for work in self._coming.pop((way, microbatch), []):
+            for work in self._receives.pop((direction, microbatch), []):
                 work.wait()
 
-    def _tagged(self, ops: list[dist.P2POp], way: int, receiver: int, microbatch: int) -> list[dist.P2POp]:
-        """Known by their receiver and their microbatch; gloo sends contiguous tensors alone."""
+    def _tagged(self, ops: list[dist.P2POp], direction: int, receiver: int, microbatch: int) -> list[dist.P2POp]:
+        """Tag operations by receiver, microbatch and direction, and make sent tensors contiguous, as gloo needs."""
         for op in ops:
-            op.tag = FIRST_TAG + 2 * (receiver * self.microbatched.microbatches + microbatch) + way
+            op.tag = FIRST_TAG + 2 * (receiver * self.microbatched.microbatches + microbatch) + direction
             if op.op is dist.isend:
                 op.tensor = op.tensor.contiguous()
         return ops

@@ -1,9 +1,10 @@
-"""The worker of one stage where a batch goes through torch's pipeline: `depth=gpipe`, `1f1b` and their kind."""
+"""The worker of one stage of torch's pipelines: `depth=gpipe`, `1f1b`, `interleaved_1f1b`, `zero_bubble`."""
 
 from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -22,6 +23,7 @@ from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
 from workers.comm.edge import Loss, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
+from workers.repartition.state import load_part
 from workers.runtime.feed import Feed
 from workers.runtime.job import Job
 from workers.runtime.pipeline.broadcast import Broadcast, barrier
@@ -31,27 +33,26 @@ from workers.runtime.pipeline.stage import Computing
 from workers.runtime.recorder import Recorder
 from workers.storage import checkpoint
 
-#: Tags of what is not of the pipeline.
+#: Tags of messages outside of the pipeline schedule.
 ENDING, MEASURED, VALIDATING = 1, 2, 3
 
 
 class PipelinedWorker:
-    """One stage among the ranks of torch's process group.
+    """One stage, a rank of torch's process group.
 
-    Every stage reads the data for itself, in the same order: the first uses the inputs, the last the labels, all of
-    them where sequences begin. Busy is the share of the time that was not spent in a step outside its passes, or
-    waiting for others elsewhere.
+    Every stage reads the same data in the same order: the first uses the inputs, the last the labels, all the starts of
+    sequences. Busy is the share of time not spent waiting: all time of a step outside of its passes counts as a wait.
 
     Args:
-        job: the run; its `stop` is heeded by the first stage, which tells all others.
-        index: the stage.
+        job: the run; the first stage reads its `stop` and tells the others.
+        index: index of the stage.
     """
 
     def __init__(self, job: Job, index: int) -> None:
         config = job.config
         self.job, self.index, self.config = job, index, config
         self.stages = {part: build_stage(config, part) for part in range(index, config.parts, config.stages)}
-        self.ending = Event()  # heard by all stages at the same step
+        self.ending = Event()  # set in all stages at the same step
         data = job.data or open_data(config)
         self.feed = Feed(config, data, start=job.start, stop=self.ending)
         self.depth = LossInterface(config.loss) if config.parts - 1 in self.stages else Interface()
@@ -68,34 +69,34 @@ class PipelinedWorker:
         self.losses: list[Tensor] = []  # of the microbatches of this step
         self.pipeline: Pipeline | None = None
         if config.resume is not None:
-            self._go_on(Path(config.resume))
+            self._resume(Path(config.resume))
         elif config.start_from is not None:
             for stage in self.stages.values():
                 take_weights(config, stage)
 
     def run(self) -> None:
-        """Work until the end of the run. Raises WorkerLost, DivergedError."""
-        handlers = {Kind.STEP: self.train, Kind.EVALUATE: self.evaluate, Kind.CHECKPOINT: self.mark, Kind.END: self.end}
-        kind, next_to = None, self._neighbours()
+        """Run all steps. Raises WorkerLost, DivergedError."""
+        handlers = {Kind.STEP: self.train, Kind.EVALUATE: self.evaluate, Kind.CHECKPOINT: self.save, Kind.END: self.end}
+        kind, neighbours = None, self._neighbours()
         while kind is not Kind.END:
             frame = self.feed.receive()
             kind, self.step = frame.kind, frame.step
-            with self.recorder.handling(frame), error_context(f"step {frame.step}"), lost_neighbours(next_to):
+            with self.recorder.handling(frame), error_context(f"step {frame.step}"), lost_neighbours(neighbours):
                 handlers[kind](frame)
 
     def train(self, frame: Frame) -> None:
-        """One training step; what the others have to say of it has come when it is over."""
+        """Take one training step; messages of the other stages about it have arrived at its end."""
         labels = frame.tensors["labels"]
         self.counted = self.config.loss.count(labels)
         self.orders.expect()
         self.loss_reports.expect()
         if self.index == 0:
-            self.orders.tell(self.job.stop.is_set(), 0)
+            self.orders.send(self.job.stop.is_set(), 0)
         self._passes(frame)
         for stage in self.stages.values():
             stage.update(count_rows(labels))
         with self.blocked.waiting():
-            (last, _), (nats, counted) = self.orders.heard(), self.loss_reports.heard()
+            (last, _), (nats, counted) = self.orders.receive(), self.loss_reports.receive()
         self.feed.finish(frame, losses=[Loss(frame.step, nats, int(counted))])
         if last:
             self.ending.set()
@@ -105,7 +106,7 @@ class PipelinedWorker:
                 stage.schedule.step()
 
     def evaluate(self, frame: Frame) -> None:
-        """One validation window, of the whole batch: forward only."""
+        """Evaluate one validation window of the whole batch: forward passes only."""
         value, labels = frame.tensors["value"], frame.tensors["labels"]
         shapes = self._shapes_of(value)
         for part, stage in self.stages.items():
@@ -123,8 +124,8 @@ class PipelinedWorker:
             self.recorder.validation(frame.step, self.config.loss.judge(output, labels))
             self.recorder.measure(output, labels)
 
-    def mark(self, frame: Frame) -> None:
-        """A checkpoint, which is complete once all stages have come here."""
+    def save(self, frame: Frame) -> None:
+        """Save a checkpoint, which is complete once all stages have passed the barrier."""
         for part in self.stages:
             checkpoint.save(self.job.run_dir, part, self.config.parts, frame.step, self.state_dict(part))
         with self.blocked.waiting():
@@ -132,19 +133,19 @@ class PipelinedWorker:
         self.recorder.saved(frame.step)
 
     def end(self, frame: Frame) -> None:
-        """Nobody leaves before all have finished."""
+        """Wait until all stages have finished."""
         with self.blocked.waiting():
             barrier()
         self.recorder.end(frame.step)
 
     def state_dict(self, part: int) -> dict[str, Any]:
-        """What a checkpoint holds of a part: the same as with `depth=backprop`."""
-        nothing: dict[str, Any] = {"depth": {}, "time": {}, "bootstrap": {}, "early": [], "losses": []}
-        nothing["journal"] = self.recorder.state_dict()
-        return {"stage": self.stages[part].state_dict(), "upstream": self.feed.state_dict(), **nothing}
+        """Return the checkpoint of a part, with the keys that `depth=backprop` writes."""
+        unused: dict[str, Any] = {"depth": {}, "time": {}, "bootstrap": {}, "early": [], "losses": []}
+        own = {"stage": self.stages[part].state_dict(), "upstream": self.feed.state_dict()}
+        return {**own, **unused, "journal": self.recorder.state_dict()}
 
     def _neighbours(self) -> str:
-        """Whom this stage sends to; with chunks the first follows on the last."""
+        """Name the stages that this one exchanges with; with several parts per stage they form a ring."""
         size, near = self.config.stages, (self.index - 1, self.index + 1)
         ring = self.config.parts > size
         return "stage " + " or ".join(str(k) for k in sorted({k % size for k in near if ring or 0 <= k < size}))
@@ -159,31 +160,31 @@ class PipelinedWorker:
         self.blocked.seconds += max(0.0, time.monotonic() - start - computed)
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Of one microbatch, in the last stage; with the last one the loss of the step is known, and told."""
+        """Return the loss of one microbatch in the last stage; after the last one, report the loss of the step."""
         with self.computing.waiting():
             loss = self.config.loss.summed(scores, labels)
             self.losses.append(loss.detach())
             if len(self.losses) == self.config.microbatches:
-                self._tell()
+                self._report_loss()
         return loss
 
-    def _tell(self) -> None:
+    def _report_loss(self) -> None:
         nats = sum(loss.item() for loss in self.losses)
         if not math.isfinite(nats):
             mean = nats / max(1, self.counted)
             raise DivergedError(f"the loss of step {self.step} is {mean}: lower the learning rates or clip gradients")
         self.depth.measured = nats, self.counted
-        self.loss_reports.tell(nats, self.counted)
+        self.loss_reports.send(nats, self.counted)
 
     def _shapes_of(self, value: Tensor) -> list[torch.Size]:
         if not self.shapes or self.shapes[0] != value.shape:
             self.shapes = shapes_of(self.config, value.shape, value.dtype)
         return self.shapes
 
-    def _go_on(self, folder: Path) -> None:
+    def _resume(self, folder: Path) -> None:
         start = self.job.start
         for part, stage in self.stages.items():
-            state = checkpoint.load(folder, start, part, self.config.parts)
+            state = load_part(self.config, folder, start, part, stage, partial(self.state_dict, part))
             with checkpoint.fitting(folder, start, part):
                 stage.load_state_dict(state["stage"])
                 own = self.config.optimizer.schedule

@@ -1,4 +1,4 @@
-"""Bytes that are no frame: each is a named error."""
+"""Bytes that are not a valid frame: each raises a named error."""
 
 import contextlib
 import struct
@@ -26,7 +26,7 @@ FULL = Frame(
 
 
 def assemble(header: stage_pb2.Header, payload: bytes = b"") -> bytes:
-    """What an ordinary protobuf client sends."""
+    """Encode a frame with the protobuf library."""
     checksum = crc32(header.SerializeToString())
     return stage_pb2.Frame(header_crc32=checksum, header=header, payload=payload).SerializeToString()
 
@@ -70,7 +70,7 @@ def test_a_garbage_header_with_a_right_checksum_is_a_named_error_or_a_frame(head
         assert isinstance(decode(data), Frame)
 
 
-def test_a_changed_payload_is_found_with_a_checksum_only() -> None:
+def test_only_a_checksum_detects_a_changed_payload() -> None:
     for checksum in (False, True):
         data = encode(FULL, checksum=checksum)
         changed = data[:-1] + bytes([data[-1] ^ 1])
@@ -104,7 +104,7 @@ def test_an_unknown_dtype_is_refused(code: int) -> None:
         decode(assemble(spec([1], code), b"\0" * 4))  # type: ignore[arg-type]
 
 
-def test_an_unsendable_dtype_is_refused_by_name() -> None:
+def test_encode_refuses_an_unsupported_dtype() -> None:
     with pytest.raises(UnknownDtype, match=r"step 4 from stage 3: tensor 'value' is torch\.complex64; convert"):
         encode(Frame(Kind.STEP, 4, stage=3, tensors={"value": torch.ones(1, dtype=torch.complex64)}))
 
@@ -120,14 +120,14 @@ def test_a_handshake_without_its_fields_is_refused() -> None:
         decode(assemble(stage_pb2.Header(kind=stage_pb2.KIND_HANDSHAKE)))
 
 
-def test_two_tensors_of_one_name_are_refused() -> None:
+def test_duplicate_tensor_names_are_refused() -> None:
     header = spec([0])
     header.tensors.add(name="value", dtype=stage_pb2.DTYPE_INT8, shape=[0])
     with pytest.raises(CorruptHeader, match="not unique"):
         decode(assemble(header))
 
 
-def test_a_frame_larger_than_the_limit_is_refused_before_anything_is_read() -> None:
+def test_a_frame_larger_than_the_limit_is_refused() -> None:
     data = encode(FULL)
     assert same(decode(data, limit=len(data)), FULL)
     with pytest.raises(SizeMismatch, match=f"{len(data)} bytes; the limit is {len(data) - 1}"):

@@ -1,4 +1,4 @@
-"""Frames as bytes: what is sent is what arrives."""
+"""Encode and decode: frames arrive unchanged."""
 
 import struct
 from zlib import crc32
@@ -22,14 +22,14 @@ QUICK = settings(max_examples=60, deadline=None)
 
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor:
-    """Any element type, 0 to 3 dimensions of 0 to 4, contiguous or not; every bit pattern but odd booleans."""
+    """Draw tensors of any dtype with 0 to 3 dimensions of size 0 to 4, contiguous or not, with random bits."""
     dtype = draw(st.sampled_from(DTYPES))
     shape = draw(st.lists(st.integers(0, 4), max_size=3))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    most = 2 if dtype is torch.bool else 256
-    memory = torch.randint(most, (*[2 * n for n in shape], dtype.itemsize), generator=generator).to(torch.uint8)
+    high = 2 if dtype is torch.bool else 256
+    memory = torch.randint(high, (*[2 * n for n in shape], dtype.itemsize), generator=generator).to(torch.uint8)
     tensor = memory.view(dtype).squeeze(-1)
-    for dim in range(len(shape)):  # every second one: strided
+    for dim in range(len(shape)):  # every second element, so it is strided
         tensor = tensor[(slice(None),) * dim + (slice(None, None, 2),)]
     return tensor.transpose(0, -1) if shape and draw(st.booleans()) else tensor
 
@@ -41,7 +41,7 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
     st.tuples(*[st.integers(0, 2**63)] * 3),
     st.booleans(),
 )
-def test_what_arrives_is_what_was_sent(
+def test_decode_inverts_encode(
     named: dict[str, torch.Tensor], kind: Kind, numbers: tuple[int, int, int], checksum: bool
 ) -> None:
     frame = Frame(kind, *numbers, stage=5, tensors=named)
@@ -62,7 +62,7 @@ def test_scalars_and_empty_tensors_keep_their_shape(shape: tuple[int, ...]) -> N
     assert arrived.tensors["value"].shape == shape
 
 
-def test_the_bytes_of_a_frame_are_these() -> None:
+def test_the_encoding_of_a_frame_is_fixed() -> None:
     frame = Frame(Kind.DONE, step=3, sequence=2, done_through=1, stage=1, tensors={"v": torch.tensor([258]).short()})
     header = bytes([8, 7, 16, 3, 24, 2, 32, 1, 40, 1, 50, 8, 10, 1, ord("v"), 16, 6, 26, 1, 1])
     start = b"\x0d" + struct.pack("<I", crc32(header)) + b"\x12" + bytes([len(header)]) + header
@@ -71,7 +71,7 @@ def test_the_bytes_of_a_frame_are_these() -> None:
 
 @QUICK
 @given(st.dictionaries(st.sampled_from(["a", "b"]), tensors()), st.booleans())
-def test_an_ordinary_protobuf_client_reads_and_writes_the_same(named: dict[str, torch.Tensor], check: bool) -> None:
+def test_the_protobuf_library_reads_and_writes_the_same_bytes(named: dict[str, torch.Tensor], check: bool) -> None:
     data = encode(Frame(Kind.STEP, 3, 2, tensors=named), checksum=check)
     parsed = stage_pb2.Frame.FromString(data)
     assert parsed.header_crc32 == crc32(parsed.header.SerializeToString())
@@ -97,7 +97,7 @@ def test_received_tensors_are_writable_aligned_and_independent() -> None:
     assert [t.data_ptr() % 64 for t in first.tensors.values()] == [0, 0, 0]
 
 
-def test_a_sent_tensor_is_left_alone() -> None:
+def test_encode_does_not_change_the_tensor() -> None:
     value = torch.ones(3, requires_grad=True)
     data = encode(Frame(Kind.STEP, tensors={"value": value * 2}))
     assert not decode(data).tensors["value"].requires_grad

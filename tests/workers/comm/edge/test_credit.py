@@ -1,4 +1,4 @@
-"""Credit: how many frames may be under way, and what returns it."""
+"""Credit: the limit of frames in flight, and how it is returned."""
 
 import threading
 
@@ -11,7 +11,7 @@ from workers.comm.frame import Frame, Kind
 from workers.comm.transports.base import ChannelEnd
 
 
-def test_credit_limits_what_is_in_flight() -> None:
+def test_credit_limits_the_frames_in_flight() -> None:
     edge = Edge(window=2)
     edge.send(1, 2)
     with pytest.raises(PeerTimeout, match="stage 1, waiting for credit for STEP of step 3 from stage 2"):
@@ -23,7 +23,7 @@ def test_credit_limits_what_is_in_flight() -> None:
     assert [edge.up.receive().sequence for _ in range(2)] == [2, 3]
 
 
-def test_targets_that_arrive_while_credit_is_awaited_are_kept_in_order() -> None:
+def test_targets_that_arrive_while_send_waits_for_credit_are_kept_in_order() -> None:
     edge = Edge(window=2)
     edge.send(1, 2)
     edge.answer(2)
@@ -38,30 +38,30 @@ def test_targets_that_arrive_while_credit_is_awaited_are_kept_in_order() -> None
 def test_credit_never_leaks(window: int, action: str) -> None:
     faults = [Fault(Kind.GRADIENT, step, action) for step in range(1, 200, 3)]  # type: ignore[arg-type]
     edge = Edge(window=window, faults=faults, timeout_s=10)
-    most = 0
+    max_pending = 0
 
     def peer() -> None:
-        nonlocal most
+        nonlocal max_pending
         for _ in range(200):
-            most = max(most, edge.b.pending())
+            max_pending = max(max_pending, edge.b.pending())
             edge.answer(gradient=True)
         frame = edge.up.receive()
         edge.up.finish(frame)
 
     thread = threading.Thread(target=peer)
     thread.start()
-    found = []
+    steps = []
     for step in range(1, 201):
         edge.send(step)
-        found += edge.targets()
+        steps += edge.targets()
     edge.send(200, kind=Kind.END)
-    found += checked(edge.down.drain())
+    steps += checked(edge.down.drain())
     thread.join()
     assert edge.down.in_flight == 0
-    assert most <= window
+    assert max_pending <= window
     lost, twice = set(range(1, 200, 3)), [*range(1, 200, 3)]
-    assert set(found) == set(range(1, 201)) - (lost if action == "drop" else set())
-    assert len(found) == 200 + {"drop": -len(lost), "duplicate": len(twice), "delay": 0}[action]
+    assert set(steps) == set(range(1, 201)) - (lost if action == "drop" else set())
+    assert len(steps) == 200 + {"drop": -len(lost), "duplicate": len(twice), "delay": 0}[action]
 
 
 def test_drain_waits_for_frames_of_every_kind() -> None:
@@ -73,13 +73,13 @@ def test_drain_waits_for_frames_of_every_kind() -> None:
     edge.answer(gradient=False)
     drained = edge.down.drain()
     assert next(drained)[0] == 1
-    with pytest.raises(PeerTimeout, match="the end of all that was sent"):
+    with pytest.raises(PeerTimeout, match="the end of all sent frames"):
         next(drained)
     edge.answer(gradient=False)
     assert list(edge.down.drain()) == []
 
 
-def test_drain_needs_no_peer_when_everything_is_done() -> None:
+def test_drain_needs_no_peer_when_every_frame_is_finished() -> None:
     edge = Edge()
     edge.send(1)
     edge.answer()
@@ -89,7 +89,7 @@ def test_drain_needs_no_peer_when_everything_is_done() -> None:
 
 
 @pytest.mark.parametrize("wait_for", [None, 1])
-def test_a_peer_without_restraint_ends_the_link_by_name(wait_for: int | None) -> None:
+def test_a_peer_that_exceeds_its_credit_ends_the_link(wait_for: int | None) -> None:
     edge = Edge()
     edge.send(1)
     done = Frame(Kind.DONE, done_through=0)
@@ -104,7 +104,7 @@ def flood(end: ChannelEnd, frame: Frame) -> None:
         end.send(frame)
 
 
-def test_more_done_than_sent_is_named() -> None:
+def test_more_frames_done_than_sent_is_an_error() -> None:
     edge = Edge()
     edge.send(1)
     edge.b.send(Frame(Kind.DONE, 1, done_through=2))
@@ -112,7 +112,7 @@ def test_more_done_than_sent_is_named() -> None:
         edge.targets(1)
 
 
-def test_done_through_never_goes_back() -> None:
+def test_a_smaller_done_through_is_ignored() -> None:
     edge = Edge()
     edge.send(1, 2)
     for done in (2, 1):
@@ -121,7 +121,7 @@ def test_done_through_never_goes_back() -> None:
     assert edge.down.in_flight == 0
 
 
-def test_targets_that_nobody_takes_are_named_before_they_fill_the_memory() -> None:
+def test_too_many_targets_that_are_not_taken_are_an_error() -> None:
     edge = Edge(window=1)
     for step in range(1, 6):
         edge.send(step)
@@ -130,7 +130,7 @@ def test_targets_that_nobody_takes_are_named_before_they_fill_the_memory() -> No
         edge.send(6)
 
 
-def test_waiting_is_counted() -> None:
+def test_waiting_time_is_counted() -> None:
     edge = Edge()
     with pytest.raises(PeerTimeout):
         edge.targets(wait_for_sent(edge))

@@ -1,4 +1,4 @@
-"""Exchanges: one question that is answered while targets of training are under way."""
+"""Exchanges: a frame and its reply while targets of training are in flight."""
 
 import threading
 
@@ -11,16 +11,16 @@ from tests.support.faulty import Fault
 from workers.comm.frame import Kind
 
 
-def test_a_late_gradient_that_follows_an_exchange_is_not_its_answer() -> None:
+def test_a_late_gradient_after_an_exchange_is_not_its_reply() -> None:
     edge = Edge(timeout_s=10)
-    assert exchanged(edge).item() == 20.0
+    assert exchange(edge).item() == 20.0
     edge.send(3)
     edge.up.finish(edge.up.receive(), torch.tensor([20.0]), late=1, more=True)
     assert [(t.step, t.late, t.gradient) for t in edge.down.targets()] == [(3, 1, 20.0)]
 
 
-def exchanged(edge: Edge, gradient: bool = True) -> torch.Tensor:
-    """A probe after step 2, answered in another thread."""
+def exchange(edge: Edge, gradient: bool = True) -> torch.Tensor:
+    """Exchange a probe after step 2; another thread replies."""
     thread = threading.Thread(target=edge.answer, args=(edge.down.in_flight + 1, gradient))
     thread.start()
     try:
@@ -29,29 +29,29 @@ def exchanged(edge: Edge, gradient: bool = True) -> torch.Tensor:
         thread.join()
 
 
-def test_the_answer_to_an_exchange_is_no_target_and_targets_are_not_its_answer() -> None:
+def test_the_reply_to_an_exchange_is_not_a_target_and_targets_are_not_replies() -> None:
     edge = Edge(faults=[Fault(Kind.GRADIENT, 1, "duplicate")], timeout_s=10)
     edge.send(1, 2)
-    assert exchanged(edge).item() == 20.0
+    assert exchange(edge).item() == 20.0
     assert edge.down.in_flight == 0
     assert edge.targets(2) == [1, 1, 2]
     edge.send(3)
-    assert exchanged(edge).item() == 20.0
+    assert exchange(edge).item() == 20.0
     assert edge.targets() == [3]
 
 
-def test_an_answer_that_comes_twice_is_still_no_target() -> None:
+def test_a_duplicate_reply_is_not_a_target() -> None:
     edge = Edge(faults=[Fault(Kind.GRADIENT, 2, "duplicate")], timeout_s=10)
-    assert exchanged(edge).item() == 20.0
+    assert exchange(edge).item() == 20.0
     edge.send(3)
     edge.answer()
     assert edge.targets() == [3]
 
 
-def test_a_target_that_is_later_than_the_exchange_is_a_target() -> None:
+def test_a_target_that_arrives_after_the_exchange_is_a_target() -> None:
     edge = Edge(faults=[Fault(Kind.GRADIENT, 1, "delay", sends=2)], timeout_s=10)
     edge.send(1)
-    assert exchanged(edge).item() == 20.0
+    assert exchange(edge).item() == 20.0
     assert edge.targets() == []
     edge.send(3)
     edge.answer()
@@ -60,11 +60,11 @@ def test_a_target_that_is_later_than_the_exchange_is_a_target() -> None:
 
 def test_an_exchange_without_a_gradient_is_an_error() -> None:
     edge = Edge(timeout_s=10)
-    with pytest.raises(OutOfOrder, match="stage 1: PROBE of step 2 was answered without a gradient"):
-        exchanged(edge, gradient=False)
+    with pytest.raises(OutOfOrder, match="stage 1: PROBE of step 2 got a reply without a gradient"):
+        exchange(edge, gradient=False)
     damaged = Edge()
     damaged.damage()
     with pytest.raises(TruncatedFrame):
         damaged.down.exchange(Kind.PROBE, 2, {"value": torch.ones(1)})
-    with pytest.raises(PeerTimeout, match="stage 1, waiting for the answer to PROBE of step 2 from stage 2"):
+    with pytest.raises(PeerTimeout, match="stage 1, waiting for the reply to PROBE of step 2 from stage 2"):
         Edge().down.exchange(Kind.PROBE, 2, {"value": torch.ones(1)})

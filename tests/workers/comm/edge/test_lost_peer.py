@@ -1,4 +1,4 @@
-"""A stage whose neighbour has gone: what came before is used, and what cannot come is named."""
+"""A lost neighbour: targets received before are used, and the loss is reported."""
 
 import threading
 
@@ -10,7 +10,7 @@ from tests.support.comm.edge_in_one_thread import Edge
 from workers.comm.frame import Frame, Kind
 
 
-def test_a_next_stage_that_ended_after_its_work_is_no_loss_until_something_is_sent() -> None:
+def test_a_next_stage_that_ended_normally_is_lost_only_when_a_frame_is_sent() -> None:
     edge = Edge()
     edge.send(1)
     edge.answer()
@@ -27,27 +27,27 @@ def test_a_dead_peer_is_reported_after_its_last_targets() -> None:
     edge.answer()
     edge.b.close()
     for wait_for in (2, None):
-        found = edge.down.targets(wait_for)
+        targets = edge.down.targets(wait_for)
         if wait_for is not None:
-            assert next(found)[0] == 1
+            assert next(targets)[0] == 1
         with pytest.raises(WorkerLost, match=r"stage 1, .* stage 2"):
-            next(found)
+            next(targets)
 
 
-def test_a_dead_peer_is_reported_to_who_waits_for_credit_and_no_target_is_lost() -> None:
+def test_a_dead_peer_is_reported_while_waiting_for_credit_and_no_target_is_lost() -> None:
     edge = Edge(window=2)
     edge.send(1, 2)
     edge.b.send(Frame(Kind.GRADIENT, 1, done_through=0, tensors={"gradient": torch.tensor([10.0])}))
     edge.b.close()
     with pytest.raises(WorkerLost, match="stage 1, waiting for credit for STEP of step 3 from stage 2"):
         edge.send(3)
-    found = edge.down.targets()
-    assert next(found)[0] == 1
+    targets = edge.down.targets()
+    assert next(targets)[0] == 1
     with pytest.raises(WorkerLost):
-        next(found)
+        next(targets)
 
 
-def test_a_dead_peer_wakes_a_stage_that_is_waiting() -> None:
+def test_a_dead_peer_wakes_a_waiting_stage() -> None:
     edge = Edge(window=1, timeout_s=30)
     edge.send(1)
     threading.Timer(0.05, edge.b.close).start()

@@ -1,4 +1,4 @@
-"""Malformed frames: a missing target, or an error in its place; the edge lives on."""
+"""Malformed frames: a missing target, or an error in its place; the edge stays usable."""
 
 import logging
 
@@ -25,14 +25,14 @@ def test_a_malformed_gradient_is_an_error_in_its_place_when_waited_for() -> None
     edge.answer()
     edge.damage()
     edge.answer()
-    edge.send(3, 4)  # receives all three on the way
+    edge.send(3, 4)  # receives all three while it waits for credit
     assert edge.targets(1) == [1]
     with pytest.raises(TruncatedFrame):
         edge.targets(2)
     assert edge.targets(2) == [2]
 
 
-def test_a_malformed_gradient_is_an_error_at_once_though_nothing_follows() -> None:
+def test_a_malformed_gradient_is_an_error_even_if_no_frame_follows() -> None:
     edge = Edge(timeout_s=30)
     edge.send(1)
     edge.damage()
@@ -40,7 +40,7 @@ def test_a_malformed_gradient_is_an_error_at_once_though_nothing_follows() -> No
         edge.targets(1)
 
 
-def test_a_malformed_gradient_spends_no_credit() -> None:
+def test_a_malformed_gradient_does_not_use_credit() -> None:
     edge = Edge(window=1)
     edge.send(1)
     edge.damage()
@@ -49,12 +49,12 @@ def test_a_malformed_gradient_spends_no_credit() -> None:
     assert edge.down.in_flight == 1
 
 
-def test_a_malformed_forward_frame_is_raised_in_its_place_and_the_edge_lives_on() -> None:
+def test_a_malformed_forward_frame_is_raised_in_its_place_and_the_edge_stays_usable() -> None:
     edge = Edge()
     assert isinstance(edge.b, LocalEnd)
     edge.send(1)
     edge.down._sent += 1
-    edge.b._inbox.put(TruncatedFrame("malformed frame from stage 1"))  # instead of the second
+    edge.b._inbox.put(TruncatedFrame("malformed frame from stage 1"))  # in place of the second frame
     edge.send(3)
     assert edge.up.receive().step == 1
     with pytest.raises(TruncatedFrame):

@@ -1,4 +1,4 @@
-"""Targets: in order, waited for or not, late, in bursts, twice or never."""
+"""Targets: in order, awaited or not, late, in bursts, duplicated or lost."""
 
 import threading
 
@@ -12,7 +12,7 @@ from workers.comm.edge import Loss, Target
 from workers.comm.frame import Kind
 
 
-def test_free_running_takes_what_has_arrived() -> None:
+def test_targets_without_a_step_returns_the_arrived_ones() -> None:
     edge = Edge()
     edge.send(1, 2)
     assert edge.targets() == []
@@ -30,7 +30,7 @@ def test_a_burst_arrives_in_order() -> None:
     assert edge.down.pending() == 0
 
 
-def test_waiting_for_a_step_leaves_newer_ones_for_later() -> None:
+def test_waiting_for_a_step_keeps_newer_targets_for_later() -> None:
     edge = Edge()
     edge.send(1, 2, 3)
     edge.answer(3)
@@ -39,7 +39,7 @@ def test_waiting_for_a_step_leaves_newer_ones_for_later() -> None:
     assert edge.targets(3) == [2, 3]
 
 
-def test_waiting_for_a_step_blocks_until_its_target_is_there() -> None:
+def test_waiting_for_a_step_blocks_until_its_target_arrives() -> None:
     edge = Edge(timeout_s=10)
     edge.send(1, 2)
     thread = threading.Thread(target=edge.answer, args=(2,))
@@ -48,7 +48,7 @@ def test_waiting_for_a_step_blocks_until_its_target_is_there() -> None:
     thread.join()
 
 
-def test_a_step_that_was_never_sent_is_not_waited_for() -> None:
+def test_a_step_that_was_not_sent_is_not_awaited() -> None:
     edge = Edge()
     edge.send(5)
     assert edge.targets(4) == []
@@ -64,7 +64,7 @@ def test_a_frame_done_without_gradient_ends_the_wait() -> None:
     assert edge.targets(2) == [2]
 
 
-def test_news_come_back_without_a_gradient_too() -> None:
+def test_loss_reports_arrive_without_a_gradient() -> None:
     edge = Edge()
     edge.send(1, 2, 3)
     for losses in ([Loss(1, 0.5, 7)], [], [Loss(2, 1.5, 7)]):
@@ -74,7 +74,7 @@ def test_news_come_back_without_a_gradient_too() -> None:
     assert edge.down.in_flight == 0
 
 
-def test_a_late_gradient_names_its_own_step_and_only_the_last_answer_returns_credit() -> None:
+def test_a_late_gradient_has_its_own_step_and_only_the_last_reply_returns_credit() -> None:
     edge = Edge()
     edge.send(1, 2, 3)
     frames = [edge.up.receive() for _ in range(3)]
@@ -87,7 +87,7 @@ def test_a_late_gradient_names_its_own_step_and_only_the_last_answer_returns_cre
     assert edge.down.in_flight == 1
 
 
-def test_a_lost_target_is_given_up_when_later_news_comes() -> None:
+def test_a_lost_target_is_given_up_when_a_later_reply_arrives() -> None:
     edge = Edge(faults=[Fault(Kind.GRADIENT, 2, "drop")])
     edge.send(1, 2)
     edge.answer(2)
@@ -100,17 +100,17 @@ def test_a_lost_target_is_given_up_when_later_news_comes() -> None:
     assert edge.down.in_flight == 0
 
 
-def test_a_timeout_comes_after_the_targets_that_were_received() -> None:
+def test_a_timeout_is_raised_after_the_received_targets() -> None:
     edge = Edge()
     edge.send(1, 2)
     edge.answer()
-    found = edge.down.targets(2)
-    assert next(found)[0] == 1
+    targets = edge.down.targets(2)
+    assert next(targets)[0] == 1
     with pytest.raises(PeerTimeout):
-        next(found)
+        next(targets)
 
 
-def test_a_target_that_comes_twice_is_yielded_twice_and_returns_credit_once() -> None:
+def test_a_duplicate_target_is_yielded_twice_and_returns_credit_once() -> None:
     edge = Edge(faults=[Fault(Kind.GRADIENT, 1, "duplicate")])
     edge.send(1, 2)
     edge.answer(2)
@@ -118,11 +118,11 @@ def test_a_target_that_comes_twice_is_yielded_twice_and_returns_credit_once() ->
     assert edge.down.in_flight == 0
 
 
-def test_a_target_overtaken_by_a_later_one_is_late_not_lost() -> None:
+def test_a_reordered_target_is_late_and_not_lost() -> None:
     edge = Edge(faults=[Fault(Kind.GRADIENT, 1, "delay", sends=1)])
     edge.send(1, 2)
     edge.answer(2)
-    assert edge.targets(1) == []  # news of step 2 says that step 1 is done
+    assert edge.targets(1) == []  # the reply to step 2 says that step 1 is finished
     assert edge.targets(2) == [2]
     assert edge.targets() == [1]
     assert edge.down.in_flight == 0

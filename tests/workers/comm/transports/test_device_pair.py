@@ -1,4 +1,4 @@
-"""Tensors that travel from device to device, by gloo groups in NCCL's place: what goes where."""
+"""Routes of tensors with a device pair, with gloo groups instead of NCCL."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from workers.launch.launcher import launch
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
-class Kept:
-    """Makes groups, and keeps them."""
+class RecordingGroups:
+    """Makes groups and records them."""
 
     def __init__(self) -> None:
         self.groups: list[GlooGroup] = []
@@ -32,13 +32,13 @@ class Kept:
 
     @property
     def sent(self) -> list[list[int]]:
-        """By each group, without the byte that tries it out."""
+        """Sizes of the tensors that each group sent, without the byte of the warm-up."""
         return [[size for size in group.sent if size != 1] for group in self.groups]
 
 
-def test_what_stages_compute_with_goes_directly_and_the_rest_with_the_message() -> None:
-    here, there = Kept(), Kept()
-    client, server, listener = linked(here, there)
+def test_activations_and_gradients_use_the_device_pair_and_the_rest_the_message() -> None:
+    client_groups, server_groups = RecordingGroups(), RecordingGroups()
+    client, server, listener = linked(client_groups, server_groups)
     value = torch.arange(6, dtype=torch.bfloat16, requires_grad=True).reshape(2, 3).t()
     down = {"labels": torch.tensor([[1, 2]]), "value": value, "context": torch.ones(MESSAGE_BYTES, dtype=torch.uint8)}
     client.send(Frame(Kind.STEP, 7, tensors=down))
@@ -51,8 +51,8 @@ def test_what_stages_compute_with_goes_directly_and_the_rest_with_the_message() 
     assert frame.tensors["context"].sum() == MESSAGE_BYTES
     assert (back.step, back.tensors["late"].item(), back.tensors["gradient"].item()) == (6, 1, 0.5)
     assert empty.tensors["value"].shape == (0, 3)
-    assert here.sent == [[12], []]  # bytes; each direction has its group
-    assert there.sent == [[], [8]]
+    assert client_groups.sent == [[12], []]  # bytes; each direction has its own group
+    assert server_groups.sent == [[], [8]]
     close(client, server, listener)
 
 
@@ -71,11 +71,11 @@ def test_both_sides_send_big_tensors_at_once() -> None:
 def test_a_run_equals_one_in_memory_bit_for_bit(
     depth: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Kept()
-    monkeypatch.setattr(nccl, "nccl_group", made)
+    recorded = RecordingGroups()
+    monkeypatch.setattr(nccl, "nccl_group", recorded)
     monkeypatch.setattr(TorchDistributed, "check_machine", lambda *_, **__: None)
     same = {"stages": 3, "depth": depth, "checkpoint": {"every": 4}}
     launch(tiny(**same, transport={"kind": "torch_distributed", "backend": "nccl"}), tmp_path / "direct")
     launch(tiny(**same), tmp_path / "local")
     assert_same(parameters_of(tmp_path / "direct", 3), parameters_of(tmp_path / "local", 3))
-    assert sum(bool(sent) for sent in made.sent) == 4  # of two edges both ends, each by one of its two groups
+    assert sum(bool(sent) for sent in recorded.sent) == 4  # two edges; each end sends in one of its two groups

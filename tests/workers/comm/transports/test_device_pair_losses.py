@@ -1,4 +1,4 @@
-"""Tensors that travel from device to device, when a peer, a process or a group is lost."""
+"""Loss of a peer, a process or a group with a device pair."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class Stuck(GlooGroup):
-    """Once tried out, nothing comes through it; what is aborted looks finished, as with NCCL."""
+    """After the warm-up, no operation finishes. Aborted operations look finished, as with NCCL."""
 
-    asked = threading.Semaphore(0)  # released by every operation that gets stuck
+    stuck_operations = threading.Semaphore(0)  # released by every stuck operation
 
     def __init__(self, store: Store, rank: int, host: str) -> None:
         super().__init__(store, rank, host)
@@ -48,7 +48,7 @@ class Stuck(GlooGroup):
         super().abort()
 
     def _stick(self) -> StuckWork:
-        self.asked.release()
+        self.stuck_operations.release()
         return StuckWork(self.aborted)
 
 
@@ -62,30 +62,30 @@ class StuckWork:
 
 
 def stuck_link(timeout_s: float = 5) -> Linked:
-    """A link with a frame on its way whose tensor will never come."""
+    """Return a link with a frame in flight whose tensor never arrives."""
     client, server, listener = linked(Stuck, Stuck, timeout_s)
     client.send(Frame(Kind.STEP, 7, tensors={"value": torch.ones(1000)}))
     for _ in range(2):
-        assert Stuck.asked.acquire(timeout=5)  # by the sender, and by the receiver
+        assert Stuck.stuck_operations.acquire(timeout=5)  # of the sender and of the receiver
     return client, server, listener
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_peer_wakes_whoever_waits_and_half_a_frame_is_none(lost: int) -> None:
+def test_a_lost_peer_wakes_the_waiting_threads_and_an_incomplete_frame_is_dropped(lost: int) -> None:
     *ends, listener = stuck_link()
-    gone, left = ends[lost], ends[1 - lost]
-    assert isinstance(gone, TorchDistributedEnd)
+    closed_end, other_end = ends[lost], ends[1 - lost]
+    assert isinstance(closed_end, TorchDistributedEnd)
     start = time.monotonic()
-    gone.abandon()
+    closed_end.abandon()
     with pytest.raises(WorkerLost, match="is gone"):
-        left.receive(5)
+        other_end.receive(5)
     with pytest.raises(WorkerLost):
-        left.send(Frame(Kind.STEP, 8))
-    close(left, listener)
+        other_end.send(Frame(Kind.STEP, 8))
+    close(other_end, listener)
     assert time.monotonic() - start < 4  # less than a timeout
 
 
-def test_a_close_that_cannot_deliver_gives_up_after_its_timeout() -> None:
+def test_close_gives_up_after_its_timeout_if_it_cannot_deliver() -> None:
     client, server, listener = stuck_link(timeout_s=2)
     start = time.monotonic()
     client.close()
@@ -96,7 +96,7 @@ def test_a_close_that_cannot_deliver_gives_up_after_its_timeout() -> None:
 
 
 class Failing(GlooGroup):
-    """Once tried out, it has errors that gloo knows nothing of."""
+    """After the warm-up, it raises errors that the gloo pair does not have."""
 
     def send(self, tensors: list[Tensor], peer: int, tag: int, /) -> Any:
         return super().send(tensors, peer, tag) if tensors[0].nbytes == 1 else FailedWork()
@@ -107,7 +107,7 @@ class FailedWork:
         raise RuntimeError("NCCL error: unhandled system error")
 
 
-def test_an_error_of_the_group_alone_ends_the_link_at_both_ends() -> None:
+def test_an_error_of_the_device_group_ends_the_link_at_both_ends() -> None:
     client, server, listener = linked(Failing, GlooGroup)
     client.send(Frame(Kind.STEP, 7, tensors={"value": torch.ones(1000)}))
     with pytest.raises(WorkerLost, match=r"stage 1 at .* is gone \(NCCL error: unhandled system error\)"):
@@ -117,25 +117,25 @@ def test_an_error_of_the_group_alone_ends_the_link_at_both_ends() -> None:
     close(client, server, listener)
 
 
-def test_an_ended_pair_says_so_instead_of_returning() -> None:
+def test_a_wait_on_an_ended_pair_raises() -> None:
     store = HashStore()
     pairs: list[DevicePair] = []
 
-    def meet(rank: int) -> None:
+    def make_pair(rank: int) -> None:
         pairs.append(DevicePair(Stuck, store, rank, "127.0.0.1", torch.device("cpu"), 5))
 
-    threads = [threading.Thread(target=meet, args=(rank,)) for rank in (0, 1)]
+    threads = [threading.Thread(target=make_pair, args=(rank,)) for rank in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    sending = pairs[0].send(torch.ones(9))
+    transfer = pairs[0].send(torch.ones(9))
     pairs[0].end()
     pairs[0].end()
     with pytest.raises(RuntimeError, match="the pair was ended"):
-        sending.wait(timedelta(seconds=5))
+        transfer.wait(timedelta(seconds=5))
     pairs[1].end()
-    Stuck.asked.acquire()
+    Stuck.stuck_operations.acquire()
 
 
 CHILD = """

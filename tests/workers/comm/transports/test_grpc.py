@@ -1,4 +1,4 @@
-"""The gRPC link: peers that speak gRPC and are no stages, or are frozen. All else: test_link_contract."""
+"""gRPC links: clients that are not stages, malformed frames, frozen peers. See also test_link_contract."""
 
 import signal
 import threading
@@ -15,20 +15,21 @@ from workers.comm.codec import decode, encode
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
 from workers.comm.transports.grpc.transport import Grpc
+from workers.comm.transports.process_link import LinkSettings
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 @pytest.fixture
 def listener() -> Iterator[GrpcListener]:
-    listener = GrpcListener(handshake=SERVER, timeout_s=5)
+    listener = GrpcListener(handshake=SERVER, settings=LinkSettings(timeout_s=5))
     yield listener
     listener.close()
 
 
 def assert_accepts(listener: GrpcListener) -> None:
-    """A proper client gets in and is heard."""
-    client = grpc_connect(listener.address, CLIENT, timeout_s=10)
+    """Check that a valid client can connect and exchange frames."""
+    client = grpc_connect(listener.address, CLIENT, LinkSettings(timeout_s=10))
     server = listener.accept(10)
     client.send(Frame(Kind.STEP, 1, tensors={"value": torch.ones(1)}))
     assert server.receive(10).step == 1
@@ -39,14 +40,14 @@ def assert_accepts(listener: GrpcListener) -> None:
 
 
 class RawClient:
-    """A client that sends whatever bytes it is told to."""
+    """A client that sends the given bytes."""
 
     def __init__(self, address: str, *messages: bytes, half_close: bool = True) -> None:
         self.done = threading.Event()
         self.channel = grpc.insecure_channel(address)
-        self.answers = self.channel.stream_stream("/dni.v1.Stage/Link", None, None)(self.say(messages, half_close))
+        self.replies = self.channel.stream_stream("/dni.v1.Stage/Link", None, None)(self._send(messages, half_close))
 
-    def say(self, messages: tuple[bytes, ...], half_close: bool) -> Iterator[bytes]:
+    def _send(self, messages: tuple[bytes, ...], half_close: bool) -> Iterator[bytes]:
         yield from messages
         if not half_close:
             self.done.wait(30)
@@ -65,12 +66,12 @@ class RawClient:
         ((encode(Frame(Kind.STEP, 1)),), grpc.StatusCode.FAILED_PRECONDITION),
     ],
 )
-def test_a_client_that_does_not_begin_with_a_handshake_is_turned_away(
+def test_a_client_that_does_not_begin_with_a_handshake_is_refused(
     listener: GrpcListener, messages: tuple[bytes, ...], code: grpc.StatusCode
 ) -> None:
     client = RawClient(listener.address, *messages)
     with pytest.raises(grpc.RpcError) as error:
-        next(iter(client.answers))
+        next(iter(client.replies))
     assert error.value.code() is code
     client.close()
     if code is grpc.StatusCode.FAILED_PRECONDITION:
@@ -79,22 +80,22 @@ def test_a_client_that_does_not_begin_with_a_handshake_is_turned_away(
     assert_accepts(listener)
 
 
-def test_a_client_that_says_nothing_is_turned_away_in_time() -> None:
-    listener = GrpcListener(handshake=SERVER, timeout_s=0.1)
+def test_a_silent_client_is_refused_after_the_timeout() -> None:
+    listener = GrpcListener(handshake=SERVER, settings=LinkSettings(timeout_s=0.1))
     client = RawClient(listener.address, half_close=False)
     with pytest.raises(grpc.RpcError, match=r"within 0\.1 s"):
-        next(iter(client.answers))
+        next(iter(client.replies))
     client.close()
     assert_accepts(listener)
     listener.close()
 
 
-def test_a_malformed_frame_is_an_error_in_its_place_and_the_link_lives_on(listener: GrpcListener) -> None:
+def test_a_malformed_frame_is_an_error_in_its_place_and_the_link_continues(listener: GrpcListener) -> None:
     good = encode(Frame(Kind.STEP, 7, stage=0, tensors={"value": torch.ones(3)}))
     hello = encode(Frame(Kind.HANDSHAKE, handshake=CLIENT))
     client = RawClient(listener.address, hello, good, good[:-1], b"?" * 99, good, half_close=False)
     end = listener.accept(10)
-    assert decode(next(iter(client.answers))).handshake == SERVER
+    assert decode(next(iter(client.replies))).handshake == SERVER
     assert end.receive(10).step == 7
     with pytest.raises(TruncatedFrame, match=r"from stage 0 at .*: step 7 from stage 0: 11 of 12 payload bytes"):
         end.receive(10)
@@ -106,8 +107,8 @@ def test_a_malformed_frame_is_an_error_in_its_place_and_the_link_lives_on(listen
         end.receive(10)
 
 
-def test_a_frozen_peer_is_noticed() -> None:
-    """gRPC asks it for a sign of life."""
+def test_a_frozen_peer_is_lost() -> None:
+    """gRPC detects it with keepalive pings."""
     with child("grpc", "listen") as process:
         end = Grpc().connect(address_of(process), context(CLIENT))
         process.send_signal(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What every transport between processes promises: who is let in, what a peer may do, and what is left behind."""
+"""The contract of transports between processes: handshakes, misbehaving peers, and cleanup."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def listener(transport: ProcessTransport) -> Iterator[Listener]:
 
 
 def assert_accepts(transport: ProcessTransport, listener: Listener) -> None:
-    """A proper client gets in and is heard."""
+    """Check that a valid client can connect and exchange frames."""
     client = transport.connect(listener.address, context(CLIENT))
     server = listener.accept(10)
     client.send(Frame(Kind.STEP, 1, tensors={"value": torch.ones(1)}))
@@ -61,25 +61,25 @@ def assert_accepts(transport: ProcessTransport, listener: Listener) -> None:
 def test_a_mismatch_is_refused_on_both_sides_with_both_values(
     transport: ProcessTransport, listener: Listener, field: str, value: object
 ) -> None:
-    said = rf"{field} is {value!r} at stage 0 and {getattr(SERVER, field)!r} at stage 1"
-    with pytest.raises(HandshakeRefused, match=said):
+    message = rf"{field} is {value!r} at stage 0 and {getattr(SERVER, field)!r} at stage 1"
+    with pytest.raises(HandshakeRefused, match=message):
         transport.connect(listener.address, context(replace(CLIENT, **{field: value})))  # type: ignore[arg-type]
-    with pytest.raises(HandshakeRefused, match=said):
+    with pytest.raises(HandshakeRefused, match=message):
         listener.accept(10)
     assert_accepts(transport, listener)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_only_the_stage_before_is_let_in(transport: ProcessTransport, listener: Listener, stage: int) -> None:
-    said = f"stage {stage} connected to stage 1, which follows 0"
-    with pytest.raises(HandshakeRefused, match=said):
+def test_only_the_previous_stage_may_connect(transport: ProcessTransport, listener: Listener, stage: int) -> None:
+    message = f"stage {stage} connected to stage 1, which follows 0"
+    with pytest.raises(HandshakeRefused, match=message):
         transport.connect(listener.address, context(replace(CLIENT, stage=stage)))
-    with pytest.raises(HandshakeRefused, match=said):
+    with pytest.raises(HandshakeRefused, match=message):
         listener.accept(10)
     assert_accepts(transport, listener)
 
 
-def test_a_restarted_stage_is_let_in(transport: ProcessTransport, listener: Listener) -> None:
+def test_a_restarted_stage_may_connect(transport: ProcessTransport, listener: Listener) -> None:
     client = transport.connect(listener.address, context(replace(CLIENT, incarnation=3)))
     server = listener.accept(10)
     client.send(Frame(Kind.STEP, 7))
@@ -88,7 +88,7 @@ def test_a_restarted_stage_is_let_in(transport: ProcessTransport, listener: List
     assert_accepts(transport, listener)
 
 
-def test_a_stranger_changes_nothing(transport: ProcessTransport, listener: Listener) -> None:
+def test_a_client_of_another_protocol_has_no_effect(transport: ProcessTransport, listener: Listener) -> None:
     host, port = listener.address.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" * 100)
@@ -107,7 +107,7 @@ def test_a_frame_larger_than_the_link_carries_is_refused_at_the_sender(
 
 
 @pytest.mark.parametrize("checksum", [False, True])
-def test_tensors_of_every_kind_arrive_whole(transport: ProcessTransport, checksum: bool) -> None:
+def test_tensors_of_every_kind_arrive_complete(transport: ProcessTransport, checksum: bool) -> None:
     tensors = {
         "value": torch.arange(100_000.0), "none": torch.empty(0, 3), "labels": torch.tensor([[1, 2]]),
         "half": torch.ones(5, dtype=torch.bfloat16), "last": torch.tensor(True),
@@ -119,9 +119,9 @@ def test_tensors_of_every_kind_arrive_whole(transport: ProcessTransport, checksu
     assert all(torch.equal(arrived[key], tensor) for key, tensor in tensors.items())
 
 
-def test_a_client_may_come_before_the_listener(transport: ProcessTransport) -> None:
-    address, ends, patient = free_address(), list[ChannelEnd](), replace(transport, timeout_s=20)
-    thread = threading.Thread(target=lambda: ends.append(patient.connect(address, context(CLIENT))))
+def test_a_client_may_connect_before_the_listener_exists(transport: ProcessTransport) -> None:
+    address, ends, transport_20s = free_address(), list[ChannelEnd](), replace(transport, timeout_s=20)
+    thread = threading.Thread(target=lambda: ends.append(transport_20s.connect(address, context(CLIENT))))
     thread.start()
     with closing(transport.listen(address, context(SERVER))) as listener:
         server = listener.accept(20)
@@ -131,18 +131,18 @@ def test_a_client_may_come_before_the_listener(transport: ProcessTransport) -> N
         ends[0].close()
 
 
-def test_nobody_there_is_a_timeout_with_address_and_stage(transport: ProcessTransport) -> None:
+def test_a_missing_listener_is_a_timeout_with_address_and_stage(transport: ProcessTransport) -> None:
     address = free_address()
     with pytest.raises(PeerTimeout, match=rf"stage 0: no answer from stage 1 at {address} within 0\.2 s"):
         replace(transport, timeout_s=0.2).connect(address, context(CLIENT))
 
 
-def test_nobody_comes_is_a_timeout_with_address_and_stage(listener: Listener) -> None:
+def test_a_missing_client_is_a_timeout_with_address_and_stage(listener: Listener) -> None:
     with pytest.raises(PeerTimeout, match=rf"stage 1: stage 0 did not connect to {listener.address} within 0\.05 s"):
         listener.accept(0.05)
 
 
-def test_a_closed_listener_closes_its_ends_and_says_so(transport: ProcessTransport, listener: Listener) -> None:
+def test_a_closed_listener_closes_its_ends(transport: ProcessTransport, listener: Listener) -> None:
     client, server = transport.connect(listener.address, context(CLIENT)), listener.accept(10)
     listener.close()
     with pytest.raises(WorkerLost, match=f"stage 1 at {listener.address}"):
@@ -155,9 +155,12 @@ def test_a_closed_listener_closes_its_ends_and_says_so(transport: ProcessTranspo
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0", "example.org:80"])
 def test_plaintext_beyond_loopback_is_refused(transport: ProcessTransport, bind: str) -> None:
-    for opened in (lambda: transport.listen(bind, context(SERVER)), lambda: transport.connect(bind, context(CLIENT))):
+    for open_link in (
+        lambda: transport.listen(bind, context(SERVER)),
+        lambda: transport.connect(bind, context(CLIENT)),
+    ):
         with pytest.raises(ConfigError, match="insecure=true"):
-            opened()
+            open_link()
 
 
 def test_plaintext_beyond_loopback_can_be_allowed(transport: ProcessTransport) -> None:
@@ -168,7 +171,7 @@ def test_plaintext_beyond_loopback_can_be_allowed(transport: ProcessTransport) -
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
-def test_a_link_on_loopback_listens_nowhere_else(transport: ProcessTransport) -> None:
+def test_a_link_on_loopback_listens_only_there(transport: ProcessTransport) -> None:
     with linked(transport):
         assert listening() == {"127.0.0.1"}
 
@@ -184,7 +187,7 @@ def test_a_port_in_use_is_refused(transport: ProcessTransport, listener: Listene
         transport.listen(listener.address, context(SERVER))
 
 
-def test_the_interpreter_ends_though_nobody_closed_anything(name: str) -> None:
+def test_the_interpreter_exits_with_open_links(name: str) -> None:
     with child(name, "alone") as process:
         _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (7, "")

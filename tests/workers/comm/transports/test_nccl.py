@@ -1,4 +1,4 @@
-"""Links by NCCL: which devices they are refused on, and, where there are two GPUs, what they carry."""
+"""Links over NCCL: refused devices and, with two GPUs, transfers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.support.runs import assert_near, parameters_of, tiny
 from tests.support.stand_in import GlooGroup
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.comm.transports.base import ChannelEnd
+from workers.comm.transports.process_link import LinkSettings
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
 from workers.comm.transports.torch_distributed.nccl import nccl_group
@@ -27,12 +28,12 @@ SERVER = Handshake(PROTOCOL_VERSION, "run", 1, 4, "fingerprint", 0, 10)
 CLIENT = replace(SERVER, stage=0)
 
 
-def by_nccl(**changes: Any) -> Config:
+def nccl_config(**changes: Any) -> Config:
     return tiny(transport={"kind": "torch_distributed", "backend": "nccl"}, **changes)
 
 
 @pytest.mark.parametrize(
-    ("devices", "first", "says"),
+    ("devices", "first", "message"),
     [
         (["cuda:0", "cpu"], 0, "and stage 1 is on cpu"),
         (["cpu"], 2, "and stage 2 is on cpu"),
@@ -40,11 +41,11 @@ def by_nccl(**changes: Any) -> Config:
     ],
 )
 def test_stages_without_a_gpu_of_their_own_are_refused(
-    devices: list[str], first: int, says: str, monkeypatch: pytest.MonkeyPatch
+    devices: list[str], first: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
-    with pytest.raises(ConfigError, match=rf"transport\.backend=nccl joins stages on GPUs.*{says}") as refused:
-        by_nccl().transport.check_machine(devices, first)
+    with pytest.raises(ConfigError, match=rf"transport\.backend=nccl joins stages on GPUs.*{message}") as refused:
+        nccl_config().transport.check_machine(devices, first)
     assert "set devices=[cuda:0,cuda:1], say, or transport.backend=gloo" in str(refused.value)
 
 
@@ -53,22 +54,22 @@ def test_a_torch_without_nccl_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(
         ConfigError, match=r"this torch has no NCCL: install its CUDA build, or set transport\.backend="
     ):
-        by_nccl().transport.check_machine(["cuda:0", "cuda:1"])
+        nccl_config().transport.check_machine(["cuda:0", "cuda:1"])
 
 
-def test_gpus_that_differ_from_stage_to_stage_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_that_differ_between_neighbours_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
-    assert refusal_of(by_nccl().transport.check_machine, ["cuda:0", "cuda:1", "cuda:0"]) is None
-    assert refusal_of(by_nccl().transport.check_machine, ["cuda:3"], 1) is None
+    assert refusal_of(nccl_config().transport.check_machine, ["cuda:0", "cuda:1", "cuda:0"]) is None
+    assert refusal_of(nccl_config().transport.check_machine, ["cuda:3"], 1) is None
     assert refusal_of(TorchDistributed().check_machine, ["cpu", "cpu"]) is None
 
 
 def on_gpus(count: int) -> Callable[..., Any]:
-    """Skip a test where there are fewer GPUs."""
-    there = torch.cuda.device_count()
+    """Skip a test on machines with fewer GPUs."""
+    available = torch.cuda.device_count()
 
     def mark(test: Callable[..., None]) -> Callable[..., None]:
-        return pytest.mark.gpu(pytest.mark.skipif(there < count, reason=f"needs {count} GPUs")(test))
+        return pytest.mark.gpu(pytest.mark.skipif(available < count, reason=f"needs {count} GPUs")(test))
 
     return mark
 
@@ -76,9 +77,10 @@ def on_gpus(count: int) -> Callable[..., Any]:
 @on_gpus(1)
 def test_stages_on_one_gpu_are_refused() -> None:
     device = torch.device("cuda:0")
-    listener = TorchDistributedListener(handshake=SERVER, device=device, device_group=GlooGroup)  # not even made
+    settings = LinkSettings(device=device)
+    listener = TorchDistributedListener(handshake=SERVER, settings=settings, device_group=GlooGroup)
     with pytest.raises(HandshakeRefused, match="stages 0 and 1 are both on the GPU"):
-        torch_distributed_connect(listener.address, CLIENT, device=device, device_group=GlooGroup)
+        torch_distributed_connect(listener.address, CLIENT, settings, device_group=GlooGroup)
     with pytest.raises(HandshakeRefused, match="stages 0 and 1 are both on the GPU"):
         listener.accept(5)
     listener.close()
@@ -86,15 +88,19 @@ def test_stages_on_one_gpu_are_refused() -> None:
 
 @pytest.fixture
 def ends() -> Iterator[tuple[ChannelEnd, ChannelEnd]]:
-    listener = TorchDistributedListener(handshake=SERVER, device=torch.device("cuda:1"), device_group=nccl_group)
-    client = torch_distributed_connect(listener.address, CLIENT, device=torch.device("cuda:0"), device_group=nccl_group)
+    listener = TorchDistributedListener(
+        handshake=SERVER, settings=LinkSettings(device=torch.device("cuda:1")), device_group=nccl_group
+    )
+    client = torch_distributed_connect(
+        listener.address, CLIENT, LinkSettings(device=torch.device("cuda:0")), device_group=nccl_group
+    )
     yield client, listener.accept(30)
     client.close()
     listener.close()
 
 
 @on_gpus(2)
-def test_frames_go_both_ways_at_once_and_what_was_sent_may_be_changed(ends: tuple[ChannelEnd, ChannelEnd]) -> None:
+def test_frames_go_both_ways_at_once_and_sent_tensors_may_be_changed(ends: tuple[ChannelEnd, ChannelEnd]) -> None:
     client, server = ends
     value, gradient = (torch.zeros(4_000_000, device=f"cuda:{k}") for k in (0, 1))
     for step in range(20):
@@ -123,7 +129,7 @@ def test_any_element_type_and_layout_arrives(dtype: torch.dtype, ends: tuple[Cha
 
 
 @on_gpus(2)
-def test_a_lost_peer_ends_what_waits_on_the_gpu(ends: tuple[ChannelEnd, ChannelEnd]) -> None:
+def test_a_lost_peer_ends_operations_that_wait_on_the_gpu(ends: tuple[ChannelEnd, ChannelEnd]) -> None:
     client, server = ends
     assert isinstance(server, TorchDistributedEnd)
     for step in range(8):
@@ -138,6 +144,6 @@ def test_a_lost_peer_ends_what_waits_on_the_gpu(ends: tuple[ChannelEnd, ChannelE
 @pytest.mark.parametrize("mode", ["threads", "processes"])
 def test_a_run_equals_one_whose_frames_stay_in_memory(mode: str, tmp_path: Path) -> None:
     same = {"depth": {"method": "backprop"}, "devices": ["cuda:0", "cuda:1"]}
-    launch(by_nccl(**same, launch={"mode": mode}), tmp_path / "nccl")
+    launch(nccl_config(**same, launch={"mode": mode}), tmp_path / "nccl")
     launch(tiny(**same), tmp_path / "local")
     assert_near(parameters_of(tmp_path / "nccl", 2), parameters_of(tmp_path / "local", 2))

@@ -1,4 +1,4 @@
-"""Copies between a GPU and pinned memory, and runs whose frames take that way."""
+"""Copies between a GPU and pinned memory, and runs that use them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from workers.launch.launcher import launch
 
 
 def on_gpu(test: Callable[..., None]) -> Callable[..., None]:
-    """Skip the test where there is no GPU."""
+    """Skip the test on machines without a GPU."""
     return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")(test))
 
 
-def test_a_stage_on_the_cpu_stages_nothing() -> None:
+def test_a_stage_on_the_cpu_needs_no_copies() -> None:
     assert staging_for(torch.device("cpu")) is None
 
 
 @on_gpu
-def test_what_leaves_is_what_was_there_when_it_was_sent() -> None:
+def test_a_copy_has_the_values_at_the_time_of_sending() -> None:
     staging = Staging(torch.device("cuda:0"))
     value, labels = torch.ones(4_000_000, device="cuda:0"), torch.tensor([1, 2])
-    leaving = staging.leave(Frame(Kind.STEP, 3, tensors={"value": value, "labels": labels}))
+    leaving = staging.start_copy(Frame(Kind.STEP, 3, tensors={"value": value, "labels": labels}))
     value.zero_()
     labels.zero_()
     frame = leaving.wait()
@@ -39,22 +39,22 @@ def test_what_leaves_is_what_was_there_when_it_was_sent() -> None:
 
 
 @on_gpu
-def test_frames_that_leave_together_do_not_share_memory() -> None:
+def test_concurrent_copies_do_not_share_memory() -> None:
     staging, value = Staging(torch.device("cuda:0")), torch.zeros(1_000_000, device="cuda:0")
     leaving = []
     for number in range(8):
         value.fill_(number)
-        leaving.append(staging.leave(Frame(Kind.STEP, number, tensors={"value": value})))
+        leaving.append(staging.start_copy(Frame(Kind.STEP, number, tensors={"value": value})))
     assert [int(each.wait().tensors["value"].mean()) for each in leaving] == list(range(8))
 
 
 @on_gpu
-def test_what_arrives_is_on_the_gpu_if_it_is_wanted_there() -> None:
+def test_received_values_are_moved_to_the_gpu_and_other_tensors_are_not() -> None:
     staging = Staging(torch.device("cuda:0"))
     specs = [Spec("value", torch.float32, (3,), 12), Spec("reset", torch.bool, (3,), 3)]
-    frame = Frame(Kind.STEP, 1, tensors={spec.name: staging.room(spec).fill_(1) for spec in specs})
+    frame = Frame(Kind.STEP, 1, tensors={spec.name: staging.allocate(spec).fill_(1) for spec in specs})
     assert [tensor.is_pinned() for tensor in frame.tensors.values()] == [True, False]
-    arrived = staging.arrive(frame).tensors
+    arrived = staging.on_take(frame).tensors
     assert [str(tensor.device) for tensor in arrived.values()] == ["cuda:0", "cpu"]
     assert arrived["value"].tolist() == [1, 1, 1]
 

@@ -1,4 +1,4 @@
-"""Links whose ends prove who they are, on loopback, with certificates that live as long as the test."""
+"""Links with TLS on loopback, with certificates made for the test."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.support.runs import assert_same, parameters_of, tiny
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
 from workers.comm.transports.grpc.tls import Tls
+from workers.comm.transports.process_link import LinkSettings
 from workers.launch.launcher import launch
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
@@ -29,7 +30,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return authority(tmp_path_factory.mktemp("tls") / "ours")
 
 
-def test_frames_cross_an_encrypted_link_and_it_may_leave_the_machine(ours: dict[str, str]) -> None:
+def test_frames_cross_an_encrypted_link_that_listens_on_all_interfaces(ours: dict[str, str]) -> None:
     tls = Tls.read(**ours)
     listener = GrpcListener("0.0.0.0:0", handshake=SERVER, tls=tls)
     client = grpc_connect(listener.address.replace("0.0.0.0", "127.0.0.1"), CLIENT, tls=tls)
@@ -40,7 +41,7 @@ def test_frames_cross_an_encrypted_link_and_it_may_leave_the_machine(ours: dict[
         end.close()
 
 
-def test_a_byte_order_mark_is_no_part_of_a_certificate(ours: dict[str, str], tmp_path: Path) -> None:
+def test_a_byte_order_mark_before_a_certificate_is_ignored(ours: dict[str, str], tmp_path: Path) -> None:
     marked = {name: str(tmp_path / name) for name in ours}
     for name, path in ours.items():
         Path(marked[name]).write_bytes(b"\xef\xbb\xbf" + Path(path).read_bytes())
@@ -48,17 +49,17 @@ def test_a_byte_order_mark_is_no_part_of_a_certificate(ours: dict[str, str], tmp
 
 
 def two_ends(case: str, ours: Tls, folder: Path) -> tuple[Tls | None, Tls | None]:
-    """What the two ends of a link have; one of them is a stranger, here or there."""
+    """Return the TLS settings of client and server; those of one side are wrong."""
     if case == "another host's name":
         elsewhere = Tls.read(**authority(folder / "elsewhere", "DNS:elsewhere.example"))
         return elsewhere, elsewhere
-    good, stranger = ours, None
+    valid, stranger = ours, None
     if case.startswith("another authority"):
-        stranger = replace(Tls.read(**authority(folder / "theirs")), ca=ours.ca)  # trusts us, and is not trusted
+        stranger = replace(Tls.read(**authority(folder / "theirs")), ca=ours.ca)  # not signed by our authority
     elif case.startswith("expired"):
         expired = Tls.read(**authority(folder / "theirs", days=-1))
-        good, stranger = (replace(one, ca=ours.ca + expired.ca) for one in (ours, expired))
-    return (stranger, good) if case.endswith(" here") else (good, stranger)
+        valid, stranger = (replace(one, ca=ours.ca + expired.ca) for one in (ours, expired))
+    return (stranger, valid) if case.endswith(" here") else (valid, stranger)
 
 
 @pytest.mark.parametrize(
@@ -73,15 +74,15 @@ def two_ends(case: str, ours: Tls, folder: Path) -> tuple[Tls | None, Tls | None
         ("expired there", "its certificate has expired: make a new one"),
     ],
 )
-def test_strangers_are_not_let_in_and_are_told_why_within_seconds(
+def test_an_end_with_wrong_tls_settings_is_refused_with_a_reason_within_seconds(
     case: str, message: str, ours: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.comm.transports.grpc.refusal._LOOK_S", 0.1)
-    here, there = two_ends(case, Tls.read(**ours), tmp_path)
-    listener = GrpcListener(handshake=SERVER, tls=there)
+    monkeypatch.setattr("workers.comm.transports.grpc.refusal._PROBE_AFTER_S", 0.1)
+    client_tls, server_tls = two_ends(case, Tls.read(**ours), tmp_path)
+    listener = GrpcListener(handshake=SERVER, tls=server_tls)
     start = time.monotonic()
     with pytest.raises(HandshakeRefused, match=f"no link to stage 1 at 127.*: {message}"):
-        grpc_connect(listener.address, CLIENT, tls=here, timeout_s=60)
+        grpc_connect(listener.address, CLIENT, tls=client_tls, settings=LinkSettings(timeout_s=60))
     assert time.monotonic() - start < 15
     with pytest.raises(PeerTimeout):
         listener.accept(0)
@@ -96,7 +97,7 @@ def test_strangers_are_not_let_in_and_are_told_why_within_seconds(
         ("another key", r"transport\.tls\.key does not match transport\.tls\.cert: give the key that"),
     ],
 )
-def test_a_certificate_that_nobody_would_accept_is_refused_before_anything_starts(
+def test_an_unusable_certificate_is_refused_before_anything_starts(
     case: str, message: str, ours: dict[str, str], tmp_path: Path
 ) -> None:
     theirs = authority(tmp_path / "theirs", days=-1 if case == "expired" else 2)
@@ -120,7 +121,7 @@ def test_a_certificate_that_nobody_would_accept_is_refused_before_anything_start
         ("ca", "hello", r"transport\.tls\.ca=.*/ca\.pem is not a file in PEM format"),
     ],
 )
-def test_files_that_are_none_are_refused_before_anything_starts(
+def test_unreadable_files_are_refused_before_anything_starts(
     name: str, text: str | None, message: str, ours: dict[str, str], tmp_path: Path
 ) -> None:
     if text is not None:

@@ -24,8 +24,9 @@ from tests.support.runs import assert_same, parameters_of, tiny
 from tests.support.transports import CLIENT, SERVER, address_of, child
 from workers.comm.frame import Frame, Kind
 from workers.comm.header import make_header, write_header
+from workers.comm.transports.process_link import LinkSettings
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
-from workers.comm.transports.torch_distributed.gloo import way_to
+from workers.comm.transports.torch_distributed.gloo import local_address_towards
 from workers.comm.transports.torch_distributed.link import TorchDistributedListener, torch_distributed_connect
 from workers.comm.transports.torch_distributed.packing import MESSAGE_BYTES, pack, unpack
 from workers.launch.launcher import launch
@@ -35,27 +36,27 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 @pytest.fixture
 def listener() -> Iterator[TorchDistributedListener]:
-    listener = TorchDistributedListener(handshake=SERVER, timeout_s=5)
+    listener = TorchDistributedListener(handshake=SERVER, settings=LinkSettings(timeout_s=5))
     yield listener
     listener.close()
 
 
-def test_a_last_frame_may_be_answered_and_the_link_ended_before_send_returns(
+def test_the_peer_may_reply_and_close_before_send_of_the_last_frame_returns(
     listener: TorchDistributedListener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = torch_distributed_connect(listener.address, CLIENT)
     server = listener.accept(10)
     assert isinstance(client, TorchDistributedEnd)
-    post = client._sender.frame
+    send_frame = client._sender.frame
 
-    def slowly(*frame: Any) -> bool:
-        taken = post(*frame)
+    def send_late(*frame: Any) -> bool:
+        sent = send_frame(*frame)
         assert server.receive(10).kind is Kind.END
         server.send(Frame(Kind.DONE, 1))
         server.close()
-        return taken
+        return sent
 
-    monkeypatch.setattr(client._sender, "frame", slowly)
+    monkeypatch.setattr(client._sender, "frame", send_late)
     client.send(Frame(Kind.END, 1))
     assert client.receive(10).kind is Kind.DONE
     with pytest.raises(WorkerLost, match="ended the link"):
@@ -65,8 +66,8 @@ def test_a_last_frame_may_be_answered_and_the_link_ended_before_send_returns(
 
 @pytest.mark.parametrize("numbers", [1, MESSAGE_BYTES // 4 - 64, MESSAGE_BYTES // 4, 1_000_000])
 @pytest.mark.parametrize("checksum", [False, True])
-def test_frames_of_any_size_arrive_whole(numbers: int, checksum: bool, listener: TorchDistributedListener) -> None:
-    client = torch_distributed_connect(listener.address, CLIENT, checksum=checksum)
+def test_frames_of_any_size_arrive_complete(numbers: int, checksum: bool, listener: TorchDistributedListener) -> None:
+    client = torch_distributed_connect(listener.address, CLIENT, LinkSettings(checksum=checksum))
     server = listener.accept(10)
     tensors = {
         "value": torch.arange(float(numbers)), "none": torch.empty(0, 3), "labels": torch.tensor([[1, 2]]),
@@ -94,7 +95,7 @@ def test_a_changed_tensor_does_not_match_its_checksum() -> None:
         arriving.finish()
 
 
-def test_a_header_may_announce_no_more_than_the_limit() -> None:
+def test_a_header_above_the_size_limit_is_refused() -> None:
     packed = pack(Frame(Kind.STEP, 7, stage=2, tensors={"x": torch.ones(100), "y": torch.ones(100)}))
     with pytest.raises(BadShape, match="step 7 from stage 2: tensor 'x' has shape"):
         unpack(memoryview(packed.message.numpy()), limit=399)
@@ -103,7 +104,7 @@ def test_a_header_may_announce_no_more_than_the_limit() -> None:
 
 
 def test_a_malformed_frame_is_an_error_in_its_place_and_ends_the_link(listener: TorchDistributedListener) -> None:
-    client = torch_distributed_connect(listener.address, CLIENT, timeout_s=5)
+    client = torch_distributed_connect(listener.address, CLIENT, LinkSettings(timeout_s=5))
     server = listener.accept(10)
     assert isinstance(client, TorchDistributedEnd)
     client.send(Frame(Kind.STEP, 7, tensors={"value": torch.ones(100_000)}))
@@ -127,13 +128,13 @@ def test_a_unix_socket_is_refused() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_the_way_to_this_machine_is_loopback(host: str) -> None:
-    assert way_to(host, 80) in ("127.0.0.1", "::1")
+def test_the_local_address_towards_this_machine_is_loopback(host: str) -> None:
+    assert local_address_towards(host, 80) in ("127.0.0.1", "::1")
 
 
-def test_a_frozen_peer_is_a_timeout_and_does_not_hold_up_the_end() -> None:
+def test_a_frozen_peer_is_a_timeout_and_does_not_delay_close() -> None:
     with child("torch_distributed", "listen") as process:
-        end = torch_distributed_connect(address_of(process), CLIENT, timeout_s=2)
+        end = torch_distributed_connect(address_of(process), CLIENT, LinkSettings(timeout_s=2))
         process.send_signal(signal.SIGSTOP)
         with pytest.raises(PeerTimeout, match=r"stage 1 at .* within 0\.1 s"):
             end.receive(0.1)

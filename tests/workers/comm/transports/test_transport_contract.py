@@ -1,4 +1,4 @@
-"""What every transport promises; one suite for all of them, with real sockets where there are sockets."""
+"""The contract of every transport: one suite for all, over real sockets."""
 
 import time
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from dni.errors import FlowControlError, PeerTimeout, WorkerLost
 from tests.plugin.tcp import Tcp
 from tests.support.stand_in import GlooGroup
 from tests.support.transports import CLIENT, SERVER, context
-from workers.comm.codec import room_for
+from workers.comm.codec import new_tensor
 from workers.comm.frame import Frame, Kind
 from workers.comm.header import Spec
 from workers.comm.transports.base import ChannelEnd, Transport
 from workers.comm.transports.grpc import end as grpc_end
 from workers.comm.transports.grpc.transport import Grpc
 from workers.comm.transports.local import Local, clone
-from workers.comm.transports.staging import Leaving
+from workers.comm.transports.staging import PendingCopy
 from workers.comm.transports.torch_distributed import end as torch_distributed_end
 from workers.comm.transports.torch_distributed import nccl
 from workers.comm.transports.torch_distributed.transport import Backend, TorchDistributed
@@ -35,19 +35,19 @@ class Connect(Protocol):
 
 
 class StagedOnCpu:
-    """Stands for the copies between a GPU and the CPU, where there is none; the ends do all else as with one."""
+    """Replaces the copies between GPU and CPU on machines without a GPU."""
 
-    def leave(self, frame: Frame) -> Leaving:
-        return Leaving(clone(frame), Mock(spec=torch.cuda.Event))
+    def start_copy(self, frame: Frame) -> PendingCopy:
+        return PendingCopy(clone(frame), Mock(spec=torch.cuda.Event))
 
-    def room(self, spec: Spec) -> torch.Tensor:
-        return room_for(spec)
+    def allocate(self, spec: Spec) -> torch.Tensor:
+        return new_tensor(spec)
 
-    def arrive(self, frame: Frame) -> Frame:
+    def on_take(self, frame: Frame) -> Frame:
         return frame
 
 
-#: Transports and their variants; of "unix" and "ring" the sockets are files.
+#: Transports and their variants; "unix" and "ring" use unix sockets.
 VARIANTS: dict[str, Transport] = {
     "local": Local(), "grpc": Grpc(), "unix": Grpc(ring_mb=0), "ring": Grpc(), "grpc, staged": Grpc(),
     "torch_distributed": TorchDistributed(), "torch_distributed, staged": TorchDistributed(),
@@ -57,21 +57,21 @@ VARIANTS: dict[str, Transport] = {
 
 @pytest.fixture(params=VARIANTS)
 def connect(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """Makes the upstream and the downstream end of a link; closes them after the test."""
+    """Yield a function that opens a link and returns its two ends; close the links after the test."""
     if request.param.endswith("staged"):
         for module in (grpc_end, torch_distributed_end):
             monkeypatch.setattr(module, "staging_for", lambda device: StagedOnCpu())
     monkeypatch.setattr(nccl, "nccl_group", GlooGroup)
     sockets = tmp_path if request.param in ("unix", "ring") else None
-    with ExitStack() as opened:
+    with ExitStack() as stack:
 
-        def link(limit: int = 64, delay_s: float = 0.0) -> Ends:
+        def connect_link(limit: int = 64, delay_s: float = 0.0) -> Ends:
             transport = replace(VARIANTS[request.param], delay_ms=1000 * delay_s, timeout_s=30)
-            before, after = (context(each, limit, sockets) for each in (CLIENT, SERVER))
-            edge = opened.enter_context(closing(transport.edge(before, after)))
+            previous, next_stage = (context(each, limit, sockets) for each in (CLIENT, SERVER))
+            edge = stack.enter_context(closing(transport.edge(previous, next_stage)))
             return edge.downstream, edge.upstream
 
-        yield link
+        yield connect_link
 
 
 def step(number: int, size: int = 3) -> Frame:
@@ -102,7 +102,7 @@ def test_a_frame_keeps_every_field(connect: Connect) -> None:
     ]
 
 
-def test_a_sent_tensor_still_belongs_to_the_sender(connect: Connect) -> None:
+def test_the_sender_may_change_a_sent_tensor(connect: Connect) -> None:
     a, b = connect()
     value = torch.ones(1000)
     a.send(Frame(Kind.STEP, 1, tensors={"value": value}))
@@ -110,7 +110,7 @@ def test_a_sent_tensor_still_belongs_to_the_sender(connect: Connect) -> None:
     assert b.receive(10).tensors["value"].sum() == 1000
 
 
-def test_a_received_tensor_belongs_to_the_receiver(connect: Connect) -> None:
+def test_the_receiver_may_change_a_received_tensor(connect: Connect) -> None:
     a, b = connect()
     value = torch.ones(1000)
     for _ in range(2):
@@ -130,7 +130,7 @@ def test_a_strided_tensor_that_needs_gradients_arrives_contiguous_and_plain(conn
     assert not arrived.requires_grad
 
 
-def test_poll_and_pending_tell_what_is_here(connect: Connect) -> None:
+def test_poll_and_pending_count_received_frames(connect: Connect) -> None:
     a, b = connect()
     assert b.poll() is None
     assert b.pending() == 0
@@ -156,7 +156,7 @@ def test_more_frames_than_the_limit_is_a_named_error(connect: Connect) -> None:
     with pytest.raises((FlowControlError, WorkerLost)) as sender:
         send_all(a, 1000)
     assert b.pending() <= 4
-    if isinstance(sender.value, WorkerLost):  # the receiver was faster: it has the reason
+    if isinstance(sender.value, WorkerLost):  # the receiver noticed first and has the reason
         received(b, 4)
         with pytest.raises(FlowControlError, match="4 frames"):
             b.receive(10)
@@ -174,12 +174,12 @@ def test_the_delay_is_added_once_to_each_frame_and_does_not_limit_the_rate(conne
     for number in range(20):
         sent.append(time.monotonic())
         a.send(step(number))
-    late = []
+    delays = []
     for number in range(20):
         assert b.receive(10).step == number
-        late.append(time.monotonic() - sent[number])
-    assert min(late) >= delay
-    assert time.monotonic() - sent[0] < 10 * delay  # one after another they would take 20
+        delays.append(time.monotonic() - sent[number])
+    assert min(delays) >= delay
+    assert time.monotonic() - sent[0] < 10 * delay  # sequential frames would take 20 delays
 
 
 def test_a_round_trip_takes_twice_the_delay(connect: Connect) -> None:
@@ -192,7 +192,7 @@ def test_a_round_trip_takes_twice_the_delay(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("closer", [0, 1])
-def test_close_delivers_what_was_sent_and_then_the_peer_is_lost(connect: Connect, closer: int) -> None:
+def test_close_delivers_sent_frames_and_then_the_peer_raises_worker_lost(connect: Connect, closer: int) -> None:
     ends = connect()
     closing, other = ends[closer], ends[1 - closer]
     for number in range(8):
@@ -208,7 +208,7 @@ def test_close_delivers_what_was_sent_and_then_the_peer_is_lost(connect: Connect
         other.send(step(9))
 
 
-def test_close_twice_is_close_once_and_nothing_is_sent_after_it(connect: Connect) -> None:
+def test_close_is_idempotent_and_send_fails_after_it(connect: Connect) -> None:
     a, b = connect()
     a.close()
     a.close()

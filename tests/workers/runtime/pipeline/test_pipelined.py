@@ -1,4 +1,4 @@
-"""depth=gpipe, 1f1b, interleaved_1f1b and zero_bubble: plain backpropagation, in as many processes as stages."""
+"""depth=gpipe, 1f1b, interleaved_1f1b and zero_bubble equal plain backpropagation, one process per stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers.config.settings import Config
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
 
-pytestmark = pytest.mark.timeout(120)  # the first test waits for four processes to import torch
+pytestmark = pytest.mark.timeout(120)  # the first test includes four imports of torch
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,14 @@ def ranks() -> Iterator[Ranks]:
 
 @pytest.fixture
 def double() -> Iterator[None]:
-    """Double precision, where rounding would grow too much to compare anything."""
+    """Compute in double precision, so that rounding does not hide a difference."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
 
 
 def succeeded(outcomes: list[Outcome]) -> list[list[dict[str, Any]]]:
-    """The records of every stage."""
+    """Return the records of every stage; fail on errors."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     assert not errors, errors
     return outcomes  # type: ignore[return-value]
@@ -67,7 +67,7 @@ def test_it_equals_plain_backpropagation(
     method: str, stages: int, microbatches: int | None, chunks: int, optimizer: dict[str, Any], ranks: Ranks,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """With carried state, resets, clipping of every part of the model and, in Adam's runs, a schedule of the rate."""
+    """With carried state, resets, clipping of every part and, in Adam's runs, a learning-rate schedule."""
     several = {"virtual_stages": chunks} if method in ("interleaved_1f1b", "zero_bubble") else {}
     depth = {"microbatches": microbatches, **several}
     config = piped(method, stages=stages, depth=depth, optimizer=optimizer, evaluate={"every": 8})
@@ -76,11 +76,11 @@ def test_it_equals_plain_backpropagation(
     plain = tiny(**locked, data={"batch": 8}, optimizer=optimizer, evaluate={"every": 8})
     launch(plain, tmp_path / "plain")
     assert_close(parameters_of(tmp_path / "pipe", config.parts), parameters_of(tmp_path / "plain", config.parts))
-    told = {(r["kind"], r["step"]): r["loss"] for r in records[-1] if r.get("loss") is not None}
+    recorded = {(r["kind"], r["step"]): r["loss"] for r in records[-1] if r.get("loss") is not None}
     lines = [json.loads(line) for line in (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()]
     expected = {(r["kind"], r["step"]): r["loss"] for r in lines if r.get("loss") is not None}
-    assert told == pytest.approx(expected, abs=1e-5)
-    assert {("train", 5), ("train", 10), ("valid", 8), ("valid", 10)} == told.keys()
+    assert recorded == pytest.approx(expected, abs=1e-5)
+    assert {("train", 5), ("train", 10), ("valid", 8), ("valid", 10)} == recorded.keys()
 
 
 @pytest.mark.long
@@ -104,10 +104,8 @@ def test_a_curriculum_of_whole_sequences_grows_as_with_backprop(method: str, ran
 
 
 @pytest.mark.parametrize("method", ["gpipe", "interleaved_1f1b"])
-def test_a_run_that_is_stopped_and_resumed_equals_one_that_went_on_bit_for_bit(
-    method: str, ranks: Ranks, tmp_path: Path
-) -> None:
-    """The first stage is told to stop at a step of its own; all end after the next one, which it announces to them."""
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(method: str, ranks: Ranks, tmp_path: Path) -> None:
+    """The first stage is asked to stop after step 4; it announces step 5 as the last to all stages."""
     changes = {"model": {"dropout": 0.3}, "stages": 2, "log_every": 1, "evaluate": {"every": None}}
     whole, part, rest = (tmp_path / name for name in ("whole", "part", "rest"))
     succeeded(ranks.run(piped(method, **changes, steps=12), whole))
@@ -124,7 +122,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_went_on_bit_for_bit(
 
 
 @pytest.mark.usefixtures("double")
-def test_batch_norm_normalises_every_microbatch_by_itself(ranks: Ranks, tmp_path: Path) -> None:
+def test_batch_norm_normalises_every_microbatch_separately(ranks: Ranks, tmp_path: Path) -> None:
     folder = digits(tmp_path / "digits")
     config = piped(
         "gpipe", stages=2, steps=3, model={"kind": "mlp_bn", "units": 4, "layers": 4},
@@ -139,7 +137,7 @@ def test_batch_norm_normalises_every_microbatch_by_itself(ranks: Ranks, tmp_path
 
 
 def in_microbatches(config: Config) -> dict[str, Tensor]:
-    """The unsplit model under SGD, whose gradients are those of M runs on parts of the batch."""
+    """Train the unsplit model with SGD on gradients summed over the M microbatches."""
     config, opened = resolve(config)
     model = nn.Sequential(*(layer for chain in build_chains(config) for layer in chain))
     names = [name for chain in build_chains(config) for name in chain.state_dict()]
@@ -158,12 +156,12 @@ def in_microbatches(config: Config) -> dict[str, Tensor]:
 
 
 def test_an_emulated_accelerator_makes_the_bubbles_of_the_schedule(ranks: Ranks, tmp_path: Path) -> None:
-    """M + K - 1 passes there and back, each 1 / M of the batch's; of these a stage works in M."""
+    """A step takes M + K - 1 passes each way, of 1 / M of the batch's time; a stage is busy in M of them."""
     config = piped(
         "gpipe", stages=2, steps=10, depth={"microbatches": 2}, evaluate={"every": None},
         emulate={"forward_ms": 20, "backward_ms": 40},
     )  # fmt: skip
     for each in succeeded(ranks.run(config, tmp_path / "pipe")):
         (end,) = [record for record in each if record["kind"] == "end"]
-        assert end["train_s"] / 10 >= 0.09  # 3 / 2 of 60 ms, in the absence of any other load
+        assert end["train_s"] / 10 >= 0.09  # 3 / 2 of 60 ms
         assert 10 * 0.06 / end["wall_s"] <= end["busy"] <= 0.8

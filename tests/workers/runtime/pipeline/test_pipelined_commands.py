@@ -1,4 +1,4 @@
-"""Pipelines from the command line: stopped, with a lost stage, under torchrun; and who may meet."""
+"""Pipelines from the command line: interrupted, with a lost stage, under torchrun; and their handshake."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(120)  # a command starts several processes that
 
 
 @pytest.mark.long
-def test_ctrl_c_ends_all_processes_at_one_step_and_leaves_a_whole_run(tmp_path: Path) -> None:
+def test_ctrl_c_ends_all_stages_at_one_step_and_leaves_a_complete_run(tmp_path: Path) -> None:
     method = (*SMALL, "model.layers=3", "depth=zero_bubble", "evaluate.every=20", "launch=processes")
     with Command(tmp_path, (*method, "steps=100000")) as command:
         command.until_trained(25)
@@ -37,7 +37,7 @@ def test_ctrl_c_ends_all_processes_at_one_step_and_leaves_a_whole_run(tmp_path: 
     steps = summary["steps"]
     assert (done.code, done.err) == (
         130,
-        [f"dni-train: stopped after step {steps}; go on with: dni-train resume={folder}"],
+        [f"dni-train: stopped after step {steps}; resume with: dni-train resume={folder}"],
     )
     assert checkpoint.complete_steps(folder) == [steps]
     assert (summary["transport"], summary["window"], len(summary["stage"])) == ("gloo", None, 2)
@@ -58,7 +58,7 @@ def test_ctrl_c_ends_all_processes_at_one_step_and_leaves_a_whole_run(tmp_path: 
         ),
     ],
 )
-def test_a_lost_stage_ends_the_run_with_its_name(number: signal.Signals, says: str, tmp_path: Path) -> None:
+def test_a_lost_stage_is_named_at_the_end_of_the_run(number: signal.Signals, says: str, tmp_path: Path) -> None:
     method = (*SMALL, "depth=1f1b", "launch=processes", "transport.timeout_s=5", "steps=100000", "checkpoint.every=5")
     with Command(tmp_path, method) as command:
         command.until_saved()
@@ -68,7 +68,7 @@ def test_a_lost_stage_ends_the_run_with_its_name(number: signal.Signals, says: s
     assert done.code == 1
     (line,) = done.err
     assert re.match(f"dni-train: (WorkerLost|PeerTimeout): {says}", line), line
-    assert "go on with: dni-train resume=" in line
+    assert "resume with: dni-train resume=" in line
     assert not any(alive(pid) for pid in stages.values())
 
 
@@ -98,7 +98,7 @@ def test_stages_of_different_runs_do_not_start(tmp_path: Path) -> None:
         pass
 
 
-def test_on_one_machine_stages_listen_on_loopback_whatever_the_environment_says(
+def test_stages_of_one_machine_listen_on_loopback_despite_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from workers.comm.network_interface import listen_towards

@@ -1,4 +1,4 @@
-"""Probes: figures that an independent computation finds too."""
+"""Probes agree with an independent computation of their figures."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.workers.probe_rig import WINDOWS, B, D, L, Rig, T, V, probe, 
 
 
 class Whole:
-    """The unsplit model over the whole sequence in one graph: what is exact at every cut of stage k."""
+    """The unsplit model over the whole sequence in one graph: exact gradients at every cut."""
 
     def __init__(self, chains: Sequence[Chain]) -> None:
         frame = probe().tensors
         states = [c.initial_state(B) for c in chains]
-        self.entering: list[list[Tensor]] = [[] for _ in chains]  # what goes into each chain, window by window
+        self.entering: list[list[Tensor]] = [[] for _ in chains]  # inputs of each chain, by window
         self.outputs: list[list[Tensor]] = [[] for _ in chains]
         self.states: list[list[Any]] = [[] for _ in chains]
         total = torch.zeros((), dtype=torch.float64)
@@ -51,7 +51,7 @@ class Whole:
         return self.gradients(self.outputs[k])
 
     def windowed(self, k: int, answers: Sequence[Tensor]) -> Tensor:
-        """With the surrogate sum_n <output_n, exact> + <state_n, answer_n>, every window on its own."""
+        """Return gradients of sum_n <output_n, exact> + <state_n, answer_n>, with windows cut apart."""
         surrogate = torch.zeros((), dtype=torch.float64)
         state = self.chains[k].initial_state(B)
         for n, exact in enumerate(self.depth(k)):
@@ -111,22 +111,22 @@ def test_the_figures_are_those_of_one_graph_over_the_unsplit_model(stages: int, 
         assert shown(records[0], "depth") == compared(answers, whole.depth(0))
 
 
-class Told(DecoupledInterface):
-    """Predicts what it was told, one after another."""
+class Scripted(DecoupledInterface):
+    """Predicts the given gradients, one after another."""
 
     def __init__(self, answers: Sequence[Tensor]) -> None:
         super().__init__(Regressor(1))
         self.answers: Iterator[Tensor] = iter(answers)
 
-    def predict(self, value: Tensor, labels: Tensor | None, over: Tensor | None = None) -> Tensor:
+    def predict(self, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor:
         return next(self.answers)
 
 
-def test_what_is_exact_agrees_wholly_at_both_cuts_of_both_stages() -> None:
+def test_exact_gradients_score_one_at_both_cuts_of_both_stages() -> None:
     rig = Rig(2)
     whole = Whole([stage.module for stage in rig.stages])
-    rig.time = [Told(whole.cuts(k)) for k in (0, 1)]
-    rig.depth[0] = Told(whole.depth(0))
+    rig.time = [Scripted(whole.cuts(k)) for k in (0, 1)]
+    rig.depth[0] = Scripted(whole.depth(0))
     for record in rig.run([probe()]):
         assert shown(record, "time") == [pytest.approx(1)] * 3
         assert record["parameters"] == pytest.approx(1)
@@ -135,7 +135,7 @@ def test_what_is_exact_agrees_wholly_at_both_cuts_of_both_stages() -> None:
             assert shown(record, "depth") == [pytest.approx(1)] * 3
 
 
-def test_a_cut_that_predicts_nothing_has_no_figures_but_truncation_has() -> None:
+def test_a_cut_without_a_predictor_has_only_the_figure_of_truncation() -> None:
     rig = Rig(2, depth="backprop", time="truncated")
     whole = Whole([stage.module for stage in rig.stages])
     for k, record in enumerate(rig.run([probe()])):
@@ -144,7 +144,7 @@ def test_a_cut_that_predicts_nothing_has_no_figures_but_truncation_has() -> None
         assert record["truncated"] == pytest.approx(cosine(whole.windowed(k, []), whole.parameters(k)))
 
 
-def test_one_window_or_no_state_have_no_cut_in_time() -> None:
+def test_one_window_or_no_state_has_no_cut_in_time() -> None:
     single = probe()
     single.tensors["windows"] = torch.tensor([T * WINDOWS])
     stateless = Rig(1, time="truncated")
@@ -154,7 +154,7 @@ def test_one_window_or_no_state_have_no_cut_in_time() -> None:
             assert (record["time_cosine"], record["parameters"], record["truncated"]) == (None, None, None)
 
 
-def test_without_a_counted_label_there_is_nothing_to_compare_with() -> None:
+def test_without_a_counted_label_figures_are_nan() -> None:
     empty = probe()
     empty.tensors["labels"].fill_(IGNORED)
     for record in Rig(2).run([empty]):

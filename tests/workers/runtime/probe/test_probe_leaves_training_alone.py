@@ -1,4 +1,4 @@
-"""Probes change nothing of training."""
+"""Probes leave training unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.workers.same_state import same
 
 
 @pytest.mark.parametrize(("depth", "lag"), [("synthetic", 0), ("synthetic", 2), ("backprop", None)])
-def test_a_probe_changes_nothing_not_even_what_dropout_draws(depth: str, lag: int | None) -> None:
+def test_a_probe_changes_neither_state_nor_the_draws_of_dropout(depth: str, lag: int | None) -> None:
     plain, probed = (Rig(2, depth=depth, dropout=True) for _ in range(2))
     process = torch.get_rng_state()
     plain.run([training(n) for n in range(1, 7)], lag)

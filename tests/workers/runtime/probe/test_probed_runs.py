@@ -1,4 +1,4 @@
-"""Whole runs with probes: they train as runs without, on every transport and across an interruption."""
+"""Whole runs with probes train like runs without, on every transport and after a resume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.storage import checkpoint
 CRITICS = {"depth": {"kind": "critic", "warmup": 3}, "time": {"kind": "critic", "hidden": 8, "future_labels": 5}}
 SYNTHETIC = {"depth": {"method": "synthetic", "lag": 1}, "time": {"method": "synthetic"}, "predictor": CRITICS}
 PROBES = {"every": 4, "windows": 2, "probe": 3}
-#: differ with the clock, or with where a run began
+#: Figures that depend on the clock, or on the step at which a process started.
 NOT_REPEATED = ("wall_s", "time_loss", "depth_loss")
 
 
@@ -27,7 +27,7 @@ def run(config: Config, folder: Path) -> Path:
 
 
 def state(folder: Path, stages: int) -> list[Any]:
-    """All that the last checkpoint holds."""
+    """Return the whole last checkpoint, by stage."""
     step = checkpoint.complete_steps(folder)[-1]
     return [checkpoint.load(folder, step, k) for k in range(stages)]
 
@@ -49,7 +49,7 @@ def probes(folder: Path) -> list[dict[str, Any]]:
         pytest.param(2, {"depth": {"lag": 0}, "model": {"kind": "mlp"}}, id="no-state"),
     ],
 )  # fmt: skip
-def test_a_run_with_probes_trains_as_one_without(stages: int, settings: dict[str, Any], tmp_path: Path) -> None:
+def test_probes_do_not_change_training(stages: int, settings: dict[str, Any], tmp_path: Path) -> None:
     plain = run(tiny(stages=stages, **settings), tmp_path / "plain")
     probed = run(tiny(stages=stages, **settings, evaluate=PROBES), tmp_path / "probed")
     same(state(plain, stages), state(probed, stages))

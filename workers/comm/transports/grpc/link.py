@@ -1,9 +1,9 @@
-"""An edge between two processes: one bidirectional gRPC call as long as the run.
+"""Links between processes over gRPC: one bidirectional call per edge, as long as the run.
 
     grpc_connect (stage k-1) ── HANDSHAKE, STEP ... END ──> GrpcListener.accept (stage k)
                             <── HANDSHAKE, GRADIENT | DONE ──
 
-The upstream stage is the client. Nothing but frames of `workers.comm.codec` is sent or received.
+The upstream stage is the client. All messages are frames of `workers.comm.codec`.
 """
 
 from __future__ import annotations
@@ -13,29 +13,27 @@ import queue
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 import grpc
-import torch
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.comm.address import UNIX, check_address
-from workers.comm.codec import FRAME_BYTES
 from workers.comm.frame import Handshake, agree
-from workers.comm.shared_memory import RING_BYTES
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.grpc.end import GrpcEnd
-from workers.comm.transports.grpc.refusal import greeting_or_reason, why_own_refused
+from workers.comm.transports.grpc.refusal import own_certificate_error, receive_greeting
 from workers.comm.transports.grpc.tls import Tls
-from workers.comm.transports.process_link import CPU, Accepting, LinkSettings
-from workers.system.background import background, thread_died
+from workers.comm.transports.process_link import DEFAULT_SETTINGS, Accepting, LinkSettings
+from workers.system.background import as_thread_error, background
 
 log = logging.getLogger(__name__)
 
 _SERVICE, _METHOD = "dni.v1.Stage", "Link"
-_MOST_CLIENTS = 16  # calls a listener serves at once, strangers included
+_MOST_CLIENTS = 16  # calls that a listener serves at once, including those of strangers
 
-#: A peer that does not answer a ping within 2 s is gone.
+#: Treat a peer that does not answer a ping within 2 s as lost.
 _BOTH = [
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 2000),
@@ -46,7 +44,7 @@ _BOTH = [
 _SERVER = [
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.so_reuseport", 0),  # a second listener on a port is an error, not a rival
+    ("grpc.so_reuseport", 0),  # make a second listener on a port an error
 ]
 _CLIENT = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -60,45 +58,29 @@ _CLIENT = [
 def grpc_connect(
     address: str,
     handshake: Handshake,
+    settings: LinkSettings = DEFAULT_SETTINGS,
     *,
-    limit: int = 64,
-    max_frame: int = FRAME_BYTES,
-    delay_s: float = 0.0,
-    checksum: bool = False,
-    timeout_s: float = 30.0,
-    insecure: bool = False,
-    ring: int = RING_BYTES,
     tls: Tls | None = None,
-    device: torch.device = CPU,
 ) -> ChannelEnd:
-    """The upstream end of the link to the stage that listens at `address` ("host:port" or "unix:PATH").
+    """Connect to the stage that listens at `address` ("host:port" or "unix:PATH"); return the upstream end.
 
-    Args:
-        limit: frames that may wait in each direction; at least the window of the edge.
-        max_frame: bytes of the largest frame sent or received.
-        delay_s: emulated one-way latency in seconds, added to what is received.
-        checksum: whether sent frames carry a checksum of their payload (it is verified whenever present).
-        timeout_s: longest wait for the other side here and, at `close`, for it to take what was sent.
-        insecure: allow plaintext beyond the loopback interface.
-        ring: bytes of memory that the ends share for big payloads each way, over a unix socket; 0: none.
-        tls: encrypt, and let both ends prove who they are; None: plaintext.
-        device: of the stage that holds this end.
+    The listener may start later, within `settings.timeout_s`. With `tls`, the link is encrypted and both ends
+    authenticate; without, it is plaintext.
 
-    The other side need not listen yet. Raises PeerTimeout if it does not answer in time, HandshakeRefused if
-    the two disagree, ConfigError for an address that is not allowed, WorkerLost if the other side went away.
+    Raises PeerTimeout if the listener does not answer in time, HandshakeRefused if the two disagree, ConfigError for
+    an address that is not allowed, WorkerLost if the listener went away.
     """
-    check_address(address, insecure or tls is not None)
-    peer = f"stage {handshake.stage + 1} at {address}"
-    ring = ring if address.startswith(UNIX) else 0
-    end = GrpcEnd(peer, LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring))
+    check_address(address, settings.insecure or tls is not None)
+    peer, timeout_s = f"stage {handshake.stage + 1} at {address}", settings.timeout_s
+    end = GrpcEnd(peer, _with_ring(settings, address))
     end.greet(handshake)
-    options = [*_BOTH, *_CLIENT, *_sizes(max_frame)]
+    options = [*_BOTH, *_CLIENT, *_sizes(settings.max_frame)]
     channel = _channel(address, options, tls)
     link = channel.stream_stream(f"/{_SERVICE}/{_METHOD}", None, None)
     call: Any = link(end.outgoing(), wait_for_ready=True)
     end.start(call, call, channel.close)
     try:
-        agree(client=handshake, server=greeting_or_reason(end.greeting, peer, address, tls, timeout_s))
+        agree(client=handshake, server=receive_greeting(end.greeting, peer, address, tls, timeout_s))
     except PeerTimeout:
         end.abandon()
         raise PeerTimeout(
@@ -111,10 +93,10 @@ def grpc_connect(
 
 
 class GrpcListener(Accepting):
-    """Where a stage waits for the stage before it.
+    """Accepts the gRPC connection of the previous stage.
 
-    `address` is what to connect to, "host:port" or "unix:PATH". Clients that are refused, or no stages at all, change
-    nothing.
+    `address` is the address to connect to, "host:port" or "unix:PATH". Refused clients, and clients that are not
+    stages, have no effect on the link.
     """
 
     def __init__(
@@ -122,28 +104,20 @@ class GrpcListener(Accepting):
         bind: str = "127.0.0.1:0",
         *,
         handshake: Handshake,
-        limit: int = 64,
-        max_frame: int = FRAME_BYTES,
-        delay_s: float = 0.0,
-        checksum: bool = False,
-        timeout_s: float = 30.0,
-        insecure: bool = False,
-        ring: int = RING_BYTES,
+        settings: LinkSettings = DEFAULT_SETTINGS,
         tls: Tls | None = None,
-        device: torch.device = CPU,
     ) -> None:
-        """Listen at `bind`, with port 0 at any port; the settings are those of `grpc_connect`.
+        """Listen at `bind`; port 0 means any free port. `tls` as in `grpc_connect`.
 
         Raises ConfigError if `bind` is taken, impossible or not allowed.
         """
-        host = check_address(bind, insecure or tls is not None)
+        host = check_address(bind, settings.insecure or tls is not None)
         super().__init__(handshake, _MOST_CLIENTS)
-        ring = ring if bind.startswith(UNIX) else 0
-        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device, ring)
+        self._settings = _with_ring(settings, bind)
         self._ends: set[GrpcEnd] = set()
         self._server = grpc.server(
             cast(futures.ThreadPoolExecutor, _DaemonThreads()),
-            options=[*_BOTH, *_SERVER, *_sizes(max_frame)],
+            options=[*_BOTH, *_SERVER, *_sizes(settings.max_frame)],
             maximum_concurrent_rpcs=_MOST_CLIENTS,
         )
         handler = grpc.stream_stream_rpc_method_handler(self._link)
@@ -151,7 +125,7 @@ class GrpcListener(Accepting):
         try:
             port = self._add_port(bind, tls)
         except RuntimeError:
-            reason = None if tls is None else why_own_refused(tls)
+            reason = None if tls is None else own_certificate_error(tls)
             raise ConfigError(
                 f"stage {handshake.stage}: cannot listen at {bind}; {reason or 'choose a free port'}"
             ) from None
@@ -159,7 +133,7 @@ class GrpcListener(Accepting):
         self._server.start()
 
     def close(self) -> None:
-        """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""
+        """Close every accepted end (delivering its sent frames) and stop listening. Idempotent."""
         for end in list(self._ends):
             end.close()
         self._server.stop(None)
@@ -171,16 +145,16 @@ class GrpcListener(Accepting):
         end = GrpcEnd(f"the client at {where}", self._settings)
         end.start(context, requests, lambda: self._ends.discard(end))
         try:
-            theirs = end.greeting(self._settings.timeout_s)
-            agree(client=theirs, server=self._handshake)
-            end.rename(f"stage {theirs.stage} at {where}")
+            peer_handshake = end.greeting(self._settings.timeout_s)
+            agree(client=peer_handshake, server=self._handshake)
+            end.rename(f"stage {peer_handshake.stage} at {where}")
             end.greet(self._handshake)
             self._accepted.put_nowait(end)
             self._ends.add(end)
         except (WireError, WorkerLost, queue.Full) as error:
             self._refuse(error, context)
-        except Exception as error:  # not foreseen: gRPC would only log it, and nobody would come
-            self.died(thread_died("dni-call", error))
+        except Exception as error:  # a bug: gRPC would only log it, and `accept` would time out
+            self.died(as_thread_error("dni-call", error))
             raise
         yield from end.outgoing()
 
@@ -190,7 +164,7 @@ class GrpcListener(Accepting):
         return self._server.add_secure_port(bind, tls.of_server())
 
     def _where(self, context: grpc.ServicerContext) -> str:
-        """From where a client called; one on this machine has no address of its own."""
+        """Return a client's address; over a unix socket, that of the listener."""
         return self.address if self.address.startswith(UNIX) else str(context.peer())
 
     def _refuse(self, error: Exception, context: grpc.ServicerContext) -> NoReturn:
@@ -204,6 +178,11 @@ class GrpcListener(Accepting):
         raise AssertionError("abort raises")
 
 
+def _with_ring(settings: LinkSettings, address: str) -> LinkSettings:
+    """Drop the ring unless both ends are on one machine, which only a unix socket guarantees."""
+    return settings if address.startswith(UNIX) else replace(settings, ring=0)
+
+
 def _channel(address: str, options: list[tuple[str, int]], tls: Tls | None) -> grpc.Channel:
     if tls is None:
         return grpc.insecure_channel(address, options=options)
@@ -215,7 +194,7 @@ def _sizes(max_frame: int) -> list[tuple[str, int]]:
 
 
 class _DaemonThreads(futures.Executor):
-    """A daemon thread per call: those of a pool would be waited for when the interpreter ends."""
+    """Runs each call in a daemon thread; the interpreter would wait for the threads of a pool when it exits."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
         future: futures.Future[Any] = futures.Future()

@@ -1,4 +1,4 @@
-"""What the two ends of a link prove to each other who they are with."""
+"""Certificates with which the two ends of a link authenticate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dni.errors import ConfigError
 
 @dataclass(frozen=True)
 class Tls:
-    """A certificate, its key, and the certificate of the authority that signed every stage's: bytes in PEM format."""
+    """A certificate, its key, and the certificate of the authority that signed all certificates: PEM bytes."""
 
     cert: bytes
     key: bytes
@@ -21,21 +21,21 @@ class Tls:
 
     @classmethod
     def read(cls, cert: str, key: str, ca: str) -> Tls:
-        """From files. Raises ConfigError for one that cannot be read, or is not what it should be."""
+        """Read the three files. Raises ConfigError for one that cannot be read or is not in PEM format."""
         return cls(*(_read(*file) for file in (("cert", cert), ("key", key), ("ca", ca))))
 
     def of_server(self) -> grpc.ServerCredentials:
-        """Clients without a certificate of the same authority are turned away."""
+        """Return credentials that refuse clients without a certificate of the same authority."""
         return grpc.ssl_server_credentials([(self.key, self.cert)], self.ca, require_client_auth=True)
 
     def of_client(self) -> grpc.ChannelCredentials:
-        """Servers must have a certificate of the same authority that names the host they are reached at."""
+        """Return credentials that require a server certificate of the same authority with the server's host name."""
         return grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
 
 
 def _read(name: str, path: str) -> bytes:
     try:
-        pem = Path(path).expanduser().read_bytes().removeprefix(BOM_UTF8)  # behind which gRPC finds nothing
+        pem = Path(path).expanduser().read_bytes().removeprefix(BOM_UTF8)  # gRPC cannot parse a file with a BOM
     except OSError as error:
         raise ConfigError(f"transport.tls.{name}={path} cannot be read: {error.strerror}") from error
     if b"-----BEGIN " not in pem:

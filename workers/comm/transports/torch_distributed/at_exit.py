@@ -1,4 +1,4 @@
-"""What waits inside torch is woken before the interpreter ends: a thread that comes back to one that ends aborts it."""
+"""End links before the interpreter exits: a thread that returns from torch during exit would abort the process."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from weakref import WeakSet
 
 
 class Abandonable(Protocol):
-    """Something with threads."""
+    """An object whose threads can be ended."""
 
     def abandon(self) -> None:
-        """End them, and what they wait for."""
+        """End the threads and the operations they wait for."""
 
 
 _open: WeakSet[Abandonable] = WeakSet()
 
 
-def abandon_at_exit(one: Abandonable) -> None:
-    """Have it abandoned when the interpreter ends, if it still is there."""
-    _open.add(one)
+def abandon_at_exit(item: Abandonable) -> None:
+    """Call `item.abandon()` when the interpreter exits, if the item still exists."""
+    _open.add(item)
 
 
 @atexit.register
 def _abandon_all() -> None:
-    for one in list(_open):
-        one.abandon()
+    for item in list(_open):
+        item.abandon()

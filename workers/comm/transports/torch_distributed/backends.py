@@ -1,4 +1,4 @@
-"""The groups that the two ends of a link make, and what they must agree on before."""
+"""Make the process groups of a link, after the two ends have agreed on a backend."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from dni.errors import HandshakeRefused
 from workers.comm.transports.torch_distributed.device_pair import DevicePair, MakeGroup
 from workers.comm.transports.torch_distributed.gloo import GlooPair
 
-#: What carries messages, and what carries tensors from device to device, if anything does.
+#: The pair for messages, and the pair for tensors from device to device, if any.
 Pairs: TypeAlias = tuple[GlooPair, DevicePair | None]
 
 
 class Groups(NamedTuple):
-    """What one end makes groups by, and for."""
+    """The backend and device for which one end makes groups."""
 
     device_group: MakeGroup | None
     device: torch.device
 
     @property
     def route(self) -> str:
-        """By what this end sends what stages compute with, and from which GPU."""
+        """The backend that carries activations and gradients, and the GPU of this end."""
         if self.device_group is None:
             return "gloo"
         return f"nccl {torch.cuda.get_device_properties(self.device).uuid if self.device.type == 'cuda' else ''}"
 
     def make(self, store: Store, rank: int, host: str, timeout_s: float) -> Pairs:
-        """Meet the other side in a store of these two; `host` is this side's address.
+        """Make the groups with the peer, through a store of the two; `host` is the address of this end.
 
-        Raises RuntimeError if it does not come.
+        Raises RuntimeError if the peer does not join.
         """
         pair = GlooPair(store, "group", rank, host, timeout_s)
         if self.device_group is None:
@@ -43,16 +43,16 @@ class Groups(NamedTuple):
             raise
 
 
-def agree_on_route(client: str, server: str, stage: int) -> None:
-    """Raises HandshakeRefused unless stage - 1, the client, and `stage` send alike, and from GPUs of their own."""
-    (theirs, _, their_gpu), (mine, _, my_gpu) = client.partition(" "), server.partition(" ")
-    if theirs != mine:
+def agree_on_backend(client: str, server: str, stage: int) -> None:
+    """Raise HandshakeRefused unless `stage` - 1, the client, has the same backend as `stage` and another GPU."""
+    (client_backend, _, client_gpu), (server_backend, _, server_gpu) = client.partition(" "), server.partition(" ")
+    if client_backend != server_backend:
         raise HandshakeRefused(
-            f"handshake refused: transport.backend is {theirs!r} at stage {stage - 1} and {mine!r} at stage {stage}: "
-            "start all stages with the same configuration"
+            f"handshake refused: transport.backend is {client_backend!r} at stage {stage - 1} and {server_backend!r} "
+            f"at stage {stage}: start all stages with the same configuration"
         )
-    if my_gpu and their_gpu == my_gpu:
+    if server_gpu and client_gpu == server_gpu:
         raise HandshakeRefused(
-            f"handshake refused: stages {stage - 1} and {stage} are both on the GPU {my_gpu}, and NCCL needs one for "
-            "each: name others in devices, or set transport.backend=gloo"
+            f"handshake refused: stages {stage - 1} and {stage} are both on the GPU {server_gpu}, and NCCL needs one "
+            "for each: name others in devices, or set transport.backend=gloo"
         )

@@ -1,12 +1,16 @@
-"""Tensors from one stage's GPU to the next one's, beside a link that carries all else.
+"""Send tensors from GPU to GPU, next to a gloo pair that carries everything else.
 
     stage k ── group 0 ──> stage k+1
             <── group 1 ──
 
-What is known of NCCL, and decides how it is used here: operations of a group run one after another, so that both sides
-sending at once in one group would wait for ever, and each direction has its own; a receive occupies the GPU until its
-tensor has come, so it begins when that is announced; a GPU that waits for the other side must not keep from computing
-what that side waits for, so only threads wait, never the stream that computes. An aborted operation looks finished.
+Properties of NCCL that determine this design:
+
+- Operations of a group run one after another, so two sides that send at once in one group would deadlock. Each
+  direction has its own group.
+- A receive occupies the GPU until its tensor arrives, so it starts only when the tensor is announced.
+- A GPU must not wait for the peer while it has to compute what the peer waits for. Only threads wait, never the
+  computing stream.
+- An aborted operation looks finished.
 """
 
 from __future__ import annotations
@@ -21,16 +25,16 @@ import torch
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, Work  # type: ignore[attr-defined]  # it has them
 
-from workers.comm.codec import room_for
+from workers.comm.codec import new_tensor
 from workers.comm.frame import Frame
 from workers.comm.header import Spec
-from workers.comm.transports.staging import ON_DEVICE
+from workers.comm.roles import ON_DEVICE, role_of
 
-_TAG = 0  # NCCL has none
+_TAG = 0  # NCCL has no tags
 
 
 class Group(Protocol):
-    """What is used of a group of two of torch's. Whoever waits when it is aborted is woken."""
+    """The used part of torch's process groups, with two members. `abort` wakes the threads that wait."""
 
     def send(self, tensors: list[Tensor], peer: int, tag: int, /) -> Work: ...
 
@@ -39,77 +43,77 @@ class Group(Protocol):
     def abort(self) -> None: ...
 
 
-#: Makes one side of a group, given a store of its own, the rank and this side's address.
+#: Makes one side of a group from a store of its own, the rank and the address of this side.
 MakeGroup: TypeAlias = Callable[[Store, int, str], Group]
 
 
 class Transfer:
-    """A tensor on its way, kept until then."""
+    """A tensor in transfer. It holds the tensor's memory."""
 
     def __init__(self, work: Work, tensor: Tensor, stream: Any, ended: threading.Event) -> None:
         self._work, self._tensor, self._stream, self._ended = work, tensor, stream, ended
 
     def wait(self, timeout: timedelta) -> None:
-        """Until it is all there. Raises RuntimeError if it failed, or the pair was ended."""
-        with _on(self._stream):  # which torch makes wait as well
+        """Wait until the transfer is complete. Raises RuntimeError if it failed or the pair was ended."""
+        with _use_stream(self._stream):  # torch makes this stream wait, too
             self._work.wait(timeout)
         if self._ended.is_set():
             raise RuntimeError("the pair was ended")
 
 
 class DevicePair:
-    """One side of two groups, one for each direction. One thread at a time sends and one receives."""
+    """One side of two groups, one per direction. One thread may send while another receives."""
 
     def __init__(
         self, make: MakeGroup, store: Store, rank: int, host: str, device: torch.device, timeout_s: float
     ) -> None:
-        """Meet the other side in the store. Raises RuntimeError if that fails."""
+        """Make the groups with the peer, through the store. Raises RuntimeError if that fails."""
         self._device, self._peer = device, 1 - rank
         on_gpu = device.type == "cuda"
         self._outgoing: Any = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._incoming: Any = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
-        self._ending, self._ended = threading.Lock(), threading.Event()
+        self._end_lock, self._ended = threading.Lock(), threading.Event()
         self._groups: list[Group] = []
         try:
             for sender in (0, 1):
                 self._groups.append(make(PrefixStore(f"from {sender}", store), rank, host))
-            self._try_out(rank, timedelta(seconds=timeout_s))
+            self._warm_up(rank, timedelta(seconds=timeout_s))
         except RuntimeError:
             self.end()
             raise
 
     def send(self, tensor: Tensor) -> Transfer:
-        """Send a tensor of any layout and device; it may be changed as soon as this returns."""
+        """Send a tensor of any layout and device. The caller may change it afterwards."""
         own = torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device).copy_(tensor.detach())
         if self._outgoing is not None:
-            self._outgoing.wait_stream(torch.cuda.current_stream(self._device))  # which computes and copies it
-        with _on(self._outgoing):
-            work = self._groups[1 - self._peer].send([_flat(own)], self._peer, _TAG)
+            self._outgoing.wait_stream(torch.cuda.current_stream(self._device))  # that stream computes the copy
+        with _use_stream(self._outgoing):
+            work = self._groups[1 - self._peer].send([_as_bytes(own)], self._peer, _TAG)
         return Transfer(work, own, self._outgoing, self._ended)
 
     def recv(self, tensor: Tensor) -> Transfer:
-        """Receive the next tensor into one of `room`."""
-        with _on(self._incoming):
-            work = self._groups[self._peer].recv([_flat(tensor)], self._peer, _TAG)
+        """Receive the next tensor into `tensor`, made by `allocate`."""
+        with _use_stream(self._incoming):
+            work = self._groups[self._peer].recv([_as_bytes(tensor)], self._peer, _TAG)
         return Transfer(work, tensor, self._incoming, self._ended)
 
-    def room(self, spec: Spec) -> Tensor:
-        """Where a tensor is received: on the GPU, if it is wanted there."""
-        if spec.name not in ON_DEVICE:
-            return room_for(spec)
-        with _on(self._incoming):
+    def allocate(self, spec: Spec) -> Tensor:
+        """Allocate a tensor to receive into: on the device for those of `ON_DEVICE`."""
+        if role_of(spec.name) not in ON_DEVICE:
+            return new_tensor(spec)
+        with _use_stream(self._incoming):
             return torch.empty(spec.shape, dtype=spec.dtype, device=self._device)
 
-    def arrive(self, frame: Frame) -> Frame:
-        """A frame whose tensors have come, for the calling thread's stream."""
-        for name in ON_DEVICE:
-            if name in frame.tensors and frame.tensors[name].is_cuda:  # not to be used again before that stream has
-                frame.tensors[name].record_stream(torch.cuda.current_stream(self._device))
+    def on_take(self, frame: Frame) -> Frame:
+        """Make the tensors of a received frame safe to use on the calling thread's stream."""
+        for name, tensor in frame.tensors.items():
+            if role_of(name) in ON_DEVICE and tensor.is_cuda:  # until that stream is done, do not reuse it
+                tensor.record_stream(torch.cuda.current_stream(self._device))
         return frame
 
     def end(self) -> None:
-        """Break the pair: every wait on this side raises RuntimeError from now on. Idempotent."""
-        with self._ending:
+        """Break the pair: every wait on this side raises RuntimeError. Idempotent."""
+        with self._end_lock:
             if self._ended.is_set():
                 return
             self._ended.set()
@@ -117,18 +121,18 @@ class DevicePair:
             with suppress(RuntimeError):
                 group.abort()
 
-    def _try_out(self, rank: int, timeout: timedelta) -> None:
-        """A byte each way: connections are made, and kernels loaded, before anything depends on their progress."""
+    def _warm_up(self, rank: int, timeout: timedelta) -> None:
+        """Send a byte each way, so that connections exist and kernels are loaded before training depends on them."""
         byte = torch.zeros(1, dtype=torch.uint8, device=self._device)
         for sender in (0, 1):
             (self.send(byte) if sender == rank else self.recv(byte)).wait(timeout)
 
 
-def _on(stream: Any) -> AbstractContextManager[object]:
-    """Make this stream the current one, if there is one."""
+def _use_stream(stream: Any) -> AbstractContextManager[object]:
+    """Make this stream the current one; None: do nothing."""
     return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    """The bytes of a contiguous tensor; NCCL does not know every element type."""
+def _as_bytes(tensor: Tensor) -> Tensor:
+    """View a contiguous tensor as bytes; NCCL lacks some element types."""
     return tensor.reshape(-1).view(torch.uint8)

@@ -1,11 +1,11 @@
-"""An edge between two processes by torch.distributed: a group of two for each edge.
+"""Links between processes over torch.distributed: a group of two for each edge.
 
     torch_distributed_connect (stage k-1) ── hello ──> store of TorchDistributedListener (stage k)
                                           <── answer ──
                                           <── group ──>
 
-The stages shake hands in the store of the stage that listens; only stages that agree make a group, or three: two more
-may carry what stages compute with.
+The stages exchange handshakes through the store of the listening stage. Only stages that agree make a group, and with
+NCCL two more, which carry activations and gradients.
 """
 
 from __future__ import annotations
@@ -17,70 +17,63 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it has one
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, WorkerLost
 from workers.comm.address import UNIX, check_address
-from workers.comm.codec import FRAME_BYTES, decode, encode
+from workers.comm.codec import decode, encode
 from workers.comm.frame import Frame, Handshake, Kind, agree
 from workers.comm.transports.base import ChannelEnd
-from workers.comm.transports.process_link import CPU, Accepting, LinkSettings
+from workers.comm.transports.process_link import DEFAULT_SETTINGS, Accepting, LinkSettings
 from workers.comm.transports.torch_distributed.at_exit import abandon_at_exit
-from workers.comm.transports.torch_distributed.backends import Groups, Pairs, agree_on_route
+from workers.comm.transports.torch_distributed.backends import Groups, Pairs, agree_on_backend
 from workers.comm.transports.torch_distributed.device_pair import MakeGroup
 from workers.comm.transports.torch_distributed.end import TorchDistributedEnd
-from workers.comm.transports.torch_distributed.gloo import FOREVER, way_to, why
+from workers.comm.transports.torch_distributed.gloo import FOREVER, error_text, local_address_towards
 from workers.comm.transports.torch_distributed.store import join_store, open_store
 from workers.system.background import background
 
 log = logging.getLogger(__name__)
 
-_CLIENTS = "clients"  # key of their number; the keys of each begin with its own
+_CLIENTS = "clients"  # key of the number of clients; the keys of a client begin with its number
 _REFUSED = b"refused:"
 
 
 def torch_distributed_connect(
     address: str,
     handshake: Handshake,
+    settings: LinkSettings = DEFAULT_SETTINGS,
     *,
-    limit: int = 64,
-    max_frame: int = FRAME_BYTES,
-    delay_s: float = 0.0,
-    checksum: bool = False,
-    timeout_s: float = 30.0,
-    insecure: bool = False,
-    device: torch.device = CPU,
     device_group: MakeGroup | None = None,
 ) -> ChannelEnd:
-    """The upstream end of the link to the stage that listens at `address` ("host:port").
+    """Connect to the stage that listens at `address` ("host:port"); return the upstream end. The link is plaintext.
 
-    The other side need not listen yet. `device_group`: makes groups for what stages compute with, from device to device
-    (`nccl_group`); None: all goes by gloo. Other arguments, and errors, are those of `grpc_connect`; there is no
-    encryption.
+    The listener may start later, within `settings.timeout_s`. `device_group` makes the groups (`nccl_group`) that
+    carry activations and gradients from device to device; None: gloo carries everything.
+
+    Raises as `grpc_connect`.
     """
-    host = _check(address, insecure)
-    peer = f"stage {handshake.stage + 1} at {address}"
-    settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
+    host = _check(address, settings.insecure)
+    peer, timeout_s = f"stage {handshake.stage + 1} at {address}", settings.timeout_s
 
-    def link() -> ChannelEnd:
+    def open_link() -> ChannelEnd:
         port = int(address.rpartition(":")[2])
-        pair, beside = _meet(host, port, handshake, timeout_s, Groups(device_group, device))
-        return TorchDistributedEnd(pair, handshake.stage + 1, address, settings, beside)
+        pair, device_pair = _rendezvous(host, port, handshake, timeout_s, Groups(device_group, settings.device))
+        return TorchDistributedEnd(pair, handshake.stage + 1, address, settings, device_pair)
 
     try:
-        return _in_time(link, timeout_s)
-    except (RuntimeError, OSError) as error:  # torch's errors are some
+        return _with_timeout(open_link, timeout_s)
+    except (RuntimeError, OSError) as error:  # most errors of torch are RuntimeErrors
         raise PeerTimeout(
             f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there? "
-            f"({why(error)})"
+            f"({error_text(error)})"
         ) from None
 
 
 class TorchDistributedListener(Accepting):
-    """Where a stage waits for the stage before it; as `GrpcListener`, without encryption.
+    """Accepts the connection of the previous stage, as `GrpcListener`, but without encryption.
 
-    `address` is what to connect to, "host:port".
+    `address` is the address to connect to, "host:port".
     """
 
     def __init__(
@@ -88,37 +81,31 @@ class TorchDistributedListener(Accepting):
         bind: str = "127.0.0.1:0",
         *,
         handshake: Handshake,
-        limit: int = 64,
-        max_frame: int = FRAME_BYTES,
-        delay_s: float = 0.0,
-        checksum: bool = False,
-        timeout_s: float = 30.0,
-        insecure: bool = False,
-        device: torch.device = CPU,
+        settings: LinkSettings = DEFAULT_SETTINGS,
         device_group: MakeGroup | None = None,
     ) -> None:
-        """Listen at `bind`, with port 0 at any port.
+        """Listen at `bind`; port 0 means any free port. `device_group` as in `torch_distributed_connect`.
 
         Raises ConfigError if `bind` is taken, impossible or not allowed.
         """
-        host = _check(bind, insecure)
+        host, timeout_s = _check(bind, settings.insecure), settings.timeout_s
         super().__init__(handshake)
-        self._timeout_s, self._groups = timeout_s, Groups(device_group, device)
-        self._settings = LinkSettings(limit, max_frame, delay_s, checksum, timeout_s, device)
+        self._settings, self._groups = settings, Groups(device_group, settings.device)
         self._ends: list[ChannelEnd] = []
         self._closed = False
         try:
             self._store: Any = open_store(host, int(bind.rpartition(":")[2]), timeout_s)
         except (OSError, RuntimeError):
             raise ConfigError(f"stage {handshake.stage}: cannot listen at {bind}; choose a free port") from None
-        self._waking: Any = join_store(host, self._store.port, timeout_s)  # one that waits serves no other thread
+        # A store object that waits blocks other threads, so use a second one.
+        self._client_store: Any = join_store(host, self._store.port, timeout_s)
         self.address = f"{host}:{self._store.port}"
         self._thread = background("dni-listener", self._listen, self.died)
         self._thread.start()
         abandon_at_exit(self)
 
     def close(self) -> None:
-        """Close every accepted end (which delivers what it sent) and stop listening. Idempotent."""
+        """Close every accepted end (delivering its sent frames) and stop listening. Idempotent."""
         if self._closed:
             return
         self.abandon()
@@ -127,15 +114,15 @@ class TorchDistributedListener(Accepting):
         self._accepted.put(WorkerLost(f"the listener at {self.address} is closed"))
 
     def abandon(self) -> None:
-        """Stop listening, and no more."""
+        """Stop listening; do not close accepted ends."""
         if not self._closed:
             self._closed = True
             with suppress(RuntimeError):
-                self._waking.set(f"{self._waking.add(_CLIENTS, 1)}/hello", b"")
-            self._thread.join(self._timeout_s)
+                self._client_store.set(f"{self._client_store.add(_CLIENTS, 1)}/hello", b"")
+            self._thread.join(self._settings.timeout_s)
 
     def _listen(self) -> None:
-        """Serve one client after another."""
+        """Serve clients, one after another."""
         number = 1
         while True:
             self._store.wait([f"{number}/hello"], FOREVER)
@@ -148,14 +135,15 @@ class TorchDistributedListener(Accepting):
             number += 1
 
     def _serve(self, number: int) -> None:
-        theirs = _read_hello(self._store.get(f"{number}/hello"))
-        agree(client=theirs, server=self._handshake)
-        agree_on_route(self._store.get(f"{number}/route").decode(), self._groups.route, self._handshake.stage)
+        peer_handshake = _read_hello(self._store.get(f"{number}/hello"))
+        agree(client=peer_handshake, server=self._handshake)
+        agree_on_backend(self._store.get(f"{number}/route").decode(), self._groups.route, self._handshake.stage)
         where = self._store.get(f"{number}/from").decode()
         self._store.set(f"{number}/answer", _hello(self._handshake))
-        own, meeting = way_to(where, self._store.port), PrefixStore(str(number), self._waking)
-        pair, beside = self._groups.make(meeting, 1, own, self._timeout_s)
-        end = TorchDistributedEnd(pair, theirs.stage, where, self._settings, beside)
+        own_address = local_address_towards(where, self._store.port)
+        prefix_store = PrefixStore(str(number), self._client_store)
+        pair, device_pair = self._groups.make(prefix_store, 1, own_address, self._settings.timeout_s)
+        end = TorchDistributedEnd(pair, peer_handshake.stage, where, self._settings, device_pair)
         self._ends.append(end)
         self._accepted.put(end)
 
@@ -166,18 +154,18 @@ class TorchDistributedListener(Accepting):
             self._accepted.put(error)
 
 
-def _meet(host: str, port: int, mine: Handshake, timeout_s: float, groups: Groups) -> Pairs:
-    """Shake hands with the stage that listens there, and make groups with it."""
-    store: Any = join_store(host, port, timeout_s)  # the stubs' takes no bytes
-    number, own = store.add(_CLIENTS, 1), way_to(host, port)
-    store.set(f"{number}/from", own)
+def _rendezvous(host: str, port: int, mine: Handshake, timeout_s: float, groups: Groups) -> Pairs:
+    """Shake hands with the listening stage and make groups with it."""
+    store: Any = join_store(host, port, timeout_s)  # the stubs accept no bytes
+    number, own_address = store.add(_CLIENTS, 1), local_address_towards(host, port)
+    store.set(f"{number}/from", own_address)
     store.set(f"{number}/route", groups.route)
     store.set(f"{number}/hello", _hello(mine))
     answer = store.get(f"{number}/answer")
     if answer.startswith(_REFUSED):
         raise HandshakeRefused(answer.removeprefix(_REFUSED).decode())
     agree(client=mine, server=_read_hello(answer))
-    return groups.make(PrefixStore(str(number), store), 0, own, timeout_s)
+    return groups.make(PrefixStore(str(number), store), 0, own_address, timeout_s)
 
 
 def _hello(mine: Handshake) -> bytes:
@@ -192,32 +180,35 @@ def _read_hello(data: bytes) -> Handshake:
 
 
 def _check(address: str, insecure: bool) -> str:
-    """The host of an address. Raises ConfigError."""
+    """Return the host of an address. Raises ConfigError for an address that is not allowed."""
     if address.startswith(UNIX):
         raise ConfigError(f"address {address!r}: transport=torch_distributed has no unix sockets: use 127.0.0.1:0")
     return check_address(address, insecure)
 
 
-def _in_time(make: Callable[[], ChannelEnd], timeout_s: float) -> ChannelEnd:
-    """What `make` returns or raises. A store may wait for longer than it was told. Raises RuntimeError after that."""
-    made: queue.SimpleQueue[ChannelEnd | Exception] = queue.SimpleQueue()
-    given_up = threading.Event()
+def _with_timeout(connect: Callable[[], ChannelEnd], timeout_s: float) -> ChannelEnd:
+    """Run `connect` in a thread, as stores may wait longer than their timeout.
 
-    def work() -> None:
+    Return its result or raise its error; raise RuntimeError after `timeout_s` seconds.
+    """
+    results: queue.SimpleQueue[ChannelEnd | Exception] = queue.SimpleQueue()
+    timed_out = threading.Event()
+
+    def run() -> None:
         try:
-            item: ChannelEnd | Exception = make()
+            item: ChannelEnd | Exception = connect()
         except Exception as error:
             item = error
-        made.put(item)
-        if given_up.is_set() and isinstance(item, TorchDistributedEnd):
+        results.put(item)
+        if timed_out.is_set() and isinstance(item, TorchDistributedEnd):
             item.abandon()
 
-    background("dni-connect", work, made.put).start()
+    background("dni-connect", run, results.put).start()
     try:
-        item = made.get(timeout=timeout_s)
+        item = results.get(timeout=timeout_s)
     except queue.Empty:
-        given_up.set()
-        raise RuntimeError("nothing was heard") from None
+        timed_out.set()
+        raise RuntimeError("no answer") from None
     if isinstance(item, Exception):
         raise item
     return item

@@ -1,4 +1,4 @@
-"""The messages that come over a pair, and the control bytes among them that end a link."""
+"""Receive the messages of a gloo pair, and the control bytes that end a link."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from workers.comm.transports.torch_distributed.gloo import GlooPair, wait
 from workers.comm.transports.torch_distributed.packing import MESSAGE_BYTES
 from workers.comm.transports.torch_distributed.sender import MESSAGES
 
-#: First bytes of messages: nothing follows; all has been taken in. That of a header is another.
-BYE, SEEN = WORDS = 0, 1
+#: First bytes of control messages: BYE: no more frames follow; SEEN: the BYE was received. Frames start differently.
+BYE, SEEN = CONTROL_BYTES = 0, 1
 
-_ROOM = 8  # messages that may come before the first of them is read
+_BUFFERS = 8  # messages that may arrive before one is read
 
 
 def messages(pair: GlooPair) -> Iterator[memoryview]:
-    """Messages, to be read at once, until the peer has said BYE, and SEEN to the BYE from here."""
-    rooms = [torch.empty(MESSAGE_BYTES, dtype=torch.uint8) for _ in range(_ROOM)]
-    works = [pair.recv(room, MESSAGES) for room in rooms]
-    unheard = set(WORDS)
-    for place in cycle(range(_ROOM)):
-        wait(works[place])
-        message = rooms[place].numpy().data
-        unheard.discard(message[0])
+    """Yield messages until the peer has sent both BYE and SEEN. A message is valid until the next one is taken."""
+    buffers = [torch.empty(MESSAGE_BYTES, dtype=torch.uint8) for _ in range(_BUFFERS)]
+    works = [pair.recv(buffer, MESSAGES) for buffer in buffers]
+    missing = set(CONTROL_BYTES)
+    for index in cycle(range(_BUFFERS)):
+        wait(works[index])
+        message = buffers[index].numpy().data
+        missing.discard(message[0])
         yield message
-        if not unheard:
+        if not missing:
             return
-        works[place] = pair.recv(rooms[place], MESSAGES)
+        works[index] = pair.recv(buffers[index], MESSAGES)

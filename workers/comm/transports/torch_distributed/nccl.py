@@ -1,4 +1,4 @@
-"""Groups of two GPUs by NCCL."""
+"""Process groups of two GPUs, with NCCL."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from workers.comm.transports.torch_distributed.gloo import FOREVER
 
 
 def nccl_group(store: Store, rank: int, host: str) -> Group:
-    """One side of a group by NCCL. Needs a GPU, and a torch with NCCL."""
+    """Make one side of an NCCL group. Needs a GPU and a build of torch with NCCL."""
     from torch.distributed import ProcessGroupNCCL  # not every build of torch has it
 
     listen_towards(host)
-    # Errors then come out where one waits. Else a thread of torch's looks for them, and ends the process.
+    # Raise errors in the waiting thread. Otherwise a watchdog thread of torch ends the process.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
-    warnings.filterwarnings("ignore", message="An unbatched P2P op")  # it makes a communicator for the two: as wanted
+    warnings.filterwarnings("ignore", message="An unbatched P2P op")  # the extra communicator it warns of is wanted
     options: Any = ProcessGroupNCCL.Options()
-    options._timeout = FOREVER  # a lost peer is gloo's to notice
+    options._timeout = FOREVER  # gloo detects a lost peer
     options.global_ranks_in_group, options.group_name = [0, 1], "dni"
-    return cast(Group, ProcessGroupNCCL(store, rank, 2, options))  # whose stubs leave out send and recv
+    return cast(Group, ProcessGroupNCCL(store, rank, 2, options))  # the stubs lack send and recv

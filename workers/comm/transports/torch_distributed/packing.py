@@ -1,8 +1,8 @@
-"""A frame as one small message, and the tensors that did not fit into it.
+"""Split frames into one small message and the tensors that do not fit into it.
 
-The message is the frame's header, as `workers.comm.header` writes it, and the bytes of those tensors, in their
-order, that still fit; the others travel on their own, and some, known by their names, from device to device. Both
-sides work out from the header which those are.
+The message is the frame's header, as `workers.comm.header` encodes it, followed by the bytes of the tensors that fit,
+in order. Other tensors are sent separately, and those with certain names from device to device. Both sides derive the
+route of each tensor from the header.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from dni.errors import SizeMismatch, WireError
 from workers import stage_pb2
-from workers.comm.codec import Room, checksum_of, memory, room_for, verify
+from workers.comm.codec import Allocator, checksum_of, memory, new_tensor, verify
 from workers.comm.frame import Frame
 from workers.comm.header import begin_frame, make_header, read_header, read_specs, where, write_header
+from workers.comm.roles import role_of
 
-#: Bytes of the longest message; more than `header.HEADER_BYTES`.
+#: Longest message in bytes; more than `header.HEADER_BYTES`.
 MESSAGE_BYTES = 128 * 2**10
 
 
@@ -30,23 +31,27 @@ class _Route(enum.Enum):
     """How a tensor travels."""
 
     INSIDE = enum.auto()  # in the message
-    APART = enum.auto()
-    DIRECT = enum.auto()
+    APART = enum.auto()  # separately, by gloo
+    DIRECT = enum.auto()  # from device to device
 
 
 class Packed(NamedTuple):
-    """A frame ready to be sent, in memory of its own but for the tensors that travel from device to device."""
+    """A frame ready to be sent. It owns its memory, except for `on_device`."""
 
     message: Tensor  #: (bytes,) of type uint8
-    apart: list[Tensor]  #: contiguous, on the CPU, in order
-    nbytes: int  #: of the whole frame
-    on_device: list[Tensor]  #: as they were, in order
+    apart: list[Tensor]  #: contiguous CPU tensors, in order
+    nbytes: int  #: size of the whole frame
+    on_device: list[Tensor]  #: the unchanged tensors, in order
 
 
-def pack(frame: Frame, *, checksum: bool = False, own: bool = False, on_device: Collection[str] = ()) -> Packed:
-    """Copy a frame, unless it is nobody else's (`own`); `checksum` covers the tensors too.
+def pack(frame: Frame, *, checksum: bool = False, owned: bool = False, on_device: Collection[str] = ()) -> Packed:
+    """Split a frame into a message and separate tensors, in memory of their own.
 
-    `on_device` names the tensors that travel from device to device, unless they are empty.
+    Args:
+        frame: the frame.
+        checksum: add a checksum of the tensors.
+        owned: the caller does not change the tensors, so do not copy them.
+        on_device: names of tensors that travel from device to device unless they are empty.
 
     Raises UnknownDtype for an element type the wire does not know and ValueError for a header too big for it.
     """
@@ -56,16 +61,16 @@ def pack(frame: Frame, *, checksum: bool = False, own: bool = False, on_device: 
         header.payload_crc32 = checksum_of(map(memory, tensors))
     head = write_header(header)
     sizes = [(name, tensor.nbytes) for name, tensor in frame.tensors.items()]
-    inside, apart, beside = _by_route(tensors, _routes(len(head), sizes, on_device))
+    inside, apart, on_device_tensors = _by_route(tensors, _routes(len(head), sizes, on_device))
     message = bytearray().join((head, *map(memory, inside)))
-    apart = apart if own else [_copy(tensor) for tensor in apart]
+    apart = apart if owned else [_copy(tensor) for tensor in apart]
     nbytes = len(head) + sum(size for _, size in sizes)
-    return Packed(torch.frombuffer(message, dtype=torch.uint8), apart, nbytes, beside)
+    return Packed(torch.frombuffer(message, dtype=torch.uint8), apart, nbytes, on_device_tensors)
 
 
 @dataclass
 class Arriving:
-    """A frame whose header is here, and room for the tensors that are still to come."""
+    """A frame whose header has arrived, with memory for the tensors that have not."""
 
     frame: Frame
     apart: list[Tensor]
@@ -73,7 +78,7 @@ class Arriving:
     header: stage_pb2.Header
 
     def finish(self) -> Frame:
-        """The frame, once its tensors are filled. Raises CorruptPayload if they do not match their checksum."""
+        """Return the frame after its tensors have been received. Raises CorruptPayload for a wrong checksum."""
         try:
             verify(self.header, map(memory, self.frame.tensors.values()))
         except WireError as error:
@@ -81,10 +86,18 @@ class Arriving:
         return self.frame
 
 
-def unpack(message: memoryview, *, limit: int, room: Room = room_for, on_device: Collection[str] = ()) -> Arriving:
-    """Read a message, which may be followed by anything; `limit`: most bytes of the frame; `on_device`: as in `pack`.
+def unpack(
+    message: memoryview, *, limit: int, allocate: Allocator = new_tensor, on_device: Collection[str] = ()
+) -> Arriving:
+    """Read a message; bytes after it are ignored.
 
-    Raises the errors of `wire.decode`.
+    Args:
+        message: (bytes,) of a message.
+        limit: largest size of the frame in bytes.
+        allocate: allocates the received tensors.
+        on_device: as in `pack`.
+
+    Raises as `workers.comm.codec.decode`.
     """
     header, position = read_header(message)
     try:
@@ -94,19 +107,19 @@ def unpack(message: memoryview, *, limit: int, room: Room = room_for, on_device:
             raise SizeMismatch(f"a frame of {nbytes} bytes; the limit is {limit}")
     except WireError as error:
         raise type(error)(f"{where(header)}: {error}") from None
-    frame.tensors.update((spec.name, room(spec)) for spec in specs)
+    frame.tensors.update((spec.name, allocate(spec)) for spec in specs)
     routes = _routes(position, [(spec.name, spec.nbytes) for spec in specs], on_device)
-    inside, apart, beside = _by_route(frame.tensors.values(), routes)
+    inside, apart, on_device_tensors = _by_route(frame.tensors.values(), routes)
     for chunk in map(memory, inside):
         chunk[:] = np.frombuffer(message, np.uint8, chunk.nbytes, position)
         position += chunk.nbytes
-    return Arriving(frame, apart, beside, header)
+    return Arriving(frame, apart, on_device_tensors, header)
 
 
 def _routes(used: int, sizes: Iterable[tuple[str, int]], on_device: Collection[str]) -> Iterator[_Route]:
-    """How tensors of these names and sizes travel, beginning with a message of which so many bytes are used."""
+    """Yield the route of each tensor, by name and size; the message already has `used` bytes."""
     for name, size in sizes:
-        if name in on_device and size:
+        if role_of(name) in on_device and size:
             yield _Route.DIRECT
         elif used + size <= MESSAGE_BYTES:
             used += size
@@ -116,7 +129,7 @@ def _routes(used: int, sizes: Iterable[tuple[str, int]], on_device: Collection[s
 
 
 def _by_route(tensors: Iterable[Tensor], routes: Iterable[_Route]) -> list[list[Tensor]]:
-    """Those inside the message, those apart from it and those that go from device to device, each in order."""
+    """Group tensors by route: inside the message, apart, from device to device; each group in order."""
     pairs = list(zip(tensors, routes, strict=True))
     return [[tensor for tensor, its in pairs if its is route] for route in _Route]
 

@@ -1,4 +1,4 @@
-"""What is being sent by a pair, kept until it has left."""
+"""Send messages and tensors, and keep their memory until they have been sent."""
 
 from __future__ import annotations
 
@@ -11,73 +11,73 @@ import torch
 from torch import Tensor
 
 from workers.comm.transports.torch_distributed.device_pair import DevicePair
-from workers.comm.transports.torch_distributed.gloo import GlooPair, UnderWay, wait
+from workers.comm.transports.torch_distributed.gloo import GlooPair, Waitable, wait
 from workers.system.background import background
 
 MESSAGES, TENSORS = 1, 2  # tags
 
-_MOMENT_S = 1.0  # for the thread here, which must run first
+_SLOT_WAIT_S = 1.0  # wait for the thread to free a slot that is about to become free
 
 
-class _Sending(NamedTuple):
-    """What must not be dropped before it has left."""
+class _InFlight(NamedTuple):
+    """Tensors and operations that must be kept until they are sent."""
 
     tensors: list[Tensor]
-    works: list[UnderWay]
+    works: list[Waitable]
     is_frame: bool
 
 
 class Sender:
-    """Hands frames and control bytes to a pair, in order, at most `limit` frames at once."""
+    """Sends frames and control messages over a pair, in order, with at most `limit` unsent frames."""
 
     def __init__(
-        self, pair: GlooPair, limit: int, lose: Callable[[Exception], None], device_pair: DevicePair | None = None
+        self, pair: GlooPair, limit: int, on_lost: Callable[[Exception], None], device_pair: DevicePair | None = None
     ) -> None:
-        """`lose` is told why the pair, or the one beside it, is broken."""
-        self._pair, self._device_pair, self._lose = pair, device_pair, lose
-        self._posting = threading.Lock()
-        self._free = threading.Semaphore(limit)
-        self._keeping: queue.SimpleQueue[_Sending | None] = queue.SimpleQueue()
-        self.thread = background("dni-keep", self._keep, lose)
+        """`on_lost` is called with the error if the pair or the device pair breaks."""
+        self._pair, self._device_pair, self._on_lost = pair, device_pair, on_lost
+        self._lock = threading.Lock()
+        self._slots = threading.Semaphore(limit)
+        self._in_flight: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
+        self.thread = background("dni-send", self._wait_until_sent, on_lost)
 
-    def may_send(self) -> bool:
-        """Take the place of one frame, if there is one or will be in a moment."""
-        return self._free.acquire(timeout=_MOMENT_S)
+    def acquire_slot(self) -> bool:
+        """Reserve the slot of one frame; return False if none becomes free within a second."""
+        return self._slots.acquire(timeout=_SLOT_WAIT_S)
 
     def frame(self, message: Tensor, apart: list[Tensor], on_device: Sequence[Tensor] = ()) -> bool:
-        """Send a message and the tensors that belong to it, whose memory, but for `on_device`, must not be changed.
+        """Send a message and its tensors; the caller must not change their memory. Return False if the pair is broken.
 
-        These are copied, and go by the device pair. Returns whether the pair has taken all of it.
+        Tensors of `on_device` are copied and sent by the device pair.
         """
-        return self._post(message, apart, on_device, is_frame=True)
+        return self._enqueue(message, apart, on_device, is_frame=True)
 
-    def control(self, byte: int, more: bytes = b"") -> None:
-        """Send a message of one byte, and more."""
-        self._post(torch.tensor([byte, *more], dtype=torch.uint8), [], (), is_frame=False)
+    def control(self, byte: int, data: bytes = b"") -> None:
+        """Send a control message: one byte, then `data`."""
+        self._enqueue(torch.tensor([byte, *data], dtype=torch.uint8), [], (), is_frame=False)
 
     def finish(self) -> None:
-        """End the thread once all has left, or the pair is broken."""
-        self._keeping.put(None)
+        """End the thread after everything is sent or the pair is broken."""
+        self._in_flight.put(None)
 
-    def _post(self, message: Tensor, apart: list[Tensor], on_device: Sequence[Tensor], is_frame: bool) -> bool:
-        with self._posting:
+    def _enqueue(self, message: Tensor, apart: list[Tensor], on_device: Sequence[Tensor], is_frame: bool) -> bool:
+        with self._lock:
             try:
-                works: list[UnderWay] = [self._pair.send(message, MESSAGES)]
+                works: list[Waitable] = [self._pair.send(message, MESSAGES)]
                 works += [self._pair.send(tensor, TENSORS) for tensor in apart]
                 if self._device_pair is not None:
                     works += [self._device_pair.send(tensor) for tensor in on_device]
             except RuntimeError as error:
-                self._lose(error)
+                self._on_lost(error)
                 return False
-            self._keeping.put(_Sending([message, *apart], works, is_frame))
+            self._in_flight.put(_InFlight([message, *apart], works, is_frame))
             return True
 
-    def _keep(self) -> None:
+    def _wait_until_sent(self) -> None:
         try:
-            for sending in iter(self._keeping.get, None):
-                for work in sending.works:
+            for item in iter(self._in_flight.get, None):
+                for work in item.works:
                     wait(work)
-                if sending.is_frame:
-                    self._free.release()
+                if item.is_frame:
+                    self._slots.release()
         except RuntimeError as error:
-            self._lose(error)
+            self._on_lost(error)

@@ -1,4 +1,4 @@
-"""The stores of torch in which two stages meet."""
+"""Key-value stores of torch for the rendezvous of two stages."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it has o
 
 
 def open_store(host: str, port: int, timeout_s: float) -> TCPStore:
-    """A store that listens at this address alone; left to itself, torch's would listen at all of this machine's.
+    """Open a store that listens at this address only; torch by default listens at every address of the machine.
 
-    Raises OSError or RuntimeError if that cannot be.
+    Raises OSError or RuntimeError if that is impossible.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host.strip("[]"), port), family=family)
@@ -22,5 +22,5 @@ def open_store(host: str, port: int, timeout_s: float) -> TCPStore:
 
 
 def join_store(host: str, port: int, timeout_s: float) -> TCPStore:
-    """The store that listens there. Raises RuntimeError if none does."""
+    """Connect to the store at this address. Raises RuntimeError if there is none."""
     return TCPStore(host.strip("[]"), port, is_master=False, timeout=timedelta(seconds=timeout_s))

@@ -1,4 +1,4 @@
-"""The settings of links by torch.distributed, which not every build of torch has."""
+"""Settings of links over torch.distributed, which some builds of torch lack."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Backend = enum.Enum("Backend", ["gloo", "nccl"])
 
 @dataclass
 class TorchDistributed(ProcessTransport):
-    """A group of two per edge: gloo, or with `backend=nccl` two more by NCCL, for stages on GPUs; plaintext alone.
+    """A gloo group of two per edge, and with `backend=nccl` two NCCL groups for stages on GPUs; plaintext only.
 
     torch.distributed is imported when the first link is made.
     """
 
-    backend: Backend = Backend.gloo  # by what activations and gradients travel; nccl: from GPU to GPU, one for each
-    # stage; the rest goes by gloo
+    backend: Backend = Backend.gloo  # carries activations and gradients; nccl: from GPU to GPU, one GPU per stage;
+    # gloo carries everything else
 
     name: ClassVar[str] = "torch_distributed"
 
@@ -37,19 +37,17 @@ class TorchDistributed(ProcessTransport):
         from workers.comm.transports.torch_distributed.link import TorchDistributedListener
 
         return TorchDistributedListener(
-            bind, handshake=context.handshake, insecure=self.insecure, device_group=self._device_group(),
-            **self.link_settings(context),
-        )  # fmt: skip
+            bind,
+            handshake=context.handshake,
+            settings=self.link_settings(context),
+            device_group=self._device_group(),
+        )
 
     def connect(self, address: str, context: LinkContext) -> ChannelEnd:
         from workers.comm.transports.torch_distributed.link import torch_distributed_connect
 
         return torch_distributed_connect(
-            address,
-            context.handshake,
-            insecure=self.insecure,
-            device_group=self._device_group(),
-            **self.link_settings(context),
+            address, context.handshake, self.link_settings(context), device_group=self._device_group()
         )
 
     def check(self, run: RunContext) -> None:
@@ -62,7 +60,7 @@ class TorchDistributed(ProcessTransport):
     def check_machine(self, devices: Sequence[str], first: int = 0) -> None:
         """Raise ConfigError for stages that NCCL cannot join.
 
-        Whether stages of several processes are on one GPU under different names, only their handshake tells.
+        Only the handshake detects that stages of several processes share a GPU under different names.
         """
         if self.backend is not Backend.nccl:
             return
@@ -85,7 +83,7 @@ class TorchDistributed(ProcessTransport):
                 )
 
     def _device_group(self) -> MakeGroup | None:
-        """What makes groups for tensors that travel from GPU to GPU, if they are to."""
+        """Return the function that makes groups for tensors from GPU to GPU; None with gloo."""
         if self.backend is not Backend.nccl:
             return None
         from workers.comm.transports.torch_distributed import nccl

@@ -1,0 +1,58 @@
+"""Lower precision by autocast: matrix products in 16 bits, parameters and optimizer in 32."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dni.named_tensors import Value, map_tensors, named
+from dni.recurrent import Chain
+from dni.types import State
+
+
+class AutocastChain(Chain):
+    """A chain that computes in `dtype` where autocast allows it, and sends its output in `dtype`.
+
+    Args:
+        chain: the layers.
+        dtype: torch.bfloat16 or torch.float16.
+        last: the output is the network's scores, which stay in 32 bits for the loss.
+    """
+
+    def __init__(self, chain: Chain, dtype: torch.dtype, *, last: bool) -> None:
+        super().__init__(OrderedDict(chain.named_children()))
+        self.dtype, self.last = dtype, last
+
+    def forward(self, x: Value, state: State = ()) -> tuple[Value, State]:
+        """Run the layers; the state that is carried on keeps its element type."""
+        device = next(iter(named(x).values())).device
+        with torch.autocast(device.type, self.dtype):
+            output, leaving = super().forward(x, state)
+        sent = torch.float32 if self.last else self.dtype
+        kinds = [s.dtype for s in state]
+        return _cast(output, sent), tuple(s.to(kind) for s, kind in zip(leaving, kinds, strict=True))
+
+
+def _cast(value: Value, dtype: torch.dtype) -> Value:
+    return map_tensors(lambda each: each.to(dtype) if each.is_floating_point() else each, value)
+
+
+def autocast_calls(module: nn.Module, dtype: torch.dtype | None, *names: str) -> nn.Module:
+    """Let the named methods of a module compute in `dtype` where autocast allows it; None changes nothing."""
+    if dtype is not None:
+        for name in names:
+            setattr(module, name, _autocast(getattr(module, name), module, dtype))
+    return module
+
+
+def _autocast(call: Callable[..., Any], module: nn.Module, dtype: torch.dtype) -> Callable[..., Any]:
+    def cast(*args: Any, **kwargs: Any) -> Any:
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        with torch.autocast(device.type, dtype):
+            return call(*args, **kwargs)
+
+    return cast
