@@ -229,10 +229,8 @@ class Worker:
         self.depth.load_state_dict(state["depth"])
         self.time.load_state_dict(state["time"])
         self.bootstrap.load_state_dict(state["bootstrap"])
-        found = state["early"]
-        self.early_targets = [
-            Target(n, g, tuple(Loss(*each) for each in losses), *late) for n, g, losses, *late in found
-        ]
+        early = state["early"]
+        self.early_targets = [Target(n, g, tuple(Loss(*x) for x in losses), *late) for n, g, losses, *late in early]
         self.losses = [Loss(*loss) for loss in state["losses"]]
         self.upstream.load_state_dict(state["upstream"])
         self.recorder.load_state_dict(state.get("journal"))
