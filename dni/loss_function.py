@@ -35,10 +35,10 @@ class LossFunction(Named, ABC):
     the section `loss`. Only `summed` is required.
     """
 
-    #: What it is measured in; figures in bits are recorded where these are nats.
+    #: Unit of the loss; figures in bits are recorded only for nats.
     unit: ClassVar[str] = "nats"
 
-    #: Its labels are numbers (..., O), and not classes (...).
+    #: Labels are numbers (..., O) instead of classes (...).
     numbers: ClassVar[bool] = False
 
     @abstractmethod
@@ -69,7 +69,7 @@ class LossFunction(Named, ABC):
         return Judgement(self.summed(output, labels).item(), self.hits(output, labels), self.count(labels))
 
     def figures(self, total: Judgement) -> dict[str, float]:
-        """What is recorded of all windows of a pass: means per label."""
+        """Return the recorded figures of a pass: means per label."""
         found = {"loss": total.loss / total.labels}
         if self.unit == "nats":
             found["bits_per_label"] = bits(found["loss"])
@@ -138,7 +138,7 @@ class SquaredError(LossFunction):
         return count_rows(labels)
 
     def of_guessing(self, symbols: int) -> float:
-        """Half a row's numbers: the mean as the answer, where numbers have a variance of one."""
+        """Return O / 2, the loss of the mean of numbers with variance one."""
         return symbols / 2
 
     def hits(self, output: Tensor, labels: Tensor) -> int:

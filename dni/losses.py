@@ -34,7 +34,7 @@ def cross_entropy_gradient(output: Tensor, labels: Tensor) -> tuple[Tensor, Tens
 
 
 def count_rows(labels: Tensor) -> int:
-    """How many labels there are: classes (...), or rows of numbers (..., O), which are floats."""
+    """Return the number of labels: integer classes (...), or rows (..., O) of float numbers."""
     return labels.numel() // labels.shape[-1] if labels.is_floating_point() else labels.numel()
 
 

@@ -1,4 +1,4 @@
-"""Figures of validation beside the loss: a base class, and some of the package."""
+"""Metrics of validation beside the loss: the base class and the package's own metrics."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dni.types import IGNORED
 class Metric(Named, ABC):
     """Base class of the metrics of validation.
 
-    A metric of your own is a subclass and a dataclass, in a module of your own, which `metrics` names. It is made of
-    sums that are added up over the windows of a pass; `sums` is all that it must have.
+    To add a metric, write a dataclass that subclasses this class, in a module of your own, and name it in the setting
+    `metrics`. It returns sums, which are added up over the windows of a pass. Only `sums` is required.
     """
 
     #: Whether a larger value is better.
@@ -30,18 +30,18 @@ class Metric(Named, ABC):
 
     @property
     def key(self) -> str:
-        """What it is called in records: no two metrics of a run have the same."""
+        """The name in records, unique among the metrics of a run."""
         return self.name
 
     @abstractmethod
     def sums(self, output: Tensor, labels: Tensor) -> Sequence[float]:
-        """Of one window, output (..., V) and labels (...); in regression both are (..., O). Always as many numbers.
+        """Return the sums of one window; their number is always the same.
 
-        IGNORED labels count nothing.
+        The output is (..., V) and labels are (...); for regression both are (..., O). IGNORED labels do not count.
         """
 
     def value(self, sums: Sequence[float]) -> float:
-        """Of the added sums; without one of your own, the first over the second, and NaN where that is 0."""
+        """Return the metric from the added sums. By default this is the first over the second, NaN if that is 0."""
         return sums[0] / sums[1] if sums[1] else math.nan
 
 
@@ -49,7 +49,7 @@ class Metric(Named, ABC):
 class TopK(Metric):
     """The share of labels that are among the k largest of their scores."""
 
-    k: int = one_or_more(5)  # [classes] that may be named
+    k: int = one_or_more(5)  # [classes] with the largest scores
 
     @property
     def key(self) -> str:
@@ -62,7 +62,7 @@ class TopK(Metric):
 
 @dataclass
 class MeanAbsoluteError(Metric):
-    """The mean distance of numbers and labels."""
+    """The mean absolute difference of outputs and labels."""
 
     name: ClassVar[str] = "mae"
     higher_is_better: ClassVar[bool] = False
@@ -73,7 +73,7 @@ class MeanAbsoluteError(Metric):
 
 @dataclass
 class RootMeanSquaredError(Metric):
-    """The root of the mean squared distance of numbers and labels."""
+    """The root of the mean squared difference of outputs and labels."""
 
     name: ClassVar[str] = "rmse"
     higher_is_better: ClassVar[bool] = False
@@ -86,32 +86,32 @@ class RootMeanSquaredError(Metric):
 
 
 class MetricSums:
-    """Some metrics over the windows of one pass."""
+    """The sums of several metrics over the windows of a pass."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self.metrics = metrics
         self._sums: list[list[float]] = []
 
     def add(self, output: Tensor, labels: Tensor) -> None:
-        """Take one window."""
+        """Add one window."""
         found = [[float(one) for one in metric.sums(output.detach(), labels)] for metric in self.metrics]
         earlier = self._sums or [[0.0] * len(sums) for sums in found]
         self._sums = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(earlier, found, strict=True)]
 
     def take(self) -> dict[str, float]:
-        """The values by key; what follows is another pass. Empty where there is no metric, or no window was taken."""
+        """Return the values by key and start a new pass. Empty without metrics or windows."""
         sums, self._sums = self._sums, []
         return {metric.key: float(metric.value(one)) for metric, one in zip(self.metrics, sums, strict=bool(sums))}
 
     @property
     def directions(self) -> dict[str, bool]:
-        """Whether a larger value is better, by key."""
+        """For each key, whether a larger value is better."""
         return {metric.key: metric.higher_is_better for metric in self.metrics}
 
 
 def refuse_twins(metrics: Sequence[Metric]) -> None:
-    """Raise ConfigError if two metrics are called the same."""
+    """Raise ConfigError if two metrics have the same key."""
     keys = [metric.key for metric in metrics]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
-        raise ConfigError(f"metrics: two are called {twice}: leave one out, or give one a `key` of its own")
+        raise ConfigError(f"metrics: two are called {twice}: leave one out, or give one another `key`")

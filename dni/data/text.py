@@ -52,7 +52,7 @@ def load_text(path: str | None = None) -> Corpus:
 
 
 def _read(path: str | None) -> tuple[str, list[str]]:
-    """Name and parts (train, valid, maybe test) of a text."""
+    """Return the name and the parts (train, valid, and test if there is one) of a text."""
     if path is None:
         return _split_in_two("pydoc-topics", _builtin_text())
     source = Path(path).expanduser()
@@ -171,7 +171,7 @@ class TextSource(PassSource):
 class Text(FromFiles, Streamable):
     """Characters of a text file, a folder of text files, or the Penn Treebank. The label is the next character."""
 
-    tokenizer: str | None = None  # tokenizer.json of the tokenizers library: tokens in the place of characters; null:
+    tokenizer: str | None = None  # tokenizer.json of the tokenizers library: tokens replace characters; null:
     # characters
 
     name: ClassVar[str] = "text"
@@ -220,5 +220,5 @@ class Text(FromFiles, Streamable):
 
 
 def _digest_in_tokens(parts: Sequence[str], tokenizer: Tokenizer) -> str:
-    """Of the text, and of the tokenizer after it."""
+    """Return the SHA-256 of the text followed by the tokenizer."""
     return hashlib.sha256("".join([*parts, tokenizer.content]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A `tokenizer.json` of the `tokenizers` library, which is optional: text as tokens, and back."""
+"""Convert text to tokens and back with a `tokenizer.json` of the optional `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dni.errors import ConfigError, DataError
 
 
 class Tokenizer:
-    """Text to token ids and back, without special tokens, truncation or padding.
+    """Converts text to token ids and back, without special tokens, truncation or padding.
 
     Args:
-        content: what the tokenizer.json holds.
-        where: its name, for messages.
+        content: content of the tokenizer.json.
+        where: its name in messages.
 
-    Raises ConfigError, which says what to install, where the library is missing, DataError for what it cannot read.
+    Raise ConfigError, with the command that installs it, if the library is missing; DataError for unreadable content.
     """
 
     def __init__(self, content: str, where: str) -> None:
@@ -41,26 +41,26 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """Ids are below it."""
+        """V; ids are smaller."""
         return max(self._ids.values()) + 1
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """By id; empty where an id is of no token."""
+        """The tokens by id; empty for an unused id."""
         named = {number: token for token, number in self._ids.items()}
         return tuple(named.get(number, "") for number in range(self.size))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text."""
+        """Return the ids of a text."""
         return list(self._library.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that are no whole character yet are U+FFFD."""
+        """Return the text of ids; bytes of an unfinished character become U+FFFD."""
         return str(self._library.decode(list(ids), skip_special_tokens=False))
 
 
 def read_tokenizer(path: str) -> Tokenizer:
-    """Raises DataError if the file cannot be read, else as `Tokenizer`."""
+    """Read a tokenizer.json. Raise DataError if the file cannot be read, and the errors of `Tokenizer`."""
     file = Path(path).expanduser()
     try:
         return Tokenizer(file.read_text(encoding="utf-8"), str(file))

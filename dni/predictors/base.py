@@ -70,7 +70,7 @@ class LabelContext(nn.Module):
 
 
 class NumberContext(nn.Module):
-    """Numbers as context: a linear map, (..., O) -> (..., features)."""
+    """A linear map of numbers as context: (..., O) -> (..., features)."""
 
     def __init__(self, outputs: int, features: int) -> None:
         super().__init__()

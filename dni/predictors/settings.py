@@ -89,10 +89,10 @@ class TimePredictor(PredictorSettings):
         return 0
 
     def check(self, run: RunContext) -> None:
-        """Raise ConfigError for settings of the run that this predictor does not go with."""
+        """Raise ConfigError for settings of the run that this predictor cannot take."""
         beside = self.context_labels or self.context_inputs or self.awaited_labels
         if run.time.predicts and run.data.numbers and beside:
             raise ConfigError(
-                f"predictor.time={self.name} sees classes or symbols beside the state, and data={run.data.name} has "
+                f"predictor.time={self.name} needs classes or symbols as context, and data={run.data.name} has "
                 "numbers: use predictor/time=linear or predictor/time=mlp predictor.time.context=none"
             )

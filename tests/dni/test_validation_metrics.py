@@ -44,5 +44,5 @@ def test_nothing_to_count_is_no_number() -> None:
 
 def test_two_of_one_name_are_refused() -> None:
     refuse_twins([TopK(k=1), TopK(k=2)])
-    with pytest.raises(ConfigError, match="two are called top1: leave one out, or give one a `key` of its own"):
+    with pytest.raises(ConfigError, match="two are called top1: leave one out, or give one another `key`"):
         refuse_twins([TopK(k=1), TopK(k=1)])

@@ -12,9 +12,9 @@ from dni.validation_metrics import Metric
 
 @dataclass
 class Recall(Metric):
-    """How many labels of one class are named."""
+    """The share of the labels of one class that are predicted."""
 
-    of: int = 0  # [class] that is asked for
+    of: int = 0  # [class] to measure
 
     @property
     def key(self) -> str:

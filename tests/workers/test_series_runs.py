@@ -102,8 +102,8 @@ def measured_by_hand(config: Config, run_dir: Path) -> float:
         {**IN_TIME, "depth": {"method": "local"}, "evaluate": {"probe": 4, "every": None}},
     ],
 )  # fmt: skip
-def test_every_kind_of_method_learns_to_foretell(path: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    """The mean as the answer costs 1/2."""
+def test_every_kind_of_method_learns(path: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """A model that returns the mean has a loss of 1/2."""
     rates = {"optimizer": {"learning_rate": 0.02}, "steps": 150, "log_every": 50}
     more = {"evaluate": {"every": None, "windows": None} | changes.pop("evaluate", {}), "checkpoint": {"every": None}}
     summary = launch(on_series(path, **rates, **more, **changes), tmp_path / "run").summary
@@ -140,9 +140,9 @@ def test_records_reports_and_commands_name_the_unit(
 
 
 def test_a_run_diverges_by_ten_times_half_a_variance(path: Path, tmp_path: Path) -> None:
-    """At a rate that is far too high; the mean of a target of variance one costs 1/2."""
+    """At a rate that is far too high; the mean of a target with variance one has a loss of 1/2."""
     fast: dict[str, Any] = {"optimizer": {"learning_rate": 1e4}, "evaluate": {"every": None, "windows": 1}}
-    with pytest.raises(DivergedError, match=r"squared error per label on average, .* guessing costs \(0\.5\)"):
+    with pytest.raises(DivergedError, match=r"squared error per label on average, .* the loss of guessing \(0\.5\)"):
         launch(on_series(path, steps=150, **fast, **LOCKED), tmp_path / "run")
 
 
@@ -151,19 +151,19 @@ def test_a_run_diverges_by_ten_times_half_a_variance(path: Path, tmp_path: Path)
     [
         (
             {"loss": {"_target_": "dni.loss_function.CrossEntropy"}},
-            r"loss=cross_entropy is of classes, and the labels of data=series are numbers: set loss=squared_error",
+            r"loss=cross_entropy needs classes as labels, and the labels of data=series are numbers: set loss=sq",
         ),
         (
             {"time": {"method": "synthetic"}},
-            r"predictor\.time=critic sees classes or symbols beside the state, .* use predictor/time=linear or",
+            r"predictor\.time=critic needs classes or symbols as context, .* use predictor/time=linear or",
         ),
         (
             {"time": {"method": "synthetic"}, "predictor": {"time": {"kind": "soft_label_critic"}}},
-            r"predictor\.time=soft_label_critic sees classes",
+            r"predictor\.time=soft_label_critic needs classes",
         ),
         (
-            {"depth": {"method": "synthetic", "inputs": "synthetic"}},
-            r"depth\.inputs=synthetic predicts from symbols or",
+            {"depth": {"method": "synthetic_inputs"}},
+            r"depth=synthetic_inputs predicts inputs from symbols or",
         ),
         ({"data": {"valid_share": 0.0}}, r"data\.valid_share=0 leaves nothing to validate on"),
         ({"data": {"valid_share": 0.5, "test_share": 0.5}}, r"leave nothing to train on: set data\.valid_share=0\.1"),
@@ -171,13 +171,13 @@ def test_a_run_diverges_by_ten_times_half_a_variance(path: Path, tmp_path: Path)
         ({"model": {"kind": "cnn"}}, r"model=cnn reads images, and data=series gives vectors"),
     ],
 )
-def test_what_does_not_go_with_numbers_is_refused(path: Path, changes: dict[str, Any], says: str) -> None:
+def test_settings_that_need_classes_are_refused(path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as refused:
         check(on_series(path, **changes))
     assert "\n" not in str(refused.value)
 
 
-def test_a_model_must_answer_a_number_for_each_target(path: Path) -> None:
+def test_a_model_has_an_output_for_each_target(path: Path) -> None:
     config, _ = settle(on_series(path, **LOCKED, data={"targets": ["0", "2"]}), None)
     assert (config.model.symbols, config.model.input_shape) == (2, [3])
     assert [*build_chains(config)[-1]._modules][-1] == "output"

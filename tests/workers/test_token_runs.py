@@ -60,4 +60,4 @@ def test_an_id_that_cannot_be_ends_the_run_in_one_line(folder: Path, tmp_path: P
         ended = command.finish()
     assert ended.code == 2
     (line,) = [line for line in ended.err if line.startswith("dni-train")]
-    assert "train.bin: the token at position 100 is 60, outside of 0 to 49: set data.vocabulary" in line
+    assert "train.bin: the token at position 100 is 60, outside 0 to 49: set data.vocabulary" in line

@@ -1,4 +1,4 @@
-"""Metrics, tried before a run starts."""
+"""Try the metrics before a run starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workers.config.settings import Config
 
 
 def try_metrics(config: Config) -> None:
-    """Measure zeros in the shapes of the run. Raises ConfigError for a metric that fails, or two of one name."""
+    """Measure zeros in the shapes of the run. Raise ConfigError for a metric that fails or two of the same key."""
     refuse_twins(config.metrics)
     data, symbols = config.data, config.model.symbols or 1
     steps = ([1] if config.model.one_answer else [2]) if data.sequences else []

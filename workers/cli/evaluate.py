@@ -74,7 +74,7 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
 
 
 def figures(function: LossFunction, total: Judgement) -> dict[str, Any]:
-    """Bits and shares of hits; where the loss is not in nats, the loss and its unit."""
+    """Return bits, accuracy and error; for a loss that is not in nats, the loss and its unit instead of bits."""
     found: dict[str, Any] = function.figures(total)
     if function.unit != "nats":
         found["unit"] = function.unit
@@ -84,7 +84,7 @@ def figures(function: LossFunction, total: Judgement) -> dict[str, Any]:
 
 
 def _per_byte(function: LossFunction, total: Judgement, size: float | None) -> dict[str, float]:
-    """Bits per byte of the split's text, where a label is a token that stands for `size` bytes on average."""
+    """Return bits per byte of the text, for tokens of `size` bytes on average."""
     found = function.figures(total).get("bits_per_label")
     return {} if size is None or found is None else {"bits_per_byte": found / size}
 

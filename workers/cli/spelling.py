@@ -1,4 +1,4 @@
-"""Text as the symbols of a run, and back: characters, or the tokens of its tokenizer."""
+"""Convert text to the symbols of a run and back. Symbols are characters, or tokens of the run's tokenizer."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Protocol
 from dni.data.tokenizer import Tokenizer
 from dni.errors import ConfigError
 
-#: What stands for bytes that are no whole character yet.
+#: Replaces the bytes of an unfinished character in decoded text.
 UNFINISHED = "\ufffd"
 
 
 class Spelling(Protocol):
-    """Both ways."""
+    """Converts text to symbols and back."""
 
     def encode(self, text: str) -> list[int]:
-        """The symbols of a prompt. Raises ConfigError if there is none, or a character that the run does not know."""
+        """Return the symbols of a prompt. Raise ConfigError if it is empty or has an unknown character."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of symbols."""
+        """Return the text of symbols."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Characters:
         for place, character in enumerate(text, 1):
             if character not in known:
                 raise ConfigError(
-                    f"--prompt has {character!r} (U+{ord(character):04X}) as its character {place}, which is not among "
-                    f"the {len(known)} characters of the text that the run was trained on: leave it out"
+                    f"--prompt: its character {place}, {character!r} (U+{ord(character):04X}), is not among the "
+                    f"{len(known)} characters of the text that the run was trained on: leave it out"
                 )
         if not text:
-            raise ConfigError("--prompt is empty: give at least one character for the text to begin with")
+            raise ConfigError("--prompt is empty: give at least one character to start the text")
         return [known[character] for character in text]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -54,7 +54,7 @@ class Tokens:
     def encode(self, text: str) -> list[int]:
         found = self.tokenizer.encode(text)
         if not found:
-            raise ConfigError(f"--prompt {text!r} has no token of the run's tokenizer: give another text to begin with")
+            raise ConfigError(f"--prompt {text!r} has no token of the run's tokenizer: give another prompt")
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -62,10 +62,10 @@ class Tokens:
 
 
 def spelling_of(symbols: tuple[str, ...] | Tokenizer) -> Spelling:
-    """Of the characters of a run, or of its tokenizer."""
+    """Return the spelling of a run's characters or tokenizer."""
     return Tokens(symbols) if isinstance(symbols, Tokenizer) else Characters(symbols)
 
 
 def held_back(text: str) -> str:
-    """A text as far as its characters are whole."""
+    """Return the text without unfinished characters at its end."""
     return text.rstrip(UNFINISHED)

@@ -40,12 +40,12 @@ def plugin(base: Any, default: Callable[[], T]) -> T:
 
 
 def plugins(base: Any) -> Any:
-    """The field of a list of objects of subclasses of `base`; it is empty if nothing is said."""
+    """Return a dataclass field for a list of plug-ins of subclasses of `base`; by default it is empty."""
     return dataclasses.field(default_factory=list, metadata={"plugins": base})
 
 
 def load_all(section: str, base: type[T], nodes: Sequence[Any]) -> list[T]:
-    """The objects that a list describes: each is MODULE.CLASS, or a mapping with `_target_`. Raises as `load`."""
+    """Build the objects of a list of MODULE.CLASS, or mappings with `_target_`. Raise ConfigError like `load`."""
     described = [node if isinstance(node, Mapping) else {TARGET: node} for node in nodes]
     return [load(f"{section}.{number}", base, node) for number, node in enumerate(described)]
 

@@ -50,7 +50,7 @@ def table_rows(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def _columns(groups: Sequence[Group]) -> list[tuple[str, tuple[str, ...], str]]:
-    """With losses in their unit, where that is not nats, and metrics; an arrow shows which direction is better."""
+    """Return all columns: also losses that are not in nats, and metrics with an arrow towards better values."""
     unit = unit_of(groups)
     own = [(f"{split} loss ({unit})", (split, "loss"), "{:.4g}") for split in ("valid", "train")] if unit else []
     metrics = [

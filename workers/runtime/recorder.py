@@ -125,7 +125,7 @@ class Recorder:
         self._valid_step = step
 
     def measure(self, output: Tensor, labels: Tensor) -> None:
-        """Add what the metrics say of one validation window."""
+        """Add one validation window to the metrics."""
         self._metrics.add(output, labels)
 
     def probe(self, step: int, figures: Mapping[str, float | None]) -> None:

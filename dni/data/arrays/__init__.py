@@ -1,1 +1,1 @@
-"""Data that people have already: arrays of tokens, and tables of numbers, read as sequences."""
+"""A user's own arrays of tokens and tables of numbers, read as sequences."""

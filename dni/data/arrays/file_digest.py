@@ -1,4 +1,4 @@
-"""What tells files that have changed from files that have not, without reading a huge one to its end."""
+"""Digests that detect changed files without reading all of a huge one."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 from dni.errors import DataError
 
-#: Files that are larger than this, in bytes, are sampled.
+#: [bytes] Larger files are sampled.
 WHOLE = 16 * 2**20
 
-#: Of a sampled file: so many pieces, evenly spread from its first byte to its last, of so many bytes each.
+#: Number of pieces of a sampled file, evenly spread from its first byte to its last, and bytes of each.
 PIECES, PIECE = 256, 2**16
 
-#: Begins a digest that not every byte went into.
+#: Prefix of a digest that does not cover every byte.
 SAMPLED = "sampled:"
 
 
 def digest_of_files(paths: Sequence[Path]) -> str:
-    """SHA-256 in hexadecimal of files, one after another; it begins with "sampled:" if one is larger than 16 MiB.
+    """Return the SHA-256 of several files in hexadecimal, with the prefix "sampled:" if one is larger than 16 MiB.
 
-    Of such a file its size goes in, as 8 bytes, and 256 pieces of 64 KiB: the first at its start, the last at its end,
-    the others evenly between. A change between two pieces that leaves the size is therefore not noticed. Raises
+    The digest covers the size of such a file, as 8 bytes, and 256 pieces of 64 KiB: the first at its start, the last at
+    its end, the others evenly between. It does not detect a change between two pieces that keeps the size. Raise
     DataError if a file cannot be read.
     """
     digest, sampled = hashlib.sha256(), False
@@ -35,7 +35,7 @@ def digest_of_files(paths: Sequence[Path]) -> str:
 
 
 def _add(digest: hashlib._Hash, path: Path) -> bool:
-    """Whether the file was sampled."""
+    """Add a file to the digest; return whether it was sampled."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= WHOLE:

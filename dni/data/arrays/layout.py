@@ -1,4 +1,4 @@
-"""Where in a long array each window begins: streams that run side by side, or crops from anywhere."""
+"""Layouts: the start of each window in a long array, in parallel streams or in random crops."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ Sampling = enum.Enum("Sampling", ["streams", "random"])
 class Place(NamedTuple):
     """One window of every stream of a batch."""
 
-    starts: list[int]  #: of each of the B streams: the first row of its window
+    starts: list[int]  #: first row of the window, for each of the B streams
     within: int  #: rows of the sequence before the window
     left: int  #: rows of the sequence after the window
 
 
 class Layout(Protocol):
-    """Windows of T rows, a pure function of their number."""
+    """Windows of T rows, as a pure function of their number."""
 
     batch: int  #: B
     window: int  #: T
-    windows_per_pass: int  #: of about as many rows as the array has
+    windows_per_pass: int  #: windows that together have about as many rows as the array
 
     def place(self, n: int) -> Place:
-        """Of window n = 0, 1, ..."""
+        """Return the place of window n = 0, 1, ..."""
 
 
 class Streams:
-    """The array as B contiguous streams of equal length, read in order from their starts, pass after pass.
+    """B contiguous streams of equal length, read in order from their starts, pass after pass.
 
     Args:
-        rows: how many the array has.
+        rows: number of rows of the array.
         batch: B.
         window: T.
-        sequence: rows of a sequence, a multiple of T; what is left of a stream after its last whole sequence is not
+        sequence: rows of a sequence, a multiple of T; the rows of a stream after its last whole sequence are not
             used. None: a pass is one sequence.
-        ahead: how many rows after an input its label is.
-        unit: what a row is, for messages.
+        ahead: number of rows from an input to its label.
+        unit: name of the rows in messages.
 
-    Raises ConfigError for sizes that do not fit each other, DataError for an array that is too short.
+    Raise ConfigError for inconsistent sizes, DataError for an array that is too short.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Streams:
 
 
 class Crops:
-    """B sequences from anywhere in the array, each offset drawn from (seed, number of the sequence) alone.
+    """B sequences at random offsets, which depend only on the seed and the number of the sequence.
 
-    Sequences may overlap. A pass has as many windows as `Streams` of one window each would have.
+    Sequences may overlap. A pass has as many windows as `Streams` with sequences of one window.
 
     Args:
-        rows, batch, window, ahead, unit: as of `Streams`.
+        rows, batch, window, ahead, unit: as for `Streams`.
         sequence: rows of a sequence, a multiple of T; None: T.
-        seed: not negative.
+        seed: 0 or more.
 
-    Raises as `Streams`.
+    Raise the errors of `Streams`.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Crops:
     ) -> None:
         _refuse_sizes(batch, window, sequence)
         self._sequence, self._seed = sequence or window, seed
-        self._offsets = rows - self._sequence - ahead + 1  # from 0 to below it
+        self._offsets = rows - self._sequence - ahead + 1  # offsets are from 0 to this number - 1
         if self._offsets < 1:
             raise _too_short(rows, self._sequence + ahead, unit, f"a crop of {self._sequence} and the label after it")
         self.batch, self.window = batch, window
@@ -105,7 +105,7 @@ class Crops:
 def training_layout(
     sampling: Sampling, rows: int, batch: int, window: int, sequence: int | None, *, seed: int, **more: Any
 ) -> Layout:
-    """`Streams` or `Crops`; `more`: `ahead` and `unit`."""
+    """Return `Streams` or `Crops`. `more` are `ahead` and `unit`."""
     if sampling is Sampling.random:
         return Crops(rows, batch, window, sequence, seed=seed, **more)
     return Streams(rows, batch, window, sequence, **more)
@@ -114,7 +114,7 @@ def training_layout(
 def held_out_layout(
     sampling: Sampling, rows: int, batch: int, window: int, sequence: int | None, **more: Any
 ) -> Layout:
-    """In order, in sequences as long as those of training."""
+    """Return streams in order, with sequences as long as those of training."""
     return Streams(rows, batch, window, sequence or (window if sampling is Sampling.random else None), **more)
 
 
@@ -123,7 +123,7 @@ def _refuse_sizes(batch: int, window: int, sequence: int | None) -> None:
         raise ConfigError(f"need batch {batch} >= 1 and window {window} >= 1")
     if sequence is not None and (sequence < 1 or sequence % window):
         nearest = max(window, round(sequence / window) * window)
-        raise ConfigError(f"sequence {sequence} is no multiple of the window {window}: use {nearest}, say")
+        raise ConfigError(f"sequence {sequence} is not a multiple of the window {window}: use {nearest}, say")
 
 
 def _too_short(rows: int, needed: int, unit: str, what: str) -> DataError:

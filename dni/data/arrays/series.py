@@ -1,4 +1,4 @@
-"""Series of vectors, and the values to come as labels: regression."""
+"""Series of vectors with later values as labels, for regression."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from dni.types import Inputs
 
 
 class SeriesSource(PassSource):
-    """Windows of a series: inputs (B, T, D), and as labels (B, T, O) the targets some rows later.
+    """Windows of a series: inputs (B, T, D) and labels (B, T, O), the targets `horizon` rows later.
 
     Args:
         inputs: (rows, D) float32, in order of time.
         targets: (rows, O) float32, of the same rows.
-        layout: which window begins where.
+        layout: the start of each window.
         horizon: rows from an input to its label.
     """
 
@@ -45,19 +45,17 @@ class SeriesSource(PassSource):
 
 @dataclass
 class Series(FromFiles):
-    """Rows of numbers in order of time, from a CSV file or a NumPy array; a label is what its targets are later."""
+    """Rows of numbers in order of time, from a CSV file or a NumPy array. A label is the targets of a later row."""
 
     sequence: int | None = one_or_more(None)
     channels: list[str] = field(default_factory=list)  # columns that are inputs; empty: all
-    targets: list[str] = field(default_factory=list)  # columns that are foretold; empty: all channels
+    targets: list[str] = field(default_factory=list)  # columns to predict; empty: all channels
     horizon: int = one_or_more(1)  # [time steps] from an input to its label
-    normalise: bool = True  # less its mean, over its standard deviation in the training part, each column
-    valid_share: float = below_one(0.1)  # [share] of the rows, to validate on: those before the test part
-    test_share: float = below_one(0.1)  # [share] of the rows, at the end, for dni-evaluate
-    sampling: Sampling = (
-        Sampling.streams
-    )  # streams: in order, side by side; random: every sequence (null: window) begins
-    # at an offset that is drawn from the seed and its number
+    normalise: bool = True  # scale columns to mean 0 and deviation 1 in the training part
+    valid_share: float = below_one(0.1)  # [share] of the rows for validation: those before the test part
+    test_share: float = below_one(0.1)  # [share] of the rows for dni-evaluate: the last ones
+    sampling: Sampling = Sampling.streams  # streams: B parallel streams in order; random: each sequence (each window if
+    # data.sequence=null) starts at an offset drawn from the seed and its number
 
     name: ClassVar[str] = "series"
     gives: ClassVar[Inputs] = Inputs.vectors
@@ -101,12 +99,12 @@ class Series(FromFiles):
         return Path(self.path).expanduser()
 
     def _ends(self, rows: int) -> tuple[int, int]:
-        """Of the training and of the validation part."""
+        """Return the rows at which the training and the validation part end."""
         test, valid = int(rows * self.test_share), int(rows * self.valid_share)
         return rows - test - valid, rows - test
 
     def _scaled(self, values: Numbers, training: int) -> Tensor:
-        """(rows, columns) float32; a column that never changes in the training part is not divided."""
+        """Return (rows, columns) float32. A column that is constant in the training part is not divided."""
         if self.normalise and training:
             mean, deviation = values[:training].mean(axis=0), values[:training].std(axis=0)
             values = (values - mean) / np.where(deviation > 0, deviation, 1.0)

@@ -24,18 +24,18 @@ class Table:
 
     path: Path
     names: tuple[str, ...]  #: of all columns of the file
-    columns: tuple[str, ...]  #: of those that were read
+    columns: tuple[str, ...]  #: of the columns that were read
     values: Numbers  #: (rows, columns), all finite
 
     def of(self, columns: Sequence[str]) -> Numbers:
-        """Some of the columns that were read: (rows, columns)."""
+        """Return some of the columns that were read, (rows, columns)."""
         return self.values[:, [self.columns.index(name) for name in columns]]
 
 
 def read_table(path: Path, columns: Sequence[str] = (), more: Sequence[str] = ()) -> Table:
-    """Read `columns` of a .csv or .npy file (none: all of them), and `more`. An array's are called 0, 1 and so on.
+    """Read `columns` (empty: all) and `more` of a .csv or .npy file. Columns of an array are called 0, 1 and so on.
 
-    Raises DataError for a file that cannot be read, for a column that it does not have, and for a value that is no
+    Raise DataError for a file that cannot be read, for a column that it does not have, and for a value that is not a
     finite number, with its line (or row) and column.
     """
     if not path.is_file():
@@ -75,17 +75,17 @@ def _header(path: Path) -> tuple[str, ...]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         names = tuple(name.strip() for name in next(csv.reader(file), []))
     if not names:
-        raise DataError(f"{path} is empty: write the names of its columns into the first line, and numbers below")
+        raise DataError(f"{path} is empty: write its column names into the first line and numbers below")
     if all(_number(name) is not None for name in names):
-        raise DataError(f"{path} has no names of columns: write them into its first line, separated by commas")
+        raise DataError(f"{path} has no column names: write them into its first line, separated by commas")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"{path} has two columns {twice!r}: give each a name of its own")
+        raise DataError(f"{path} has two columns {twice!r}: give each another name")
     return names
 
 
 def _wrong_cell(path: Path, names: Sequence[str], places: Sequence[int]) -> DataError | None:
-    """Where the first value is that is no finite number; None: there is none."""
+    """Return an error that locates the first value that is not a finite number; None: there is none."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file)
         next(lines)
@@ -99,8 +99,8 @@ def _wrong_cell(path: Path, names: Sequence[str], places: Sequence[int]) -> Data
                 found = _number(cells[place])
                 if found is None or not math.isfinite(found):
                     return DataError(
-                        f"{where}, column {names[place]!r}: {cells[place]!r} is no finite number: fill it in, leave "
-                        "the line out, or name the columns to read in data.channels and data.targets"
+                        f"{where}, column {names[place]!r}: {cells[place]!r} is not a finite number: fill it in, "
+                        "delete the line, or name the columns to read in data.channels and data.targets"
                     )
     return None
 
@@ -127,7 +127,7 @@ def _read_npy(path: Path, columns: Sequence[str], more: Sequence[str]) -> Table:
     if len(wrong):
         row, column = (int(one) for one in wrong[0])
         raise DataError(
-            f"{path}, row {row}, column {chosen[column]}: {values[row, column]} is no finite number: mend it"
+            f"{path}, row {row}, column {chosen[column]}: {values[row, column]} is not a finite number: correct it"
         )
     return Table(path, names, chosen, values)
 

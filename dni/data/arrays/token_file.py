@@ -1,4 +1,4 @@
-"""Files of token ids, read where they are asked for: never as a whole."""
+"""Files of token ids, of which only the requested parts are read."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from torch import Tensor
 
 from dni.errors import DataError
 
-#: Ends of the names of files, the raw one first.
+#: Suffixes of the files, that of raw ones first.
 SUFFIXES = (".bin", ".npy")
 
-#: Tokens at the start of a raw file that are looked at for a wider type, where it has so many at least.
+#: Number of tokens at the start of a raw file that are tested for a wider type, and the least number to test.
 _HEAD, _LEAST = 4096, 64
 
 
 class TokenFile:
-    """A row of token ids on the disk, memory-mapped.
+    """A memory-mapped file of token ids.
 
     Args:
-        path: NAME.bin, ids one after another and nothing else, little-endian; or NAME.npy, a one-dimensional array of
-            integers.
+        path: NAME.bin, little-endian ids without a header; or NAME.npy, a one-dimensional array of integers.
         dtype: element type of a .bin file, "uint16" or "uint32".
         vocabulary: V; ids are from 0 to V - 1.
 
-    Raises DataError for a file that cannot be read, or is not as described.
+    Raise DataError for a file that cannot be read or has another format.
     """
 
     def __init__(self, path: Path, dtype: str, vocabulary: int) -> None:
@@ -38,16 +37,16 @@ class TokenFile:
         return len(self._ids)
 
     def read(self, starts: list[int], count: int) -> Tensor:
-        """`count` ids from each of B starts: (B, count) int64.
+        """Return `count` ids from each of B starts, (B, count) int64.
 
-        Raises DataError, which names the file and the position, for an id outside of the vocabulary.
+        Raise DataError, with the file and the position, for an id outside the vocabulary.
         """
         found = np.stack([self._ids[start : start + count] for start in starts]).astype(np.int64)
         outside = (found < 0) | (found >= self.vocabulary)
         if outside.any():
             row, column = (int(one) for one in np.argwhere(outside)[0])
             raise DataError(
-                f"{self.path}: the token at position {starts[row] + column} is {found[row, column]}, outside of 0 to "
+                f"{self.path}: the token at position {starts[row] + column} is {found[row, column]}, outside 0 to "
                 f"{self.vocabulary - 1}: set data.vocabulary to the number of different tokens, or data.dtype to the "
                 "type that the file was written with"
             )
@@ -58,7 +57,7 @@ def _mapped_raw(path: Path, dtype: str) -> Any:
     width, size = np.dtype(dtype).itemsize, _size(path)
     if size % width:
         raise DataError(
-            f"{path} has {size} bytes, no multiple of the {width} of a token: it is cut off, or not of {dtype} (set "
+            f"{path} has {size} bytes, not a multiple of the {width} of a token: it is truncated, or not {dtype} (set "
             "data.dtype to uint16 or uint32)"
         )
     if not size:
@@ -66,9 +65,7 @@ def _mapped_raw(path: Path, dtype: str) -> Any:
     found = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
     head = found[:_HEAD]
     if width == 2 and len(head) >= _LEAST and head[::2].any() and not head[1::2].any():
-        raise DataError(
-            f"every second token of {path} is 0, as of uint32 that is read as uint16: set data.dtype=uint32"
-        )
+        raise DataError(f"every second token of {path} is 0, as if uint32 were read as uint16: set data.dtype=uint32")
     return found
 
 
@@ -79,7 +76,7 @@ def _mapped_npy(path: Path) -> Any:
     except (ValueError, EOFError, OSError) as error:
         raise DataError(
             f"cannot read {path}: {error}; write a one-dimensional array of integers with numpy.save"
-        ) from (error)
+        ) from error
     if found.ndim != 1 or found.dtype.kind not in "ui":
         raise DataError(
             f"{path} is {found.dtype} of shape {found.shape}: write a one-dimensional array of integers with numpy.save"

@@ -1,4 +1,4 @@
-"""Token ids in files: whatever was tokenized before, memory-mapped."""
+"""Token ids in memory-mapped files."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from dni.types import IGNORED
 
 TokenType = enum.Enum("TokenType", ["uint16", "uint32"])
 
-#: What tells the size of the vocabulary, and what nanoGPT has in its place.
+#: The file with the size of the vocabulary, and nanoGPT's equivalent, which is a pickle.
 META, PICKLE = "meta.json", "meta.pkl"
 
 
 class TokenSource(PassSource):
-    """Windows of token ids; the label of a token is the one after it.
+    """Windows of token ids; the label of a token is the next one.
 
-    Labels after the window that belong to the next sequence are IGNORED, for the state does not reach them.
+    Future labels that belong to the next sequence are IGNORED, because the state does not reach them.
 
     Args:
         file: the ids.
-        layout: which window begins where.
+        layout: the start of each window.
         future_labels: L, labels after a window.
-        streaming: the labels after a window are not known yet: raises ConfigError if there shall be some.
+        streaming: labels after a window are not known yet; raise ConfigError if there are future labels.
     """
 
     def __init__(self, file: TokenFile, layout: Layout, future_labels: int = 0, *, streaming: bool = False) -> None:
@@ -46,7 +46,7 @@ class TokenSource(PassSource):
         self.windows_per_pass = layout.windows_per_pass
 
     def window(self, n: int) -> Window:
-        """Raises DataError for an id outside of the vocabulary."""
+        """Return window n. Raise DataError for an id outside the vocabulary."""
         place, steps, batch = self.layout.place(n), self.layout.window, self.layout.batch
         known = self.file.read(place.starts, steps + min(self.future_labels, place.left) + 1)
         labels = torch.full((batch, steps + self.future_labels), IGNORED)
@@ -57,19 +57,17 @@ class TokenSource(PassSource):
 
 @dataclass
 class Tokens(FromFiles, Streamable):
-    """Token ids in a folder's train.bin and valid.bin (or .npy), and test.bin if it is there; the label is the next."""
+    """Token ids of a folder's train.bin, valid.bin and optional test.bin (or .npy). The label is the next token."""
 
     sequence: int | None = one_or_more(None)
     vocabulary: int | None = one_or_more(
         None
-    )  # [tokens] V, ids are below it; null: vocab_size of meta.json beside them
+    )  # [tokens] V; ids are smaller. null: vocab_size of the folder's meta.json
     dtype: TokenType = (
         TokenType.uint16
-    )  # of the ids in .bin files, which are little-endian; .npy files say it themselves
-    sampling: Sampling = (
-        Sampling.streams
-    )  # streams: in order, side by side; random: every sequence (null: window) begins
-    # at an offset that is drawn from the seed and its number
+    )  # element type of .bin files, which are little-endian; .npy files name their own
+    sampling: Sampling = Sampling.streams  # streams: B parallel streams in order; random: each sequence (each window if
+    # data.sequence=null) starts at an offset drawn from the seed and its number
 
     name: ClassVar[str] = "tokens"
 
@@ -120,23 +118,23 @@ class Tokens(FromFiles, Streamable):
 
 
 def vocabulary_of(folder: Path) -> int:
-    """`vocab_size` in the folder's meta.json. Raises DataError, which says what to write, if it is not there."""
+    """Return `vocab_size` of the folder's meta.json. Raise DataError, with the text to write, if it is missing."""
     path = folder / META
     write = f'set data.vocabulary=N, or write {{"vocab_size": N}} into {path}'
     if not path.is_file():
-        pickled = f"{PICKLE} is not read, for a pickle may run any code, and " if (folder / PICKLE).exists() else ""
-        raise DataError(f"{pickled}how many different tokens {folder} has is not known: {write}")
+        pickled = f"{PICKLE} is not read because a pickle can run any code, and " if (folder / PICKLE).exists() else ""
+        raise DataError(f"{pickled}the vocabulary size of {folder} is unknown: {write}")
     try:
         found = json.loads(path.read_bytes())["vocab_size"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} tells no vocab_size ({type(error).__name__}: {error}): {write}") from None
+        raise DataError(f"{path} has no vocab_size ({type(error).__name__}: {error}): {write}") from None
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise DataError(f"{path} has vocab_size {found!r}, which is no number of tokens: {write}")
+        raise DataError(f"{path} has vocab_size {found!r}, which is not a number of tokens: {write}")
     return found
 
 
 def _instead(folder: Path, missing: str) -> str:
-    """What to do: nanoGPT calls the validation part val.bin."""
+    """Return the advice for a missing file; nanoGPT calls the validation part val.bin."""
     if missing == "valid" and (folder / "val.bin").is_file():
         return "rename val.bin to valid.bin"
     return "write the token ids of that part into it"

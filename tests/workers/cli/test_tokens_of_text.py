@@ -77,7 +77,7 @@ def test_a_character_is_written_once_it_is_whole(run: Path) -> None:
 
 def test_what_cannot_begin_a_text_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--prompt", ""]) == 2
-    assert "--prompt '' has no token of the run's tokenizer: give another text" in capsys.readouterr().err
+    assert "--prompt '' has no token of the run's tokenizer: give another prompt" in capsys.readouterr().err
     assert isinstance(open_writer(run).spelling, Tokens)
     characters = load_text(str(run.parent / "text.txt")).symbols
     assert Characters(characters).decode(Characters(characters).encode("Käse")) == "Käse"
@@ -92,4 +92,4 @@ def test_a_tokenizer_of_another_run_is_refused(run: Path, capsys: pytest.Capture
         assert main([str(run), "--prompt", "the"]) == 2
     finally:
         path.write_text(before)
-    assert "280 tokens, but the model has 300 symbols: it is of another run" in capsys.readouterr().err
+    assert "280 tokens, but the model has 300 symbols: it belongs to another run" in capsys.readouterr().err

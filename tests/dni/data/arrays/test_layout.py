@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_refused() -> None:
         Streams(11, 2, 5)
     with pytest.raises(DataError, match="a crop of 5 and the label after it need 6 rows, it has 5"):
         Crops(5, 2, 5, seed=0)
-    with pytest.raises(ConfigError, match="sequence 7 is no multiple of the window 5: use 5, say"):
+    with pytest.raises(ConfigError, match="sequence 7 is not a multiple of the window 5: use 5, say"):
         Streams(100, 2, 5, 7)
     with pytest.raises(ConfigError, match="batch 0 >= 1"):
         Crops(100, 0, 5, seed=0)

@@ -32,19 +32,19 @@ def test_columns_of_an_array_by_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "columns", "says"),
     [
-        ("a,b\n1,2\n3,nan\n", [], r"line 3, column 'b': 'nan' is no finite number: fill it in, leave the line out"),
-        ("a,b\n1,2\n\n3,\n", [], r"line 4, column 'b': '' is no finite number"),
-        ("a,b\n1,2\ninf,3\n", ["a"], r"line 3, column 'a': 'inf' is no finite number"),
+        ("a,b\n1,2\n3,nan\n", [], r"line 3, column 'b': 'nan' is not a finite number: fill it in, delete the line"),
+        ("a,b\n1,2\n\n3,\n", [], r"line 4, column 'b': '' is not a finite number"),
+        ("a,b\n1,2\ninf,3\n", ["a"], r"line 3, column 'a': 'inf' is not a finite number"),
         (
             "day,b\nMo,2\n",
             [],
-            r"line 2, column 'day': 'Mo' is no finite number: .*name the columns to read in data\.ch",
+            r"line 2, column 'day': 'Mo' is not a finite number: .*name the columns to read in data\.ch",
         ),
         ("a,b\n1,2\n3\n", [], r"line 3 has 1 values, and the first line names 2 columns"),
         ("a,b\n1,2\n", ["c"], r"has no column 'c': it has a, b"),
-        ("1,2\n3,4\n", [], r"has no names of columns: write them into its first line, separated by commas"),
-        ("a,a\n3,4\n", [], r"has two columns 'a': give each a name of its own"),
-        ("", [], r"is empty: write the names of its columns into the first line, and numbers below"),
+        ("1,2\n3,4\n", [], r"has no column names: write them into its first line, separated by commas"),
+        ("a,a\n3,4\n", [], r"has two columns 'a': give each another name"),
+        ("", [], r"is empty: write its column names into the first line and numbers below"),
     ],
 )
 def test_a_csv_file_that_is_not_as_it_must_be(tmp_path: Path, text: str, columns: list[str], says: str) -> None:
@@ -62,7 +62,7 @@ def test_an_array_that_is_not_as_it_must_be(tmp_path: Path) -> None:
             read_table(tmp_path / name)
 
     np.save(tmp_path / "a.npy", np.array([[1.0, 2.0], [3.0, np.inf]]))
-    refused(r"a\.npy, row 1, column 1: inf is no finite number: mend it")
+    refused(r"a\.npy, row 1, column 1: inf is not a finite number: correct it")
     np.save(tmp_path / "a.npy", np.zeros((2, 2, 2)))
     refused(r"a\.npy is float64 of shape \(2, 2, 2\): write numbers of shape \(rows, columns\)")
     np.save(tmp_path / "a.npy", np.array(["x"]))

@@ -117,7 +117,9 @@ class Trap:
 
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     (written(tmp_path) / "meta.pkl").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    with pytest.raises(DataError, match=r"meta\.pkl is not read, for a pickle may run any code, .*data\.vocabulary=N"):
+    with pytest.raises(
+        DataError, match=r"meta\.pkl is not read because a pickle can run any code, .*data\.vocabulary=N"
+    ):
         opened(tmp_path, vocabulary=None)
     np.save(tmp_path / "train.npy", np.array([Trap(tmp_path / "sprung")], dtype=object))
     (tmp_path / "train.bin").unlink()
@@ -131,9 +133,7 @@ def test_an_id_outside_of_the_vocabulary_is_named_when_it_is_met(tmp_path: Path)
     ids[71] = 300
     data = opened(written(tmp_path, train=ids))  # nothing is read yet
     data.train.next()
-    with pytest.raises(
-        DataError, match=r"train\.bin: the token at position 71 is 300, outside of 0 to 89: set data\.v"
-    ):
+    with pytest.raises(DataError, match=r"train\.bin: the token at position 71 is 300, outside 0 to 89: set data\.v"):
         data.train.next()
     np.save(tmp_path / "valid.npy", np.full(40, -1))
     (tmp_path / "valid.bin").unlink()
@@ -150,9 +150,9 @@ def test_files_that_are_not_as_described(tmp_path: Path) -> None:
     refused("has no train.bin or train.npy")
     written(tmp_path)
     (tmp_path / "train.bin").write_bytes(b"abc")
-    refused(r"train\.bin has 3 bytes, no multiple of the 2 of a token: it is cut off, or not of uint16")
+    refused(r"train\.bin has 3 bytes, not a multiple of the 2 of a token: it is truncated, or not uint16")
     (tmp_path / "train.bin").write_bytes(b"abcdef")
-    refused(r"train\.bin has 6 bytes, no multiple of the 4", dtype=TokenType.uint32)
+    refused(r"train\.bin has 6 bytes, not a multiple of the 4", dtype=TokenType.uint32)
     refused(r"too short: 3 streams of 4 and the labels after need 15 tokens, it has 3")
     refused(r"too short: a crop of 4 and the label after it need 5 tokens, it has 3", sampling=Sampling.random)
     (tmp_path / "train.bin").write_bytes(b"")
