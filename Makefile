@@ -80,7 +80,7 @@ test: install ## run the tests
 test-long: install ## run the tests that take long
 	$(BIN)/python -m pytest -n auto -m long
 
-# Left out is what tests the tools of developers (the wheel, the generated code, mypy), whose versions are those of `make test`.
+# Left out are tests of developers' tools (the wheel, the generated code, mypy) and of examples with libraries of their own.
 # What old versions deprecate in newer companions is nobody's concern here.
 test-oldest: ## run the tests with the oldest versions that are allowed, in .venv-oldest; TESTS=tests/test_x.py: some
 	@$(OLDEST_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' || \
@@ -89,7 +89,7 @@ test-oldest: ## run the tests with the oldest versions that are allowed, in .ven
 	$(OLDEST) -m pip install --quiet -c constraints-oldest.txt -e . \
 	    pytest pytest-timeout pytest-xdist hypothesis hydra-submitit-launcher tokenizers
 	$(OLDEST) -m pytest -n auto -W default::DeprecationWarning \
-	    --ignore tests/test_packaging.py --ignore tests/test_proto_current.py \
+	    --ignore tests/test_packaging.py --ignore tests/test_proto_current.py --ignore tests/test_examples.py \
 	    --deselect tests/test_docs.py::test_the_examples_that_are_typed_pass_strict_mypy $(TESTS)
 
 test-hosts: install ## run the tests on four emulated machines; needs root on Linux

@@ -13,6 +13,7 @@ from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.local import LocalInterface, local_head
 from dni.methods.base import DepthMethod
 from dni.methods.cut import CutContext
+from dni.precision import autocast_calls
 from dni.ranges import zero_or_more
 from dni.stages.base import Stage
 
@@ -30,10 +31,12 @@ class Local(DepthMethod):
     def interface(self, cut: CutContext) -> Interface:
         if not cut.rows:
             return ZeroInterface()  # no labels belong to these rows
-        return LocalInterface(
+        found = LocalInterface(
             math.prod(cut.shape), classes=cut.classes, hidden=self.hidden, learning_rate=self.learning_rate,
             device=cut.device, function=cut.loss if cut.loss.numbers else None,
         )  # fmt: skip
+        autocast_calls(found.head, cut.autocast, "forward")
+        return found
 
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         return Stage(module, optimizer, **{**settings, "first": True})  # no stage sends a gradient back

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from dni.errors import ConfigError
+from workers.config.schema import Precision
 from workers.config.settings import Config
 
 
@@ -23,3 +26,12 @@ def device_of(config: Config, index: int) -> torch.device:
             f"devices: stage {index} asks for {name!r}, but this machine has {gpus} GPUs: use auto or cpu"
         )
     return device
+
+
+def refuse_precision(config: Config, devices: Sequence[str]) -> None:
+    """Raise ConfigError if a stage's device cannot compute in the precision of the settings."""
+    for stage, device in enumerate(devices):
+        if config.precision is Precision.fp16 and device == "cpu":
+            raise ConfigError(f"precision=fp16 needs a GPU, and stage {stage} is on cpu: use precision=bf16 or fp32")
+        if config.precision is Precision.bf16 and device != "cpu" and not torch.cuda.is_bf16_supported():
+            raise ConfigError(f"precision=bf16 needs a newer GPU than {device} of stage {stage}: use precision=fp16")

@@ -10,7 +10,7 @@ from pathlib import Path
 from dni.data.base import Data
 from dni.errors import ConfigError
 from workers.build.data import resolve
-from workers.build.device import device_of
+from workers.build.device import device_of, refuse_precision
 from workers.build.interfaces import refuse_large
 from workers.build.metrics import try_metrics
 from workers.build.model import build_chains
@@ -107,12 +107,13 @@ def refuse_taken(run_dir: Path, resumed: Path | None = None) -> None:
 
 def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
     """Build the parts of all stages once, to refuse bad split points, sizes or devices before anything starts."""
+    devices = devices_here(config, rank_info)
+    refuse_precision(config, devices)  # before the model is run
     refuse_misfit(config)
     try_metrics(config)
     refuse_named_tensors(config)
     try_optimizers(config, build_chains(config))
     refuse_large(config)
-    devices = devices_here(config, rank_info)
     check_devices(config, devices)
     config.transport.check_machine(devices, first=0 if rank_info is None else rank_info.rank)
 

@@ -9,10 +9,12 @@ import pytest
 
 from dni.data.text import load_text
 from dni.data.tokenizer import read_tokenizer
+from dni.errors import ConfigError
 from tests.support.data.bpe import write_bpe
 from tests.support.runs import tiny
 from workers.cli.evaluate import evaluate
 from workers.cli.evaluate import main as dni_evaluate
+from workers.cli.export import export
 from workers.cli.sample import Sampling, main, open_writer
 from workers.cli.spelling import Characters, Tokens, held_back
 from workers.launch.launcher import launch
@@ -93,3 +95,14 @@ def test_a_tokenizer_of_another_run_is_refused(run: Path, capsys: pytest.Capture
     finally:
         path.write_text(before)
     assert "280 tokens, but the model has 300 symbols: it belongs to another run" in capsys.readouterr().err
+
+
+def test_weights_start_a_run_with_the_same_tokenizer_only(run: Path, tmp_path: Path) -> None:
+    """Both tokenizers have 300 tokens, learned from different parts of the text."""
+    file = export(run, tmp_path / "model.safetensors").path
+    same = {"path": str(run.parent / "text.txt"), "sequence": None}
+    other = write_bpe(tmp_path / "other.json", start=200_000)
+    start = {"depth": {"method": "backprop"}, "steps": 1, "start_from": str(file)}
+    launch(tiny(data={**same, "tokenizer": str(run.parent / "tokenizer.json")}, **start), tmp_path / "same")
+    with pytest.raises(ConfigError, match="its text has other symbols: "):
+        launch(tiny(data={**same, "tokenizer": str(other)}, **start), tmp_path / "new")

@@ -1,0 +1,158 @@
+"""examples/: every example trains, and in locked training equals the unsplit model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dni.losses import summed_cross_entropy
+from dni.models import ModelContext
+from tests.support.runs import assert_same, parameters_of, tiny
+from workers.build.data import resolve
+from workers.config.settings import Config
+from workers.launch.launcher import launch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PROCESSES: dict[str, Any] = {"transport": {"kind": "grpc"}, "launch": {"mode": "processes"}}
+LOCKED: dict[str, Any] = {"depth": {"method": "backprop"}, "optimizer": {"clip": None}}
+
+Import = Callable[[str, str], ModuleType]
+
+
+@pytest.fixture
+def import_example(monkeypatch: pytest.MonkeyPatch) -> Import:
+    """Import a module of an example, here and in the processes that the test starts."""
+
+    def imported(folder: str, module: str) -> ModuleType:
+        monkeypatch.setenv("PYTHONPATH", str(EXAMPLES / folder))
+        monkeypatch.syspath_prepend(EXAMPLES / folder)
+        return importlib.import_module(module)
+
+    return imported
+
+
+def run(model: dict[str, Any], **changes: Any) -> Config:
+    return tiny(**{"model": model, "stages": 4, "data": {"batch": 4, "window": 8, "sequence": None}, **changes})
+
+
+def trained(config: Config, build: Callable[[ModelContext], Callable[[Tensor], Tensor]]) -> None:
+    """Train an unsplit model by plain backpropagation, without clipping."""
+    config, opened = resolve(config)
+    torch.manual_seed(config.seed)
+    predict = build(ModelContext(opened.symbols, opened.input_symbols))
+    parameters = list(predict.parameters())  # type: ignore[attr-defined]
+    optimizer = config.optimizer.build(parameters)
+    for _ in range(config.steps):
+        window = opened.train.next()
+        summed_cross_entropy(predict(window.inputs), window.labels).backward()
+        for parameter in parameters:
+            parameter.grad.div_(window.labels.numel())
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_a_model_of_ones_own_equals_the_unsplit_module(import_example: Import, tmp_path: Path) -> None:
+    module = import_example("own_model", "network")
+    config = run({"_target_": "network.build", "width": 8, "blocks": 4}, **LOCKED, **PROCESSES)
+    launch(config, tmp_path)
+    built: list[nn.Module] = []
+
+    def whole(context: ModelContext) -> Callable[[Tensor], Tensor]:
+        built.append(module.build(context, width=8, blocks=4))
+        return built[0]
+
+    trained(config, whole)
+    found = {name.partition(".part.")[2]: value for name, value in parameters_of(tmp_path, 4).items()}
+    assert_same(found, dict(built[0].state_dict()))
+
+
+class Scores(nn.Module):
+    """A model of `transformers`, from symbols to scores."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.model(x, use_cache=False).logits
+        return scores
+
+
+GPT2 = {"_target_": "gpt2.parts", "layers": 4, "width": 16, "heads": 2, "positions": 8}
+
+
+@pytest.mark.long
+def test_gpt2_in_four_processes_equals_transformers_bit_for_bit(import_example: Import, tmp_path: Path) -> None:
+    gpt2 = import_example("gpt2", "gpt2")
+    config = run(GPT2, steps=10, **LOCKED, **PROCESSES)
+    launch(config, tmp_path)
+    built: list[nn.Module] = []
+
+    def whole(context: ModelContext) -> Callable[[Tensor], Tensor]:
+        built.append(gpt2.whole(context, layers=4, width=16, heads=2, positions=8))
+        return Scores(built[0])
+
+    trained(config, whole)
+    split, unsplit = parameters_of(tmp_path, 4), built[0].state_dict()
+    for name, value in split.items():
+        assert torch.equal(value, unsplit[gpt2_name(name)]), name
+    assert len(split) == len(unsplit)
+
+
+def gpt2_name(name: str) -> str:
+    """Return the name in `GPT2LMHeadModel` of a parameter of the parts."""
+    part, _, inner = name.partition(".")
+    if part == "embedding":
+        return f"transformer.{inner}"
+    if part == "scores":
+        return {"0": "transformer.ln_f", "1": "lm_head"}[inner[0]] + inner[1:]
+    return f"transformer.h.{part[1:]}.{inner.partition('.')[2]}"
+
+
+@pytest.mark.parametrize("method", ["synthetic", "local", "delayed"])
+def test_gpt2_learns_with_other_methods(method: str, import_example: Import, tmp_path: Path) -> None:
+    import_example("gpt2", "gpt2")
+    rate = {"learning_rate": 3e-3}
+    short, long = (
+        launch(run(GPT2, depth={"method": method}, steps=steps, optimizer=rate), tmp_path / str(steps)).summary
+        for steps in (2, 80)
+    )
+    assert long["valid"]["loss"] < 0.9 * short["valid"]["loss"]
+
+
+@pytest.mark.long
+def test_gpt2_trains_in_a_pipeline(import_example: Import, tmp_path: Path) -> None:
+    import_example("gpt2", "gpt2")
+    pipeline = {"method": "1f1b", "microbatches": 4}
+    launch(run(GPT2, steps=10, depth=pipeline, optimizer={"clip": None}, **PROCESSES), tmp_path / "pipeline")
+    launch(run(GPT2, steps=10, **LOCKED), tmp_path / "backprop")
+    split, whole = (parameters_of(tmp_path / name, 4) for name in ("pipeline", "backprop"))
+    assert max((split[name] - whole[name]).abs().max().item() for name in whole) < 1e-5
+
+
+def test_gpt2_goes_on_in_two_and_then_three_stages(import_example: Import, tmp_path: Path) -> None:
+    import_example("gpt2", "gpt2")
+    plan = {"optimizer": {"clip": None, "schedule": {"kind": "constant"}}, "depth": {"method": "backprop"}}
+    launch(run(GPT2, steps=9, **plan), tmp_path / "whole")
+    launch(run(GPT2, steps=3, **plan), tmp_path / "four")
+    launch(run(GPT2, steps=6, resume=str(tmp_path / "four"), **{**plan, "stages": 2}), tmp_path / "two")
+    launch(run(GPT2, steps=9, resume=str(tmp_path / "two"), **{**plan, "stages": 3}), tmp_path / "three")
+    assert_same(parameters_of(tmp_path / "three", 3), parameters_of(tmp_path / "whole", 4))
+
+
+def test_the_gpt_of_characters_learns(import_example: Import, tmp_path: Path) -> None:
+    import_example("char_gpt", "gpt")
+    model = {"_target_": "gpt.parts", "layers": 2, "width": 16, "heads": 2, "context_length": 8}
+    short, long = (
+        launch(run(model, steps=steps, optimizer={"learning_rate": 3e-3}, depth={"method": "backprop"}),
+               tmp_path / str(steps)).summary
+        for steps in (2, 80)
+    )  # fmt: skip
+    assert long["valid"]["loss"] < 0.9 * short["valid"]["loss"]
