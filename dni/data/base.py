@@ -45,9 +45,7 @@ class Data:
     input_shape: tuple[int, ...] | None = None  #: shape of numeric inputs: (C, H, W) of an image, (D,) of a vector
     characters: tuple[str, ...] | None = None  #: characters of a text, by symbol
     tokenizer: str | None = None  #: content of the tokenizer.json of a text in tokens
-    bytes_per_label: Mapping[str, float] = field(
-        default_factory=dict
-    )  #: UTF-8 bytes per token of such a text, by split
+    bytes_per_label: Mapping[str, float] = field(default_factory=dict)  #: UTF-8 bytes per token of a text, by split
     digest: Callable[[], str | None] = lambda: None  #: returns the SHA-256 of training and validation data; None:
     #: generated data
 

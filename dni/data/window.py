@@ -11,9 +11,7 @@ class Window(NamedTuple):
     """One window of every stream, or a batch of examples without time, each with one label."""
 
     inputs: Tensor  #: (B, T) int64, (B, T, D) float32 for series, or (B, ...) float32 for examples
-    labels: (
-        Tensor  #: (B, T+L) int64: the T labels, then L more, IGNORED after the sequence's end; or (B,) for examples;
-    )
+    labels: Tensor  #: (B, T+L) int64: the T labels, then L more, IGNORED after the sequence's end; (B,) for examples;
     #: (B, T, O) float32 for regression
     reset: Tensor  #: (B,) bool: a sequence starts with this window, from a fresh state
     done: Tensor  #: (B,) bool: a sequence ends with this window, so that its state is not used any more

@@ -178,7 +178,7 @@ class Screen:
         return {stage: record for stage, record in self.probed.items() if record["step"] == step}
 
     def _columns(self) -> list[tuple[str, str, str]]:
-        """Those of the table; where the loss has a unit of its own, none in bits."""
+        """Return the columns of the table, without bits if the loss has its own unit."""
         unit = next((row["unit"] for row in self._by_stage() if "unit" in row), None)
         if unit is None:
             return [*COLUMNS]

@@ -60,12 +60,8 @@ class Tokens(FromFiles, Streamable):
     """Token ids of a folder's train.bin, valid.bin and optional test.bin (or .npy). The label is the next token."""
 
     sequence: int | None = one_or_more(None)
-    vocabulary: int | None = one_or_more(
-        None
-    )  # [tokens] V; ids are smaller. null: vocab_size of the folder's meta.json
-    dtype: TokenType = (
-        TokenType.uint16
-    )  # element type of .bin files, which are little-endian; .npy files name their own
+    vocabulary: int | None = one_or_more(None)  # [tokens] V; ids are smaller. null: vocab_size of meta.json
+    dtype: TokenType = TokenType.uint16  # element type of .bin files (little-endian); .npy files name their own
     sampling: Sampling = Sampling.streams  # streams: B parallel streams in order; random: each sequence (each window if
     # data.sequence=null) starts at an offset drawn from the seed and its number
 
