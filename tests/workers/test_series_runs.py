@@ -89,6 +89,7 @@ def measured_by_hand(config: Config, run_dir: Path) -> float:
     "changes",
     [
         {"depth": {"method": "synthetic"}},
+        {"depth": {"method": "synthetic"}, "precision": "bf16"},
         {"depth": {"method": "synthetic"}, "predictor": {"depth": {"eager_loss": True, "staleness_decay": 1.0}}},
         {"depth": {"method": "synthetic"}, "predictor": {"depth": {"kind": "linear", "warmup": 0}}},
         {"depth": {"method": "synthetic"}, "predictor": {"depth": {"kind": "mlp"}}, "model": {"kind": "mlp"}},
