@@ -58,6 +58,7 @@ def trained(config: Config, build: Callable[[ModelContext], Callable[[Tensor], T
         optimizer.zero_grad()
 
 
+@pytest.mark.long
 def test_a_model_of_ones_own_equals_the_unsplit_module(import_example: Import, tmp_path: Path) -> None:
     module = import_example("own_model", "network")
     config = run({"_target_": "network.build", "width": 8, "blocks": 4}, **LOCKED, **PROCESSES)

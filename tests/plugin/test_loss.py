@@ -27,6 +27,7 @@ def by_torch(output: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(output.flatten(0, 1), labels.flatten(), label_smoothing=0.1, reduction="sum")
 
 
+@pytest.mark.long
 def test_trains_in_processes_resumes_and_is_evaluated(tmp_path: Path) -> None:
     summary = launch(tiny(**SETTINGS, **PROCESSES), tmp_path / "whole").summary
     assert_near(parameters_of(tmp_path / "whole", 2), plain_training(tiny(**SETTINGS), loss=by_torch))

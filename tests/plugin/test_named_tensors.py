@@ -30,6 +30,7 @@ def test_locked_training_equals_the_unsplit_model_bit_for_bit(transport: str, tm
     assert_same(parameters_of(tmp_path, 4), plain_training(own(**locked)))
 
 
+@pytest.mark.long
 def test_processes_go_on_where_they_stopped(tmp_path: Path) -> None:
     settings = {"depth": {"method": "synthetic", "lag": 1}, **PROCESSES, **SAVED}
     launch(own(**settings), tmp_path / "whole")

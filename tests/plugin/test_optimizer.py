@@ -60,6 +60,7 @@ def by_hand(config: Config, rates: list[float]) -> dict[str, torch.Tensor]:
     return {name: value for chain in chains for name, value in chain.state_dict().items()}
 
 
+@pytest.mark.long
 def test_trains_in_processes_and_resumes(tmp_path: Path) -> None:
     launch(tiny(**BACKPROP, **PROCESSES, optimizer=OWN), tmp_path / "whole")
     expected = by_hand(tiny(**BACKPROP), [rate(step, 10) for step in range(1, 11)])

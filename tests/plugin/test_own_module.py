@@ -46,6 +46,7 @@ def unsplit(config: Config) -> dict[str, torch.Tensor]:
     return dict(whole.state_dict())
 
 
+@pytest.mark.long
 def test_a_traced_module_trains_in_processes_as_it_does_whole(tmp_path: Path) -> None:
     """The skip from the embedding to the scores crosses every cut beside the hidden values."""
     settings = {**LOCKED, "optimizer": {"clip": None}}

@@ -45,6 +45,7 @@ def test_command_names_the_class_and_has_its_settings_only(words: str) -> None:
     assert config.transport == Tcp(no_delay=False, timeout_s=9)
 
 
+@pytest.mark.long
 def test_the_command_trains_over_it(tmp_path: Path) -> None:
     words = (*SMALL, "steps=4", f"transport={TARGET}", "transport.no_delay=false", "hydra.run.dir=run")
     with Command(tmp_path, words, environment={"PYTHONPATH": str(Path(__file__).parents[2])}) as command:

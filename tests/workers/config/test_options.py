@@ -35,6 +35,9 @@ NEEDS = {
     "optimizer/schedule=step": ["optimizer.schedule.decay_steps=100", "optimizer.schedule.final=0.1"],
 }
 
+#: Methods in depth whose pairs are composed in the quick tests.
+QUICK = ("backprop", "synthetic", "1f1b", "irregular")
+
 
 def test_the_groups_are_those_of_the_documentation() -> None:
     assert OPTIONS.keys() == {
@@ -50,7 +53,9 @@ def test_every_option_composes_and_can_be_run(option: str) -> None:
     assert from_any(to_plain(config)) == config
 
 
-@pytest.mark.parametrize("depth", OPTIONS["depth"])
+@pytest.mark.parametrize(
+    "depth", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in OPTIONS["depth"]]
+)
 def test_every_pair_of_methods_composes_and_can_be_run(depth: str) -> None:
     """All pairs of methods in depth and in time, with every transport, and with every predictor in turn."""
     predictors = [

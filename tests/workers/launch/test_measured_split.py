@@ -28,6 +28,7 @@ def layers(run_dir: Path, step: int) -> list[set[str]]:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_a_run_in_processes_is_cut_by_time_and_goes_on_cut_alike(tmp_path: Path) -> None:
     words = (*ASKED, "launch=processes", f"hydra.run.dir={tmp_path / 'first'}")
     with Command(tmp_path, words, environment={"PYTHONPATH": str(Path(__file__).parents[3])}) as command:

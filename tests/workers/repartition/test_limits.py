@@ -64,7 +64,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_as_it_was_cut(tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"depth": {"method": "synthetic", "lag": 1, "inputs": "synthetic"}}, "the model of inputs before "),
+        ({"depth": {"method": "synthetic_inputs", "lag": 1}}, "the model of inputs before "),
         ({"depth": {"method": "local"}}, "what learns in depth after "),
         ({"depth": {"method": "lambda_return", "lag": 1, "max_in_flight": 6}}, " keeps besides (windows"),
         ({"time": {"method": "lambda_return"}}, "what targets in time of "),

@@ -81,6 +81,7 @@ def test_a_locked_image_run_with_batch_norm_goes_on_bit_for_bit(pictures: Path, 
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_a_pipeline_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     moved = in_three_sittings(lambda **changes: text(**{**PIPELINE, **changes}), tmp_path)
     launch(text(**PIPELINE, steps=15, stages=2), tmp_path / "whole")

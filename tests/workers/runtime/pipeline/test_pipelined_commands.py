@@ -58,6 +58,7 @@ def test_ctrl_c_ends_all_stages_at_one_step_and_leaves_a_complete_run(tmp_path: 
         ),
     ],
 )
+@pytest.mark.long
 def test_a_lost_stage_is_named_at_the_end_of_the_run(number: signal.Signals, says: str, tmp_path: Path) -> None:
     method = (*SMALL, "depth=1f1b", "launch=processes", "transport.timeout_s=5", "steps=100000", "checkpoint.every=5")
     with Command(tmp_path, method) as command:
