@@ -153,7 +153,7 @@ def test_an_export_that_cannot_be_is_refused_by_name(
     assert f"there is no folder {tmp_path}/no: make it first" in refused(capsys, run, tmp_path / "no/x.safetensors")
     target = tmp_path / "x.safetensors"
     assert "no such folder; give a run folder" in refused(capsys, tmp_path / "nobody", target)
-    assert "no complete checkpoint of step 5; complete are: [4, 8]" in refused(capsys, run, target, "--step", "5")
+    assert "no complete checkpoint of step 5; complete steps: [4, 8]" in refused(capsys, run, target, "--step", "5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there.safetensors"]
 
 
