@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dni.errors import ConfigError
-from dni.losses import cross_entropy_gradient, numbers, summed_cross_entropy
-from dni.metrics import hits
+from dni.losses import count_rows, cross_entropy_gradient, summed_cross_entropy
+from dni.losses import numbers as numbers_of
+from dni.metrics import bits, hits
 from dni.misuse import label_misfit
 from dni.plugin import Named
 from dni.types import IGNORED
@@ -33,6 +34,12 @@ class LossFunction(Named, ABC):
     To add a loss, write a dataclass that subclasses this class, in a module of your own. Its fields are the settings of
     the section `loss`. Only `summed` is required.
     """
+
+    #: Unit of the loss; figures in bits are recorded only for nats.
+    unit: ClassVar[str] = "nats"
+
+    #: Labels are numbers (..., O) instead of classes (...).
+    numbers: ClassVar[bool] = False
 
     @abstractmethod
     def summed(self, output: Tensor, labels: Tensor) -> Tensor:
@@ -61,8 +68,18 @@ class LossFunction(Named, ABC):
         """Return loss, hits and number of labels, which validation and `dni-evaluate` sum over windows."""
         return Judgement(self.summed(output, labels).item(), self.hits(output, labels), self.count(labels))
 
+    def figures(self, total: Judgement) -> dict[str, float]:
+        """Return the recorded figures of a pass: means per label."""
+        found = {"loss": total.loss / total.labels}
+        if self.unit == "nats":
+            found["bits_per_label"] = bits(found["loss"])
+        return found if self.numbers else {**found, "accuracy": total.hits / total.labels}
+
     def of_guessing(self, symbols: int) -> float:
-        """Return the loss per label of a uniform guess among V = `symbols` classes; 0 if that is unknown."""
+        """Return the loss per label of a model that knows nothing; 0 if that is unknown.
+
+        `symbols` is V, number of classes, or O, numbers of one label.
+        """
         return 0.0
 
     def misfit(self, output: Tensor, labels: Tensor) -> str | None:
@@ -74,6 +91,16 @@ class LossFunction(Named, ABC):
 
     def check(self, run: Any) -> None:
         """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that this loss cannot take."""
+        if self.numbers and not run.data.numbers:
+            raise ConfigError(
+                f"loss={self.name} needs numbers as labels, and the labels of data={run.data.name} are classes: set "
+                "loss=cross_entropy (or data=series)"
+            )
+        if run.data.numbers and not self.numbers:
+            raise ConfigError(
+                f"loss={self.name} needs classes as labels, and the labels of data={run.data.name} are numbers: set "
+                "loss=squared_error"
+            )
 
 
 @dataclass
@@ -97,16 +124,22 @@ class SquaredError(LossFunction):
     """Half the squared error between an output (..., O) and labels (..., O); a row counts as one label."""
 
     name: ClassVar[str] = "squared_error"
+    unit: ClassVar[str] = "squared error"
+    numbers: ClassVar[bool] = True
 
     def summed(self, output: Tensor, labels: Tensor) -> Tensor:
-        return (output - numbers(output, labels)).pow(2).sum() / 2
+        return (output - numbers_of(output, labels)).pow(2).sum() / 2
 
     def gradient(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        error = output.detach() - numbers(output, labels)
+        error = output.detach() - numbers_of(output, labels)
         return error.pow(2).sum() / 2, error
 
     def count(self, labels: Tensor) -> int:
-        return labels.numel() // labels.shape[-1]
+        return count_rows(labels)
+
+    def of_guessing(self, symbols: int) -> float:
+        """Return O / 2, the loss of the mean of numbers with variance one."""
+        return symbols / 2
 
     def hits(self, output: Tensor, labels: Tensor) -> int:
         """Return 0: a regression has no hits."""
@@ -114,9 +147,3 @@ class SquaredError(LossFunction):
 
     def misfit(self, output: Tensor, labels: Tensor) -> str | None:
         return None
-
-    def check(self, run: Any) -> None:
-        raise ConfigError(
-            "loss=squared_error needs numbers as labels, and the labels of a run are classes: set loss=cross_entropy, "
-            "or use dni.SquaredLossInterface in a loop of your own"
-        )

@@ -33,6 +33,11 @@ def cross_entropy_gradient(output: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     return total, gradient
 
 
+def count_rows(labels: Tensor) -> int:
+    """Return the number of labels: integer classes (...), or rows (..., O) of float numbers."""
+    return labels.numel() // labels.shape[-1] if labels.is_floating_point() else labels.numel()
+
+
 def numbers(estimate: Tensor, labels: Tensor | None) -> Tensor:
     """Return the labels (..., O) of an estimate (..., O). Raise ValueError if they are None or of another shape."""
     if labels is None:

@@ -1,5 +1,7 @@
 """Data sets and their deterministic sources of windows."""
 
+from dni.data.arrays.series import Series, SeriesSource
+from dni.data.arrays.tokens import Tokens, TokenSource
 from dni.data.base import Data, DataContext, DataSet, in_passes
 from dni.data.copy_sets import Copy, RepeatCopy
 from dni.data.copy_task import CopySource
@@ -23,10 +25,14 @@ __all__ = [
     "PixelSource",
     "RepeatCopy",
     "SequentialMnist",
+    "Series",
+    "SeriesSource",
     "Source",
     "Text",
     "TextSource",
     "TextStreams",
+    "TokenSource",
+    "Tokens",
     "Window",
     "in_passes",
     "load_text",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -35,7 +35,7 @@ class Data:
     """The opened data of a run."""
 
     name: str
-    symbols: int  #: V, number of classes of the labels
+    symbols: int  #: V, number of classes of the labels; O, numbers of one label, for regression
     input_symbols: int  #: number of input symbols; 0: inputs are numbers
     train: Source
     valid: Callable[[], Source]  #: returns the validation source, at its start; called for every validation
@@ -44,6 +44,8 @@ class Data:
     test: Callable[[], PassSource] | None = None  #: returns the data set's own test split, which it reads when called
     input_shape: tuple[int, ...] | None = None  #: shape of numeric inputs: (C, H, W) of an image, (D,) of a vector
     characters: tuple[str, ...] | None = None  #: characters of a text, by symbol
+    tokenizer: str | None = None  #: content of the tokenizer.json of a text in tokens
+    bytes_per_label: Mapping[str, float] = field(default_factory=dict)  #: UTF-8 bytes per token of a text, by split
     digest: Callable[[], str | None] = lambda: None  #: returns the SHA-256 of training and validation data; None:
     #: generated data
 
@@ -86,6 +88,9 @@ class DataSet(Named, ABC):
 
     #: One label per window, at its end, instead of one at every step.
     one_label: ClassVar[bool] = False
+
+    #: Labels are numbers (B, T, O) in float32, O for each row, instead of classes. No future labels are sent.
+    numbers: ClassVar[bool] = False
 
     #: V and the shape of one input, if both are known before a file is read; None: they are in the files.
     known_shapes: ClassVar[tuple[int, tuple[int, ...]] | None] = None
@@ -165,8 +170,8 @@ class DataSet(Named, ABC):
 class FromFiles(DataSet):
     """Base class of data sets that are read from files."""
 
-    path: str | None = None  # file or folder of a text, such as the Penn Treebank's folder (null: the text that comes
-    # with Python), or folder of images (null: a folder with the name of the data)
+    path: str | None = None  # text: file or folder, such as the Penn Treebank's (null: the text that comes with
+    # Python); images: folder (null: a folder with the name of the data); tokens: folder; series: .csv or .npy file
 
     def located(self: F) -> F:
         return replace(self, path=self.path and str(Path(self.path).expanduser().absolute()))

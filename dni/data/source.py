@@ -14,7 +14,8 @@ from dni.errors import ConfigError
 class Source(ABC):
     """Base class of the sources: windows in order, with a state that a checkpoint can hold."""
 
-    symbols: int  #: V, number of classes: labels are below it (or IGNORED), and the model has V outputs per step
+    symbols: int  #: V: labels are below it (or IGNORED); O, numbers of one label, for regression. The model has as many
+    #: outputs per step
     input_symbols: int = 0  #: number of input symbols, which are rows of an embedding; 0: inputs are numbers
     streaming: bool = False  #: labels after the window are not known yet, so there are no future labels
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dni.data.base import Data, DataContext, FromFiles, Streamable, in_passes
 from dni.data.source import PassSource, refuse_future_labels
+from dni.data.tokenizer import Tokenizer, read_tokenizer
 from dni.data.utf8 import read_utf8
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
@@ -46,11 +48,16 @@ def load_text(path: str | None = None) -> Corpus:
     split into the first 90 % (train) and the rest (valid). Byte order marks at the start of files are dropped. Raise
     DataError if nothing can be read or a file is not UTF-8.
     """
+    return _encode(*_read(path))
+
+
+def _read(path: str | None) -> tuple[str, list[str]]:
+    """Return the name and the parts (train, valid, and test if there is one) of a text."""
     if path is None:
         return _split_in_two("pydoc-topics", _builtin_text())
     source = Path(path).expanduser()
     if source.is_dir():
-        return _load_folder(source)
+        return _read_folder(source)
     if not source.is_file():
         raise DataError(f"no such file or folder: {source}; give a UTF-8 text file or a folder of them")
     return _split_in_two(source.name, read_utf8(source))
@@ -62,10 +69,10 @@ def _builtin_text() -> str:
     return "\n".join(topics[key] for key in sorted(topics))
 
 
-def _load_folder(folder: Path) -> Corpus:
+def _read_folder(folder: Path) -> tuple[str, list[str]]:
     missing = [name for name in _PTB_FILES if not (folder / name).is_file()]
     if not missing:
-        return _encode(folder.name, [_strip_lines(read_utf8(folder / name)) for name in _PTB_FILES])
+        return folder.name, [_strip_lines(read_utf8(folder / name)) for name in _PTB_FILES]
     if len(missing) < len(_PTB_FILES):
         raise DataError(f"the Penn Treebank in {folder} is incomplete: add {' and '.join(missing)}")
     files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
@@ -79,9 +86,9 @@ def _strip_lines(text: str) -> str:
     return "".join(f"{line.strip()}\n" for line in text.splitlines())
 
 
-def _split_in_two(name: str, text: str) -> Corpus:
+def _split_in_two(name: str, text: str) -> tuple[str, list[str]]:
     cut = len(text) * 9 // 10
-    return _encode(name, [text[:cut], text[cut:]])
+    return name, [text[:cut], text[cut:]]
 
 
 def _encode(name: str, parts: Sequence[str]) -> Corpus:
@@ -164,28 +171,54 @@ class TextSource(PassSource):
 class Text(FromFiles, Streamable):
     """Characters of a text file, a folder of text files, or the Penn Treebank. The label is the next character."""
 
+    tokenizer: str | None = None  # tokenizer.json of the tokenizers library: tokens replace characters; null:
+    # characters
+
     name: ClassVar[str] = "text"
     is_text: ClassVar[bool] = True
 
+    def located(self) -> Text:
+        moved = super().located()
+        return replace(moved, tokenizer=self.tokenizer and str(Path(self.tokenizer).expanduser().absolute()))
+
     def open(self, context: DataContext) -> Data:
+        if self.tokenizer is not None:
+            return self._in_tokens(read_tokenizer(self.tokenizer), context)
         return self.of(load_text(self.path), context)
 
     def of(self, corpus: Corpus, context: DataContext) -> Data:
         """Return the windows of a text that has been read. Raise DataError if it is too short."""
+        ids = [corpus.train, corpus.valid, *([] if corpus.test is None else [corpus.test])]
+        own: dict[str, Any] = {"digest": lambda: corpus.sha256, "characters": corpus.symbols}
+        return self._windows(corpus.name, ids, len(corpus.symbols), context, **own)
 
-        def streams(ids: Tensor) -> TextStreams:
-            return TextStreams(ids, self.batch, context.window, context.future_labels, self.sequence)
+    def _in_tokens(self, tokenizer: Tokenizer, context: DataContext) -> Data:
+        name, parts = _read(self.path)
+        ids = [torch.tensor(tokenizer.encode(part), dtype=torch.int32) for part in parts]
+        sizes = zip(("train", "valid", "test"), parts, ids, strict=False)
+        own: dict[str, Any] = {
+            "digest": lambda: _digest_in_tokens(parts, tokenizer),
+            "tokenizer": tokenizer.content,
+            "bytes_per_label": {split: len(part.encode()) / max(1, len(found)) for split, part, found in sizes},
+        }
+        return self._windows(name, ids, tokenizer.size, context, **own)
 
-        symbols, held_out = len(corpus.symbols), corpus.test
-        return in_passes(
-            corpus.name,
-            TextSource(streams(corpus.train), symbols, streaming=self.streaming),
-            TextSource(streams(corpus.valid), symbols),
-            digest=lambda: corpus.sha256,
-            characters=corpus.symbols,
-            test=None if held_out is None else lambda: TextSource(streams(held_out), symbols),
-        )
+    def _windows(self, name: str, ids: Sequence[Tensor], symbols: int, context: DataContext, **own: Any) -> Data:
+        def source(part: int) -> TextSource:
+            streams = TextStreams(ids[part], self.batch, context.window, context.future_labels, self.sequence)
+            return TextSource(streams, symbols, streaming=self.streaming and part == 0)
+
+        test = partial(source, 2) if len(ids) > 2 else None
+        return in_passes(name, source(0), source(1), test=test, **own)
 
     def alphabet(self) -> tuple[tuple[str, ...], str] | None:
+        if self.tokenizer is not None:
+            tokenizer = read_tokenizer(self.tokenizer)
+            return tokenizer.tokens, _digest_in_tokens(_read(self.path)[1], tokenizer)
         corpus = load_text(self.path)
         return corpus.symbols, corpus.sha256
+
+
+def _digest_in_tokens(parts: Sequence[str], tokenizer: Tokenizer) -> str:
+    """Return the SHA-256 of the text followed by the tokenizer."""
+    return hashlib.sha256("".join([*parts, tokenizer.content]).encode()).hexdigest()

@@ -10,8 +10,9 @@ from torch import Tensor
 class Window(NamedTuple):
     """One window of every stream, or a batch of examples without time, each with one label."""
 
-    inputs: Tensor  #: (B, T) int64, or (B, ...) float32 for examples
-    labels: Tensor  #: (B, T+L) int64: the T labels, then L more, IGNORED after the sequence's end; or (B,) for examples
+    inputs: Tensor  #: (B, T) int64, (B, T, D) float32 for series, or (B, ...) float32 for examples
+    labels: Tensor  #: (B, T+L) int64: the T labels, then L more, IGNORED after the sequence's end; (B,) for examples;
+    #: (B, T, O) float32 for regression
     reset: Tensor  #: (B,) bool: a sequence starts with this window, from a fresh state
     done: Tensor  #: (B,) bool: a sequence ends with this window, so that its state is not used any more
     local_labels: Tensor | None = None  #: (B, 1) int64: labels of the first stage's own task, at the window's end
@@ -19,7 +20,12 @@ class Window(NamedTuple):
     @property
     def steps(self) -> int:
         """T, the time steps of the window; 1 for a batch of examples."""
-        return 1 if self.labels.dim() == 1 else self.inputs.shape[1]
+        return 1 if of_examples(self.labels) else self.inputs.shape[1]
+
+
+def of_examples(labels: Tensor) -> bool:
+    """Return whether labels belong to examples without time: (B,) classes, or (B, O) numbers."""
+    return labels.dim() == (2 if labels.is_floating_point() else 1)
 
 
 def split_labels(value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,7 +33,7 @@ def split_labels(value: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     Labels (B,) of examples without time are split into (B,) and (B, 0).
     """
-    if labels.dim() == 1:
+    if of_examples(labels):
         return labels, labels.new_empty(len(labels), 0)
     steps = value.shape[1]
     return labels[:, :steps], labels[:, steps:]

@@ -64,6 +64,11 @@ class SyntheticInputs(Synthetic):
                 f"data={run.data.name} depends on losses that only the first stage receives: set data.length (or use "
                 "depth=synthetic)"
             )
+        if run.data.numbers:
+            raise ConfigError(
+                f"depth=synthetic_inputs predicts inputs from symbols or images, and data={run.data.name} has vectors: "
+                "use depth=synthetic"
+            )
         if not self.input_hidden and run.model.carries_state:
             raise ConfigError(
                 "depth.input_hidden=0: a GRU predicts the outputs of stages that carry state: set "

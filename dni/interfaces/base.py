@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from dni.loss_function import Judgement
+from dni.losses import count_rows
 from dni.metrics import FitMeter
 from dni.misuse import require_target
 
@@ -81,7 +82,7 @@ class Interface:
 
         That is the window of `step` itself, unless gradients are late.
         """
-        return [ReadyStep(step, self.gradient(step, value, labels), labels.numel())]
+        return [ReadyStep(step, self.gradient(step, value, labels), count_rows(labels))]
 
     def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         """Replace `ready_steps` at a step without a backward pass of the stage. By default no window is due."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dni.errors import UsageError
 from dni.interfaces.base import Interface, ReadyStep
+from dni.losses import count_rows
 from dni.metrics import FitMeter
 from dni.misuse import refuse_below, require_target
 
@@ -57,7 +58,7 @@ class DelayedInterface(Interface):
         )
 
     def ready_steps(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
-        self._labels[step] = labels.numel()
+        self._labels[step] = count_rows(labels)
         ready = sorted(earlier for earlier in self._arrived if earlier <= step - self.late)
         return [self._take(earlier, step) for earlier in ready[:AT_ONCE]]
 

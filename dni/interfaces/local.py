@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface
-from dni.losses import summed_cross_entropy
+from dni.loss_function import LossFunction
+from dni.losses import count_rows, summed_cross_entropy
 from dni.metrics import FitMeter
 from dni.misuse import REFUSALS, explain, misfit
 
@@ -35,6 +36,8 @@ class LocalInterface(Interface):
         hidden: units of the hidden layer; 0 for a linear classifier.
         learning_rate: learning rate of the head's own Adam.
         device: device of the head.
+        function: the loss if labels are numbers (B, T, O) and `classes` is O, so that the head is a regression; None:
+            the cross-entropy above.
     """
 
     learns_when_asked = True
@@ -47,9 +50,10 @@ class LocalInterface(Interface):
         hidden: int = 0,
         learning_rate: float = 3e-3,
         device: torch.device | str = "cpu",
+        function: LossFunction | None = None,
     ) -> None:
-        self.head = local_head(features, classes, hidden).to(device)
-        self.head.features, self.head.classes = features, classes  # type: ignore[assignment]
+        self.head, self.function = local_head(features, classes, hidden).to(device), function
+        self.head.features, self.head.classes = features, 0 if function else classes  # type: ignore[assignment]
         self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
         self._recent = FitMeter()
 
@@ -66,7 +70,7 @@ class LocalInterface(Interface):
             raise ValueError("a local loss needs the labels of its step")
         leaf, parameters = value.detach().requires_grad_(), list(self.head.parameters())
         try:
-            loss, rows = self._loss(leaf, labels), labels.numel()
+            loss, rows = self._loss(leaf, labels), count_rows(labels)
         except REFUSALS as error:
             explain(error, step, misfit(self.head, self._rows(value, labels), labels))
         self._measure(step, loss.item() / rows)
@@ -101,7 +105,8 @@ class LocalInterface(Interface):
         self._recent = FitMeter(**state.get("recent", {}))
 
     def _loss(self, value: Tensor, labels: Tensor) -> Tensor:
-        return summed_cross_entropy(self.head(self._rows(value, labels)), labels)
+        output = self.head(self._rows(value, labels))
+        return summed_cross_entropy(output, labels) if self.function is None else self.function.summed(output, labels)
 
     def _rows(self, value: Tensor, labels: Tensor) -> Tensor:
         return value.flatten(1) if value.dim() > labels.dim() + 1 else value  # flattens feature maps (B, C, H, W)

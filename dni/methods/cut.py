@@ -31,6 +31,7 @@ class CutContext:
     inputs: int  #: number of input symbols; 0 if the inputs are no symbols
     device: torch.device  #: of the stage
     predictor: PredictorSettings  #: the section `predictor.depth`, or `predictor.time`
+    loss: LossFunction  #: of the network
     expects: Callable[[int], bool]  #: whether a target will come for a step
     learning_rate: float  #: of the stage's optimizer
     local_classes: int  #: classes of the labels of the first stage's own task (`Window.local_labels`); 0: none
@@ -44,7 +45,7 @@ class CutContext:
         if not self.rows:
             hidden = getattr(self.predictor, "hidden", 0)
             return self.cast(Regressor(self.shape[-1], hidden=hidden).to(self.device))
-        context = PredictorContext(self.index, self.stages, self.inputs)
+        context = PredictorContext(self.index, self.stages, self.inputs, numbers=self.loss.numbers)
         return self.cast(self.predictor.build(self.shape, self.classes, context).to(self.device))
 
     def cast(self, predictor: Predictor) -> Predictor:
@@ -76,7 +77,6 @@ class TimeCutContext(CutContext):
     module: Chain  #: the stage's part of the model
     rest: Callable[[], tuple[Tensor, Tensor]] | None  #: returns inputs and labels (B, N) from the end of the window to
     #: the end of its sequence; None: they are not known
-    loss: LossFunction  #: of the network
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ class Local(DepthMethod):
     def interface(self, cut: CutContext) -> Interface:
         if not cut.rows:
             return ZeroInterface()  # no labels belong to these rows
-        settings = {"classes": cut.classes, "hidden": self.hidden}
-        rate = self.learning_rate
-        found = LocalInterface(math.prod(cut.shape), **settings, learning_rate=rate, device=cut.device)
+        found = LocalInterface(
+            math.prod(cut.shape), classes=cut.classes, hidden=self.hidden, learning_rate=self.learning_rate,
+            device=cut.device, function=cut.loss if cut.loss.numbers else None,
+        )  # fmt: skip
         autocast_calls(found.head, cut.autocast, "forward")
         return found
 

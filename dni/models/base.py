@@ -31,9 +31,15 @@ Parts: TypeAlias = Sequence[nn.Module] | Mapping[str, nn.Module]
 class ModelContext:
     """The sizes of the data that a model is built for."""
 
-    symbols: int  #: V, number of classes of the labels, which is the size of the last layer
+    symbols: int  #: V, number of classes of the labels, or O, numbers of one label; the size of the last layer
     input_symbols: int = 0  #: number of input symbols, which are rows of an embedding; 0: inputs are numbers
     input_shape: tuple[int, ...] = ()  #: (C, H, W) of an image, (D,) of an example or time step, () of symbols
+    numbers: bool = False  #: labels are numbers, O for each row, instead of classes
+
+    @property
+    def last_layer(self) -> str:
+        """The name of a linear layer at the end of a model."""
+        return "output" if self.numbers else "softmax"
 
 
 @dataclass
@@ -58,6 +64,9 @@ class Model(Named, ABC):
     #: The kind of inputs; None: any.
     reads: ClassVar[Inputs | None] = None
 
+    #: The model also reads sequences of vectors (B, T, D), through a linear layer.
+    reads_vectors: ClassVar[bool] = False
+
     #: Some layers are `dni.Recurrent`, so that gradients can be cut in time.
     carries_state: ClassVar[bool] = False
 
@@ -75,13 +84,15 @@ class Model(Named, ABC):
         """Return an `nn.Sequential` (or `dni.Chain`) of named layers, or a list or dict of parts, that can be cut
         between any two of them. Any other module is traced, and cut where its blocks begin.
 
-        It takes the inputs that `dni.data.Window` describes, and returns scores (B, T, V), or (B, V) of examples.
+        It takes the inputs that `dni.data.Window` describes, and returns scores (B, T, V), or (B, V) of examples; for
+        regression it returns numbers (B, T, O).
         """
 
     def check(self, run: Any) -> None:
         """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that this model cannot take."""
         data = run.data
-        if self.reads not in (None, data.gives):
+        vectors = data.gives is Inputs.vectors and data.sequences and not data.one_label
+        if self.reads not in (None, data.gives) and not (self.reads_vectors and vectors):
             assert self.reads is not None
             raise ConfigError(
                 f"model={self.name} reads {self.reads.name}, and data={data.name} gives {data.gives.name}: use "

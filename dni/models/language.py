@@ -25,10 +25,12 @@ class LanguageModel(Layered):
     """Symbols (B, T) int64 -> scores of the next symbol (B, T, V).
 
     The layers are named embedding, lstm1 ... lstmN (after the name of the model), and softmax, a linear layer that
-    returns the scores before the softmax itself.
+    returns the scores before the softmax itself. For vectors (B, T, D) the first layer is a linear one, named inputs.
+    If labels are numbers, the last layer is named output.
     """
 
     reads: ClassVar[Inputs | None] = Inputs.symbols
+    reads_vectors: ClassVar[bool] = True
     carries_state: ClassVar[bool] = True
 
     @abstractmethod
@@ -37,15 +39,21 @@ class LanguageModel(Layered):
 
     def build(self, context: ModelContext) -> Chain:
         named: dict[str, nn.Module] = {
-            "embedding": nn.Embedding(context.input_symbols or context.symbols, self.units),
+            **_first_layer(context, self.units),
             **self.hidden_layers(),
-            "softmax": nn.Linear(self.units, context.symbols),
+            context.last_layer: nn.Linear(self.units, context.symbols),
         }
         return Chain(OrderedDict(named))
 
     def hidden_layers(self) -> dict[str, nn.Module]:
         """Return all layers between embedding and softmax, by name."""
         return {f"{self.name}{i}": self.layer() for i in range(1, self.layers + 1)}
+
+
+def _first_layer(context: ModelContext, units: int) -> dict[str, nn.Module]:
+    if context.input_shape:
+        return {"inputs": nn.Linear(context.input_shape[-1], units)}
+    return {"embedding": nn.Embedding(context.input_symbols or context.symbols, units)}
 
 
 @dataclass

@@ -28,16 +28,21 @@ class Mlp(Layered):
     """Symbols (B, T) int64 -> scores of the next symbol (B, T, V).
 
     The model is stateless and sees one symbol at a time. Its layers are named embedding, layer1, relu1, ..., layerN,
-    reluN and softmax (a linear layer). With dropout, dropoutN follows reluN.
+    reluN and softmax (a linear layer). With dropout, dropoutN follows reluN. For vectors (B, T, D) there is no
+    embedding. If labels are numbers, the last layer is named output.
     """
 
     name: ClassVar[str] = "mlp"
     reads: ClassVar[Inputs | None] = Inputs.symbols
+    reads_vectors: ClassVar[bool] = True
 
     def build(self, context: ModelContext) -> Chain:
-        named: dict[str, nn.Module] = {"embedding": nn.Embedding(context.input_symbols or context.symbols, self.units)}
-        named |= _hidden(self.units, self.units, self.layers, self.dropout)
-        named["softmax"] = nn.Linear(self.units, context.symbols)
+        named: dict[str, nn.Module] = {}
+        if not context.input_shape:
+            named["embedding"] = nn.Embedding(context.input_symbols or context.symbols, self.units)
+        inputs = context.input_shape[-1] if context.input_shape else self.units
+        named |= _hidden(inputs, self.units, self.layers, self.dropout)
+        named[context.last_layer] = nn.Linear(self.units, context.symbols)
         return Chain(OrderedDict(named))
 
 

@@ -69,6 +69,17 @@ class LabelContext(nn.Module):
         return self.table(index).sum(-2)  # type: ignore[no-any-return]
 
 
+class NumberContext(nn.Module):
+    """A linear map of numbers as context: (..., O) -> (..., features)."""
+
+    def __init__(self, outputs: int, features: int) -> None:
+        super().__init__()
+        self.table = nn.Linear(outputs, features, bias=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.table(rows)  # type: ignore[no-any-return]
+
+
 def label_rows(value: Tensor, labels: Tensor | None) -> Tensor:
     """Return the labels of a value (..., D) as (..., L): an activation has one label per row, a state has L.
 

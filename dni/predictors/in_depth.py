@@ -10,7 +10,7 @@ from dni.errors import ConfigError
 from dni.plugin import RunContext
 from dni.predictors.base import Predictor
 from dni.predictors.convolutional import ConvRegressor, Flattened, PooledCritic
-from dni.predictors.critic import SoftmaxCritic
+from dni.predictors.critic import SoftmaxCritic, SquaredCritic
 from dni.predictors.regressor import Regressor
 from dni.predictors.settings import DepthPredictor, PredictorContext
 from dni.ranges import one_or_more, zero_or_more
@@ -18,7 +18,8 @@ from dni.ranges import one_or_more, zero_or_more
 
 @dataclass
 class Critic(DepthPredictor):
-    """A small classifier; the gradient of its loss is the synthetic gradient (`SoftmaxCritic`, `PooledCritic`)."""
+    """A small classifier; the gradient of its loss is the synthetic gradient (`SoftmaxCritic`, `PooledCritic`). If
+    labels are numbers, a small regression (`SquaredCritic`)."""
 
     hidden: int = zero_or_more(0)  # [units] of the hidden layer (conv: channels); critic: 0 for a linear classifier
     gradient_weight: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
@@ -37,6 +38,9 @@ class Critic(DepthPredictor):
             "gradient_weight": self.gradient_weight,
             "eager_loss": self.eager_loss,
         }
+        if context.numbers:
+            made = SquaredCritic(math.prod(shape), classes, **own)
+            return Flattened(made) if len(shape) > 1 else made
         if len(shape) > 1:
             return Flattened(PooledCritic(shape, pool_grid=self.pool_grid, classes=classes, **own))
         return SoftmaxCritic(shape[0], classes=classes, **own)
@@ -62,7 +66,7 @@ class Linear(DepthPredictor):
     name: ClassVar[str] = "linear"
 
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
-        return _regressor(shape, 0, classes if self.labels else 0)
+        return _regressor(shape, 0, classes if self.labels else 0, context)
 
 
 @dataclass
@@ -75,7 +79,7 @@ class Mlp(DepthPredictor):
     name: ClassVar[str] = "mlp"
 
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
-        return _regressor(shape, self.hidden, classes if self.labels else 0)
+        return _regressor(shape, self.hidden, classes if self.labels else 0, context)
 
 
 @dataclass
@@ -98,6 +102,7 @@ class Conv(DepthPredictor):
             )
 
 
-def _regressor(shape: tuple[int, ...], hidden: int, classes: int) -> Predictor:
-    regressor = Regressor(math.prod(shape), hidden=hidden, classes=classes)
+def _regressor(shape: tuple[int, ...], hidden: int, classes: int, context: PredictorContext) -> Predictor:
+    seen = {"outputs" if context.numbers else "classes": classes}
+    regressor = Regressor(math.prod(shape), hidden=hidden, **seen)
     return Flattened(regressor) if len(shape) > 1 else regressor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dni.predictors.base import LabelContext, Predictor, label_rows
+from dni.predictors.base import LabelContext, NumberContext, Predictor, label_rows
 
 
 class Regressor(Predictor):
@@ -19,14 +19,20 @@ class Regressor(Predictor):
         hidden: units of the hidden layer; 0 for a linear predictor.
         classes: V with labels as context (the paper's cDNI), 0 without.
         future_labels: L, labels per row.
+        outputs: O, if the labels given as context are numbers (..., O); C is then a matrix. Replaces `classes`.
     """
 
-    def __init__(self, features: int, *, hidden: int = 0, classes: int = 0, future_labels: int = 1) -> None:
+    def __init__(
+        self, features: int, *, hidden: int = 0, classes: int = 0, future_labels: int = 1, outputs: int = 0
+    ) -> None:
         super().__init__()
         self.features, self.classes = features, classes
         self.first = nn.Linear(features, hidden) if hidden else None
         self.last = nn.Linear(hidden or features, features)
-        self.context = LabelContext(classes, future_labels, hidden or features) if classes else None
+        width = hidden or features
+        self.context: LabelContext | NumberContext | None = None
+        if classes or outputs:
+            self.context = LabelContext(classes, future_labels, width) if classes else NumberContext(outputs, width)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
         if self.context is not None and not hidden:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from dni.errors import ConfigError
 from dni.plugin import Named, RunContext
 from dni.predictors.base import Predictor
 from dni.ranges import above_zero, one_or_more, zero_or_more
@@ -18,6 +19,7 @@ class PredictorContext:
     index: int  #: index of the stage whose value it sees, from 0
     stages: int  #: number of stages
     inputs: int  #: number of input symbols; 0 if inputs are not symbols
+    numbers: bool = False  #: labels are float numbers (..., O), and `classes` is O
 
 
 @dataclass
@@ -39,7 +41,8 @@ class PredictorSettings(Named, ABC):
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
         """Return the untrained model of dL/d value, with weights drawn from torch's random state.
 
-        `shape` is that of one row of the value: (D,), or (C, H, W) for feature maps. `classes` is V.
+        `shape` is that of one row of the value: (D,), or (C, H, W) for feature maps. `classes` is V, or O if labels are
+        numbers.
         """
 
     def training(self) -> dict[str, Any]:
@@ -57,7 +60,10 @@ class PredictorSettings(Named, ABC):
 
 @dataclass
 class DepthPredictor(PredictorSettings):
-    """Base class of predictors of dL/d output. They see the output and its labels, (B, T) or (B,)."""
+    """Base class of predictors of dL/d output.
+
+    They see the output and its labels, (B, T) or (B,); for regression (B, T, O).
+    """
 
 
 @dataclass
@@ -81,3 +87,12 @@ class TimePredictor(PredictorSettings):
     def awaited_labels(self) -> int:
         """L, the number of labels after the state that every target waits for. `fit` gets them after the context."""
         return 0
+
+    def check(self, run: RunContext) -> None:
+        """Raise ConfigError for settings of the run that this predictor cannot take."""
+        beside = self.context_labels or self.context_inputs or self.awaited_labels
+        if run.time.predicts and run.data.numbers and beside:
+            raise ConfigError(
+                f"predictor.time={self.name} needs classes or symbols as context, and data={run.data.name} has "
+                "numbers: use predictor/time=linear or predictor/time=mlp predictor.time.context=none"
+            )

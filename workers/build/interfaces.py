@@ -83,6 +83,7 @@ def _depth_context(config: Config, index: int, device: torch.device, spec: Tenso
         autocast=dtype_of(config),
         device=device,
         predictor=config.predictor.depth,
+        loss=config.loss,
         expects=partial(goes_back, config, index + 1),
         **_of_the_run(config),
     )

@@ -80,9 +80,11 @@ def build_whole(config: Config) -> nn.Sequential:
     model = config.model
     if model.symbols is None or model.input_symbols is None:
         raise ConfigError("model.symbols and model.input_symbols are not set: resolve the settings with the data first")
+    shape = tuple(model.input_shape or ())
+    context = ModelContext(model.symbols, model.input_symbols, shape, numbers=config.data.numbers)
     torch.manual_seed(config.seed)
     with as_config_error(f"model={model.name} cannot be built"):
-        built = model.build(ModelContext(model.symbols, model.input_symbols, tuple(model.input_shape or ())))
+        built = model.build(context)
     whole = _as_layers(config, built)
     if model.init is not InitKind.default:
         initialise(whole, model.init.name)  # before the split, so that weights do not depend on the number of stages

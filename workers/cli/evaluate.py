@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from dni.data.base import Data
 from dni.data.source import Source
 from dni.data.window import Window, split_labels
 from dni.errors import CheckpointError, ConfigError, DniError
-from dni.loss_function import LossFunction
-from dni.metrics import bits
+from dni.loss_function import Judgement, LossFunction
 from dni.recurrent import Chain
 from dni.stages.base import Stage
+from dni.validation_metrics import MetricSums
 from workers.build.data import resolve
 from workers.build.device import device_of
 from workers.build.model import build_chains
@@ -47,7 +47,8 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
         step: a number, best or last; default: best if it is known and saved
 
     The split is read once, sequences in whole batches only. State is carried across windows as in training's validation
-    passes. `accuracy` is the share of labels with the largest score, `error` the rest.
+    passes. `accuracy` is the share of labels with the largest score, `error` the rest. If the loss is not in nats, the
+    content has `loss` and `unit` instead of bits. Regression has no accuracy.
 
     Raises ConfigError for a missing run, split or step, CheckpointError for an unreadable checkpoint.
     """
@@ -58,17 +59,34 @@ def evaluate(run_dir: Path, split: str | None = None, step: str | None = None) -
     choice = choose(run_dir, step, "--step ")
     device = device_of(replace(config, devices=["auto"]), 0)
     parts = load_parts(config, run_dir, choice.step)
-    periods = config.periods if len(parts) > 1 else [1]
-    loss, right, labels = measure(parts, periods, source, windows, device, config.loss)
+    periods, metrics = config.periods if len(parts) > 1 else [1], MetricSums(config.metrics)
+    total = Judgement(*measure(parts, periods, source, windows, device, config.loss, metrics))
     found = {
-        "split": split, "step": choice.step, "which": choice.which, "bits_per_label": bits(loss / labels),
-        "accuracy": right / labels, "error": (labels - right) / labels, "labels": labels,
-        "data": {"name": data.name, "sha256": data.sha256},
+        "split": split, "step": choice.step, "which": choice.which, **figures(config.loss, total),
+        **_per_byte(config.loss, total, data.bytes_per_label.get(split)),
+        **({"metrics": finite(metrics.take())} if config.metrics else {}),
+        "labels": total.labels, "data": {"name": data.name, "sha256": data.sha256},
     }  # fmt: skip
     path = run_dir / f"evaluation-{split}.json"
     with about(path):
         path.write_text(json.dumps(finite(found), indent=2) + "\n")
     return found
+
+
+def figures(function: LossFunction, total: Judgement) -> dict[str, Any]:
+    """Return bits, accuracy and error; for a loss that is not in nats, the loss and its unit instead of bits."""
+    found: dict[str, Any] = function.figures(total)
+    if function.unit != "nats":
+        found["unit"] = function.unit
+    else:
+        del found["loss"]
+    return found if function.numbers else found | {"error": (total.labels - total.hits) / total.labels}
+
+
+def _per_byte(function: LossFunction, total: Judgement, size: float | None) -> dict[str, float]:
+    """Return bits per byte of the text, for tokens of `size` bytes on average."""
+    found = function.figures(total).get("bits_per_label")
+    return {} if size is None or found is None else {"bits_per_byte": found / size}
 
 
 def read_settings(run_dir: Path) -> tuple[Config, Data]:
@@ -126,8 +144,12 @@ def measure(
     windows: int,
     device: torch.device,
     function: LossFunction,
+    metrics: MetricSums | None = None,
 ) -> tuple[float, int, int]:
-    """Nats, hits and number of the counted labels in the next windows of a source, at which the last part works."""
+    """Return loss, hits and number of the counted labels in the next windows of a source.
+
+    Windows at which the last part does not work are left out. `metrics` measures the same windows.
+    """
     stages = [  # which evaluate as in training
         (Stage(part.to(device), torch.optim.SGD(part.parameters(), lr=0.0), device=device), UpdatePeriod(every))
         for part, every in zip(parts, periods, strict=True)
@@ -140,6 +162,8 @@ def measure(
             continue
         labels = split_labels(window.inputs, window.labels)[0].to(device)
         window_loss, hits, counted = function.judge(output, labels)
+        if metrics is not None:
+            metrics.add(output, labels)
         loss, right, count = loss + window_loss, right + hits, count + counted
     return loss, right, count
 
@@ -168,11 +192,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DniError as error:
         print(f"dni-evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(
-        f"{found['data']['name']}, {found['split']} split, step {found['step']} ({found['which']}): "
-        f"{found['bits_per_label']:.4f} bits per label, {found['accuracy']:.2%} right, {found['labels']} labels"
-    )
+    where = f"{found['data']['name']}, {found['split']} split, step {found['step']} ({found['which']})"
+    print(f"{where}: {', '.join(_said(found))}, {found['labels']} labels")
     return 0
+
+
+def _said(found: Mapping[str, Any]) -> Iterator[str]:
+    if "unit" in found:
+        yield f"loss {found['loss']:.6g} {found['unit']}"
+    else:
+        yield f"{found['bits_per_label']:.4f} bits per label"
+    if "bits_per_byte" in found:
+        yield f"{found['bits_per_byte']:.4f} bits per byte"
+    if "accuracy" in found:
+        yield f"{found['accuracy']:.2%} right"
+    yield from (f"{key} {'-' if value is None else f'{value:.6g}'}" for key, value in found.get("metrics", {}).items())
 
 
 if __name__ == "__main__":

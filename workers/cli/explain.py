@@ -17,7 +17,13 @@ from dni.ranges import Range
 from workers.config.catalogue import Entry, entries
 from workers.config.settings import Config
 
-PLAIN = {bool: "true | false", int: "whole number", float: "number", str: "text"}
+PLAIN: dict[Any, str] = {
+    Any: "MODULE.CLASS | {_target_: MODULE.CLASS, NAME: VALUE, ...}",
+    bool: "true | false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dni import __version__
+from dni.data.tokenizer import Tokenizer
 from dni.errors import DniError
 from workers.cli.evaluate import load_parts, trained_settings
 from workers.config.convert import to_plain
@@ -47,8 +48,8 @@ def export(run_dir: Path, path: Path, step: str | None = None) -> Exported:
 
 
 def facts(config: Config, run_dir: Path, step: int, which: str) -> dict[str, str]:
-    """What the file says of itself: the model's settings as JSON, the step, the data, and the characters of a text."""
-    characters = vocabulary.load(run_dir, config.model.symbols)
+    """Return the file's metadata: the model as JSON, the step, the data, and a text's characters or tokenizer."""
+    symbols = vocabulary.load(run_dir, config.model.symbols)
     plain = to_plain(config)
     return {
         "dni": __version__,
@@ -56,8 +57,14 @@ def facts(config: Config, run_dir: Path, step: int, which: str) -> dict[str, str
         "step": str(step),
         "which": which,
         "data": json.dumps({"name": config.data.name, "sha256": config.data.sha256}),
-        **({} if characters is None else {"characters": "".join(characters)}),
+        **_text_facts(symbols),
     }
+
+
+def _text_facts(symbols: tuple[str, ...] | Tokenizer | None) -> dict[str, str]:
+    if symbols is None:
+        return {}
+    return {"tokenizer": symbols.content} if isinstance(symbols, Tokenizer) else {"characters": "".join(symbols)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

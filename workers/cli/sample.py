@@ -21,10 +21,12 @@ import torch
 from torch import Tensor
 
 from dni import __version__
+from dni.data.tokenizer import Tokenizer
 from dni.errors import CheckpointError, ConfigError, DniError
 from dni.recurrent import Chain
 from workers.build.device import device_of
 from workers.cli.evaluate import load_parts, read_settings, trained_settings
+from workers.cli.spelling import Spelling, held_back, spelling_of
 from workers.config.settings import Config
 from workers.resume.choice import choose
 from workers.storage import vocabulary
@@ -83,36 +85,34 @@ class Reader:
 
 @dataclass(frozen=True)
 class Writer:
-    """A trained run that writes text. `characters` are in the order of symbols; `step` is that of its checkpoint."""
+    """A trained run that writes text. `spelling` turns text into symbols and back; `step` is that of its checkpoint."""
 
     reader: Reader
-    characters: tuple[str, ...]
+    spelling: Spelling
     step: int
 
     def encode(self, text: str) -> list[int]:
         """Return the symbols of a text. Raises ConfigError if it is empty or has a character that the run does not
         know."""
-        known = {character: symbol for symbol, character in enumerate(self.characters)}
-        for place, character in enumerate(text, 1):
-            if character not in known:
-                raise ConfigError(
-                    f"--prompt: its character {place}, {character!r} (U+{ord(character):04X}), is not among the "
-                    f"{len(known)} characters of the text that the run was trained on: leave it out"
-                )
-        if not text:
-            raise ConfigError("--prompt is empty: give at least one character to start the text")
-        return [known[character] for character in text]
+        return self.spelling.encode(text)
 
     def write(self, prompt: str, length: int, sampling: Sampling, seed: int) -> Iterator[str]:
-        """Yield `length` characters that follow the prompt, as they are drawn. Raises CheckpointError for non-finite
-        scores."""
+        """Yield the text of `length` characters (or tokens) that follow the prompt, as they are drawn. Raises
+        CheckpointError for non-finite scores."""
         generator, ids = torch.Generator().manual_seed(seed), self.encode(prompt)
+        known, said = [*ids], len(self.spelling.decode(ids))
         for _ in range(length):
             scores = self.reader.read(ids)
             if not scores.isfinite().all():
                 raise CheckpointError(f"step {self.step}: the model's scores are not finite; take an earlier --step")
             ids = [int(torch.multinomial(sampling.probabilities(scores), 1, generator=generator))]
-            yield self.characters[ids[0]]
+            known += ids
+            whole = held_back(self.spelling.decode(known))
+            yield whole[said:]
+            said = max(said, len(whole))
+        rest = self.spelling.decode(known)[said:]
+        if rest:  # bytes of an unfinished character
+            yield rest
 
 
 def open_writer(run_dir: Path, step: str | None = None) -> Writer:
@@ -122,13 +122,20 @@ def open_writer(run_dir: Path, step: str | None = None) -> Writer:
     """
     config = trained_settings(run_dir)
     refuse_other_data(config, run_dir)
-    characters = vocabulary.load(run_dir, config.model.symbols) or read_settings(run_dir)[1].characters
-    assert characters is not None, "a text has characters"
+    symbols = vocabulary.load(run_dir, config.model.symbols) or _symbols_of_text(run_dir)
     chosen = choose(run_dir, step, "--step ").step
     (model,) = load_parts(config, run_dir, chosen)
     torch.set_num_threads(config.torch_threads)  # as in training and evaluation
     reader = Reader(model, config.window, device_of(replace(config, devices=["auto"]), 0))
-    return Writer(reader, characters, chosen)
+    return Writer(reader, spelling_of(symbols), chosen)
+
+
+def _symbols_of_text(run_dir: Path) -> tuple[str, ...] | Tokenizer:
+    config, data = read_settings(run_dir)
+    if data.tokenizer is not None:
+        return Tokenizer(data.tokenizer, str(run_dir))
+    assert data.characters is not None, f"a text (data={config.data.name}) has characters"
+    return data.characters
 
 
 def refuse_other_data(config: Config, run_dir: Path) -> None:
@@ -155,9 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run folder")
     parser.add_argument("--prompt", default="\n", metavar="TEXT", help="start of the text; default: a new line")
-    parser.add_argument("--length", type=int, default=500, metavar="N", help="characters to write (default 500)")
+    parser.add_argument("--length", type=int, default=500, metavar="N", help="characters or tokens (default 500)")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: greedy (default 1)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest characters; default: all")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest symbols; default: all")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draws (default 0)")
     parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
     return parser

@@ -6,10 +6,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra import initialize_config_module
@@ -115,13 +115,20 @@ def run_accepted(accepted: Accepted) -> None:
 def report(result: Result, run_dir: Path) -> None:
     """Log the result of a run. Raises Interrupted if it was interrupted."""
     done, valid = result.summary["steps"], result.summary["valid"]
-    bits, right = valid["bits_per_label"], valid["accuracy"]
+    right = valid["accuracy"]
     if result.interrupted:
         raise Interrupted(f"stopped after step {done}; resume with: {resume_command(run_dir)}")
-    reached = "" if bits is None else f", validation {bits:.3f} bits per label"
+    reached = _validated(valid)
     reached += "" if right is None else f", {right:.1%} right"
     why = ", out of patience" if result.summary["ended"] == "patience" else ""
     log.info("step %s%s%s: %s", done, reached, why, run_dir)
+
+
+def _validated(valid: Mapping[str, Any]) -> str:
+    if "unit" in valid and valid["loss"] is not None:
+        return f", validation loss {valid['loss']:.4f} {valid['unit']}"
+    bits = valid["bits_per_label"]
+    return "" if bits is None else f", validation {bits:.3f} bits per label"
 
 
 def main() -> None:

@@ -50,6 +50,7 @@ class Contents:
     steps: int | None = None  #: T; None: any number
     sequences: bool = True  #: values are (B, T, ...) and labels (B, T); else (B, ...) and (B,)
     one_label: bool = False  #: labels are (B, 1) for any T
+    numbers: int = 0  #: O: labels are float32 numbers (..., O); 0: labels are symbols
     context: int = 0  #: C; 0: training steps have no context
     context_symbols: int = 0  #: entries of the context are smaller
     every: int = 1  #: update period of the receiver; other frames have neither value nor labels
@@ -134,6 +135,9 @@ class Contents:
             expect(frame_name(VALUE, name), tensor, tuple(size or 0 for size in shape), spec.dtype)
         one = self.one_label and "windows" not in tensors
         labels = tensors["labels"]
+        if self.numbers:
+            expect("labels", labels, (*streams, self.numbers), torch.float32)
+            return
         expect("labels", labels, (batch, 1) if one else streams, torch.int64)
         _expect_below("labels", labels, self.symbols)
 

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
 from workers.config.catalogue import entries
-from workers.config.plugins import TARGET, load, target_of
+from workers.config.plugins import TARGET, load, load_all, target_of
 from workers.config.settings import Config
 from workers.config.suggest import suggestion
 
@@ -47,6 +47,9 @@ def from_any(settings: Any) -> Config:
         holder, name = _holder(config, section)
         node = {TARGET: target_of(type(default)), **(getattr(holder, name) or {})}
         setattr(holder, name, load(section, _base(holder, name), node))
+    for each in fields(config):
+        if "plugins" in each.metadata:
+            setattr(config, each.name, load_all(each.name, each.metadata["plugins"], getattr(config, each.name)))
     return config
 
 
@@ -59,9 +62,10 @@ def to_plain(config: Config) -> dict[str, Any]:
 def _plain(value: Any, plugin: bool = False) -> Any:
     if is_dataclass(value):
         named = {TARGET: target_of(type(value))} if plugin else {}
-        return named | {f.name: _plain(getattr(value, f.name), "plugin" in f.metadata) for f in fields(value)}
+        marked = {f.name: not f.metadata.keys().isdisjoint(("plugin", "plugins")) for f in fields(value)}
+        return named | {name: _plain(getattr(value, name), is_plugin) for name, is_plugin in marked.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(one, plugin) for one in value]
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     return value.name if isinstance(value, Enum) else value

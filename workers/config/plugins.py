@@ -13,7 +13,7 @@ import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar, get_origin
 
 from omegaconf import OmegaConf
@@ -37,6 +37,17 @@ def plugin(base: Any, default: Callable[[], T]) -> T:
     """Return a dataclass field for a section that names a subclass of `base`; `default()` makes its default value."""
     made: Any = dataclasses.field(default_factory=default, metadata={"plugin": base})
     return made  # type: ignore[no-any-return]
+
+
+def plugins(base: Any) -> Any:
+    """Return a dataclass field for a list of plug-ins of subclasses of `base`; by default it is empty."""
+    return dataclasses.field(default_factory=list, metadata={"plugins": base})
+
+
+def load_all(section: str, base: type[T], nodes: Sequence[Any]) -> list[T]:
+    """Build the objects of a list of MODULE.CLASS, or mappings with `_target_`. Raise ConfigError like `load`."""
+    described = [node if isinstance(node, Mapping) else {TARGET: node} for node in nodes]
+    return [load(f"{section}.{number}", base, node) for number, node in enumerate(described)]
 
 
 def load(section: str, base: type[T], node: Mapping[str, Any]) -> T:

@@ -16,9 +16,10 @@ from dni.models.base import Model
 from dni.models.language import Lstm
 from dni.optimizers import Adam, Optimizer
 from dni.ranges import one_or_more, zero_or_more
+from dni.validation_metrics import Metric
 from workers.comm.transports.base import Transport
 from workers.comm.transports.grpc.transport import Grpc
-from workers.config.plugins import plugin
+from workers.config.plugins import plugin, plugins
 from workers.config.schema import (
     CheckpointConfig,
     EmulateConfig,
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
     Time = TimeMethod
     Links = Transport
     OptimizerOf = Optimizer
+    Metrics = list[Metric]
 else:
+    Metrics = list[Any]
     Data = Depth = Loss = ModelSection = Time = Links = OptimizerOf = Any
 
 
@@ -64,6 +67,8 @@ class Config:
     model: ModelSection = plugin(Model, Lstm)  # the network: its layers, their sizes, its split points
     data: Data = plugin(DataSet, Text)  # the training data: B streams of windows of T time steps
     loss: Loss = plugin(LossFunction, CrossEntropy)  # the loss at the output of the last stage
+    metrics: Metrics = plugins(Metric)  # further figures of validation: classes, each by its name, or by _target_ with
+    # its settings
     depth: Depth = plugin(DepthMethod, Synthetic)  # the method at the cuts between stages, and the frames in flight
     time: Time = plugin(TimeMethod, Truncated)  # the method at the cuts between the windows of a sequence
     predictor: PredictorConfig = field(default_factory=PredictorConfig)  # models that predict the gradients at the cuts

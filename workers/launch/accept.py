@@ -12,6 +12,7 @@ from dni.errors import ConfigError
 from workers.build.data import resolve
 from workers.build.device import device_of, refuse_precision
 from workers.build.interfaces import refuse_large
+from workers.build.metrics import try_metrics
 from workers.build.model import build_chains
 from workers.build.optimizer import try_optimizers
 from workers.build.shapes import refuse_misfit, refuse_named_tensors
@@ -109,6 +110,7 @@ def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
     devices = devices_here(config, rank_info)
     refuse_precision(config, devices)  # before the model is run
     refuse_misfit(config)
+    try_metrics(config)
     refuse_named_tensors(config)
     try_optimizers(config, build_chains(config))
     refuse_large(config)

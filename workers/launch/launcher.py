@@ -85,7 +85,7 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
     checkpoint.drop_after(run_dir, config.resume_step or 0)
     write_record(run_dir, accepted.recorded)
     keep_versions(run_dir)
-    vocabulary.save(run_dir, accepted.data.characters)
+    vocabulary.save(run_dir, accepted.data.characters, accepted.data.tokenizer)
     begun = begin_sitting(config)  # before `copy_earlier_records` drops the records of repeated steps
     copy_earlier_records(config, run_dir)
     return known, begun

@@ -19,7 +19,7 @@ from workers.build.interfaces import depth_contexts, refuse_large, time_context
 from workers.build.model import build_chains
 from workers.build.own_code import as_config_error
 from workers.config.settings import Config
-from workers.planning.measure import as_in_a_stage, clock_of, several_times
+from workers.planning.measure import as_in_a_stage, clock_of, example_labels, several_times
 
 #: How long one cut is measured.
 SECONDS = 0.2
@@ -94,7 +94,7 @@ def _depth_cut(config: Config, index: int) -> _Cut:
     device = device_of(config, index)
     context = depth_contexts(config, index, device)[UNNAMED]
     steps = (config.window,) if config.data.sequences else ()
-    labels = torch.randint(context.classes, (config.data.batch, *steps))
+    labels = example_labels(config, config.data.batch, *steps)
     value = torch.randn(config.data.batch, *steps, *context.shape)
     return _Cut(config, config.depth.interface(context), value, labels, device)
 

@@ -188,7 +188,7 @@ class _Bench:
 
     def _labels(self, output: Tensor) -> Tensor:
         if self.labels is None:
-            self.labels = torch.randint(self.config.model.symbols or 1, output.shape[:-1], device=self.device)
+            self.labels = example_labels(self.config, *output.shape[:-1]).to(self.device)
         return self.labels
 
 
@@ -212,3 +212,9 @@ def example(config: Config, batch: int) -> Tensor:
     if shape:
         return torch.randn(batch, *steps, *shape)
     return torch.randint(config.model.input_symbols or 1, (batch, *steps))
+
+
+def example_labels(config: Config, *rows: int) -> Tensor:
+    """Return made-up labels: classes of the shape `rows`, or for regression numbers (*rows, O)."""
+    symbols = config.model.symbols or 1
+    return torch.randn(*rows, symbols) if config.data.numbers else torch.randint(symbols, rows)

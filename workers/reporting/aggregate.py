@@ -148,3 +148,15 @@ def value(tree: Any, place: Sequence[str]) -> float | None:
     if place:
         return value(tree.get(place[0]), place[1:]) if isinstance(tree, dict) else None
     return float(tree) if isinstance(tree, int | float) else None
+
+
+def unit_of(groups: Sequence[Group]) -> str | None:
+    """Return the unit of the losses of these runs; None for nats, which are shown in bits."""
+    summaries = [run.summary or {} for group in groups for run in group.runs]
+    return next((summary["valid"]["unit"] for summary in summaries if "unit" in (summary.get("valid") or {})), None)
+
+
+def metrics_of(groups: Sequence[Group]) -> dict[str, bool]:
+    """Return the metrics of these runs by key, with True if a larger value is better."""
+    summaries = [run.summary or {} for group in groups for run in group.runs]
+    return {key: up for summary in summaries for key, up in (summary.get("higher_is_better") or {}).items()}

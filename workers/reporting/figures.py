@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workers.reporting.aggregate import Group, value
+from workers.reporting.aggregate import Group, unit_of, value
 from workers.tracking.palette import COLOURS, DASHES
 from workers.tracking.run import Run
 
@@ -62,10 +62,12 @@ def _plain(text: str) -> str:
 
 
 def _validation(groups: Sequence[Group]) -> Axes:
-    axes = _axes("Validation", groups, "step", "validation loss (bits per label)")
+    unit = unit_of(groups)
+    key = "loss" if unit else "bits_per_label"
+    axes = _axes("Validation", groups, "step", f"validation loss ({unit or 'bits'} per label)")
     for index, group in enumerate(groups):
-        points = pd.concat([curve(run, "valid", "step", "bits_per_label") for run in group.runs])
-        by_step, (colour, dash) = points.groupby("step")["bits_per_label"], _look(index)
+        points = pd.concat([curve(run, "valid", "step", key) for run in group.runs])
+        by_step, (colour, dash) = points.groupby("step")[key], _look(index)
         everywhere = by_step.count() == len(group.runs)  # a mean over fewer runs would jump at the end of one
         mean, sd = by_step.mean()[everywhere], by_step.std()[everywhere]
         if len(mean):
@@ -75,7 +77,7 @@ def _validation(groups: Sequence[Group]) -> Axes:
 
 
 def _training(groups: Sequence[Group], x: str, x_label: str) -> Axes:
-    axes = _axes("Training", groups, x_label, "training loss (nats per label)")
+    axes = _axes("Training", groups, x_label, f"training loss ({unit_of(groups) or 'nats'} per label)")
     for index, group in enumerate(groups):
         colour, dash = _look(index)
         curves = [c for run in group.runs if len(c := curve(run, "train", x, "loss"))]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from dni import __version__
 from dni.errors import ConfigError
-from workers.reporting.aggregate import Group, group_runs, spread
+from workers.reporting.aggregate import Group, group_runs, metrics_of, spread, unit_of
 from workers.reporting.figures import draw
 from workers.reporting.notes import left_out, notes
 from workers.reporting.page import Section, page
@@ -39,7 +39,7 @@ COLUMNS = (
 
 def table_rows(groups: Sequence[Group]) -> list[list[str]]:
     """Return the table of one task as text, headings first, without columns that no run has a value for."""
-    columns = [c for c in COLUMNS if any(spread(group, c[1])[2] for group in groups)]
+    columns = [c for c in _columns(groups) if any(spread(group, c[1])[2] for group in groups)]
     remarks = [notes(group) for group in groups]
     last = ["seeds", *(["notes"] if any(remarks) else [])]
     rows = [[*(groups[0].values if groups else []), "n", *(name for name, _, _ in columns), *last]]
@@ -47,6 +47,17 @@ def table_rows(groups: Sequence[Group]) -> list[list[str]]:
         cells = [_cell(*spread(group, place), len(group.runs), form) for _, place, form in columns]
         rows.append([*group.values.values(), str(len(group.runs)), *cells, group.seeds, remark][: len(rows[0])])
     return rows
+
+
+def _columns(groups: Sequence[Group]) -> list[tuple[str, tuple[str, ...], str]]:
+    """Return all columns: also losses that are not in nats, and metrics with an arrow towards better values."""
+    unit = unit_of(groups)
+    own = [(f"{split} loss ({unit})", (split, "loss"), "{:.4g}") for split in ("valid", "train")] if unit else []
+    metrics = [
+        (f"valid {key} {'↑' if up else '↓'}", ("valid", "metrics", key), "{:.4g}")
+        for key, up in metrics_of(groups).items()
+    ]
+    return [*own, *COLUMNS[:2], *metrics, *COLUMNS[2:]]
 
 
 def _cell(mean: float | None, deviation: float | None, n: int, runs: int, form: str) -> str:
@@ -71,14 +82,15 @@ def warnings(groups: Sequence[Group]) -> list[str]:
 
 
 def _write_csv(groups: Sequence[Group], path: Path) -> None:
-    names = [f"{name} {part}" for name, _, _ in COLUMNS for part in ("mean", "sd", "n")]
+    columns = _columns(groups)
+    names = [f"{name} {part}" for name, _, _ in columns for part in ("mean", "sd", "n")]
     keys = list(dict.fromkeys(key for group in groups for key in group.values))
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow(["task", *keys, "n", *names, "seeds", "notes"])
         for group in groups:
             shown = [group.values.get(key, "") for key in keys]
-            numbers = [number for _, place, _ in COLUMNS for number in spread(group, place)]
+            numbers = [number for _, place, _ in columns for number in spread(group, place)]
             out.writerow([group.task, *shown, len(group.runs), *numbers, group.seeds, notes(group)])
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dni.data.tokenizer import Tokenizer
 from dni.errors import CheckpointError, ConfigError
 from workers.build.warm_start import chains_without_content
 from workers.config.convert import to_plain
@@ -62,15 +63,21 @@ def refuse_other_weights(config: Config, found: WeightsFile) -> None:
 
 
 def refuse_other_characters(config: Config, facts: dict[str, str]) -> None:
-    """Raise ConfigError if the file says that its symbols stand for other characters than those of the text here."""
+    """Raise ConfigError if the symbols of the file are other characters or tokens than those of the text here."""
     here, _ = (config.data.alphabet() if config.data.is_text else None) or ((), "")
-    there = facts.get("characters")
-    if here and there is not None and tuple(there) != here:
+    there = _symbols_of(facts, config.start_from) if here else ()
+    if there and there != here:
         only_there, only_here = sorted({*there} - {*here}), sorted({*here} - {*there})
         raise ConfigError(
             f"start_from={config.start_from}: its text has other symbols: {only_there[:MOST]} only there, "
             f"{only_here[:MOST]} only here; train on a text of the same symbols"
         )
+
+
+def _symbols_of(facts: dict[str, str], file: str | None) -> tuple[str, ...]:
+    if "tokenizer" in facts:
+        return Tokenizer(facts["tokenizer"], f"the tokenizer in {file}").tokens
+    return tuple(facts.get("characters", ""))
 
 
 def _way(config: Config, facts: dict[str, str]) -> str:

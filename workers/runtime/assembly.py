@@ -50,7 +50,8 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     Neighbours(index, clock, {stage: end for stage, end in ends.items() if end is not None})
     recorder = Recorder(
         job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
-        guessing=config.loss.of_guessing(config.model.symbols or 1),
+        guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss,
+        metrics=[] if downstream is not None else config.metrics,
     )  # fmt: skip
     worker = Worker(
         stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,
@@ -97,6 +98,7 @@ def contents_of(config: Config, index: int) -> Contents:
         steps=None if varies else config.window,
         sequences=data.sequences,
         one_label=data.one_label,
+        numbers=(model.symbols or 0) if data.numbers else 0,
         context=config.history or config.future_labels,
         context_symbols=(model.input_symbols if config.history else model.symbols) or 0,
         every=config.periods[index],

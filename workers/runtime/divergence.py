@@ -1,8 +1,9 @@
 """Detect divergence from the losses that a stage measures.
 
-A loss is absurd if it exceeds both FACTOR times the loss of the first step and FACTOR times the loss of guessing (ln V
-nats per label); the second limit matters if the first loss is near zero. A stage has diverged once the newest loss and
-the mean of the last STEPS losses are both absurd. The end of a shorter run uses the mean of all its losses.
+A loss is absurd if it exceeds both FACTOR times the loss of the first step and FACTOR times the loss of guessing: ln V
+nats per label, or O / 2 for regression, the loss of the mean of numbers with variance one. The second limit matters if
+the first loss is near zero. A stage has diverged once the newest loss and the mean of the last STEPS losses are both
+absurd. The end of a shorter run uses the mean of all its losses.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ FACTOR = 10.0
 
 
 class DivergenceWatch:
-    """The losses of one stage, in nats per label.
+    """The losses of one stage, in its unit per label.
 
     Args:
-        guessing: loss of a uniform guess, ln V.
+        guessing: loss of a model that knows nothing, such as ln V.
     """
+
+    unit = "nats"  #: of the losses, for messages
 
     def __init__(self, guessing: float = 0.0) -> None:
         self.guessing = guessing
@@ -57,9 +60,9 @@ class DivergenceWatch:
     def verdict(self) -> str:
         """Return the error message."""
         return (
-            f"the loss of the last {len(self.recent)} steps is {self.mean:.4g} nats per label on average, more than "
-            f"{FACTOR:g} times the first step's ({self.first or 0.0:.4g}) and {FACTOR:g} times the loss of guessing "
-            f"({self.guessing:.4g}): lower the learning rates or clip gradients"
+            f"the loss of the last {len(self.recent)} steps is {self.mean:.4g} {self.unit} per label on average, more "
+            f"than {FACTOR:g} times the first step's ({self.first or 0.0:.4g}) and {FACTOR:g} times the loss of "
+            f"guessing ({self.guessing:.4g}): lower the learning rates or clip gradients"
         )
 
     def state_dict(self) -> dict[str, Any]:

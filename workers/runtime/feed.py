@@ -156,4 +156,7 @@ def _frame(kind: Kind, step: int, window: Window, context: Tensor | None = None)
 
 def _context(window: Window, history: History | None) -> Tensor:
     """Return the context of the time cut: (B, H) inputs up to the window's end, or (B, L) labels after it."""
-    return split_labels(window.inputs, window.labels)[1] if history is None else history.read(window)
+    if history is not None:
+        return history.read(window)
+    later = split_labels(window.inputs, window.labels)[1]
+    return later.new_empty(len(later), 0, dtype=torch.int64) if later.is_floating_point() else later

@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface
-from dni.loss_function import Judgement
+from dni.loss_function import CrossEntropy, Judgement, LossFunction
 from dni.metrics import FitMeter, bits
 from dni.stages.base import Stage
+from dni.validation_metrics import Metric, MetricSums
 from workers.comm.downstream import Downstream
 from workers.comm.edge import WaitTime
 from workers.comm.frame import Frame, Kind
@@ -41,8 +44,10 @@ class Recorder:
         upstream, downstream: the edges; the last stage has no downstream edge.
         clock: the time blocked on the edges, in seconds.
         every: steps between two `train` records.
-        guessing: loss of a model that guesses uniformly, in nats per label.
+        guessing: loss per label of a model that knows nothing.
+        function: the loss of the network; it chooses the recorded figures and their unit.
         parts: the parts of the model on this stage.
+        metrics: further figures of validation, for the last stage.
     """
 
     def __init__(
@@ -57,12 +62,18 @@ class Recorder:
         *,
         every: int,
         guessing: float = 0.0,
+        function: LossFunction | None = None,
         parts: Sequence[Stage] = (),
+        metrics: Sequence[Metric] = (),
     ) -> None:
         self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
         self.upstream, self.downstream = upstream, downstream
         self.tally, self.watch = RunTotals(), DivergenceWatch(guessing)
+        self.function = function or CrossEntropy()
+        self.watch.unit = self.function.unit
+        self._unit = {} if self.function.unit == "nats" else {"unit": self.function.unit}
+        self._metrics = MetricSums(metrics)
         self._diverged = False
         self._started: float | None = None
         self._last_record = self._last_event = 0.0
@@ -113,6 +124,10 @@ class Recorder:
         self._valid_count += window.labels
         self._valid_step = step
 
+    def measure(self, output: Tensor, labels: Tensor) -> None:
+        """Add one validation window to the metrics."""
+        self._metrics.add(output, labels)
+
     def probe(self, step: int, figures: Mapping[str, float | None]) -> None:
         """Record the figures of a probe, with the mean predictor loss of each cut since the last probe."""
         losses = {f"{name}_loss": self._loss_since(name) for name in ("time", "depth")}
@@ -132,7 +147,8 @@ class Recorder:
             "end", step, busy=self.busy, train_s=tally.train_s, characters=tally.characters,
             steps_per_s=tally.steps / tally.train_s if tally.train_s else 0.0,
             staleness_mean=depth.get("staleness"), predictor_cosine=depth.get("cosine"),
-            time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(),
+            time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(), **self._unit,
+            **({"higher_is_better": self._metrics.directions} if self._metrics.metrics else {}),
             **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
             **({"dropped_targets": dropped} if dropped else {}),
         )  # fmt: skip
@@ -176,7 +192,8 @@ class Recorder:
             "train", step, steps_per_s=rate, busy=self.busy, queue=self.upstream.pending(),
             in_flight=self.downstream.in_flight if self.downstream else 0,
             staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
-            time_cosine=in_time.get("cosine"), loss=loss, bits_per_label=None if loss is None else bits(loss),
+            time_cosine=in_time.get("cosine"), loss=loss,
+            bits_per_label=None if loss is None or self._unit else bits(loss), **self._unit,
             **optimizer_figures(self.parts), **self.upstream.figures(),
         )  # fmt: skip
 
@@ -204,11 +221,11 @@ class Recorder:
 
     def _close_validation(self) -> None:
         if self._valid_count:
-            loss = self._valid_sum / self._valid_count
-            accuracy = self._valid_right / self._valid_count
-            figures = {"loss": loss, "bits_per_label": bits(loss), "accuracy": accuracy}
+            figures = self.function.figures(Judgement(self._valid_sum, self._valid_right, self._valid_count))
             self.tally.own = {} if self.downstream is None else figures
-            self._send("own" if self.tally.own else "valid", self._valid_step, **figures)
+            measured = self._metrics.take()
+            more: dict[str, Any] = {**self._unit, **({"metrics": measured} if measured else {})}
+            self._send("own" if self.tally.own else "valid", self._valid_step, **figures, **more)
             self._valid_sum, self._valid_right, self._valid_count = 0.0, 0, 0
 
     def _send(self, kind: str, step: int, **figures: Any) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dni.interfaces.base import Interface
+from dni.losses import count_rows
 from dni.named_tensors import Value
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap, PastWindow
@@ -36,8 +37,7 @@ class Worker:
         depth: the interface at the output; it returns dL/d output.
         time: the interface at the end of a window; it returns dL/d state.
         bootstrap: makes the targets of the time cut.
-        upstream: the edge to the previous stage. The first stage has a feed instead; a stage that predicts its input
-            has both.
+        upstream: the edge to the previous stage; the first stage has a feed, one that predicts its input has both.
         downstream: the edge to the next stage; the last stage has none.
         recorder: keeps the figures.
         save: called with (step, state) at a checkpoint barrier.
@@ -118,7 +118,7 @@ class Worker:
         self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
         if self.stage.replies_later:
             self.reply(frame)  # 8. send targets that were not ready at step 6
-        self.recorder.step(step, labels.numel())  # records this step's rate, so the schedule comes after it
+        self.recorder.step(step, count_rows(labels))  # records this step's rate, so the schedule comes after it
         if self.stage.schedule is not None:
             self.stage.schedule.step()  # of the run's steps: the same at all stages, whatever moved
 
@@ -179,6 +179,7 @@ class Worker:
         outputs = self.depth.evaluation_outputs(output, labels)
         if outputs is not None:
             self.recorder.validation(frame.step, outputs)
+        self.recorder.measure(output, labels)
 
     def probe(self, frame: Frame) -> None:
         """Compare synthetic with exact gradients on a whole sequence, without a change to training."""
@@ -228,10 +229,8 @@ class Worker:
         self.depth.load_state_dict(state["depth"])
         self.time.load_state_dict(state["time"])
         self.bootstrap.load_state_dict(state["bootstrap"])
-        self.early_targets = [
-            Target(step, g, tuple(Loss(*n) for n in loss_reports), *late)
-            for step, g, loss_reports, *late in state["early"]
-        ]
+        early = state["early"]
+        self.early_targets = [Target(n, g, tuple(Loss(*x) for x in losses), *late) for n, g, losses, *late in early]
         self.losses = [Loss(*loss) for loss in state["losses"]]
         self.upstream.load_state_dict(state["upstream"])
         self.recorder.load_state_dict(state.get("journal"))

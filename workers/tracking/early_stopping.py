@@ -26,9 +26,14 @@ class Stop(Event):
 
 
 def best(valid: Sequence[Record]) -> Record | None:
-    """Return the first validation pass with the fewest bits per label; None if none is finite."""
-    measured = [record for record in valid if record.get("bits_per_label") is not None]
-    return min(measured, key=lambda record: float(record["bits_per_label"]), default=None)
+    """Return the first validation pass with the smallest `main_figure`; None if none is finite."""
+    measured = [record for record in valid if record.get(main_figure(record)) is not None]
+    return min(measured, key=lambda record: float(record[main_figure(record)]), default=None)
+
+
+def main_figure(record: Record) -> str:
+    """Return the name of the figure to minimise: bits per label, or the loss if it has its own unit."""
+    return "loss" if "unit" in record else "bits_per_label"
 
 
 def passes_since_best(valid: Sequence[Record]) -> int:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from workers.storage.versions import versions
-from workers.tracking.early_stopping import best
+from workers.tracking.early_stopping import best, main_figure
 from workers.tracking.run import SUMMARY
 
 STAGE_KEYS = (
@@ -53,7 +53,8 @@ class RunFacts:
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy with NaN and infinities as None, because JSON cannot express them."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return {k: finite(v) if k == "metrics" and isinstance(v, Mapping) else v for k, v in plain.items()}
 
 
 def write_summary(
@@ -78,8 +79,8 @@ def write_summary(
 
     `steps` and `wall_s` are the fewest steps and the most seconds of any stage, None if no stage ended. `tokens_per_s`
     is characters over the longest training time of any stage (`train_s`, else `wall_s`). Losses are the last ones, in
-    nats per label. `best` is the validation pass with the fewest bits, None without validation. All figures count all
-    sittings.
+    nats per label; if the loss has another unit, `unit` names it and no figure is in bits. `best` is the validation
+    pass with the fewest bits (or the smallest loss), None without validation. All figures count all sittings.
     """
     summary = _summary(facts, [finite(s) for s in stages], [finite(v) for v in valid])
     ends = {"restarts": restarts, "interrupted": ended == "interrupted", "ended": ended}
@@ -96,9 +97,12 @@ def write_summary(
 def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, Any]]) -> dict[str, Any]:
     wall_s = max((e["wall_s"] for e in ends if e.get("wall_s")), default=None)
     last = next((e for e in ends if e["index"] == facts.stages - 1), {})
+    unit = {"unit": last["unit"]} if "unit" in last else {}
+    directions = {key: last[key] for key in ("higher_is_better",) if key in last}
     loss, characters = last.get("train_loss"), last.get("characters")
     train_s = max((e["train_s"] for e in ends if e.get("train_s")), default=wall_s)
     measured, chosen = valid[-1] if valid else {}, best(valid)
+    metrics = {"metrics": measured["metrics"]} if "metrics" in measured else {}
     return {
         "method": {"depth": facts.depth, "time": facts.time},
         "experiment": facts.experiment,
@@ -109,15 +113,16 @@ def _summary(facts: RunFacts, ends: list[dict[str, Any]], valid: list[dict[str, 
         "steps": min((e["step"] for e in ends), default=None),
         "wall_s": wall_s,
         "tokens_per_s": characters / train_s if characters is not None and train_s else None,
-        "train": {"loss": loss, "bits_per_label": None if loss is None else loss / math.log(2)},
-        "valid": {key: measured.get(key) for key in ("loss", "bits_per_label", "accuracy")},
-        "best": None if chosen is None else {key: chosen[key] for key in ("step", "bits_per_label")},
+        "train": {"loss": loss, "bits_per_label": None if loss is None or unit else loss / math.log(2)} | unit,
+        "valid": {key: measured.get(key) for key in ("loss", "bits_per_label", "accuracy")} | unit | metrics,
+        "best": None if chosen is None else {key: chosen[key] for key in ("step", main_figure(chosen))},
         "stage": [_stage(facts, end) for end in ends],
         "versions": versions(),
         "data": {"name": facts.data_name, "sha256": facts.data_sha256},
         "window": facts.window,
         "lag": facts.lag,
         "delay_ms": facts.delay_ms,
+        **directions,
     }
 
 

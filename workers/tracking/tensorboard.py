@@ -1,6 +1,7 @@
 """TensorBoard events of a run, with names that do not depend on the number of stages, and its final settings.
 
-loss/train, loss/validation           of the whole model; also bits_per_label/... and accuracy/validation
+loss/train, loss/validation           of the whole model; also bits_per_label/..., accuracy/validation and each metric
+                                      by its name, such as top5/validation
 rate/learning_rate, rate/steps_per_s  of the last stage
 stage_k/...                           all other figures of stage k: gradient_norm, staleness, busy, own_loss, ...
 final/...                             the figures of the summary, stored with the run's settings (HParams)
@@ -75,6 +76,9 @@ class TensorBoardWriter:
 def scalars(record: Record, last: int) -> Iterator[tuple[str, float]]:
     """Yield the numbers of a record with their tags. `last` is the index of the last stage."""
     kind = record.get("kind")
+    for name, value in (record.get("metrics") or {}).items():
+        if isinstance(value, int | float):
+            yield f"{name}/validation", value
     for name, value in record.items():
         if kind not in _PREFIXES or name in ("stage", "step") or not isinstance(value, int | float):
             continue
@@ -122,7 +126,8 @@ def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
     on."""
     found = {"tokens_per_s": summary.get("tokens_per_s"), "wall_s": summary.get("wall_s")}
     for name, section in (("train", "train"), ("validation", "valid"), ("best", "best")):
-        found |= {f"{name}_{key}": value for key, value in (summary.get(section) or {}).items()}
+        own = summary.get(section) or {}
+        found |= {f"{name}_{key}": value for key, value in {**own, **(own.get("metrics") or {})}.items()}
     return {f"final/{key}": value for key, value in found.items() if isinstance(value, int | float)}
 
 

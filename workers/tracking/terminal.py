@@ -127,7 +127,7 @@ class Screen:
         caption = Text("\n".join([self.progress(), *validation, *own, *probe]))
         table = Table(caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
         table.add_column("stage", justify="right")
-        shown = [column for column in COLUMNS if column[1] != "time_cosine" or self._any(column[1])]
+        shown = [column for column in self._columns() if column[1] != "time_cosine" or self._any(column[1])]
         for heading, _, _ in shown:
             table.add_column(heading, justify="right", no_wrap=True)
         for stage in range(self.stages):
@@ -140,7 +140,7 @@ class Screen:
         last = self.rows.get(self.stages - 1, {})
         loss, bits, pace = (last.get(key) for key in ("loss", "bits_per_label", "steps_per_s"))
         parts = [self.progress()]
-        parts += [] if loss is None else [f"loss {loss:.4f} nats ({_cell(bits, '{:.4f}')} bits/label)"]
+        parts += [] if loss is None else [f"loss {loss:.4f} {last.get('unit') or _in_bits(bits)}"]
         parts += [] if pace is None else [f"{pace:.1f} steps/s"]
         for name, key, form in PER_STAGE:
             if key == "busy" or self._any(key):
@@ -176,6 +176,14 @@ class Screen:
     def _newest_probe(self) -> dict[int, Record]:
         step = max(record["step"] for record in self.probed.values())
         return {stage: record for stage, record in self.probed.items() if record["step"] == step}
+
+    def _columns(self) -> list[tuple[str, str, str]]:
+        """Return the columns of the table, without bits if the loss has its own unit."""
+        unit = next((row["unit"] for row in self._by_stage() if "unit" in row), None)
+        if unit is None:
+            return [*COLUMNS]
+        own = [column for column in COLUMNS if column[1] != "bits_per_label"]
+        return [(f"loss\n({unit})", *column[1:]) if column[1] == "loss" else column for column in own]
 
     def _by_stage(self) -> list[dict[str, Any]]:
         return [self.rows.get(stage, {}) for stage in range(self.stages)]
@@ -213,11 +221,18 @@ class LiveTable:
                 handler.setStream(replaced[handler.stream])
 
 
+def _in_bits(bits: float | None) -> str:
+    return f"nats ({_cell(bits, '{:.4f}')} bits/label)"
+
+
 def _validated(record: Record) -> str:
+    metrics = "".join(f", {key} {_cell(value, '{:.4g}')}" for key, value in (record.get("metrics") or {}).items())
+    if "unit" in record:
+        return f"loss {_cell(record.get('loss'), '{:.4f}')} {record['unit']}{metrics}"
     loss, bits = (_cell(record.get(key), "{:.4f}") for key in ("loss", "bits_per_label"))
     right = record.get("accuracy")
     accuracy = "" if right is None else f", {right:.1%} right"
-    return f"{bits} bits/label ({loss} nats){accuracy}"
+    return f"{bits} bits/label ({loss} nats){accuracy}{metrics}"
 
 
 def _known(record: Record) -> dict[str, Any]:

@@ -143,13 +143,13 @@ def test_run_without_lag_resumes_from_its_checkpoint(tmp_path: Path) -> None:
 def test_the_oldest_two_windows_with_gradients_are_due() -> None:
     cut, value = DelayedInterface(), torch.zeros(1)
     for step in (1, 2, 3, 4):
-        assert cut.ready_steps(step, value, torch.zeros(2, step)) == []
+        assert cut.ready_steps(step, value, torch.zeros(2, step, dtype=torch.long)) == []
     for step in (4, 2, 3, 9):
         cut.target(step, torch.tensor(float(step)))
-    found = cut.ready_steps(5, value, torch.zeros(2, 5))
+    found = cut.ready_steps(5, value, torch.zeros(2, 5, dtype=torch.long))
     assert [(due.step, due.gradient, due.labels) for due in found] == [(2, 2.0, 4), (3, 3.0, 6)]
     cut.target(1, value)  # dropped
-    assert [due.step for due in cut.ready_steps(6, value, torch.zeros(1))] == [4]
+    assert [due.step for due in cut.ready_steps(6, value, torch.zeros(1, dtype=torch.long))] == [4]
     assert cut.take_recent() == {"staleness": (3 + 2 + 2) / 3}
 
 

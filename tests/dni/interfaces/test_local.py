@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dni.errors import DivergedError
 from dni.interfaces.local import LocalInterface
 from dni.interfaces.synthetic import DecoupledInterface
+from dni.loss_function import SquaredError
 from dni.losses import summed_cross_entropy
 from dni.predictors.critic import SoftmaxCritic
 from dni.recurrent import reset_streams
@@ -201,3 +202,16 @@ def test_source_gets_reports_of_the_last_stages_loss(tmp_path: Path) -> None:
     feed.data.train.report = lambda index, nats, labels: reported.append(index)  # type: ignore[method-assign]
     line.run()
     assert reported == list(range(STEPS - 4))
+
+
+def test_head_for_numbers_is_a_regression_on_the_same_loss() -> None:
+    """L = |W v + b - y|^2 / 2: dL/dv = W^T error, and the head steps along the mean of error v^T over the 6 rows."""
+    cut = LocalInterface(4, classes=2, learning_rate=0.0, function=SquaredError())
+    linear = cut.head[0]
+    assert isinstance(linear, nn.Linear)
+    value, labels = torch.randn(2, 3, 4), torch.randn(2, 3, 2)
+    error = value @ linear.weight.T + linear.bias - labels
+    torch.testing.assert_close(cut.gradient(1, value, labels), error @ linear.weight)
+    expected = error.flatten(0, 1).T @ value.flatten(0, 1) / 6
+    torch.testing.assert_close(linear.weight.grad, expected)
+    assert cut.local_loss == pytest.approx((error.square().sum() / 2 / 6).item())

@@ -25,6 +25,21 @@ def test_untrained_regressor_predicts_zero(hidden: int, classes: int) -> None:
 
 
 @pytest.mark.parametrize("hidden", [0, 6])
+def test_numbers_as_context_are_a_matrix(hidden: int) -> None:
+    """Untrained it predicts nothing; then W2 relu(W1 v + C y) + b, or W v + C y + b."""
+    predictor = Regressor(4, hidden=hidden, outputs=2)
+    value, labels = torch.randn(2, 3, 4), torch.randn(2, 3, 2)
+    assert torch.equal(predictor(value, labels), torch.zeros(2, 3, 4))
+    for parameter in predictor.parameters():
+        torch.nn.init.normal_(parameter)
+    weights = dict(predictor.named_parameters())
+    seen = labels @ weights["context.table.weight"].T
+    below = torch.relu(value @ weights["first.weight"].T + weights["first.bias"] + seen) if hidden else value
+    expected = below @ weights["last.weight"].T + weights["last.bias"] + (0 if hidden else seen)
+    torch.testing.assert_close(predictor(value, labels), expected)
+
+
+@pytest.mark.parametrize("hidden", [0, 6])
 @pytest.mark.parametrize("future_labels", [1, 3])
 def test_critic_gradient_is_autograds_gradient_of_its_own_cross_entropy(hidden: int, future_labels: int) -> None:
     torch.manual_seed(1)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from workers.cli.plan import main
@@ -63,6 +64,16 @@ def test_images_are_planned_without_their_files(tmp_path: Path) -> None:
     assert found["layers"][0]["output_bytes"] == 8 * 28 * 28 * 4
     assert any("data=mnist was not read" in line and "(1, 28, 28)" in line for line in lines)
     assert list(tmp_path.iterdir()) == [tmp_path / "p.json"], "no run folder"
+
+
+@pytest.mark.timeout(120)
+def test_regression_is_planned_with_vectors_and_float_labels(tmp_path: Path) -> None:
+    np.save(tmp_path / "waves.npy", np.random.default_rng(0).normal(size=(900, 3)))
+    words = "data=series data.path=waves.npy loss=squared_error data.batch=4 data.window=8 stages=2 model.units=8"
+    lines, found = plan(tmp_path, words)
+    assert [found["layers"][n]["name"] for n in (0, -1)] == ["inputs", "output"]
+    assert [found["layers"][n]["output_bytes"] for n in (0, -1)] == [4 * 8 * 8 * 4, 4 * 8 * 3 * 4]
+    assert {"synthetic", "local"} <= {each["method"] for each in found["forecasts"]}, lines
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,14 @@ from workers.comm.frame import Frame, Kind
 from workers.launch.launcher import launch
 from workers.runtime.assembly import contents_of
 
+SERIES = replace(TEXT, numbers=2)  # two targets per row
+
 VALID: list[tuple[Contents, Kind, int, dict[str, Tensor]]] = [
     (TEXT, Kind.STEP, 1, step()),
     (TEXT, Kind.STEP, 1, step() | {"last": SCALAR}),
     (TEXT, Kind.EVALUATE, 1, evaluated()),
+    (SERIES, Kind.STEP, 1, step() | {"labels": torch.full((B, T, 2), -99.5)}),
+    (SERIES, Kind.PROBE, 1, probe() | {"labels": torch.zeros(*probe()["labels"].shape, 2)}),
     (TEXT, Kind.PROBE, 1, probe()),
     (TEXT, Kind.CHECKPOINT, 1, {}),
     (TEXT, Kind.END, 1, {}),
@@ -74,6 +79,8 @@ WRONG: list[tuple[Contents, Kind, dict[str, Any], str]] = [
     (TEXT, Kind.STEP, {"gradient": torch.zeros(B, T, D)}, r"it has the tensors \['context', 'done', 'gradient', "),
     (TEXT, Kind.STEP, {"labels": torch.zeros(B, T + 1, dtype=long)}, r"'labels' is int64 \(3, 3\), .* int64 \(3, 2\)"),
     (TEXT, Kind.STEP, {"labels": torch.zeros(B, T)}, r"'labels' is float32 \(3, 2\), .* int64 \(3, 2\)"),
+    (SERIES, Kind.STEP, {}, r"'labels' is int64 \(3, 2\), the settings say float32 \(3, 2, 2\)"),
+    (SERIES, Kind.STEP, {"labels": torch.zeros(B, T, 1)}, r"'labels' is float32 \(3, 2, 1\), .* float32 \(3, 2, 2\)"),
     (TEXT, Kind.STEP, {"labels": torch.full((B, T), V)}, "'labels' are from 7 to 7, the settings say -1 to 6"),
     (TEXT, Kind.STEP, {"labels": torch.full((B, T), -2)}, "'labels' are from -2 to -2, the settings say -1 to 6"),
     (TEXT, Kind.STEP, {"reset": torch.zeros(B)}, r"'reset' is float32 \(3,\), the settings say bool \(3,\)"),

@@ -10,7 +10,7 @@ from workers.config.group_choice import refuse_nameless_choices
 
 @pytest.mark.parametrize("word", ["loss=null", "+loss=null", "loss=2", "loss=false", "~loss=2", "loss=null,x"])
 def test_a_choice_without_a_name_is_refused(word: str) -> None:
-    message = f"{word} names no option: write loss=NAME, where NAME is cross_entropy"
+    message = f"{word} names no option: write loss=NAME, where NAME is cross_entropy or squared_error"
     assert refusal_of(refuse_nameless_choices, ["steps=3", word]) == message
 
 

@@ -19,6 +19,9 @@ ALONE = [f"{group}={name}" for group, names in sorted(OPTIONS.items()) for name 
 
 #: Options that need other settings than the defaults.
 NEEDS = {
+    "data=tokens": ["data.path=folder"],
+    "data=series": ["data.path=file.csv", "loss=squared_error"],
+    "loss=squared_error": ["data.path=file.csv", "data=series"],
     "data=mnist": ["model=mlp_bn"],
     "data=cifar10": ["model=cnn"],
     "model=mlp_bn": ["data=mnist"],

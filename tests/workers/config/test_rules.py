@@ -117,5 +117,5 @@ def test_every_rule_is_broken_once() -> None:
     rules = [path for folder in (RULES, METHODS_OF_DNI, PREDICTORS) for path in folder.glob("*.py")]
     rules += [Path(module.__file__) for module in (dni.lr_schedule, dni.optimizers)]
     rules += [TRANSPORTS / "local.py", *TRANSPORTS.glob("*/transport.py")]
-    parts = [Path(dni.loss_function.__file__), *(path for part in PARTS_OF_DNI for path in part.glob("*.py"))]
+    parts = [Path(dni.loss_function.__file__), *(path for part in PARTS_OF_DNI for path in part.rglob("*.py"))]
     assert broken == raised_in(path for path in rules if path.name not in elsewhere) | checks_of(parts)

@@ -35,6 +35,13 @@ def test_the_best_pass_and_the_passes_since(bits: tuple[float | None, ...], step
     assert (chosen and chosen["step"], passes_since_best(passes(*bits))) == (step, since)
 
 
+def test_best_uses_the_loss_if_it_is_not_in_bits() -> None:
+    losses = (0.3, 0.1, None, 0.2)
+    records = [{"kind": "valid", "step": n, "loss": x, "unit": "squared error"} for n, x in enumerate(losses, 1)]
+    chosen = best(records)
+    assert (chosen and chosen["step"], passes_since_best(records)) == (2, 2)
+
+
 def stops_at(patience: int, *bits: float | None, last: int = 99) -> int | None:
     """Return the step of the pass that stops the run, or None."""
     kept: list[dict[str, Any]] = []

@@ -52,6 +52,18 @@ def test_a_plain_line_has_the_figures_of_any_stage() -> None:
     assert locked.line().split(" | ")[3:] == ["busy 50%"]
 
 
+def test_a_loss_in_its_own_unit_has_no_bits() -> None:
+    console, text = plain()
+    screen, unit = Screen(console, 1, 100, live=False), {"unit": "squared error", "bits_per_label": None}
+    screen.show(train(0, 10, loss=0.25, **unit))
+    screen.show({"kind": "valid", "stage": 0, "step": 10, "loss": 0.5, "metrics": {"rmse": 1.0, "r2": None}, **unit})
+    assert screen.line().split(" | ")[2] == "loss 0.2500 squared error"
+    assert screen.validation() == "validation at step 10: loss 0.5000 squared error, rmse 1, r2 -"
+    console.print(screen.table())
+    assert "squared error)" in text.getvalue()
+    assert "bits" not in text.getvalue()
+
+
 def test_a_stage_keeps_its_last_figures() -> None:
     screen = Screen(plain()[0], 2, 100, live=False)
     screen.show(train(0, 10, busy=0.25))

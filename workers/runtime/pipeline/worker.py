@@ -16,6 +16,7 @@ from torch import Tensor
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.loss import LossInterface
+from dni.losses import count_rows
 from dni.lr_schedule import resume_schedule
 from workers.build.data import open_data
 from workers.build.stage import build_stage
@@ -58,7 +59,7 @@ class PipelinedWorker:
         self.blocked, self.computing = WaitTime(), Computing()
         self.recorder = Recorder(
             job.sink, index, self.depth, ZeroInterface(), self.feed, None, self.blocked, every=config.log_every,
-            guessing=config.loss.of_guessing(config.model.symbols or 1),
+            guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss, metrics=config.metrics,
             parts=list(self.stages.values()),
         )  # fmt: skip
         self.orders = Broadcast(0, ENDING)  # (whether this step is the last one, 0)
@@ -93,13 +94,13 @@ class PipelinedWorker:
             self.orders.send(self.job.stop.is_set(), 0)
         self._passes(frame)
         for stage in self.stages.values():
-            stage.update(labels.numel())
+            stage.update(count_rows(labels))
         with self.blocked.waiting():
             (last, _), (nats, counted) = self.orders.receive(), self.loss_reports.receive()
         self.feed.finish(frame, losses=[Loss(frame.step, nats, int(counted))])
         if last:
             self.ending.set()
-        self.recorder.step(frame.step, labels.numel())
+        self.recorder.step(frame.step, count_rows(labels))
         for stage in self.stages.values():
             if stage.schedule is not None:
                 stage.schedule.step()
@@ -119,7 +120,9 @@ class PipelinedWorker:
                 with self.blocked.waiting():
                     dist.send(output.contiguous(), (self.index + 1) % self.config.stages, tag=VALIDATING)
                 continue
-            self.recorder.validation(frame.step, self.config.loss.judge(output, labels.to(stage.device)))
+            labels = labels.to(stage.device)
+            self.recorder.validation(frame.step, self.config.loss.judge(output, labels))
+            self.recorder.measure(output, labels)
 
     def save(self, frame: Frame) -> None:
         """Save a checkpoint, which is complete once all stages have passed the barrier."""
