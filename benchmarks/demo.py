@@ -21,7 +21,7 @@ from benchmarks.harness.environment import RESULTS, bar, environment, write
 from benchmarks.harness.runs import run_to_the_end
 from benchmarks.time_left import TimeLeft, minutes
 from dni.data.text import load_text
-from dni.metrics import ngram_bits
+from dni.metrics.fit import ngram_bits
 from workers.reporting.report import report
 
 METHODS = (("backprop", "truncated"), ("synthetic", "truncated"), ("synthetic", "synthetic"))

@@ -13,7 +13,7 @@ from torch import Tensor
 from dni.data.window import Window
 from dni.interfaces.base import Interface
 from dni.losses import cross_entropy_gradient
-from dni.metrics import cosine
+from dni.metrics.fit import cosine
 from dni.recurrent import Chain, pack, unpack
 from dni.rng import without_dropout
 from dni.types import State

@@ -13,7 +13,7 @@ from torch import Tensor
 from dni.errors import ConfigError
 from dni.losses import count_rows, cross_entropy_gradient, summed_cross_entropy
 from dni.losses import numbers as numbers_of
-from dni.metrics import bits, hits
+from dni.metrics.fit import bits, hits
 from dni.misuse import label_misfit
 from dni.plugin import Named
 from dni.types import IGNORED

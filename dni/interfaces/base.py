@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dni.loss_function import Judgement
 from dni.losses import count_rows
-from dni.metrics import FitMeter
+from dni.metrics.fit import FitMeter
 from dni.misuse import require_target
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from dni.errors import UsageError
 from dni.interfaces.base import Interface, ReadyStep
 from dni.losses import count_rows
-from dni.metrics import FitMeter
+from dni.metrics.fit import FitMeter
 from dni.misuse import refuse_below, require_target
 
 #: Most backward passes of a stage in one step. With two it catches up, and the work per frame stays bounded.

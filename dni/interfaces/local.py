@@ -12,7 +12,7 @@ from dni.errors import DivergedError
 from dni.interfaces.base import Interface
 from dni.loss_function import LossFunction
 from dni.losses import count_rows, summed_cross_entropy
-from dni.metrics import FitMeter
+from dni.metrics.fit import FitMeter
 from dni.misuse import REFUSALS, explain, misfit
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dni.errors import UsageError
 from dni.interfaces.base import Interface, ReadyStep
-from dni.metrics import FitMeter
+from dni.metrics.fit import FitMeter
 from dni.named_tensors import Value
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dni.errors import DivergedError, UsageError
 from dni.interfaces.base import Interface, ReadyStep
 from dni.interfaces.pending import PendingPrediction
-from dni.metrics import FitMeter, cosine
+from dni.metrics.fit import FitMeter, cosine
 from dni.misuse import REFUSALS, explain, misfit, refuse_below, refuse_optimizer, require_target
 from dni.predictors.base import Predictor
 from dni.rng import without_dropout

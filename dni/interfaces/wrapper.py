@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dni.interfaces.base import Interface
-from dni.metrics import FitMeter
+from dni.metrics.fit import FitMeter
 
 
 class InterfaceWrapper(Interface):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dni.data import load_text
-from dni.metrics import bits, cosine, hits, ngram_bits
+from dni.metrics.fit import bits, cosine, hits, ngram_bits
 from dni.types import IGNORED
 
 

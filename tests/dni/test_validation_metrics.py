@@ -1,4 +1,4 @@
-"""dni/validation_metrics.py against NumPy, over several windows."""
+"""dni/metrics/validation.py against NumPy, over several windows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dni.errors import ConfigError
+from dni.metrics.validation import MeanAbsoluteError, MetricSums, RootMeanSquaredError, TopK, refuse_twins
 from dni.types import IGNORED
-from dni.validation_metrics import MeanAbsoluteError, MetricSums, RootMeanSquaredError, TopK, refuse_twins
 
 
 def test_the_share_among_the_k_largest() -> None:

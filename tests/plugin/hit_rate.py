@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dni.validation_metrics import Metric
+from dni.metrics.validation import Metric
 
 
 @dataclass

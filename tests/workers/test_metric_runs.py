@@ -11,7 +11,7 @@ import torch
 
 from dni.data.window import split_labels
 from dni.errors import ConfigError
-from dni.validation_metrics import TopK
+from dni.metrics.validation import TopK
 from tests.plugin.hit_rate import Recall
 from tests.support.commands import LOCAL, SMALL, settings
 from tests.support.runs import tiny
@@ -26,7 +26,7 @@ from workers.tracking.tensorboard import final_figures, scalars
 
 OWN = "tests.plugin.hit_rate"
 SPACE = {"_target_": f"{OWN}.Recall", "of": 0}
-METRICS: list[Any] = [SPACE, {"_target_": "dni.validation_metrics.TopK", "k": 3}]
+METRICS: list[Any] = [SPACE, {"_target_": "dni.metrics.validation.TopK", "k": 3}]
 TEXT = "abba cab " * 100
 
 
@@ -90,9 +90,9 @@ def test_a_run_without_metrics_records_none(tmp_path: Path) -> None:
 
 
 def test_they_are_typed_recorded_and_typed_on_a_command_line() -> None:
-    config = settings(*SMALL, *LOCAL, f"metrics=[{OWN}.Recall,{{_target_:dni.validation_metrics.TopK,k:2}}]")
+    config = settings(*SMALL, *LOCAL, f"metrics=[{OWN}.Recall,{{_target_:dni.metrics.validation.TopK,k:2}}]")
     assert config.metrics == [Recall(of=0), TopK(k=2)]
-    assert to_plain(config)["metrics"] == [SPACE, {"_target_": "dni.validation_metrics.TopK", "k": 2}]
+    assert to_plain(config)["metrics"] == [SPACE, {"_target_": "dni.metrics.validation.TopK", "k": 2}]
     assert from_any(to_plain(config)) == config
 
 
@@ -108,7 +108,7 @@ def test_they_are_typed_recorded_and_typed_on_a_command_line() -> None:
             r"metrics: Wrong cannot measure outputs \[1, 2, 4\], labels \[1, 2\]: IndexError: .*line 33\)",
         ),
         (
-            ["dni.validation_metrics.MeanAbsoluteError"],
+            ["dni.metrics.validation.MeanAbsoluteError"],
             r"metrics: mae cannot measure outputs \[1, 2, 4\], labels \[1, 2\]: ValueError: labels \(1, 2\) do not",
         ),
     ],

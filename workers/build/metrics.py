@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dni.validation_metrics import MetricSums, refuse_twins
+from dni.metrics.validation import MetricSums, refuse_twins
 from workers.build.own_code import as_config_error
 from workers.config.settings import Config
 

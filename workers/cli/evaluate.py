@@ -20,9 +20,9 @@ from dni.data.source import Source
 from dni.data.window import Window, split_labels
 from dni.errors import CheckpointError, ConfigError, DniError
 from dni.loss_function import Judgement, LossFunction
+from dni.metrics.validation import MetricSums
 from dni.recurrent import Chain
 from dni.stages.base import Stage
-from dni.validation_metrics import MetricSums
 from workers.build.data import resolve
 from workers.build.device import device_of
 from workers.build.model import build_chains

@@ -12,11 +12,11 @@ from dni.loss_function import CrossEntropy, LossFunction
 from dni.methods.base import DepthMethod
 from dni.methods.in_time import TimeMethod, Truncated
 from dni.methods.synthetic import Synthetic
+from dni.metrics.validation import Metric
 from dni.models.base import Model
 from dni.models.language import Lstm
 from dni.optimizers import Adam, Optimizer
 from dni.ranges import one_or_more, zero_or_more
-from dni.validation_metrics import Metric
 from workers.comm.transports.base import Transport
 from workers.comm.transports.grpc.transport import Grpc
 from workers.config.plugins import plugin, plugins

@@ -13,9 +13,9 @@ from torch import Tensor
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface
 from dni.loss_function import CrossEntropy, Judgement, LossFunction
-from dni.metrics import FitMeter, bits
+from dni.metrics.fit import FitMeter, bits
+from dni.metrics.validation import Metric, MetricSums
 from dni.stages.base import Stage
-from dni.validation_metrics import Metric, MetricSums
 from workers.comm.downstream import Downstream
 from workers.comm.edge import WaitTime
 from workers.comm.frame import Frame, Kind

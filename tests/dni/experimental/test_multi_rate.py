@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dni.experimental.multi_rate import MultiRateInterface
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.losses import summed_cross_entropy
-from dni.metrics import bits
+from dni.metrics.fit import bits
 from dni.recurrent import Chain, reset_streams
 from dni.types import State
 from tests.support.runs import assert_same, parameters_of, tiny

@@ -1,0 +1,1 @@
+"""How well predictors fit, and figures of validation beside the loss."""
