@@ -118,6 +118,7 @@ def gpt2_name(name: str) -> str:
 
 
 @pytest.mark.parametrize("method", ["synthetic", "local", "delayed"])
+@pytest.mark.long
 def test_gpt2_learns_with_other_methods(method: str, import_example: Import, tmp_path: Path) -> None:
     import_example("gpt2", "gpt2")
     rate = {"learning_rate": 3e-3}
@@ -138,6 +139,7 @@ def test_gpt2_trains_in_a_pipeline(import_example: Import, tmp_path: Path) -> No
     assert max((split[name] - whole[name]).abs().max().item() for name in whole) < 1e-5
 
 
+@pytest.mark.long
 def test_gpt2_goes_on_in_two_and_then_three_stages(import_example: Import, tmp_path: Path) -> None:
     import_example("gpt2", "gpt2")
     plan = {"optimizer": {"clip": None, "schedule": {"kind": "constant"}}, "depth": {"method": "backprop"}}

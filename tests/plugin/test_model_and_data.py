@@ -30,6 +30,7 @@ def own(classes: str = "Counter Bits", **changes: Any) -> Config:
     return tiny(**{key: value | changes.pop(key, {}) for key, value in sections.items()}, **changes)
 
 
+@pytest.mark.long
 def test_train_in_processes_resume_and_are_evaluated(tmp_path: Path) -> None:
     whole = launch(own(**LOCKED, **PROCESSES), tmp_path / "whole").summary
     assert whole["data"]["name"] == "bits"

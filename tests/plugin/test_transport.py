@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {"depth": {"lag": 1}, "checkpoint": {"every": 4, "kee
 OWN: dict[str, Any] = {"transport": {"_target_": TARGET, "no_delay": False}, "launch": {"mode": "processes"}}
 
 
+@pytest.mark.long
 def test_run_in_processes_equals_one_in_memory_and_resumes(tmp_path: Path) -> None:
     launch(tiny(**SETTINGS), tmp_path / "local")
     summary = launch(tiny(**SETTINGS, **OWN), tmp_path / "whole").summary

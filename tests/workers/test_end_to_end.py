@@ -123,6 +123,7 @@ def test_modules_in_the_current_folder_and_prints_of_workers_do_no_harm(tmp_path
     assert logs == [b"hello\ncaution\nno newline"] * 2
 
 
+@pytest.mark.long
 def test_python_m_workers_ignores_modules_in_the_current_folder(tmp_path: Path) -> None:
     for name in ("random.py", "queue.py"):
         (tmp_path / name).write_text("raise RuntimeError('not this one')")
@@ -163,6 +164,7 @@ def test_a_run_on_a_folder_of_texts(tmp_path: Path) -> None:
     assert (summary["steps"], summary["data"]["name"]) == (5, "texts")
 
 
+@pytest.mark.long
 def test_a_too_short_text_is_refused_before_the_start(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("abc" * 30)
     done = run(tmp_path, *SMALL, "data.path=short.txt", "launch=processes")

@@ -61,6 +61,7 @@ def by_hand(run_dir: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("depth", [{"method": "backprop"}, {"method": "gpipe", "microbatches": 2}])
+@pytest.mark.long
 def test_they_are_measured_recorded_reported_and_measured_again(
     tmp_path: Path, depth: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

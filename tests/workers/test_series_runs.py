@@ -51,6 +51,7 @@ def half_square(output: Tensor, labels: Tensor) -> Tensor:
     return 0.5 * (output - labels).square().sum()
 
 
+@pytest.mark.long
 def test_they_train_in_processes_go_on_and_are_measured(path: Path, tmp_path: Path) -> None:
     summary = launch(on_series(path, **LOCKED, **PROCESSES), tmp_path / "whole").summary
     assert_near(parameters_of(tmp_path / "whole", 2), plain_training(on_series(path, **LOCKED), loss=half_square))

@@ -33,6 +33,7 @@ def on_tokens(folder: Path, sampling: str, **changes: Any) -> Config:
 
 
 @pytest.mark.parametrize("sampling", ["streams", "random"])
+@pytest.mark.long
 def test_they_train_go_on_and_are_measured(folder: Path, tmp_path: Path, sampling: str) -> None:
     processes: dict[str, Any] = {"transport": {"kind": "grpc"}, "launch": {"mode": "processes"}}
     launch(on_tokens(folder, sampling, **processes), tmp_path / "whole")

@@ -121,6 +121,7 @@ def test_a_run_of_other_stages_begins_with_the_file(
     assert read_record(tmp_path / "new").start_from == str(path)
 
 
+@pytest.mark.long
 def test_a_run_in_a_pipeline_begins_with_the_file(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def test_layers_partitions_methods_and_the_setting_to_type(tmp_path: Path) -> No
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_images_are_planned_without_their_files(tmp_path: Path) -> None:
     lines, found = plan(tmp_path, "experiment=mnist model.units=16 data.batch=8 stages=2")
     assert [layer["name"] for layer in found["layers"]][:2] == ["flatten", "layer1"]

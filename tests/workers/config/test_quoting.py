@@ -41,6 +41,7 @@ def test_a_plain_path_is_not_quoted() -> None:
 
 
 @pytest.mark.parametrize("name", ["a=b", ODD])
+@pytest.mark.long
 def test_the_resume_hint_runs_in_a_shell(name: str, tmp_path: Path) -> None:
     """The hint is that of a run that lost a stage after its checkpoint."""
     folder = tmp_path / name

@@ -152,6 +152,7 @@ def test_resume_repeats_the_recorded_settings_and_new_ones_win(earlier: Any) -> 
         (["time=synthetic", "model=mlp"], "time=synthetic needs a recurrent model"),
     ],
 )
+@pytest.mark.long
 def test_the_command_itself_refuses_with_one_line(overrides: list[str], message: str, tmp_path: Path) -> None:
     done = run(tmp_path, *overrides)
     assert (done.code, done.out) == (2, [])

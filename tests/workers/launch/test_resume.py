@@ -86,6 +86,7 @@ def test_a_signal_in_the_middle_of_a_record_stops_in_good_order(
     assert checkpoint.complete_steps(tmp_path) == [result.summary["steps"]]
 
 
+@pytest.mark.long
 def test_a_second_signal_stops_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

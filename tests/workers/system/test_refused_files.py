@@ -83,6 +83,7 @@ def test_an_unwritable_checkpoint_ends_a_run_with_external_launch(tmp_path: Path
     assert re.match(rf"stage 0: {tmp_path}/run/checkpoints/.*{TOO_LARGE}; no complete checkpoint", str(refused.value))
 
 
+@pytest.mark.long
 def test_the_command_refuses_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     done = run(tmp_path, "hydra.run.dir=/proc/x/y")
     assert (done.code, done.out) == (2, [])
