@@ -40,6 +40,7 @@ def test_trains_in_processes_resumes_and_is_evaluated(tmp_path: Path) -> None:
     assert summary["valid"]["bits_per_label"] != measured
 
 
+@pytest.mark.long
 def test_a_pipeline_takes_the_same_loss(tmp_path: Path) -> None:
     piped = {**SETTINGS, "depth": {"method": "gpipe", "microbatches": 2}}
     launch(tiny(**piped, **PROCESSES), tmp_path)

@@ -112,6 +112,7 @@ def test_every_kind_of_method_learns(path: Path, tmp_path: Path, changes: dict[s
     assert summary["valid"]["loss"] < 0.1
 
 
+@pytest.mark.long
 def test_a_pipeline_equals_plain_training(path: Path, tmp_path: Path) -> None:
     launch(on_series(path, depth={"method": "gpipe", "microbatches": 2}, **PROCESSES), tmp_path / "run")
     assert_near(parameters_of(tmp_path / "run", 2), plain_training(on_series(path, **LOCKED), loss=half_square))

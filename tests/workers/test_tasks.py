@@ -78,6 +78,7 @@ def test_a_stream_without_future_labels_refuses_a_critic_that_needs_them(tmp_pat
 
 
 @pytest.mark.parametrize("time", ["truncated", "synthetic", "full"])
+@pytest.mark.long
 def test_sequential_mnist_runs(time: str, tmp_path: Path) -> None:
     folder = Path(os.environ.get("DNI_MNIST", "../shared/data/mnist"))
     if not folder.is_dir():

@@ -52,6 +52,7 @@ def test_other_files_are_other_data(folder: Path, tmp_path: Path) -> None:
         launch(on_tokens(folder, "streams", steps=20, resume=str(tmp_path / "run")), tmp_path / "again")
 
 
+@pytest.mark.long
 def test_an_id_that_cannot_be_ends_the_run_in_one_line(folder: Path, tmp_path: Path) -> None:
     ids = IDS.copy()
     ids[100] = 60

@@ -68,6 +68,7 @@ def test_images_are_planned_without_their_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_regression_is_planned_with_vectors_and_float_labels(tmp_path: Path) -> None:
     np.save(tmp_path / "waves.npy", np.random.default_rng(0).normal(size=(900, 3)))
     words = "data=series data.path=waves.npy loss=squared_error data.batch=4 data.window=8 stages=2 model.units=8"

@@ -52,7 +52,7 @@ ADAM = {"kind": "adam", "schedule": {"kind": "cosine", "warmup_steps": 3, "decay
 @pytest.mark.parametrize(
     ("method", "stages", "microbatches", "chunks", "optimizer"),
     [
-        ("gpipe", 2, 4, 2, SGD),
+        pytest.param("gpipe", 2, 4, 2, SGD, marks=pytest.mark.long),
         ("1f1b", 4, 8, 2, SGD),
         ("interleaved_1f1b", 4, 4, 2, SGD),
         ("zero_bubble", 2, 4, 2, SGD),
