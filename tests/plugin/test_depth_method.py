@@ -50,6 +50,7 @@ def by_hand(config: Config) -> dict[str, torch.Tensor]:
     return {name: value for chain in chains for name, value in chain.state_dict().items()}
 
 
+@pytest.mark.long
 def test_trains_in_processes_and_resumes(tmp_path: Path) -> None:
     config = tiny(**SETTINGS)
     whole = launch(tiny(**SETTINGS, **PROCESSES), tmp_path / "whole").summary

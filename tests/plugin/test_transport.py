@@ -96,6 +96,7 @@ def test_incomplete_classes_are_refused_in_one_line(transport: dict[str, Any], s
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.long
 def test_command_refuses_a_class_that_cannot_be_imported(tmp_path: Path) -> None:
     with Command(tmp_path, ("transport=no_such_module.Wire",)) as command:
         done = command.finish()

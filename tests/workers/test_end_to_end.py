@@ -144,6 +144,7 @@ def test_a_frozen_stage_is_named_at_the_end_of_the_run(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in stages.values())
 
 
+@pytest.mark.long
 def test_a_run_on_the_users_text_in_threads(tmp_path: Path) -> None:
     (tmp_path / "my text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
     with Command(tmp_path, (*SMALL, *LOCAL, "data.path='my text.txt'", "steps=20")) as command:

@@ -35,6 +35,7 @@ def plan(folder: Path, words: str) -> tuple[list[str], dict[str, Any]]:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_layers_partitions_methods_and_the_setting_to_type(tmp_path: Path) -> None:
     words = f"{SLOW} time=truncated model.split_points=[slow,scores]"
     lines, found = plan(tmp_path, f"{words} --delay-ms 50 --bandwidth-mbit 100 --microbatches 4")

@@ -36,7 +36,7 @@ NEEDS = {
 }
 
 #: Methods in depth whose pairs are composed in the quick tests.
-QUICK = ("backprop", "synthetic", "1f1b", "irregular")
+QUICK = ("backprop", "synthetic", "1f1b")
 
 
 def test_the_groups_are_those_of_the_documentation() -> None:

@@ -62,6 +62,7 @@ def test_unwritable_metrics_end_the_run_and_its_last_checkpoint_is_named(
     )
 
 
+@pytest.mark.long
 def test_an_unwritable_checkpoint_ends_a_run_in_processes(tmp_path: Path) -> None:
     with files_of_at_most(5_000), pytest.raises(SystemRefused) as refused:
         launch(settings(*SMALL, "stages=1", "launch=processes", "steps=10", "model.units=64"), tmp_path / "run")
