@@ -25,6 +25,7 @@ from dni.data.tokenizer import Tokenizer
 from dni.errors import CheckpointError, ConfigError, DniError
 from dni.recurrent import Chain
 from workers.build.device import device_of
+from workers.build.trace import is_traced
 from workers.cli.evaluate import load_parts, read_settings, trained_settings
 from workers.cli.spelling import Spelling, held_back, spelling_of
 from workers.config.settings import Config
@@ -125,6 +126,11 @@ def open_writer(run_dir: Path, step: str | None = None) -> Writer:
     symbols = vocabulary.load(run_dir, config.model.symbols) or _symbols_of_text(run_dir)
     chosen = choose(run_dir, step, "--step ").step
     (model,) = load_parts(config, run_dir, chosen)
+    if is_traced(model):
+        raise ConfigError(
+            f"{run_dir}: model={config.model.name} was traced for batches of {config.data.batch}, and text is written "
+            "one stream at a time: let its function return a list of parts"
+        )
     torch.set_num_threads(config.torch_threads)  # as in training and evaluation
     reader = Reader(model, config.window, device_of(replace(config, devices=["auto"]), 0))
     return Writer(reader, spelling_of(symbols), chosen)

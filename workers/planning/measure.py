@@ -19,6 +19,7 @@ from dni.stages.graph import gradient_of
 from dni.stages.partition import named_layers
 from dni.types import State
 from workers.build.device import device_of
+from workers.build.example import example as zero_example
 from workers.build.model import build_whole
 from workers.build.own_code import as_config_error
 from workers.config.settings import Config
@@ -206,12 +207,13 @@ def clock_of(config: Config, device: torch.device) -> Callable[[], float]:
 
 
 def example(config: Config, batch: int) -> Tensor:
-    """A made-up input: (B, T) symbols, (B, T, D) vectors, (B, D) or (B, C, H, W)."""
-    shape = tuple(config.model.input_shape or ())
-    steps = (config.window,) if config.data.sequences else ()
-    if shape:
-        return torch.randn(batch, *steps, *shape)
-    return torch.randint(config.model.input_symbols or 1, (batch, *steps))
+    """Return a made-up input: (B, T) symbols, (B, T, D) vectors, (B, D) or (B, C, H, W)."""
+    zeros = zero_example(config, batch, config.window)
+    return (
+        torch.randn(zeros.shape)
+        if zeros.is_floating_point()
+        else torch.randint_like(zeros, config.model.input_symbols or 1)
+    )
 
 
 def example_labels(config: Config, *rows: int) -> Tensor:

@@ -14,6 +14,7 @@ from dni.models import ModelContext
 from tests.plugin.models.own_module import network
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
 from workers.build.data import resolve
+from workers.cli import sample
 from workers.cli.evaluate import evaluate
 from workers.config.convert import from_any, to_plain
 from workers.config.settings import Config
@@ -63,12 +64,14 @@ def test_a_traced_module_is_predicted_for_and_goes_on_where_it_stopped(tmp_path:
     assert_same(parameters_of(tmp_path / "whole", 3), parameters_of(tmp_path / "again", 3))
 
 
-def test_a_traced_module_is_cut_at_named_blocks(tmp_path: Path) -> None:
+def test_a_traced_module_is_cut_at_named_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launch(own(settings={"split_points": ["blocks_1", "blocks_2"]}, **LOCKED), tmp_path)
     names = {name.partition(".part.")[2] for name in parameters_of(tmp_path, 1)}
     assert "embed.weight" in names
     assert "blocks.0.map.weight" in names
     assert "blocks.1.map.weight" not in names
+    assert sample.main([str(tmp_path), "--prompt", "a"]) == 2
+    assert "model=network was traced for batches of 4, and text is written one stream" in capsys.readouterr().err
 
 
 def test_a_list_of_parts_is_a_row_of_layers(tmp_path: Path) -> None:
