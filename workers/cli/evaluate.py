@@ -22,10 +22,11 @@ from dni.errors import CheckpointError, ConfigError, DniError
 from dni.loss_function import Judgement, LossFunction
 from dni.metrics.validation import MetricSums
 from dni.recurrent import Chain
+from dni.stages.autocast import AutocastChain
 from dni.stages.base import Stage
 from workers.build.data import resolve
 from workers.build.device import device_of
-from workers.build.model import build_chains
+from workers.build.model import build_chains, dtype_of
 from workers.comm.frame import Frame, Kind
 from workers.config.convert import to_plain
 from workers.config.settings import Config
@@ -134,7 +135,10 @@ def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
         if as_refusal(error) is not None:
             raise
         raise CheckpointError(f"step {step}: the checkpoint in {run_dir} does not fit its settings: {error}") from error
-    return chains if max(config.periods) > 1 else [whole]
+    if max(config.periods) > 1:
+        return chains
+    dtype = dtype_of(config)
+    return [whole if dtype is None else AutocastChain(whole, dtype, last=True)]
 
 
 def measure(

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from dni.errors import ConfigError
+from dni.stages.autocast import AutocastChain
 from tests.support.runs import assert_close, parameters_of, tiny
 from workers.build.data import resolve
+from workers.cli.evaluate import evaluate, load_parts
 from workers.comm.frame import Frame
 from workers.comm.roles import GRADIENT, VALUE, role_of
 from workers.comm.transports.local import LocalEnd
@@ -73,6 +75,14 @@ def test_a_resumed_run_in_16_bits_is_an_uninterrupted_one_but_for_rounding(tmp_p
     launch(tiny(**settings), tmp_path / "whole")
     launch(tiny(**settings, resume=str(tmp_path / "whole"), resume_step=4), tmp_path / "again")
     assert_close(parameters_of(tmp_path / "whole", 2), parameters_of(tmp_path / "again", 2), within=1e-4)
+
+
+def test_evaluation_has_the_precision_of_the_run(tmp_path: Path) -> None:
+    settings = {"depth": METHODS["backprop"], "precision": "bf16", "evaluate": {"every": None, "windows": None}}
+    trained = launch(tiny(**settings), tmp_path).summary["valid"]["bits_per_label"]
+    assert evaluate(tmp_path, "valid")["bits_per_label"] == pytest.approx(trained, rel=1e-3)
+    (whole,) = load_parts(resolve(tiny(**settings))[0], tmp_path, 10)
+    assert isinstance(whole, AutocastChain)
 
 
 def test_stages_must_agree_on_the_precision() -> None:
