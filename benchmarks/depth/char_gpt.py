@@ -44,7 +44,7 @@ from workers.config.settings import Config
 MODEL = Path(__file__).parents[2] / "examples" / "char_gpt"
 SEEDS, TUNING_SEED = ((0,) if QUICK else (0, 1, 2)), 100
 STEPS, TUNING_STEPS = (12, 8) if QUICK else (2000, 500)
-RATES = ("1e-3",) if QUICK else ("5e-4", "1e-3", "2e-3", "4e-3")
+RATES = ("1e-3",) if QUICK else ("1e-3", "2e-3", "4e-3", "8e-3")
 GRID, TUNING = Grid("char-gpt", "char_gpt"), Grid("char-gpt-tuning", "char_gpt_tuning")
 SPEED = Grid("char-gpt-speed", "char_gpt_speed")
 #: The method whose rate another one takes.
