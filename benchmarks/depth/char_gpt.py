@@ -45,6 +45,7 @@ MODEL = Path(__file__).parents[2] / "examples" / "char_gpt"
 SEEDS, TUNING_SEED = ((0,) if QUICK else (0, 1, 2)), 100
 STEPS, TUNING_STEPS = (12, 8) if QUICK else (2000, 500)
 RATES = ("1e-3",) if QUICK else ("1e-3", "2e-3", "4e-3", "8e-3")
+BEYOND = 0 if QUICK else 2
 GRID, TUNING = Grid("char-gpt", "char_gpt"), Grid("char-gpt-tuning", "char_gpt_tuning")
 SPEED = Grid("char-gpt-speed", "char_gpt_speed")
 #: The method whose rate another one takes.
@@ -108,13 +109,35 @@ def main() -> None:
 
 
 def tune() -> dict[str, str]:
-    """Return each method's best rate after a short run, by validation."""
-    own = [m for m in METHODS if m not in TUNED_AS]
-    cells = {m: [Cell(m, rate, TUNING_SEED, TUNING_STEPS, f"{m}, rate {rate}") for rate in RATES] for m in own}
-    every = [cell for mine in cells.values() for cell in mine]
+    """Return each method's best rate after a short run, by validation.
+
+    If it is the largest or the smallest that was tried, twice or half of it is tried too, at most `BEYOND` times.
+    """
+    tried = {m: [trial(m, rate) for rate in RATES] for m in METHODS if m not in TUNED_AS}
+    rows = _tried(tried)
+    for _ in range(BEYOND):
+        for cells in tried.values():
+            best, rates = float(_best(cells, rows).rate), sorted(float(cell.rate) for cell in cells)
+            if best in (rates[0], rates[-1]):
+                cells.append(trial(cells[0].method, f"{best * (2 if best == rates[-1] else 0.5):g}"))
+        rows = _tried(tried)
+    return {m: _best(cells, rows).rate for m, cells in tried.items()}
+
+
+def trial(method: str, rate: str) -> Cell:
+    """Return a short run that tries a learning rate."""
+    return Cell(method, rate, TUNING_SEED, TUNING_STEPS, f"{method}, rate {rate}")
+
+
+def _tried(tried: dict[str, list[Cell]]) -> dict[str, Row]:
+    every = [cell for cells in tried.values() for cell in cells]
     rows = TUNING.fill(every, partial(measure, tuning=True), lambda row: row.get("failed") or f"{row['valid']:.3f}")
     TUNING.keep(rows, [])
-    return {m: min(mine, key=lambda c: rows[c.name].get("valid", float("inf"))).rate for m, mine in cells.items()}
+    return rows
+
+
+def _best(cells: list[Cell], rows: dict[str, Row]) -> Cell:
+    return min(cells, key=lambda cell: rows[cell.name].get("valid", float("inf")))
 
 
 def measure(cell: Cell, tuning: bool = False) -> Row:
