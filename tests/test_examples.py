@@ -215,7 +215,7 @@ def test_the_residual_net_learns_with_other_methods(method: str, import_example:
 
 
 def test_every_example_has_a_page() -> None:
-    assert FOLDERS == sorted(path.parent.name for path in EXAMPLES.glob("*/*.py"))
+    assert sorted(path.parent.name for path in EXAMPLES.glob("*/*.py")) == FOLDERS
 
 
 @pytest.mark.long

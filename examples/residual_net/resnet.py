@@ -55,7 +55,7 @@ class Closing(nn.Module):
 
 
 def whole(context: ModelContext, width: int = 16, blocks: int = 3) -> nn.Sequential:
-    """Return the unsplit net: a stem, blocks of `width`, 2 `width`, 4 `width`, ... channels, and a linear classifier."""
+    """Return the unsplit net: a stem, blocks of `width`, 2 `width`, 4 `width`, ... channels, a linear classifier."""
     sizes = [width * 2**n for n in range(blocks)]
     stem = nn.Sequential(*convolution(context.input_shape[0], width, 3), nn.ReLU())
     pairs = zip([width, *sizes], sizes, strict=False)
