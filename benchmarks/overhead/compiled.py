@@ -34,7 +34,7 @@ from workers.config.settings import Config
 QUICK = os.environ.get("QUICK") == "1"
 OUT = Path("outputs/bench-compile") if QUICK else RESULTS
 STEPS, TURN, STAGES = (6, 2, 4) if QUICK else (50, 5, 4)
-BITS_STEPS, SEEDS = (10, (0,)) if QUICK else (300, (0, 1, 2))
+BITS_STEPS, SEEDS = (10, (0,)) if QUICK else (120, (0, 1, 2))
 MODELS = {"lstm": (), "transformer": ("model=transformer", "model.split_points=[]")}
 if QUICK:
     MODELS = {name: (*typed, "model.units=16", "model.layers=1", "stages=2") for name, typed in MODELS.items()}

@@ -23,7 +23,8 @@ LIMIT = 0.005
 KINDS = ("fp32", "bf16")
 COMMON = (
     "experiment=demo", "time=truncated", "transport=local",
-    "launch=threads", "launch.torch_threads=1", "evaluate.every=null", "checkpoint.every=null", "tensorboard=false",
+    "launch=threads", "launch.torch_threads=1", "evaluate.every=null", "evaluate.windows=32", "checkpoint.every=null",
+    "tensorboard=false",
 )  # fmt: skip
 METHODS = {
     "backprop": (),
