@@ -8,7 +8,7 @@ OLDEST := .venv-oldest/bin/python
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-transport bench-depth bench-char-gpt bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables docs test test-long test-oldest test-hosts check proto proof
+.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables docs test test-long test-oldest test-hosts check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ demo: install ## run the demonstration (benchmarks/demo.py)
 
 bench-machinery: install ## measure what splitting costs: stages against a plain loop, the frame codec (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.overhead.split_vs_plain
+
+bench-compile: install ## measure compiled over ordinary stages, and 16 over 32 bits (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.overhead.compiled
 
 bench-transport: install ## measure what links between processes carry, as shares of raw TCP (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.overhead.transport
