@@ -21,6 +21,9 @@ from workers.config.settings import Config
 #: Time steps of the example; a model must accept windows of any length.
 _STEPS = 2
 
+#: Rows of a second example, which has one time step more; no number of steps grows from 1 to so many.
+_ROWS = 3
+
 
 def activation_specs(config: Config, index: int) -> dict[str, TensorSpec]:
     """Return the tensors of a stage's output, by name; of a single tensor the name is "".
@@ -36,7 +39,7 @@ def activation_specs(config: Config, index: int) -> dict[str, TensorSpec]:
         short = named(_output(config, chains))
         if [*short] == [UNNAMED]:  # has a row for every label, or `refuse_misfit` refuses it
             return {UNNAMED: TensorSpec(tuple(short[UNNAMED].shape[_leading(config) :]), short[UNNAMED].dtype)}
-        long = named(_output(config, chains, example(config, 2, _steps(config) + 1)))
+        long = named(_output(config, chains, example(config, _ROWS, _steps(config) + 1)))
     return {name: _spec(config, each, long[name]) for name, each in short.items()}
 
 
@@ -59,12 +62,12 @@ def _leading(config: Config) -> int:
 
 
 def _spec(config: Config, short: Tensor, long: Tensor) -> TensorSpec:
-    """Return what is common to the outputs for one example and for two examples that are a step longer."""
-    batched = short.dim() > 0 and short.shape[0] < long.shape[0]
-    rows = batched and short.dim() > 1 and short.shape[1] < long.shape[1]
+    """Return what is common to the outputs for one example and for `_ROWS` examples that are a step longer."""
+    sizes = [*zip(short.shape, long.shape, strict=True)]
+    batched = sizes[:1] == [(1, _ROWS)]
+    rows = batched and sizes[1:2] == [(_steps(config), _steps(config) + 1)]
     start = batched + rows
-    sizes = zip(short.shape[start:], long.shape[start:], strict=True)
-    fixed = tuple(size if size == other else None for size, other in sizes)
+    fixed = tuple(size if size == other else None for size, other in sizes[start:])
     return TensorSpec(fixed, short.dtype, _rows(config, start))
 
 

@@ -60,10 +60,6 @@ REFUSED = [
         r"stage 0 sends the tensors mask, none of which has a gradient: send a floating-point",
     ),
     (
-        {"depth": {"method": "1f1b"}, **PROCESSES},
-        r"sends the tensors hidden, skip, mask, and depth=1f1b needs one tensor: use",
-    ),
-    (
         {"depth": {"method": "lambda_return", "max_in_flight": 6}},
         r"and depth=lambda_return needs one tensor: use depth=",
     ),
