@@ -22,8 +22,6 @@ class Pipelined(DepthMethod):
 
     microbatches: int | None = one_or_more(None)  # [parts] M, into which a batch is split; null: as many as stages
 
-    named_tensors: ClassVar[bool] = False
-
     def interface(self, cut: CutContext) -> Interface:
         """Raise UsageError: a pipeline has no interfaces, it passes gradients on itself."""
         raise UsageError(f"depth={self.name} has no cut with an interface: its stages form one pipeline")

@@ -30,8 +30,11 @@ class AutocastChain(Chain):
     def forward(self, x: Value, state: State = ()) -> tuple[Value, State]:
         """Run the layers; the state that is carried on keeps its element type."""
         device = next(iter(named(x).values())).device
-        with torch.autocast(device.type, self.dtype):
-            output, leaving = super().forward(x, state)
+        if device.type == "meta":  # has no autocast: the shapes are those of layers in 32 bits
+            output, leaving = super().forward(_cast(x, torch.float32), state)
+        else:
+            with torch.autocast(device.type, self.dtype):
+                output, leaving = super().forward(x, state)
         sent = torch.float32 if self.last else self.dtype
         kinds = [s.dtype for s in state]
         return _cast(output, sent), tuple(s.to(kind) for s, kind in zip(leaving, kinds, strict=True))

@@ -31,9 +31,17 @@ PROCESSES = {"transport": {"kind": "grpc", "timeout_s": 30}, "launch": {"mode": 
 def piped(method: str, **changes: Any) -> Config:
     """Return the settings of a tiny pipelined run: 8 streams, sequences of 3 windows."""
     depth = {"method": method, **changes.pop("depth", {})}
-    model = {"units": 8, "layers": 7, **changes.pop("model", {})}
+    model = changes.pop("model", {})
+    model = model if "_target_" in model else {"units": 8, "layers": 7, **model}
     data = {"batch": 8, **changes.pop("data", {})}
     return tiny(depth=depth, model=model, data=data, **{**PROCESSES, **changes})
+
+
+def succeeded(outcomes: list[Outcome]) -> list[list[dict[str, Any]]]:
+    """Return the records of every stage; fail on errors."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert not errors, errors
+    return outcomes  # type: ignore[return-value]
 
 
 class Ranks:

@@ -12,6 +12,7 @@ import torch
 
 from dni.errors import ConfigError
 from tests.support.runs import assert_same, parameters_of, tiny
+from tests.support.workers.gpus import on_gpus
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
 
@@ -60,7 +61,7 @@ def test_resume_from_an_earlier_step_in_the_same_folder_drops_later_checkpoints(
     assert_same(parameters_of(tmp_path / "run", 2), parameters_of(tmp_path / "alone", 2))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@on_gpus(1)
 @pytest.mark.parametrize("transport", ["local", "grpc"])
 def test_a_run_resumes_on_a_gpu(transport: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {

@@ -16,5 +16,5 @@ def example(config: Config, batch: int, steps: int) -> Tensor:
 
 
 def real_example(config: Config) -> Tensor:
-    """Return an example of the sizes that are trained on."""
-    return example(config, config.data.batch, config.window)
+    """Return an example of the sizes that are trained on: in a pipeline those of a microbatch."""
+    return example(config, config.data.batch // config.microbatches, config.window)

@@ -30,6 +30,8 @@ _NEWEST: dict[str, list[dict[str, TensorSpec]]] = {}
 
 #: Stages may be threads.
 _ALONE = Lock()
+#: Rows of a second example, which has one time step more; no number of steps grows from 1 to so many.
+_ROWS = 3
 
 
 def activation_specs(config: Config, index: int) -> dict[str, TensorSpec]:
@@ -65,7 +67,7 @@ def _specs_of_cuts(config: Config) -> list[dict[str, TensorSpec]]:
         short = _outputs(config, chains, example(config, 1, _steps(config)))
         if all(isinstance(value, Tensor) for value in short):  # a row for every label, or `refuse_misfit` refuses it
             return [_plain_spec(config, value) for value in short]
-        long = _outputs(config, chains, example(config, 2, _steps(config) + 1))
+        long = _outputs(config, chains, example(config, _ROWS, _steps(config) + 1))
     return [_specs(config, *values) for values in zip(short, long, strict=True)]
 
 
@@ -98,12 +100,12 @@ def _leading(config: Config) -> int:
 
 
 def _spec(config: Config, short: Tensor, long: Tensor) -> TensorSpec:
-    """Return what is common to the outputs for one example and for two examples that are a step longer."""
-    batched = short.dim() > 0 and short.shape[0] < long.shape[0]
-    rows = batched and short.dim() > 1 and short.shape[1] < long.shape[1]
+    """Return what is common to the outputs for one example and for `_ROWS` examples that are a step longer."""
+    sizes = [*zip(short.shape, long.shape, strict=True)]
+    batched = sizes[:1] == [(1, _ROWS)]
+    rows = batched and sizes[1:2] == [(_steps(config), _steps(config) + 1)]
     start = batched + rows
-    sizes = zip(short.shape[start:], long.shape[start:], strict=True)
-    fixed = tuple(size if size == other else None for size, other in sizes)
+    fixed = tuple(size if size == other else None for size, other in sizes[start:])
     return TensorSpec(fixed, short.dtype, _rows(config, start))
 
 

@@ -28,7 +28,7 @@ def traced(config: Config, built: nn.Module) -> nn.Sequential:
     The random state is afterwards as it was.
     """
     example = real_example(config)
-    key = repr((to_plain(config)["model"], config.seed, example.shape))
+    key = repr((to_plain(config)["model"], config.seed, example.shape, torch.get_default_dtype()))
     with _ALONE, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's tracer and its copies warn of torch's own deprecations
         if key not in _NEWEST:

@@ -20,6 +20,7 @@ from dni.data.source import Source
 from dni.data.window import Window, split_labels
 from dni.errors import CheckpointError, ConfigError, DniError
 from dni.loss_function import Judgement, LossFunction
+from dni.methods.backprop import Backprop
 from dni.metrics.validation import MetricSums
 from dni.recurrent import Chain
 from dni.stages.autocast import AutocastChain
@@ -125,7 +126,8 @@ def load_parts(config: Config, run_dir: Path, step: int) -> list[Chain]:
 
     Raises CheckpointError.
     """
-    chains = build_chains(config)
+    # whole batches, where a pipeline's model may have been traced for microbatches
+    chains = build_chains(replace(config, depth=Backprop()) if config.pipelined else config)
     whole = Chain(OrderedDict(layer for chain in chains for layer in chain.named_children()))
     saved = checkpoint.stages_of(run_dir, step)  # a run may have gone on in others
     states = [checkpoint.load(run_dir, step, index, saved) for index in range(saved)]

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from dni.errors import ConfigError
-from tests.support.runs import assert_same, parameters_of, plain_training, tiny
+from tests.support.runs import assert_close, assert_same, parameters_of, plain_training, tiny
 from tests.support.transports import EVERY
+from workers.cli.evaluate import evaluate
 from workers.config.settings import Config
+from workers.launch.accept import settle
 from workers.launch.launcher import launch
 from workers.storage import checkpoint
 
@@ -28,6 +30,15 @@ def test_locked_training_equals_the_unsplit_model_bit_for_bit(transport: str, tm
     locked = {"depth": {"method": "backprop"}, "transport": {"kind": transport}}
     launch(own(**locked), tmp_path)
     assert_same(parameters_of(tmp_path, 4), plain_training(own(**locked)))
+
+
+@pytest.mark.parametrize("window", [1, 6])
+def test_tensors_without_rows_cross_too(window: int, tmp_path: Path) -> None:
+    """A mask (T, T) and a parameter (D,), one tensor under two names, and one that no stage uses."""
+    model = {"_target_": "tests.plugin.models.side_values.SideValues"}
+    config = tiny(model=model, stages=4, depth={"method": "backprop"}, data={"window": window}, steps=6)
+    launch(config, tmp_path)
+    assert_same(parameters_of(tmp_path, 4), plain_training(config))
 
 
 @pytest.mark.long
@@ -54,14 +65,27 @@ def test_every_floating_tensor_has_a_predictor_of_its_own(tmp_path: Path) -> Non
     assert state["hidden"]["updates"] == state["skip"]["updates"] > 0
 
 
+@pytest.mark.parametrize("model", ["skips.Skips", "side_values.SideValues", "side_values.pairs", "own_module.network"])
+def test_pipelines_accept_them(model: str) -> None:
+    piped = {"depth": {"method": "1f1b", "microbatches": 4}, "stages": 4, **PROCESSES}
+    config, _ = settle(tiny(model={"_target_": f"tests.plugin.models.{model}"}, **piped), None)
+    assert config.pipelined
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_a_pipeline_in_processes_equals_plain_backpropagation_and_is_evaluated(tmp_path: Path) -> None:
+    piped = {"depth": {"method": "zero_bubble", "microbatches": 4}, "stages": 2, **PROCESSES}
+    summary = launch(own(**piped, evaluate={"windows": None}), tmp_path).summary
+    assert_close(parameters_of(tmp_path, 4), plain_training(own(**piped)), within=1e-5)
+    measured = evaluate(tmp_path, "valid")["bits_per_label"]
+    assert measured == pytest.approx(summary["valid"]["bits_per_label"], rel=1e-6)
+
+
 REFUSED = [
     (
         {"model": "MaskAlone", "stages": 2},
         r"stage 0 sends the tensors mask, none of which has a gradient: send a floating-point",
-    ),
-    (
-        {"depth": {"method": "1f1b"}, **PROCESSES},
-        r"sends the tensors hidden, skip, mask, and depth=1f1b needs one tensor: use",
     ),
     (
         {"depth": {"method": "lambda_return", "max_in_flight": 6}},

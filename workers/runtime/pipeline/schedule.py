@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.distributed.pipelining import schedules
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
+from dni.named_tensors import Value, batch_of, map_tensors, named
 from dni.stages.base import Stage
-from workers.build.model import build_chains
+from workers.build.trace import is_traced
 from workers.config.settings import Config
 from workers.runtime.pipeline.microbatches import Microbatches
 from workers.runtime.pipeline.stage import Computing, MicrobatchStage
-
-
-def shapes_of(config: Config, window: torch.Size, dtype: torch.dtype) -> list[torch.Size]:
-    """Return the shape of the window and of every part's output, each for the whole batch."""
-    shapes = [window]
-    with torch.device("meta"):  # no weights are allocated
-        x = torch.zeros(window, dtype=dtype)
-        for chain in build_chains(config):
-            x, _ = chain.eval()(x, chain.initial_state(len(x)))
-            shapes.append(x.shape)
-    return shapes
+from workers.runtime.pipeline.values import fits, specs_of
 
 
 class Pipeline:
@@ -33,7 +24,7 @@ class Pipeline:
 
     Args:
         stages: the stages of this process, by the index of their part.
-        shapes: shapes of the whole batch, before and after every part (`shapes_of`).
+        window: the first stage's input, of the shapes that the pipeline is for.
         loss: returns the summed loss of one microbatch from its scores and labels; the last stage calls it M times a
             step.
         computing: adds up the time of the passes.
@@ -43,44 +34,72 @@ class Pipeline:
         self,
         config: Config,
         stages: Mapping[int, Stage],
-        shapes: Sequence[torch.Size],
+        window: Value,
         loss: Callable[[Tensor, Tensor], Tensor],
         computing: Computing,
     ) -> None:
-        self.window = shapes[0]
+        self.window = map_tensors(lambda each: torch.empty_like(each, device="meta"), window)
         self.first, self.last = 0 in stages, config.parts - 1 in stages
-        self.modules = [Microbatches(stage, config.microbatches) for stage in stages.values()]
-        share = config.microbatches * len(stages)  # divides the emulated time of a batch
-        each = [torch.Size((shape[0] // config.microbatches, *shape[1:])) for shape in shapes]
+        self.microbatches = microbatches_of(config, batch_of(window))
+        size = batch_of(window) // self.microbatches
+        traced = any(is_traced(stage.module) for stage in stages.values())
+        specs = specs_of(config, map_tensors(lambda each: each[:size], window), traced=traced)
+        self.modules = [
+            Microbatches(stage, part, self.microbatches, specs[part], specs[part + 1]) for part, stage in stages.items()
+        ]
+        share = self.microbatches * len(stages)  # divides the emulated time of a batch
         parts = [
             MicrobatchStage(
-                module, index, config.parts, (each[index], each[index + 1]),
+                module, config.parts,
                 computing=computing,
                 forward_ms=config.emulate.forward_ms / share,
                 backward_ms=config.emulate.backward_ms / share,
             )
-            for module, index in zip(self.modules, stages, strict=True)
+            for module in self.modules
         ]  # fmt: skip
-        self.schedule = _schedule(config, parts, loss)
+        self.schedule = _schedule(config, self.microbatches, parts, loss)
 
-    def step(self, value: Tensor, labels: Tensor, reset: Tensor) -> None:
-        """Add the gradients of a window to the parameters' `grad`. Shapes: value as `shapes[0]`, reset (B,) bool."""
+    def takes(self, value: Value) -> bool:
+        """Return whether the pipeline is for windows of these names and shapes."""
+        return fits(named(self.window), value)
+
+    def step(self, value: Value, labels: Tensor, reset: Tensor) -> None:
+        """Add the gradients of a window to the parameters' `grad`. The value is as `window`, reset (B,) bool."""
         for module in self.modules:
             module.begin(reset)
         device = self.modules[0].stage.device
-        inputs = (value.to(device),) if self.first else ()
+        inputs = [named(value)[name].to(device) for name in named(self.window)] if self.first else []
         self.schedule.step(*inputs, target=labels.to(device) if self.last else None, return_outputs=False)
         for module in self.modules:
             module.end()
 
 
+def microbatches_of(config: Config, batch: int) -> int:
+    """Return M for a batch of this size: the setting, or, for the last and smaller batch of a pass, the most below it.
+
+    All microbatches are of one size.
+    """
+    in_rounds = issubclass(_kind(config), PipelineScheduleMulti)  # of the same number of microbatches each
+    return max(
+        count
+        for count in range(1, config.microbatches + 1)
+        if batch % count == 0 and not (in_rounds and count % max(1, count // config.stages))
+    )
+
+
+def _kind(config: Config) -> type[PipelineScheduleSingle | PipelineScheduleMulti]:
+    assert config.depth.schedule is not None
+    return getattr(schedules, config.depth.schedule)  # type: ignore[no-any-return]
+
+
 def _schedule(
-    config: Config, parts: list[MicrobatchStage], loss: Callable[[Tensor, Tensor], Tensor]
+    config: Config, microbatches: int, parts: list[MicrobatchStage], loss: Callable[[Tensor, Tensor], Tensor]
 ) -> PipelineScheduleSingle | PipelineScheduleMulti:
     logging.getLogger("torch.distributed.pipelining.schedules").setLevel(
         logging.CRITICAL
     )  # a lost stage is reported by `lost_neighbours`
-    assert config.depth.schedule is not None
-    kind = getattr(schedules, config.depth.schedule)
+    kind = _kind(config)
+    if issubclass(kind, schedules.Schedule1F1B) and microbatches < config.stages:  # a smaller batch
+        kind = schedules.ScheduleGPipe
     given = [*parts] if issubclass(kind, PipelineScheduleMulti) else parts[0]
-    return kind(given, config.microbatches, loss_fn=loss, scale_grads=False)  # type: ignore[no-any-return]
+    return kind(given, microbatches, loss_fn=loss, scale_grads=False)  # type: ignore[arg-type]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from workers.comm.edge import WaitTime
 from workers.runtime.emulation import lasting
 from workers.runtime.pipeline.microbatches import Microbatches
 from workers.runtime.pipeline.process_group import lost_neighbours
+from workers.runtime.pipeline.values import Specs, as_bytes
 
 #: Lowest tag of a microbatch; lower tags are for other messages.
 FIRST_TAG = 16
@@ -34,9 +36,9 @@ class MicrobatchStage(PipelineStage):
     tag, and waits in the pass that needs the tensor. NCCL has no tags and uses torch's own order.
 
     Args:
-        microbatched: the module.
-        index, parts: index of this part, and number of parts.
-        shapes: (B/M, ...) of the input and of the output.
+        microbatched: the module, which knows what comes in and goes out. Floating-point tensors have gradients; integer
+            and bool ones travel as bytes and have none.
+        parts: number of parts.
         computing: adds up the time of the passes.
         forward_ms, backward_ms: minimum time of the passes of one microbatch, in milliseconds.
     """
@@ -44,19 +46,15 @@ class MicrobatchStage(PipelineStage):
     def __init__(
         self,
         microbatched: Microbatches,
-        index: int,
         parts: int,
-        shapes: tuple[torch.Size, torch.Size],
         *,
         computing: Computing,
         forward_ms: float,
         backward_ms: float,
     ) -> None:
-        device, first = microbatched.stage.device, index == 0
-        inputs, outputs = (torch.empty(shape, device="meta") for shape in shapes)
-        super().__init__(
-            microbatched, index, parts, device, (inputs.requires_grad_(not first),), (outputs.requires_grad_(),)
-        )
+        device, index = microbatched.stage.device, microbatched.part
+        inputs, outputs = (_examples(microbatched.takes, learns=index > 0), _examples(microbatched.gives))
+        super().__init__(microbatched, index, parts, device, inputs, outputs)
         self.microbatched, self.computing, self.posts_early = microbatched, computing, device.type == "cpu"
         self._forward = lasting(super().forward_one_chunk, forward_ms)
         self._backward = lasting(super().backward_one_chunk, backward_ms)
@@ -72,10 +70,12 @@ class MicrobatchStage(PipelineStage):
             self._post_receives()
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        return [] if self.posts_early else super().get_fwd_recv_ops(fwd_chunk_id)
+        ops = [] if self.posts_early else super().get_fwd_recv_ops(fwd_chunk_id)
+        return self._tagged(ops, FORWARD, self.stage_index, fwd_chunk_id)
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        return [] if self.posts_early else super().get_bwd_recv_ops(bwd_chunk_id)
+        ops = [] if self.posts_early else super().get_bwd_recv_ops(bwd_chunk_id)
+        return self._tagged(ops, BACKWARD, self.stage_index, bwd_chunk_id)
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
         return self._tagged(super().get_fwd_send_ops(fwd_chunk_id), FORWARD, self.stage_index + 1, fwd_chunk_id)
@@ -105,7 +105,7 @@ class MicrobatchStage(PipelineStage):
         self._pass(partial(self._weights, bwd_chunk_id, last_backward))
 
     def _pass(self, call: Callable[[], Any]) -> Any:
-        with self.computing.waiting():
+        with self.computing.waiting(), _own_errors():
             return call()
 
     def _post_receives(self) -> None:
@@ -128,9 +128,26 @@ class MicrobatchStage(PipelineStage):
                 work.wait()
 
     def _tagged(self, ops: list[dist.P2POp], direction: int, receiver: int, microbatch: int) -> list[dist.P2POp]:
-        """Tag operations by receiver, microbatch and direction, and make sent tensors contiguous, as gloo needs."""
-        for op in ops:
-            op.tag = FIRST_TAG + 2 * (receiver * self.microbatched.microbatches + microbatch) + direction
-            if op.op is dist.isend:
-                op.tensor = op.tensor.contiguous()
+        """Tag operations by tensor, receiver, microbatch and direction, and make tensors as gloo and NCCL need them."""
+        place = receiver * self.microbatched.microbatches + microbatch
+        places = self.num_stages * self.microbatched.microbatches
+        for number, op in enumerate(ops):
+            op.tag = FIRST_TAG + 2 * (number * places + place) + direction
+            op.tensor = as_bytes(op.tensor.contiguous() if op.op is dist.isend else op.tensor)
         return ops
+
+
+def _examples(specs: Specs, *, learns: bool = True) -> tuple[Tensor, ...]:
+    """Return tensors without content that say which of a microbatch's tensors have gradients."""
+    return tuple(torch.empty_like(each, requires_grad=learns and each.is_floating_point()) for each in specs.values())
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise an error of a layer itself, instead of the many lines that torch makes of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None

@@ -10,7 +10,6 @@ from threading import Event
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from dni.errors import DivergedError
@@ -18,18 +17,22 @@ from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.loss import LossInterface
 from dni.losses import count_rows
 from dni.lr_schedule import resume_schedule
+from dni.named_tensors import Value
 from workers.build.data import open_data
 from workers.build.stage import build_stage
+from workers.build.trace import is_traced
 from workers.build.warm_start import take_weights
 from workers.comm.edge import Loss, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import VALUE, value_in
 from workers.repartition.state import load_part
 from workers.runtime.feed import Feed
 from workers.runtime.job import Job
 from workers.runtime.pipeline.broadcast import Broadcast, barrier
 from workers.runtime.pipeline.process_group import lost_neighbours
-from workers.runtime.pipeline.schedule import Pipeline, shapes_of
+from workers.runtime.pipeline.schedule import Pipeline
 from workers.runtime.pipeline.stage import Computing
+from workers.runtime.pipeline.values import Specs, fits, receive_value, send_value, specs_of, split_rows
 from workers.runtime.recorder import Recorder
 from workers.storage import checkpoint
 
@@ -65,7 +68,8 @@ class PipelinedWorker:
         self.orders = Broadcast(0, ENDING)  # (whether this step is the last one, 0)
         self.loss_reports = Broadcast(config.stages - 1, MEASURED)  # (summed nats, counted labels) of this step
         self.step, self.counted = job.start, 0
-        self.shapes: list[torch.Size] = []
+        self.traced = any(is_traced(stage.module) for stage in self.stages.values())
+        self.specs: list[Specs] = []  # of the newest validation window, before and after every part
         self.losses: list[Tensor] = []  # of the microbatches of this step
         self.pipeline: Pipeline | None = None
         if config.resume is not None:
@@ -106,21 +110,14 @@ class PipelinedWorker:
                 stage.schedule.step()
 
     def evaluate(self, frame: Frame) -> None:
-        """Evaluate one validation window of the whole batch: forward passes only."""
-        value, labels = frame.tensors["value"], frame.tensors["labels"]
-        shapes = self._shapes_of(value)
-        for part, stage in self.stages.items():
-            if part:
-                value = torch.empty(shapes[part], device=stage.device)
-                before = (self.index - 1) % self.config.stages
-                with self.blocked.waiting(), lost_neighbours(f"stage {before}"):
-                    dist.recv(value, before, tag=VALIDATING)
-            output = stage.evaluate(value, frame.tensors["reset"])
-            if part < self.config.parts - 1:
-                with self.blocked.waiting():
-                    dist.send(output.contiguous(), (self.index + 1) % self.config.stages, tag=VALIDATING)
-                continue
-            labels = labels.to(stage.device)
+        """Evaluate one validation window: forward passes only, of the whole batch at once unless a trace has others."""
+        labels, reset = frame.tensors["labels"], frame.tensors["reset"]
+        size = self.config.data.batch // self.config.microbatches if self.traced else len(reset)
+        values = split_rows(value_in(VALUE, frame.tensors), size)
+        scores = [self._evaluate(*some) for some in zip(values, torch.split(reset, size), strict=True)]
+        if None not in scores:
+            output = torch.cat([each for each in scores if each is not None])
+            labels = labels.to(output.device)
             self.recorder.validation(frame.step, self.config.loss.judge(output, labels))
             self.recorder.measure(output, labels)
 
@@ -150,10 +147,26 @@ class PipelinedWorker:
         ring = self.config.parts > size
         return "stage " + " or ".join(str(k) for k in sorted({k % size for k in near if ring or 0 <= k < size}))
 
+    def _evaluate(self, value: Value, reset: Tensor) -> Tensor | None:
+        """Run the parts of this stage forward, with values from and to the others; return the scores of the last."""
+        if not self.specs or not fits(self.specs[0], value):
+            self.specs = specs_of(self.config, value, traced=self.traced)
+        for part, stage in self.stages.items():
+            if part:
+                before = (self.index - 1) % self.config.stages
+                with self.blocked.waiting(), lost_neighbours(f"stage {before}"):
+                    value = receive_value(self.specs[part], before, VALIDATING, stage.device)
+            value = stage.evaluate(value, reset)
+            if part < self.config.parts - 1:
+                after, where = (self.index + 1) % self.config.stages, f"the output of part {part}"
+                with self.blocked.waiting():
+                    send_value(value, self.specs[part + 1], after, VALIDATING, where)
+        return value if self.config.parts - 1 in self.stages else None
+
     def _passes(self, frame: Frame) -> None:
-        value, before, start = frame.tensors["value"], self.computing.seconds, time.monotonic()
-        if self.pipeline is None or self.pipeline.window != value.shape:
-            self.pipeline = Pipeline(self.config, self.stages, self._shapes_of(value), self._loss, self.computing)
+        value, before, start = value_in(VALUE, frame.tensors), self.computing.seconds, time.monotonic()
+        if self.pipeline is None or not self.pipeline.takes(value):
+            self.pipeline = Pipeline(self.config, self.stages, value, self._loss, self.computing)
         self.losses = []
         self.pipeline.step(value, frame.tensors["labels"], frame.tensors["reset"])
         computed = self.computing.seconds - before
@@ -161,10 +174,11 @@ class PipelinedWorker:
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of one microbatch in the last stage; after the last one, report the loss of the step."""
+        assert self.pipeline is not None
         with self.computing.waiting():
             loss = self.config.loss.summed(scores, labels)
             self.losses.append(loss.detach())
-            if len(self.losses) == self.config.microbatches:
+            if len(self.losses) == self.pipeline.microbatches:
                 self._report_loss()
         return loss
 
@@ -175,11 +189,6 @@ class PipelinedWorker:
             raise DivergedError(f"the loss of step {self.step} is {mean}: lower the learning rates or clip gradients")
         self.depth.measured = nats, self.counted
         self.loss_reports.send(nats, self.counted)
-
-    def _shapes_of(self, value: Tensor) -> list[torch.Size]:
-        if not self.shapes or self.shapes[0] != value.shape:
-            self.shapes = shapes_of(self.config, value.shape, value.dtype)
-        return self.shapes
 
     def _resume(self, folder: Path) -> None:
         start = self.job.start

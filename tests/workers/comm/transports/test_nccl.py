@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from dni.errors import ConfigError, HandshakeRefused, WorkerLost
 from tests.support.refusals import refusal_of
 from tests.support.runs import assert_near, parameters_of, tiny
 from tests.support.stand_in import GlooGroup
+from tests.support.workers.gpus import on_gpus
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.process_link import LinkSettings
@@ -62,16 +63,6 @@ def test_gpus_that_differ_between_neighbours_are_accepted(monkeypatch: pytest.Mo
     assert refusal_of(nccl_config().transport.check_machine, ["cuda:0", "cuda:1", "cuda:0"]) is None
     assert refusal_of(nccl_config().transport.check_machine, ["cuda:3"], 1) is None
     assert refusal_of(TorchDistributed().check_machine, ["cpu", "cpu"]) is None
-
-
-def on_gpus(count: int) -> Callable[..., Any]:
-    """Skip a test on machines with fewer GPUs."""
-    available = torch.cuda.device_count()
-
-    def mark(test: Callable[..., None]) -> Callable[..., None]:
-        return pytest.mark.gpu(pytest.mark.skipif(available < count, reason=f"needs {count} GPUs")(test))
-
-    return mark
 
 
 @on_gpus(1)

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.runs import assert_near, parameters_of, tiny
+from tests.support.workers.gpus import on_gpus
 from workers.comm.frame import Frame, Kind
 from workers.comm.header import Spec
 from workers.comm.transports.staging import Staging, staging_for
 from workers.launch.launcher import launch
 
 
-def on_gpu(test: Callable[..., None]) -> Callable[..., None]:
-    """Skip the test on machines without a GPU."""
-    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")(test))
-
-
 def test_a_stage_on_the_cpu_needs_no_copies() -> None:
     assert staging_for(torch.device("cpu")) is None
 
 
-@on_gpu
+@on_gpus(1)
 def test_a_copy_has_the_values_at_the_time_of_sending() -> None:
     staging = Staging(torch.device("cuda:0"))
     value, labels = torch.ones(4_000_000, device="cuda:0"), torch.tensor([1, 2])
@@ -38,7 +33,7 @@ def test_a_copy_has_the_values_at_the_time_of_sending() -> None:
     assert frame.tensors["labels"].tolist() == [1, 2]
 
 
-@on_gpu
+@on_gpus(1)
 def test_concurrent_copies_do_not_share_memory() -> None:
     staging, value = Staging(torch.device("cuda:0")), torch.zeros(1_000_000, device="cuda:0")
     leaving = []
@@ -48,7 +43,7 @@ def test_concurrent_copies_do_not_share_memory() -> None:
     assert [int(each.wait().tensors["value"].mean()) for each in leaving] == list(range(8))
 
 
-@on_gpu
+@on_gpus(1)
 def test_received_values_are_moved_to_the_gpu_and_other_tensors_are_not() -> None:
     staging = Staging(torch.device("cuda:0"))
     specs = [Spec("value", torch.float32, (3,), 12), Spec("reset", torch.bool, (3,), 3)]
@@ -59,7 +54,7 @@ def test_received_values_are_moved_to_the_gpu_and_other_tensors_are_not() -> Non
     assert arrived["value"].tolist() == [1, 1, 1]
 
 
-@on_gpu
+@on_gpus(1)
 @pytest.mark.parametrize("transport", ["grpc", "torch_distributed"])
 def test_a_run_equals_one_whose_frames_stay_on_the_gpu(transport: str, tmp_path: Path) -> None:
     same = {"stages": 3, "depth": {"method": "backprop"}}

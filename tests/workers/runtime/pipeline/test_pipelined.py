@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from dni.losses import summed_cross_entropy
 from tests.support.pictures import digits
-from tests.support.ranks import Outcome, Ranks, piped
+from tests.support.ranks import Ranks, piped, succeeded
 from tests.support.runs import assert_close, assert_same, parameters_of, tiny
 from workers.build.data import resolve
 from workers.build.model import build_chains
@@ -22,27 +21,6 @@ from workers.launch.launcher import launch
 from workers.storage import checkpoint
 
 pytestmark = pytest.mark.timeout(120)  # the first test includes four imports of torch
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks(4) as started:
-        yield started
-
-
-@pytest.fixture
-def double() -> Iterator[None]:
-    """Compute in double precision, so that rounding does not hide a difference."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def succeeded(outcomes: list[Outcome]) -> list[list[dict[str, Any]]]:
-    """Return the records of every stage; fail on errors."""
-    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    assert not errors, errors
-    return outcomes  # type: ignore[return-value]
 
 
 SGD = {"kind": "sgd", "learning_rate": 0.5, "momentum": 0.9, "clip": 0.05}
