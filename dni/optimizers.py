@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from dni.errors import ConfigError
 from dni.lr_schedule import Constant, LRSchedule
 from dni.plugin import RunContext
 from dni.ranges import above_zero, below_one, one_or_more, zero_or_more
+
+ClipNorm = enum.Enum("ClipNorm", ["stage", "global"])
 
 
 @dataclass
@@ -31,6 +34,9 @@ class Optimizer(ABC):
     # rate; it counts all training steps, with or without an update, so that all stages have the same rate
     clip: float | None = above_zero(1.0)  # [norm] largest norm of a stage's gradient; longer ones are scaled down;
     # null: no clipping
+    clip_norm: ClipNorm = ClipNorm.stage  # which norm `clip` limits. stage: that of each stage's own gradient; global:
+    # that of all stages together, exact where stages wait for the gradient of every step, and of the newest known ones
+    # elsewhere
     accumulate: int = one_or_more(1)  # [windows] gradients of so many windows are summed for one optimizer step
     staleness: float = zero_or_more(0.0)  # [exponent] a: multiply the learning rate of a step by (1 + s)^-a, where s is
     # the delay in steps of its gradient (depth=delayed), or of the predictor's newest target (depth=synthetic)
@@ -42,6 +48,16 @@ class Optimizer(ABC):
     def check(self, run: RunContext) -> None:
         """Raise ConfigError for settings of the run that this optimizer cannot train."""
         self.schedule.check(run)
+        if self.over_all_stages and self.clip is None:
+            raise ConfigError(
+                "optimizer.clip_norm=global limits a norm, and optimizer.clip=null sets no limit: set optimizer.clip=1 "
+                "(or optimizer.clip_norm=stage)"
+            )
+
+    @property
+    def over_all_stages(self) -> bool:
+        """Whether gradients are clipped by their norm over all stages."""
+        return self.clip_norm is ClipNorm["global"]
 
 
 @dataclass

@@ -40,9 +40,9 @@ def dtype_of(config: Config) -> torch.dtype | None:
 
 def _partition(config: Config, whole: nn.Sequential) -> list[Chain]:
     if config.model.split_points:
-        return partition(whole, split_points=config.model.split_points)
+        return partition(whole, split_points=config.model.split_points, tied=config.model.tied)
     with parts_explained(config):
-        return partition(whole, stages=config.parts)
+        return partition(whole, stages=config.parts, tied=config.model.tied)
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from torch import nn
 
 from dni.lr_schedule import start_schedule
 from dni.misuse import refuse_optimizer
+from dni.stages.tied import replicas_of, tied
 from workers.build.own_code import as_config_error
+from workers.build.tied import own_parameters
 from workers.config.plugins import TARGET, target_of
 from workers.config.settings import Config
 
@@ -18,10 +20,12 @@ from workers.config.settings import Config
 def try_optimizers(config: Config, chains: Sequence[nn.Module]) -> None:
     """Build the optimizer and the schedule of every stage. Raises ConfigError if building or a schedule step fails."""
     settings = config.optimizer
-    for chain in chains:
+    ties = tied(chains)
+    for index, chain in enumerate(chains):
+        replicas = replicas_of(ties, index)
         with _failures_of("optimizer", settings):
-            optimizer = settings.build(chain.parameters())
-            refuse_optimizer(chain, optimizer)
+            optimizer = settings.build(own_parameters(chain, replicas))
+            refuse_optimizer(chain, optimizer, replicas=replicas)
         with _failures_of("optimizer.schedule", settings.schedule):
             schedule = start_schedule(settings.schedule, optimizer, config.decay_steps)
             if schedule is not None:

@@ -80,7 +80,7 @@ def _cuts(config: Config, costs: list[LayerCost], notes: list[str]) -> dict[str,
     """Split points by where they come from; equal ones once. The last ones are those by measured times."""
     found = {"settings": tuple(config.model.split_points)} if config.model.split_points else {}
     try:
-        chains = partition(build_whole(config), stages=config.parts)
+        chains = partition(build_whole(config), stages=config.parts, tied=config.model.tied)
         found["parameters"] = tuple(next(iter(chain._modules)) for chain in chains[1:])
     except PartitionError as error:
         notes.append(f"by parameters: {error}")
