@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -41,9 +41,19 @@ class Optimizer(ABC):
     staleness: float = zero_or_more(0.0)  # [exponent] a: multiply the learning rate of a step by (1 + s)^-a, where s is
     # the delay in steps of its gradient (depth=delayed), or of the predictor's newest target (depth=synthetic)
 
+    #: `build_for` looks at the layers of the module.
+    by_layer: ClassVar[bool] = False
+
     @abstractmethod
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return a torch optimizer over the parameters of one stage, with the rate `learning_rate`."""
+
+    def build_for(self, module: nn.Module, parameters: Iterable[nn.Parameter], *, last: bool) -> torch.optim.Optimizer:
+        """As `build`, for an optimizer that treats layers differently (`by_layer`).
+
+        `module` is the stage's, `parameters` those of its parameters that it trains; `last`: it is the last stage.
+        """
+        return self.build(parameters)
 
     def check(self, run: RunContext) -> None:
         """Raise ConfigError for settings of the run that this optimizer cannot train."""
@@ -95,6 +105,83 @@ class NAdam(Adam):
             parameters, self.learning_rate, (self.beta1, self.beta2), weight_decay=self.weight_decay,
             momentum_decay=self.momentum_decay, decoupled_weight_decay=True,
         )  # fmt: skip
+
+
+AdjustKind = enum.Enum("AdjustKind", ["original", "match_rms_adamw"])
+
+
+@dataclass
+class Muon(Optimizer):
+    """Muon for the matrices of hidden layers (Jordan et al. 2024), AdamW for all other parameters: embeddings, the last
+    matrix of the model (its scores), biases, gains and filters.
+    """
+
+    by_layer: ClassVar[bool] = True
+
+    momentum: float = below_one(0.95)  # [factor] of Muon's momentum, per step
+    nesterov: bool = True  # use Nesterov's momentum in Muon
+    iterations: int = one_or_more(5)  # [iterations] of Newton-Schulz, which make a momentum nearly orthogonal
+    adjust: AdjustKind = AdjustKind.match_rms_adamw  # how Muon's rate depends on the shape (A, B) of a matrix.
+    # original: sqrt(max(1, A/B)) times; match_rms_adamw: 0.2 sqrt(max(A, B)) times, about as long as AdamW's steps (Liu
+    # et al. 2025)
+    other_learning_rate: float | None = above_zero(None)  # [rate] of AdamW; null: `learning_rate`; the schedule's
+    # factor is the same
+    beta1: float = below_one(0.9)  # [factor] AdamW: decay of the running mean of the gradients, per step
+    beta2: float = below_one(0.999)  # [factor] AdamW: decay of the running mean of the squared gradients, per step
+    weight_decay: float = zero_or_more(0.0)  # [factor] of decoupled weight decay of all parameters
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return an optimizer that takes every matrix for one of a hidden layer."""
+        return self._build(list(parameters), ())
+
+    def build_for(self, module: nn.Module, parameters: Iterable[nn.Parameter], *, last: bool) -> torch.optim.Optimizer:
+        matrices = [each for each in module.parameters() if each.ndim == 2]
+        lookups: list[nn.Parameter] = [
+            layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
+        ]
+        return self._build(list(parameters), [*lookups, *(matrices[-1:] if last else [])])
+
+    def _build(self, parameters: Sequence[nn.Parameter], no_matrices: Collection[nn.Parameter]) -> MuonAdamW:
+        apart = {id(each) for each in no_matrices}
+        hidden = [each for each in parameters if each.ndim == 2 and id(each) not in apart]
+        taken = {id(each) for each in hidden}
+        others = [each for each in parameters if id(each) not in taken]
+        parts: list[torch.optim.Optimizer] = []
+        if hidden:
+            muon = torch.optim.Muon(
+                hidden, self.learning_rate, self.weight_decay, self.momentum, self.nesterov, ns_steps=self.iterations,
+                adjust_lr_fn=self.adjust.name,
+            )  # fmt: skip
+            parts.append(muon)
+        if others:
+            rate, betas = self.other_learning_rate or self.learning_rate, (self.beta1, self.beta2)
+            parts.append(torch.optim.AdamW(others, rate, betas, weight_decay=self.weight_decay, fused=True))
+        return MuonAdamW(parts)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Several optimizers as one, with the groups and the state of all of them."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self._parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step of each of them."""
+        for part in self._parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        """Give each its groups, which are those of this optimizer, and the state of all."""
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
 
 
 @dataclass

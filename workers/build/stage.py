@@ -10,7 +10,7 @@ from dni.stages.base import Stage
 from dni.stages.tied import replicas_of, tied
 from workers.build.device import device_of
 from workers.build.model import build_chains
-from workers.build.tied import own_parameters
+from workers.build.optimizer import build_optimizer
 from workers.config.settings import Config
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ def build_stage(config: Config, index: int) -> Stage:
         "chunk": config.chunk,
         "replicas": replicas,
     }
-    optimizer = config.optimizer.build(own_parameters(chain, replicas))
+    last = index == config.parts - 1
+    optimizer = build_optimizer(config, chain, replicas, last=last)
     settings["schedule"] = start_schedule(config.optimizer.schedule, optimizer, config.decay_steps)
-    return config.depth.stage(chain, optimizer, last=index == config.parts - 1, **settings)
+    return config.depth.stage(chain, optimizer, last=last, **settings)

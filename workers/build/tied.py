@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from torch import nn
-
 from dni.models.base import TiedKind
 from dni.stages.tied import Tied, tied
 from workers.build.warm_start import chains_without_content
@@ -15,8 +11,3 @@ from workers.config.settings import Config
 def ties_of(config: Config) -> list[Tied]:
     """Return the parameters that stages exchange; their values are not there. Seeds torch."""
     return tied(chains_without_content(config)) if config.model.tied is TiedKind.sum and config.parts > 1 else []
-
-
-def own_parameters(module: nn.Module, replicas: Collection[str]) -> list[nn.Parameter]:
-    """Return a stage's parameters without its replicas of those of other stages."""
-    return [parameter for name, parameter in module.named_parameters() if name not in replicas]

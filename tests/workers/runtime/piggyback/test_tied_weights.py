@@ -71,8 +71,13 @@ def test_locked_stages_equal_the_unsplit_model_bit_for_bit(stages: int, transpor
     assert torch.equal(found[ONE], found[LAST])
 
 
-@pytest.mark.parametrize("optimizer", [{"accumulate": 3}, {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.1}])
-def test_they_do_with_accumulated_gradients_momentum_and_decay(optimizer: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "optimizer",
+    [{"accumulate": 3}, {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.1}, {"clip_norm": "global"}],
+)
+def test_they_do_with_accumulation_momentum_decay_and_the_norm_of_all_stages(
+    optimizer: dict[str, Any], tmp_path: Path
+) -> None:
     config = run(optimizer={"clip": 0.05, **optimizer})
     assert_same(split(config, tmp_path), unsplit(config, CUTS[4]))
 
@@ -88,3 +93,27 @@ def test_gradients_of_the_same_step_have_no_delay(tmp_path: Path) -> None:
     stages = launch(config, tmp_path).summary["stage"]
     assert stages[0]["tied_delay_steps"] == 0
     assert all("tied_delay_steps" not in stage for stage in stages[1:])
+
+
+@pytest.mark.parametrize(
+    ("method", "depth"), [("backprop", {}), ("synthetic", {"lag": 1}), ("local", {"lag": 1}), ("delayed", {"lag": 1})]
+)
+def test_a_resumed_run_equals_one_that_went_on(method: str, depth: dict[str, Any], tmp_path: Path) -> None:
+    plan = {"depth": depth, "optimizer": {"clip": 1.0, "schedule": {"kind": "constant"}}}
+    launch(run(4, method, steps=8, **plan), tmp_path / "whole")
+    launch(run(4, method, steps=4, **plan), tmp_path / "half")
+    launch(run(4, method, steps=8, resume=str(tmp_path / "half"), **plan), tmp_path / "resumed")
+    assert_same(parameters_of(tmp_path / "resumed", 4), parameters_of(tmp_path / "whole", 4))
+
+
+@pytest.mark.parametrize("method", ["synthetic", "local", "delayed"])
+def test_late_gradients_train_the_owner(method: str, tmp_path: Path) -> None:
+    rate = {"clip": 1.0, "learning_rate": 1e-2}
+    summaries = [
+        launch(run(4, method, steps=steps, optimizer=rate, depth={"lag": 1}), tmp_path / str(steps)).summary
+        for steps in (2, 60)
+    ]
+    assert summaries[1]["valid"]["loss"] < 0.85 * summaries[0]["valid"]["loss"]
+    assert summaries[1]["stage"][0]["tied_delay_steps"] == (3 if method == "delayed" else 6)
+    found = parameters_of(tmp_path / "60", 4)
+    assert torch.equal(found[ONE], found[LAST])
