@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dni.errors import ConfigError
 from dni.lr_schedule import Constant, LRSchedule
@@ -136,12 +136,10 @@ class Muon(Optimizer):
 
     def build_for(self, module: nn.Module, parameters: Iterable[nn.Parameter], *, last: bool) -> torch.optim.Optimizer:
         matrices = [each for each in module.parameters() if each.ndim == 2]
-        lookups: list[nn.Parameter] = [
-            layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
-        ]
+        lookups = [layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
         return self._build(list(parameters), [*lookups, *(matrices[-1:] if last else [])])
 
-    def _build(self, parameters: Sequence[nn.Parameter], no_matrices: Collection[nn.Parameter]) -> MuonAdamW:
+    def _build(self, parameters: Sequence[nn.Parameter], no_matrices: Collection[Tensor]) -> MuonAdamW:
         apart = {id(each) for each in no_matrices}
         hidden = [each for each in parameters if each.ndim == 2 and id(each) not in apart]
         taken = {id(each) for each in hidden}

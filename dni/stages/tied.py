@@ -45,6 +45,13 @@ def replicas_of(ties: Sequence[Tied], stage: int) -> frozenset[str]:
     return frozenset(each.names[stage] for each in ties if stage in each.names and stage != each.owner)
 
 
+def tied_names(parts: Sequence[nn.Module]) -> dict[str, str]:
+    """Return the further names of parameters that several layers share, with the first name of each."""
+    named = [pair for part in parts for pair in part.named_parameters(remove_duplicate=False)]
+    first = {id(parameter): name for name, parameter in reversed(named)}
+    return {name: first[id(parameter)] for name, parameter in named if first[id(parameter)] != name}
+
+
 def treat_tied(chains: list[Chain], kind: TiedKind) -> list[Chain]:
     """Return the stages with their shared parameters as `kind` says.
 

@@ -38,7 +38,8 @@ def optimizer_state(
     return {
         "state": {index: kept[name] for index, name in enumerate(names) if name in kept},
         "param_groups": [
-            _group(group, [groups[names[index]] for index in group["params"]]) for group in fresh["param_groups"]
+            _group(group, [groups[name] for name in (names[index] for index in group["params"]) if name in groups])
+            for group in fresh["param_groups"]
         ],
     }
 

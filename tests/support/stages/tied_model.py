@@ -29,10 +29,10 @@ class Mixed(Hidden):
         return super().forward(x) + (x @ self.shared.T).tanh().mean(-1, keepdim=True)
 
 
-def tied(context: ModelContext, width: int = 8, hidden: int = 2, uses: int = 2) -> nn.Sequential:
+def tied(context: ModelContext, width: int = 8, hidden: int = 2, uses: int = 2, bias: bool = True) -> nn.Sequential:
     """Return an embedding, hidden layers, and scores by the embedding's matrix; with `uses=3` one more use between."""
     embedding = nn.Embedding(context.input_symbols, width)
-    scores = nn.Linear(width, context.symbols)
+    scores = nn.Linear(width, context.symbols, bias=bias)
     scores.weight = embedding.weight
     layers = [Hidden(width) for _ in range(hidden)]
     if uses == 3:
