@@ -83,7 +83,9 @@ def test_an_exported_file_has_one_tensor_that_the_unsplit_model_loads(tmp_path: 
 
 def test_evaluation_gives_the_loss_of_the_last_validation(tmp_path: Path) -> None:
     summary = launch(run(3), tmp_path).summary
-    assert evaluate(tmp_path, split="valid")["loss"] == pytest.approx(summary["valid"]["loss"], rel=1e-5)
+    assert evaluate(tmp_path, split="valid")["bits_per_label"] == pytest.approx(
+        summary["valid"]["bits_per_label"], rel=1e-5
+    )
 
 
 def test_a_stage_of_replicas_alone_is_refused() -> None:
