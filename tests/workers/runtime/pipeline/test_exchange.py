@@ -1,4 +1,4 @@
-"""Pipelines with tied weights and with clipping by the norm of all stages equal locked stages, and the unsplit model."""
+"""Pipelines with tied weights, or clipped by the norm of all stages, equal locked stages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.ranks import Ranks, piped
+from tests.support.ranks import PROCESSES, Ranks
 from tests.support.runs import assert_close, parameters_of, tiny
 from workers.launch.launcher import launch
 
@@ -45,10 +45,11 @@ def test_it_equals_locked_stages(
 ) -> None:
     virtual = {"virtual_stages": chunks} if chunks > 1 else {}
     depth = {"microbatches": 2 if method == "gpipe" else 4, **virtual}
-    config = piped(method, stages=stages, depth=depth, optimizer=optimizer, model=model)
+    settings = {"model": model, "data": {"batch": 8}, "optimizer": optimizer}
+    config = tiny(stages=stages, depth={"method": method, **depth}, **settings, **PROCESSES)
     outcomes = ranks.run(config, tmp_path / "pipe")
     assert not [each for each in outcomes if isinstance(each, BaseException)], outcomes
-    plain = tiny(stages=config.parts, depth={"method": "backprop"}, model=model, data={"batch": 8}, optimizer=optimizer)
+    plain = tiny(stages=config.parts, depth={"method": "backprop"}, **settings)
     launch(plain, tmp_path / "plain")
     found, expected = (parameters_of(tmp_path / name, config.parts) for name in ("pipe", "plain"))
     assert_close(found, expected, 1e-5)
