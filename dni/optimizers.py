@@ -77,7 +77,7 @@ class Adam(Optimizer):
     beta1: float = below_one(0.9)  # [factor] decay of the running mean of the gradients, per step
     beta2: float = below_one(0.999)  # [factor] decay of the running mean of the squared gradients, per step
     weight_decay: float = zero_or_more(0.0)  # [factor] of weight decay of all parameters, at optimizer steps with a
-    # gradient; adam, sgd: added to the gradient; adamw, nadam: decoupled
+    # gradient; adam, sgd: added to the gradient; adamw, muon, nadam: decoupled
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         betas = (self.beta1, self.beta2)
@@ -118,16 +118,16 @@ class Muon(Optimizer):
 
     by_layer: ClassVar[bool] = True
 
-    momentum: float = below_one(0.95)  # [factor] of Muon's momentum, per step
-    nesterov: bool = True  # use Nesterov's momentum in Muon
+    momentum: float = below_one(0.95)  # [factor] of momentum
+    nesterov: bool = True  # use Nesterov's momentum
     iterations: int = one_or_more(5)  # [iterations] of Newton-Schulz, which make a momentum nearly orthogonal
     adjust: AdjustKind = AdjustKind.match_rms_adamw  # how Muon's rate depends on the shape (A, B) of a matrix.
     # original: sqrt(max(1, A/B)) times; match_rms_adamw: 0.2 sqrt(max(A, B)) times, about as long as AdamW's steps (Liu
     # et al. 2025)
     other_learning_rate: float | None = above_zero(None)  # [rate] of AdamW; null: `learning_rate`; the schedule's
     # factor is the same
-    beta1: float = below_one(0.9)  # [factor] AdamW: decay of the running mean of the gradients, per step
-    beta2: float = below_one(0.999)  # [factor] AdamW: decay of the running mean of the squared gradients, per step
+    beta1: float = below_one(0.9)  # [factor] decay of the running mean of the gradients, per step
+    beta2: float = below_one(0.999)  # [factor] decay of the running mean of the squared gradients, per step
     weight_decay: float = zero_or_more(0.0)  # [factor] of decoupled weight decay of all parameters
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
