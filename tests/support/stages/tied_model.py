@@ -38,3 +38,26 @@ def tied(context: ModelContext, width: int = 8, hidden: int = 2, uses: int = 2, 
     if uses == 3:
         layers[-1] = Mixed(embedding.weight)
     return nn.Sequential(embedding, *layers, scores)
+
+
+class Network(nn.Module):
+    """The same as one module, which is traced."""
+
+    def __init__(self, context: ModelContext) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(context.input_symbols, 8)
+        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.scores = nn.Linear(8, context.symbols, bias=False)
+        self.scores.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embedding(x)
+        for block in self.blocks:
+            x = x + block(x).tanh()
+        scores: Tensor = self.scores(x)
+        return scores
+
+
+def network(context: ModelContext) -> nn.Module:
+    """Return a module without an order of layers."""
+    return Network(context)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dni.errors import WrongTensor
 from dni.stages.base import Stage
 from dni.stages.tied import Tied
 from workers.comm.contents import Rows, TensorSpec
@@ -85,10 +86,12 @@ class TiedWeights(Piggyback):
 
     def returned(self, target: Target) -> None:
         tensors = target.piggybacked or {}
-        sums, steps = value_in(TIED, tensors), value_in(STEPS, tensors)
-        if isinstance(sums, dict) and isinstance(steps, dict):
-            for name, total in sums.items():
-                self._sums[name] = GradientSum(total, steps[name]).plus(self._sums.get(name))
+        sums = value_in(TIED, tensors)
+        for name, total in sums.items() if isinstance(sums, dict) else ():
+            steps = tensors.get(frame_name(STEPS, name))
+            if steps is None:
+                raise WrongTensor(f"the reply to step {target.step} has a gradient of {name} without its steps")
+            self._sums[name] = GradientSum(total, steps).plus(self._sums.get(name))
 
     def before_update(self, step: int, window: int, *, move: bool) -> None:
         for name in self.owned & self._sums.keys():

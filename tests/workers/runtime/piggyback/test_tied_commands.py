@@ -10,7 +10,10 @@ import torch
 from safetensors.torch import load_file, load_model
 
 from dni.errors import ConfigError, PartitionError, ResumeError
+from dni.losses import summed_cross_entropy
+from dni.models import ModelContext
 from tests.support.runs import assert_same, parameters_of, tiny
+from tests.support.stages.tied_model import Network
 from workers.build.data import resolve
 from workers.build.model import build_chains, build_whole
 from workers.cli.evaluate import evaluate
@@ -101,3 +104,23 @@ def test_a_stage_of_replicas_alone_is_refused() -> None:
 def test_stages_that_do_not_wait_for_frames_are_refused(setting: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"which depth=synthetic_inputs does not wait for"):
         launch(tiny(depth={"method": "synthetic_inputs"}, **setting), tmp_path)
+
+
+def test_a_traced_model_keeps_its_shared_parameters(tmp_path: Path) -> None:
+    traced = {"_target_": "tests.support.stages.tied_model.network", "split_points": []}
+    config, opened = resolve(run(3, steps=6, model={**traced, "tied": "refuse"}))
+    with pytest.raises(PartitionError, match=r"embedding\.weight in stage 0 and .*scores\.weight in stage 2"):
+        build_chains(config)
+    launch(run(3, steps=6, model={**traced, "tied": "sum"}), tmp_path)
+    torch.manual_seed(config.seed)
+    whole = Network(ModelContext(opened.symbols, opened.input_symbols))
+    optimizer = config.optimizer.build(whole.parameters())
+    for _ in range(config.steps):
+        window = opened.train.next()
+        summed_cross_entropy(whole(window.inputs), window.labels).backward()
+        for parameter in whole.parameters():
+            parameter.grad.div_(window.labels.numel())
+        optimizer.step()
+        optimizer.zero_grad()
+    found = {name.partition(".part.")[2]: value for name, value in parameters_of(tmp_path, 3).items()}
+    assert_same(found, dict(whole.state_dict()))
