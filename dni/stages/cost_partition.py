@@ -31,7 +31,8 @@ def split_by_cost(
     """The split points, the names of the layers that begin a new stage, of the cheapest cut into `stages`.
 
     The arguments are those of `cheapest_cuts`, one cost for each layer. Every stage has a parameter of its own, and
-    layers that share parameters stay together, unless `tied` lets stages share them (`dni.stages.tied`). Raises PartitionError if the model cannot be cut into so many.
+    layers that share parameters stay together, unless `tied` lets stages share them (`dni.stages.tied`). Raises
+    PartitionError if the model cannot be cut into so many.
     """
     layers = named_layers(model)
     fits = _can_be_stages([layer for _, layer in layers], tied)

@@ -24,6 +24,7 @@ from workers.launch.launcher import launch
 from workers.runtime.piggyback.global_norm import GlobalNorm, NewestNorms
 
 CLIP = 0.05
+TRANSPORTS = ["local", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("grpc", "torch_distributed"))]
 
 
 def run(stages: int = 3, method: str = "backprop", **changes: Any) -> Config:
@@ -53,7 +54,7 @@ def unsplit(config: Config) -> dict[str, torch.Tensor]:
     return dict(whole.state_dict())
 
 
-@pytest.mark.parametrize("transport", ["local", "grpc", "torch_distributed"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("stages", [2, 4])
 def test_locked_stages_equal_torchs_clipping_of_the_unsplit_model(stages: int, transport: str, tmp_path: Path) -> None:
     config = run(stages, transport={"kind": transport})
@@ -157,6 +158,7 @@ def test_a_norm_that_is_not_finite_ends_the_run(locked: bool) -> None:
         later.update()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["synthetic", "local", "delayed"])
 def test_other_methods_train_with_it(method: str, tmp_path: Path) -> None:
     short, long = (

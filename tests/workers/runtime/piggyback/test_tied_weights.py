@@ -17,6 +17,7 @@ from workers.config.settings import Config
 from workers.launch.launcher import launch
 
 MODEL = "tests.support.stages.tied_model.tied"
+TRANSPORTS = ["local", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("grpc", "torch_distributed"))]
 ONE, LAST = "0.weight", "3.weight"  # the names of the shared parameter, in stages of one layer each
 
 
@@ -62,7 +63,7 @@ def split(config: Config, folder: Path) -> dict[str, Tensor]:
     return parameters_of(folder, config.stages)
 
 
-@pytest.mark.parametrize("transport", ["local", "grpc", "torch_distributed"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("stages", [2, 3, 4])
 def test_locked_stages_equal_the_unsplit_model_bit_for_bit(stages: int, transport: str, tmp_path: Path) -> None:
     config = run(stages, transport={"kind": transport})
@@ -106,6 +107,7 @@ def test_a_resumed_run_equals_one_that_went_on(method: str, depth: dict[str, Any
     assert_same(parameters_of(tmp_path / "resumed", 4), parameters_of(tmp_path / "whole", 4))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["synthetic", "local", "delayed"])
 def test_late_gradients_train_the_owner(method: str, tmp_path: Path) -> None:
     rate = {"clip": 1.0, "learning_rate": 1e-2}
