@@ -135,7 +135,8 @@ class Muon(Optimizer):
         return self._build(list(parameters), ())
 
     def build_for(self, module: nn.Module, parameters: Iterable[nn.Parameter], *, last: bool) -> torch.optim.Optimizer:
-        matrices = [each for each in module.parameters() if each.ndim == 2]
+        every = module.named_parameters(remove_duplicate=False)  # the last use of a shared matrix counts, too
+        matrices = [each for _, each in every if each.ndim == 2]
         lookups = [layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
         return self._build(list(parameters), [*lookups, *(matrices[-1:] if last else [])])
 

@@ -51,13 +51,17 @@ def test_copies_are_equal_at_the_start_and_trained_apart(tmp_path: Path) -> None
     assert not torch.equal(found[ONE], found[LAST])
 
 
-def test_a_run_goes_on_in_two_and_then_three_stages(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "optimizer", [{"clip": None}, {"clip": 0.05, "clip_norm": "global"}, {"clip": None, "kind": "muon"}]
+)
+def test_a_run_goes_on_in_two_and_then_three_stages(optimizer: dict[str, Any], tmp_path: Path) -> None:
     """Both layers land in one stage, where they are one parameter, and part again."""
-    launch(run(4, steps=12), tmp_path / "whole")
-    launch(run(4, steps=3), tmp_path / "four")
-    launch(run(1, steps=6, resume=str(tmp_path / "four")), tmp_path / "one")
-    launch(run(2, steps=9, resume=str(tmp_path / "one")), tmp_path / "two")
-    launch(run(3, steps=12, resume=str(tmp_path / "two")), tmp_path / "three")
+    plan = {"optimizer": {**PLAN["optimizer"], **optimizer}}
+    launch(run(4, steps=12, **plan), tmp_path / "whole")
+    launch(run(4, steps=3, **plan), tmp_path / "four")
+    launch(run(1, steps=6, resume=str(tmp_path / "four"), **plan), tmp_path / "one")
+    launch(run(2, steps=9, resume=str(tmp_path / "one"), **plan), tmp_path / "two")
+    launch(run(3, steps=12, resume=str(tmp_path / "two"), **plan), tmp_path / "three")
     assert_same(parameters_of(tmp_path / "three", 3), parameters_of(tmp_path / "whole", 4))
 
 
