@@ -74,7 +74,8 @@ class TiedWeights(Piggyback):
         if not isinstance(values, dict):
             return
         frame.tensors = without(TIED, frame.tensors)
-        self.stage.set_replicas({self.replicas[name]: values[name] for name in values if name in self.replicas})
+        if own := {self.replicas[name]: value for name, value in values.items() if name in self.replicas}:
+            self.stage.set_replicas(own)
         self._values |= {name: values[name] for name in values if name in self.passing}
 
     def onward(self) -> Tensors:
