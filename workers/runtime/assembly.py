@@ -12,9 +12,9 @@ from dni.stages.base import Stage
 from dni.stages.tied import Tied
 from workers.build.data import open_data
 from workers.build.interfaces import bootstrap, depth_interface, goes_back, input_interface, time_interface
+from workers.build.model import ties_of
 from workers.build.shapes import activation_specs
 from workers.build.stage import build_stage
-from workers.build.tied import ties_of
 from workers.build.warm_start import take_weights
 from workers.comm.contents import Contents
 from workers.comm.downstream import Downstream

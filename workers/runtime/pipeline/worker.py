@@ -19,8 +19,8 @@ from dni.interfaces.loss import LossInterface
 from dni.losses import count_rows
 from dni.lr_schedule import resume_schedule
 from workers.build.data import open_data
+from workers.build.model import ties_of
 from workers.build.stage import build_stage
-from workers.build.tied import ties_of
 from workers.build.warm_start import take_weights
 from workers.comm.edge import Loss, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
