@@ -6,6 +6,7 @@ torch has raised.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NoReturn
 
 import torch
@@ -26,18 +27,25 @@ def refuse_stage(
     optimizer: torch.optim.Optimizer,
     schedule: LRScheduler | None,
     device: torch.device,
+    replicas: Collection[str] = (),
     **settings: int | None,
 ) -> None:
     """Raise UsageError for arguments that a stage cannot work with; `settings` must be None, or 1 or more."""
     refuse_layers(module)
-    refuse_optimizer(module, optimizer, schedule)
+    refuse_optimizer(module, optimizer, schedule, replicas)
     refuse_device(module, device)
     refuse_below(1, **settings)
 
 
-def refuse_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, schedule: LRScheduler | None = None) -> None:
-    """Raise UsageError unless the optimizer updates exactly the module's trainable parameters."""
-    name, own = type(module).__name__, dict(module.named_parameters())
+def refuse_optimizer(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler | None = None,
+    replicas: Collection[str] = (),
+) -> None:
+    """Raise UsageError unless the optimizer updates exactly the module's trainable parameters, without `replicas`."""
+    name = type(module).__name__
+    own = {key: parameter for key, parameter in module.named_parameters() if key not in replicas}
     updated = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     trained = {key for key, parameter in own.items() if parameter.requires_grad}
     missing = sorted(key for key in trained if id(own[key]) not in updated)

@@ -95,15 +95,21 @@ class Scores(nn.Module):
 GPT2 = {"_target_": "gpt2.parts", "layers": 4, "width": 16, "heads": 2, "positions": 8}
 
 
+TIED = {**GPT2, "tie": True, "tied": "sum"}
+
+
 @pytest.mark.long
-def test_gpt2_in_four_processes_equals_transformers_bit_for_bit(import_example: Import, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [GPT2, TIED], ids=["own scores", "tied"])
+def test_gpt2_in_four_processes_equals_transformers_bit_for_bit(
+    model: dict[str, Any], import_example: Import, tmp_path: Path
+) -> None:
     gpt2 = import_example("gpt2", "gpt2")
-    config = run(GPT2, steps=10, **LOCKED, **PROCESSES)
+    config = run(model, steps=10, **LOCKED, **PROCESSES)
     launch(config, tmp_path)
     built: list[nn.Module] = []
 
     def whole(context: ModelContext) -> Callable[[Tensor], Tensor]:
-        built.append(gpt2.whole(context, layers=4, width=16, heads=2, positions=8))
+        built.append(gpt2.whole(context, layers=4, width=16, heads=2, positions=8, tie="tie" in model))
         return Scores(built[0])
 
     trained(config, whole)
@@ -123,13 +129,17 @@ def gpt2_name(name: str) -> str:
     return f"transformer.h.{part[1:]}.{inner.partition('.')[2]}"
 
 
-@pytest.mark.parametrize("method", ["synthetic", "local", "delayed"])
+@pytest.mark.parametrize(
+    ("method", "model"), [("synthetic", GPT2), ("local", GPT2), ("delayed", GPT2), ("synthetic", TIED)]
+)
 @pytest.mark.long
-def test_gpt2_learns_with_other_methods(method: str, import_example: Import, tmp_path: Path) -> None:
+def test_gpt2_learns_with_other_methods(
+    method: str, model: dict[str, Any], import_example: Import, tmp_path: Path
+) -> None:
     import_example("gpt2", "gpt2")
     rate = {"learning_rate": 3e-3}
     short, long = (
-        launch(run(GPT2, depth={"method": method}, steps=steps, optimizer=rate), tmp_path / str(steps)).summary
+        launch(run(model, depth={"method": method}, steps=steps, optimizer=rate), tmp_path / str(steps)).summary
         for steps in (2, 80)
     )
     assert long["valid"]["loss"] < 0.9 * short["valid"]["loss"]

@@ -15,6 +15,7 @@ class Backprop(DepthMethod):
     """Every stage waits for the gradient of its output; training equals that of the unsplit network."""
 
     name: ClassVar[str] = "backprop"
+    locked: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
         return TrueInterface()

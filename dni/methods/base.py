@@ -40,6 +40,8 @@ class DepthMethod(Named, ABC):
 
     #: A cut may have several named tensors, each with an interface of its own.
     named_tensors: ClassVar[bool] = True
+    #: Every stage waits for the true gradient of every step before it updates.
+    locked: ClassVar[bool] = False
     #: Class of torch.distributed.pipelining.schedules that runs the stages; None: the training loop of a worker does.
     schedule: ClassVar[str | None] = None
     #: Stages predict their inputs (`input_interface`) and do not wait for the previous stage's forward pass.

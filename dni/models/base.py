@@ -17,6 +17,7 @@ from dni.types import Inputs
 
 InitKind = enum.Enum("InitKind", ["default", "xavier", "he"])
 SplitKind = enum.Enum("SplitKind", ["parameters", "measured"])
+TiedKind = enum.Enum("TiedKind", ["refuse", "sum", "copy"])
 
 #: Options with these inputs, for error messages.
 _DATA = {Inputs.symbols: "data=text", Inputs.images: "data=mnist"}
@@ -56,6 +57,8 @@ class Model(Named, ABC):
     # empty: as `split` says
     split: SplitKind = SplitKind.parameters  # how to split without split_points. parameters: about equally many in each
     # stage; measured: about equal times, measured on this machine before the stages start (dni-plan prints them)
+    tied: TiedKind = TiedKind.refuse  # a parameter that several stages share. refuse: end with an error; sum: the first
+    # of them trains it with the gradients of all, and sends its value to the others; copy: each trains its own
     symbols: int | None = None  # [symbols] V, number of classes of the labels; filled in from the data
     input_symbols: int | None = None  # [symbols] rows of the embedding; filled in from the data
     input_shape: list[int] | None = None  # [numbers] channels, height and width of an image, or size of a vector; null:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dni.errors import DivergedError, UsageError
+from dni.errors import UsageError
 from dni.misuse import refuse_divisor, refuse_earlier, refuse_input, refuse_stage
 from dni.named_tensors import Value, batch_of, floating, like, map_tensors, named
 from dni.recurrent import as_chain, pack, reset_streams, unpack
 from dni.rng import OwnRandomness, is_stochastic
+from dni.stages.clipping import Clipping, rates_of, step_at
 from dni.stages.gradient_accumulator import GradientAccumulator
 from dni.stages.graph import Gradients, Graph, Reply, backward_starts, gradient_of
 from dni.types import State
@@ -39,6 +40,7 @@ class Stage:
         chunk: run windows, (B, T, D) or integers (B, T), in chunks of so many time steps, whose activations are
             recomputed in `backward` (Chen et al. 2016). The module's result must not depend on where a window is cut.
             None keeps all activations.
+        replicas: names of parameters that another stage owns, with optimizer and gradients (`set_replicas`).
     """
 
     #: True if the stage keeps windows until their gradients arrive, so that `backward` can use an earlier one.
@@ -59,12 +61,13 @@ class Stage:
         seed: int = 0,
         first: bool = False,
         chunk: int | None = None,
+        replicas: Collection[str] = (),
     ) -> None:
-        refuse_stage(module, optimizer, schedule, torch.device(device), accumulate=accumulate, chunk=chunk)
+        refuse_stage(module, optimizer, schedule, torch.device(device), replicas, accumulate=accumulate, chunk=chunk)
         self.module = as_chain(module)
-        self.optimizer, self.clip, self.first, self.chunk = optimizer, clip, first, chunk
+        self.optimizer, self.clipping, self.first, self.chunk = optimizer, Clipping(clip), first, chunk
         self.accumulate, self.schedule = accumulate, schedule
-        self.device = torch.device(device)
+        self.device, self.replicas = torch.device(device), replicas
         self.state: State | None = None
         self.gradient_norm: float | None = None  #: of the newest optimizer step, before clipping; None before the first
         self.randomness = OwnRandomness(seed, self.device) if is_stochastic(module) else None
@@ -72,6 +75,8 @@ class Stage:
         self._graph: Graph | None = None
         self._newest = 0  # step of the newest window
         self._accumulator = GradientAccumulator()
+        self._rates: list[float] = []  # of the newest optimizer step
+        self.moved = 0  #: number of optimizer steps since the stage was built
 
     def forward(self, activation: Value, reset: Tensor | None = None, step: int = 0) -> tuple[Value, Tensor | None]:
         """Run one window.
@@ -143,7 +148,22 @@ class Stage:
             self._accumulator.add(self.module, divisor)
         if self._accumulator.windows == self.accumulate:
             self._step(factor)
+        else:
+            self.optimizer.zero_grad()
+
+    def finish_step(self, norm: float) -> None:
+        """Take the optimizer step whose gradients `clipping` has scaled; `norm`: what theirs was before."""
+        self.gradient_norm = norm
+        if norm:  # momentum would change the weights without any gradient
+            step_at(self.optimizer, self._rates)
+            self.moved += 1
         self.optimizer.zero_grad()
+
+    def set_replicas(self, values: Mapping[str, Tensor]) -> None:
+        """Copy the owners' values into the replicas, by their names in this stage."""
+        with torch.no_grad():
+            for name, value in values.items():
+                self.module.get_parameter(name).copy_(value)
 
     @torch.no_grad()
     def evaluate(self, activation: Value, reset: Tensor | None = None) -> Value:
@@ -183,28 +203,17 @@ class Stage:
         self.state = None if state["state"] is None else tuple(s.to(self.device) for s in state["state"])
         if self.randomness:
             self.randomness.states = state["random"]
-        accumulator = GradientAccumulator(**state["gathered"])
-        accumulator.sums = {name: total.to(self.device, copy=True) for name, total in accumulator.sums.items()}
-        self._accumulator = accumulator
+        self._accumulator = GradientAccumulator.restored(self.device, **state["gathered"])
 
     def _step(self, factor: float) -> None:
         accumulator, self._accumulator = self._accumulator, GradientAccumulator()
         gradients = accumulator.write_gradients(self.module)
         if gradients:
             torch._foreach_div_(gradients, accumulator.divisor)
-            norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.clip or math.inf).item()
-            if not math.isfinite(norm):
-                raise DivergedError(f"the gradient norm is {norm}: lower the learning rates, or clip gradients")
-            self.gradient_norm = norm
-            if norm:  # momentum would change the weights without any gradient
-                rates = [group["lr"] for group in self.optimizer.param_groups]
-                self._set_rates([rate * factor for rate in rates])
-                self.optimizer.step()
-                self._set_rates(rates)
-
-    def _set_rates(self, rates: list[float]) -> None:
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+            self._rates = rates_of(self.optimizer, factor)  # the step may come later
+            norm = self.clipping.clip(list(self.module.parameters()))
+            if norm is not None:
+                self.finish_step(norm)
 
     def _on_device(self, value: Value) -> Value:
         return map_tensors(lambda tensor: tensor.to(self.device), value)

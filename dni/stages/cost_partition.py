@@ -9,6 +9,7 @@ from itertools import accumulate
 from torch import nn
 
 from dni.errors import PartitionError
+from dni.models.base import TiedKind
 from dni.stages.partition import named_layers
 
 #: Whether the layers from the first index to before the second can be one stage.
@@ -25,14 +26,16 @@ def split_by_cost(
     *,
     crossing: Sequence[float] | None = None,
     tolerance: float = 0.0,
+    tied: TiedKind = TiedKind.refuse,
 ) -> list[str]:
     """The split points, the names of the layers that begin a new stage, of the cheapest cut into `stages`.
 
     The arguments are those of `cheapest_cuts`, one cost for each layer. Every stage has a parameter of its own, and
-    layers that share parameters stay together. Raises PartitionError if the model cannot be cut into so many.
+    layers that share parameters stay together, unless `tied` lets stages share them (`dni.stages.tied`). Raises
+    PartitionError if the model cannot be cut into so many.
     """
     layers = named_layers(model)
-    fits = _can_be_stages([layer for _, layer in layers])
+    fits = _can_be_stages([layer for _, layer in layers], tied)
     most = most_stages(len(layers), fits)
     if not 1 <= stages <= most:
         raise PartitionError(f"stages is {stages}, but this model can be cut into 1 to {most}: ask for {most} or fewer")
@@ -122,13 +125,19 @@ def _added(one: Weight, other: Weight) -> Weight:
     return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
-def _can_be_stages(layers: Sequence[nn.Module]) -> Fits:
-    """Which layers can be one stage: they have parameters, and no layer outside has one of these as well."""
+def _can_be_stages(layers: Sequence[nn.Module], tied: TiedKind) -> Fits:
+    """Which layers can be one stage: they have parameters, and no layer outside has one of these as well.
+
+    sum: they have one that no layer before them has. copy: they have one.
+    """
     owned = [{id(parameter) for parameter in layer.parameters()} for layer in layers]
     users = Counter(parameter for own in owned for parameter in own)
 
     def fits(start: int, end: int) -> bool:
         inside = Counter(parameter for own in owned[start:end] for parameter in own)
+        if tied is not TiedKind.refuse:
+            before = set().union(*owned[:start]) if tied is TiedKind.sum else set()
+            return bool(inside.keys() - before)
         return bool(inside) and all(users[parameter] == times for parameter, times in inside.items())
 
     return fits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 
@@ -14,6 +15,12 @@ class GradientAccumulator:
     sums: dict[str, Tensor] = field(default_factory=dict)
     divisor: float = 0
     windows: int = 0
+
+    @staticmethod
+    def restored(device: torch.device, sums: dict[str, Tensor], divisor: float, windows: int) -> GradientAccumulator:
+        """Return what `vars` of one gave, with copies of its sums on a device."""
+        here = {name: total.to(device, copy=True) for name, total in sums.items()}
+        return GradientAccumulator(here, divisor, windows)
 
     def add(self, module: nn.Module, divisor: float) -> None:
         """Add one window's gradients. The caller must not write to their tensors afterwards."""

@@ -9,18 +9,27 @@ from itertools import pairwise
 from torch import nn
 
 from dni.errors import PartitionError
+from dni.models.base import TiedKind
 from dni.recurrent import Chain
+from dni.stages.tied import treat_tied
 
 Layers = list[tuple[str, nn.Module]]
 
 
-def partition(model: nn.Sequential, *, stages: int | None = None, split_points: Sequence[str] = ()) -> list[Chain]:
+def partition(
+    model: nn.Sequential,
+    *,
+    stages: int | None = None,
+    split_points: Sequence[str] = (),
+    tied: TiedKind = TiedKind.refuse,
+) -> list[Chain]:
     """Cut a sequence of layers into K chains. The layers, their names and their state dict keys do not change.
 
     `split_points` names the layers that begin a new stage. Without it, cut the model into `stages` contiguous parts
     with the smallest possible largest parameter count; among equally good cuts, take the shortest first stage. Layers
-    without parameters stay with the layer before them. Without either argument, return one stage. Raise PartitionError
-    if the cut is impossible, or if two stages would share a parameter.
+    without parameters stay with the layer before them. Without either argument, return one stage. `tied` says what
+    becomes of a parameter that two stages share (`dni.stages.tied`). Raise PartitionError if the cut is impossible, or
+    if that is refused.
     """
     layers = named_layers(model)
     if split_points and stages is not None and stages != len(split_points) + 1:
@@ -33,8 +42,7 @@ def partition(model: nn.Sequential, *, stages: int | None = None, split_points: 
     )
     chains = [Chain(OrderedDict(layers[start:end])) for start, end in pairwise([0, *cuts, len(layers)])]
     _refuse_stages_without_parameters(chains)
-    _refuse_shared_parameters(chains)
-    return chains
+    return treat_tied(chains, tied)
 
 
 def named_layers(model: nn.Sequential) -> Layers:
@@ -101,15 +109,3 @@ def _refuse_stages_without_parameters(chains: Sequence[Chain]) -> None:
             raise PartitionError(
                 f"stage {stage} ({layers}) has no parameters to train: begin the next stage at a later layer"
             )
-
-
-def _refuse_shared_parameters(chains: Sequence[Chain]) -> None:
-    owners: dict[int, tuple[int, str]] = {}
-    for stage, chain in enumerate(chains):
-        for name, parameter in chain.named_parameters(remove_duplicate=False):
-            owner, first = owners.setdefault(id(parameter), (stage, name))
-            if owner != stage:
-                raise PartitionError(
-                    f"{first} in stage {owner} and {name} in stage {stage} are the same parameter: "
-                    f"give each layer its own, or cut so that both are in one stage"
-                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,10 @@ class StashingStage(RecomputingStage):
 
     def _step(self, factor: float) -> None:
         super()._step(factor)
+        self._stashed = {}
+
+    def set_replicas(self, values: Mapping[str, Tensor]) -> None:
+        super().set_replicas(values)
         self._stashed = {}
 
     def _copy(self) -> Weights:

@@ -33,22 +33,25 @@ class Block(nn.Module):
 
 
 def whole(
-    context: ModelContext, layers: int = 4, width: int = 64, heads: int = 4, positions: int = 64
+    context: ModelContext, layers: int = 4, width: int = 64, heads: int = 4, positions: int = 64, tie: bool = False
 ) -> GPT2LMHeadModel:
-    """Return the unsplit model, without dropout and with weights of its own for the scores."""
+    """Return the unsplit model, without dropout. Without `tie`, the scores have weights of their own."""
     settings = GPT2Config(
         vocab_size=context.symbols, n_positions=positions, n_embd=width, n_layer=layers, n_head=heads,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=False, use_cache=False,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=tie, use_cache=False,
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     return GPT2LMHeadModel(settings)
 
 
 def parts(
-    context: ModelContext, layers: int = 4, width: int = 64, heads: int = 4, positions: int = 64
+    context: ModelContext, layers: int = 4, width: int = 64, heads: int = 4, positions: int = 64, tie: bool = False
 ) -> dict[str, nn.Module]:
-    """Return the parts of `whole`: its embeddings, its blocks, and its last norm with the scores."""
-    model = whole(context, layers, width, heads, positions)
+    """Return the parts of `whole`: its embeddings, its blocks, and its last norm with the scores.
+
+    With `tie`, the first and the last share a matrix, which model.tied says how to treat.
+    """
+    model = whole(context, layers, width, heads, positions, tie)
     blocks = {f"h{n}": Block(each) for n, each in enumerate(model.transformer.h)}
     scores = nn.Sequential(model.transformer.ln_f, model.lm_head)
     return {"embedding": Embedding(model), **blocks, "scores": scores}

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from dni.errors import ConfigError, PartitionError
-from dni.models.base import InitKind, ModelContext
+from dni.models.base import InitKind, ModelContext, TiedKind
 from dni.models.init import initialise
 from dni.recurrent import Chain, Recurrent
 from dni.stages.autocast import AutocastChain
 from dni.stages.partition import partition
+from dni.stages.tied import Tied, tied
 from workers.build.own_code import as_config_error
 from workers.build.traced import traced
 from workers.config.schema import Precision
@@ -32,6 +33,11 @@ def build_chains(config: Config) -> list[Chain]:
     return [AutocastChain(chain, dtype, last=chain is chains[-1]) for chain in chains]
 
 
+def ties_of(config: Config) -> list[Tied]:
+    """Return the parameters that stages exchange (model.tied=sum). Seeds torch."""
+    return tied(build_chains(config)) if config.model.tied is TiedKind.sum and config.parts > 1 else []
+
+
 def dtype_of(config: Config) -> torch.dtype | None:
     """Return the element type that autocast uses; None: it is off."""
     return {Precision.fp32: None, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}[config.precision]
@@ -39,9 +45,9 @@ def dtype_of(config: Config) -> torch.dtype | None:
 
 def _partition(config: Config, whole: nn.Sequential) -> list[Chain]:
     if config.model.split_points:
-        return partition(whole, split_points=config.model.split_points)
+        return partition(whole, split_points=config.model.split_points, tied=config.model.tied)
     with parts_explained(config):
-        return partition(whole, stages=config.parts)
+        return partition(whole, stages=config.parts, tied=config.model.tied)
 
 
 @contextmanager

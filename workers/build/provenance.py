@@ -23,7 +23,8 @@ def origin_of(config: Config) -> dict[str, Any]:
 def count_parameters(config: Config) -> int:
     """Count the parameters of the whole model, without predictors and local heads."""
     with torch.device("meta"):  # no weights are allocated
-        return sum(parameter.numel() for chain in build_chains(config) for parameter in chain.parameters())
+        parameters = {id(each): each for chain in build_chains(config) for each in chain.parameters()}
+    return sum(each.numel() for each in parameters.values())
 
 
 @cache

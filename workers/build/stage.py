@@ -7,8 +7,10 @@ from typing import Any
 
 from dni.lr_schedule import start_schedule
 from dni.stages.base import Stage
+from dni.stages.tied import replicas_of, tied
 from workers.build.device import device_of
 from workers.build.model import build_chains
+from workers.build.optimizer import build_optimizer
 from workers.config.settings import Config
 
 log = logging.getLogger(__name__)
@@ -16,7 +18,8 @@ log = logging.getLogger(__name__)
 
 def build_stage(config: Config, index: int) -> Stage:
     """Build part `index` of the model as a stage: module, optimizer, schedule, device and random state."""
-    chain = build_chains(config)[index]
+    chains = build_chains(config)
+    chain, replicas = chains[index], replicas_of(tied(chains), index)
     device = device_of(config, index % config.stages)
     chain.to(device)
     if config.compile:
@@ -28,7 +31,9 @@ def build_stage(config: Config, index: int) -> Stage:
         "seed": config.seed * 1000 + index,
         "first": index == 0,
         "chunk": config.chunk,
+        "replicas": replicas,
     }
-    optimizer = config.optimizer.build(chain.parameters())
+    last = index == config.parts - 1
+    optimizer = build_optimizer(config, chain, replicas, last=last)
     settings["schedule"] = start_schedule(config.optimizer.schedule, optimizer, config.decay_steps)
-    return config.depth.stage(chain, optimizer, last=index == config.parts - 1, **settings)
+    return config.depth.stage(chain, optimizer, last=last, **settings)

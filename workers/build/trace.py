@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ def trace(module: nn.Module, example: Tensor) -> nn.Sequential:
     _refuse_modes(module)
     names = block_names(module)
     graph, parts = _split(module, example, names)
+    _tie(module, parts.values())
     return nn.Sequential(OrderedDict(_rows(graph, parts, names)))
 
 
@@ -85,6 +86,20 @@ def _split(module: nn.Module, example: Tensor, names: list[str]) -> tuple[Graph,
             "of parts"
         ) from error
     return pipe.split_gm.graph, dict(pipe.split_gm.named_children())
+
+
+def _tie(module: nn.Module, parts: Iterable[nn.Module]) -> None:
+    """Make one parameter of those that are one in the module: the tracer gives each of their users its own."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    first = {name: tied[0] for tied in names.values() for name in tied if len(tied) > 1}
+    shared: dict[str, nn.Parameter] = {}
+    for part in parts:
+        for name, parameter in [*part.named_parameters(remove_duplicate=False)]:
+            if name in first:
+                holder, _, own = name.rpartition(".")
+                setattr(part.get_submodule(holder), own, shared.setdefault(first[name], parameter))
 
 
 def _rows(graph: Graph, parts: dict[str, nn.Module], names: list[str]) -> Iterator[tuple[str, TracedPart]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from dni import __version__
 from dni.data.tokenizer import Tokenizer
 from dni.errors import DniError
+from dni.stages.tied import tied_names
 from workers.cli.evaluate import load_parts, trained_settings
 from workers.config.convert import to_plain
 from workers.config.settings import Config
@@ -33,17 +34,18 @@ class Exported:
 def export(run_dir: Path, path: Path, step: str | None = None) -> Exported:
     """Write the parameters and buffers of one checkpoint of a run into a new file.
 
-    Their names are those of the `nn.Sequential` that the model's `build` returns. Predictors and local heads are not
-    in it. The data of the run need not be there. `step`: a number, best or last; default: best where it is known and
-    saved. Raises ConfigError for what there is not and a file that is there already, CheckpointError for what cannot be
-    read.
+    Their names are those of the `nn.Sequential` that the model's `build` returns; a parameter of several layers has its
+    first name. Predictors and local heads are not in it. The data of the run need not be there. `step`: a number, best
+    or last; default: best where it is known and saved. Raises ConfigError for what there is not and a file that is
+    there already, CheckpointError for what cannot be read.
     """
     weights_file.refuse_target(path)
     config = trained_settings(run_dir)
     choice = choose(run_dir, step, "--step ")
     parts = load_parts(config, run_dir, choice.step)
-    tensors = {name: tensor for part in parts for name, tensor in part.state_dict().items()}
-    weights_file.write(path, tensors, facts(config, run_dir, choice.step, choice.which))
+    tied = tied_names(parts)
+    tensors = {name: each for part in parts for name, each in part.state_dict().items() if name not in tied}
+    weights_file.write(path, tensors, facts(config, run_dir, choice.step, choice.which) | weights_file.tied_fact(tied))
     return Exported(path, choice.step, choice.which, sum(p.numel() for part in parts for p in part.parameters()))
 
 

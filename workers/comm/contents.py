@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ class Contents:
     context_symbols: int = 0  #: entries of the context are smaller
     every: int = 1  #: update period of the receiver; other frames have neither value nor labels
     numbered: bool = False  #: windows of a validation pass have an index
+    piggybacked: Mapping[str, TensorSpec] = field(default_factory=dict)  #: tensors that a frame of any kind may have
 
     def check(self, frame: Frame, where: str) -> None:
         """Raise WrongTensor, prefixed with `where`, for a missing, unknown or wrong tensor."""
@@ -80,7 +81,8 @@ class Contents:
             if name in frame.tensors:
                 expect(name, frame.tensors[name], (), torch.int64)
         wanted = self._names(frame)
-        found = frame.tensors.keys() - ({"last"} if frame.kind is Kind.STEP else set())
+        check_piggybacked(self.piggybacked, frame.tensors)
+        found = frame.tensors.keys() - ({"last"} if frame.kind is Kind.STEP else set()) - self.piggybacked.keys()
         if found != wanted:
             raise WrongTensor(f"it has the tensors {sorted(found)}, and the settings say {sorted(wanted)}")
 
@@ -161,6 +163,15 @@ def expect(name: str, tensor: Tensor, shape: Shape, dtype: torch.dtype, said_by:
         raise WrongTensor(
             f"{name!r} is {_description(tensor.dtype, tensor.shape)}, {said_by} {_description(dtype, shape)}"
         )
+
+
+def check_piggybacked(specs: Mapping[str, TensorSpec], tensors: Mapping[str, Tensor]) -> None:
+    """Raise WrongTensor for a tensor that is not as its spec says; all of them may be missing."""
+    for name in specs.keys() & tensors.keys():
+        found, spec = tensors[name], specs[name]
+        sizes = zip(spec.shape, found.shape, strict=False)
+        shape = [actual if size is None else size for size, actual in sizes]
+        expect(name, found, (*shape, *(size or 0 for size in spec.shape[len(shape) :])), spec.dtype)
 
 
 def _expect_below(name: str, tensor: Tensor, symbols: int) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from torch import Tensor
 
 from dni.errors import DniError, FlowControlError, OutOfOrder, WireError, WorkerLost
+from workers.comm.contents import TensorSpec
 from workers.comm.edge import LINK_FAILED, Target, WaitTime, error_context
 from workers.comm.frame import Frame, Kind
 from workers.comm.roles import VALUE, value_in
@@ -24,9 +26,21 @@ _REMEMBERED = 16
 
 
 class Downstream:
-    """The edge from stage k to stage k+1, held by stage k."""
+    """The edge from stage k to stage k+1, held by stage k.
 
-    def __init__(self, end: ChannelEnd, *, stage: int, window: int, clock: WaitTime, timeout_s: float | None) -> None:
+    `piggybacked`: further tensors that a reply may have.
+    """
+
+    def __init__(
+        self,
+        end: ChannelEnd,
+        *,
+        stage: int,
+        window: int,
+        clock: WaitTime,
+        timeout_s: float | None,
+        piggybacked: Mapping[str, TensorSpec] = MappingProxyType({}),
+    ) -> None:
         self._end, self._clock, self._timeout_s = end, clock, timeout_s
         self._stage, self._window = stage, window
         self._sent = 0
@@ -37,7 +51,7 @@ class Downstream:
         self._exchange_sequence: int | None = None  # sequence number of the last exchanged frame
         self._exchange_reply: Target | WireError | None = None  # the reply to that frame
         self._strict = False  # raise malformed frames; False: drop them
-        self._reader = TargetReader(_REMEMBERED * window)
+        self._reader = TargetReader(_REMEMBERED * window, piggybacked)
         self.dropped: Counter[str] = Counter()  #: number of malformed targets, by the name of the error
 
     @property

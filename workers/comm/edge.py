@@ -10,9 +10,11 @@ step it waits for gets results that depend on the order of frames and calls only
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from dni.errors import FlowControlError, HandshakeRefused, WorkerLost
 from dni.named_tensors import Value
@@ -30,12 +32,18 @@ class Loss(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Reply to one step: the target gradient of its output, if any, and loss reports."""
+    """Reply to one step: the target gradient of its output, if any, loss reports, and what rides along."""
 
     step: int
     gradient: Value | None
     losses: tuple[Loss, ...] = ()
     late: int = 0  #: the gradient belongs to `step` - `late`
+    piggybacked: dict[str, Tensor] | None = None  #: further tensors, by their names in the frame
+
+    @staticmethod
+    def restored(step: int, gradient: Value | None, losses: Sequence[Sequence[Any]], *more: Any) -> Target:
+        """Return a target from the items that it was saved as; earlier versions saved fewer."""
+        return Target(step, gradient, tuple(Loss(*loss) for loss in losses), *more)
 
 
 class WaitTime:

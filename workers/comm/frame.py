@@ -69,6 +69,7 @@ class Frame:
     done_through: int = 0
     stage: int = 0  #: the sender's index
     #: by role. Downstream: "value", "labels", "local_labels", "reset", "done", "context", "index" (of a window in its
-    #: validation pass), "windows" and "last". Upstream: "gradient", "late" and "losses".
+    #: validation pass), "windows" and "last". Upstream: "gradient", "late" and "losses". Both: those of
+    #: `workers.runtime.piggyback`.
     tensors: dict[str, Tensor] = field(default_factory=dict)
     handshake: Handshake | None = None  #: set if and only if `kind` is HANDSHAKE

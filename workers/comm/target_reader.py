@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from dni.errors import WireError, WrongTensor
 from dni.named_tensors import Value, floating, named
-from workers.comm.contents import Shape, expect
+from workers.comm.contents import Shape, TensorSpec, check_piggybacked, expect
 from workers.comm.edge import Loss, Target
 from workers.comm.frame import Frame, Kind
 from workers.comm.roles import GRADIENT, frame_name, value_in, without
@@ -26,10 +28,11 @@ class TargetReader:
 
     Args:
         memory: newest training steps whose shape and element type are remembered.
+        piggybacked: further tensors that a reply may have.
     """
 
-    def __init__(self, memory: int) -> None:
-        self._memory = memory
+    def __init__(self, memory: int, piggybacked: Mapping[str, TensorSpec] = MappingProxyType({})) -> None:
+        self._memory, self._piggybacked = memory, piggybacked
         self._sent: dict[int, _Sent] = {}
         self._exchanged: _Sent | None = None
 
@@ -55,14 +58,17 @@ class TargetReader:
 
     def _read(self, frame: Frame, exchange: bool) -> Target:
         tensors, gradient = frame.tensors, value_in(GRADIENT, frame.tensors)
-        if (gradient is not None) != (frame.kind is Kind.GRADIENT) or without(GRADIENT, tensors).keys() - _BESIDE:
+        beside = without(GRADIENT, tensors).keys() - self._piggybacked.keys()
+        if (gradient is not None) != (frame.kind is Kind.GRADIENT) or beside - _BESIDE:
             wanted = sorted([GRADIENT] if frame.kind is Kind.GRADIENT else [])
             raise WrongTensor(f"it has the tensors {sorted(tensors)}, expected {wanted}")
         late = _late(tensors)
         if gradient is not None:
             sent = self._of(frame.step - late, gradient) if late or not exchange else self._of_exchange()
             self._expect_like(sent, gradient, frame.step - late)
-        return Target(frame.step, gradient, _losses(tensors), late)
+        check_piggybacked(self._piggybacked, tensors)
+        piggybacked = {name: tensors[name] for name in tensors if name in self._piggybacked}
+        return Target(frame.step, gradient, _losses(tensors), late, piggybacked or None)
 
     def _expect_like(self, sent: _Sent, gradient: Value, step: int) -> None:
         """Raise WrongTensor unless every tensor of the gradient is like that of the value; a missing one is zero."""

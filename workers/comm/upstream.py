@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dni.errors import OutOfOrder, WireError
 from dni.named_tensors import Value
@@ -77,6 +79,7 @@ class Upstream:
         *,
         late: int = 0,
         more: bool = False,
+        piggybacked: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Send the reply to `frame`: it and all frames before it are finished.
 
@@ -86,11 +89,12 @@ class Upstream:
             losses: loss reports for the first stage.
             late: the gradient belongs to the activation of `late` steps before.
             more: another reply follows, and only that one finishes the frame.
+            piggybacked: further tensors for the previous stage.
         """
         kind = Kind.DONE if gradient is None else Kind.GRADIENT
         if not more:
             self._finished = max(self._finished, frame.sequence)
-        tensors = {} if gradient is None else frame_tensors(GRADIENT, gradient)
+        tensors = {**({} if gradient is None else frame_tensors(GRADIENT, gradient)), **piggybacked}
         if late:
             tensors["late"] = torch.tensor(late)
         if losses:

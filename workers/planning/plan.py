@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dni.errors import ConfigError, DataError, DniError, PartitionError
+from dni.models.base import TiedKind
 from dni.stages.partition import partition
 from workers.build.data import open_data, with_shapes
 from workers.build.device import device_of
@@ -80,7 +81,7 @@ def _cuts(config: Config, costs: list[LayerCost], notes: list[str]) -> dict[str,
     """Split points by where they come from; equal ones once. The last ones are those by measured times."""
     found = {"settings": tuple(config.model.split_points)} if config.model.split_points else {}
     try:
-        chains = partition(build_whole(config), stages=config.parts)
+        chains = partition(build_whole(config), stages=config.parts, tied=config.model.tied)
         found["parameters"] = tuple(next(iter(chain._modules)) for chain in chains[1:])
     except PartitionError as error:
         notes.append(f"by parameters: {error}")
@@ -142,5 +143,7 @@ def _assumptions(config: Config) -> Iterator[str]:
         yield f"pipelines do not go with time={config.time.name}: their rows are of time=truncated"
     if config.parts > config.stages:
         yield "a stage holds several parts, added up: synthetic, local and delayed would need stages cut once"
+    if config.model.tied is TiedKind.sum:
+        yield "model.tied=sum: values and gradients of shared parameters, which cross the cuts too, are not counted"
     if max(config.periods) > 1:
         yield f"update periods {config.periods}: rates are of stages that all work at every step"

@@ -41,15 +41,16 @@ def split_by_time(config: Config, costs: Sequence[LayerCost]) -> list[str]:
     crossing = [cost.output_bytes for cost in costs]
     with parts_explained(config):
         return split_by_cost(
-            build_whole(config), [cost.seconds for cost in costs], config.parts, crossing=crossing, tolerance=NOISE
-        )
+            build_whole(config), [cost.seconds for cost in costs], config.parts, crossing=crossing, tolerance=NOISE,
+            tied=config.model.tied,
+        )  # fmt: skip
 
 
 def refuse_too_many(config: Config) -> None:
     """Raise PartitionError, before anything is measured, if the model cannot be cut into so many parts."""
     whole = build_whole(config)
     with parts_explained(config):
-        split_by_cost(whole, [1.0] * len(named_layers(whole)), config.parts)
+        split_by_cost(whole, [1.0] * len(named_layers(whole)), config.parts, tied=config.model.tied)
 
 
 def with_points(config: Config, points: Sequence[str]) -> Config:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import nn
 
 from dni.recurrent import Chain
+from workers.build.optimizer import build_optimizer
 from workers.config.settings import Config
 from workers.repartition.matches import Layers
 from workers.repartition.saved import SavedPart
@@ -36,7 +38,8 @@ def optimizer_state(
     return {
         "state": {index: kept[name] for index, name in enumerate(names) if name in kept},
         "param_groups": [
-            _group(group, [groups[names[index]] for index in group["params"]]) for group in fresh["param_groups"]
+            _group(group, [groups[name] for name in (names[index] for index in group["params"]) if name in groups])
+            for group in fresh["param_groups"]
         ],
     }
 
@@ -50,7 +53,16 @@ def parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list
 def _saved_names(config: Config, part: SavedPart, layers: Layers) -> list[str]:
     """Of the optimizer that the part was saved with; it is made once more, as it may have sorted its parameters."""
     chain = Chain(OrderedDict((name, layers[name]) for name in part.layers))
-    return parameter_names(chain, config.optimizer.build(chain.parameters()))
+    optimizer = build_optimizer(config, chain, _owned_before(part, layers), last=part.layers[-1] == [*layers][-1])
+    return parameter_names(chain, optimizer)
+
+
+def _owned_before(part: SavedPart, layers: Layers) -> frozenset[str]:
+    """Return the names of the part's parameters that an earlier layer of the model has, too."""
+    before = list(takewhile(lambda name: name != part.layers[0], layers))
+    earlier = {id(each) for name in before for each in layers[name].parameters()}
+    own = nn.ModuleDict({name: layers[name] for name in part.layers}).named_parameters()
+    return frozenset(name for name, each in own if id(each) in earlier)
 
 
 def _group(fresh: Content, earlier: Sequence[Mapping[str, Any]]) -> Content:

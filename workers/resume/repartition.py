@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from dni.errors import ResumeError
 from dni.recurrent import Chain
+from dni.stages.tied import tied_names
 from workers.build.interfaces import learners
 from workers.build.warm_start import chains_without_content, layers_of
 from workers.config.settings import Config
@@ -49,6 +51,7 @@ def settle_cuts(config: Config, before: Config, folder: Path, step: int) -> None
         )
     saved = read_parts(folder, step)
     _refuse(config, saved, layers_by_name(chains), folder, step)
+    _refuse_joined(saved, chains, folder)
     _tell(config, saved, chains, folder)
 
 
@@ -75,6 +78,18 @@ def _refuse(config: Config, saved: Sequence[SavedPart], layers: Iterable[str], f
             f"resume={folder}: at step {step} the stages of depth={config.depth.name} keep {windows} windows until "
             f"their gradients come, each with its input at the cuts as they were: {way}"
         )
+
+
+def _refuse_joined(saved: Sequence[SavedPart], chains: Sequence[Chain], folder: Path) -> None:
+    """Refuse to make one parameter of two that were trained apart (model.tied=copy)."""
+    for name, first in tied_names(chains).items():
+        values = [part.state["stage"]["module"].get(each) for each in (first, name) for part in saved]
+        one, other = (value for value in values if value is not None)
+        if not torch.equal(one, other):
+            raise ResumeError(
+                f"resume={folder}: {first} and {name} were trained apart, and would be one parameter here: cut the "
+                "model between them"
+            )
 
 
 def _tell(config: Config, saved: Sequence[SavedPart], chains: Sequence[Chain], folder: Path) -> None:
@@ -107,6 +122,8 @@ def _left_behind(saved: Sequence[SavedPart], found: Sequence[Matches]) -> Iterat
             yield f"what learns in time in {_span(part.layers)}"
         if any(map(_holds, part.state["bootstrap"].values())) and not any(one.same is part for one in found):
             yield f"what targets in time of {_span(part.layers)} are made of"
+        if part.state.get("piggyback", {}).get("tied", {}).get("sums"):
+            yield f"gradients of tied weights on their way at {_span(part.layers)}"
         if "inputs" in part.state["upstream"] and not any(one.entry is part for one in found):
             yield f"the model of inputs before {part.layers[0]}"
         own = [key for key, value in part.state["stage"].items() if key not in COMMON and _holds(value)]
@@ -135,7 +152,7 @@ def _anew(config: Config, found: Sequence[Matches], chains: Sequence[Chain]) -> 
 
 def _otherwise(config: Config, parts: int) -> Iterator[str]:
     """Settings whose meaning depends on the stages."""
-    if config.optimizer.clip is not None:
+    if config.optimizer.clip is not None and not config.optimizer.over_all_stages:
         yield f"optimizer.clip={config.optimizer.clip:g} limits the gradient of each part by itself"
     stages = parts // (config.parts // config.stages)  # that there were
     if config.pipelined and config.microbatches != config.depth.microbatches_of(stages):

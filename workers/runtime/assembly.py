@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from threading import Event
 
 from dni.lr_schedule import resume_schedule
 from dni.stages.base import Stage
+from dni.stages.tied import Tied
 from workers.build.data import open_data
 from workers.build.interfaces import bootstrap, depth_interface, goes_back, input_interface, time_interface
+from workers.build.model import ties_of
 from workers.build.shapes import activation_specs
 from workers.build.stage import build_stage
 from workers.build.warm_start import take_weights
@@ -25,6 +28,7 @@ from workers.runtime.emulation import slow_down
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.job import Job
+from workers.runtime.piggyback.build import downstream_specs, piggyback_of, upstream_specs
 from workers.runtime.recorder import Recorder
 from workers.runtime.update_period import UpdatePeriod
 from workers.runtime.worker import Worker
@@ -34,7 +38,8 @@ from workers.storage import checkpoint
 def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: ChannelEnd | None) -> Worker:
     """Build stage `index` and, in a resumed run, load its checkpoint. Raises ConfigError and CheckpointError."""
     config = job.config
-    contents = contents_of(config, index) if index else None  # built first: it seeds torch, as building a stage does
+    ties = ties_of(config)
+    contents = contents_of(config, index, ties) if index else None  # first: it seeds torch, as building a stage does
     stage = build_stage(config, index)
     clock, timeout = WaitTime(), config.transport.timeout_s
     before = _before(job, index, stage, upstream, clock, contents)
@@ -44,14 +49,16 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     after = None
     if downstream is not None:
         after = Downstream(
-            downstream, stage=index, window=config.depth.in_flight(config.stages), clock=clock, timeout_s=timeout
-        )
+            downstream, stage=index, window=config.depth.in_flight(config.stages), clock=clock, timeout_s=timeout,
+            piggybacked=upstream_specs(config, ties, index + 1),
+        )  # fmt: skip
     ends = {index - 1: upstream, index + 1: downstream}
     Neighbours(index, clock, {stage: end for stage, end in ends.items() if end is not None})
+    piggyback = piggyback_of(config, ties, index, stage)
     recorder = Recorder(
         job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
         guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss,
-        metrics=[] if downstream is not None else config.metrics,
+        metrics=[] if downstream is not None else config.metrics, piggyback=piggyback,
     )  # fmt: skip
     worker = Worker(
         stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,
@@ -60,6 +67,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         goes_back=partial(goes_back, config, index),
         period=UpdatePeriod.of(config.periods, index),
         recorder=recorder,
+        piggyback=piggyback,
         save=partial(checkpoint.save, job.run_dir, index, config.stages),
     )  # fmt: skip
     if config.resume is not None:
@@ -86,7 +94,7 @@ def _before(
     return ForwardUnlocked(edge, feed, inputs, window=config.depth.max_in_flight, lag=config.depth.lag)
 
 
-def contents_of(config: Config, index: int) -> Contents:
+def contents_of(config: Config, index: int, ties: Sequence[Tied] = ()) -> Contents:
     """Return what a frame for stage `index`, 1 or more, must hold."""
     model, data = config.model, config.data
     varies = data.one_label or (config.whole_sequences and data.grows)
@@ -103,6 +111,7 @@ def contents_of(config: Config, index: int) -> Contents:
         context_symbols=(model.input_symbols if config.history else model.symbols) or 0,
         every=config.periods[index],
         numbered=max(config.periods) > 1,
+        piggybacked=downstream_specs(config, ties, index),
     )
 
 

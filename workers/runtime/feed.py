@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Event
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class Feed:
         *,
         late: int = 0,
         more: bool = False,
+        piggybacked: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Report the losses to the source of the data; there is no previous stage to answer."""
         for loss in losses:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -66,6 +67,7 @@ class ForwardUnlocked:
         *,
         late: int = 0,
         more: bool = False,
+        piggybacked: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """As `Upstream.finish`; the answer to a training step is kept until its frame arrives."""
         if frame.kind is Kind.STEP:

@@ -24,6 +24,7 @@ from workers.runtime.divergence import DivergenceWatch
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.optimizer_figures import optimizer_figures
+from workers.runtime.piggyback.base import Piggyback
 from workers.runtime.tally import RunTotals
 
 Record = dict[str, Any]
@@ -48,6 +49,7 @@ class Recorder:
         function: the loss of the network; it chooses the recorded figures and their unit.
         parts: the parts of the model on this stage.
         metrics: further figures of validation, for the last stage.
+        piggyback: what rides along with the frames, with figures of its own.
     """
 
     def __init__(
@@ -65,10 +67,11 @@ class Recorder:
         function: LossFunction | None = None,
         parts: Sequence[Stage] = (),
         metrics: Sequence[Metric] = (),
+        piggyback: Piggyback | None = None,
     ) -> None:
         self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
-        self.upstream, self.downstream = upstream, downstream
+        self.upstream, self.downstream, self.piggyback = upstream, downstream, piggyback or Piggyback()
         self.tally, self.watch = RunTotals(), DivergenceWatch(guessing)
         self.function = function or CrossEntropy()
         self.watch.unit = self.function.unit
@@ -150,7 +153,7 @@ class Recorder:
             time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(), **self._unit,
             **({"higher_is_better": self._metrics.directions} if self._metrics.metrics else {}),
             **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
-            **({"dropped_targets": dropped} if dropped else {}),
+            **({"dropped_targets": dropped} if dropped else {}), **self.piggyback.figures(),
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

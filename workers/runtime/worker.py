@@ -9,9 +9,6 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from dni.interfaces.base import Interface
 from dni.losses import count_rows
 from dni.named_tensors import Value
@@ -20,13 +17,14 @@ from dni.time_targets.base import Bootstrap, PastWindow
 from workers.comm.downstream import Downstream
 from workers.comm.edge import Loss, Target
 from workers.comm.frame import Frame, Kind
-from workers.comm.roles import VALUE, value_in
 from workers.comm.upstream import Upstream
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.gradient_probe import Probe
+from workers.runtime.piggyback.base import Piggyback
 from workers.runtime.recorder import Recorder
 from workers.runtime.update_period import UpdatePeriod
+from workers.runtime.window import split
 
 
 class Worker:
@@ -46,6 +44,7 @@ class Worker:
             or the newest target of the predictor was.
         goes_back: returns whether this stage goes back at a step; if not, it only passes its output on.
         period: the steps at which this stage works, and those at which the next one does.
+        piggyback: what rides along with the frames.
     """
 
     def __init__(
@@ -63,11 +62,12 @@ class Worker:
         staleness: float = 0.0,
         goes_back: Callable[[int], bool] = lambda step: True,
         period: UpdatePeriod | None = None,
+        piggyback: Piggyback | None = None,
     ) -> None:
         self.stage, self.depth, self.time, self.bootstrap = stage, depth, time, bootstrap
         self.upstream, self.downstream = upstream, downstream
         self.lag, self.staleness, self.recorder, self.save, self.goes_back = lag, staleness, recorder, save, goes_back
-        self.period = period or UpdatePeriod()
+        self.period, self.piggyback = period or UpdatePeriod(), piggyback or Piggyback()
         self.losses: list[Loss] = []  # on their way to the source of the data
         self.early_targets: list[Target] = []  # targets that a checkpoint barrier received before their step
         self.step = 0  # of the newest frame
@@ -86,6 +86,7 @@ class Worker:
             frame = self.upstream.receive()  # 1. the activation of this step (the first stage reads a batch)
             kind, self.step = frame.kind, frame.step
             with self.recorder.handling(frame):
+                self.piggyback.received(frame)
                 handle = handlers[kind] if self.period.works(frame) else self.rest
                 handle(frame)
 
@@ -93,7 +94,7 @@ class Worker:
         """One training step."""
         step, reset = frame.step, frame.tensors["reset"]
         done = frame.tensors["done"].to(self.stage.device)
-        value, labels, context = self.split(frame)
+        value, labels, context = split(frame, self.stage.device)
         output, state = self.stage.forward(value, reset, step)  # 2. forward
         self.pass_on(frame, output)  # 3. the next stage is no longer waiting
         if self.depth.targets_first:
@@ -104,17 +105,20 @@ class Worker:
         for each in ready:  # this step; with late gradients an earlier one, two, or none
             gradients = self.stage.backward(each.gradient, state_gradient, each.step)  # 5. one backward pass
             late, more = step - each.step, each is not ready[-1]  # 6. send the target back; update
-            if not self.stage.replies_later:
-                self.upstream.finish(frame, gradients.activation, self.loss_reports(step), late=late, more=more)
+            if not self.stage.replies_later and not self.piggyback.follows_update:
+                self.answer(frame, gradients.activation, late=late, more=more)
             number = self.period.count(each.step)
             past = PastWindow(number, value, labels, context, reset, done, each.gradient, state, state_gradient)
             for target in self.bootstrap.targets(past, gradients.state):
                 self.time.target(*target)
             factor = (1 + late + self.depth.staleness) ** -self.staleness
             move = self.depth.ready and (self.time.ready or bool(done.all()))
+            self.piggyback.before_update(step, each.step, move=move)
             self.stage.update(each.labels, move=move, factor=factor)
+            if not self.stage.replies_later and self.piggyback.follows_update:
+                self.answer(frame, gradients.activation, late=late, more=more)
         if not ready:
-            self.upstream.finish(frame, losses=self.loss_reports(step))
+            self.answer(frame)
         self.take_targets(None if self.lag is None else step - self.lag)  # 7. fit the predictor to what came back
         if self.stage.replies_later:
             self.reply(frame)  # 8. send targets that were not ready at step 6
@@ -129,7 +133,7 @@ class Worker:
             self.upstream.finish(frame)
             return
         self.depth.measured = None
-        self.upstream.finish(frame, losses=self.loss_reports(frame.step))
+        self.answer(frame)
         self.take_targets(None if self.lag is None else frame.step - self.lag)
         self.recorder.step(frame.step, 0)
         if self.stage.schedule is not None:
@@ -138,7 +142,9 @@ class Worker:
     def pass_on(self, frame: Frame, output: Value | None = None) -> None:
         """Send the frame and the output to the next stage. Blocks while W frames are unfinished there."""
         if self.downstream is not None:
-            self.downstream.send(frame.kind, frame.step, self.period.passed(frame, output))
+            self.downstream.send(
+                frame.kind, frame.step, {**self.period.passed(frame, output), **self.piggyback.onward()}
+            )
 
     def take_targets(self, wait_for: int | None) -> None:
         """Give the depth cut the targets that have arrived, or wait for all up to and including a step's."""
@@ -151,6 +157,7 @@ class Worker:
                     self.depth.target(target.step - target.late, target.gradient)
                     self.stage.on_target(target.step - target.late, target.gradient)
                 self.losses += target.losses
+                self.piggyback.returned(target)
             else:
                 self.early_targets.append(target)
 
@@ -159,20 +166,20 @@ class Worker:
         replies, step = self.stage.ready_replies(), frame.step
         for each in replies:
             late, more = step - each.step, each is not replies[-1]
-            self.upstream.finish(frame, each.gradient, self.loss_reports(step), late=late, more=more)
+            self.answer(frame, each.gradient, late=late, more=more)
         if not replies:
-            self.upstream.finish(frame, losses=self.loss_reports(step))
+            self.answer(frame)
 
-    def loss_reports(self, step: int) -> list[Loss]:
-        """Return the losses that this stage has measured or received since the last call."""
+    def answer(self, frame: Frame, gradient: Value | None = None, *, late: int = 0, more: bool = False) -> None:
+        """Finish a training step, with or without a target, and with the losses measured or received since the last."""
         if self.depth.measured is not None:
-            self.losses.append(Loss(step, *self.depth.measured))
-        loss_reports, self.losses = self.losses, []
-        return loss_reports
+            self.losses.append(Loss(frame.step, *self.depth.measured))
+        losses, self.losses = self.losses, []
+        self.upstream.finish(frame, gradient, losses, late=late, more=more, piggybacked=self.piggyback.reply())
 
     def evaluate(self, frame: Frame) -> None:
         """Run one validation window forward."""
-        value, labels, _ = self.split(frame)
+        value, labels, _ = split(frame, self.stage.device)
         output = self.stage.evaluate(value, frame.tensors["reset"])
         self.pass_on(frame, output)
         self.upstream.finish(frame)
@@ -189,7 +196,8 @@ class Worker:
             gradient = self.depth.recompute(probe.output, probe.labels, None)
             assert gradient is not None, "the last stage has the loss"
         else:
-            gradient = self.downstream.exchange(frame.kind, frame.step, {**frame.tensors, "value": probe.output})
+            tensors = {**frame.tensors, "value": probe.output, **self.piggyback.onward()}
+            gradient = self.downstream.exchange(frame.kind, frame.step, tensors)
         self.upstream.finish(frame, probe.backward(gradient))
         self.recorder.probe(frame.step, probe.figures(self.depth, self.time))
 
@@ -221,6 +229,7 @@ class Worker:
         rest: dict[str, Any] = {"early": self.early_targets, "losses": self.losses}
         rest |= {"upstream": self.upstream.state_dict(), "journal": self.recorder.state_dict()}
         rest |= {"clock": self.period.state_dict()} if self.period.every > 1 else {}
+        rest |= {"piggyback": riding} if (riding := self.piggyback.state_dict()) else {}
         return {"stage": stage, "depth": depth, "time": time, "bootstrap": self.bootstrap.state_dict(), **rest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -229,21 +238,10 @@ class Worker:
         self.depth.load_state_dict(state["depth"])
         self.time.load_state_dict(state["time"])
         self.bootstrap.load_state_dict(state["bootstrap"])
-        early = state["early"]
-        self.early_targets = [Target(n, g, tuple(Loss(*x) for x in losses), *late) for n, g, losses, *late in early]
+        self.early_targets = [Target.restored(*target) for target in state["early"]]
         self.losses = [Loss(*loss) for loss in state["losses"]]
+        self.piggyback.load_state_dict(state.get("piggyback", {}))
         self.upstream.load_state_dict(state["upstream"])
         self.recorder.load_state_dict(state.get("journal"))
         if self.period.every > 1:
             self.period.load_state_dict(state["clock"])
-
-    def split(self, frame: Frame) -> tuple[Value, Tensor, Tensor]:
-        """Return the value, its labels (B, T) or (B,), and the context of the time cut (`PastWindow`).
-
-        Labels of a local objective come first and are not passed on.
-        """
-        labels = frame.tensors["labels"].to(self.stage.device)
-        local = frame.tensors.pop("local_labels", None)
-        context = frame.tensors.get("context", labels.new_empty(len(labels), 0))
-        labels = labels if local is None else torch.cat([local.to(self.stage.device), labels], dim=1)
-        return value_in(VALUE, frame.tensors), labels, context.to(self.stage.device)

@@ -5,6 +5,7 @@ What the file says of itself is text by key, beside `format=pt`, by which other 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from workers.storage.sealed import put_in_place
 from workers.system.errors import about
 
 SUFFIX = ".safetensors"
+
+#: Fact: further names of tensors.
+_TIED = "tied"
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,17 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -
 
 
 def read(path: Path) -> WeightsFile:
-    """The whole content, on the CPU. Raises CheckpointError for what is not there or is no such file."""
+    """The whole content, on the CPU, with parameters of several layers under all of their names.
+
+    Raises CheckpointError for what is not there or is no such file.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             # as in a checkpoint, wherever they lie in the file: on some processors sums depend on that
             tensors = {name: file.get_tensor(name).clone() for name in names}
-            return WeightsFile(tensors, dict(file.metadata() or {}))
+            facts = dict(file.metadata() or {})
+            return WeightsFile(tensors | _tied(tensors, facts), facts)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: no such file; give one that dni-export wrote, or the folder of a run"
@@ -78,3 +86,13 @@ def read(path: Path) -> WeightsFile:
         raise CheckpointError(
             f"{path} is no whole safetensors file ({why}): give one that dni-export wrote, or the folder of a run"
         ) from error
+
+
+def tied_fact(names: Mapping[str, str]) -> dict[str, str]:
+    """What a file says of further names of its tensors, with the name that each has in the file."""
+    return {_TIED: json.dumps(dict(names))} if names else {}
+
+
+def _tied(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> dict[str, Tensor]:
+    names = json.loads(facts.get(_TIED, "{}"))
+    return {name: tensors[first].clone() for name, first in names.items() if first in tensors}

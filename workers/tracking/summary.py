@@ -130,4 +130,6 @@ def _stage(facts: RunFacts, end: Mapping[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = {key: end.get(key) for key in ("index", *STAGE_KEYS)}
     if entry["device"] is None and end["index"] < len(facts.devices):
         entry["device"] = facts.devices[end["index"]]
-    return entry | {key: end[key] for key in ("probe", "input_r2", "own", "dropped_targets") if key in end}
+    return entry | {
+        key: end[key] for key in ("probe", "input_r2", "own", "dropped_targets", "tied_delay_steps") if key in end
+    }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dni.errors import PartitionError
+from dni.models.base import TiedKind
 from dni.stages.cost_partition import cheapest_cuts, most_stages, split_by_cost
 from dni.stages.partition import partition
 
@@ -82,3 +83,15 @@ def test_layers_that_share_a_parameter_stay_together() -> None:
     assert split_by_cost(whole, [1, 5, 5, 5, 1], 3) == ["b", "e"]
     with pytest.raises(PartitionError, match="stages is 4, but this model can be cut into 1 to 3: ask for 3 or fewer"):
         split_by_cost(whole, [1, 5, 5, 5, 1], 4)
+
+
+@pytest.mark.parametrize(("tied", "points"), [(TiedKind.refuse, None), (TiedKind.sum, ["c"]), (TiedKind.copy, ["d"])])
+def test_shared_parameters_may_be_in_two_stages_if_that_is_asked_for(tied: TiedKind, points: list[str] | None) -> None:
+    """Without a parameter of its own, d is no stage with `sum`; of its own copy it is one."""
+    shared = nn.Linear(2, 2)
+    whole = model(b=shared, c=nn.Linear(2, 2), d=shared)
+    if points is None:
+        with pytest.raises(PartitionError, match="this model can be cut into 1 to 1"):
+            split_by_cost(whole, [1, 1, 9], 2, tied=tied)
+    else:
+        assert split_by_cost(whole, [1, 1, 9], 2, tied=tied) == points

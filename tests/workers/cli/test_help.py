@@ -109,8 +109,8 @@ def test_explain_and_version_at_the_command_line(
     overview = output_of(capsys, monkeypatch, "--explain").splitlines()
     assert {line.partition(":")[0] for line in overview[1:] if line} == set(settings())
     assert max(map(len, overview)) <= 100
-    wrong = refused(capsys, monkeypatch, "--explain", "optimizer.clip_norm")
-    assert "--explain optimizer.clip_norm: no such setting (did you mean `optimizer.clip`?)" in wrong
+    wrong = refused(capsys, monkeypatch, "--explain", "optimizer.clips")
+    assert "--explain optimizer.clips: no such setting (did you mean `optimizer.clip`?)" in wrong
     assert output_of(capsys, monkeypatch, "--version") == f"dni-train {dni.__version__}\n"
     assert not list(tmp_path.iterdir())
 

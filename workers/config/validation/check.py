@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dni.errors import ConfigError
-from dni.models.base import SplitKind
+from dni.models.base import SplitKind, TiedKind
 from workers.config.settings import Config
 from workers.config.validation.launch import check_launch, check_links
 from workers.config.validation.pipelines import check_pipelines
@@ -39,6 +39,8 @@ def check(config: Config) -> None:
             f"devices names {len(config.devices)} devices for {config.stages} stages: name one, or one each"
         )
     _check_split(config)
+    if config.depth.predicts_inputs:
+        _check_unlocked(config)
 
 
 def _check_split(config: Config) -> None:
@@ -55,6 +57,20 @@ def _check_split(config: Config) -> None:
         raise ConfigError(
             f"model.split_points names {cuts} cuts, which makes {cuts + 1} stages, but "
             f"stages={config.stages}{several}: change one, or set model.split_points=[] to cut by balance"
+        )
+
+
+def _check_unlocked(config: Config) -> None:
+    """Refuse what rides along with frames where a stage does not wait for them."""
+    waits = f"which depth={config.depth.name} does not wait for"
+    if config.model.tied is TiedKind.sum:
+        raise ConfigError(
+            f"model.tied=sum sends values with the frames, {waits}: set model.tied=copy (or depth=synthetic)"
+        )
+    if config.optimizer.over_all_stages:
+        raise ConfigError(
+            f"optimizer.clip_norm=global sends norms with the frames, {waits}: set optimizer.clip_norm=stage (or "
+            "depth=synthetic)"
         )
 
 

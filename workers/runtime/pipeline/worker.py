@@ -19,6 +19,7 @@ from dni.losses import count_rows
 from dni.lr_schedule import resume_schedule
 from dni.named_tensors import Value
 from workers.build.data import open_data
+from workers.build.model import ties_of
 from workers.build.stage import build_stage
 from workers.build.trace import is_traced
 from workers.build.warm_start import take_weights
@@ -29,6 +30,7 @@ from workers.repartition.state import load_part
 from workers.runtime.feed import Feed
 from workers.runtime.job import Job
 from workers.runtime.pipeline.broadcast import Broadcast, barrier
+from workers.runtime.pipeline.exchange import Exchange
 from workers.runtime.pipeline.process_group import lost_neighbours
 from workers.runtime.pipeline.schedule import Pipeline
 from workers.runtime.pipeline.stage import Computing
@@ -54,7 +56,9 @@ class PipelinedWorker:
     def __init__(self, job: Job, index: int) -> None:
         config = job.config
         self.job, self.index, self.config = job, index, config
+        ties = ties_of(config)  # first: it seeds torch
         self.stages = {part: build_stage(config, part) for part in range(index, config.parts, config.stages)}
+        self.exchange = Exchange(config, ties, self.stages)
         self.ending = Event()  # set in all stages at the same step
         data = job.data or open_data(config)
         self.feed = Feed(config, data, start=job.start, stop=self.ending)
@@ -97,9 +101,12 @@ class PipelinedWorker:
         if self.index == 0:
             self.orders.send(self.job.stop.is_set(), 0)
         self._passes(frame)
+        with self.blocked.waiting():
+            self.exchange.before_update()
         for stage in self.stages.values():
             stage.update(count_rows(labels))
         with self.blocked.waiting():
+            self.exchange.after_update()
             (last, _), (nats, counted) = self.orders.receive(), self.loss_reports.receive()
         self.feed.finish(frame, losses=[Loss(frame.step, nats, int(counted))])
         if last:

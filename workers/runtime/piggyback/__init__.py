@@ -1,0 +1,1 @@
+"""Small tensors that ride along with the frames between stages, in both directions."""
