@@ -30,14 +30,15 @@ def activation_specs(config: Config, index: int) -> dict[str, TensorSpec]:
     with torch.random.fork_rng(devices=[]):
         chains = build_chains(config)[: index + 1]
         if any(is_traced(chain) for chain in chains):
-            real = real_example(config)
+            real = real_example(config)  # a traced model takes one tensor
             found = named(_output(config, chains, real))
             return {name: _fixed_spec(config, each, real.shape[: _leading(config)]) for name, each in found.items()}
         short = named(_output(config, chains))
         if [*short] == [UNNAMED]:  # has a row for every label, or `refuse_misfit` refuses it
             return {UNNAMED: TensorSpec(tuple(short[UNNAMED].shape[_leading(config) :]), short[UNNAMED].dtype)}
         long = named(_output(config, chains, example(config, 2, _steps(config) + 1)))
-    return {name: _spec(config, each, long[name]) for name, each in short.items()}
+    steps = _steps(config)
+    return {name: _spec(config, each, long[name], steps) for name, each in short.items()}
 
 
 def activation_shape(config: Config, index: int) -> tuple[int, ...]:
@@ -58,10 +59,10 @@ def _leading(config: Config) -> int:
     return 2 if config.data.sequences else 1
 
 
-def _spec(config: Config, short: Tensor, long: Tensor) -> TensorSpec:
-    """Return what is common to the outputs for one example and for two examples that are a step longer."""
+def _spec(config: Config, short: Tensor, long: Tensor, steps: int) -> TensorSpec:
+    """Return what is common to the outputs for one example of so many steps, and for two that are a step longer."""
     batched = short.dim() > 0 and short.shape[0] < long.shape[0]
-    rows = batched and short.dim() > 1 and short.shape[1] < long.shape[1]
+    rows = batched and short.dim() > 1 and (short.shape[1], long.shape[1]) == (steps, steps + 1)
     start = batched + rows
     sizes = zip(short.shape[start:], long.shape[start:], strict=True)
     fixed = tuple(size if size == other else None for size, other in sizes)
@@ -84,7 +85,8 @@ def refuse_misfit(config: Config) -> None:
     with torch.random.fork_rng(devices=[]):
         chains = build_chains(config)
         has_state = any(chain.initial_state(1) for chain in chains)
-        start = real_example(config) if any(is_traced(c) for c in chains) else example(config, 1, _steps(config))
+        traced = any(is_traced(chain) for chain in chains)
+        start = real_example(config) if traced else example(config, 1, _steps(config))
         output = _output(config, chains, start)
     if not isinstance(output, Tensor):
         raise ConfigError(
@@ -97,11 +99,12 @@ def refuse_misfit(config: Config) -> None:
             f"model={model.name}: its layers {'do' if has_state else 'do not'} carry state: write carries_state = "
             f"{has_state} in {type(model).__name__}"
         )
-    steps = [1 if model.one_answer else start.shape[1]] if data.sequences else []
-    expected = [len(start), *steps, model.symbols]
+    every = config.window if traced else _steps(config)
+    steps = [1 if model.one_answer else every] if data.sequences else []
+    expected = [batch_of(start), *steps, model.symbols]
     if shape != expected:
         raise ConfigError(
-            f"model={model.name} gives scores of shape {shape} for an example of shape {[*start.shape]}, "
+            f"model={model.name} gives scores of shape {shape} for an example of shape {_shapes(start)}, "
             f"where data={data.name} needs {expected}: its last layer must give a number for each of {model.symbols} "
             f"labels{' at every step' if steps and not model.one_answer else ''}"
         )
@@ -145,4 +148,4 @@ def _shapes(value: Value) -> str:
 
 
 def _steps(config: Config) -> int:
-    return min(_STEPS, config.window)
+    return _STEPS if config.data.varies else min(_STEPS, config.window)

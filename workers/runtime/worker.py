@@ -20,7 +20,7 @@ from dni.time_targets.base import Bootstrap, PastWindow
 from workers.comm.downstream import Downstream
 from workers.comm.edge import Loss, Target
 from workers.comm.frame import Frame, Kind
-from workers.comm.roles import VALUE, value_in
+from workers.comm.roles import VALUE, value_in, without
 from workers.comm.upstream import Upstream
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
@@ -189,7 +189,8 @@ class Worker:
             gradient = self.depth.recompute(probe.output, probe.labels, None)
             assert gradient is not None, "the last stage has the loss"
         else:
-            gradient = self.downstream.exchange(frame.kind, frame.step, {**frame.tensors, "value": probe.output})
+            sent = {**without(VALUE, frame.tensors), VALUE: probe.output}
+            gradient = self.downstream.exchange(frame.kind, frame.step, sent)
         self.upstream.finish(frame, probe.backward(gradient))
         self.recorder.probe(frame.step, probe.figures(self.depth, self.time))
 

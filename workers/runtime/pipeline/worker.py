@@ -94,7 +94,7 @@ class PipelinedWorker:
             self.orders.send(self.job.stop.is_set(), 0)
         self._passes(frame)
         for stage in self.stages.values():
-            stage.update(count_rows(labels))
+            stage.update(self.config.data.divisor(labels))
         with self.blocked.waiting():
             (last, _), (nats, counted) = self.orders.receive(), self.loss_reports.receive()
         self.feed.finish(frame, losses=[Loss(frame.step, nats, int(counted))])
