@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dni.models import ModelContext
 
@@ -100,6 +101,10 @@ def placed(split: str) -> Placed:
 
 def loaded(split: str, size: int = 4) -> DataLoader[Any]:
     return DataLoader(Noisy(split, 0.1), batch_size=size, shuffle=split == "train")
+
+
+def stateful(split: str) -> StatefulDataLoader[Any]:
+    return StatefulDataLoader(Noisy(split, 0.0), batch_size=4, shuffle=split == "train")
 
 
 def without_parts(split: str) -> Noisy | None:

@@ -59,6 +59,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, tmp_path: Path, ca
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # in torchdata 0.11
+def test_a_stateful_data_loader_goes_on_at_once(workers: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """22 items in batches of 4: steps 3 and 8 are inside of passes, step 5 is at the end of one."""
+    settings = {**LOCKED, "checkpoint": {"every": 1, "keep": 10}}
+    launch(own("stateful", **settings), tmp_path / "whole")
+    for step in (3, 5, 8):
+        again = tmp_path / f"again{step}"
+        launch(own("stateful", **settings, resume=str(tmp_path / "whole"), resume_step=step), again)
+        assert_same(parameters_of(tmp_path / "whole", 2), parameters_of(again, 2))
+    assert not [each.message for each in caplog.records if "reading" in each.message]
+
+
+@pytest.mark.long
 def test_train_in_processes_resume_and_are_evaluated(tmp_path: Path) -> None:
     settings = {**LOCKED, **SAVED, **PROCESSES}
     launch(own("mapped", **settings), tmp_path / "whole")
