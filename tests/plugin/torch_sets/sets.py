@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from dni.models import ModelContext
 
@@ -103,7 +102,9 @@ def loaded(split: str, size: int = 4) -> DataLoader[Any]:
     return DataLoader(Noisy(split, 0.1), batch_size=size, shuffle=split == "train")
 
 
-def stateful(split: str) -> StatefulDataLoader[Any]:
+def stateful(split: str) -> Any:
+    from torchdata.stateful_dataloader import StatefulDataLoader  # of an extra
+
     return StatefulDataLoader(Noisy(split, 0.0), batch_size=4, shuffle=split == "train")
 
 

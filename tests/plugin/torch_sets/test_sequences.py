@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.data import DataContext
+from dni.errors import ConfigError
 from dni.losses import summed_cross_entropy
 from dni.recurrent import as_chain
 from tests.plugin.torch_sets import sequences
@@ -19,6 +20,7 @@ from workers.build.model import build_whole
 from workers.cli.evaluate import evaluate
 from workers.config.settings import Config
 from workers.launch.launcher import launch
+from workers.planning.measure import measure_layers
 from workers.tracking.run import METRICS, read_metrics
 
 SETS = "tests.plugin.torch_sets.sequences"
@@ -159,3 +161,9 @@ def test_a_probe_takes_named_inputs(tmp_path: Path) -> None:
     assert all(-1 <= each["depth_cosine"] <= 1 for each in probes)
     launch(own("ragged", "unmasked", **{**PROBED, "evaluate": {"probe": None}}), tmp_path / "without")
     assert_same(parameters_of(tmp_path, 3), parameters_of(tmp_path / "without", 3))
+
+
+def test_a_plan_needs_one_tensor() -> None:
+    config, _ = resolve(own("ragged", "attention"))
+    with pytest.raises(ConfigError, match=r"gives the inputs symbols, mask, and only models of one tensor can be"):
+        measure_layers(config)

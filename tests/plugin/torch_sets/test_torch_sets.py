@@ -13,8 +13,10 @@ from dni.data import DataContext
 from dni.data.base import Data
 from dni.errors import ConfigError, DataError
 from tests.plugin.torch_sets import sets
+from tests.support.commands import settings
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
 from workers.cli.evaluate import evaluate
+from workers.cli.train import exit_codes
 from workers.config.convert import from_any, to_plain
 from workers.config.settings import Config
 from workers.launch.launcher import launch
@@ -47,10 +49,10 @@ def test_locked_training_equals_the_unsplit_model(kind: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """22 items in batches of 4 with a smaller last one: step 8 is in the middle of the second pass."""
-    settings = {"data": {"drop_last": False}, "depth": {"method": "synthetic", "lag": 1}, **SAVED}
-    launch(own(kind, **settings), tmp_path / "whole")
+    chosen = {"data": {"drop_last": False}, "depth": {"method": "synthetic", "lag": 1}, **SAVED}
+    launch(own(kind, **chosen), tmp_path / "whole")
     with caplog.at_level(logging.WARNING):
-        launch(own(kind, **settings, resume=str(tmp_path / "whole"), resume_step=8), tmp_path / "again")
+        launch(own(kind, **chosen, resume=str(tmp_path / "whole"), resume_step=8), tmp_path / "again")
     assert_same(parameters_of(tmp_path / "whole", 2), parameters_of(tmp_path / "again", 2))
     again = [each.message for each in caplog.records if "reading" in each.message]
     position = {"streamed": 2, "endless": 8, "loaded": 2}.get(kind)  # a pass has 6 windows; the endless one is one pass
@@ -60,24 +62,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, tmp_path: Path, ca
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # in torchdata 0.11
-def test_a_stateful_data_loader_goes_on_at_once(workers: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stateful_data_loader_goes_on_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """22 items in batches of 4: steps 3 and 8 are inside of passes, step 5 is at the end of one."""
-    settings = {**LOCKED, "checkpoint": {"every": 1, "keep": 10}}
-    launch(own("stateful", **settings), tmp_path / "whole")
+    chosen = {**LOCKED, "checkpoint": {"every": 1, "keep": 10}}
+    launch(own("stateful", **chosen), tmp_path / "whole")
     for step in (3, 5, 8):
         again = tmp_path / f"again{step}"
-        launch(own("stateful", **settings, resume=str(tmp_path / "whole"), resume_step=step), again)
+        launch(own("stateful", **chosen, resume=str(tmp_path / "whole"), resume_step=step), again)
         assert_same(parameters_of(tmp_path / "whole", 2), parameters_of(again, 2))
     assert not [each.message for each in caplog.records if "reading" in each.message]
 
 
 @pytest.mark.long
 def test_train_in_processes_resume_and_are_evaluated(tmp_path: Path) -> None:
-    settings = {**LOCKED, **SAVED, **PROCESSES}
-    launch(own("mapped", **settings), tmp_path / "whole")
+    chosen = {**LOCKED, **SAVED, **PROCESSES}
+    launch(own("mapped", **chosen), tmp_path / "whole")
     assert_same(parameters_of(tmp_path / "whole", 2), plain_training(own("mapped", **LOCKED)))
-    launch(own("mapped", **settings, resume=str(tmp_path / "whole"), resume_step=4), tmp_path / "again")
+    launch(own("mapped", **chosen, resume=str(tmp_path / "whole"), resume_step=4), tmp_path / "again")
     assert_same(parameters_of(tmp_path / "whole", 2), parameters_of(tmp_path / "again", 2))
+
+
+@pytest.mark.long
+def test_pipelines_read_them(tmp_path: Path) -> None:
+    pipeline = {"depth": {"method": "1f1b", "microbatches": 2}, "optimizer": {"clip": None}}
+    launch(own("mapped", **pipeline, **PROCESSES), tmp_path)
+    split, whole = parameters_of(tmp_path, 2), plain_training(own("mapped", **LOCKED))
+    assert max((split[name] - whole[name]).abs().max().item() for name in whole) < 1e-5
 
 
 @pytest.mark.parametrize(("kind", "split", "labels"), [("mapped", None, 7), ("streamed", "valid", 10)])
@@ -173,6 +183,20 @@ def test_a_wrong_item_is_named_with_its_values(wrong: str, message: str) -> None
     with pytest.raises(DataError, match=message) as caught:
         source.next()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "more", ["data.classes=4 data.wrong=one", "data.shuffle=false", "data.classes=4 data.batch=90"]
+)
+def test_the_command_ends_with_code_2_and_writes_nothing(
+    more: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"model={SETS}.network data={SETS}.own stages=2 time=truncated {more}".split()
+    with pytest.raises(SystemExit) as left, exit_codes():
+        launch(settings(*words), tmp_path / "run")
+    assert left.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_validation_without_end_needs_a_number_of_windows() -> None:
