@@ -8,7 +8,7 @@ OLDEST := .venv-oldest/bin/python
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-transport bench-depth bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables docs test test-long test-oldest test-hosts check proto proof
+.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables docs test test-long test-oldest test-hosts check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,11 +29,17 @@ demo: install ## run the demonstration (benchmarks/demo.py)
 bench-machinery: install ## measure what splitting costs: stages against a plain loop, the frame codec (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.overhead.split_vs_plain
 
+bench-compile: install ## measure compiled over ordinary stages, and 16 over 32 bits (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.overhead.compiled
+
 bench-transport: install ## measure what links between processes carry, as shares of raw TCP (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.overhead.transport
 
 bench-depth: install ## every method in depth on four tasks, test split; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.depth.methods
+
+bench-char-gpt: install ## a GPT of characters by every method, beside the same model unsplit; goes on where it stopped (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.depth.char_gpt
 
 bench-lag: install ## measure what late targets cost, by method; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.depth.staleness

@@ -20,6 +20,7 @@ from benchmarks.harness.grid import by_seed, spread
 from benchmarks.harness.markdown import markdown, source
 from benchmarks.overhead import split_vs_plain as splits
 from benchmarks.overhead import transport as links
+from benchmarks.overhead.compiled import bits_table, compiled_table
 from benchmarks.time import copy_task as copies
 from benchmarks.time import ptb as reading
 
@@ -205,6 +206,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "reach": ("reach", reach),
     "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
     "delay_line": ("emulated_links", delay_line),
+    "compiled": ("compiled", compiled_table), "sixteen_bits": ("compiled", bits_table),
 }  # fmt: skip
 
 

@@ -152,7 +152,10 @@ def misfit(model: nn.Module, value: Tensor, labels: Tensor | None) -> str | None
     if not value.is_floating_point():
         return f"the value is {value.dtype}, and only floats have a gradient: cut the network elsewhere"
     if mine is not None and mine.dtype != value.dtype:
-        return f"the value is {value.dtype} and {name} {mine.dtype}: call .to({value.dtype}) on it before its optimizer"
+        return (
+            f"the value is {value.dtype} and {name} {mine.dtype}: call .to({value.dtype}) on it before its optimizer, "
+            f"or return {mine.dtype} at every step"
+        )
     wrong = _feature_misfit(name, getattr(model, "features", None), value)
     if not classes or labels is None or hasattr(model, "history"):  # a soft-label critic sees inputs instead of labels
         return wrong
@@ -163,7 +166,10 @@ def _feature_misfit(name: str, features: int | None, value: Tensor) -> str | Non
     size = value.shape[1] if value.dim() == 4 else value.shape[-1]
     if features is None or size == features:
         return None
-    return f"{name} is made for {features} features, and the value of shape {tuple(value.shape)} has {size}"
+    return (
+        f"{name} is made for {features} features, and the value of shape {tuple(value.shape)} has {size}: make it for "
+        "the size of the values, which is the same at every step"
+    )
 
 
 def label_misfit(name: str, scores: Tensor, labels: Tensor) -> str | None:

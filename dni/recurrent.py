@@ -60,7 +60,17 @@ def _advice(layer: nn.Module, answer: object) -> str:
     other = "a dni.Recurrent around it" if isinstance(layer, nn.RNNBase) else "a module around it that returns one"
     carries = ", which carries its state from window to window" if isinstance(layer, nn.RNNBase) else ""
     wanted = f"must return one tensor, or a dict of named ones: write {known or other}{carries}"
-    return f"returns a {type(answer).__name__}, and {wanted}"
+    return f"returns {_kind(answer)}, and {wanted}"
+
+
+def _kind(answer: object) -> str:
+    """Name the type of an answer that is no value."""
+    if not isinstance(answer, dict):
+        return f"a {type(answer).__name__}"
+    if not answer:
+        return "an empty dict"
+    name, wrong = next((n, t) for n, t in answer.items() if not (isinstance(n, str) and isinstance(t, Tensor)))
+    return f"a dict with a {type(wrong).__name__} named {name!r}"
 
 
 def as_chain(module: nn.Module) -> Chain:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +20,7 @@ from torch import Tensor, nn
 from dni.losses import summed_cross_entropy
 from dni.models import ModelContext
 from dni.types import IGNORED
+from tests.support.pictures import pictures
 from tests.support.runs import assert_same, parameters_of, tiny
 from workers.build.data import resolve
 from workers.cli.evaluate import evaluate
@@ -23,6 +28,7 @@ from workers.config.settings import Config
 from workers.launch.launcher import launch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+FOLDERS = sorted(page.parent.name for page in EXAMPLES.glob("*/README.md"))
 PROCESSES: dict[str, Any] = {"transport": {"kind": "grpc"}, "launch": {"mode": "processes"}}
 LOCKED: dict[str, Any] = {"depth": {"method": "backprop"}, "optimizer": {"clip": None}}
 
@@ -49,7 +55,7 @@ def trained(config: Config, build: Callable[[ModelContext], Callable[[Tensor], T
     """Train an unsplit model by plain backpropagation, without clipping."""
     config, opened = resolve(config)
     torch.manual_seed(config.seed)
-    predict = build(ModelContext(opened.symbols, opened.input_symbols))
+    predict = build(ModelContext(opened.symbols, opened.input_symbols, tuple(opened.input_shape or ())))
     parameters = list(predict.parameters())  # type: ignore[attr-defined]
     optimizer = config.optimizer.build(parameters)
     for _ in range(config.steps):
@@ -213,3 +219,74 @@ def test_the_forecast_of_a_series_beats_the_naive_one(time: str, import_example:
     )  # fmt: skip
     launch(config, tmp_path / "run")
     assert evaluate(tmp_path / "run")["metrics"]["rmse"] < 0.8 * naive
+
+
+#: Every cut is in the middle of a residual block.
+RESIDUAL = {"_target_": "resnet.parts", "width": 2, "blocks": 3, "split_points": ["close0", "close1", "close2"]}
+
+
+def image_run(folder: Path, **changes: Any) -> Config:
+    data = {"kind": "cifar10", "path": str(folder), "batch": 8, "window": 1, "sequence": None}
+    return run(RESIDUAL, data=data, **changes)
+
+
+@pytest.mark.long
+def test_the_residual_net_cut_inside_its_blocks_equals_the_unsplit_net_bit_for_bit(
+    import_example: Import, tmp_path: Path
+) -> None:
+    resnet = import_example("residual_net", "resnet")
+    config = image_run(pictures(tmp_path / "data"), **LOCKED, **PROCESSES)
+    launch(config, tmp_path / "run")
+    built: list[nn.Module] = []
+
+    def unsplit(context: ModelContext) -> Callable[[Tensor], Tensor]:
+        built.append(resnet.whole(context, width=2, blocks=3))
+        return built[0]
+
+    trained(config, unsplit)
+    found = {unsplit_name(name): value for name, value in parameters_of(tmp_path / "run", 4).items()}
+    assert any(name.endswith("running_var") for name in found)
+    assert_same(found, dict(built[0].state_dict()))
+
+
+def unsplit_name(name: str) -> str:
+    """Return the name in `resnet.whole` of a parameter or statistic of the parts."""
+    part, _, inner = name.partition(".")
+    places = {"stem": 0, "scores": 4}
+    return f"{places[part] if part in places else 1 + int(part[-1])}.{inner}"
+
+
+@pytest.mark.parametrize("method", ["synthetic", "local"])
+def test_the_residual_net_learns_with_other_methods(method: str, import_example: Import, tmp_path: Path) -> None:
+    import_example("residual_net", "resnet")
+    data, rate = pictures(tmp_path / "data", train=400, bright=150), {"learning_rate": 1e-2}
+    depth = {"method": method, "lag": 1}
+    short, long = (
+        launch(image_run(data, depth=depth, steps=steps, optimizer=rate), tmp_path / str(steps)).summary
+        for steps in (2, 80)
+    )
+    assert long["valid"]["loss"] < 0.9 * short["valid"]["loss"]
+
+
+def test_every_example_has_a_page() -> None:
+    assert sorted(path.parent.name for path in EXAMPLES.glob("*/*.py")) == FOLDERS
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_command_of_a_page_runs_as_written(folder: str, import_example: Import, tmp_path: Path) -> None:
+    """It takes three steps, and the pictures are made up."""
+    (block,) = re.findall(r"```sh\n(.*?)```", (EXAMPLES / folder / "README.md").read_text(), re.S)
+    shorter = ["steps=3", "evaluate.windows=1", f"hydra.run.dir={tmp_path / 'run'}"]
+    shorter += ["optimizer.schedule.warmup_steps=1"] if "warmup_steps" in block else []
+    if "data=series" in block:
+        import_example("series", "forecast").write(tmp_path / "series.csv")
+        shorter += [f"data.path={tmp_path / 'series.csv'}"]
+    elif "data.path" in block:
+        shorter += [f"data.path={pictures(tmp_path / 'data')}"]
+    lines = [line for line in block.splitlines() if not line.startswith("pip install ")]
+    command = " ".join([*lines[1:], *shorter]).replace("\\", "")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    assert lines[0] == f"cd examples/{folder}"
+    subprocess.run(command, shell=True, check=True, cwd=EXAMPLES / folder, env=environment)
+    assert (tmp_path / "run" / "summary.json").is_file()

@@ -10,10 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
-
-from workers.config.convert import from_any, register, to_plain
+from workers.config.compose import compose_settings
+from workers.config.convert import to_plain
 from workers.config.settings import Config
 
 
@@ -23,9 +21,7 @@ class Failed(Exception):
 
 def composed(*overrides: str) -> Config:
     """Return the settings of `dni-train OVERRIDES`."""
-    register()
-    with initialize_config_module("workers.conf", version_base="1.3"):
-        return from_any(OmegaConf.to_container(compose("config", overrides=list(overrides))))
+    return compose_settings(overrides)
 
 
 def recipe(*overrides: str) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from dni.errors import ConfigError
 from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.local import LocalInterface, local_head
 from dni.methods.base import DepthMethod
 from dni.methods.cut import CutContext
+from dni.plugin import RunContext
 from dni.ranges import zero_or_more
 from dni.stages.autocast import autocast_calls
 from dni.stages.base import Stage
@@ -27,6 +29,17 @@ class Local(DepthMethod):
 
     name: ClassVar[str] = "local"
     predicts: ClassVar[bool] = True
+
+    def check(self, run: RunContext) -> None:
+        super().check(run)
+        settings = run.predictor.depth
+        usual = {each.name: each.default for each in fields(settings)}
+        hidden = getattr(settings, "hidden", None)
+        if hidden != usual.get("hidden") and run.resume is None:
+            raise ConfigError(
+                f"predictor.depth.hidden={hidden} has no effect with depth={self.name}, whose classifier is not the "
+                f"predictor: set depth.hidden={hidden} (and leave out predictor.depth.hidden)"
+            )
 
     def interface(self, cut: CutContext) -> Interface:
         if not cut.rows:

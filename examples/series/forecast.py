@@ -1,6 +1,6 @@
 """A series made by code, a recurrent model with a cell of one's own, and the forecast to beat.
 
-python forecast.py     writes mackey_glass.csv and prints the error of the naive forecast
+python forecast.py     writes mackey_glass.csv into the current folder and prints the error of the naive forecast
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.network.namespaces import why_not
+from benchmarks.overhead.compiled import Copy, bits_table, compared
 from benchmarks.overhead.plain_loop import plain_loop
 from benchmarks.overhead.split_vs_plain import rates
 from benchmarks.tables import step_cost, transport
@@ -76,6 +77,36 @@ def test_step_cost(tmp_path: Path) -> None:
     assert [bar["goal"] for bar in bars] == [None, None, None, 1.35, None, 1.15]
     assert [row["window"] for row in results["rows"]] == [4, 8, 32]
     assert "0.5 ms (1.50)" in step_cost({**results, "rows": [SYNTHETIC_ROW]})
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.long
+def test_compiled(tmp_path: Path) -> None:
+    bars, _ = quick("overhead.compiled", tmp_path)
+    results = json.loads((tmp_path / "outputs/bench-compile/compiled.json").read_text())
+    assert results["bars"] == bars
+    assert [row["name"] for row in results["rows"]] == ["lstm", "transformer"]
+    assert all(row["loss_difference"] < 1e-4 for row in results["rows"])  # only sums may have another order
+    assert [row["name"] for row in results["bits"]] == ["backprop", "synthetic", "local", "delayed"]
+    assert all(0.5 < row["bytes_ratio"] < 0.52 for row in results["bits"])
+    assert [bar["goal"] for bar in bars] == [None] * 4 + [0.005, None] * 4
+
+
+def test_turns_in_which_both_copies_warm_up_do_not_count() -> None:
+    ordinary, compiled = Copy.__new__(Copy), Copy.__new__(Copy)
+    ordinary.characters_per_s, compiled.characters_per_s = [1.0, 1.0, 10.0, 20.0, 40.0], [9.0, 9.0, 20.0, 10.0, 60.0]
+    ordinary.losses, compiled.losses = [3.0, 2.0], [3.5, 1.75]
+    found = compared(ordinary, compiled)
+    assert (found["ordinary_per_s"], found["compiled_per_s"], found["ratio"]) == (20.0, 20.0, 1.5)  # of 2, 0.5 and 1.5
+    assert found["loss_difference"] == 0.5
+
+
+def test_a_table_of_16_bits_has_a_row_for_every_method() -> None:
+    bits = {"fp32": [2.0, 4.0], "bf16": [2.01, 3.98]}
+    row = {"name": "local", "bits": bits, "more": [0.005, -0.005], "bytes": {"fp32": 3000.0, "bf16": 1500.0}}
+    environment = {"machine": "m", "python": "3", "torch": "2", "command": "c"}
+    results = {"bits": [{**row, "bytes_ratio": 0.5}], "bits_steps": 9, "seeds": [0, 1], "environment": environment}
+    assert "| `depth=local` | 3.0000 | 2.9950 | +0.50 -0.50 | 3.0 | 1.5 | 0.500 |" in bits_table(results)
 
 
 SYNTHETIC_ROW = {"window": 4, "ms": {"truncated": 0.33, "plain regressor": 0.5}, "ratio": {"plain regressor": 1.5}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -61,10 +60,8 @@ def parts_explained(config: Config) -> Iterator[None]:
 def _as_layers(config: Config, built: object) -> nn.Sequential:
     """Return what a model's `build` gave as a row of layers; a module that is no row is traced."""
     parts = built
-    if isinstance(built, Mapping):
-        parts = nn.Sequential(OrderedDict(built))
-    elif isinstance(built, list | tuple):
-        parts = nn.Sequential(*built)
+    if isinstance(built, Mapping | list | tuple):
+        parts = _as_row(config, built if isinstance(built, Mapping) else {str(n): each for n, each in enumerate(built)})
     elif isinstance(built, nn.Module) and not isinstance(built, nn.Sequential | Recurrent):
         parts = traced(config, built)
     if not isinstance(parts, nn.Sequential):
@@ -73,6 +70,17 @@ def _as_layers(config: Config, built: object) -> nn.Sequential:
             "dni.Chain) of layers, a list of parts, or an nn.Module that can be traced"
         )
     return parts
+
+
+def _as_row(config: Config, parts: Mapping[str, object]) -> nn.Sequential:
+    """Return parts by name as a row of layers. Raises ConfigError if they are none."""
+    row, model = nn.Sequential(), f"model={config.model.name}"
+    for name, part in parts.items():
+        if not isinstance(part, nn.Module):
+            raise ConfigError(f"{model}: part {name} is a {type(part).__name__}, and must be an nn.Module")
+        with as_config_error(f"{model}: part {name!r} needs another name"):
+            row.add_module(name, part)
+    return row
 
 
 def build_whole(config: Config) -> nn.Sequential:

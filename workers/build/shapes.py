@@ -5,10 +5,12 @@ The run is on the CPU: torch's meta device would load 80 MB of modules into ever
 
 from __future__ import annotations
 
+from threading import Lock
+
 import torch
 from torch import Tensor
 
-from dni.errors import ConfigError
+from dni.errors import ConfigError, UsageError
 from dni.named_tensors import UNNAMED, Value, batch_of, named
 from dni.recurrent import Chain
 from workers.build.example import example, real_example
@@ -16,29 +18,65 @@ from workers.build.model import build_chains
 from workers.build.own_code import as_config_error
 from workers.build.trace import is_traced
 from workers.comm.contents import Rows, TensorSpec
+from workers.comm.header import can_send
+from workers.config.convert import to_plain
 from workers.config.settings import Config
 
 #: Time steps of the example; a model must accept windows of any length.
 _STEPS = 2
 
+#: The tensors at every cut, for the newest settings: a start asks often, and to find them the whole model is built.
+_NEWEST: dict[str, list[dict[str, TensorSpec]]] = {}
+
+#: Stages may be threads.
+_ALONE = Lock()
+
 
 def activation_specs(config: Config, index: int) -> dict[str, TensorSpec]:
-    """Return the tensors of a stage's output, by name; of a single tensor the name is "".
+    """Return the tensors of a stage's output, by name; of a single tensor the name is ""."""
+    key = repr(to_plain(config))
+    with _ALONE:
+        if key not in _NEWEST:
+            _NEWEST.clear()
+            _NEWEST[key] = _specs_of_cuts(config)
+        return _NEWEST[key][index]
 
-    The stage is run on windows of two lengths: sizes that differ change with T.
+
+def forget_specs() -> None:
+    """Find the tensors at the cuts anew when they are next asked for: the code of a model may have changed."""
+    with _ALONE:
+        _NEWEST.clear()
+
+
+def _specs_of_cuts(config: Config) -> list[dict[str, TensorSpec]]:
+    """Return the tensors of the output of every stage but the last.
+
+    The stages are run on windows of two lengths: sizes that differ change with T.
     """
     with torch.random.fork_rng(devices=[]):
-        chains = build_chains(config)[: index + 1]
+        chains = build_chains(config)[:-1]
         if any(is_traced(chain) for chain in chains):
-            real = real_example(config)  # a traced model takes one tensor
-            found = named(_output(config, chains, real))
-            return {name: _fixed_spec(config, each, real.shape[: _leading(config)]) for name, each in found.items()}
-        short = named(_output(config, chains))
-        if [*short] == [UNNAMED]:  # has a row for every label, or `refuse_misfit` refuses it
-            return {UNNAMED: TensorSpec(tuple(short[UNNAMED].shape[_leading(config) :]), short[UNNAMED].dtype)}
-        long = named(_output(config, chains, example(config, 2, _steps(config) + 1)))
-    steps = _steps(config)
-    return {name: _spec(config, each, long[name], steps) for name, each in short.items()}
+            real = real_example(config)  # one tensor
+            leading = real.shape[: _leading(config)]
+            return [
+                {name: _fixed_spec(config, each, leading) for name, each in named(value).items()}
+                for value in _outputs(config, chains, real)
+            ]
+        short = _outputs(config, chains, example(config, 1, _steps(config)))
+        if all(isinstance(value, Tensor) for value in short):  # a row for every label, or `refuse_misfit` refuses it
+            return [_plain_spec(config, value) for value in short]
+        long = _outputs(config, chains, example(config, 2, _steps(config) + 1))
+    return [_specs(config, *values) for values in zip(short, long, strict=True)]
+
+
+def _specs(config: Config, short: Value, long: Value) -> dict[str, TensorSpec]:
+    if isinstance(short, Tensor):
+        return _plain_spec(config, short)
+    return {name: _spec(config, each, long[name], _steps(config)) for name, each in short.items()}
+
+
+def _plain_spec(config: Config, value: Tensor) -> dict[str, TensorSpec]:
+    return {UNNAMED: TensorSpec(tuple(value.shape[_leading(config) :]), value.dtype)}
 
 
 def activation_shape(config: Config, index: int) -> tuple[int, ...]:
@@ -87,12 +125,14 @@ def refuse_misfit(config: Config) -> None:
         has_state = any(chain.initial_state(1) for chain in chains)
         traced = any(is_traced(chain) for chain in chains)
         start = real_example(config) if traced else example(config, 1, _steps(config))
-        output = _output(config, chains, start)
+        output = _outputs(config, chains, start)[-1]
     if not isinstance(output, Tensor):
         raise ConfigError(
             f"model={model.name}: its last layer returns the tensors {', '.join(output)}, and must return the scores "
             "alone"
         )
+    if not output.is_floating_point():
+        raise ConfigError(f"model={model.name} gives scores in {output.dtype}: its last layer must give float numbers")
     shape = [*output.shape]
     if has_state != model.carries_state:
         raise ConfigError(
@@ -132,14 +172,35 @@ def refuse_named_tensors(config: Config) -> None:
 
 
 @torch.no_grad()
-def _output(config: Config, chains: list[Chain], start: Tensor | None = None) -> Value:
-    """Return the output of the last of these parts. Raises ConfigError for one that cannot take its input."""
-    x: Value = example(config, 1, _steps(config)) if start is None else start
+def _outputs(config: Config, chains: list[Chain], x: Value) -> list[Value]:
+    """Return the output of each of these parts. Raises ConfigError for one that cannot take its input."""
+    found, model = list[Value](), f"model={config.model.name}"
     for chain in chains:
-        failed = f"model={config.model.name}: {', '.join(chain._modules)} cannot take an input of shape {_shapes(x)}"
-        with as_config_error(failed):
-            x, _ = chain.eval()(x, chain.initial_state(batch_of(x)))
-    return x
+        if found:
+            _refuse_value(config, len(found) - 1, x)
+        failed = f"{model}: {', '.join(chain._modules)} cannot take an input of shape {_shapes(x)}"
+        with as_config_error(failed, "; a part must take what the part before it returns"):
+            try:
+                x, _ = chain.eval()(x, chain.initial_state(batch_of(x)))
+            except UsageError as error:  # of its output
+                raise ConfigError(f"{model}: {error}") from error
+        found.append(x)
+    return found
+
+
+def _refuse_value(config: Config, stage: int, value: Value) -> None:
+    """Raise ConfigError for the output of a stage that cannot be sent to the next one."""
+    sent = f"model={config.model.name}: stage {stage} sends"
+    for name, tensor in named(value).items():
+        if not can_send(tensor):
+            kind = f"{tensor.dtype} {tensor.layout}".replace("torch.", "")
+            raise ConfigError(
+                f"{sent} {f'the tensor {name}' if name else 'a tensor'}, which is {kind} and cannot cross a cut: "
+                "return dense real tensors (torch.view_as_real, to_dense), or set model.split_points to cut elsewhere"
+            )
+    first = next(iter(named(value).values()))
+    if not first.dim():
+        raise ConfigError(f"{sent} a number as its first tensor: return one whose first size is that of the batch")
 
 
 def _shapes(value: Value) -> str:

@@ -66,7 +66,10 @@ class Contents:
             elif frame.kind in (Kind.STEP, Kind.EVALUATE):
                 self._check_window(frame)
         except WrongTensor as error:
-            raise WrongTensor(f"{where}: {error}; do both stages run the same version of the program?") from None
+            raise WrongTensor(
+                f"{where}: {error}; a model must send the same tensors at every step, and both stages must run the "
+                "same version of it"
+            ) from None
 
     @property
     def value_names(self) -> list[str]:

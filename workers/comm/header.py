@@ -16,6 +16,7 @@ from zlib import crc32
 
 import torch
 from google.protobuf.message import DecodeError
+from torch import Tensor
 
 from dni.errors import BadShape, CorruptHeader, TruncatedFrame, UnknownDtype
 from workers import stage_pb2
@@ -68,6 +69,11 @@ class Spec(NamedTuple):
     dtype: torch.dtype
     shape: tuple[int, ...]
     nbytes: int
+
+
+def can_send(tensor: Tensor) -> bool:
+    """Return whether the wire format has the element type and the layout of a tensor."""
+    return tensor.dtype in _DTYPES and tensor.layout is torch.strided
 
 
 def make_header(frame: Frame) -> stage_pb2.Header:

@@ -15,7 +15,7 @@ from workers.build.interfaces import refuse_large
 from workers.build.metrics import try_metrics
 from workers.build.model import build_chains
 from workers.build.optimizer import try_optimizers
-from workers.build.shapes import refuse_misfit, refuse_named_tensors
+from workers.build.shapes import forget_specs, refuse_misfit, refuse_named_tensors
 from workers.config.schema import LaunchConfig
 from workers.config.settings import Config
 from workers.config.validation.check import check
@@ -109,6 +109,7 @@ def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
     """Build the parts of all stages once, to refuse bad split points, sizes or devices before anything starts."""
     devices = devices_here(config, rank_info)
     refuse_precision(config, devices)  # before the model is run
+    forget_specs()
     refuse_misfit(config)
     try_metrics(config)
     refuse_named_tensors(config)

@@ -76,8 +76,15 @@ def _wait(outcomes: SimpleQueue[Outcome], edges: list[Edge], workers: list[Worke
         if refusal is not None:
             raise type(refusal)(f"stage {index}, step {workers[index].step}: {refusal}") from error
         if isinstance(error, DniError):
-            raise type(error)(f"stage {index}: {error}") from error
+            raise type(error)(_placed(str(error), index, workers[index].step)) from error
         raise error
+
+
+def _placed(message: str, stage: int, step: int) -> str:
+    """Return a message that names the stage and the step that it is about."""
+    place = [] if message.startswith(f"stage {stage}") else [f"stage {stage}"]
+    place += [] if "step " in message else [f"step {step}"]
+    return f"{', '.join(place)}: {message}" if place else message
 
 
 def _close(edges: list[Edge]) -> None:

@@ -115,7 +115,9 @@ def test_other_frames_are_refused(contents: Contents, kind: Kind, changed: dict[
     right = {Kind.STEP: step, Kind.EVALUATE: evaluated, Kind.PROBE: probe}.get(kind, dict)()
     right = images() if contents is IMAGES else window() if contents is MULTI_RATE else right
     tensors = {name: tensor for name, tensor in (right | changed).items() if tensor is not None}
-    with pytest.raises(WrongTensor, match=rf"^here: {message}.*; do both stages run the same version"):
+    with pytest.raises(
+        WrongTensor, match=rf"^here: {message}.*; a model must send the same tensors at every step, and both stages"
+    ):
         contents.check(Frame(kind, 2, tensors=tensors), "here")
 
 
@@ -151,5 +153,5 @@ def test_a_run_ends_with_the_name_of_the_wrong_tensor(
     kind: Kind, name: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten_tensor(monkeypatch, kind, name, {at})
-    with pytest.raises(WrongTensor, match=rf"^stage 1: stage 1: {kind.name} of step {at} from stage 0: '{name}' is "):
+    with pytest.raises(WrongTensor, match=rf"^stage 1: {kind.name} of step {at} from stage 0: '{name}' is "):
         launch(tiny(evaluate={"every": 4, "windows": 2, "probe": 5}), tmp_path)

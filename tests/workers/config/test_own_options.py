@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dni.errors import ConfigError
 from tests.plugin.label_mean import ByLabel, ByNextLabel
 from tests.support.commands import settings
 from workers.config.own_options import choose_own_classes
@@ -20,6 +21,13 @@ def test_the_words_of_a_command_keep_their_places() -> None:
 @pytest.mark.parametrize("word", ["data.path=a.txt", "run_id=a.b", "depth.lag=1", "depth=local", "-m", "launch=a.b"])
 def test_other_words_stay_as_they_are(word: str) -> None:
     assert choose_own_classes([word]) == [word]
+
+
+def test_settings_may_stand_beside_a_class_in_braces() -> None:
+    config = settings(f"predictor.depth={{_target_: {LABEL}, strength: 2, learning_rate: 0.5}}")
+    assert config.predictor.depth == ByLabel(learning_rate=0.5, strength=2.0)
+    with pytest.raises(ConfigError, match=r"predictor\.depth\.strengh: ByLabel has no such setting"):
+        settings(f"predictor.depth={{_target_: {LABEL}, strengh: 2}}")
 
 
 def test_a_section_within_a_group_takes_a_class_too() -> None:

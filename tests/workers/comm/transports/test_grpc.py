@@ -39,6 +39,20 @@ def assert_accepts(listener: GrpcListener) -> None:
     server.close()
 
 
+def test_the_next_stage_ends_the_call_after_the_previous_one(listener: GrpcListener) -> None:
+    client = grpc_connect(listener.address, CLIENT, LinkSettings(timeout_s=10))
+    server = listener.accept(10)
+    client.send(Frame(Kind.END, 7))
+    assert server.receive(10).kind is Kind.END
+    closing = threading.Thread(target=server.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    client.close()
+    closing.join(5)
+    assert not closing.is_alive()
+
+
 class RawClient:
     """A client that sends the given bytes."""
 

@@ -32,6 +32,7 @@ class GrpcEnd(LinkEnd):
         self._rings = Rings(settings.ring, settings.max_frame) if settings.ring else None
         self._outgoing: queue.SimpleQueue[bytes | PendingCopy | None] = queue.SimpleQueue()  # None: end of the stream
         self._over = threading.Event()
+        self._received_end = False  # only the next stage receives an END frame
 
     def start(self, rpc: Any, incoming: Iterator[bytes], release: Callable[[], None]) -> None:
         """Start the thread that reads `incoming`; `close` calls `release` to free the resources of the call."""
@@ -78,6 +79,8 @@ class GrpcEnd(LinkEnd):
         if self._closed:
             return
         self._closed = True
+        if self._received_end:  # the previous stage closes once it has our last frame; a call that this end closed
+            self._reader.join(self._settings.timeout_s)  # first could fail there in a write, and lose that frame
         self._outgoing.put(None)
         # The call ends when the peer has received everything and has ended its half, too.
         if not self._over.wait(self._settings.timeout_s):
@@ -96,7 +99,9 @@ class GrpcEnd(LinkEnd):
     def _read(self, incoming: Iterator[bytes]) -> None:
         try:
             for data in incoming:
-                self._inbox.put(self._decode(data))
+                frame = self._decode(data)
+                self._received_end |= isinstance(frame, Frame) and frame.kind is Kind.END
+                self._inbox.put(frame)
             self._inbox.fail(WorkerLost(f"{self._inbox.peer} ended the link or is gone"))
         except (grpc.RpcError, DniError) as error:
             self._inbox.fail(self._explain(error))
