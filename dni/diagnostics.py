@@ -14,6 +14,7 @@ from dni.data.window import Window
 from dni.interfaces.base import Interface
 from dni.losses import cross_entropy_gradient
 from dni.metrics.fit import cosine
+from dni.named_tensors import Value, batch_of, map_tensors
 from dni.recurrent import Chain, pack, unpack
 from dni.rng import without_dropout
 from dni.types import State
@@ -51,7 +52,7 @@ class Exact(NamedTuple):
 class _Run(NamedTuple):
     """The graph of one window, from input and entering state to output and leaving state."""
 
-    input: Tensor
+    input: Value
     entering: State
     output: Tensor
     leaving: State
@@ -68,15 +69,17 @@ class SequenceGraph:
     by its prediction, truncation by zero. The module and the gradients of its parameters stay unchanged.
     """
 
-    def __init__(self, module: Chain, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, module: Chain, inputs: Sequence[Value]) -> None:
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         self._runs: list[_Run] = []
-        state = module.initial_state(len(inputs[0]))
+        state = module.initial_state(batch_of(inputs[0]))
         with without_dropout(module):
             for x in inputs:
-                x = x.detach().requires_grad_(x.is_floating_point())
+                x = _leaf(x) if isinstance(x, Tensor) else x  # named inputs are those of the first stage
                 entering = tuple(s.detach().requires_grad_() for s in state)
-                output, state = module(x.clone(), entering)  # the first layer may modify its input in place
+                output, state = module(
+                    map_tensors(Tensor.clone, x), entering
+                )  # the first layer may modify its input in place
                 self._runs.append(_Run(x, entering, output, state))
 
     @property
@@ -95,7 +98,7 @@ class SequenceGraph:
         cuts: list[Tensor] = []
         sums, state_gradient = self._zeros(), None
         for run, gradient in zip(reversed(self._runs), reversed(outputs), strict=True):
-            floating = [run.input] if run.input.requires_grad else []
+            floating = [run.input] if isinstance(run.input, Tensor) and run.input.requires_grad else []
             found = self._backward(run, [*floating, *run.entering], gradient, state_gradient)
             inputs, found = found[: len(floating)] + inputs, found[len(floating) :]
             state_gradient = pack(tuple(found[: len(run.entering)])) if run.entering else None
@@ -176,6 +179,10 @@ def agreement(predicted: Sequence[Tensor], exact: Sequence[Tensor]) -> Agreement
     cosines = [cosine(p, e) for p, e in pairs if e.any()]
     error, size = sum(_square(p.double() - e) for p, e in pairs), sum(_square(p) for p, _ in pairs)
     return Agreement(sum(cosines) / len(cosines), 1 - error / norm, math.sqrt(size / norm))
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(x.is_floating_point())
 
 
 def _square(x: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,26 @@ _PROCESS_STATE = threading.Lock()
 def happens(probability: float, *key: int) -> bool:
     """Decide whether an event of this probability happens: a pure function of the key, of non-negative numbers."""
     return probability >= 1 or bool(np.random.default_rng(key).random() < probability)
+
+
+@contextmanager
+def drawing_from(*key: int) -> Iterator[None]:
+    """Let torch (on the CPU), NumPy and Python draw numbers that are a function of the key, and restore their states.
+
+    Meanwhile other threads that draw must wait.
+    """
+    seed = int(np.random.default_rng(key).integers(2**32))
+    with _PROCESS_STATE:
+        states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(states[0])
+            np.random.set_state(states[1])
+            random.setstate(states[2])
 
 
 class OwnRandomness:

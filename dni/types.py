@@ -18,5 +18,5 @@ State = tuple[Tensor, ...]
 IGNORED = -1
 
 #: The kinds of network inputs: int64 symbols (B, T); float32 images (B, C, H, W); float32 vectors (B, T, D), or (B, D)
-#: for examples without time.
-Inputs = enum.Enum("Inputs", ["symbols", "images", "vectors"])
+#: for examples without time; a dict of named tensors.
+Inputs = enum.Enum("Inputs", ["symbols", "images", "vectors", "named"])

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 
 from dni.losses import summed_cross_entropy
 from dni.models import ModelContext
+from dni.types import IGNORED
 from tests.support.pictures import pictures
 from tests.support.runs import assert_same, parameters_of, tiny
 from workers.build.data import resolve
+from workers.cli.evaluate import evaluate
 from workers.config.settings import Config
 from workers.launch.launcher import launch
 
@@ -59,7 +62,7 @@ def trained(config: Config, build: Callable[[ModelContext], Callable[[Tensor], T
         window = opened.train.next()
         summed_cross_entropy(predict(window.inputs), window.labels).backward()
         for parameter in parameters:
-            parameter.grad.div_(window.labels.numel())
+            parameter.grad.div_(int((window.labels != IGNORED).sum()))
         optimizer.step()
         optimizer.zero_grad()
 
@@ -177,6 +180,57 @@ def test_the_gpt_of_characters_learns(import_example: Import, tmp_path: Path) ->
     assert long["valid"]["loss"] < 0.9 * short["valid"]["loss"]
 
 
+REVERSAL: dict[str, Any] = {"_target_": "reverse.data", "batch": 16, "window": 1, "letters": 4, "longest": 5}
+
+
+def reversal(**changes: Any) -> Config:
+    model = {"_target_": "reverse.parts", "layers": 2, "width": 16, "heads": 2, "longest": 5}
+    return run(model, **{"data": {**REVERSAL, "sequence": None}, **changes})
+
+
+@pytest.mark.parametrize("more", [{}, pytest.param(PROCESSES, marks=pytest.mark.long)])
+def test_the_encoder_decoder_equals_the_unsplit_model(
+    more: dict[str, Any], import_example: Import, tmp_path: Path
+) -> None:
+    reverse = import_example("encoder_decoder", "reverse")
+    launch(reversal(**LOCKED, **more), tmp_path)
+    built: list[nn.Sequential] = []
+
+    def whole(context: ModelContext) -> Callable[[Tensor], Tensor]:
+        built.append(nn.Sequential(OrderedDict(reverse.parts(context, layers=2, width=16, heads=2, longest=5))))
+        return built[0]
+
+    trained(reversal(**LOCKED), whole)
+    assert_same(parameters_of(tmp_path, 4), dict(built[0].state_dict()))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["backprop", "synthetic"])
+def test_the_encoder_decoder_learns(method: str, import_example: Import, tmp_path: Path) -> None:
+    """Guessing is right in a fifth of the places."""
+    import_example("encoder_decoder", "reverse")
+    evaluated = {"every": None, "windows": 8}
+    config = reversal(depth={"method": method}, steps=200, optimizer={"learning_rate": 3e-3}, evaluate=evaluated)
+    assert launch(config, tmp_path).summary["valid"]["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("time", ["truncated", pytest.param("synthetic", marks=pytest.mark.long)])
+def test_the_forecast_of_a_series_beats_the_naive_one(time: str, import_example: Import, tmp_path: Path) -> None:
+    forecast = import_example("series", "forecast")
+    naive = forecast.write(tmp_path / "series.csv", rows=3000)
+    file = {"kind": "series", "path": str(tmp_path / "series.csv"), "horizon": 12}
+    config = run(
+        {"_target_": "forecast.Forecaster", "units": 16},
+        data={**file, "batch": 4, "window": 8, "sequence": None},
+        loss={"_target_": "dni.loss_function.SquaredError"},
+        metrics=["dni.metrics.validation.RootMeanSquaredError"],
+        time={"method": time}, predictor={"time": {"kind": "mlp", "context": "none"}},
+        stages=2, steps=250, optimizer={"learning_rate": 1e-2}, evaluate={"every": None, "windows": None},
+    )  # fmt: skip
+    launch(config, tmp_path / "run")
+    assert evaluate(tmp_path / "run")["metrics"]["rmse"] < 0.8 * naive
+
+
 #: Every cut is in the middle of a residual block.
 RESIDUAL = {"_target_": "resnet.parts", "width": 2, "blocks": 3, "split_points": ["close0", "close1", "close2"]}
 
@@ -230,12 +284,16 @@ def test_every_example_has_a_page() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_the_command_of_a_page_runs_as_written(folder: str, tmp_path: Path) -> None:
+def test_the_command_of_a_page_runs_as_written(folder: str, import_example: Import, tmp_path: Path) -> None:
     """It takes three steps, and the pictures are made up."""
     (block,) = re.findall(r"```sh\n(.*?)```", (EXAMPLES / folder / "README.md").read_text(), re.S)
     shorter = ["steps=3", "evaluate.windows=1", f"hydra.run.dir={tmp_path / 'run'}"]
     shorter += ["optimizer.schedule.warmup_steps=1"] if "warmup_steps" in block else []
-    shorter += [f"data.path={pictures(tmp_path / 'data')}"] if "data.path" in block else []
+    if "data=series" in block:
+        import_example("series", "forecast").write(tmp_path / "series.csv")
+        shorter += [f"data.path={tmp_path / 'series.csv'}"]
+    elif "data.path" in block:
+        shorter += [f"data.path={pictures(tmp_path / 'data')}"]
     lines = [line for line in block.splitlines() if not line.startswith("pip install ")]
     command = " ".join([*lines[1:], *shorter]).replace("\\", "")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -9,8 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from torch import Tensor
+
 from dni.data.source import PassSource, Source
 from dni.errors import ConfigError
+from dni.losses import count_rows
+from dni.named_tensors import Value
 from dni.plugin import Named
 from dni.ranges import one_or_more
 from dni.types import Inputs
@@ -28,6 +32,7 @@ class DataContext:
     seed: int = 0
     whole_sequences: bool = False  #: one window is one whole sequence
     probe_windows: int = 8  #: most windows in the sequence of a probe
+    valid_windows: int | None = None  #: most windows in a validation; None: all
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Data:
     valid: Callable[[], Source]  #: returns the validation source, at its start; called for every validation
     valid_windows: int  #: number of windows in one validation; 0: there is no validation
     probe: Callable[[], Source]  #: returns a source that begins with the sequence to probe
-    test: Callable[[], PassSource] | None = None  #: returns the data set's own test split, which it reads when called
+    test: Callable[[], Source] | None = None  #: returns the data set's own test split, which it reads when called
     input_shape: tuple[int, ...] | None = None  #: shape of numeric inputs: (C, H, W) of an image, (D,) of a vector
     characters: tuple[str, ...] | None = None  #: characters of a text, by symbol
     tokenizer: str | None = None  #: content of the tokenizer.json of a text in tokens
@@ -137,6 +142,24 @@ class DataSet(Named, ABC):
     def label_delay(self) -> int:
         """Time steps of a sequence before its labels; 0: there is a label at every step, or the delay is unknown."""
         return 0
+
+    @property
+    def varies(self) -> bool:
+        """Whether windows differ in length, and the last batch of a validation may have fewer rows than `batch`."""
+        return False
+
+    @property
+    def smaller_batches(self) -> bool:
+        """Whether the last training batch of a pass may have fewer rows than `batch`."""
+        return False
+
+    def divisor(self, labels: Tensor) -> int:
+        """Return the number of a window's labels, by which its parameter gradients are divided."""
+        return count_rows(labels)
+
+    def example(self, batch: int, steps: int) -> Value | None:
+        """Return inputs of the right shapes, with T = `steps`; None: symbols, or of the shape `Data.input_shape`."""
+        return None
 
     def check(self, run: Any) -> None:
         """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that do not fit this data."""

@@ -17,6 +17,7 @@ class Source(ABC):
     symbols: int  #: V: labels are below it (or IGNORED); O, numbers of one label, for regression. The model has as many
     #: outputs per step
     input_symbols: int = 0  #: number of input symbols, which are rows of an embedding; 0: inputs are numbers
+    windows_per_pass: int | None = None  #: number of windows from the start of the data to its end; None: unknown
     streaming: bool = False  #: labels after the window are not known yet, so there are no future labels
 
     @abstractmethod
@@ -49,7 +50,7 @@ class Source(ABC):
 class PassSource(Source):
     """Base class of sources that run over the same data pass after pass. A window is a function of its number."""
 
-    windows_per_pass: int  #: number of windows from the start of the data to its end
+    windows_per_pass: int
 
     _window = 0
 

@@ -15,6 +15,7 @@ the target gradient when it arrives later.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -52,6 +53,9 @@ class Interface:
     #: Local loss of the last step, in nats per label, if the stage trains on a local loss; None otherwise.
     local_loss: float | None = None
 
+    #: Returns the number of a window's labels, by which the stage divides the parameter gradients.
+    count: Callable[[Tensor], int] = staticmethod(count_rows)
+
     #: Age in steps of the newest target when the interface learned from it.
     staleness = 0
 
@@ -82,7 +86,7 @@ class Interface:
 
         That is the window of `step` itself, unless gradients are late.
         """
-        return [ReadyStep(step, self.gradient(step, value, labels), count_rows(labels))]
+        return [ReadyStep(step, self.gradient(step, value, labels), self.count(labels))]
 
     def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         """Replace `ready_steps` at a step without a backward pass of the stage. By default no window is due."""

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from dni.errors import UsageError
 from dni.interfaces.base import Interface, ReadyStep
-from dni.losses import count_rows
 from dni.metrics.fit import FitMeter
 from dni.misuse import refuse_below, require_target
 
@@ -58,7 +57,7 @@ class DelayedInterface(Interface):
         )
 
     def ready_steps(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
-        self._labels[step] = count_rows(labels)
+        self._labels[step] = self.count(labels)
         ready = sorted(earlier for earlier in self._arrived if earlier <= step - self.late)
         return [self._take(earlier, step) for earlier in ready[:AT_ONCE]]
 

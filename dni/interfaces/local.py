@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dni.errors import DivergedError
 from dni.interfaces.base import Interface
 from dni.loss_function import LossFunction
-from dni.losses import count_rows, summed_cross_entropy
+from dni.losses import summed_cross_entropy
 from dni.metrics.fit import FitMeter
 from dni.misuse import REFUSALS, explain, misfit
 
@@ -70,7 +70,7 @@ class LocalInterface(Interface):
             raise ValueError("a local loss needs the labels of its step")
         leaf, parameters = value.detach().requires_grad_(), list(self.head.parameters())
         try:
-            loss, rows = self._loss(leaf, labels), count_rows(labels)
+            loss, rows = self._loss(leaf, labels), self.count(labels)
         except REFUSALS as error:
             explain(error, step, misfit(self.head, self._rows(value, labels), labels))
         self._measure(step, loss.item() / rows)

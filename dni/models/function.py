@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any, ClassVar, get_type_hints
+from typing import ClassVar
 
 from torch import nn
 
-from dni.errors import ConfigError
 from dni.models.base import Model, ModelContext, Parts
+from dni.plugin import call_with, class_of
 
 #: The parameter that is given the `ModelContext`.
 CONTEXT = "context"
@@ -25,10 +23,8 @@ class FunctionModel(Model):
     function: ClassVar[Build]
 
     def build(self, context: ModelContext) -> nn.Module | Parts:
-        parameters = inspect.signature(self.function).parameters
-        own = {name: getattr(self, name) for name in parameters if name != CONTEXT}
-        given = {CONTEXT: context} if CONTEXT in parameters else {}
-        return type(self).function(**given, **own)
+        built: nn.Module | Parts = call_with(type(self).function, self, **{CONTEXT: context})
+        return built
 
 
 @cache
@@ -38,26 +34,4 @@ def model_of(function: Build) -> type[Model]:
     Parameters with a type and a default are settings; one named `context` is given the `ModelContext`. Raises
     ConfigError for other parameters.
     """
-    settings = [_setting(function, each) for name, each in _parameters(function) if name != CONTEXT]
-    namespace = {"function": staticmethod(function), "name": function.__name__, "__doc__": function.__doc__}
-    made = dataclasses.make_dataclass(function.__name__, settings, bases=(FunctionModel,), namespace=namespace)
-    made.__module__, made.__qualname__ = function.__module__, function.__qualname__
-    return made
-
-
-def _parameters(function: Build) -> list[tuple[str, inspect.Parameter]]:
-    return [*inspect.signature(function).parameters.items()]
-
-
-def _setting(function: Build, parameter: inspect.Parameter) -> tuple[str, Any, Any]:
-    """Return name, type and default of a parameter, as `make_dataclass` takes them."""
-    name, kinds = parameter.name, get_type_hints(function)
-    if parameter.default is parameter.empty or name not in kinds:
-        raise ConfigError(
-            f"{function.__module__}.{function.__name__}: the parameter {name} needs a type and a default to be a "
-            f"setting: write {name}: int = 128, say (only {CONTEXT} has none)"
-        )
-    default = parameter.default
-    if isinstance(default, list | dict):
-        return name, kinds[name], dataclasses.field(default_factory=lambda: type(default)(default))
-    return name, kinds[name], dataclasses.field(default=default)
+    return class_of(function, FunctionModel, (CONTEXT,))

@@ -30,6 +30,7 @@ def context_of(config: Config) -> DataContext:
         seed=config.seed,
         whole_sequences=config.whole_sequences,
         probe_windows=config.evaluate.probe_windows,
+        valid_windows=config.evaluate.windows,
     )
 
 

@@ -39,11 +39,20 @@ def goes_back(config: Config, index: int, step: int) -> bool:
 def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
     """Build the interface at the output of a stage."""
     if index == config.stages - 1:
-        return LossInterface(config.loss)
+        return _counting(config, LossInterface(config.loss))
     contexts = depth_contexts(config, index, stage.device)
     torch.manual_seed(_seed(config, index))
-    inner = {name: config.depth.interface(context) for name, context in contexts.items()}
+    inner = {name: _counting(config, config.depth.interface(context)) for name, context in contexts.items()}
     return inner[UNNAMED] if UNNAMED in inner else PerTensorInterface(inner)
+
+
+def _counting(config: Config, interface: Interface) -> Interface:
+    """Let an interface, and those that it wraps, count the labels of a window as the data does."""
+    each: Interface | None = interface
+    while each is not None:
+        each.count = config.data.divisor
+        each = getattr(each, "inner", None)
+    return interface
 
 
 def time_interface(config: Config, index: int, stage: Stage, source: Source | None = None) -> Interface:

@@ -58,7 +58,7 @@ def _specs_of_cuts(config: Config) -> list[dict[str, TensorSpec]]:
     with torch.random.fork_rng(devices=[]):
         chains = build_chains(config)[:-1]
         if any(is_traced(chain) for chain in chains):
-            real = real_example(config)
+            real = real_example(config)  # one tensor
             leading = real.shape[: _leading(config)]
             return [
                 {name: _fixed_spec(config, each, leading) for name, each in named(value).items()}
@@ -125,7 +125,8 @@ def refuse_misfit(config: Config) -> None:
     with torch.random.fork_rng(devices=[]):
         chains = build_chains(config)
         has_state = any(chain.initial_state(1) for chain in chains)
-        start = real_example(config) if any(is_traced(c) for c in chains) else example(config, 1, _steps(config))
+        traced = any(is_traced(chain) for chain in chains)
+        start = real_example(config) if traced else example(config, 1, _steps(config))
         output = _outputs(config, chains, start)[-1]
     if not isinstance(output, Tensor):
         raise ConfigError(
@@ -140,11 +141,12 @@ def refuse_misfit(config: Config) -> None:
             f"model={model.name}: its layers {'do' if has_state else 'do not'} carry state: write carries_state = "
             f"{has_state} in {type(model).__name__}"
         )
-    steps = [1 if model.one_answer else start.shape[1]] if data.sequences else []
-    expected = [len(start), *steps, model.symbols]
+    every = config.window if traced else _steps(config)
+    steps = [1 if model.one_answer else every] if data.sequences else []
+    expected = [batch_of(start), *steps, model.symbols]
     if shape != expected:
         raise ConfigError(
-            f"model={model.name} gives scores of shape {shape} for an example of shape {[*start.shape]}, "
+            f"model={model.name} gives scores of shape {shape} for an example of shape {_shapes(start)}, "
             f"where data={data.name} needs {expected}: its last layer must give a number for each of {model.symbols} "
             f"labels{' at every step' if steps and not model.one_answer else ''}"
         )
@@ -209,4 +211,4 @@ def _shapes(value: Value) -> str:
 
 
 def _steps(config: Config) -> int:
-    return min(_STEPS, config.window)
+    return _STEPS if config.data.varies else min(_STEPS, config.window)

@@ -7,7 +7,7 @@ import warnings
 from threading import Lock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dni.errors import ConfigError, PartitionError
 from workers.build.example import real_example
@@ -28,6 +28,11 @@ def traced(config: Config, built: nn.Module) -> nn.Sequential:
     The random state is afterwards as it was.
     """
     example = real_example(config)
+    if not isinstance(example, Tensor):
+        raise ConfigError(
+            f"model={config.model.name}: a module that is traced takes one tensor, and data={config.data.name} gives "
+            f"{', '.join(example)}: return an ordered list of parts"
+        )
     key = repr((to_plain(config)["model"], config.seed, example.shape, torch.get_default_dtype()))
     with _ALONE, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's tracer and its copies warn of torch's own deprecations

@@ -22,6 +22,7 @@ from dni.errors import CheckpointError, ConfigError, DniError
 from dni.loss_function import Judgement, LossFunction
 from dni.methods.backprop import Backprop
 from dni.metrics.validation import MetricSums
+from dni.named_tensors import Value
 from dni.recurrent import Chain
 from dni.stages.autocast import AutocastChain
 from dni.stages.base import Stage
@@ -115,6 +116,8 @@ def open_split(data: Data, split: str) -> tuple[Source, int]:
             others = "data=ptb, seqmnist, mnist, cifar10 and two_clocks do"
             raise ConfigError(f"{data.name} has no test split ({others}): use --split valid")
         test = data.test()
+        if test.windows_per_pass is None:
+            raise ConfigError(f"{data.name} has no length for its test split: give it __len__, or use --split valid")
         return test, test.windows_per_pass
     if not data.valid_windows:
         raise ConfigError(f"{data.name} has no validation split because its sequences grow: train with data.length set")
@@ -176,7 +179,7 @@ def measure(
 
 def _output(stages: Sequence[tuple[Stage, UpdatePeriod]], window: Window, index: int) -> Tensor | None:
     """Of the last stage; None: it does not work at the window with this number."""
-    x: Tensor | None = window.inputs
+    x: Value | None = window.inputs
     for stage, period in stages:
         frame = Frame(Kind.EVALUATE, tensors={"reset": window.reset, "index": torch.tensor(index)})
         works = period.works(frame)  # called in any case: it collects the resets

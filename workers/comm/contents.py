@@ -47,6 +47,7 @@ class Contents:
     batch: int  #: B
     symbols: int  #: V; labels are smaller
     smaller: bool = False  #: the last batch of a validation pass may have fewer rows than B
+    smaller_steps: bool = False  #: and that of a training pass
     steps: int | None = None  #: T; None: any number
     sequences: bool = True  #: values are (B, T, ...) and labels (B, T); else (B, ...) and (B,)
     one_label: bool = False  #: labels are (B, 1) for any T
@@ -107,7 +108,7 @@ class Contents:
 
     def _check_window(self, frame: Frame) -> None:
         tensors, batch = frame.tensors, self.batch
-        if self.smaller and frame.kind is Kind.EVALUATE:
+        if self.smaller_steps if frame.kind is Kind.STEP else self.smaller:
             batch = self._batch_size(tensors["reset"])
         for name in ("reset", "done"):
             expect(name, tensors[name], (batch,), torch.bool)

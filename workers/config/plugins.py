@@ -19,6 +19,8 @@ from typing import Any, TypeGuard, TypeVar, get_origin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dni.data.base import DataSet
+from dni.data.torch_sets.function import data_of
 from dni.errors import ConfigError
 from dni.models.base import Model
 from dni.models.function import model_of
@@ -29,6 +31,9 @@ from workers.config.suggest import did_you_mean
 T = TypeVar("T")
 
 TARGET = "_target_"
+
+#: The classes that a function may stand for: what makes a class of it.
+_OF_FUNCTIONS: Mapping[type, Callable[[Callable[..., Any]], type]] = {Model: model_of, DataSet: data_of}
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -103,8 +108,8 @@ def find(section: str, base: type[T], target: Any) -> type[T]:
             "folder on PYTHONPATH"
         ) from error
     cls = getattr(module, name, None)
-    if inspect.isfunction(cls) and base is Model:
-        cls = model_of(cls)
+    if inspect.isfunction(cls) and base in _OF_FUNCTIONS:
+        cls = _OF_FUNCTIONS[base](cls)
     if cls is None:
         known = [own for own, value in vars(module).items() if _is_subclass(value, base)]
         raise ConfigError(f"{choice}: {module_name} has no {name}{did_you_mean(name, known, f'{module_name}.')}")

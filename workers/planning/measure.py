@@ -209,6 +209,11 @@ def clock_of(config: Config, device: torch.device) -> Callable[[], float]:
 def example(config: Config, batch: int) -> Tensor:
     """Return a made-up input: (B, T) symbols, (B, T, D) vectors, (B, D) or (B, C, H, W)."""
     zeros = zero_example(config, batch, config.window)
+    if not isinstance(zeros, Tensor):
+        raise UsageError(
+            f"data={config.data.name} gives the inputs {', '.join(zeros)}, and only models of one tensor can be "
+            "measured: name the cuts with model.split_points=[...]"
+        )
     return (
         torch.randn(zeros.shape)
         if zeros.is_floating_point()

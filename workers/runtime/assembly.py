@@ -97,12 +97,13 @@ def _before(
 def contents_of(config: Config, index: int, ties: Sequence[Tied] = ()) -> Contents:
     """Return what a frame for stage `index`, 1 or more, must hold."""
     model, data = config.model, config.data
-    varies = data.one_label or (config.whole_sequences and data.grows)
+    varies = data.one_label or data.varies or (config.whole_sequences and data.grows)
     return Contents(
         activation_specs(config, index - 1),
         data.batch,
         model.symbols or 0,
-        smaller=not data.sequences,
+        smaller=data.varies or not data.sequences,
+        smaller_steps=data.smaller_batches,
         steps=None if varies else config.window,
         sequences=data.sequences,
         one_label=data.one_label,

@@ -15,6 +15,7 @@ from dni.data.history import History
 from dni.data.window import Window, split_labels
 from workers.comm.edge import Loss
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import VALUE, frame_tensors
 from workers.config.settings import Config
 
 
@@ -130,11 +131,12 @@ class Feed:
         windows = [source.next()]
         while len(windows) < most and not windows[-1].done.any():
             windows.append(source.next())
+        one = len(windows) == 1  # named inputs are always one window
         tensors = {
-            "value": torch.cat([w.inputs for w in windows], dim=1),
+            **frame_tensors(VALUE, windows[0].inputs if one else torch.cat([w.inputs for w in windows], dim=1)),
             "labels": torch.cat([split_labels(w.inputs, w.labels)[0] for w in windows], dim=1),
             "context": torch.stack([_context(w, history) for w in windows]),
-            "windows": torch.tensor([w.inputs.shape[1] for w in windows]),
+            "windows": torch.tensor([w.steps for w in windows]),
         }
         return Frame(Kind.PROBE, step, tensors=tensors)
 
@@ -144,7 +146,7 @@ class Feed:
 
 def _frame(kind: Kind, step: int, window: Window, context: Tensor | None = None) -> Frame:
     tensors = {
-        "value": window.inputs,
+        **frame_tensors(VALUE, window.inputs),
         "labels": split_labels(window.inputs, window.labels)[0],
         "reset": window.reset,
         "done": window.done,

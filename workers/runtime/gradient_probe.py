@@ -7,8 +7,10 @@ from torch import Tensor
 
 from dni.diagnostics import Exact, SequenceGraph, in_depth, in_time
 from dni.interfaces.base import Interface
+from dni.named_tensors import map_tensors
 from dni.stages.base import Stage
 from workers.comm.frame import Frame
+from workers.comm.roles import VALUE, value_in
 
 Figures = dict[str, float | None]
 
@@ -16,15 +18,16 @@ Figures = dict[str, float | None]
 class Probe:
     """Runs a PROBE frame through a stage with its current parameters; the stage is not changed.
 
-    The frame holds one sequence: value (B, S) or (B, S, D), labels (B, S), windows (N,), the number of steps of each
-    window, and context (N, B, C), the context of the time cut after each window.
+    The frame holds one sequence: value (B, S) or (B, S, D), or a dict of named tensors in one window, labels (B, S),
+    windows (N,), the number of steps of each window, and context (N, B, C), that of the time cut after each window.
     """
 
     def __init__(self, stage: Stage, frame: Frame) -> None:
         self.device = stage.device
         self.sizes: list[int] = frame.tensors["windows"].tolist()
         self.labels, self.context = (frame.tensors[name].to(self.device) for name in ("labels", "context"))
-        self.graph = SequenceGraph(stage.module, self._windows(frame.tensors["value"].to(self.device)))
+        value = map_tensors(lambda each: each.to(self.device), value_in(VALUE, frame.tensors))
+        self.graph = SequenceGraph(stage.module, self._windows(value) if isinstance(value, Tensor) else [value])
         self.exact: Exact
 
     @property

@@ -17,6 +17,7 @@ from dni.time_targets.base import Bootstrap, PastWindow
 from workers.comm.downstream import Downstream
 from workers.comm.edge import Loss, Target
 from workers.comm.frame import Frame, Kind
+from workers.comm.roles import VALUE, without
 from workers.comm.upstream import Upstream
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
@@ -196,8 +197,8 @@ class Worker:
             gradient = self.depth.recompute(probe.output, probe.labels, None)
             assert gradient is not None, "the last stage has the loss"
         else:
-            tensors = {**frame.tensors, "value": probe.output, **self.piggyback.onward()}
-            gradient = self.downstream.exchange(frame.kind, frame.step, tensors)
+            sent = {**without(VALUE, frame.tensors), VALUE: probe.output, **self.piggyback.onward()}
+            gradient = self.downstream.exchange(frame.kind, frame.step, sent)
         self.upstream.finish(frame, probe.backward(gradient))
         self.recorder.probe(frame.step, probe.figures(self.depth, self.time))
 

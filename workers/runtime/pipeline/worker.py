@@ -104,7 +104,7 @@ class PipelinedWorker:
         with self.blocked.waiting():
             self.exchange.before_update()
         for stage in self.stages.values():
-            stage.update(count_rows(labels))
+            stage.update(self.config.data.divisor(labels))
         with self.blocked.waiting():
             self.exchange.after_update()
             (last, _), (nats, counted) = self.orders.receive(), self.loss_reports.receive()
