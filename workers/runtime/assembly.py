@@ -44,8 +44,9 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     after = None
     if downstream is not None:
         after = Downstream(
-            downstream, stage=index, window=config.depth.in_flight(config.stages), clock=clock, timeout_s=timeout
-        )
+            downstream, stage=index, window=config.depth.in_flight(config.stages), clock=clock, timeout_s=timeout,
+            most_replies=config.depth.most_replies,
+        )  # fmt: skip
     ends = {index - 1: upstream, index + 1: downstream}
     Neighbours(index, clock, {stage: end for stage, end in ends.items() if end is not None})
     recorder = Recorder(

@@ -8,6 +8,7 @@ from torch import Tensor
 from dni.diagnostics import Exact, SequenceGraph, in_depth, in_time
 from dni.interfaces.base import Interface
 from dni.stages.base import Stage
+from workers.comm.downstream import Downstream
 from workers.comm.frame import Frame
 
 Figures = dict[str, float | None]
@@ -21,6 +22,7 @@ class Probe:
     """
 
     def __init__(self, stage: Stage, frame: Frame) -> None:
+        self.frame = frame
         self.device = stage.device
         self.sizes: list[int] = frame.tensors["windows"].tolist()
         self.labels, self.context = (frame.tensors[name].to(self.device) for name in ("labels", "context"))
@@ -31,6 +33,14 @@ class Probe:
     def output(self) -> Tensor:
         """The output of the whole sequence, (B, S, D)."""
         return torch.cat(self.graph.outputs, dim=1)
+
+    def gradient(self, depth: Interface, downstream: Downstream | None) -> Tensor:
+        """Return the exact dL/d output, at the last stage from the loss, otherwise from the next stage."""
+        if downstream is not None:
+            return downstream.exchange(self.frame.kind, self.frame.step, {**self.frame.tensors, "value": self.output})
+        gradient = depth.recompute(self.output, self.labels, None)
+        assert gradient is not None, "the last stage has the loss"
+        return gradient
 
     def backward(self, output: Tensor) -> Tensor | None:
         """Return the exact dL/d value of the whole sequence from dL/d output; None for a value of integers."""
