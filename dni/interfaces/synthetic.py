@@ -189,7 +189,7 @@ class DecoupledInterface(Interface):
 
     def _optimize(self, loss: Tensor) -> None:
         """Take one optimizer step of the predictor."""
-        if self.optimizer is None:
+        if self.optimizer is None or not loss.requires_grad:  # nothing to learn: a step would move by its momentum
             return
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
