@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dni.interfaces.base import Correction
 from dni.interfaces.synthetic import DecoupledInterface
-from dni.losses import count_rows
+from dni.losses import count_rows, squared_distance
 from dni.misuse import refuse_below, require_target
 from dni.predictors.base import Predictor
 
@@ -126,6 +126,8 @@ class CorrectedInterface(DecoupledInterface):
         if used is not None and used.order < self.orders:
             used.order += 1
             residual = target - used.gradient if used.order == 1 else target
+            if used.order == 1 and not self.predictor.fits:
+                self._measure(step, squared_distance(used.gradient, target).item(), used.gradient, target)
             self._residuals.append((step, used.order, residual))
 
     def _correction(self, now: int, step: int, order: int, residual: Tensor) -> Correction:

@@ -44,6 +44,7 @@ class HeadCritic(Predictor):
         self.head, self.function = head, function or CrossEntropy()
         self.features, self.classes = features, classes
         self.gradient_weight, self.eager_loss = gradient_weight, eager_loss
+        self.fits = bool(gradient_weight) or not eager_loss
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
         with torch.enable_grad():
@@ -52,9 +53,6 @@ class HeadCritic(Predictor):
         return gradient
 
     def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
-        if self.eager_loss and not self.gradient_weight:
-            prediction = self(value, labels)
-            return Fit(torch.zeros((), device=value.device), prediction)
         leaf = value.detach().requires_grad_()
         loss = self._summed(leaf, labels)
         (prediction,) = torch.autograd.grad(loss, leaf, create_graph=True)

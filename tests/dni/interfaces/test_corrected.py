@@ -202,3 +202,16 @@ def test_a_run_with_a_predictor_in_time_too(tmp_path: Path) -> None:
     config.predictor.time.hidden, config.predictor.time.future_labels = 8, 2
     summary = launch(config, tmp_path).summary
     assert 0 < summary["valid"]["bits_per_label"] < 8
+
+
+def test_the_fit_of_a_critic_that_no_target_teaches_is_that_of_what_was_used() -> None:
+    """Two rows of one number: prediction 1, targets 2 and 4, so the mean squared distance is (1 + 9) / 2."""
+    predictor = Constant(1.0)
+    predictor.fits = False
+    cut = CorrectedInterface(predictor, lag=0)
+    cut.target(1, torch.tensor([[2.0], [4.0]]))
+    cut.gradient(1, torch.zeros(2, 1), torch.zeros(2, dtype=torch.long))
+    means = cut.means()
+    assert means["predictor_loss"] == 5.0
+    assert means["cosine"] == pytest.approx((2 + 4) / (2 * 20) ** 0.5)
+    assert cut.updates == 1

@@ -96,7 +96,6 @@ def test_without_a_gradient_weight_a_target_teaches_nothing() -> None:
     cut.target(1, torch.randn_like(value))
     assert_same(critic.state_dict(), after_its_loss)
     assert cut.updates == 1
-    assert cut.total.cosine != 0
 
 
 def test_a_critic_without_targets_is_a_local_loss_with_the_same_head() -> None:
