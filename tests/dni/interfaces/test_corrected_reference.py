@@ -72,7 +72,9 @@ def reference(config: Config) -> dict[str, Tensor]:
         ({"kind": "transformer", "heads": 2, "memory": 4}, {"kind": "block_head", "gradient_weight": 0.5}),
     ],
 )
-def test_workers_follow_the_definition(model: dict[str, Any], predictor: dict[str, Any], lag: int, tmp_path: Path) -> None:
+def test_workers_follow_the_definition(
+    model: dict[str, Any], predictor: dict[str, Any], lag: int, tmp_path: Path
+) -> None:
     depth = {"method": "corrected", "max_in_flight": 4, "lag": lag, "beta": BETA}
     config = tiny(stages=3, model={"layers": 3, **model}, depth=depth, predictor={"depth": predictor})
     launch(config, tmp_path)
