@@ -5,6 +5,7 @@ This package holds the mathematics of one stage. Processes, links and settings a
 
 from dni.errors import UsageError
 from dni.interfaces.base import Interface, TrueInterface, ZeroInterface
+from dni.interfaces.corrected import CorrectedInterface
 from dni.interfaces.delayed import DelayedInterface
 from dni.interfaces.local import LocalInterface
 from dni.interfaces.loss import LossInterface, SquaredLossInterface
@@ -13,10 +14,12 @@ from dni.interfaces.synthetic import DecoupledInterface
 from dni.predictors.base import Predictor
 from dni.predictors.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.predictors.critic import SoftmaxCritic, SquaredCritic
+from dni.predictors.head_critic import HeadCritic
 from dni.predictors.regressor import Regressor
 from dni.predictors.soft_label_critic import SoftLabelCritic
 from dni.recurrent import Chain, Recurrent
 from dni.stages.base import Stage
+from dni.stages.correcting import CorrectingStage
 from dni.stages.graph import Gradients
 from dni.stages.partition import partition
 from dni.stages.weight_stashing import StashingStage
@@ -29,11 +32,14 @@ __all__ = [
     "Bootstrap",
     "Chain",
     "ConvRegressor",
+    "CorrectedInterface",
+    "CorrectingStage",
     "DecoupledInterface",
     "DeferredTargets",
     "DelayedInterface",
     "Flattened",
     "Gradients",
+    "HeadCritic",
     "Interface",
     "LocalInterface",
     "LossInterface",

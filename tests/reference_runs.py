@@ -86,6 +86,11 @@ def runs(folder: Path) -> dict[str, Settings]:
         "irregular": {**in_depth(), "depth": {**LAGGED, "method": "irregular", "update_probability": 0.5}},
         "rates": {"depth": {**LAGGED, "method": "multi_rate", "update_periods": [1, 2]}, "stages": 2},
         "local": {"stages": 3, "depth": {"method": "local", "hidden": 8}},
+        "corrected": {
+            "stages": 3,
+            "depth": {**LAGGED, "method": "corrected", "correction_lambda": 0.5, "orders": 2},
+            "predictor": {"depth": {"kind": "norm_head", "hidden": 8, "gradient_weight": 0.5}},
+        },
         "delayed": {"stages": 3, "depth": {"method": "delayed", "lag": 1}, "optimizer": {"staleness": 0.5}},
         "delayed, newest weights": {"stages": 3, "depth": {"method": "delayed", "lag": 1, "stash": False}},
         **{
@@ -142,8 +147,8 @@ def runs(folder: Path) -> dict[str, Settings]:
 
 #: Runs that are stopped after half of their steps and resumed, too.
 RESUMED = (
-    "backprop", "critic", "critic, replay", "lambda returns", "inputs", "rates", "delayed", "time lambda returns",
-    "time critic, stream", "copy, curriculum", "dropout", "adamw, cosine",
+    "backprop", "critic", "critic, replay", "lambda returns", "inputs", "rates", "delayed", "corrected",
+    "time lambda returns", "time critic, stream", "copy, curriculum", "dropout", "adamw, cosine",
 )  # fmt: skip
 
 

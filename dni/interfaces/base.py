@@ -10,6 +10,7 @@ the target gradient when it arrives later.
     DecoupledInterface   a predicted gradient, trained when its target arrives (`dni.interfaces.synthetic`)
     LocalInterface       the gradient of a local loss (`dni.interfaces.local`)
     DelayedInterface     the true gradient of an earlier window (`dni.interfaces.delayed`)
+    CorrectedInterface   a predicted gradient, and what it lacked when its target arrives (`dni.interfaces.corrected`)
     InterfaceWrapper     wraps one of these and changes some of it (`dni.interfaces.wrapper`)
 """
 
@@ -32,6 +33,14 @@ class ReadyStep(NamedTuple):
     step: int
     gradient: Tensor | None  #: dL/d value of that step; None: zero
     labels: int  #: number of labels of the window
+
+
+class Correction(NamedTuple):
+    """A further gradient of a window that the stage has already gone back through."""
+
+    step: int
+    gradient: Tensor  #: added to the dL/d value that was used at that step
+    reply: float  #: factor on the resulting dL/d input, which is then sent back; 0: nothing is sent
 
 
 class Interface:
@@ -87,6 +96,13 @@ class Interface:
         That is the window of `step` itself, unless gradients are late.
         """
         return [ReadyStep(step, self.gradient(step, value, labels), self.count(labels))]
+
+    def corrections(self, step: int) -> list[Correction]:
+        """Return the corrections to add to the update of `step`; call it after `ready_steps`.
+
+        The stage must keep the windows of their steps (`dni.stages.correcting`).
+        """
+        return []
 
     def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
         """Replace `ready_steps` at a step without a backward pass of the stage. By default no window is due."""

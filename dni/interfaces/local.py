@@ -36,6 +36,7 @@ class LocalInterface(Interface):
         hidden: units of the hidden layer; 0 for a linear classifier.
         learning_rate: learning rate of the head's own Adam.
         device: device of the head.
+        head: another head, from values to scores, instead of this one.
         function: the loss if labels are numbers (B, T, O) and `classes` is O, so that the head is a regression; None:
             the cross-entropy above.
     """
@@ -51,8 +52,10 @@ class LocalInterface(Interface):
         learning_rate: float = 3e-3,
         device: torch.device | str = "cpu",
         function: LossFunction | None = None,
+        head: nn.Module | None = None,
     ) -> None:
-        self.head, self.function = local_head(features, classes, hidden).to(device), function
+        self._flattens = head is None
+        self.head, self.function = (head or local_head(features, classes, hidden)).to(device), function
         self.head.features, self.head.classes = features, 0 if function else classes  # type: ignore[assignment]
         self.optimizer = torch.optim.Adam(self.head.parameters(), learning_rate, fused=True)
         self._recent = FitMeter()
@@ -109,7 +112,8 @@ class LocalInterface(Interface):
         return summed_cross_entropy(output, labels) if self.function is None else self.function.summed(output, labels)
 
     def _rows(self, value: Tensor, labels: Tensor) -> Tensor:
-        return value.flatten(1) if value.dim() > labels.dim() + 1 else value  # flattens feature maps (B, C, H, W)
+        maps = value.dim() > labels.dim() + 1  # (B, C, H, W)
+        return value.flatten(1) if maps and self._flattens else value
 
     def _measure(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):

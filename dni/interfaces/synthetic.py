@@ -161,7 +161,7 @@ class DecoupledInterface(Interface):
 
     def _learn(self, step: int, value: Tensor, labels: Tensor | None, target: Tensor) -> None:
         """Fit the predictor to the target of a value that left at `step`."""
-        for n in range(self.steps_per_target):
+        for n in range(self.steps_per_target if self.predictor.fits else 0):
             fit = self.predictor.fit(value, labels, target)
             self._optimize(self._fit_loss(fit.loss) * (1 + self.staleness) ** -self.staleness_decay)
             if n == 0:

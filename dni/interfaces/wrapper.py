@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dni.interfaces.base import Interface
+from dni.interfaces.base import Correction, Interface
 from dni.metrics.fit import FitMeter
 
 
@@ -42,6 +42,9 @@ class InterfaceWrapper(Interface):
 
     def gradient(self, step: int, value: Tensor, labels: Tensor | None, done: Tensor | None = None) -> Tensor | None:
         return self.inner.gradient(step, value, labels, done)
+
+    def corrections(self, step: int) -> list[Correction]:
+        return self.inner.corrections(step)
 
     def target(self, step: int, gradient: Tensor, labels: Tensor | None = None) -> None:
         self.inner.target(step, gradient, labels)

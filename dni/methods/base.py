@@ -78,6 +78,11 @@ class DepthMethod(Named, ABC):
         """Return the most unfinished frames on one edge of a run with `stages` stages."""
         return self.max_in_flight
 
+    @property
+    def most_replies(self) -> int:
+        """Most replies to one frame, on average over the frames in flight."""
+        return 2
+
     def steps_ahead(self, stages: int) -> int:
         """Return by how many steps a later stage can be ahead of the first stage."""
         return 0

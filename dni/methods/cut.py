@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.loss_function import LossFunction
 from dni.predictors.base import Predictor
 from dni.predictors.regressor import Regressor
-from dni.predictors.settings import PredictorContext, PredictorSettings, TimePredictor
+from dni.predictors.settings import DepthPredictor, PredictorContext, PredictorSettings, TimePredictor
 from dni.recurrent import Chain
 from dni.stages.autocast import autocast_calls
 
@@ -38,15 +38,27 @@ class CutContext:
     autocast: torch.dtype | None = field(default=None, kw_only=True)  #: what predictors compute in; None: 32 bits
     rows: bool = field(default=True, kw_only=True)  #: the value has a row for every label; if not, it is (B, ..., D),
     #: and its predictor sees no labels
+    block: Callable[[tuple[int, ...], int], nn.Module | None] = field(default=lambda shape, blocks: None, kw_only=True)
+    #: makes blocks like the model's (`dni.models.Model.block`)
     base_seed: int  #: torch is seeded with base_seed + 0 to 3K - 1 before the interfaces of the run are built
+
+    @property
+    def _place(self) -> PredictorContext:
+        return PredictorContext(self.index, self.stages, self.inputs, numbers=self.loss.numbers, block=self.block)
+
+    def head(self) -> nn.Module | None:
+        """Build the head of the settings' predictor, untrained; None: it has none."""
+        if not isinstance(self.predictor, DepthPredictor):
+            return None
+        found = self.predictor.head(self.shape, self.classes, self._place)
+        return None if found is None else found.to(self.device)
 
     def build(self) -> Predictor:
         """Build the predictor of the settings, untrained; for a value without labels, a regressor."""
         if not self.rows:
             hidden = getattr(self.predictor, "hidden", 0)
             return self.cast(Regressor(self.shape[-1], hidden=hidden).to(self.device))
-        context = PredictorContext(self.index, self.stages, self.inputs, numbers=self.loss.numbers)
-        return self.cast(self.predictor.build(self.shape, self.classes, context).to(self.device))
+        return self.cast(self.predictor.build(self.shape, self.classes, self._place).to(self.device))
 
     def cast(self, predictor: Predictor) -> Predictor:
         """Let a predictor compute in the precision of the run."""

@@ -15,6 +15,7 @@ from dni.interfaces.local import LocalInterface, local_head
 from dni.methods.base import DepthMethod
 from dni.methods.cut import CutContext
 from dni.plugin import RunContext
+from dni.predictors.head_settings import HeadSettings
 from dni.ranges import zero_or_more
 from dni.stages.autocast import autocast_calls
 from dni.stages.base import Stage
@@ -22,31 +23,27 @@ from dni.stages.base import Stage
 
 @dataclass
 class Local(DepthMethod):
-    """Decoupled greedy learning (Belilovsky et al. 2019, arXiv 1901.08164)."""
+    """Decoupled greedy learning (Belilovsky et al. 2019, arXiv 1901.08164).
 
-    hidden: int = zero_or_more(0)  # [units] of the classifier's hidden layer; 0: it is linear
+    With a head as `predictor`, this head is the classifier, trained at the rate of the section `predictor.depth`.
+    """
+
+    hidden: int = zero_or_more(0)  # [units] of the classifier's hidden layer; 0: it is linear, or
+    # predictor=norm_head or block_head is the classifier
     learning_rate: float = zero_or_more(3e-3)  # [rate] of the classifier's own Adam
 
     name: ClassVar[str] = "local"
     predicts: ClassVar[bool] = True
 
-    def check(self, run: RunContext) -> None:
-        super().check(run)
-        settings = run.predictor.depth
-        usual = {each.name: each.default for each in fields(settings)}
-        hidden = getattr(settings, "hidden", None)
-        if hidden != usual.get("hidden") and run.resume is None:
-            raise ConfigError(
-                f"predictor.depth.hidden={hidden} has no effect with depth={self.name}, whose classifier is not the "
-                f"predictor: set depth.hidden={hidden} (and leave out predictor.depth.hidden)"
-            )
-
     def interface(self, cut: CutContext) -> Interface:
         if not cut.rows:
             return ZeroInterface()  # no labels belong to these rows
+        head = cut.head()
         found = LocalInterface(
-            math.prod(cut.shape), classes=cut.classes, hidden=self.hidden, learning_rate=self.learning_rate,
-            device=cut.device, function=cut.loss if cut.loss.numbers else None,
+            math.prod(cut.shape) if head is None else cut.shape[0], classes=cut.classes, hidden=self.hidden,
+            head=head, device=cut.device,
+            learning_rate=self.learning_rate if head is None else cut.predictor.learning_rate,
+            function=cut.loss if cut.loss.numbers else None,
         )  # fmt: skip
         autocast_calls(found.head, cut.autocast, "forward")
         return found
@@ -57,4 +54,22 @@ class Local(DepthMethod):
     def learners(self, cut: CutContext) -> dict[str, nn.Module]:
         if not cut.rows:
             return {}
-        return {"head": local_head(math.prod(cut.shape), cut.classes, self.hidden)}
+        return {"head": cut.head() or local_head(math.prod(cut.shape), cut.classes, self.hidden)}
+
+    def check(self, run: RunContext) -> None:
+        super().check(run)
+        settings = run.predictor.depth
+        if isinstance(settings, HeadSettings):
+            if self.hidden:
+                raise ConfigError(
+                    f"depth.hidden={self.hidden} is of the method's own classifier, which "
+                    f"predictor={settings.name} replaces: set depth.hidden=0 (or predictor=critic)"
+                )
+            return
+        usual = {each.name: each.default for each in fields(settings)}
+        hidden = getattr(settings, "hidden", None)
+        if hidden != usual.get("hidden") and run.resume is None:
+            raise ConfigError(
+                f"predictor.depth.hidden={hidden} has no effect with depth={self.name}, whose classifier is not the "
+                f"predictor: set depth.hidden={hidden} (and leave out predictor.depth.hidden)"
+            )

@@ -52,7 +52,7 @@ class Model(Named, ABC):
     """
 
     init: InitKind = InitKind.default  # first weights of linear, convolutional and recurrent layers, with zero biases;
-    # default: torch's own
+    # default: torch's own (transformer: as GPT-2)
     split_points: list[str] = field(default_factory=list)  # names of the first layer of every stage but the first;
     # empty: as `split` says
     split: SplitKind = SplitKind.parameters  # how to split without split_points. parameters: about equally many in each
@@ -90,6 +90,13 @@ class Model(Named, ABC):
         It takes the inputs that `dni.data.Window` describes, and returns scores (B, T, V), or (B, V) of examples; for
         regression it returns numbers (B, T, O).
         """
+
+    def block(self, shape: tuple[int, ...], blocks: int) -> nn.Module | None:
+        """Return new blocks like those of the model, for a predictor, from a value to one of the same shape.
+
+        `shape` is that of a row, (D,) or (C, H, W). None: the model has no such blocks.
+        """
+        return None
 
     def check(self, run: Any) -> None:
         """Raise ConfigError for settings of the run (`workers.config.settings.Config`) that this model cannot take."""

@@ -23,6 +23,12 @@ class ImageModel(Layered):
     reads: ClassVar[Inputs | None] = Inputs.images
     batch_norm: ClassVar[bool] = True
 
+    def block(self, shape: tuple[int, ...], blocks: int) -> nn.Module | None:
+        if not self.feature_maps:
+            return None
+        channels = shape[0]
+        return nn.Sequential(*(nn.Sequential(*_convolution(channels, channels, 3), nn.ReLU()) for _ in range(blocks)))
+
     @abstractmethod
     def named_layers(self, shape: tuple[int, ...], classes: int) -> dict[str, nn.Module]:
         """Return all layers by name, for images of shape (C, H, W)."""

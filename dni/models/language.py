@@ -14,7 +14,7 @@ from dni.errors import ConfigError
 from dni.models.base import Layered, ModelContext
 from dni.models.mingru import MinGRU
 from dni.models.recurrent import GRU, LSTM
-from dni.models.transformer import SegmentTransformer
+from dni.models.transformer import CausalBlock, SegmentTransformer, draw_weights
 from dni.ranges import one_or_more
 from dni.recurrent import Chain, Recurrent
 from dni.types import Inputs
@@ -109,7 +109,10 @@ class MinGru(Stack):
 
 @dataclass
 class Transformer(LanguageModel):
-    """Stacked `SegmentTransformer` layers, with dropout inside each."""
+    """Stacked `SegmentTransformer` layers, with dropout inside each, and a layer norm, `norm`, before the last layer.
+
+    The first weights are those of GPT-2 (`dni.models.transformer.draw_weights`).
+    """
 
     heads: int = one_or_more(4)  # [heads] of attention; must divide model.units
     memory: int = one_or_more(32)  # [time steps] earlier inputs that a layer keeps and attends to
@@ -118,6 +121,20 @@ class Transformer(LanguageModel):
 
     def layer(self) -> Recurrent:
         return SegmentTransformer(self.units, self.heads, self.memory, self.dropout)
+
+    def hidden_layers(self) -> dict[str, nn.Module]:
+        return {**super().hidden_layers(), "norm": nn.LayerNorm(self.units)}
+
+    def build(self, context: ModelContext) -> Chain:
+        built = super().build(context)
+        draw_weights(built, self.layers)
+        return built
+
+    def block(self, shape: tuple[int, ...], blocks: int) -> nn.Module:
+        layers = [SegmentTransformer(shape[0], self.heads, self.memory) for _ in range(blocks)]
+        made = nn.Sequential(*map(CausalBlock, layers))
+        draw_weights(made, blocks)
+        return made
 
     def check(self, run: Any) -> None:
         super().check(run)

@@ -12,6 +12,8 @@ from dni.models.dropout import with_dropout
 from dni.recurrent import Recurrent
 from dni.types import State
 
+_STD = 0.02
+
 
 class SegmentTransformer(Recurrent):
     """One causal transformer layer with carried memory (Transformer-XL, Dai et al. 2019, arXiv 1901.02860).
@@ -76,3 +78,30 @@ class SegmentTransformer(Recurrent):
     def _split(self, x: Tensor) -> Tensor:
         """(B, S, units) -> (B, heads, S, units / heads)."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+class CausalBlock(nn.Module):
+    """The same layer within one window, without a state: (B, T, units) -> (B, T, units)."""
+
+    def __init__(self, layer: SegmentTransformer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def draw_weights(model: nn.Module, blocks: int) -> None:
+    """Draw the weights of a transformer with so many blocks as GPT-2 does (Radford et al. 2019), with zero biases.
+
+    Linear layers and embeddings are normal with a standard deviation of 0.02. The last layer of every residual branch,
+    of which there are two in a block, has 0.02 / sqrt(2 blocks). Norms and distances do not change.
+    """
+    last = [(part.output, part.feed_forward[-1]) for part in model.modules() if isinstance(part, SegmentTransformer)]
+    residual = {id(layer) for pair in last for layer in pair}
+    for part in model.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=_STD / math.sqrt(2 * blocks) if id(part) in residual else _STD)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)

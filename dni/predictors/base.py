@@ -29,6 +29,7 @@ class Predictor(nn.Module):
     """Base class of the predictors. `forward` returns the synthetic gradient, `fit` its loss against a target."""
 
     features: int | None = None  #: size of a row of the values (channels of a convolution); None: any
+    fits = True  #: learns from targets; False: only from the loss that `known` returns
     classes = 0  #: number of classes of the labels it sees; 0: it sees no labels, or numbers
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from dni.predictors.base import Predictor
 from dni.predictors.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.predictors.critic import SoftmaxCritic, SquaredCritic
 from dni.predictors.regressor import Regressor
-from dni.predictors.settings import DepthPredictor, PredictorContext
+from dni.predictors.settings import DepthPredictor, PredictorContext, refuse_decay
 from dni.ranges import one_or_more, zero_or_more
 
 
@@ -49,12 +49,7 @@ class Critic(DepthPredictor):
         return {**super().training(), "staleness_decay": self.staleness_decay}
 
     def check(self, run: RunContext) -> None:
-        if self.staleness_decay and not self.eager_loss:
-            raise ConfigError(
-                f"predictor.depth.staleness_decay={self.staleness_decay} reduces the weight of late targets beside a "
-                "loss that is learned at once: set predictor.depth.eager_loss=true (or "
-                "predictor.depth.staleness_decay=0)"
-            )
+        refuse_decay(self.staleness_decay, eager_loss=self.eager_loss)
 
 
 @dataclass

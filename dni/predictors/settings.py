@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from dni.errors import ConfigError
 from dni.plugin import Named, RunContext
@@ -20,6 +23,8 @@ class PredictorContext:
     stages: int  #: number of stages
     inputs: int  #: number of input symbols; 0 if inputs are not symbols
     numbers: bool = False  #: labels are float numbers (..., O), and `classes` is O
+    block: Callable[[tuple[int, ...], int], nn.Module | None] = lambda shape, blocks: None  #: makes blocks of the model
+    #: (`dni.models.Model.block`)
 
 
 @dataclass
@@ -65,6 +70,13 @@ class DepthPredictor(PredictorSettings):
     They see the output and its labels, (B, T) or (B,); for regression (B, T, O).
     """
 
+    def head(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> nn.Module | None:
+        """Return the model of the labels, from values to scores, that the predictor is made of; None: there is none.
+
+        `depth=local` trains this head on its local loss.
+        """
+        return None
+
 
 @dataclass
 class TimePredictor(PredictorSettings):
@@ -96,3 +108,12 @@ class TimePredictor(PredictorSettings):
                 f"predictor.time={self.name} needs classes or symbols as context, and data={run.data.name} has "
                 "numbers: use predictor/time=linear or predictor/time=mlp predictor.time.context=none"
             )
+
+
+def refuse_decay(staleness_decay: float, *, eager_loss: bool) -> None:
+    """Raise ConfigError for less weight on late targets of a predictor that learns from targets alone."""
+    if staleness_decay and not eager_loss:
+        raise ConfigError(
+            f"predictor.depth.staleness_decay={staleness_decay} reduces the weight of late targets beside a loss that "
+            "is learned at once: set predictor.depth.eager_loss=true (or predictor.depth.staleness_decay=0)"
+        )

@@ -49,6 +49,9 @@ class Stage:
     #: True if the targets for the previous stage come from `ready_replies`, some steps later, instead of `backward`.
     replies_later = False
 
+    #: True while a backward pass must leave its graph for another one.
+    _retains = False
+
     def __init__(
         self,
         module: nn.Module,
@@ -112,7 +115,7 @@ class Stage:
             gradients += unpack(state.to(self.device), graph.leaving)
         if ends:
             with self._recomputing():
-                torch.autograd.backward(ends, gradients)
+                torch.autograd.backward(ends, gradients, retain_graph=self._retains)
         entering = tuple(gradient_of(s) for s in graph.entering)
         activation = None if graph.input is None else map_tensors(gradient_of, graph.input)
         return Gradients(activation, pack(entering) if entering else None)

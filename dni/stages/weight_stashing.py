@@ -47,7 +47,7 @@ class StashingStage(RecomputingStage):
         self, module: nn.Module, optimizer: torch.optim.Optimizer, *, stash: bool = True, **settings: Any
     ) -> None:
         super().__init__(module, optimizer, **settings)
-        self.stash = stash
+        self.stash = self._keeps_graph = stash
         self._windows: dict[int, StashedWindow] = {}
         self._stashed: Weights = {}  # a copy of the current parameters; empty: not made yet
 
@@ -57,16 +57,22 @@ class StashingStage(RecomputingStage):
         self._instead = window.weights
         answer = super().forward(activation, reset, step)
         self._instead = {}
-        window.graph, self._graph = self._graph if self.stash else None, None
+        window.graph, self._graph = self._graph if self._keeps_graph else None, None
         self._windows[step] = window
         return answer
 
     def backward(self, output: Value | None, state: Tensor | None = None, step: int = 0) -> Gradients:
         """Run a backward pass as `Stage.backward` does, through the window of `step`, and drop earlier windows."""
+        window = self._window(step)
+        self._windows = {later: kept for later, kept in self._windows.items() if later > step}
+        return self._go_back(window, output, state, step)
+
+    def _window(self, step: int) -> StashedWindow:
         if step not in self._windows:
             raise UsageError(f"no window of step {step} to go back through: the stage keeps {sorted(self._windows)}")
-        window = self._windows[step]
-        self._windows = {later: kept for later, kept in self._windows.items() if later > step}
+        return self._windows[step]
+
+    def _go_back(self, window: StashedWindow, output: Value | None, state: Tensor | None, step: int) -> Gradients:
         self._instead = window.weights
         if window.graph is None:
             self._run_again(window)
@@ -75,7 +81,10 @@ class StashingStage(RecomputingStage):
         gradients = super().backward(output, state, step)
         self._instead = {}
         for name, parameter in self.module.named_parameters() if window.weights else ():
-            parameter.grad, window.weights[name].grad = window.weights[name].grad, None
+            then = window.weights[name]
+            if then.grad is not None:
+                parameter.grad = then.grad if parameter.grad is None else parameter.grad.add_(then.grad)
+            then.grad = None
         return gradients
 
     @property

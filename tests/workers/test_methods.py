@@ -19,7 +19,7 @@ from workers.storage import checkpoint
 TIMES = ["full", "checkpointed", "truncated", "synthetic"]
 COMBINATIONS = [
     *itertools.product(["backprop", "synthetic"], TIMES, ["critic", "mlp", "linear"]),
-    *itertools.product(["local"], TIMES, ["critic"]),
+    *itertools.product(["local", "corrected"], TIMES, ["critic"]),
     *itertools.product(["delayed"], TIMES[:-1], ["critic"]),  # the last is refused: test_rules
 ]
 

@@ -90,6 +90,7 @@ def _depth_context(config: Config, index: int, device: torch.device, spec: Tenso
         shape=tuple(size or 0 for size in spec.shape),
         rows=spec.rows is Rows.LABELS,
         autocast=dtype_of(config),
+        block=config.model.block,
         device=device,
         predictor=config.predictor.depth,
         loss=config.loss,

@@ -28,7 +28,7 @@ _REMEMBERED = 16
 class Downstream:
     """The edge from stage k to stage k+1, held by stage k.
 
-    `piggybacked`: further tensors that a reply may have.
+    `piggybacked`: further tensors that a reply may have. `most_replies`: largest number of replies to one step.
     """
 
     def __init__(
@@ -39,16 +39,18 @@ class Downstream:
         window: int,
         clock: WaitTime,
         timeout_s: float | None,
+        most_replies: int = 2,
         piggybacked: Mapping[str, TensorSpec] = MappingProxyType({}),
     ) -> None:
         self._end, self._clock, self._timeout_s = end, clock, timeout_s
         self._stage, self._window = stage, window
+        self._most_targets = 2 * most_replies * window  # of frames in flight, and of those waited for with a lag
         self._sent = 0
         self._done = 0
         self._unfinished: dict[int, int] = {}  # step -> sequence number of its STEP frame
         self._last_done = -1  # newest step whose STEP frame is finished
         self._targets: list[tuple[int, Target | WireError]] = []  # not yet yielded, in order of arrival
-        self._exchange_sequence: int | None = None  # sequence number of the last exchanged frame
+        self._exchanged: tuple[int, int] | None = None  # sequence number and step of the last exchanged frame
         self._exchange_reply: Target | WireError | None = None  # the reply to that frame
         self._strict = False  # raise malformed frames; False: drop them
         self._reader = TargetReader(_REMEMBERED * window, piggybacked)
@@ -106,7 +108,7 @@ class Downstream:
         Raises as `send`, the error of a malformed frame, or OutOfOrder for a reply without a gradient.
         """
         self.send(kind, step, tensors)
-        self._exchange_sequence, self._exchange_reply, self._strict = self._sent, None, True
+        self._exchanged, self._exchange_reply, self._strict = (self._sent, step), None, True
         self._receive_until(lambda: not self.in_flight, f"the reply to {kind.name} of step {step}")
         malformed = [item for _, item in self._targets if isinstance(item, WireError)]
         reply = malformed[0] if malformed else self._exchange_reply
@@ -189,7 +191,7 @@ class Downstream:
             raise OutOfOrder(f"{where} is done through frame {frame.done_through}; only {self._sent} were sent")
         self._done = max(self._done, frame.done_through)
         if frame.kind is Kind.GRADIENT or frame.tensors:
-            self._route(frame, self._reader.read(frame, where, exchange=frame.done_through == self._exchange_sequence))
+            self._route(frame, self._reader.read(frame, where, exchange=self._of_exchange(frame)))
         finished = [step for step, sequence in self._unfinished.items() if sequence <= self._done]
         for step in finished:
             del self._unfinished[step]
@@ -197,13 +199,17 @@ class Downstream:
 
     def _route(self, frame: Frame, item: Target | WireError) -> None:
         late = item.late if isinstance(item, Target) else "late" in frame.tensors
-        if frame.done_through == self._exchange_sequence and not late:
+        if self._of_exchange(frame) and not late:
             self._exchange_reply = item
         else:
             self._buffer(frame.step, item)
 
+    def _of_exchange(self, frame: Frame) -> bool:
+        # the step as well: the first of two replies to the next frame has the same `done_through`
+        return (frame.done_through, frame.step) == self._exchanged
+
     def _buffer(self, step: int, item: Target | WireError) -> None:
-        if len(self._targets) >= 4 * self._window:  # in flight, and waited for with a lag, each twice
+        if len(self._targets) >= self._most_targets:
             raise FlowControlError(
                 f"stage {self._stage}, step {step}: {len(self._targets)} targets arrived and were not taken; "
                 "call `targets` after every sent step"

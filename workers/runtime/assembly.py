@@ -50,7 +50,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     if downstream is not None:
         after = Downstream(
             downstream, stage=index, window=config.depth.in_flight(config.stages), clock=clock, timeout_s=timeout,
-            piggybacked=upstream_specs(config, ties, index + 1),
+            most_replies=config.depth.most_replies, piggybacked=upstream_specs(config, ties, index + 1),
         )  # fmt: skip
     ends = {index - 1: upstream, index + 1: downstream}
     Neighbours(index, clock, {stage: end for stage, end in ends.items() if end is not None})

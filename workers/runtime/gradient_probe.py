@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,9 @@ from dni.diagnostics import Exact, SequenceGraph, in_depth, in_time
 from dni.interfaces.base import Interface
 from dni.named_tensors import map_tensors
 from dni.stages.base import Stage
+from workers.comm.downstream import Downstream
 from workers.comm.frame import Frame
-from workers.comm.roles import VALUE, value_in
+from workers.comm.roles import VALUE, value_in, without
 
 Figures = dict[str, float | None]
 
@@ -23,6 +26,7 @@ class Probe:
     """
 
     def __init__(self, stage: Stage, frame: Frame) -> None:
+        self.frame = frame
         self.device = stage.device
         self.sizes: list[int] = frame.tensors["windows"].tolist()
         self.labels, self.context = (frame.tensors[name].to(self.device) for name in ("labels", "context"))
@@ -34,6 +38,18 @@ class Probe:
     def output(self) -> Tensor:
         """The output of the whole sequence, (B, S, D)."""
         return torch.cat(self.graph.outputs, dim=1)
+
+    def gradient(self, depth: Interface, downstream: Downstream | None, beside: Mapping[str, Tensor]) -> Tensor:
+        """Return the exact dL/d output, at the last stage from the loss, otherwise from the next stage.
+
+        `beside`: further tensors for the next stage.
+        """
+        if downstream is not None:
+            sent = {**without(VALUE, self.frame.tensors), VALUE: self.output, **beside}
+            return downstream.exchange(self.frame.kind, self.frame.step, sent)
+        gradient = depth.recompute(self.output, self.labels, None)
+        assert gradient is not None, "the last stage has the loss"
+        return gradient
 
     def backward(self, output: Tensor) -> Tensor | None:
         """Return the exact dL/d value of the whole sequence from dL/d output; None for a value of integers."""

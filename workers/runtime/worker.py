@@ -17,8 +17,8 @@ from dni.time_targets.base import Bootstrap, PastWindow
 from workers.comm.downstream import Downstream
 from workers.comm.edge import Loss, Target
 from workers.comm.frame import Frame, Kind
-from workers.comm.roles import VALUE, without
 from workers.comm.upstream import Upstream
+from workers.runtime.corrections import correct, replying
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.gradient_probe import Probe
@@ -102,16 +102,18 @@ class Worker:
             self.take_targets(self.depth.required_step(step))
         ask = self.depth.ready_steps if self.goes_back(step) else self.depth.on_skip
         ready = ask(step, output, labels)  # 4. ask each cut for its gradient
+        corrections = self.depth.corrections(step)
         state_gradient = None if state is None else self.time.gradient(self.period.count(step), state, context, done)
         for each in ready:  # this step; with late gradients an earlier one, two, or none
             gradients = self.stage.backward(each.gradient, state_gradient, each.step)  # 5. one backward pass
-            late, more = step - each.step, each is not ready[-1]  # 6. send the target back; update
+            late, more = step - each.step, each is not ready[-1] or replying(corrections)  # 6. reply; update
             if not self.stage.replies_later and not self.piggyback.follows_update:
                 self.answer(frame, gradients.activation, late=late, more=more)
             number = self.period.count(each.step)
             past = PastWindow(number, value, labels, context, reset, done, each.gradient, state, state_gradient)
             for target in self.bootstrap.targets(past, gradients.state):
                 self.time.target(*target)
+            correct(self.stage, self.upstream, frame, corrections)  # within the same update
             factor = (1 + late + self.depth.staleness) ** -self.staleness
             move = self.depth.ready and (self.time.ready or bool(done.all()))
             self.piggyback.before_update(step, each.step, move=move)
@@ -193,12 +195,7 @@ class Worker:
         """Compare synthetic with exact gradients on a whole sequence, without a change to training."""
         self.drain()
         probe = Probe(self.stage, frame)
-        if self.downstream is None:
-            gradient = self.depth.recompute(probe.output, probe.labels, None)
-            assert gradient is not None, "the last stage has the loss"
-        else:
-            sent = {**without(VALUE, frame.tensors), VALUE: probe.output, **self.piggyback.onward()}
-            gradient = self.downstream.exchange(frame.kind, frame.step, sent)
+        gradient = probe.gradient(self.depth, self.downstream, self.piggyback.onward())
         self.upstream.finish(frame, probe.backward(gradient))
         self.recorder.probe(frame.step, probe.figures(self.depth, self.time))
 

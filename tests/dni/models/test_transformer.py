@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dni.errors import ConfigError
-from dni.models import SegmentTransformer
+from dni.models import ModelContext, SegmentTransformer, Transformer
 from dni.recurrent import Chain, reset_streams
 from dni.stages.base import Stage
 from dni.types import State
@@ -122,3 +122,18 @@ def test_sizes_that_do_not_fit() -> None:
         SegmentTransformer(4, 3, 5)
     with pytest.raises(ConfigError, match="a memory 0 >= 1"):
         SegmentTransformer(4, 2, 0)
+
+
+def test_first_weights_are_those_of_gpt_2() -> None:
+    """Normal with 0.02; the last layer of both residual branches of 8 blocks: 0.02 / sqrt(16) = 0.005."""
+    torch.manual_seed(0)
+    model = Transformer(units=64, layers=8, heads=4).build(ModelContext(50))
+    assert [*model._modules] == ["embedding", *(f"transformer{i}" for i in range(1, 9)), "norm", "softmax"]
+    for name, parameter in model.named_parameters():
+        if name.endswith(("bias", "distance")):
+            assert not parameter.any()
+        elif "norm" in name:
+            assert (parameter == 1).all()
+        else:
+            last = name.endswith(("output.weight", "feed_forward.2.weight"))
+            assert parameter.std().item() == pytest.approx(0.005 if last else 0.02, rel=0.05)

@@ -57,9 +57,9 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("depth.max_inflight=3", r"did you mean `depth\.max_in_flight`"),
         (
             "depth=nosuch",
-            r"Could not find 'depth/nosuch' Available options in 'depth': 1f1b backprop delayed gpipe interleaved_1f1b "
-            "irregular irregular_local lambda_return local multi_rate multi_rate_backprop replay synthetic "
-            "synthetic_inputs zero_bubble",
+            r"Could not find 'depth/nosuch' Available options in 'depth': 1f1b backprop corrected delayed gpipe "
+            "interleaved_1f1b irregular irregular_local lambda_return local multi_rate multi_rate_backprop replay "
+            "synthetic synthetic_inputs zero_bubble",
         ),
         ("experiment=nosuch", r"Available options in 'experiment': .*demo mnist smoke"),
         ("steps=abc", r"steps: Value 'abc' of type 'str' could not be converted to Integer"),

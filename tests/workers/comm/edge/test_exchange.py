@@ -19,6 +19,16 @@ def test_a_late_gradient_after_an_exchange_is_not_its_reply() -> None:
     assert [(t.step, t.late, t.gradient) for t in edge.down.targets()] == [(3, 1, 20.0)]
 
 
+def test_the_first_of_two_replies_after_an_exchange_is_a_target() -> None:
+    edge = Edge(timeout_s=10)
+    assert exchange(edge).item() == 20.0
+    edge.send(3)
+    frame = edge.up.receive()
+    edge.up.finish(frame, torch.tensor([30.0]), more=True)
+    edge.up.finish(frame, torch.tensor([20.0]), late=1)
+    assert [(t.step, t.late, t.gradient) for t in edge.down.targets()] == [(3, 0, 30.0), (3, 1, 20.0)]
+
+
 def exchange(edge: Edge, gradient: bool = True) -> torch.Tensor:
     """Exchange a probe after step 2; another thread replies."""
     thread = threading.Thread(target=edge.answer, args=(edge.down.in_flight + 1, gradient))

@@ -1,0 +1,79 @@
+"""Settings of heads: models of the labels at a cut, for critics and local losses alike."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from dni.loss_function import SquaredError
+from dni.plugin import RunContext
+from dni.predictors.base import Predictor
+from dni.predictors.head_critic import HeadCritic
+from dni.predictors.heads import norm_head
+from dni.predictors.settings import DepthPredictor, PredictorContext, refuse_decay
+from dni.ranges import one_or_more, zero_or_more
+
+
+@dataclass
+class HeadSettings(DepthPredictor):
+    """Base class of heads: `build` makes a `HeadCritic` of the head; `depth=local` trains the head itself."""
+
+    gradient_weight: float = zero_or_more(0.0)  # [weight] of the squared distance to the target gradient
+    eager_loss: bool = True  # learn the loss as soon as the value leaves; only the distance to the target gradient
+    # waits for the target
+    staleness_decay: float = zero_or_more(0.0)  # [exponent] a, with eager_loss: multiply the distance to a target that
+    # is s steps late by (1 + s)^-a
+    hidden: int = zero_or_more(0)  # [units] of the hidden layer; norm_head: 0 for none; block_head has one only
+    # where the model has no blocks: 0 for twice the value's size
+    pool_grid: int = one_or_more(4)  # [cells] per side of a grid; of feature maps, the last layers see cells' means
+
+    @abstractmethod
+    def head(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> nn.Module: ...
+
+    def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:
+        return HeadCritic(
+            self.head(shape, classes, context),
+            features=shape[0],
+            classes=0 if context.numbers else classes,
+            gradient_weight=self.gradient_weight,
+            eager_loss=self.eager_loss,
+            function=SquaredError() if context.numbers else None,
+        )
+
+    def training(self) -> dict[str, Any]:
+        return {**super().training(), "staleness_decay": self.staleness_decay}
+
+    def check(self, run: RunContext) -> None:
+        refuse_decay(self.staleness_decay, eager_loss=self.eager_loss)
+
+
+@dataclass
+class NormHead(HeadSettings):
+    """A layer norm and a linear layer, with a hidden layer between the two if `hidden` is above 0."""
+
+    name: ClassVar[str] = "norm_head"
+
+    def head(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> nn.Module:
+        return norm_head(shape, classes, hidden=self.hidden, pool_grid=self.pool_grid)
+
+
+@dataclass
+class BlockHead(HeadSettings):
+    """Blocks of the model's own kind, a layer norm and a linear layer (`dni.models.Model.block`).
+
+    Transformers have blocks with attention within the window, models of feature maps have convolutions. Models without
+    blocks (lstm, gru, mingru, mlp) get a hidden layer of `hidden` units instead.
+    """
+
+    blocks: int = one_or_more(1)  # [blocks] below the norm
+
+    name: ClassVar[str] = "block_head"
+
+    def head(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> nn.Module:
+        block = context.block(shape, self.blocks)
+        if block is None:
+            return norm_head(shape, classes, hidden=self.hidden or 2 * shape[0], pool_grid=self.pool_grid)
+        return nn.Sequential(block, *norm_head(shape, classes, pool_grid=self.pool_grid))
