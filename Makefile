@@ -95,7 +95,7 @@ test-oldest: ## run the tests with the oldest versions that are allowed, in .ven
 	$(OLDEST) -m pip install --quiet -c constraints-oldest.txt -e . \
 	    pytest pytest-timeout pytest-xdist hypothesis hydra-submitit-launcher tokenizers torchdata
 	$(OLDEST) -m pytest -n auto -W default::DeprecationWarning \
-	    --ignore tests/test_packaging.py --ignore tests/test_proto_current.py --ignore tests/test_examples.py \
+	    --ignore tests/test_packaging.py --ignore tests/test_proto_current.py --ignore tests/examples \
 	    --deselect tests/test_docs.py::test_the_examples_that_are_typed_pass_strict_mypy $(TESTS)
 
 test-hosts: install ## run the tests on four emulated machines; needs root on Linux
