@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import headline
 from benchmarks.delay.pages import delay_line, links_cells, links_rates, race, reach
+from benchmarks.depth import char_gpt as gpts
 from benchmarks.depth import methods as depths
 from benchmarks.depth import staleness as lags
 from benchmarks.harness.environment import RESULTS
@@ -84,6 +85,13 @@ def depth(results: dict[str, Any]) -> str:
         f"A step is one of all stages, in threads of one process. {source(results)}"
     )
     return f"{markdown(depths.HEADS, depths.lines(results['rows'], speed))}\n\n{note}"
+
+
+def char_gpt(results: dict[str, Any]) -> str:
+    """Return the GPT of characters, by every method in depth."""
+    speed = json.loads((RESULTS / "char_gpt_speed.json").read_text(encoding="utf-8"))["rows"]
+    note = f"Mean ± standard deviation over seeds. {source(results)}"
+    return f"{markdown(gpts.HEADS, gpts.lines(results['rows'], speed))}\n\n{note}"
 
 
 def variants(results: dict[str, Any]) -> str:
@@ -197,7 +205,7 @@ def percents(shares: list[float]) -> str:
 #: mark in a page: (name of the results, function that makes the table)
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "headline": ("race", headline.headline), "demo": ("demo", demo),
-    "depth": ("depth", depth), "variants": ("depth", variants),
+    "depth": ("depth", depth), "char_gpt": ("char_gpt", char_gpt), "variants": ("depth", variants),
     "trials": ("depth_tuning", trials), "lag": ("lag", lag), "machinery": ("machinery", machinery),
     "transport": ("transport", transport),
     "copying": ("copying", copying),
