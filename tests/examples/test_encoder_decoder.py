@@ -48,3 +48,18 @@ def test_the_encoder_decoder_learns(method: str, import_example: Import, tmp_pat
     evaluated = {"every": None, "windows": 8}
     config = reversal(depth={"method": method}, steps=200, optimizer={"learning_rate": 3e-3}, evaluate=evaluated)
     assert launch(config, tmp_path).summary["valid"]["accuracy"] > 0.5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_the_encoder_decoder_in_a_pipeline_equals_locked_stages(
+    schedule: str, import_example: Import, tmp_path: Path
+) -> None:
+    """The rows of its batches, padded to the longest, are split into microbatches."""
+    import_example("encoder_decoder", "reverse")
+    plain = {"kind": "sgd", "learning_rate": 0.1, "clip": None}  # Adam turns rounding into steps of its full rate
+    pipeline = {"method": schedule, "microbatches": 4}
+    launch(reversal(depth=pipeline, optimizer=plain, **PROCESSES), tmp_path / "pipeline")
+    launch(reversal(depth={"method": "backprop"}, optimizer=plain), tmp_path / "backprop")
+    split, whole = (parameters_of(tmp_path / name, 4) for name in ("pipeline", "backprop"))
+    assert max((split[name] - whole[name]).abs().max().item() for name in whole) < 1e-5

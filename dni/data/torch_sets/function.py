@@ -143,13 +143,7 @@ class TorchData(DataSet):
                 f"data.shuffle=true needs a length and items by number, which the {type(self._train).__name__} of "
                 f"data={self.name} has not: shuffle in the data set, and set data.shuffle=null"
             )
-        if run.pipelined and not self.drop_last:
-            raise ConfigError(f"depth={run.depth.name} needs batches of one size: set data.drop_last=true")
-        if self.layout.single is None:
-            self._check_named(run)
-
-    def _check_named(self, run: Any) -> None:
-        if run.pipelined or run.depth.predicts_inputs:
+        if self.layout.single is None and run.depth.predicts_inputs:
             raise ConfigError(
                 f"data={self.name} has the inputs {', '.join(self.layout.inputs)}, and depth={run.depth.name} needs "
                 "one tensor: use depth=synthetic, local, delayed or backprop"
