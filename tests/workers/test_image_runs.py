@@ -189,7 +189,7 @@ def test_a_resumed_run_with_late_targets_equals_an_uninterrupted_one(
 def test_activation_shapes_are_those_of_the_model(folders: dict[str, Path]) -> None:
     config, _ = resolve(images(folders, "resnet", "cifar10", stages=4))
     x = torch.randn(2, 3, 32, 32)
-    for index, chain in enumerate(build_chains(config)):
+    for index, chain in enumerate(build_chains(config)[:-1]):
         x, _ = chain(x)
         assert activation_shape(config, index) == tuple(x.shape[1:])
 

@@ -65,7 +65,7 @@ AT_THE_DOOR = {
     "two stages=3": r"stages is 3, but this model can be cut into 1 to 2, beginning at 0, 1",
     "bare stages=3 model.split_points=[relu,scores]": r"stage 1 \(relu\) has no parameters to train: begin the next",
     "frozen stages=3": r"model=frozen: stage 1 \(relu\) has no parameter that requires a gradient: begin the next",
-    "tied stages=2": r"first\.weight in stage 0 and scores\.weight in stage 1 are the same parameter: give each layer",
+    "tied stages=2": r"first\.weight in stage 0 and scores\.weight in stage 1 are the same parameter: set model\.tie",
     # precision
     "two precision=fp16 devices=[cpu]": r"precision=fp16 needs a GPU, and stage 0 is on cpu: use precision=bf16",
     # a setting without effect

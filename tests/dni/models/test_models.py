@@ -69,7 +69,8 @@ def test_language_model_of_other_layers(
     settings: MinGru | Transformer, layer: type[nn.Module], state: list[tuple[int, ...]]
 ) -> None:
     model, kind = settings.build(ModelContext(symbols=7, input_symbols=9)), settings.name
-    assert names(model) == ["embedding", f"{kind}1", f"{kind}2", "softmax"]
+    norm = ["norm"] if kind == "transformer" else []
+    assert names(model) == ["embedding", f"{kind}1", f"{kind}2", *norm, "softmax"]
     assert all(isinstance(model.get_submodule(f"{kind}{n}"), layer) for n in (1, 2))
     scores, after = model(torch.randint(9, (2, 6)), model.initial_state(2))
     assert scores.shape == (2, 6, 7)

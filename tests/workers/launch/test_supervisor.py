@@ -206,7 +206,7 @@ def test_stages_have_the_import_path_and_flags_of_their_parent(
 
 def test_a_stage_in_a_thread_that_calls_exit_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "train", lambda self, frame: sys.exit(0))
-    with pytest.raises(EndedEarly, match=r"^stage [01]: it asked to exit with status 0 before its work was done; no "):
+    with pytest.raises(EndedEarly, match=r"^stage [01], step 1: it asked to exit with status 0 before its work"):
         launch(tiny(), tmp_path)
     with pytest.raises(EndedEarly, match="status 3"), no_early_exit():
         sys.exit(3)
