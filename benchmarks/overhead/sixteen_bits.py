@@ -20,11 +20,16 @@ from workers.launch.launcher import launch
 
 #: The largest share by which bits in 16 bits may differ from those in 32.
 LIMIT = 0.005
-KINDS = ("fp32", "bf16")
+KINDS: dict[str, tuple[str, ...]] = {
+    "fp32": ("precision=fp32",),
+    "bf16": ("precision=bf16",),
+    # the same as fp32 but for rounding: how far apart are runs of one seed anyway?
+    "control": ("precision=fp32", f"optimizer.learning_rate={4e-3 * (1 + 1e-6)!r}"),
+}
 COMMON = (
     "experiment=demo", "time=truncated", "transport=local",
     "launch=threads", "launch.torch_threads=1", "evaluate.every=null", "evaluate.windows=32", "checkpoint.every=null",
-    "tensorboard=false",
+    "tensorboard=false", "optimizer.learning_rate=4e-3",
 )  # fmt: skip
 METHODS = {
     "backprop": (),
@@ -67,14 +72,17 @@ def row(name: str, steps: int, seeds: Sequence[int]) -> dict[str, Any]:
     found = {kind: [run(name, kind, steps, seed) for seed in seeds] for kind in KINDS}
     bits = {kind: [bits for bits, _ in runs] for kind, runs in found.items()}
     sent = {kind: statistics.fmean(nbytes for _, nbytes in runs) / steps for kind, runs in found.items()}
-    more = [low / full - 1 for full, low in zip(bits["fp32"], bits["bf16"], strict=True)]
-    return {"name": name, "bits": bits, "more": more, "bytes": sent, "bytes_ratio": sent["bf16"] / sent["fp32"]}
+    more, control = (
+        [each / full - 1 for full, each in zip(bits["fp32"], bits[k], strict=True)] for k in list(KINDS)[1:]
+    )
+    ratio = sent["bf16"] / sent["fp32"]
+    return {"name": name, "bits": bits, "more": more, "control": control, "bytes": sent, "bytes_ratio": ratio}
 
 
 def run(name: str, kind: str, steps: int, seed: int) -> tuple[float, int]:
     """Return the bits per character of validation at the end of a run, and the bytes that its stages sent."""
     CountedEnd.sent = 0
-    typed = (*COMMON, f"depth={name}", *METHODS[name], f"precision={kind}", f"steps={steps}", f"seed={seed}")
+    typed = (*COMMON, f"depth={name}", *METHODS[name], *KINDS[kind], f"steps={steps}", f"seed={seed}")
     config = replace(composed(*typed), transport=Counted())
     with tempfile.TemporaryDirectory() as folder:
         summary = launch(config, Path(folder)).summary

@@ -103,10 +103,16 @@ def test_turns_in_which_both_copies_warm_up_do_not_count() -> None:
 
 def test_a_table_of_16_bits_has_a_row_for_every_method() -> None:
     bits = {"fp32": [2.0, 4.0], "bf16": [2.01, 3.98]}
-    row = {"name": "local", "bits": bits, "more": [0.005, -0.005], "bytes": {"fp32": 3000.0, "bf16": 1500.0}}
+    row = {
+        "name": "local",
+        "bits": bits,
+        "more": [0.005, -0.005],
+        "control": [0.001, 0],
+        "bytes": {"fp32": 3000.0, "bf16": 1500.0},
+    }
     environment = {"machine": "m", "python": "3", "torch": "2", "command": "c"}
     results = {"bits": [{**row, "bytes_ratio": 0.5}], "bits_steps": 9, "seeds": [0, 1], "environment": environment}
-    assert "| `depth=local` | 3.0000 | 2.9950 | +0.50 -0.50 | 3.0 | 1.5 | 0.500 |" in bits_table(results)
+    assert "| `depth=local` | 3.0000 | 2.9950 | +0.50 -0.50 | +0.10 +0.00 | 3.0 | 1.5 | 0.500 |" in bits_table(results)
 
 
 SYNTHETIC_ROW = {"window": 4, "ms": {"truncated": 0.33, "plain regressor": 0.5}, "ratio": {"plain regressor": 1.5}}
