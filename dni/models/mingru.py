@@ -27,6 +27,9 @@ class MinGRU(Recurrent):
         """Return zeros."""
         return (self.gate.weight.new_zeros(1, batch, self.units),)
 
+    def traced(self) -> tuple[nn.Module, ...]:
+        return self.gate, self.candidate
+
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
         """(B, T, inputs) -> (B, T, units) and the state after the window; an empty state is zeros."""
         (hidden,) = state or self.initial_state(len(x))

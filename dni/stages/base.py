@@ -102,12 +102,7 @@ class Stage:
         if step != self._newest and not self.keeps_windows:
             refuse_earlier(step, self._newest)
         ends, gradients = backward_starts(graph.output, output, self.device)
-        if state is not None:
-            ends += graph.leaving
-            gradients += unpack(state.to(self.device), graph.leaving)
-        if ends:
-            with self._recomputing():
-                torch.autograd.backward(ends, gradients)
+        self._backward(graph, ends, gradients, None if state is None else unpack(state.to(self.device), graph.leaving))
         entering = tuple(gradient_of(s) for s in graph.entering)
         activation = None if graph.input is None else map_tensors(gradient_of, graph.input)
         return Gradients(activation, pack(entering) if entering else None)
@@ -186,6 +181,14 @@ class Stage:
         accumulator = GradientAccumulator(**state["gathered"])
         accumulator.sums = {name: total.to(self.device, copy=True) for name, total in accumulator.sums.items()}
         self._accumulator = accumulator
+
+    def _backward(self, graph: Graph, ends: list[Tensor], gradients: list[Tensor], future: State | None) -> None:
+        """Go back from `ends` and their gradients, and from the leaving state; `future` is its gradient."""
+        if future is not None:
+            ends, gradients = [*ends, *graph.leaving], [*gradients, *future]
+        if ends:
+            with self._recomputing():
+                torch.autograd.backward(ends, gradients)
 
     def _step(self, factor: float) -> None:
         accumulator, self._accumulator = self._accumulator, GradientAccumulator()

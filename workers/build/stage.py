@@ -31,4 +31,4 @@ def build_stage(config: Config, index: int) -> Stage:
     }
     optimizer = config.optimizer.build(chain.parameters())
     settings["schedule"] = start_schedule(config.optimizer.schedule, optimizer, config.decay_steps)
-    return config.depth.stage(chain, optimizer, last=index == config.parts - 1, **settings)
+    return config.time.stage(config.depth, chain, optimizer, last=index == config.parts - 1, **settings)

@@ -113,7 +113,10 @@ def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
     refuse_misfit(config)
     try_metrics(config)
     refuse_named_tensors(config)
-    try_optimizers(config, build_chains(config))
+    chains = build_chains(config)
+    for chain in chains:
+        config.time.check_module(chain)
+    try_optimizers(config, chains)
     refuse_large(config)
     check_devices(config, devices)
     config.transport.check_machine(devices, first=0 if rank_info is None else rank_info.rank)

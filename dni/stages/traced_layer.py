@@ -1,0 +1,228 @@
+"""A recurrent layer whose past is carried exactly: what its weights did to its state, window after window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from dni.errors import UsageError
+from dni.named_tensors import Value, batch_of, floating, like, named
+from dni.recurrent import Recurrent
+from dni.stages.graph import gradient_of
+from dni.types import State
+
+
+class Call(NamedTuple):
+    """One call of a traced part in a window."""
+
+    output: GradientEdge  #: of its pre-activations; unlike the tensor, it stays when they are changed in place
+    shape: torch.Size  #: of these: (B, T, R) or (B, R), R a multiple of H
+    input: Tensor | None  #: (B, T, D) or (B, D); None: a parameter of each unit
+
+
+class TracedLayer:
+    """An element-wise recurrent layer in one window after the other, cut from the layers below it.
+
+    For each traced weight W, (R, D), it carries the trace e = dh/dW, (m, B, R, D), of the m tensors h of its state:
+    row r of W acts on unit r mod H alone. A window with pre-activations a_t = W x_t changes it to
+
+        e' = (dh'/dh) e + sum_t (dh'/da_t) x_t
+
+    where h' is the state after the window. Both derivatives come from autograd, by one backward pass for each tensor of
+    the state. Biases and parameters of units have traces (m, B, R). A trace has the element type of its weight.
+
+    Args:
+        name: of the layer in its chain.
+        layer: it names its traced parts (`Recurrent.traced`). Raises UsageError if it names none.
+    """
+
+    def __init__(self, name: str, layer: Recurrent) -> None:
+        refuse_untraceable(name, layer)
+        self.name, self.layer = name, layer
+        keys = {part: key for key, part in layer.named_modules(prefix=name)}
+        self.parts = {keys[part]: part for part in layer.traced()}
+        self.weights = {
+            f"{key}.{own}": weight
+            for key, part in self.parts.items()
+            for own, weight in part.named_parameters()
+            if weight.requires_grad
+        }
+        traced = {id(weight) for weight in self.weights.values()}
+        self.untraced = [p for p in layer.parameters() if p.requires_grad and id(p) not in traced]
+        self.units = layer.initial_state(1)[0].numel()  #: H
+        self.traces: dict[str, Tensor] = {}  #: by the name of the weight in the chain; empty: there is no past
+        self._below: list[tuple[Tensor, Tensor]] = []  # ends of the graph below, and the leaves in their place
+        self._leaving: State = ()
+        self._calls: dict[str, list[Call]] = {}
+        self._checked = False
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Cut the graph in front of the layer while a window runs, and keep what `backward` and `carry` need."""
+        self._calls = {key: [] for key in self.parts}
+        with ExitStack() as hooks:
+            hooks.callback(self.layer.register_forward_pre_hook(self._enter).remove)
+            hooks.callback(self.layer.register_forward_hook(self._leave).remove)
+            for key, part in self.parts.items():
+                hooks.callback(part.register_forward_hook(partial(self._called, key)).remove)
+            yield
+
+    def backward(
+        self, ends: list[Tensor], gradients: list[Tensor], entering: State, future: State | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Go back through the layer, and return the ends of the graph below it with their gradients.
+
+        `ends` lie above the layer, below the next recurrent one. Their gradients reach all weights, and through
+        dL/d`entering` the past of the traced ones. `future`, the gradient of the leaving state, reaches the input, the
+        entering state and the weights without traces: to the others the traces will bring it.
+        """
+        if ends:
+            torch.autograd.backward(ends, gradients, retain_graph=True)
+            self._credit_past(entering)
+        if future is not None:
+            inputs = [*(leaf for _, leaf in self._below), *entering, *self.untraced]
+            gradients = [g.to(end.dtype) for g, end in zip(future, self._leaving, strict=True)]
+            torch.autograd.backward(self._leaving, gradients, inputs=inputs, retain_graph=True)
+        reached = [(end, leaf.grad) for end, leaf in self._below if leaf.grad is not None]
+        return [end for end, _ in reached], [gradient for _, gradient in reached]
+
+    def carry(self, entering: State) -> None:
+        """Move the traces to the end of the window, and forget its graph.
+
+        Rows that were reset do not depend on `entering`, so nothing of their past remains.
+        """
+        calls = [call for each in self._calls.values() for call in each]
+        sources = [*entering, *(call.output for call in calls)]
+        shapes = [*(s.shape for s in entering), *(call.shape for call in calls)]
+        found = [_slopes(end.sum(), sources, shapes) for end in self._leaving]
+        if not self._checked:
+            refuse_mixing(self, found, sources, shapes, self._leaving)
+            self._checked = True
+        m = len(entering)
+        decays = torch.stack([torch.stack([_rows(s) for s in slopes[:m]]) for slopes in found])  # (m, m, B, H)
+        windows = [self._of_window(slopes[m:]) for slopes in found]
+        self.traces = {
+            name: _carried(decays, self.traces.get(name), torch.stack([each[name] for each in windows]))
+            for name in self.weights
+        }
+        self._below, self._leaving, self._calls = [], (), {}
+
+    def _credit_past(self, entering: State) -> None:
+        """Add sum_b dL/dh_b e_b to the gradients of the traced weights, with h the entering state."""
+        credit = torch.stack([_rows(gradient_of(s)) for s in entering])
+        for name, trace in self.traces.items():
+            rows = credit.repeat(1, 1, trace.shape[2] // self.units)
+            gained = torch.einsum("mbr,mbr...->r...", rows.to(trace.dtype), trace)
+            weight = self.weights[name]
+            weight.grad = gained if weight.grad is None else weight.grad + gained
+
+    def _of_window(self, slopes: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return what the window itself adds to the traces of one tensor of the state; `slopes`: of every call."""
+        found, left = dict[str, Tensor](), iter(slopes)
+        for key, calls in self._calls.items():
+            slope = torch.cat([_in_time(next(left)) for _ in calls], dim=1)  # (B, T, R)
+            inputs = [_in_time(call.input) for call in calls if call.input is not None]
+            for name, weight in self.parts[key].named_parameters():
+                c = slope.to(weight.dtype)
+                over_time = torch.cat(inputs, dim=1).to(weight.dtype) if weight.dim() > 1 else None
+                found[f"{key}.{name}"] = c.sum(1) if over_time is None else torch.bmm(c.transpose(1, 2), over_time)
+        return found
+
+    def _enter(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Put leaves in the place of the layer's input. Drop traces of a batch of another size."""
+        value, *rest = args
+        below = {name: tensor for name, tensor in floating(value).items() if tensor.requires_grad}
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in below.items()}
+        self._below = [(tensor, leaves[name]) for name, tensor in below.items()]
+        if any(trace.shape[1] != batch_of(value) for trace in self.traces.values()):
+            self.traces = {}
+        # clones: the layer may modify its input in place, which a leaf does not allow
+        entered = {name: leaves[name].clone() if name in leaves else tensor for name, tensor in named(value).items()}
+        return like(entered, value), *rest
+
+    def _leave(self, layer: nn.Module, args: tuple[Any, ...], result: tuple[Value, State]) -> None:
+        self._leaving = tuple(result[1])
+
+    def _called(self, key: str, part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if not output.requires_grad:  # its weights are frozen
+            return
+        if output.shape[-1] % self.units:
+            raise UsageError(
+                f"layer {self.name!r}: its traced part {key} returns {output.shape[-1]} numbers for {self.units} units: "
+                "return one for each unit, or a multiple"
+            )
+        input = args[0].detach() if isinstance(args[0], Tensor) else None
+        self._calls[key].append(Call(get_gradient_edge(output), output.shape, input))
+
+
+def refuse_untraceable(name: str, layer: Recurrent) -> None:
+    """Raise UsageError for a recurrent layer that names no traced parts, or wrong ones."""
+    kind, parts = f"layer {name!r} ({type(layer).__name__})", layer.traced()
+    if not parts:
+        raise UsageError(
+            f"{kind} names no weights whose past can be carried: units of its state act on each other, or it has no "
+            "`traced`; use MinGRU, MinLSTM or LRU, say, or a cut in time without traces (truncated, synthetic)"
+        )
+    shapes = [tuple(s.shape) for s in layer.initial_state(1)]
+    if len({*shapes}) > 1 or any(shape[:-2] != (1,) * len(shape[:-2]) for shape in shapes):
+        raise UsageError(f"{kind} has a state of shapes {shapes}: a traced one has tensors of one shape, (1, B, H)")
+
+
+def refuse_mixing(
+    traced: TracedLayer, found: list[list[Tensor]], sources: list[Any], shapes: list[torch.Size], leaving: State
+) -> None:
+    """Raise UsageError if units of the state act on each other, which would make the traces wrong.
+
+    `found` are the derivatives of the sum over the units. Weighted by random numbers, one for each unit, the units must
+    have them times these numbers.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(traced.units, generator=generator) + 0.5
+    for end, slopes in zip(leaving, found, strict=True):
+        own = weights.to(end)
+        weighted = _slopes((_rows(end) * own).sum(), sources, shapes)
+        for got, slope in zip(weighted, slopes, strict=True):
+            expected = slope * own.to(slope).repeat(slope.shape[-1] // traced.units)
+            if (got - expected).abs().max() > torch.finfo(slope.dtype).eps ** 0.5 * slope.abs().max():
+                raise UsageError(
+                    f"layer {traced.name!r} ({type(traced.layer).__name__}): units of its state act on each other, so "
+                    "that no past can be carried for it: leave out its `traced`, and take a cut in time without traces "
+                    "(truncated, synthetic)"
+                )
+
+
+def _slopes(end: Tensor, sources: list[Any], shapes: list[torch.Size]) -> list[Tensor]:
+    """Return the derivatives of a number by tensors and edges of its graph; zeros where it does not depend on one."""
+    found = torch.autograd.grad(end, sources, retain_graph=True, allow_unused=True)
+    return [end.new_zeros(shape) if each is None else each for each, shape in zip(found, shapes, strict=True)]
+
+
+def _carried(decays: Tensor, past: Tensor | None, window: Tensor) -> Tensor:
+    """Return the trace after a window: its own part, (m, B, R) or (m, B, R, D), with the decayed past added in place.
+
+    `decays` is (m, m, B, H): of tensor i of the state after the window by tensor j before it.
+    """
+    if past is None:
+        return window
+    rows = decays.repeat(1, 1, 1, window.shape[2] // decays.shape[3]).to(window.dtype)
+    rows = rows.unsqueeze(-1) if window.dim() > rows.dim() - 1 else rows
+    for i, later in enumerate(window):
+        for j, earlier in enumerate(past):
+            later.addcmul_(rows[i, j], earlier)
+    return window
+
+
+def _rows(state: Tensor) -> Tensor:
+    """Return one tensor of a state as (B, H)."""
+    return state.movedim(-2, 0).flatten(1)
+
+
+def _in_time(tensor: Tensor) -> Tensor:
+    """Return (B, R) as (B, 1, R), and (B, T, R) unchanged."""
+    return tensor.unsqueeze(1) if tensor.dim() == 2 else tensor
