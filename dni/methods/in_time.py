@@ -61,7 +61,7 @@ class TimeMethod(Named, ABC):
         return {}
 
     def check_module(self, module: Chain) -> None:
-        """Raise ConfigError for a stage's part of the model that cannot be trained with this method."""
+        """Raise UsageError for a stage's part of the model that cannot be trained with this method."""
 
     def check(self, run: RunContext) -> None:
         """Raise ConfigError for settings of the run that cannot be trained with this method."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from dni.errors import ConfigError, UsageError
+from dni.errors import ConfigError
 from dni.interfaces.base import Interface, ZeroInterface
 from dni.methods.base import DepthMethod
 from dni.methods.cut import TimeCutContext
@@ -58,11 +58,8 @@ class Online(SyntheticInTime):
         return OnlineStage(module, optimizer, **{**settings, "first": plain.first})
 
     def check_module(self, module: Chain) -> None:
-        """Raise ConfigError if the past of a layer with a state cannot be carried."""
-        try:
-            traced_layers(module)
-        except UsageError as error:
-            raise ConfigError(f"time={self.name}: {error}") from error
+        """Raise UsageError if the past of a layer with a state cannot be carried."""
+        traced_layers(module)
 
     def check(self, run: RunContext) -> None:
         if self.predicts:
@@ -81,12 +78,12 @@ class Online(SyntheticInTime):
             )
         if run.evaluate.probe is not None:
             raise ConfigError(
-                f"evaluate.probe={run.evaluate.probe} does not see what time={self.name} carries from window to window: "
-                "set evaluate.probe=null"
+                f"evaluate.probe={run.evaluate.probe} does not see what time={self.name} carries from window to "
+                "window: set evaluate.probe=null"
             )
 
 
 def _stage_of(depth: DepthMethod) -> Stage:
     """Build a small stage, to see of what class a method in depth makes them."""
     module = nn.Linear(1, 1)
-    return depth.stage(module, torch.optim.SGD(module.parameters(), 0.1), last=False)
+    return depth.stage(module, torch.optim.SGD(module.parameters(), 0.1), last=False, first=False)

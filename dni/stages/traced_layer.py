@@ -154,8 +154,8 @@ class TracedLayer:
             return
         if output.shape[-1] % self.units:
             raise UsageError(
-                f"layer {self.name!r}: its traced part {key} returns {output.shape[-1]} numbers for {self.units} units: "
-                "return one for each unit, or a multiple"
+                f"layer {self.name!r}: its traced part {key} returns {output.shape[-1]} numbers for {self.units} "
+                "units: return one for each unit, or a multiple"
             )
         input = args[0].detach() if isinstance(args[0], Tensor) else None
         self._calls[key].append(Call(get_gradient_edge(output), output.shape, input))
@@ -166,8 +166,8 @@ def refuse_untraceable(name: str, layer: Recurrent) -> None:
     kind, parts = f"layer {name!r} ({type(layer).__name__})", layer.traced()
     if not parts:
         raise UsageError(
-            f"{kind} names no weights whose past can be carried: units of its state act on each other, or it has no "
-            "`traced`; use MinGRU, MinLSTM or LRU, say, or a cut in time without traces (truncated, synthetic)"
+            f"{kind} names no weights in `traced`, as units of its state act on each other: use MinGRU, MinLSTM or LRU "
+            "(model=mingru, minlstm or residual), or time=truncated or synthetic"
         )
     shapes = [tuple(s.shape) for s in layer.initial_state(1)]
     if len({*shapes}) > 1 or any(shape[:-2] != (1,) * len(shape[:-2]) for shape in shapes):
@@ -191,9 +191,8 @@ def refuse_mixing(
             expected = slope * own.to(slope).repeat(slope.shape[-1] // traced.units)
             if (got - expected).abs().max() > torch.finfo(slope.dtype).eps ** 0.5 * slope.abs().max():
                 raise UsageError(
-                    f"layer {traced.name!r} ({type(traced.layer).__name__}): units of its state act on each other, so "
-                    "that no past can be carried for it: leave out its `traced`, and take a cut in time without traces "
-                    "(truncated, synthetic)"
+                    f"layer {traced.name!r} ({type(traced.layer).__name__}): units of its state act on each other, "
+                    "so its `traced` is wrong: leave it out, and use time=truncated or synthetic"
                 )
 
 

@@ -10,7 +10,10 @@ from dni.types import State
 
 
 class OwnCell(Recurrent):
-    """h_t = tanh(u h_{t-1} + a_t) + c_t / 2, c_t = r c_{t-1} + sigmoid(g_t) h_t, with (a_t, g_t) = W x_t + b; y = V h."""
+    """h_t = tanh(u h_{t-1} + a_t) + c_{t-1} / 2, c_t = r c_{t-1} + sigmoid(g_t) h_t, (a_t, g_t) = W x_t + b.
+
+    The output is V h_t.
+    """
 
     def __init__(self, inputs: int, units: int) -> None:
         super().__init__()
