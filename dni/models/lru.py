@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dni.models.scan import constant_scan
+from dni.models.scan import scan
 from dni.recurrent import Recurrent, UnitParameter
 from dni.types import State
 
@@ -59,6 +59,6 @@ class LRU(Recurrent):
         driven = self.drive(x).to(decay.real.dtype)  # 16 bits, which autocast gives, have no complex numbers
         gain = torch.exp(self.gamma(batch)).unsqueeze(1)
         parts = torch.complex(*driven.chunk(2, dim=-1))
-        h = constant_scan(decay, gain * parts, torch.complex(real, imaginary))
+        h = scan(decay.unsqueeze(1), gain * parts, torch.complex(real, imaginary))
         y = self.out(torch.cat([h.real, h.imag], dim=-1)) + self.skip * x
         return y, (h.real[:, -1].unsqueeze(0), h.imag[:, -1].unsqueeze(0))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dni.models.scan import linear_scan
+from dni.models.scan import scan
 from dni.recurrent import Recurrent
 from dni.types import State
 
@@ -37,5 +37,5 @@ class MinLSTM(Recurrent):
         (hidden,) = state or self.initial_state(len(x))
         # i / (f + i) is the sigmoid of log i - log f, where log f = -softplus(-f).
         share = softplus(-self.forget(x)) - softplus(-self.input(x))
-        y = linear_scan(torch.sigmoid(-share), torch.sigmoid(share) * self.candidate(x), hidden[0])
+        y = scan(torch.sigmoid(-share), torch.sigmoid(share) * self.candidate(x), hidden[0])
         return y, (y[:, -1].unsqueeze(0),)

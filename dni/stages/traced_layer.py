@@ -117,8 +117,8 @@ class TracedLayer:
         """Add sum_b dL/dh_b e_b to the gradients of the traced weights, with h the entering state."""
         credit = torch.stack([_rows(gradient_of(s)) for s in entering])
         for name, trace in self.traces.items():
-            rows = credit.repeat(1, 1, trace.shape[2] // self.units)
-            gained = torch.einsum("mbr,mbr...->r...", rows.to(trace.dtype), trace)
+            rows = _tiled(credit, trace.shape[2]).to(trace.dtype)
+            gained = torch.einsum("mbr,mbr...->r...", rows, trace)
             weight = self.weights[name]
             weight.grad = gained if weight.grad is None else weight.grad + gained
 
@@ -209,7 +209,7 @@ def _carried(decays: Tensor, past: Tensor | None, window: Tensor) -> Tensor:
     """
     if past is None:
         return window
-    rows = decays.repeat(1, 1, 1, window.shape[2] // decays.shape[3]).to(window.dtype)
+    rows = _tiled(decays, window.shape[2]).to(window.dtype)
     rows = rows.unsqueeze(-1) if window.dim() > rows.dim() - 1 else rows
     for i, later in enumerate(window):
         for j, earlier in enumerate(past):
@@ -220,6 +220,12 @@ def _carried(decays: Tensor, past: Tensor | None, window: Tensor) -> Tensor:
 def _rows(state: Tensor) -> Tensor:
     """Return one tensor of a state as (B, H)."""
     return state.movedim(-2, 0).flatten(1)
+
+
+def _tiled(units: Tensor, rows: int) -> Tensor:
+    """Return (..., H) as (..., R): what belongs to every row, from what belongs to its unit."""
+    times = rows // units.shape[-1]
+    return units if times == 1 else torch.cat([units] * times, dim=-1)
 
 
 def _in_time(tensor: Tensor) -> Tensor:

@@ -8,24 +8,37 @@ from torch import Tensor, nn
 
 from dni.models import LRU, MinGRU, MinLSTM, ModelContext, Residual, ResidualBlock
 from dni.models.residual import Cell, Mixing
-from dni.models.scan import constant_scan
+from dni.models.scan import doubling_scan, scan
 from dni.recurrent import Recurrent
 from tests.support.windows import whole_gradients, windowed_gradients
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 8, 33])
-def test_the_complex_scan_and_its_gradients_equal_the_recurrence(steps: int) -> None:
+@pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("constant", [False, True])
+def test_scans_and_their_gradients_equal_the_recurrence(constant: bool, kind: torch.dtype, steps: int) -> None:
     torch.manual_seed(0)
-    shapes = (2, 3), (2, steps, 3), (2, 3)
-    decay, drive, initial = (torch.randn(*s, dtype=torch.complex128, requires_grad=True) for s in shapes)
+    shapes = (2, 1 if constant else steps, 3), (2, steps, 3), (2, 3)
+    decay, drive, initial = ((torch.randn(*s, dtype=kind) / 2).requires_grad_() for s in shapes)
     h, states = initial, []
     for t in range(steps):
-        h = decay * h + drive[:, t]
+        h = decay[:, 0 if constant else t] * h + drive[:, t]
         states.append(h)
     results = []
-    for y in (constant_scan(decay, drive, initial), torch.stack(states, dim=1)):
-        results.append([y, *torch.autograd.grad((y.abs() ** 2).sum(), (decay, drive, initial))])
-    torch.testing.assert_close(results[0], results[1], rtol=1e-11, atol=1e-11)
+    for run in (scan, doubling_scan, lambda *_: torch.stack(states, dim=1)):
+        y = run(decay, drive, initial)
+        results.append([y, *torch.autograd.grad(torch.sin(y.real).sum() + y.abs().sum(), (decay, drive, initial))])
+    torch.testing.assert_close(results[0], results[2], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(results[1], results[2], rtol=1e-11, atol=1e-11)
+
+
+def test_a_scan_of_16_bits_carries_its_state_in_32() -> None:
+    decay, drive = torch.rand(2, 5, 3).bfloat16().requires_grad_(), torch.randn(2, 5, 3).bfloat16()
+    initial = torch.randn(2, 3)
+    y = scan(decay, drive, initial)
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y, scan(decay.float(), drive.float(), initial))
+    assert torch.autograd.grad(y.sum(), decay)[0].dtype == torch.bfloat16
 
 
 def lru_by_hand(layer: LRU, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

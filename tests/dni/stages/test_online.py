@@ -202,7 +202,7 @@ class Mixing(OwnCell):
 
 def test_layers_that_mix_units_are_refused_by_name() -> None:
     lstm = Chain(nn.Linear(D, D), LSTM(D, H))
-    with pytest.raises(UsageError, match=r"layer '1' \(LSTM\) names no weights whose past can be carried"):
+    with pytest.raises(UsageError, match=r"layer '1' \(LSTM\) names no weights in `traced`"):
         OnlineStage(lstm, sgd(lstm))
     module = Chain(Mixing(D, H)).double()
     stage = online(module)
