@@ -15,9 +15,10 @@ from dni.predictors.convolutional import ConvRegressor, Flattened, PooledCritic
 from dni.predictors.critic import SoftmaxCritic, SquaredCritic
 from dni.predictors.regressor import Regressor
 from dni.predictors.soft_label_critic import SoftLabelCritic
-from dni.recurrent import Chain, Recurrent
+from dni.recurrent import Chain, Recurrent, UnitParameter
 from dni.stages.base import Stage
 from dni.stages.graph import Gradients
+from dni.stages.online import OnlineStage
 from dni.stages.partition import partition
 from dni.stages.weight_stashing import StashingStage
 from dni.time_targets.base import Bootstrap, PastWindow, StateTarget
@@ -37,6 +38,7 @@ __all__ = [
     "Interface",
     "LocalInterface",
     "LossInterface",
+    "OnlineStage",
     "Oracle",
     "OracleInterface",
     "PastWindow",
@@ -52,6 +54,7 @@ __all__ = [
     "StashingStage",
     "StateTarget",
     "TrueInterface",
+    "UnitParameter",
     "UsageError",
     "ZeroInterface",
     "__version__",
