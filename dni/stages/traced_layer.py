@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,13 +29,13 @@ class Call(NamedTuple):
 class TracedLayer:
     """An element-wise recurrent layer in one window after the other, cut from the layers below it.
 
-    For each traced weight W, (R, D), it carries the trace e = dh/dW, (m, B, R, D), of the m tensors h of its state:
-    row r of W acts on unit r mod H alone. A window with pre-activations a_t = W x_t changes it to
+    For each traced weight W, (R, D), it carries the trace e = dh/dW, (B, m, R, D), of the m tensors h of its state.
+    Row r of W acts on unit r mod H alone. A window with pre-activations a_t = W x_t changes it to
 
         e' = (dh'/dh) e + sum_t (dh'/da_t) x_t
 
     where h' is the state after the window. Both derivatives come from autograd, by one backward pass for each tensor of
-    the state. Biases and parameters of units have traces (m, B, R). A trace has the element type of its weight.
+    the state. Biases and parameters of units have traces (B, m, R). A trace has the element type of its weight.
 
     Args:
         name: of the layer in its chain.
@@ -105,34 +105,39 @@ class TracedLayer:
             refuse_mixing(self, found, sources, shapes, self._leaving)
             self._checked = True
         m = len(entering)
-        decays = torch.stack([torch.stack([_rows(s) for s in slopes[:m]]) for slopes in found])  # (m, m, B, H)
-        windows = [self._of_window(slopes[m:]) for slopes in found]
-        self.traces = {
-            name: _carried(decays, self.traces.get(name), torch.stack([each[name] for each in windows]))
-            for name in self.weights
-        }
+        decays = torch.stack([torch.stack([_rows(s) for s in slopes[:m]], dim=1) for slopes in found], dim=1)
+        window = self._of_window([slopes[m:] for slopes in found])
+        self.traces = {name: _carried(decays, self.traces.get(name), window[name]) for name in self.weights}
         self._below, self._leaving, self._calls = [], (), {}
 
     def _credit_past(self, entering: State) -> None:
         """Add sum_b dL/dh_b e_b to the gradients of the traced weights, with h the entering state."""
-        credit = torch.stack([_rows(gradient_of(s)) for s in entering])
+        credit = torch.stack([_rows(gradient_of(s)) for s in entering], dim=1)  # (B, m, H)
         for name, trace in self.traces.items():
             rows = _tiled(credit, trace.shape[2]).to(trace.dtype)
-            gained = torch.einsum("mbr,mbr...->r...", rows, trace)
+            gained = torch.einsum("bmr,bmr...->r...", rows, trace)
             weight = self.weights[name]
             weight.grad = gained if weight.grad is None else weight.grad + gained
 
-    def _of_window(self, slopes: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return what the window itself adds to the traces of one tensor of the state; `slopes`: of every call."""
-        found, left = dict[str, Tensor](), iter(slopes)
+    def _of_window(self, found: list[list[Tensor]]) -> dict[str, Tensor]:
+        """Return what the window itself adds to every trace; `found`: for each tensor of the state, the derivatives by
+        every call."""
+        m, number, added = len(found), 0, dict[str, Tensor]()
         for key, calls in self._calls.items():
-            slope = torch.cat([_in_time(next(left)) for _ in calls], dim=1)  # (B, T, R)
-            inputs = [_in_time(call.input) for call in calls if call.input is not None]
+            several = range(number, number := number + len(calls))
+            # (B, T, m R): one product makes the traces of all tensors of the state
+            slopes = _joined([_in_time(torch.cat([each[n] for each in found], dim=-1)) for n in several])
             for name, weight in self.parts[key].named_parameters():
-                c = slope.to(weight.dtype)
-                over_time = torch.cat(inputs, dim=1).to(weight.dtype) if weight.dim() > 1 else None
-                found[f"{key}.{name}"] = c.sum(1) if over_time is None else torch.bmm(c.transpose(1, 2), over_time)
-        return found
+                if f"{key}.{name}" not in self.weights:
+                    continue
+                c = slopes.to(weight.dtype)
+                if weight.dim() > 1:
+                    inputs = _joined([_in_time(call.input) for call in calls if call.input is not None])
+                    trace = torch.bmm(c.transpose(1, 2), inputs.to(weight.dtype))
+                else:
+                    trace = c.sum(1)
+                added[f"{key}.{name}"] = trace.unflatten(1, (m, -1))
+        return added
 
     def _enter(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Put leaves in the place of the layer's input. Drop traces of a batch of another size."""
@@ -140,7 +145,7 @@ class TracedLayer:
         below = {name: tensor for name, tensor in floating(value).items() if tensor.requires_grad}
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in below.items()}
         self._below = [(tensor, leaves[name]) for name, tensor in below.items()]
-        if any(trace.shape[1] != batch_of(value) for trace in self.traces.values()):
+        if any(len(trace) != batch_of(value) for trace in self.traces.values()):
             self.traces = {}
         # clones: the layer may modify its input in place, which a leaf does not allow
         entered = {name: leaves[name].clone() if name in leaves else tensor for name, tensor in named(value).items()}
@@ -203,17 +208,17 @@ def _slopes(end: Tensor, sources: list[Any], shapes: list[torch.Size]) -> list[T
 
 
 def _carried(decays: Tensor, past: Tensor | None, window: Tensor) -> Tensor:
-    """Return the trace after a window: its own part, (m, B, R) or (m, B, R, D), with the decayed past added in place.
+    """Return the trace after a window: its own part, (B, m, R) or (B, m, R, D), with the decayed past added in place.
 
-    `decays` is (m, m, B, H): of tensor i of the state after the window by tensor j before it.
+    `decays` is (B, m, m, H): of tensor i of the state after the window by tensor j before it.
     """
     if past is None:
         return window
     rows = _tiled(decays, window.shape[2]).to(window.dtype)
-    rows = rows.unsqueeze(-1) if window.dim() > rows.dim() - 1 else rows
-    for i, later in enumerate(window):
-        for j, earlier in enumerate(past):
-            later.addcmul_(rows[i, j], earlier)
+    rows = rows.unsqueeze(-1) if window.dim() == rows.dim() else rows
+    for i, later in enumerate(window.unbind(1)):
+        for j, earlier in enumerate(past.unbind(1)):
+            later.addcmul_(rows[:, i, j], earlier)
     return window
 
 
@@ -226,6 +231,11 @@ def _tiled(units: Tensor, rows: int) -> Tensor:
     """Return (..., H) as (..., R): what belongs to every row, from what belongs to its unit."""
     times = rows // units.shape[-1]
     return units if times == 1 else torch.cat([units] * times, dim=-1)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return the calls of a window one after another in time."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _in_time(tensor: Tensor) -> Tensor:
