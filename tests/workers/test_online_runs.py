@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dni.errors import ConfigError
+from dni.predictors.in_time import Mlp
 from tests.support.runs import assert_close, assert_same, parameters_of, tiny
 from workers.config.settings import Config
 from workers.launch.launcher import launch
@@ -51,6 +52,21 @@ def test_traces_and_a_predicted_future_change_what_is_learned(cell: str, tmp_pat
         found[name] = torch.cat([value.flatten() for value in parameters_of(tmp_path / name, 1).values()])
     assert not torch.allclose(found["spatial"], found["truncated"], atol=1e-4)
     assert not torch.allclose(found["synthetic"], found["spatial"], atol=1e-4)
+
+
+def test_a_predictor_that_stays_at_zero_is_no_future_bit_for_bit(tmp_path: Path) -> None:
+    for name, future in {"zero": "synthetic", "none": "spatial"}.items():
+        config = config_of(online(future))
+        config.predictor.time = Mlp(hidden=8, learning_rate=0.0)
+        launch(config, tmp_path / name)
+    assert_same(parameters_of(tmp_path / "zero", 2), parameters_of(tmp_path / "none", 2))
+
+
+def test_windows_of_whole_sequences_are_full_backpropagation_bit_for_bit(tmp_path: Path) -> None:
+    whole = {"batch": 4, "window": 18, "sequence": 18}
+    launch(config_of(online("spatial"), data=whole), tmp_path / "online")
+    launch(config_of({"method": "full"}, data=whole), tmp_path / "full")
+    assert_same(parameters_of(tmp_path / "online", 2), parameters_of(tmp_path / "full", 2))
 
 
 @pytest.mark.long
