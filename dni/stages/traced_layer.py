@@ -14,6 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from dni.errors import UsageError
 from dni.named_tensors import Value, batch_of, floating, like, named
 from dni.recurrent import Recurrent
+from dni.stages.element_wise import by_unit, refuse_mixing, refuse_untraceable, slopes_of
 from dni.stages.graph import gradient_of
 from dni.types import State
 
@@ -46,7 +47,8 @@ class TracedLayer:
         refuse_untraceable(name, layer)
         self.name, self.layer = name, layer
         keys = {part: key for key, part in layer.named_modules(prefix=name)}
-        self.parts = {keys[part]: part for part in layer.traced()}
+        trained = [part for part in layer.traced() if any(weight.requires_grad for weight in part.parameters())]
+        self.parts = {keys[part]: part for part in trained}
         self.weights = {
             f"{key}.{own}": weight
             for key, part in self.parts.items()
@@ -97,22 +99,25 @@ class TracedLayer:
 
         Rows that were reset do not depend on `entering`, so nothing of their past remains.
         """
+        called = {key for key, each in self._calls.items() if each}
+        if missing := {name.rpartition(".")[0] for name in self.weights} - called:
+            raise UsageError(f"layer {self.name!r} has not called its traced part {min(missing)}: call it in forward")
         calls = [call for each in self._calls.values() for call in each]
-        sources = [*entering, *(call.output for call in calls)]
+        sources: list[Tensor | GradientEdge] = [*entering, *(call.output for call in calls)]
         shapes = [*(s.shape for s in entering), *(call.shape for call in calls)]
-        found = [_slopes(end.sum(), sources, shapes) for end in self._leaving]
+        found = [slopes_of(end.sum(), sources, shapes) for end in self._leaving]
         if not self._checked:
-            refuse_mixing(self, found, sources, shapes, self._leaving)
+            refuse_mixing(self.name, self.layer, found, sources, shapes, self._leaving)
             self._checked = True
         m = len(entering)
-        decays = torch.stack([torch.stack([_rows(s) for s in slopes[:m]], dim=1) for slopes in found], dim=1)
+        decays = torch.stack([torch.stack([by_unit(s) for s in slopes[:m]], dim=1) for slopes in found], dim=1)
         window = self._of_window([slopes[m:] for slopes in found])
         self.traces = {name: _carried(decays, self.traces.get(name), window[name]) for name in self.weights}
         self._below, self._leaving, self._calls = [], (), {}
 
     def _credit_past(self, entering: State) -> None:
         """Add sum_b dL/dh_b e_b to the gradients of the traced weights, with h the entering state."""
-        credit = torch.stack([_rows(gradient_of(s)) for s in entering], dim=1)  # (B, m, H)
+        credit = torch.stack([by_unit(gradient_of(s)) for s in entering], dim=1)  # (B, m, H)
         for name, trace in self.traces.items():
             rows = _tiled(credit, trace.shape[2]).to(trace.dtype)
             gained = torch.einsum("bmr,bmr...->r...", rows, trace)
@@ -122,11 +127,10 @@ class TracedLayer:
     def _of_window(self, found: list[list[Tensor]]) -> dict[str, Tensor]:
         """Return what the window itself adds to every trace; `found`: for each tensor of the state, the derivatives by
         every call."""
-        m, number, added = len(found), 0, dict[str, Tensor]()
+        left, added = zip(*found, strict=True), dict[str, Tensor]()  # call by call
         for key, calls in self._calls.items():
-            several = range(number, number := number + len(calls))
             # (B, T, m R): one product makes the traces of all tensors of the state
-            slopes = _joined([_in_time(torch.cat([each[n] for each in found], dim=-1)) for n in several])
+            slopes = _joined([_in_time(torch.cat(next(left), dim=-1)) for _ in calls])
             for name, weight in self.parts[key].named_parameters():
                 if f"{key}.{name}" not in self.weights:
                     continue
@@ -136,7 +140,7 @@ class TracedLayer:
                     trace = torch.bmm(c.transpose(1, 2), inputs.to(weight.dtype))
                 else:
                     trace = c.sum(1)
-                added[f"{key}.{name}"] = trace.unflatten(1, (m, -1))
+                added[f"{key}.{name}"] = trace.view(len(trace), len(found), -1, *trace.shape[2:])
         return added
 
     def _enter(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -155,8 +159,6 @@ class TracedLayer:
         self._leaving = tuple(result[1])
 
     def _called(self, key: str, part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if not output.requires_grad:  # its weights are frozen
-            return
         if output.shape[-1] % self.units:
             raise UsageError(
                 f"layer {self.name!r}: its traced part {key} returns {output.shape[-1]} numbers for {self.units} "
@@ -164,47 +166,6 @@ class TracedLayer:
             )
         input = args[0].detach() if isinstance(args[0], Tensor) else None
         self._calls[key].append(Call(get_gradient_edge(output), output.shape, input))
-
-
-def refuse_untraceable(name: str, layer: Recurrent) -> None:
-    """Raise UsageError for a recurrent layer that names no traced parts, or wrong ones."""
-    kind, parts = f"layer {name!r} ({type(layer).__name__})", layer.traced()
-    if not parts:
-        raise UsageError(
-            f"{kind} names no weights in `traced`, as units of its state act on each other: use MinGRU, MinLSTM or LRU "
-            "(model=mingru, minlstm or residual), or time=truncated or synthetic"
-        )
-    shapes = [tuple(s.shape) for s in layer.initial_state(1)]
-    if len({*shapes}) > 1 or any(shape[:-2] != (1,) * len(shape[:-2]) for shape in shapes):
-        raise UsageError(f"{kind} has a state of shapes {shapes}: a traced one has tensors of one shape, (1, B, H)")
-
-
-def refuse_mixing(
-    traced: TracedLayer, found: list[list[Tensor]], sources: list[Any], shapes: list[torch.Size], leaving: State
-) -> None:
-    """Raise UsageError if units of the state act on each other, which would make the traces wrong.
-
-    `found` are the derivatives of the sum over the units. Weighted by random numbers, one for each unit, the units must
-    have them times these numbers.
-    """
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.rand(traced.units, generator=generator) + 0.5
-    for end, slopes in zip(leaving, found, strict=True):
-        own = weights.to(end)
-        weighted = _slopes((_rows(end) * own).sum(), sources, shapes)
-        for got, slope in zip(weighted, slopes, strict=True):
-            expected = slope * own.to(slope).repeat(slope.shape[-1] // traced.units)
-            if (got - expected).abs().max() > torch.finfo(slope.dtype).eps ** 0.5 * slope.abs().max():
-                raise UsageError(
-                    f"layer {traced.name!r} ({type(traced.layer).__name__}): units of its state act on each other, "
-                    "so its `traced` is wrong: leave it out, and use time=truncated or synthetic"
-                )
-
-
-def _slopes(end: Tensor, sources: list[Any], shapes: list[torch.Size]) -> list[Tensor]:
-    """Return the derivatives of a number by tensors and edges of its graph; zeros where it does not depend on one."""
-    found = torch.autograd.grad(end, sources, retain_graph=True, allow_unused=True)
-    return [end.new_zeros(shape) if each is None else each for each, shape in zip(found, shapes, strict=True)]
 
 
 def _carried(decays: Tensor, past: Tensor | None, window: Tensor) -> Tensor:
@@ -220,11 +181,6 @@ def _carried(decays: Tensor, past: Tensor | None, window: Tensor) -> Tensor:
         for j, earlier in enumerate(past.unbind(1)):
             later.addcmul_(rows[:, i, j], earlier)
     return window
-
-
-def _rows(state: Tensor) -> Tensor:
-    """Return one tensor of a state as (B, H)."""
-    return state.movedim(-2, 0).flatten(1)
 
 
 def _tiled(units: Tensor, rows: int) -> Tensor:

@@ -184,12 +184,15 @@ def test_a_batch_of_another_size_begins_anew() -> None:
 
 
 def test_frozen_weights_have_no_traces() -> None:
-    module = chain("mingru", 1)
-    module[2].gate.requires_grad_(False)
-    stage = online(module)
-    of_windows([stage], windows(), NO_RESETS)
-    assert {*stage.traces} == {"2.candidate.weight", "2.candidate.bias"}
-    assert module[2].gate.weight.grad is None
+    """Also where the input of the frozen part has no gradient."""
+    for module, name in ((chain("mingru", 1), "2"), (Chain(MinGRU(D, H)).double(), "0")):
+        layer = module.get_submodule(name)
+        assert isinstance(layer, MinGRU)
+        layer.gate.requires_grad_(False)
+        stage = OnlineStage(module, sgd(module), first=True)
+        of_windows([stage], windows(), NO_RESETS)
+        assert {*stage.traces} == {f"{name}.candidate.weight", f"{name}.candidate.bias"}
+        assert layer.gate.weight.grad is None
 
 
 class Mixing(OwnCell):
@@ -208,6 +211,32 @@ def test_layers_that_mix_units_are_refused_by_name() -> None:
     stage = online(module)
     stage.forward(windows()[0])
     with pytest.raises(UsageError, match=r"layer '0' \(Mixing\): units of its state act on each other"):
+        stage.backward(None)
+
+
+class Unlike(OwnCell):
+    """It names a part that is not linear."""
+
+    def traced(self) -> tuple[nn.Module, ...]:
+        return (nn.LayerNorm(D),)
+
+
+class Uncalled(MinGRU):
+    """It computes its gate without a call of the part."""
+
+    def forward(self, x: Tensor, state: tuple[Tensor, ...] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
+        drive = nn.functional.linear(x, self.gate.weight) * self.candidate(x)
+        y = torch.cumsum(drive, dim=1) + state[0].squeeze(0)[:, None]
+        return y, (y[:, -1].unsqueeze(0),)
+
+
+def test_wrong_parts_are_refused_by_name() -> None:
+    module = Chain(Unlike(D, H))
+    with pytest.raises(UsageError, match=r"layer '0' \(Unlike\) names a LayerNorm in `traced`"):
+        online(module)
+    stage = online(Chain(Uncalled(D, H)).double())
+    stage.forward(windows()[0])
+    with pytest.raises(UsageError, match=r"layer '0' has not called its traced part 0\.gate: call it in forward"):
         stage.backward(None)
 
 
