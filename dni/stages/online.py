@@ -34,13 +34,18 @@ class OnlineStage(Stage):
         if self.chunk is not None:
             raise UsageError("an OnlineStage keeps the activations of a window: use chunk=None")
         self.layers = traced_layers(self.module)
+        self._entering: State | None = None  # of the window that the traces are not moved over yet
 
     def forward(self, activation: Value, reset: Tensor | None = None, step: int = 0) -> tuple[Value, Tensor | None]:
         self._carry_over()
         return super().forward(activation, reset, step)
 
+    def update(self, divisor: float = 1.0, *, move: bool = True, factor: float = 1.0) -> None:
+        if self._graph is None:
+            self._carry_over()  # here, as the previous stage waits for what `backward` returns
+        super().update(divisor, move=move, factor=factor)
+
     def state_dict(self) -> dict[str, Any]:
-        self._carry_over()
         return {**super().state_dict(), "traces": self.traces}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -51,7 +56,8 @@ class OnlineStage(Stage):
 
     @property
     def traces(self) -> dict[str, Tensor]:
-        """The traces of all layers, by the names of their weights; empty before the first window."""
+        """The traces of all layers after the newest window, by the names of their weights; empty before the first."""
+        self._carry_over()
         return {name: trace for layer in self.layers for name, trace in layer.traces.items()}
 
     def _call(self, x: Value, state: State) -> tuple[Value, State]:
@@ -61,20 +67,21 @@ class OnlineStage(Stage):
             return super()._call(x, state)
 
     def _backward(self, graph: Graph, ends: list[Tensor], gradients: list[Tensor], future: State | None) -> None:
-        """Go back from the top, layer by layer. Then move the traces to the end of the window."""
+        """Go back from the top, layer by layer."""
         for layer, own in reversed(self._parts()):
             after = None if future is None else future[own]
             ends, gradients = layer.backward(ends, gradients, graph.entering[own], after)
-            layer.carry(graph.entering[own])
         if ends:
             torch.autograd.backward(ends, gradients)
+        self._entering = graph.entering
 
     def _carry_over(self) -> None:
-        """Move the traces over a window that has not been gone back through."""
+        """Move the traces to the end of the newest window, also if there was no backward pass through it."""
         graph, self._graph = self._graph, None
-        if graph is not None:
+        entering, self._entering = self._entering if graph is None else graph.entering, None
+        if entering is not None:
             for layer, own in self._parts():
-                layer.carry(graph.entering[own])
+                layer.carry(entering[own])
 
     def _parts(self) -> list[tuple[TracedLayer, slice]]:
         """Return the layers from the bottom up, each with the place of its tensors in the stage's state."""
