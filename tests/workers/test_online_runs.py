@@ -13,6 +13,7 @@ from dni.predictors.in_time import Mlp
 from tests.support.runs import assert_close, assert_same, parameters_of, tiny
 from workers.config.settings import Config
 from workers.launch.launcher import launch
+from workers.storage import checkpoint
 
 PROCESSES: dict[str, Any] = {"transport": {"kind": "grpc"}, "launch": {"mode": "processes"}}
 TRUNCATED: dict[str, Any] = {"method": "truncated"}
@@ -82,6 +83,14 @@ def test_traces_follow_their_layers_to_other_stages(tmp_path: Path) -> None:
     launch(config_of(online("spatial"), stages=2, resume=str(tmp_path / "three")), tmp_path / "two")
     launch(config_of(online("spatial"), stages=1), tmp_path / "one")
     assert_close(parameters_of(tmp_path / "two", 2), parameters_of(tmp_path / "one", 1))
+
+
+def test_traces_stay_in_32_bits(tmp_path: Path) -> None:
+    launch(config_of(online("synthetic"), precision="bf16"), tmp_path / "run")
+    traces = [trace for k in range(2) for trace in checkpoint.load(tmp_path / "run", 10, k)["stage"]["traces"].values()]
+    assert {trace.dtype for trace in traces} == {torch.float32}
+    assert all(trace.isfinite().all() and trace.count_nonzero() for trace in traces)
+    assert {trace.shape[:2] for trace in traces} == {(4, 2)}  # four streams, two tensors of the state
 
 
 def test_other_recurrent_layers_are_refused_before_anything_is_written(tmp_path: Path) -> None:
