@@ -17,10 +17,11 @@ from dni.predictors.critic import SoftmaxCritic, SquaredCritic
 from dni.predictors.head_critic import HeadCritic
 from dni.predictors.regressor import Regressor
 from dni.predictors.soft_label_critic import SoftLabelCritic
-from dni.recurrent import Chain, Recurrent
+from dni.recurrent import Chain, Recurrent, UnitParameter
 from dni.stages.base import Stage
 from dni.stages.correcting import CorrectingStage
 from dni.stages.graph import Gradients
+from dni.stages.online import OnlineStage
 from dni.stages.partition import partition
 from dni.stages.weight_stashing import StashingStage
 from dni.time_targets.base import Bootstrap, PastWindow, StateTarget
@@ -43,6 +44,7 @@ __all__ = [
     "Interface",
     "LocalInterface",
     "LossInterface",
+    "OnlineStage",
     "Oracle",
     "OracleInterface",
     "PastWindow",
@@ -58,6 +60,7 @@ __all__ = [
     "StashingStage",
     "StateTarget",
     "TrueInterface",
+    "UnitParameter",
     "UsageError",
     "ZeroInterface",
     "__version__",

@@ -20,6 +20,29 @@ class Recurrent(nn.Module):
         """Return the state at the start of a sequence: zeros on the layer's device, with B in dimension -2."""
         raise NotImplementedError
 
+    def traced(self) -> tuple[nn.Module, ...]:
+        """Return the parts whose weights `time=online` carries credit for; none, as here, if it cannot.
+
+        Each is an `nn.Linear` or a `UnitParameter`, called in `forward`. The layer must be element-wise: all tensors of
+        the state have H units, unit h of the state after a window depends on unit h of the state before it alone, and
+        on the rows h, H + h, 2 H + h, ... of what these parts return. Parts whose output does not reach the state do
+        not belong here.
+        """
+        return ()
+
+
+class UnitParameter(nn.Module):
+    """A parameter with one number for each unit, such as a decay, in a form that `Recurrent.traced` can name."""
+
+    def __init__(self, values: Tensor) -> None:
+        """`values` (H,) are its first ones."""
+        super().__init__()
+        self.values = nn.Parameter(values)
+
+    def forward(self, batch: int) -> Tensor:
+        """Return the numbers as (B, H)."""
+        return self.values.expand(batch, -1)
+
 
 class Chain(nn.Sequential):
     """An `nn.Sequential` whose layers may be `Recurrent`. Its state is the concatenation of the layers' states.

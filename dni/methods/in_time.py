@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from dni.errors import ConfigError
 from dni.interfaces.base import Interface, ZeroInterface
+from dni.methods.base import DepthMethod
 from dni.methods.cut import TimeCutContext
 from dni.plugin import Named, RunContext
+from dni.recurrent import Chain
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
 
@@ -47,9 +50,18 @@ class TimeMethod(Named, ABC):
         """
         return Bootstrap()
 
+    def stage(
+        self, depth: DepthMethod, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any
+    ) -> Stage:
+        """Build a stage, by default as the method in depth does; `settings` are further arguments of `Stage`."""
+        return depth.stage(module, optimizer, last=last, **settings)
+
     def learners(self, cut: TimeCutContext) -> dict[str, nn.Module]:
         """Build the modules that learn at the cut, for their names and shapes alone; as `Interface.learners`."""
         return {}
+
+    def check_module(self, module: Chain) -> None:
+        """Raise UsageError for a stage's part of the model that cannot be trained with this method."""
 
     def check(self, run: RunContext) -> None:
         """Raise ConfigError for settings of the run that cannot be trained with this method."""

@@ -13,6 +13,7 @@ from torch import nn
 from dni.errors import ConfigError
 from dni.models.base import Layered, ModelContext
 from dni.models.mingru import MinGRU
+from dni.models.minlstm import MinLSTM
 from dni.models.recurrent import GRU, LSTM
 from dni.models.transformer import CausalBlock, SegmentTransformer, draw_weights
 from dni.ranges import one_or_more
@@ -105,6 +106,16 @@ class MinGru(Stack):
 
     def layer(self) -> Recurrent:
         return MinGRU(self.units, self.units)
+
+
+@dataclass
+class MinLstm(Stack):
+    """Stacked `MinLSTM` layers."""
+
+    name: ClassVar[str] = "minlstm"
+
+    def layer(self) -> Recurrent:
+        return MinLSTM(self.units, self.units)
 
 
 @dataclass

@@ -12,12 +12,12 @@ from torch.utils.checkpoint import checkpoint
 
 from dni.errors import UsageError
 from dni.misuse import refuse_divisor, refuse_earlier, refuse_input, refuse_stage
-from dni.named_tensors import Value, batch_of, floating, like, map_tensors, named
+from dni.named_tensors import Value, batch_of, map_tensors
 from dni.recurrent import as_chain, pack, reset_streams, unpack
 from dni.rng import OwnRandomness, is_stochastic
 from dni.stages.clipping import Clipping, rates_of, step_at
 from dni.stages.gradient_accumulator import GradientAccumulator
-from dni.stages.graph import Gradients, Graph, Reply, backward_starts, gradient_of
+from dni.stages.graph import Gradients, Graph, Reply, backward_starts, fresh_input, gradient_of
 from dni.types import State
 
 
@@ -89,7 +89,7 @@ class Stage:
         the output and the packed state (B, F) after the window, both detached; the state of a stateless stage is None.
         """
         refuse_input(activation)
-        x, leaf = self._fresh_input(self._on_device(activation))
+        x, leaf = fresh_input(self._on_device(activation), gradient=not self.first)
         entering = tuple(s.detach().requires_grad_() for s in self._carried(self.state, batch_of(x)))
         entered = reset_streams(entering, None if reset is None else reset.to(self.device))
         with self.randomness.active() if self.randomness else nullcontext():
@@ -110,12 +110,7 @@ class Stage:
         if step != self._newest and not self.keeps_windows:
             refuse_earlier(step, self._newest)
         ends, gradients = backward_starts(graph.output, output, self.device)
-        if state is not None:
-            ends += graph.leaving
-            gradients += unpack(state.to(self.device), graph.leaving)
-        if ends:
-            with self._recomputing():
-                torch.autograd.backward(ends, gradients, retain_graph=self._retains)
+        self._backward(graph, ends, gradients, None if state is None else unpack(state.to(self.device), graph.leaving))
         entering = tuple(gradient_of(s) for s in graph.entering)
         activation = None if graph.input is None else map_tensors(gradient_of, graph.input)
         return Gradients(activation, pack(entering) if entering else None)
@@ -208,6 +203,14 @@ class Stage:
             self.randomness.states = state["random"]
         self._accumulator = GradientAccumulator.restored(self.device, **state["gathered"])
 
+    def _backward(self, graph: Graph, ends: list[Tensor], gradients: list[Tensor], future: State | None) -> None:
+        """Go back from `ends` and their gradients, and from the leaving state; `future` is its gradient."""
+        if future is not None:
+            ends, gradients = [*ends, *graph.leaving], [*gradients, *future]
+        if ends:
+            with self._recomputing():
+                torch.autograd.backward(ends, gradients, retain_graph=self._retains)
+
     def _step(self, factor: float) -> None:
         accumulator, self._accumulator = self._accumulator, GradientAccumulator()
         gradients = accumulator.write_gradients(self.module)
@@ -220,13 +223,6 @@ class Stage:
 
     def _on_device(self, value: Value) -> Value:
         return map_tensors(lambda tensor: tensor.to(self.device), value)
-
-    def _fresh_input(self, activation: Value) -> tuple[Value, Value | None]:
-        """Return the module's input, and the leaves that receive its gradient (None: no gradient)."""
-        leaves = {name: t.detach().requires_grad_(not self.first) for name, t in floating(activation).items()}
-        # clones: the first layer may modify its input in place, which neither a leaf nor the sender's memory allows
-        copies = {name: leaves[name].clone() if name in leaves else t.detach() for name, t in named(activation).items()}
-        return like(copies, activation), like(leaves, activation) if leaves and not self.first else None
 
     def _run(self, x: Value, state: State) -> tuple[Value, State]:
         if self.chunk is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dni.misuse import refuse_gradient
-from dni.named_tensors import Value, named
+from dni.named_tensors import Value, floating, like, named
 from dni.types import State
 
 
@@ -33,6 +33,14 @@ class Graph(NamedTuple):
     entering: State
     output: Value
     leaving: State
+
+
+def fresh_input(activation: Value, *, gradient: bool) -> tuple[Value, Value | None]:
+    """Return a module's input, and the leaves that receive its gradient (None: no gradient)."""
+    leaves = {name: each.detach().requires_grad_(gradient) for name, each in floating(activation).items()}
+    # clones: the first layer may modify its input in place, which neither a leaf nor the sender's memory allows
+    copies = {name: leaves[name].clone() if name in leaves else t.detach() for name, t in named(activation).items()}
+    return like(copies, activation), like(leaves, activation) if leaves and gradient else None
 
 
 def gradient_of(leaf: Tensor) -> Tensor:

@@ -36,4 +36,4 @@ def build_stage(config: Config, index: int) -> Stage:
     last = index == config.parts - 1
     optimizer = build_optimizer(config, chain, replicas, last=last)
     settings["schedule"] = start_schedule(config.optimizer.schedule, optimizer, config.decay_steps)
-    return config.depth.stage(chain, optimizer, last=last, **settings)
+    return config.time.stage(config.depth, chain, optimizer, last=last, **settings)

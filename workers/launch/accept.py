@@ -15,6 +15,7 @@ from workers.build.interfaces import refuse_large
 from workers.build.metrics import try_metrics
 from workers.build.model import build_chains
 from workers.build.optimizer import try_optimizers
+from workers.build.own_code import as_config_error
 from workers.build.shapes import forget_specs, refuse_misfit, refuse_named_tensors
 from workers.config.schema import LaunchConfig
 from workers.config.settings import Config
@@ -113,7 +114,11 @@ def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
     refuse_misfit(config)
     try_metrics(config)
     refuse_named_tensors(config)
-    try_optimizers(config, build_chains(config))
+    chains = build_chains(config)
+    with as_config_error(f"time={config.time.name} cannot train model={config.model.name}"):
+        for chain in chains:
+            config.time.check_module(chain)
+    try_optimizers(config, chains)
     refuse_large(config)
     check_devices(config, devices)
     config.transport.check_machine(devices, first=0 if rank_info is None else rank_info.rank)

@@ -20,8 +20,8 @@ from workers.repartition.saved import SavedPart
 
 Content = dict[str, Any]
 
-#: What stages of every kind save.
-COMMON = ("layers", "module", "optimizer", "state", "random", "gathered", "schedule", "gradient_norm")
+#: What stages of every kind save, and the traces of `OnlineStage`, by the names of weights.
+COMMON = ("layers", "module", "optimizer", "state", "random", "gathered", "schedule", "gradient_norm", "traces")
 
 
 def stage_state(config: Config, step: int, index: int, stage: Stage, found: Matches, layers: Layers) -> Content:
@@ -41,6 +41,7 @@ def stage_state(config: Config, step: int, index: int, stage: Stage, found: Matc
         "random": _random(config, step, index, stage, found),
         "gathered": gathered(found.sharing, [name for name, _ in stage.module.named_parameters()]),
         "gradient_norm": None,
+        **({"traces": _traces(found.sharing, own)} if "traces" in fresh else {}),
     }
 
 
@@ -72,6 +73,12 @@ def gathered(saved: Sequence[SavedPart], names: Sequence[str]) -> Content:
 def even(parts: Sequence[Content]) -> bool:
     """Whether parts have gathered gradients alike, so that these make one optimizer step together."""
     return len({(part["windows"], part["divisor"]) for part in parts}) == 1
+
+
+def _traces(saved: Sequence[SavedPart], own: Sequence[str]) -> Content:
+    """Those of the weights of the layers `own`."""
+    traces = _together([part.state["stage"].get("traces", {}) for part in saved])
+    return {name: trace for name, trace in traces.items() if name.split(".")[0] in own}
 
 
 def _random(config: Config, step: int, index: int, stage: Stage, found: Matches) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from dni.models import MinGRU
-from dni.models.mingru import linear_scan
+from dni.models.scan import linear_scan
 from dni.recurrent import Chain, reset_streams
 from dni.stages.base import Stage
 from tests.support.windows import whole_gradients, windowed_gradients
