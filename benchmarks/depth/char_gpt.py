@@ -132,7 +132,7 @@ def trial(method: str, rate: str) -> Cell:
 def _tried(tried: dict[str, list[Cell]]) -> dict[str, Row]:
     every = [cell for cells in tried.values() for cell in cells]
     rows = TUNING.fill(every, partial(measure, tuning=True), lambda row: row.get("failed") or f"{row['valid']:.3f}")
-    TUNING.keep(rows, [])
+    TUNING.keep({**TUNING.finished(), **rows}, [])
     return rows
 
 

@@ -50,6 +50,7 @@ def unsplit_name(name: str) -> str:
     return f"{places[part] if part in places else 1 + int(part[-1])}.{inner}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["synthetic", "local"])
 def test_the_residual_net_learns_with_other_methods(method: str, import_example: Import, tmp_path: Path) -> None:
     import_example("residual_net", "resnet")

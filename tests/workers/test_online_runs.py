@@ -37,7 +37,9 @@ def config_of(time: dict[str, Any], depth: str = "backprop", cell: str = "lru", 
 
 
 @pytest.mark.parametrize("future", ["spatial", "synthetic"])
-@pytest.mark.parametrize("depth", ["backprop", "synthetic", "local", "irregular"])
+@pytest.mark.parametrize(
+    "depth", ["backprop", *(pytest.param(d, marks=pytest.mark.long) for d in ("synthetic", "local", "irregular"))]
+)
 def test_it_runs_and_goes_on_where_it_stopped(depth: str, future: str, tmp_path: Path) -> None:
     launch(config_of(online(future), depth), tmp_path / "whole")
     again = config_of(online(future), depth, resume=str(tmp_path / "whole"), resume_step=5)
@@ -45,6 +47,7 @@ def test_it_runs_and_goes_on_where_it_stopped(depth: str, future: str, tmp_path:
     assert_same(parameters_of(tmp_path / "whole", 2), parameters_of(tmp_path / "again", 2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cell", ["lru", "mingru", "minlstm"])
 def test_traces_and_a_predicted_future_change_what_is_learned(cell: str, tmp_path: Path) -> None:
     found = {}

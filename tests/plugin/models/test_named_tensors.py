@@ -49,6 +49,7 @@ def test_processes_go_on_where_they_stopped(tmp_path: Path) -> None:
     assert_same(parameters_of(tmp_path / "whole", 4), parameters_of(tmp_path / "again", 4))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["synthetic", "local", "delayed"])
 def test_other_methods_learn(method: str, tmp_path: Path) -> None:
     depth = {"method": method, "lag": 1}

@@ -65,6 +65,7 @@ def test_locked_training_equals_the_unsplit_model(data: str, model: str, drop_la
     assert_same(parameters_of(tmp_path, 3), trained(config))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["synthetic", "local", "delayed"])
 @pytest.mark.parametrize(("data", "model"), PAIRS)
 def test_other_methods_learn_and_resume(data: str, model: str, method: str, tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ NEEDS = {
     "optimizer/schedule=step": ["optimizer.schedule.decay_steps=100", "optimizer.schedule.final=0.1"],
 }
 
-#: Methods in depth whose pairs are composed in the quick tests.
-QUICK = ("backprop", "synthetic", "1f1b")
+#: The method in depth whose pairs are composed in the quick tests.
+QUICK = ("synthetic",)
 
 
 def test_the_groups_are_those_of_the_documentation() -> None:

@@ -86,6 +86,7 @@ def test_a_schedule_of_the_rate_counts_for_the_step_that_waits(tmp_path: Path) -
     assert_same(parameters_of(tmp_path / "three", 3), parameters_of(tmp_path / "one", 1))
 
 
+@pytest.mark.long
 def test_a_resumed_run_equals_one_that_went_on(tmp_path: Path) -> None:
     for method, depth in (("backprop", {}), ("synthetic", {"lag": 1}), ("delayed", {"lag": 1})):
         plan = {"depth": depth, "optimizer": {"schedule": {"kind": "constant"}}}

@@ -51,6 +51,7 @@ def test_copies_are_equal_at_the_start_and_trained_apart(tmp_path: Path) -> None
     assert not torch.equal(found[ONE], found[LAST])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "optimizer", [{"clip": None}, {"clip": 0.05, "clip_norm": "global"}, {"clip": None, "kind": "muon"}]
 )
@@ -72,6 +73,7 @@ def test_copies_cannot_become_one_again(tmp_path: Path) -> None:
     launch(run(3, "copy", ("1", "2"), steps=6, resume=str(tmp_path / "two")), tmp_path / "three")
 
 
+@pytest.mark.long
 def test_an_exported_file_has_one_tensor_that_the_unsplit_model_loads(tmp_path: Path) -> None:
     launch(run(4), tmp_path / "run")
     file = tmp_path / "weights.safetensors"
@@ -88,6 +90,7 @@ def test_an_exported_file_has_one_tensor_that_the_unsplit_model_loads(tmp_path: 
         assert_same(parameters_of(tmp_path / name, 2), found)
 
 
+@pytest.mark.long
 def test_evaluation_is_that_of_the_unsplit_model(tmp_path: Path) -> None:
     for stages in (1, 3):
         launch(run(stages), tmp_path / str(stages))
@@ -110,6 +113,7 @@ def test_stages_that_do_not_wait_for_frames_are_refused(setting: dict[str, Any],
         launch(tiny(depth={"method": "synthetic_inputs"}, **setting), tmp_path)
 
 
+@pytest.mark.long
 def test_a_traced_model_keeps_its_shared_parameters(tmp_path: Path) -> None:
     traced = {"_target_": "tests.support.stages.tied_model.network", "split_points": []}
     config, opened = resolve(run(3, steps=6, model={**traced, "tied": "refuse"}))

@@ -96,6 +96,7 @@ def test_gradients_of_the_same_step_have_no_delay(tmp_path: Path) -> None:
     assert all("tied_delay_steps" not in stage for stage in stages[1:])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "depth"), [("backprop", {}), ("synthetic", {"lag": 1}), ("local", {"lag": 1}), ("delayed", {"lag": 1})]
 )

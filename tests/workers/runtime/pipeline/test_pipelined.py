@@ -31,14 +31,14 @@ ADAM = {"kind": "adam", "schedule": {"kind": "cosine", "warmup_steps": 3, "decay
     ("method", "stages", "microbatches", "chunks", "optimizer"),
     [
         pytest.param("gpipe", 2, 4, 2, SGD, marks=pytest.mark.long),
-        ("1f1b", 4, 8, 2, SGD),
-        ("interleaved_1f1b", 4, 4, 2, SGD),
+        pytest.param("1f1b", 4, 8, 2, SGD, marks=pytest.mark.long),
+        pytest.param("interleaved_1f1b", 4, 4, 2, SGD, marks=pytest.mark.long),
         ("zero_bubble", 2, 4, 2, SGD),
-        ("zero_bubble", 4, 4, 1, SGD),
+        pytest.param("zero_bubble", 4, 4, 1, SGD, marks=pytest.mark.long),
         ("gpipe", 4, 2, 2, ADAM),
-        ("1f1b", 2, None, 2, ADAM),
+        pytest.param("1f1b", 2, None, 2, ADAM, marks=pytest.mark.long),
         ("interleaved_1f1b", 2, 8, 3, ADAM),
-        ("zero_bubble", 4, 8, 2, ADAM),
+        pytest.param("zero_bubble", 4, 8, 2, ADAM, marks=pytest.mark.long),
     ],
 )
 def test_it_equals_plain_backpropagation(
@@ -81,6 +81,7 @@ def test_a_curriculum_of_whole_sequences_grows_as_with_backprop(method: str, ran
     assert_close(parameters_of(tmp_path / "pipe", stages), parameters_of(tmp_path / "plain", stages))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["gpipe", "interleaved_1f1b"])
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(method: str, ranks: Ranks, tmp_path: Path) -> None:
     """The first stage is asked to stop after step 4; it announces step 5 as the last to all stages."""
