@@ -23,7 +23,8 @@ class LRU(Recurrent):
     Args:
         inputs: D, size of x_t and y_t.
         units: complex numbers of the state.
-        smallest, largest: bounds of abs(lambda) at first; it is uniform in the ring between them.
+        smallest: smallest abs(lambda) at first; lambda is uniform in a ring.
+        largest: largest abs(lambda) at first.
         phase: largest angle of lambda at first, in radians.
     """
 
