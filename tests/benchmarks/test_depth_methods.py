@@ -18,6 +18,7 @@ from benchmarks.harness.tuning import Trial, best, beyond, late
 from workers.config.validation.check import check
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "two clocks"])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_four_settings_that_can_be_run(task: str, name: str) -> None:

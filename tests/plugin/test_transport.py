@@ -54,6 +54,7 @@ def test_the_command_trains_over_it(tmp_path: Path) -> None:
     assert (done.code, json.loads((tmp_path / "run/summary.json").read_text())["transport"]) == (0, "Tcp")
 
 
+@pytest.mark.long
 def test_run_can_resume_over_another_transport(tmp_path: Path) -> None:
     """The new transport does not take over settings of the old one."""
     folder = tmp_path / "run"

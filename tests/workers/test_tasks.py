@@ -39,6 +39,7 @@ def solved(run_dir: Path) -> list[int]:
     return [record["solved_length"] for record in records if "solved_length" in record]
 
 
+@pytest.mark.long
 def test_the_curriculum_is_the_same_in_threads_and_over_grpc(tmp_path: Path) -> None:
     launch(copying(), tmp_path / "local")
     launch(copying(transport={"kind": "grpc"}), tmp_path / "grpc")
@@ -47,6 +48,7 @@ def test_the_curriculum_is_the_same_in_threads_and_over_grpc(tmp_path: Path) -> 
     assert_same(parameters_of(tmp_path / "local", 2), parameters_of(tmp_path / "grpc", 2))
 
 
+@pytest.mark.long
 def test_a_resumed_curriculum_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     settings = {"checkpoint": {"every": 101, "keep": 9}}
     launch(copying(), tmp_path / "whole")

@@ -62,6 +62,7 @@ def test_one_bad_job_refuses_the_whole_sweep(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_an_interrupted_sweep_lists_commands_for_the_remaining_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

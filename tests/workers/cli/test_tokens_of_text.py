@@ -47,6 +47,7 @@ def test_bits_are_per_token_and_per_byte(run: Path, capsys: pytest.CaptureFixtur
     assert f"{found['bits_per_label']:.4f} bits per label, {found['bits_per_byte']:.4f} bits per byte, " in line
 
 
+@pytest.mark.long
 def test_text_is_written_without_text_or_tokenizer(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moved = [(run.parent / name, run.parent / f"{name}.gone") for name in ("text.txt", "tokenizer.json")]
     for here, there in moved:

@@ -76,6 +76,7 @@ def strike(monkeypatch: pytest.MonkeyPatch, times: int, number: signal.Signals =
     return (*SMALL, "stages=1", "launch=processes", "steps=100000", "checkpoint.every=null")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGHUP, 2)])
 def test_a_signal_in_the_middle_of_a_record_stops_in_good_order(
     number: signal.Signals, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

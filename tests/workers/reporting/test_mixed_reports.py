@@ -25,6 +25,7 @@ def task(data: str, model: str, steps: int = 20) -> dict[str, Any]:
     return {"data": {"name": data, "sha256": None}, "config": config, "steps": steps}
 
 
+@pytest.mark.long
 def test_every_task_has_a_table_and_figures_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for data, model, steps in (("text", "lstm", 20), ("ptb", "lstm", 20), ("mnist", "mlp", 20), ("mnist", "mlp", 40)):
         for seed in (0, 1):

@@ -55,6 +55,7 @@ def test_stages_send_half_the_bytes(sent: Counter[str], tmp_path: Path) -> None:
         assert bytes_sent["bf16"][role] * 2 == bytes_sent["fp32"][role] > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_in_16_bits_is_that_in_32_bits_within_half_a_percent(method: str, tmp_path: Path) -> None:
     bits = {
@@ -77,6 +78,7 @@ def test_a_resumed_run_in_16_bits_is_an_uninterrupted_one_but_for_rounding(tmp_p
     assert_close(parameters_of(tmp_path / "whole", 2), parameters_of(tmp_path / "again", 2), within=1e-4)
 
 
+@pytest.mark.long
 def test_evaluation_has_the_precision_of_the_run(tmp_path: Path) -> None:
     settings = {"depth": METHODS["backprop"], "precision": "bf16", "evaluate": {"every": None, "windows": None}}
     trained = launch(tiny(**settings), tmp_path).summary["valid"]["bits_per_label"]

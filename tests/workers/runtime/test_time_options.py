@@ -47,6 +47,7 @@ def state_of(folder: Path, step: int, stages: int) -> dict[str, Tensor]:
     return {f"{k}{name}": tensor for k, file in enumerate(files) for name, tensor in load_file(file).items()}
 
 
+@pytest.mark.long
 @CUTS
 def test_every_option_changes_the_trained_parameters(stages: int, depth: str, tmp_path: Path) -> None:
     options: dict[str, dict[str, Any]] = {

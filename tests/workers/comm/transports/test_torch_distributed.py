@@ -132,6 +132,7 @@ def test_the_local_address_towards_this_machine_is_loopback(host: str) -> None:
     assert local_address_towards(host, 80) in ("127.0.0.1", "::1")
 
 
+@pytest.mark.long
 def test_a_frozen_peer_is_a_timeout_and_does_not_delay_close() -> None:
     with child("torch_distributed", "listen") as process:
         end = torch_distributed_connect(address_of(process), CLIENT, LinkSettings(timeout_s=2))
