@@ -106,7 +106,7 @@ def measured_by_hand(config: Config, run_dir: Path) -> float:
 )  # fmt: skip
 def test_every_kind_of_method_learns(path: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """A model that returns the mean has a loss of 1/2."""
-    rates = {"optimizer": {"learning_rate": 0.02}, "steps": 150, "log_every": 50}
+    rates = {"optimizer": {"learning_rate": 0.02}, "steps": 300, "log_every": 50}
     more = {"evaluate": {"every": None, "windows": None} | changes.pop("evaluate", {}), "checkpoint": {"every": None}}
     summary = launch(on_series(path, **rates, **more, **changes), tmp_path / "run").summary
     assert summary["valid"]["loss"] < 0.1
