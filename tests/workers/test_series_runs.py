@@ -91,7 +91,10 @@ def measured_by_hand(config: Config, run_dir: Path) -> float:
     [
         {"depth": {"method": "synthetic", "lag": 1}},
         {"depth": {"method": "synthetic", "lag": 1}, "precision": "bf16"},
-        {"depth": {"method": "synthetic", "lag": 1}, "predictor": {"depth": {"eager_loss": True, "staleness_decay": 1.0}}},
+        {
+            "depth": {"method": "synthetic", "lag": 1},
+            "predictor": {"depth": {"eager_loss": True, "staleness_decay": 1.0}},
+        },
         {"depth": {"method": "synthetic", "lag": 1}, "predictor": {"depth": {"kind": "linear", "warmup": 0}}},
         {"depth": {"method": "synthetic", "lag": 1}, "predictor": {"depth": {"kind": "mlp"}}, "model": {"kind": "mlp"}},
         {"depth": {"method": "local"}},
