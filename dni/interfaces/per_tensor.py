@@ -56,6 +56,7 @@ class PerTensorInterface(Interface):
         return next(iter(self.inner.values())).required_step(step)
 
     def ready_steps(self, step: int, value: Value, labels: Tensor) -> list[ReadyStep]:
+        self._refuse_missing(step, value)
         return self._joined([each.ready_steps(step, value[name], labels) for name, each in self.inner.items()])
 
     def on_skip(self, step: int, value: Value, labels: Tensor) -> list[ReadyStep]:
@@ -87,6 +88,14 @@ class PerTensorInterface(Interface):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, each in self.inner.items():
             each.load_state_dict(state[name])
+
+    def _refuse_missing(self, step: int, value: Value) -> None:
+        missing = [name for name in self.inner if name not in value]
+        if missing:
+            raise UsageError(
+                f"step {step}: the output has no tensor {', '.join(missing)}; a model must send the same tensors at "
+                "every step"
+            )
 
     def _each(self, call: Callable[[str, Interface], Tensor | None]) -> dict[str, Tensor | None]:
         return {name: call(name, each) for name, each in self.inner.items()}
