@@ -23,9 +23,8 @@ from workers.comm.upstream import Upstream
 from workers.runtime.divergence import DivergenceWatch
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
-from workers.runtime.optimizer_figures import optimizer_figures
 from workers.runtime.piggyback.base import Piggyback
-from workers.runtime.tally import RunTotals
+from workers.runtime.tally import RunTotals, optimizer_figures
 
 Record = dict[str, Any]
 

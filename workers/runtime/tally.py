@@ -1,11 +1,18 @@
-"""Totals of a stage since its first step. Checkpoints hold them, so that a resumed run continues the sums."""
+"""Totals of a stage since its first step. Checkpoints hold them, so that a resumed run continues the sums.
+
+Also the figures of its optimizers.
+"""
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from dni.stages.base import Stage
 
 
 @dataclass
@@ -44,3 +51,14 @@ def peak_rss_mb() -> float:
     """Return the peak resident memory of this process so far, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def optimizer_figures(parts: Sequence[Stage]) -> dict[str, float | None]:
+    """Return `learning_rate` and `gradient_norm` of the parts of the model that one stage holds.
+
+    The rate is the schedule's for this step, before `optimizer.staleness` reduces it. The norm is that of the mean
+    gradient of all parts at the newest optimizer step, before clipping; None before the first step.
+    """
+    rate = float(parts[0].optimizer.param_groups[0]["lr"]) if parts else None
+    norms = [part.gradient_norm for part in parts if part.gradient_norm is not None]
+    return {"learning_rate": rate, "gradient_norm": math.hypot(*norms) if norms else None}
