@@ -35,7 +35,8 @@ _REMEDIES = {
 
 #: Out-of-memory messages of torch, its libraries and CUDA.
 _NO_MEMORY = re.compile(
-    r"can't allocate memory|not enough memory|out of memory|bad_alloc|could not create a (primitive|memory object)"
+    r"can't allocate memory|not enough memory|out of memory|bad_alloc"
+    r"|could not create a (primitive(?! descriptor)|memory object)"
     r"|Storage size calculation overflowed|numel: integer multiplication overflow|invalid (buffer|array) size"
     r"|ALLOC_FAILED|Cannot allocate memory|Unable to allocate"
 )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dni.errors import ConfigError
+from dni.models.recurrent import LSTM
+from dni.recurrent import Chain
+from dni.stages import autocast
 from dni.stages.autocast import AutocastChain
 from tests.support.runs import assert_close, parameters_of, tiny
 from workers.build.data import resolve
@@ -69,6 +73,26 @@ def test_the_loss_in_16_bits_is_that_in_32_bits_within_half_a_percent(method: st
 def test_parameters_and_states_stay_in_32_bits(tmp_path: Path) -> None:
     launch(tiny(depth=METHODS["synthetic"], precision="bf16"), tmp_path)
     assert {tensor.dtype for tensor in parameters_of(tmp_path, 2).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("has_lstm", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_an_lstm_computes_in_32_bits_where_the_processor_has_none_in_16(
+    has_lstm: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autocast, "_has_lstm", lambda dtype: has_lstm)
+    layer = LSTM(3, 4)
+    computed: list[torch.dtype] = []
+
+    def run(x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        computed.append((x @ x.transpose(1, 2)).dtype)  # that of matrix products here
+        return x.new_zeros(2, 5, 4), state
+
+    monkeypatch.setattr(layer.rnn, "forward", run)
+    chain = AutocastChain(Chain(OrderedDict(lstm=layer)), torch.bfloat16, last=False)
+    output, state = chain(torch.zeros(2, 5, 3), layer.initial_state(2))
+    assert computed == [expected]
+    assert output.dtype == torch.bfloat16
+    assert all(each.dtype == torch.float32 for each in state)
 
 
 def test_a_resumed_run_in_16_bits_is_an_uninterrupted_one_but_for_rounding(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ def test_an_error_of_the_system_names_its_cause_and_a_remedy(
     assert str(refusal) == message
 
 
+def test_a_kernel_that_the_processor_lacks_is_no_lack_of_memory() -> None:
+    assert as_refusal(RuntimeError("could not create a primitive descriptor for the LSTM forward propagation")) is None
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("x"), ConfigError("y")]
 )
