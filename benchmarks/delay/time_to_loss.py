@@ -79,12 +79,12 @@ class Cell:
 
 def plan() -> list[Cell]:
     """Return all runs."""
-    lags = [("text", "critic", 8), *(("text", "delayed", lag) for lag in CHOSEN_AT["delayed"])]
-    recipes = {key: tune([key])[key[:2]] for key in [*lags, ("text", "backprop", None), ("text", "local", None)]}
+    recipes = tune([("text", name) for name in ("critic", "backprop", "local")], 8)
+    delayed = {lag: tune([("text", "delayed")], lag)["text", "delayed"] for lag in CHOSEN_AT["delayed"]}
     own = {
-        "backprop": recipes["text", "backprop", None],
-        "local": (*method("local", "text"), *recipes["text", "local", None]),
-        "synthetic": (*method("critic", "text"), *recipes["text", "critic", 8], *FADE),
+        "backprop": recipes["text", "backprop"],
+        "local": (*method("local", "text"), *recipes["text", "local"]),
+        "synthetic": (*method("critic", "text"), *recipes["text", "critic"], *FADE),
     }
     found = [Cell("learned", "backprop", ("depth=backprop", *own["backprop"])), Cell("learned", "local", own["local"])]
     found += [Cell("timed", "backprop", ("depth=backprop", *own["backprop"]))]
@@ -100,7 +100,7 @@ def plan() -> list[Cell]:
         found.append(Cell("raced", "synthetic", (*own["synthetic"], window), delay))
         window = f"depth.max_in_flight={WINDOWS['delayed'][delay]}"
         for lag in CHOSEN_AT["delayed"]:
-            typed = ("depth=delayed", *recipes["text", "delayed", lag], window)
+            typed = ("depth=delayed", *delayed[lag], window)
             found.append(Cell("raced", f"delayed (rate of lag {lag})", typed, delay))
     return [replace(cell, seed=seed) for seed in SEEDS for cell in found if seed == 0 or cell.kind != "timed"]
 

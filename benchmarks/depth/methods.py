@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.cells import DEPTH, Cell
 from benchmarks.harness.environment import bar
 from benchmarks.harness.grid import QUICK, Grid, Row, by_seed, spread
 from benchmarks.harness.methods import METHODS, TASKS, Overrides
-from benchmarks.harness.tuning import Cell, lag_of, measure, need_data, step_time, tune
+from benchmarks.harness.tuning import measure, need_data, step_time, tune
 
 SEEDS = (0,) if QUICK else (0, 1, 2)
 NAMES = ("backprop", "critic", "delayed") if QUICK else tuple(METHODS)
@@ -59,13 +60,13 @@ Recipes = dict[tuple[str, str], Overrides]
 def recipes() -> Recipes:
     """Choose the recipes, on one task of each family."""
     tasks = [task for task in CORE if task not in TUNED_ON]
-    return tune([(task, name, lag_of(name, LAG)) for task in tasks for name in NAMES])
+    return tune([(task, name) for task in tasks for name in NAMES], LAG)
 
 
 def cell(chosen: Recipes, task: str, name: str, seed: int, *more: str, label: str = "") -> Cell:
     """Return one run of a method with its recipe."""
     recipe = chosen[TUNED_ON.get(task, task), name]
-    return Cell(f"{task}, {label or name}", task, name, recipe, seed, lag_of(name, LAG), more=more)
+    return Cell(f"{task}, {label or name}", task, name, recipe, seed, DEPTH.lag_of(name, LAG), more=more)
 
 
 def core(chosen: Recipes) -> list[Cell]:

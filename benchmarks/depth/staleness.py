@@ -23,10 +23,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.cells import Cell
 from benchmarks.harness.environment import bar
 from benchmarks.harness.grid import QUICK, Grid, Row, by_seed, spread
 from benchmarks.harness.methods import TASKS, Overrides
-from benchmarks.harness.tuning import Cell, lag_of, measure, need_data, tune
+from benchmarks.harness.tuning import measure, need_data, tune
 
 SEEDS = (0,) if QUICK else (0, 1, 2)
 LAGS = (0, 1) if QUICK else (0, 1, 2, 4, 8, 16, 32)
@@ -55,8 +56,7 @@ def main() -> None:
 
 def plan() -> list[Cell]:
     """Return the cells, seed by seed, so that the first seed is complete early."""
-    wanted: list[tuple[str, str, int | None]] = [(t, m, lag_of(m, 1 if QUICK else 8)) for t in STEPS for m in TUNED]
-    chosen = tune(wanted + [(t, m, None) for t in STEPS for m in PUNCTUAL])
+    chosen = tune([(t, m) for m in (*TUNED, *PUNCTUAL) for t in STEPS], 1 if QUICK else 8)
     cells = [c for seed in SEEDS for task in STEPS for c in of_task(chosen, task, seed)]
     more = [c for seed in MORE_SEEDS for c in of_task(chosen, "mnist, 3 cuts", seed) if c.method in CRITICS]
     return cells + [c for c in more if c.lag in MORE_AT]

@@ -2,126 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.cells import DEPTH, Cell, Comparison, Trial
 from benchmarks.harness.grid import QUICK, Grid, Row
-from benchmarks.harness.methods import FOLDERS, TASKS, Overrides, folder, method, settings
+from benchmarks.harness.methods import FOLDERS, Overrides, Task, folder
 from benchmarks.harness.runs import Failed, train
 from workers.cli.evaluate import evaluate
 from workers.tracking.run import METRICS, read_metrics
 
-TUNING_SEED = 100
-TUNING = Grid("depth-tuning", "depth_tuning", {"seed": TUNING_SEED})
 TRIED, BEYOND = (1, 0) if QUICK else (4, 2)
 SPEEDS = Path("outputs/bench-depth-speed")
-ALONE = ("time=truncated", "transport=local", "launch=threads", "launch.torch_threads=1", "checkpoint.every=null")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run.
-
-    Args:
-        label: "task, method" in the results, and what else distinguishes the run.
-        task, method: their names.
-        recipe: the settings that were chosen for the method.
-        seed, lag: of the run; `lag` None: no late gradients, or a free run.
-        more: further settings, which win over the others.
-    """
-
-    label: str
-    task: str
-    method: str
-    recipe: Overrides
-    seed: int
-    lag: int | None = None
-    steps: int | None = None
-    more: Overrides = ()
-
-    @property
-    def name(self) -> str:
-        """The name in the results."""
-        return f"{self.label}, seed {self.seed}"
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the run."""
-        return 12 if QUICK else self.steps or TASKS[self.task].steps
-
-    @property
-    def overrides(self) -> Overrides:
-        """The settings, as words of a command."""
-        task = TASKS[self.task]
-        return (
-            *task.overrides, *method(self.method, task.family), *self.recipe, *ALONE, *late(self.task, self.lag),
-            f"steps={self.total_steps}", f"seed={self.seed}", "log_every=50",
-            f"evaluate.every={max(1, self.total_steps // 8)}", f"evaluate.windows={4 if QUICK else 50}", *self.more,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A short run with one of the settings that are tried."""
-
-    task: str
-    method: str
-    setting: Overrides
-    lag: int | None = None
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the stages."""
-        return float(self.setting[0].partition("=")[2])
-
-    @property
-    def name(self) -> str:
-        """The name in the results."""
-        at = "" if self.lag is None else f", lag {self.lag}"
-        short = " ".join(self.setting).replace("predictor.depth.", "predictor.").replace("optimizer.", "")
-        return f"{self.task}, {self.method}{at}, {short}"
-
-    @property
-    def overrides(self) -> Overrides:
-        """The settings, as words of a command."""
-        task = TASKS[self.task]
-        steps = 8 if QUICK else task.tuning_steps
-        return (
-            *task.overrides, *method(self.method, task.family), *self.setting, *ALONE, *late(self.task, self.lag),
-            f"steps={steps}", f"seed={TUNING_SEED}", "log_every=50", "evaluate.every=null",
-            f"evaluate.windows={4 if QUICK else 100}",
-        )  # fmt: skip
-
-
-def late(task: str, lag: int | None) -> Overrides:
-    """Return the settings for targets, or gradients per edge, that are `lag` steps late on all edges."""
-    if lag is None:
-        return ()
-    edges = next(int(part.partition("=")[2]) for part in TASKS[task].overrides if part.startswith("stages=")) - 1
-    return (f"depth.lag={lag}", f"depth.max_in_flight={max(4, lag * edges, edges, lag + 1)}")
-
-
-def lag_of(name: str, lag: int) -> int | None:
-    """Return the lag of a method; None if its gradients cannot be late."""
-    return lag if name in ("DNI", "cDNI", "critic", "delayed") else None
-
-
-def tune(wanted: list[tuple[str, str, int | None]]) -> dict[tuple[str, str], Overrides]:
+def tune(wanted: list[tuple[str, str]], lag: int, of: Comparison = DEPTH) -> dict[tuple[str, str], Overrides]:
     """Return the best setting of each (task, method) at a lag, by the validation figure.
 
     Four are tried. If the best rate is the largest or the smallest, twice or half of it is tried too, at most `BEYOND`
     times, so that no method loses by the choice of its four.
     """
-    trials = {key: [Trial(task, name, setting, lag) for setting in settings(name, TASKS[task].family)[:TRIED]]
-              for key in wanted for task, name, lag in [key]}  # fmt: skip
-    rows = _tried([trial for mine in trials.values() for trial in mine])
+    trials = {
+        (task, name): [
+            Trial(task, name, setting, of.lag_of(name, lag), of)
+            for setting in of.settings(name, of.tasks[task].family)[:TRIED]
+        ]
+        for task, name in wanted
+    }
+    rows = _tried([trial for mine in trials.values() for trial in mine], of)
     for _ in range(BEYOND):
         more = {key: beyond(mine, best(mine, rows)) for key, mine in trials.items()}
-        rows |= _tried([trial for trial in more.values() if trial is not None])
+        rows |= _tried([trial for trial in more.values() if trial is not None], of)
         for key, trial in more.items():
             trials[key] += [] if trial is None else [trial]
-    return {(task, name): best(trials[task, name, lag], rows).setting for task, name, lag in wanted}
+    return {key: best(mine, rows).setting for key, mine in trials.items()}
 
 
 def best(trials: list[Trial], rows: dict[str, Row]) -> Trial:
@@ -138,20 +54,22 @@ def beyond(trials: list[Trial], chosen: Trial) -> Trial | None:
     return replace(chosen, setting=(f"optimizer.learning_rate={rate:g}", *chosen.setting[1:]))
 
 
-def _tried(trials: list[Trial]) -> dict[str, Row]:
-    rows = TUNING.fill(trials, try_out, lambda row: row.get("failed") or f"{row['score']:.3f}")
-    TUNING.keep({**TUNING.finished(), **rows}, [])
+def _tried(trials: list[Trial], of: Comparison) -> dict[str, Row]:
+    rows = of.tuning.fill(trials, try_out, lambda row: row.get("failed") or f"{row['score']:.3f}")
+    of.tuning.keep({**of.tuning.finished(), **rows}, [])
     return rows
 
 
 def try_out(trial: Trial) -> Row:
     """Return its validation figure after the last step: bits per label, or error in percent."""
+    at = trial.of.tuning.folder(trial)
     try:
-        train(TUNING.folder(trial), *trial.overrides, quiet=True)
+        train(at, *trial.overrides, quiet=True)
     except Failed as error:
         return failed(error, trial.name)
-    record = validated(TUNING.folder(trial))[-1]
-    return {"score": figure(record, trial.task), "bits": record["bits_per_label"], "accuracy": record["accuracy"]}
+    record = validated(at)[-1]
+    score = figure(record, trial.of.tasks[trial.task])
+    return {"score": score, "bits": record["bits_per_label"], "accuracy": record["accuracy"]}
 
 
 def measure(grid: Grid, cell: Cell) -> Row:
@@ -164,12 +82,12 @@ def measure(grid: Grid, cell: Cell) -> Row:
     tested = evaluate(at, "test", "last")
     stages: list[dict[str, Any]] = summary["stage"]
     return {
-        "test": 100 * tested["error"] if TASKS[cell.task].unit == "error" else tested["bits_per_label"],
+        "test": 100 * tested["error"] if cell.of.tasks[cell.task].unit == "error" else tested["bits_per_label"],
         "task": cell.task, "bits": tested["bits_per_label"], "accuracy": tested["accuracy"],
         "data": summary["data"]["name"],
         "wall_s": summary["wall_s"], "cosine": [stage["predictor_cosine"] for stage in stages[:-1]],
         "staleness": [stage["staleness_mean"] for stage in stages[:-1]],
-        "curve": [[r["step"], figure(r, cell.task)] for r in validated(at)],
+        "curve": [[r["step"], figure(r, cell.of.tasks[cell.task])] for r in validated(at)],
     }  # fmt: skip
 
 
@@ -181,6 +99,20 @@ def step_time(cell: Cell) -> Row:
     return {"ms": 1000 / min(stage["steps_per_s"] for stage in summary["stage"])}
 
 
+def compute(cell: Cell) -> Row:
+    """Return the milliseconds of processor time of a training step of all stages: what a longer run takes beyond a
+    shorter one.
+    """
+    taken, lengths = [], (4, 8) if QUICK else (40, 160)
+    for steps in lengths:
+        before = os.times()
+        quiet = (f"steps={steps}", "evaluate.every=null", "evaluate.windows=1")
+        train(SPEEDS / cell.name.replace(", ", "-").replace(" ", ""), *cell.overrides, *quiet, quiet=True)
+        after = os.times()
+        taken.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    return {"ms": 1000 * (taken[1] - taken[0]) / (lengths[1] - lengths[0])}
+
+
 def failed(error: Failed, name: str) -> Row:
     """A run that diverged is a result; another failure ends the benchmark."""
     if "DivergedError" not in str(error):
@@ -188,9 +120,9 @@ def failed(error: Failed, name: str) -> Row:
     return {"failed": str(error)}
 
 
-def figure(record: dict[str, Any], task: str) -> float:
+def figure(record: dict[str, Any], task: Task) -> float:
     """What the task reports, of a validation pass."""
-    if TASKS[task].unit == "error":
+    if task.unit == "error":
         return 100 * (1 - float(record["accuracy"]))
     return float(record["bits_per_label"])
 

@@ -58,9 +58,14 @@ class Scores(nn.Module):
 
 
 def parts(
-    context: ModelContext, layers: int = 4, width: int = 128, heads: int = 4, context_length: int = 64
+    context: ModelContext,
+    layers: int = 4,
+    width: int = 128,
+    heads: int = 4,
+    context_length: int = 64,
+    deviation: float = 0.02,
 ) -> dict[str, nn.Module]:
-    """Return the parts of the model with GPT-2's initial weights: N(0, 0.02^2), less in the residual projections."""
+    """Return the parts of the model with GPT-2's initial weights: N(0, deviation^2), less in residual projections."""
     found: dict[str, nn.Module] = {"embedding": Embedding(context.input_symbols, context_length, width)}
     found |= {f"block{n}": Block(width, heads) for n in range(layers)}
     found["scores"] = Scores(width, context.symbols)
@@ -68,5 +73,5 @@ def parts(
         for name, parameter in part.named_parameters():
             if parameter.dim() > 1:
                 residual = name.startswith(("project", "contract"))
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if residual else 0.02)
+                nn.init.normal_(parameter, std=deviation / math.sqrt(2 * layers) if residual else deviation)
     return found

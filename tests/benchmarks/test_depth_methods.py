@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.depth import methods as depth
 from benchmarks.depth import staleness as lag
-from benchmarks.harness import tuning as cells
+from benchmarks.harness.cells import DEPTH, Trial, late
 from benchmarks.harness.methods import METHODS, TASKS, method, settings
 from benchmarks.harness.runs import composed
-from benchmarks.harness.tuning import Trial, best, beyond, late
+from benchmarks.harness.tuning import best, beyond
 from workers.config.validation.check import check
 
 
@@ -25,7 +25,7 @@ def test_every_method_has_four_settings_that_can_be_run(task: str, name: str) ->
     tried = settings(name, TASKS[task].family)
     assert len(set(tried)) == 4
     for setting in tried:
-        trial = Trial(task, name, setting, cells.lag_of(name, 2))
+        trial = Trial(task, name, setting, DEPTH.lag_of(name, 2))
         config = composed(*trial.overrides)
         config.model.input_shape = [3, 32, 32] if TASKS[task].family == "cifar" else None
         check(config)
@@ -33,10 +33,10 @@ def test_every_method_has_four_settings_that_can_be_run(task: str, name: str) ->
 
 
 def test_the_window_holds_late_gradients_on_all_edges() -> None:
-    assert late("text", None) == ()
-    assert late("text", 0) == ("depth.lag=0", "depth.max_in_flight=4")
-    assert late("text", 32) == ("depth.lag=32", "depth.max_in_flight=96")
-    assert late("mnist, 6 cuts", 1) == ("depth.lag=1", "depth.max_in_flight=6")
+    assert late(TASKS["text"], None) == ()
+    assert late(TASKS["text"], 0) == ("depth.lag=0", "depth.max_in_flight=4")
+    assert late(TASKS["text"], 32) == ("depth.lag=32", "depth.max_in_flight=96")
+    assert late(TASKS["mnist, 6 cuts"], 1) == ("depth.lag=1", "depth.max_in_flight=6")
 
 
 def test_between_feature_maps_regressors_convolve() -> None:

@@ -1,0 +1,106 @@
+"""Late gradients: every method in depth on every task when targets, or gradients per edge, are n steps late.
+
+A GPT of characters with 4 and with 8 stages, a character LSTM, perceptrons on MNIST with 3 and with 6 cuts, and a
+convolutional net on CIFAR-10, three seeds each. `depth.lag` is 1, 8 and 32, so every run repeats bit for bit. Every
+method's recipe is chosen at lag 8 and kept for all lags. A second table compares methods at equal compute: there each
+run has as many steps as its stages compute in the time of the local losses' run.
+
+DNI_PTB, DNI_MNIST and DNI_CIFAR10 name the folders of the data. Finished cells are read from benchmarks/results, so an
+interrupted benchmark continues where it stopped; TASK="gpt, 4 stages" runs this task alone. QUICK=1 takes a few steps;
+they stay in outputs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.depth.late_tables import EQUAL, EQUAL_HEADS, HEADS, LAGS, bars, draw, equal_lines, lines
+from benchmarks.harness.cells import Cell
+from benchmarks.harness.grid import QUICK, Grid, Row
+from benchmarks.harness.late_methods import COMPARED, GPT, METHODS, TASKS
+from benchmarks.harness.tuning import compute, measure, need_data, tune
+
+SEEDS = (0,) if QUICK else (0, 1, 2)
+TUNED_AT = 1 if QUICK else 8
+GRID, COMPUTE = Grid("late", "late", {"tuned_at": TUNED_AT}), Grid("late-compute", "late_compute")
+#: Lags of methods that need not be run at all of them: cDNI collapses, today's critic has a page of its own.
+SOME_LAGS = {"cDNI": (1,), "critic": (8,)}
+TUNED_ON = {"gpt, 8 stages": "gpt, 4 stages", "mnist, 6 cuts": "mnist, 3 cuts"}
+
+Recipes = dict[tuple[str, str], tuple[str, ...]]
+
+
+def main() -> None:
+    """Choose the recipes, run the unfinished cells, print the tables and the bars."""
+    need_data({"text", "mnist", "cifar"})
+    sys.path.insert(0, str(GPT))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(GPT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    for task in TASKS:
+        if task == os.environ.get("TASK", task):
+            run(task)
+    rows, costs = GRID.finished(), COMPUTE.finished()
+    for heads, body in ((HEADS, lines(rows, costs)), (EQUAL_HEADS, equal_lines(rows))):
+        table = Table(*heads)
+        for line in body:
+            table.add_row(*line)
+        Console(width=140).print(table)
+    draw(rows, GRID.out / "late.png" if QUICK else Path("docs/results/late.png"))
+    GRID.keep(rows, bars(rows))
+
+
+def run(task: str) -> None:
+    """Run the unfinished cells of a task."""
+    chosen = tune([(TUNED_ON.get(task, task), name) for name in METHODS], TUNED_AT, COMPARED)
+    cells = [cell for seed in SEEDS for cell in at_equal_steps(chosen, task, seed)]
+    fill(GRID, cells)
+    costs = COMPUTE.fill([c for c in cells if c.seed == 0 and c.lag in (None, TUNED_AT)], compute, shown, at_once=1)
+    COMPUTE.keep({**COMPUTE.finished(), **costs}, [])
+    fill(GRID, [cell for seed in SEEDS for cell in at_equal_compute(chosen, costs, task, seed)])
+
+
+def fill(grid: Grid, cells: list[Cell]) -> None:
+    """Run the cells that are not finished, and keep the rows of all others."""
+    rows = grid.fill(cells, partial(measure, grid), shown)
+    grid.keep({**grid.finished(), **rows}, [])
+
+
+def at_equal_steps(chosen: Recipes, task: str, seed: int) -> list[Cell]:
+    """Return the runs of all methods at all lags."""
+    found = []
+    for name in METHODS:
+        recipe = chosen[TUNED_ON.get(task, task), name]
+        if name not in COMPARED.late:
+            found.append(Cell(f"{task}, {name}", task, name, recipe, seed, of=COMPARED))
+            continue
+        for lag in (n for n in LAGS if n in SOME_LAGS.get(name, LAGS) or QUICK):
+            found.append(Cell(f"{task}, {name}, lag {lag}", task, name, recipe, seed, lag, of=COMPARED))
+    return found
+
+
+def at_equal_compute(chosen: Recipes, costs: dict[str, Row], task: str, seed: int) -> list[Cell]:
+    """Return runs whose stages compute as long as those of the local losses' run."""
+    found, local = [], costs[f"{task}, local, seed 0"]["ms"]
+    for name in EQUAL.get(task, ()):
+        lag = COMPARED.lag_of(name, TUNED_AT)
+        cost = costs[f"{task}, {name}, seed 0" if lag is None else f"{task}, {name}, lag {lag}, seed 0"]["ms"]
+        steps = round(TASKS[task].steps * local / cost, -1)
+        label = f"{task}, {name}, equal compute"
+        found.append(
+            Cell(label, task, name, chosen[TUNED_ON.get(task, task), name], seed, lag, int(steps), of=COMPARED)
+        )
+    return found
+
+
+def shown(row: Row) -> str:
+    """Return what the progress says of a row."""
+    return row.get("failed") or (f"test {row['test']:.3f}" if "test" in row else f"{row['ms']:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The tables, the figure and the bars of the comparison under late gradients."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.harness.environment import bar
+from benchmarks.harness.grid import QUICK, Row, by_seed, spread
+from benchmarks.harness.late_methods import COMPARED, METHODS, RECOMMENDED, TASKS
+
+LAGS = (1,) if QUICK else (1, 8, 32)
+#: The tasks and methods that are compared at equal compute with local losses.
+EQUAL = {"gpt, 4 stages": ("backprop", RECOMMENDED), "text": ("backprop", RECOMMENDED)}
+#: How far the recommended setting at lag 8 may be from backprop: points of error, or a share of its bits.
+BARS = {"gpt, 4 stages": 0.01, "gpt, 8 stages": 0.01, "text": 0.0, "mnist, 3 cuts": 0.3, "mnist, 6 cuts": 0.3,
+        "cifar": 1.0}  # fmt: skip
+HEADS = ["task", "method", *(f"lag {n}" for n in LAGS), "compute of a step"]
+
+
+def lines(rows: dict[str, Row], costs: dict[str, Row]) -> list[list[str]]:
+    """Return the table: mean and spread over seeds; methods that are never late stand under the first lag."""
+    found = []
+    for task in TASKS:
+        for name in METHODS:
+            groups = [f"{task}, {name}, lag {n}" for n in LAGS] if name in COMPARED.late else [f"{task}, {name}"]
+            cells = [cell_of(rows, group, digits(task)) for group in groups]
+            if any(cells):
+                blanks = [""] * (len(LAGS) - len(cells))
+                found.append([f"{task} ({unit(task)})", name, *cells, *blanks, cost_of(costs, task, name)])
+    return found
+
+
+EQUAL_HEADS = ["task", "method", "steps", "test", "by seed"]
+
+
+def equal_lines(rows: dict[str, Row]) -> list[list[str]]:
+    """Return the table at equal compute."""
+    found = []
+    for task, names in EQUAL.items():
+        for group in (f"{task}, local", *(f"{task}, {name}, equal compute" for name in names)):
+            good = finished(rows, group)
+            if good:
+                tests = [row["test"] for row in good]
+                found.append([
+                    f"{task} ({unit(task)})", group.removeprefix(f"{task}, ").removesuffix(", equal compute"),
+                    str(good[0]["curve"][-1][0]), spread(tests, digits(task)),
+                    " ".join(f"{value:.{digits(task)}f}" for value in tests),
+                ])  # fmt: skip
+    return found
+
+
+def finished(rows: dict[str, Row], group: str) -> list[Row]:
+    """Return the runs of a group that did not diverge."""
+    return [row for row in by_seed(rows).get(group, []) if "test" in row]
+
+
+def cell_of(rows: dict[str, Row], group: str, places: int) -> str:
+    """Return mean and spread of a group, and how many of its runs diverged; empty without runs."""
+    good, lost = finished(rows, group), len([row for row in by_seed(rows).get(group, []) if "failed" in row])
+    parts = [spread([row["test"] for row in good], places)] if good else []
+    return " ".join([*parts, *([f"({lost} diverged)"] if lost else [])])
+
+
+def cost_of(costs: dict[str, Row], task: str, name: str) -> str:
+    """Return the compute of a step of all stages over backprop's; empty if it is not measured."""
+    every = {label.rpartition(", seed ")[0].partition(", lag ")[0]: row["ms"] for label, row in costs.items()}
+    mine, whole = every.get(f"{task}, {name}"), every.get(f"{task}, backprop")
+    return f"{mine / whole:.2f}" if mine and whole else ""
+
+
+def unit(task: str) -> str:
+    """Return the unit of a task's figures."""
+    return "bits" if TASKS[task].unit == "bits" else "error %"
+
+
+def digits(task: str) -> int:
+    """Return the decimal places of a figure of the task."""
+    return 3 if TASKS[task].unit == "bits" else 2
+
+
+def draw(rows: dict[str, Row], path: Path) -> None:
+    """Draw test figures against the lag, mean over seeds; methods that are never late as lines."""
+    tasks = [task for task in TASKS if finished(rows, f"{task}, backprop")]
+    figure = Figure(figsize=(10, 3.2 * ((len(tasks) + 1) // 2)), layout="constrained")
+    axes = figure.subplots((len(tasks) + 1) // 2, 2, squeeze=False).flatten()
+    for axis in axes[len(tasks) :]:
+        axis.set_visible(False)
+    for axis, task in zip(axes, tasks, strict=False):
+        for name in METHODS:
+            if name not in COMPARED.late:
+                level = finished(rows, f"{task}, {name}")
+                style = "--" if name == "backprop" else ":"
+                if level:
+                    axis.axhline(statistics.mean(r["test"] for r in level), color="black", linestyle=style, label=name)
+                continue
+            points = [(n, finished(rows, f"{task}, {name}, lag {n}")) for n in LAGS]
+            points = [(n, good) for n, good in points if good]
+            means = [statistics.mean(row["test"] for row in good) for _, good in points]
+            axis.plot([n for n, _ in points], means, marker="o", label=name)
+        axis.set(title=task, xlabel="lag (steps; delayed: per edge)", ylabel=f"test ({unit(task)})")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+    if tasks:
+        axes[0].legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
+    """Return how far the recommended setting is from backprop, from local losses, and from itself at another lag."""
+    found = []
+    for task in TASKS:
+        whole, local = means(rows, f"{task}, backprop"), finished(rows, f"{task}, local")
+        late = {n: finished(rows, f"{task}, {RECOMMENDED}, lag {n}") for n in LAGS}
+        if whole is None or not all(late.values()) or not local:
+            continue
+        at = LAGS[min(1, len(LAGS) - 1)]
+        ours = statistics.mean(row["test"] for row in late[at])
+        value = ours - whole if unit(task) == "error %" else ours / whole - 1
+        what = "points of error over backprop's" if unit(task) == "error %" else "share of backprop's bits above them"
+        found.append(bar(f"{task}: {RECOMMENDED} at lag {at}, {what}", value, BARS[task], value <= BARS[task]))
+        ahead = errors_ahead([row["test"] for row in local], [row["test"] for row in late[at]])
+        found.append(bar(f"{task}: ahead of local losses, in standard errors", ahead, 2.0, ahead > 2.0))
+        worst = statistics.mean(r["test"] for r in late[LAGS[-1]]) / statistics.mean(r["test"] for r in late[LAGS[0]])
+        found.append(bar(f"{task}: {RECOMMENDED} at lag {LAGS[-1]} over lag {LAGS[0]}", worst, 1.03, worst <= 1.03))
+    return found or [bar("no task is finished", None, None, None)]
+
+
+def means(rows: dict[str, Row], group: str) -> float | None:
+    """Return the mean of a group's test figures; None without runs."""
+    good = finished(rows, group)
+    return statistics.mean(row["test"] for row in good) if good else None
+
+
+def errors_ahead(theirs: list[float], ours: list[float]) -> float:
+    """Return by how many standard errors of the difference of the means ours are below theirs; seeds are pairs."""
+    gaps = [a - b for a, b in zip(theirs, ours, strict=False)]
+    if len(gaps) < 2:
+        return 0.0
+    return statistics.mean(gaps) / (statistics.stdev(gaps) / math.sqrt(len(gaps)))

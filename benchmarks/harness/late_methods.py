@@ -1,0 +1,91 @@
+"""The comparison under late gradients: tasks, methods, and the settings that each method tries.
+
+Corrections and local losses have the same heads (`predictor=block_head`). Every method tries four settings per family
+of tasks; the one with the best validation figure after the family's short run, on a seed that no result is made with,
+is its recipe. Nothing here has seen a test split.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+from benchmarks.harness.cells import TUNING_SEED, Comparison
+from benchmarks.harness.grid import Grid
+from benchmarks.harness.methods import TASKS as EARLIER
+from benchmarks.harness.methods import Overrides, Task, folder
+
+#: A GPT of characters, in nanoGPT's configuration for a CPU.
+GPT = Path(__file__).parents[2] / "examples" / "char_gpt"
+_ADAMW = ("optimizer=adamw", "optimizer.weight_decay=0.1", "optimizer.beta2=0.99")
+#: The optimizer of a family, for methods that do not name one themselves.
+OPTIMIZERS: dict[str, Overrides] = {"gpt": _ADAMW}
+
+
+def _gpt(layers: int, steps: int = 2000) -> Task:
+    data = ("data=ptb", f"data.path={folder('text')}", "data.batch=12", "data.window=64", "data.sequence=null")
+    model = ("model._target_=gpt.parts", f"model.layers={layers}", "model.deviation=0.05", f"stages={layers}")
+    schedule = ("optimizer/schedule=cosine", "optimizer.schedule.final=0.1", "optimizer.schedule.warmup_steps=100")
+    return Task((*data, *model, *schedule), "gpt", "bits", steps, 500)
+
+
+TASKS = {
+    "gpt, 4 stages": _gpt(4),
+    "text": EARLIER["text"],
+    "mnist, 3 cuts": EARLIER["mnist, 3 cuts"],
+    "mnist, 6 cuts": EARLIER["mnist, 6 cuts"],
+    "cifar": EARLIER["cifar"],
+    "gpt, 8 stages": _gpt(8),
+}
+
+_FADING = ("predictor.depth.eager_loss=true", "predictor.depth.staleness_decay=1")
+METHODS: dict[str, Overrides] = {
+    "backprop": ("depth=backprop",),
+    "local": ("depth=local", "predictor=block_head"),
+    "corrected": ("depth=corrected", "predictor=block_head"),
+    "critic": ("depth=synthetic", "predictor=critic", *_FADING),
+    "cDNI": ("depth=synthetic", "predictor=mlp"),
+    "delayed": ("depth=delayed",),
+}
+RECOMMENDED = "corrected"
+
+
+def method(name: str, family: str) -> Overrides:
+    """Return the settings of a method; between feature maps, regressors are convolutional."""
+    typed = METHODS[name]
+    return tuple(part.replace("=mlp", "=conv") for part in typed) if family == "cifar" else typed
+
+
+def settings(name: str, family: str) -> list[Overrides]:
+    """Return the four settings to try: rates, or two rates with two values of another setting."""
+    rates = _RATES[family]
+    usual = OPTIMIZERS.get(family, ())
+    if name == "delayed":  # a lower rate, and one of two optimizers that are meant for late gradients
+        lower = [f"{float(rate) / 4:g}" for rate in rates[:2]]
+        return [(_rate(rate), *optimizer) for rate, optimizer in product(lower, _PATIENT)]
+    if name in _SECOND:
+        return [(_rate(rate), *usual, other) for rate, other in product(rates[1:3], _SECOND[name])]
+    return [(_rate(rate), *usual) for rate in rates]
+
+
+def _rate(rate: str) -> str:
+    return f"optimizer.learning_rate={rate}"
+
+
+_PATIENT: tuple[Overrides, ...] = (("optimizer=nesterov",), ("optimizer=muon",))
+_SECOND = {
+    "critic": ("predictor.depth.hidden=0", "predictor.depth.hidden=128"),
+    "cDNI": ("predictor.depth.learning_rate=1e-3", "predictor.depth.learning_rate=3e-3"),
+}
+_RATES = {
+    "gpt": ("1e-3", "2e-3", "4e-3", "8e-3"),
+    "text": ("2e-3", "4e-3", "8e-3", "1.6e-2"),
+    "mnist": ("5e-4", "1e-3", "2e-3", "4e-3"),
+    "cifar": ("1e-3", "2e-3", "4e-3", "8e-3"),
+}
+
+#: What `benchmarks.harness.tuning` needs to choose recipes.
+COMPARED = Comparison(
+    TASKS, method, settings, ("corrected", "critic", "cDNI", "delayed"),
+    Grid("late-tuning", "late_tuning", {"seed": TUNING_SEED}),
+)  # fmt: skip
