@@ -64,8 +64,9 @@ class NormHead(HeadSettings):
 class BlockHead(HeadSettings):
     """Blocks of the model's own kind, a layer norm and a linear layer (`dni.models.Model.block`).
 
-    Transformers have blocks with attention within the window, models of feature maps have convolutions. Models without
-    blocks (lstm, gru, mingru, mlp) get a hidden layer of `hidden` units instead.
+    Transformers have blocks with attention within the window, models of feature maps have convolutions. For other
+    models a block is a copy of the layer nearest to the cut that maps a value to one of the same shape, such as a
+    recurrent layer or a block of a model of your own; without any (mlp), it is a hidden layer of `hidden` units.
     """
 
     blocks: int = one_or_more(1)  # [blocks] below the norm

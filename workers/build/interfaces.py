@@ -17,11 +17,14 @@ from dni.interfaces.per_tensor import PerTensorInterface
 from dni.methods.cut import CutContext, InputContext, TimeCutContext
 from dni.named_tensors import UNNAMED
 from dni.predictors.base import Predictor
+from dni.predictors.head_critic import HeadCritic
+from dni.predictors.window_block import has_second_derivative
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
+from workers.build.blocks import blocks_like
 from workers.build.model import build_chains, dtype_of
-from workers.build.shapes import activation_shape, activation_specs
+from workers.build.shapes import activation_shape, activation_specs, example_at
 from workers.comm.contents import Rows, TensorSpec
 from workers.config.settings import Config
 
@@ -90,7 +93,7 @@ def _depth_context(config: Config, index: int, device: torch.device, spec: Tenso
         shape=tuple(size or 0 for size in spec.shape),
         rows=spec.rows is Rows.LABELS,
         autocast=dtype_of(config),
-        block=config.model.block,
+        block=partial(blocks_like, config, index),
         device=device,
         predictor=config.predictor.depth,
         loss=config.loss,
@@ -164,6 +167,27 @@ def refuse_large(config: Config) -> None:
             _refuse_large_predictor(config, index, largest)
     for index in range(1, config.stages if config.depth.predicts_inputs else 0):
         config.depth.check_input(input_context(config, index, _META))
+
+
+def refuse_once_differentiable(config: Config) -> None:
+    """Raise ConfigError if a critic is to learn from gradients and its head has no second derivative."""
+    if not getattr(config.predictor.depth, "gradient_weight", 0) or config.pipelined:
+        return
+    cpu = torch.device("cpu")
+    with torch.random.fork_rng(devices=[]):
+        chains = build_chains(config)
+        cuts = [
+            context for index in range(config.stages - 1) for context in depth_contexts(config, index, cpu).values()
+        ]
+        for cut in cuts:
+            for critic in config.depth.learners(cut).values():
+                value = example_at(config, chains, cut.shape)
+                if isinstance(critic, HeadCritic) and not has_second_derivative(critic.head, value):
+                    raise ConfigError(
+                        f"predictor.depth.gradient_weight={critic.gradient_weight} needs second derivatives, which the "
+                        f"head of stage {cut.index} lacks: set predictor.depth.gradient_weight=0, or use "
+                        "predictor=norm_head"
+                    )
 
 
 def _depth_learners(config: Config, index: int) -> dict[str, nn.Module]:
