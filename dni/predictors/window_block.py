@@ -20,6 +20,12 @@ class WindowBlock(nn.Module):
         return self.layer(x, self.layer.initial_state(len(x)))[0]  # type: ignore[no-any-return]
 
 
+def within_window(layer: nn.Module) -> nn.Module:
+    """Return the layer as a module from a value to a value, without state from earlier windows and without dropout."""
+    remove_dropout(layer)
+    return WindowBlock(layer) if isinstance(layer, Recurrent) else layer
+
+
 def as_block(layer: nn.Module, value: Tensor) -> nn.Module | None:
     """Return the layer as a block that draws no random numbers; None: it is no block.
 
@@ -28,8 +34,7 @@ def as_block(layer: nn.Module, value: Tensor) -> nn.Module | None:
     """
     if next(layer.parameters(), None) is None or next(layer.children(), None) is None:
         return None
-    block = WindowBlock(layer) if isinstance(layer, Recurrent) else layer
-    remove_dropout(block)
+    block = within_window(layer)
     modes = [(part, part.training) for part in block.modules()]
     try:
         with torch.no_grad():

@@ -18,11 +18,13 @@ from dni.methods.cut import CutContext, InputContext, TimeCutContext
 from dni.named_tensors import UNNAMED
 from dni.predictors.base import Predictor
 from dni.predictors.head_critic import HeadCritic
+from dni.predictors.head_settings import HeadSettings
 from dni.predictors.window_block import has_second_derivative
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
-from workers.build.blocks import blocks_like
+from workers.build.heads.blocks import blocks_like
+from workers.build.heads.copies import copied_layers
 from workers.build.model import build_chains, dtype_of
 from workers.build.shapes import activation_shape, activation_specs, example_at
 from workers.comm.contents import Rows, TensorSpec
@@ -88,12 +90,14 @@ def depth_contexts(config: Config, index: int, device: torch.device) -> dict[str
 
 
 def _depth_context(config: Config, index: int, device: torch.device, spec: TensorSpec) -> CutContext:
+    shape = tuple(size or 0 for size in spec.shape)
     return CutContext(
         index,
-        shape=tuple(size or 0 for size in spec.shape),
+        shape=shape,
         rows=spec.rows is Rows.LABELS,
         autocast=dtype_of(config),
         block=partial(blocks_like, config, index),
+        copies=partial(copied_layers, config, index, shape),
         device=device,
         predictor=config.predictor.depth,
         loss=config.loss,
@@ -169,9 +173,9 @@ def refuse_large(config: Config) -> None:
         config.depth.check_input(input_context(config, index, _META))
 
 
-def refuse_once_differentiable(config: Config) -> None:
-    """Raise ConfigError if a critic is to learn from gradients and its head has no second derivative."""
-    if not getattr(config.predictor.depth, "gradient_weight", 0) or config.pipelined:
+def refuse_heads(config: Config) -> None:
+    """Raise ConfigError if a head cannot be built, or is to learn from gradients and has no second derivative."""
+    if not isinstance(config.predictor.depth, HeadSettings) or config.pipelined:
         return
     cpu = torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
@@ -181,8 +185,9 @@ def refuse_once_differentiable(config: Config) -> None:
         ]
         for cut in cuts:
             for critic in config.depth.learners(cut).values():
-                value = example_at(config, chains, cut.shape)
-                if isinstance(critic, HeadCritic) and not has_second_derivative(critic.head, value):
+                if not (isinstance(critic, HeadCritic) and critic.gradient_weight):
+                    continue
+                if not has_second_derivative(critic.head, example_at(config, chains, cut.shape)):
                     raise ConfigError(
                         f"predictor.depth.gradient_weight={critic.gradient_weight} needs second derivatives, which the "
                         f"head of stage {cut.index} lacks: set predictor.depth.gradient_weight=0, or use "

@@ -12,8 +12,8 @@ from torch import nn
 from dni.errors import ConfigError
 from tests.support.examples import run
 from tests.support.runs import assert_same, tiny
-from workers.build.blocks import blocks_like
 from workers.build.data import resolve
+from workers.build.heads.blocks import blocks_like
 from workers.build.model import build_chains
 from workers.config.settings import Config
 from workers.launch.accept import refuse_early
