@@ -96,3 +96,12 @@ def without_dropout(module: nn.Module) -> Iterator[None]:
 def is_stochastic(module: nn.Module) -> bool:
     """Return whether a forward pass in training mode draws random numbers (dropout of any kind)."""
     return any(isinstance(m, _DropoutNd) or getattr(m, "dropout", 0) for m in module.modules())
+
+
+def remove_dropout(module: nn.Module) -> None:
+    """Set the probabilities of all dropout inside to zero, so that training draws no random numbers."""
+    for each in module.modules():
+        if isinstance(each, _DropoutNd):
+            each.p = 0.0
+        elif isinstance(getattr(each, "dropout", None), float):  # of torch's recurrent layers and attention
+            each.dropout = 0.0  # type: ignore[assignment]

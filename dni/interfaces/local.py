@@ -71,7 +71,7 @@ class LocalInterface(Interface):
         """
         if labels is None:
             raise ValueError("a local loss needs the labels of its step")
-        leaf, parameters = value.detach().requires_grad_(), list(self.head.parameters())
+        leaf, parameters = value.detach().requires_grad_(), [p for p in self.head.parameters() if p.requires_grad]
         try:
             loss, rows = self._loss(leaf, labels), self.count(labels)
         except REFUSALS as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -40,11 +40,14 @@ class CutContext:
     #: and its predictor sees no labels
     block: Callable[[tuple[int, ...], int], nn.Module | None] = field(default=lambda shape, blocks: None, kw_only=True)
     #: makes blocks like the model's (`dni.models.Model.block`)
+    copies: Callable[[int], Mapping[str, nn.Module]] = field(default=lambda layers: {}, kw_only=True)  #: gives copies
+    #: of later layers (`PredictorContext.copies`)
     base_seed: int  #: torch is seeded with base_seed + 0 to 3K - 1 before the interfaces of the run are built
 
     @property
     def _place(self) -> PredictorContext:
-        return PredictorContext(self.index, self.stages, self.inputs, numbers=self.loss.numbers, block=self.block)
+        numbers = self.loss.numbers
+        return PredictorContext(self.index, self.stages, self.inputs, numbers, block=self.block, copies=self.copies)
 
     def head(self) -> nn.Module | None:
         """Build the head of the settings' predictor, untrained; None: it has none."""

@@ -29,7 +29,7 @@ class Local(DepthMethod):
     """
 
     hidden: int = zero_or_more(0)  # [units] of the classifier's hidden layer; 0: it is linear, or
-    # predictor=norm_head or block_head is the classifier
+    # predictor=norm_head, block_head or copied_head is the classifier
     learning_rate: float = zero_or_more(3e-3)  # [rate] of the classifier's own Adam
 
     name: ClassVar[str] = "local"

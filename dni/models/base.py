@@ -94,7 +94,10 @@ class Model(Named, ABC):
     def block(self, shape: tuple[int, ...], blocks: int) -> nn.Module | None:
         """Return new blocks like those of the model, for a predictor, from a value to one of the same shape.
 
-        `shape` is that of a row, (D,) or (C, H, W). None: the model has no such blocks.
+        `shape` is that of a row, (D,) or (C, H, W). None: heads take copies of the nearest of the model's own layers
+        that maps a value to one of its shape and consists of further layers, with the model's initial weights and
+        without dropout. Nearest is the last one before the cut, or else the first one after it. A layer that carries
+        state begins every window with its initial state.
         """
         return None
 

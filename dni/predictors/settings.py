@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ class PredictorContext:
     numbers: bool = False  #: labels are float numbers (..., O), and `classes` is O
     block: Callable[[tuple[int, ...], int], nn.Module | None] = lambda shape, blocks: None  #: makes blocks of the model
     #: (`dni.models.Model.block`)
+    copies: Callable[[int], Mapping[str, nn.Module]] = lambda layers: {}  #: gives copies of the model's last layers,
+    #: and of so many layers after the cut (`dni.predictors.copied_layers`)
 
 
 @dataclass

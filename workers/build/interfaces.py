@@ -17,11 +17,16 @@ from dni.interfaces.per_tensor import PerTensorInterface
 from dni.methods.cut import CutContext, InputContext, TimeCutContext
 from dni.named_tensors import UNNAMED
 from dni.predictors.base import Predictor
+from dni.predictors.head_critic import HeadCritic
+from dni.predictors.head_settings import HeadSettings
+from dni.predictors.window_block import has_second_derivative
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
+from workers.build.heads.blocks import blocks_like
+from workers.build.heads.copies import copied_layers
 from workers.build.model import build_chains, dtype_of
-from workers.build.shapes import activation_shape, activation_specs
+from workers.build.shapes import activation_shape, activation_specs, example_at
 from workers.comm.contents import Rows, TensorSpec
 from workers.config.settings import Config
 
@@ -85,12 +90,14 @@ def depth_contexts(config: Config, index: int, device: torch.device) -> dict[str
 
 
 def _depth_context(config: Config, index: int, device: torch.device, spec: TensorSpec) -> CutContext:
+    shape = tuple(size or 0 for size in spec.shape)
     return CutContext(
         index,
-        shape=tuple(size or 0 for size in spec.shape),
+        shape=shape,
         rows=spec.rows is Rows.LABELS,
         autocast=dtype_of(config),
-        block=config.model.block,
+        block=partial(blocks_like, config, index),
+        copies=partial(copied_layers, config, index, shape),
         device=device,
         predictor=config.predictor.depth,
         loss=config.loss,
@@ -164,6 +171,28 @@ def refuse_large(config: Config) -> None:
             _refuse_large_predictor(config, index, largest)
     for index in range(1, config.stages if config.depth.predicts_inputs else 0):
         config.depth.check_input(input_context(config, index, _META))
+
+
+def refuse_heads(config: Config) -> None:
+    """Raise ConfigError if a head cannot be built, or is to learn from gradients and has no second derivative."""
+    if not isinstance(config.predictor.depth, HeadSettings) or config.pipelined:
+        return
+    cpu = torch.device("cpu")
+    with torch.random.fork_rng(devices=[]):
+        chains = build_chains(config)
+        cuts = [
+            context for index in range(config.stages - 1) for context in depth_contexts(config, index, cpu).values()
+        ]
+        for cut in cuts:
+            for critic in config.depth.learners(cut).values():
+                if not (isinstance(critic, HeadCritic) and critic.gradient_weight):
+                    continue
+                if not has_second_derivative(critic.head, example_at(config, chains, cut.shape)):
+                    raise ConfigError(
+                        f"predictor.depth.gradient_weight={critic.gradient_weight} needs second derivatives, which the "
+                        f"head of stage {cut.index} lacks: set predictor.depth.gradient_weight=0, or use "
+                        "predictor=norm_head"
+                    )
 
 
 def _depth_learners(config: Config, index: int) -> dict[str, nn.Module]:

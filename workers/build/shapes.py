@@ -94,6 +94,13 @@ def activation_shape(config: Config, index: int) -> tuple[int, ...]:
     return tuple(size or 0 for size in specs[UNNAMED].shape)
 
 
+def example_at(config: Config, chains: list[Chain], shape: tuple[int, ...]) -> Tensor:
+    """Return zeros as a value at a cut, with a row of this shape for every label; `chains` are the model's parts."""
+    traced = any(is_traced(chain) for chain in chains)
+    sizes = tuple(next(iter(named(real_example(config)).values())).shape) if traced else (1, _steps(config))
+    return torch.zeros(*sizes[: _leading(config)], *shape)
+
+
 def _leading(config: Config) -> int:
     """Return how many sizes of a value with a row for every label come before those of the row: B, or B and T."""
     return 2 if config.data.sequences else 1

@@ -33,7 +33,7 @@ def traced(config: Config, built: nn.Module) -> nn.Sequential:
             f"model={config.model.name}: a module that is traced takes one tensor, and data={config.data.name} gives "
             f"{', '.join(example)}: return an ordered list of parts"
         )
-    key = repr((to_plain(config)["model"], config.seed, example.shape, torch.get_default_dtype()))
+    key = repr((to_plain(config)["model"], config.seed, example.shape, example.device, torch.get_default_dtype()))
     with _ALONE, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's tracer and its copies warn of torch's own deprecations
         if key not in _NEWEST:

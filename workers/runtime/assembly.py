@@ -54,7 +54,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         )  # fmt: skip
     ends = {index - 1: upstream, index + 1: downstream}
     Neighbours(index, clock, {stage: end for stage, end in ends.items() if end is not None})
-    piggyback = piggyback_of(config, ties, index, stage)
+    piggyback = piggyback_of(config, ties, index, stage, depth)
     recorder = Recorder(
         job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
         guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss,

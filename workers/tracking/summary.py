@@ -131,5 +131,7 @@ def _stage(facts: RunFacts, end: Mapping[str, Any]) -> dict[str, Any]:
     if entry["device"] is None and end["index"] < len(facts.devices):
         entry["device"] = facts.devices[end["index"]]
     return entry | {
-        key: end[key] for key in ("probe", "input_r2", "own", "dropped_targets", "tied_delay_steps") if key in end
+        key: end[key]
+        for key in ("probe", "input_r2", "own", "dropped_targets", "tied_delay_steps", "copied_bytes")
+        if key in end
     }

@@ -6,6 +6,7 @@ import math
 
 from dni.errors import ConfigError
 from dni.models.base import SplitKind, TiedKind
+from dni.predictors.head_settings import CopiedHead
 from workers.config.settings import Config
 from workers.config.validation.launch import check_launch, check_links
 from workers.config.validation.pipelines import check_pipelines
@@ -66,6 +67,11 @@ def _check_unlocked(config: Config) -> None:
     if config.model.tied is TiedKind.sum:
         raise ConfigError(
             f"model.tied=sum sends values with the frames, {waits}: set model.tied=copy (or depth=synthetic)"
+        )
+    if isinstance(config.predictor.depth, CopiedHead):
+        raise ConfigError(
+            f"predictor=copied_head sends weights with the replies to frames, {waits}: use predictor=block_head (or "
+            "depth=synthetic)"
         )
     if config.optimizer.over_all_stages:
         raise ConfigError(
