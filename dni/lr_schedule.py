@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -67,6 +68,22 @@ def resume_schedule(schedule: LRSchedule, optimizer: Optimizer, steps: int, done
         for _ in range(done):
             scheduler.step()
     return scheduler
+
+
+def rate_factor(optimizer: Optimizer) -> float:
+    """Return the factor of an optimizer's schedule at this step: its rate over the initial one; 1 without schedule."""
+    return next((float(g["lr"] / g["initial_lr"]) for g in optimizer.param_groups if g.get("initial_lr")), 1.0)
+
+
+def follow(optimizer: Optimizer, factor: Callable[[], float]) -> None:
+    """Let each step of an optimizer use `factor()` times the rates that it has now."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+
+    def set_rates(*step: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor()
+
+    optimizer.register_step_pre_hook(set_rates)
 
 
 def rate_after(schedule: LRSchedule, optimizer: Optimizer, steps: int, done: int) -> float:

@@ -6,7 +6,7 @@ import enum
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,9 @@ from dni.errors import ConfigError
 from dni.lr_schedule import Constant, LRSchedule
 from dni.plugin import RunContext
 from dni.ranges import above_zero, below_one, one_or_more, zero_or_more
+from dni.types import StagePlace
 
+Parameters = Iterable[nn.Parameter]
 ClipNorm = enum.Enum("ClipNorm", ["stage", "global"])
 
 
@@ -45,14 +47,11 @@ class Optimizer(ABC):
     by_layer: ClassVar[bool] = False
 
     @abstractmethod
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         """Return a torch optimizer over the parameters of one stage, with the rate `learning_rate`."""
 
-    def build_for(self, module: nn.Module, parameters: Iterable[nn.Parameter], *, last: bool) -> torch.optim.Optimizer:
-        """As `build`, for an optimizer that treats layers differently (`by_layer`).
-
-        `module` is the stage's, `parameters` those of its parameters that it trains; `last`: it is the last stage.
-        """
+    def build_for(self, module: nn.Module, parameters: Parameters, place: StagePlace) -> torch.optim.Optimizer:
+        """As `build`, for an optimizer that treats layers (`by_layer`) or stages differently. `module`: the stage's."""
         return self.build(parameters)
 
     def check(self, run: RunContext) -> None:
@@ -79,7 +78,7 @@ class Adam(Optimizer):
     weight_decay: float = zero_or_more(0.0)  # [factor] of weight decay of all parameters, at optimizer steps with a
     # gradient; adam, sgd: added to the gradient; adamw, muon, nadam: decoupled
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         betas = (self.beta1, self.beta2)
         return torch.optim.Adam(parameters, self.learning_rate, betas, weight_decay=self.weight_decay, fused=True)
 
@@ -88,23 +87,35 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         betas = (self.beta1, self.beta2)
         return torch.optim.AdamW(parameters, self.learning_rate, betas, weight_decay=self.weight_decay, fused=True)
 
 
 @dataclass
 class NAdam(Adam):
-    """Adam with Nesterov's momentum (Dozat 2016) and decoupled weight decay."""
+    """Adam with Nesterov's momentum (Dozat 2016) and decoupled weight decay.
+
+    With `beta1_last`, a stage has the more momentum, the later its gradients can be (Ajanthan et al. 2025).
+    """
 
     momentum_decay: float = zero_or_more(0.004)  # [rate] at step n the momentum is beta1 (1 - 0.96^(momentum_decay n) /
     # 2); 0: it stays at beta1 / 2; 1000: it is beta1 from the first step on
+    beta1_last: float | None = below_one(
+        None
+    )  # [factor] beta1 of the last stage; with it, stage k = 0, 1, ... of K has
+    # beta1_last + (K - 1 - k) / K (beta1 - beta1_last); null: all stages have beta1
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         return torch.optim.NAdam(
             parameters, self.learning_rate, (self.beta1, self.beta2), weight_decay=self.weight_decay,
             momentum_decay=self.momentum_decay, decoupled_weight_decay=True,
         )  # fmt: skip
+
+    def build_for(self, module: nn.Module, parameters: Parameters, place: StagePlace) -> torch.optim.Optimizer:
+        last = self.beta1 if self.beta1_last is None else self.beta1_last
+        own = last + (place.stages - 1 - place.index) / place.stages * (self.beta1 - last)
+        return replace(self, beta1=own).build(parameters)
 
 
 AdjustKind = enum.Enum("AdjustKind", ["original", "match_rms_adamw"])
@@ -130,15 +141,15 @@ class Muon(Optimizer):
     beta2: float = below_one(0.999)  # [factor] decay of the running mean of the squared gradients, per step
     weight_decay: float = zero_or_more(0.0)  # [factor] of decoupled weight decay of all parameters
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         """Return an optimizer that takes every matrix for one of a hidden layer."""
         return self._build(list(parameters), ())
 
-    def build_for(self, module: nn.Module, parameters: Iterable[nn.Parameter], *, last: bool) -> torch.optim.Optimizer:
+    def build_for(self, module: nn.Module, parameters: Parameters, place: StagePlace) -> torch.optim.Optimizer:
         every = module.named_parameters(remove_duplicate=False)  # the last use of a shared matrix counts, too
         matrices = [each for _, each in every if each.ndim == 2]
         lookups = [layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
-        return self._build(list(parameters), [*lookups, *(matrices[-1:] if last else [])])
+        return self._build(list(parameters), [*lookups, *(matrices[-1:] if place.last else [])])
 
     def _build(self, parameters: Sequence[nn.Parameter], no_matrices: Collection[Tensor]) -> MuonAdamW:
         apart = {id(each) for each in no_matrices}
@@ -191,7 +202,7 @@ class SGD(Optimizer):
     nesterov: bool = False  # use Nesterov's momentum
     weight_decay: float = zero_or_more(0.0)  # [factor] of weight decay, added to the gradient
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )
@@ -209,7 +220,7 @@ class Torch(Optimizer):
     name: str = "torch.optim.RMSprop"  # MODULE.CLASS of the optimizer
     arguments: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the optimizer
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         made = pkgutil.resolve_name(self.name)(parameters, lr=self.learning_rate, **self.arguments)
         assert isinstance(made, torch.optim.Optimizer)
         return made

@@ -7,6 +7,7 @@ before its end, M windows of a horizon.
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -20,3 +21,16 @@ IGNORED = -1
 #: The kinds of network inputs: int64 symbols (B, T); float32 images (B, C, H, W); float32 vectors (B, T, D), or (B, D)
 #: for examples without time; a dict of named tensors.
 Inputs = enum.Enum("Inputs", ["symbols", "images", "vectors", "named"])
+
+
+@dataclass(frozen=True)
+class StagePlace:
+    """The place of a stage in the network."""
+
+    index: int  #: from 0
+    stages: int  #: K, number of stages; of parts of the model where a stage has several
+
+    @property
+    def last(self) -> bool:
+        """Whether it is the last one."""
+        return self.index == self.stages - 1

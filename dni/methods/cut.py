@@ -11,9 +11,16 @@ from torch import Tensor, nn
 
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.loss_function import LossFunction
+from dni.lr_schedule import follow
 from dni.predictors.base import Predictor
 from dni.predictors.regressor import Regressor
-from dni.predictors.settings import DepthPredictor, PredictorContext, PredictorSettings, TimePredictor
+from dni.predictors.settings import (
+    DepthPredictor,
+    PredictorContext,
+    PredictorSchedule,
+    PredictorSettings,
+    TimePredictor,
+)
 from dni.recurrent import Chain
 from dni.stages.autocast import autocast_calls
 
@@ -42,6 +49,8 @@ class CutContext:
     #: makes blocks like the model's (`dni.models.Model.block`)
     copies: Callable[[int], Mapping[str, nn.Module]] = field(default=lambda layers: {}, kw_only=True)  #: gives copies
     #: of later layers (`PredictorContext.copies`)
+    rate_factor: Callable[[], float] = field(default=lambda: 1.0, kw_only=True)  #: returns the factor of the stage's
+    #: schedule of the learning rate at this step
     base_seed: int  #: torch is seeded with base_seed + 0 to 3K - 1 before the interfaces of the run are built
 
     @property
@@ -79,8 +88,14 @@ class CutContext:
         """Build an interface of the class `kind`, with that predictor or another one that is trained alike."""
         predictor = predictor or self.build()
         optimizer = torch.optim.Adam(predictor.parameters(), self.predictor.learning_rate, fused=True)
+        self.scheduled(optimizer)
         own = {"expects": self.expects, **self.predictor.training(), **settings}
         return kind(predictor, optimizer, **own)
+
+    def scheduled(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the optimizer of a model that learns at this cut follow the schedule of the predictor's settings."""
+        if self.predictor.schedule is PredictorSchedule.stage:
+            follow(optimizer, self.rate_factor)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,11 @@ from dni.stages.weight_stashing import StashingStage
 
 @dataclass
 class Delayed(DepthMethod):
-    """Asynchronous pipeline training with late, true gradients (PipeDream, Narayanan et al. 2019)."""
+    """Asynchronous pipeline training with late, true gradients (PipeDream, Narayanan et al. 2019).
+
+    With `optimizer.accumulate=m`, a gradient that is d windows late crosses at most ceil(d / m) optimizer steps, thus
+    one if m >= d (Elam et al. 2026, arXiv 2606.07881).
+    """
 
     stash: bool = True  # go back with the weights of the forward pass: W copies, or two with accumulate=W (as in
     # PipeDream-2BW); false: with today's, a window is run again when its gradient comes

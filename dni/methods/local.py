@@ -46,6 +46,7 @@ class Local(DepthMethod):
             function=cut.loss if cut.loss.numbers else None,
         )  # fmt: skip
         autocast_calls(found.head, cut.autocast, "forward")
+        cut.scheduled(found.optimizer)
         return found
 
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:

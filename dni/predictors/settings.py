@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from dni.errors import ConfigError
 from dni.plugin import Named, RunContext
 from dni.predictors.base import Predictor
 from dni.ranges import above_zero, one_or_more, zero_or_more
+
+PredictorSchedule = enum.Enum("PredictorSchedule", ["constant", "stage"])
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class PredictorSettings(Named, ABC):
     warmup: int = zero_or_more(0)  # [targets] of the predictor before the stage's first update
     scale: float = zero_or_more(1.0)  # [factor] on the synthetic gradient that the network receives
     clip: float | None = above_zero(None)  # [norm] largest norm of the predictor's own gradient; null: no clipping
+    schedule: PredictorSchedule = PredictorSchedule.constant  # schedule of the rate. constant: it stays; stage: it
+    # is multiplied by the factor of optimizer.schedule at each step, as that of the stage
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> Predictor:

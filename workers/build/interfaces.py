@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from dni.interfaces.base import Interface, ZeroInterface
 from dni.interfaces.input import InputInterface
 from dni.interfaces.loss import LossInterface
 from dni.interfaces.per_tensor import PerTensorInterface
+from dni.lr_schedule import rate_factor
 from dni.methods.cut import CutContext, InputContext, TimeCutContext
 from dni.named_tensors import UNNAMED
 from dni.predictors.base import Predictor
@@ -29,6 +31,8 @@ from workers.build.model import build_chains, dtype_of
 from workers.build.shapes import activation_shape, activation_specs, example_at
 from workers.comm.contents import Rows, TensorSpec
 from workers.config.settings import Config
+
+Context = TypeVar("Context", bound=CutContext)
 
 _META = torch.device("meta")
 
@@ -47,7 +51,8 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
         return _counting(config, LossInterface(config.loss))
     contexts = depth_contexts(config, index, stage.device)
     torch.manual_seed(_seed(config, index))
-    inner = {name: _counting(config, config.depth.interface(context)) for name, context in contexts.items()}
+    made = {name: config.depth.interface(_beside(stage, context)) for name, context in contexts.items()}
+    inner = {name: _counting(config, interface) for name, interface in made.items()}
     return inner[UNNAMED] if UNNAMED in inner else PerTensorInterface(inner)
 
 
@@ -65,7 +70,7 @@ def time_interface(config: Config, index: int, stage: Stage, source: Source | No
     if not _state_features(stage.module):
         return ZeroInterface()
     torch.manual_seed(_seed(config, config.stages + index))
-    return config.time.interface(time_context(config, index, stage.module, stage.device, source))
+    return config.time.interface(_beside(stage, time_context(config, index, stage.module, stage.device, source)))
 
 
 def input_interface(config: Config, index: int, device: torch.device) -> InputInterface:
@@ -80,7 +85,13 @@ def bootstrap(config: Config, index: int, stage: Stage, depth: Interface, time: 
     if not _state_features(stage.module):
         return Bootstrap()
     torch.manual_seed(_seed(config, 2 * config.stages + index))
-    return config.time.targets(time_context(config, index, stage.module, stage.device), stage, depth, time)
+    context = _beside(stage, time_context(config, index, stage.module, stage.device))
+    return config.time.targets(context, stage, depth, time)
+
+
+def _beside(stage: Stage, context: Context) -> Context:
+    """Return a context whose models can follow the stage's schedule of the learning rate."""
+    return replace(context, rate_factor=partial(rate_factor, stage.optimizer))
 
 
 def depth_contexts(config: Config, index: int, device: torch.device) -> dict[str, CutContext]:

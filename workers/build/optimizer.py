@@ -14,6 +14,7 @@ from dni.lr_schedule import start_schedule
 from dni.misuse import refuse_optimizer
 from dni.optimizers import Optimizer
 from dni.stages.tied import replicas_of, tied
+from dni.types import StagePlace
 from workers.build.own_code import as_config_error
 from workers.build.trace import is_traced
 from workers.config.plugins import TARGET, target_of
@@ -29,7 +30,7 @@ def try_optimizers(config: Config, chains: Sequence[nn.Module]) -> None:
         _refuse_frozen(config, index, chain)
         replicas = replicas_of(ties, index)
         with _failures_of("optimizer", settings):
-            optimizer = build_optimizer(config, chain, replicas, last=index == len(chains) - 1)
+            optimizer = build_optimizer(config, chain, replicas, StagePlace(index, len(chains)))
             refuse_optimizer(chain, optimizer, replicas=replicas)
         with _failures_of("optimizer.schedule", settings.schedule):
             schedule = start_schedule(settings.schedule, optimizer, config.decay_steps)
@@ -55,11 +56,11 @@ def _refuse_traced(settings: Optimizer, chains: Sequence[nn.Module]) -> None:
 
 
 def build_optimizer(
-    config: Config, module: nn.Module, replicas: Collection[str], *, last: bool
+    config: Config, module: nn.Module, replicas: Collection[str], place: StagePlace
 ) -> torch.optim.Optimizer:
     """Build the optimizer of a stage; `replicas`: names of its parameters that an earlier stage trains."""
     own = [parameter for name, parameter in module.named_parameters() if name not in replicas]
-    return config.optimizer.build_for(module, own, last=last)
+    return config.optimizer.build_for(module, own, place)
 
 
 def _failures_of(section: str, plugin: Any) -> AbstractContextManager[None]:

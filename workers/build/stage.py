@@ -8,6 +8,7 @@ from typing import Any
 from dni.lr_schedule import start_schedule
 from dni.stages.base import Stage
 from dni.stages.tied import replicas_of, tied
+from dni.types import StagePlace
 from workers.build.device import device_of
 from workers.build.model import build_chains
 from workers.build.optimizer import build_optimizer
@@ -33,7 +34,7 @@ def build_stage(config: Config, index: int) -> Stage:
         "chunk": config.chunk,
         "replicas": replicas,
     }
-    last = index == config.parts - 1
-    optimizer = build_optimizer(config, chain, replicas, last=last)
+    place = StagePlace(index, config.parts)
+    optimizer = build_optimizer(config, chain, replicas, place)
     settings["schedule"] = start_schedule(config.optimizer.schedule, optimizer, config.decay_steps)
-    return config.time.stage(config.depth, chain, optimizer, last=last, **settings)
+    return config.time.stage(config.depth, chain, optimizer, last=place.last, **settings)

@@ -53,7 +53,7 @@ def parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list
 def _saved_names(config: Config, part: SavedPart, layers: Layers) -> list[str]:
     """Of the optimizer that the part was saved with; it is made once more, as it may have sorted its parameters."""
     chain = Chain(OrderedDict((name, layers[name]) for name in part.layers))
-    optimizer = build_optimizer(config, chain, _owned_before(part, layers), last=part.layers[-1] == [*layers][-1])
+    optimizer = build_optimizer(config, chain, _owned_before(part, layers), part.place)
     return parameter_names(chain, optimizer)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dni.errors import CheckpointError
+from dni.types import StagePlace
 from workers.storage import checkpoint
 from workers.storage.sealed import read_sealed
 
@@ -18,6 +19,7 @@ class SavedPart:
 
     layers: tuple[str, ...]
     state: Mapping[str, Any]
+    place: StagePlace
 
 
 def saved_layers(folder: Path, step: int) -> list[tuple[str, ...]] | None:
@@ -43,4 +45,7 @@ def read_parts(folder: Path, step: int) -> list[SavedPart]:
     layers = saved_layers(folder, step)
     if layers is None:
         raise CheckpointError(f"step {step}: the checkpoint in {folder} does not say where its model was cut")
-    return [SavedPart(own, checkpoint.load(folder, step, part, len(layers))) for part, own in enumerate(layers)]
+    return [
+        SavedPart(own, checkpoint.load(folder, step, part, len(layers)), StagePlace(part, len(layers)))
+        for part, own in enumerate(layers)
+    ]

@@ -132,6 +132,35 @@ def test_run_ends_despite_lost_and_late_gradients(faults: Any, lag: int | None, 
     assert faulty.in_flight() == [0, 0]
 
 
+@pytest.mark.parametrize(("windows", "lag", "most"), [(1, 2, 4), (3, 2, 2), (4, 2, 1), (2, 1, 1)])
+def test_accumulation_bounds_the_drift_of_the_weights(
+    windows: int, lag: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Count the optimizer steps between the weights of a gradient and those that it updates.
+
+    Before a stage with e later edges, gradients are d = lag e windows late. It steps every m windows, so the gradient
+    of window t = 1, 2, ... crosses floor((t - 1) / m) - floor((t - 1 - d) / m) steps, at most ceil(d / m).
+    """
+    versions: dict[tuple[bool, int], int] = {}  # of the weights, by first stage or second, and window
+    crossed: dict[bool, list[int]] = {True: [], False: []}
+
+    class Counting(StashingStage):
+        def forward(self, activation: Any, reset: Any = None, step: int = 0) -> Any:
+            versions[self.first, step] = self.moved
+            return super().forward(activation, reset, step)
+
+        def backward(self, output: Any, state: Any = None, step: int = 0) -> Any:
+            crossed[self.first].append(self.moved - versions[self.first, step])  # the next step uses this gradient
+            return super().backward(output, state, step)
+
+    monkeypatch.setattr("dni.methods.delayed.StashingStage", Counting)
+    launch(delayed(lag=lag, steps=14, optimizer={"accumulate": windows}), tmp_path)
+    for first, delay in ((True, 2 * lag), (False, lag)):
+        numbers = range(14 - delay)  # t - 1
+        assert crossed[first] == [n // windows - max(0, n - delay) // windows for n in numbers]
+    assert max(crossed[True]) == most
+
+
 def test_run_without_lag_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     launch(delayed(lag=None, checkpoint={"every": 4, "keep": 9}), tmp_path / "saved")
     part = {"resume": str(tmp_path / "saved"), "resume_step": 4}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dni.lr_schedule import Linear, start_schedule
 from dni.optimizers import AdjustKind, Muon
+from dni.types import StagePlace
 from tests.support.runs import assert_same, parameters_of, tiny
 from workers.config.settings import Config
 from workers.launch.launcher import launch
@@ -37,7 +38,7 @@ def train(module: nn.Sequential, *optimizers: torch.optim.Optimizer, steps: int 
 @pytest.mark.parametrize("adjust", AdjustKind)
 def test_each_parameter_gets_the_step_of_torchs_own_muon_or_adamw(adjust: AdjustKind) -> None:
     one, two = model(), model()
-    joined = Muon(**SETTINGS, adjust=adjust).build_for(one, one.parameters(), last=True)
+    joined = Muon(**SETTINGS, adjust=adjust).build_for(one, one.parameters(), StagePlace(1, 2))
     hidden = torch.optim.Muon([two[1].weight], 2e-2, 0.1, 0.9, adjust_lr_fn=adjust.name)
     rest = [two[0].weight, two[1].bias, two[3].weight, two[3].bias]
     assert_same(train(one, joined), train(two, hidden, torch.optim.AdamW(rest, 2e-2, weight_decay=0.1, fused=True)))
@@ -58,22 +59,24 @@ def test_muon_is_the_orthogonalised_momentum_by_hand() -> None:
 
 def test_the_last_matrix_is_muons_in_a_stage_that_is_not_the_last() -> None:
     module = model()[1:]
-    groups = Muon().build_for(module, module.parameters(), last=False).param_groups
+    groups = Muon().build_for(module, module.parameters(), StagePlace(0, 2)).param_groups
     assert [len(group["params"]) for group in groups] == [2, 2]
-    groups = Muon().build_for(module, module.parameters(), last=True).param_groups
+    groups = Muon().build_for(module, module.parameters(), StagePlace(1, 2)).param_groups
     assert [len(group["params"]) for group in groups] == [1, 3]
 
 
 @pytest.mark.parametrize(("layers", "sizes"), [([nn.Embedding(3, 2)], [1]), ([nn.Linear(2, 2, bias=False)], [1])])
 def test_a_stage_may_have_parameters_of_one_kind_alone(layers: list[nn.Module], sizes: list[int]) -> None:
     module = nn.Sequential(*layers)
-    optimizer = Muon().build_for(module, module.parameters(), last=False)
+    optimizer = Muon().build_for(module, module.parameters(), StagePlace(0, 2))
     assert [len(group["params"]) for group in optimizer.param_groups] == sizes
 
 
 def test_a_schedule_drives_both_groups() -> None:
     module = model()
-    optimizer = Muon(learning_rate=1.0, other_learning_rate=0.1).build_for(module, module.parameters(), last=True)
+    optimizer = Muon(learning_rate=1.0, other_learning_rate=0.1).build_for(
+        module, module.parameters(), StagePlace(1, 2)
+    )
     schedule = start_schedule(Linear(), optimizer, 4)
     assert schedule is not None
     schedule.step()
@@ -82,10 +85,10 @@ def test_a_schedule_drives_both_groups() -> None:
 
 def test_a_saved_state_goes_on_in_another_one() -> None:
     one, two = model(), model()
-    optimizer = Muon(**SETTINGS).build_for(one, one.parameters(), last=True)
+    optimizer = Muon(**SETTINGS).build_for(one, one.parameters(), StagePlace(1, 2))
     train(one, optimizer)
     two.load_state_dict(one.state_dict())
-    loaded = Muon(**SETTINGS).build_for(two, two.parameters(), last=True)
+    loaded = Muon(**SETTINGS).build_for(two, two.parameters(), StagePlace(1, 2))
     loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert_same(train(two, loaded), train(one, optimizer))
 

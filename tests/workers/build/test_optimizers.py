@@ -12,21 +12,24 @@ from torch import nn
 
 from dni.optimizers import SGD, Adam, AdamW, NAdam
 from dni.stages.base import Stage
+from dni.types import StagePlace
 from tests.support.commands import settings
 from tests.support.runs import assert_same, parameters_of, plain_training, tiny
 from workers.launch.launcher import launch
+from workers.storage import checkpoint
 
 GRADIENTS, EPS = (0.5, -1.0, 2.0, 0.25), 1e-8
 START, RATE, DECAY = 3.0, 0.1, 0.2
+ONLY = StagePlace(0, 1)
 
 OPTIMIZERS: dict[str, Any] = {"adam": Adam, "adamw": AdamW, "nadam": NAdam, "sgd": SGD}
 
 
-def weights_after(kind: str, **more: Any) -> list[float]:
+def weights_after(kind: str, place: StagePlace = ONLY, **more: Any) -> list[float]:
     """Return a single weight after each of four steps with given gradients."""
     module, found = nn.Linear(1, 1, bias=False).double(), []
     nn.init.constant_(module.weight, START)
-    optimizer = OPTIMIZERS[kind](learning_rate=RATE, **more).build(module.parameters())
+    optimizer = OPTIMIZERS[kind](learning_rate=RATE, **more).build_for(module, module.parameters(), place)
     for gradient in GRADIENTS:
         module.weight.grad = torch.full((1, 1), gradient, dtype=torch.float64)
         optimizer.step()
@@ -90,6 +93,40 @@ def sgd(nesterov: bool) -> Callable[..., float]:
 )  # fmt: skip
 def test_the_formula(kind: str, more: dict[str, Any], step: Callable[..., float]) -> None:
     assert weights_after(kind, **more) == pytest.approx(by_hand(step), rel=1e-6)  # NAdam holds its product in float32
+
+
+def test_momentum_grows_with_the_delay_of_a_stage() -> None:
+    """Four stages: 0.9 + 0.09 n / 4 with n = 3, 2, 1, 0 later stages; without `beta1_last` the same everywhere."""
+    by_stage, plain = NAdam(beta1=0.99, beta1_last=0.9), NAdam(beta1=0.99)
+    betas = [beta1_of(by_stage, StagePlace(k, 4)) for k in range(4)]
+    assert betas == pytest.approx([0.9675, 0.945, 0.9225, 0.9])
+    assert beta1_of(by_stage, ONLY) == 0.9
+    assert {beta1_of(plain, StagePlace(k, 4)) for k in range(4)} == {0.99}
+
+
+def beta1_of(settings: NAdam, place: StagePlace) -> float:
+    module = nn.Linear(1, 1)
+    (group,) = settings.build_for(module, module.parameters(), place).param_groups
+    return float(group["betas"][0])
+
+
+def test_the_formula_has_the_momentum_of_the_stage() -> None:
+    """The second of four stages has 0.945."""
+    found = weights_after("nadam", StagePlace(1, 4), weight_decay=DECAY, beta1=0.99, beta1_last=0.9, momentum_decay=1.0)
+    assert found == pytest.approx(by_hand(nadam(lambda n: 0.945 * (1 - 0.96**n / 2), 0.945)), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["delayed", "local"])
+def test_a_run_has_momentum_by_stage_and_resumes(method: str, tmp_path: Path) -> None:
+    own = {"kind": "nadam", "beta1": 0.99, "beta1_last": 0.9}
+    same: dict[str, Any] = {"stages": 3, "depth": {"method": method, "lag": 1}, "optimizer": own}
+    launch(tiny(**same), tmp_path / "whole")
+    launch(tiny(**same, checkpoint={"every": 4, "keep": 9}), tmp_path / "saved")
+    launch(tiny(**same, resume=str(tmp_path / "saved"), resume_step=4), tmp_path / "part")
+    for stage, beta1 in enumerate((0.96, 0.93, 0.9)):
+        (group,) = checkpoint.load(tmp_path / "part", 10, stage)["stage"]["optimizer"]["param_groups"]
+        assert group["betas"][0] == pytest.approx(beta1)
+    assert_same(parameters_of(tmp_path / "whole", 3), parameters_of(tmp_path / "part", 3))
 
 
 def test_the_defaults_are_torchs_own() -> None:
