@@ -44,11 +44,13 @@ class Grid:
         name: of the folder outputs/bench-NAME with the runs. The record is in benchmarks/results (QUICK=1: there).
         record: the record's name.
         head: the first entries of the record.
+        others: records of other benchmarks; a run that is the same there is not repeated.
     """
 
     name: str
     record: str
     head: dict[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
     _measured: bool = field(default=False, init=False)  # whether rows of this machine are among them
 
     @property
@@ -69,11 +71,19 @@ class Grid:
         """Return the rows of earlier calls, by name."""
         return dict(json.loads(self.path.read_text(encoding="utf-8"))["rows"]) if self.path.is_file() else {}
 
+    def _known(self) -> dict[str, Row]:
+        """Return the rows of the other records, by key."""
+        files = [] if QUICK else [RESULTS / f"{name}.json" for name in self.others]
+        every = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))["rows"].values()]
+        return {row["key"]: row for row in every if "key" in row}
+
     def fill(
         self, cells: Sequence[C], measure: Callable[[C], Row], show: Callable[[Row], str], at_once: int = JOBS
     ) -> dict[str, Row]:
         """Return the rows of all cells, in their order. Every row is saved as soon as it is measured."""
         rows, keys = self.finished(), {cell.name: recipe(*cell.overrides) for cell in cells}
+        known = self._known()
+        rows |= {cell.name: known[keys[cell.name]] for cell in cells if keys[cell.name] in known}
         missing = [cell for cell in cells if rows.get(cell.name, {}).get("key") != keys[cell.name]]
         print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished", flush=True)
         self._measured |= bool(missing)

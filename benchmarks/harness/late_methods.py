@@ -1,6 +1,6 @@
 """The comparison under late gradients: tasks, methods, and the settings that each method tries.
 
-Corrections and local losses have the same heads (`predictor=block_head`). Every method tries four settings per family
+Corrections and local losses choose from the same heads. Every method tries four settings per family
 of tasks; the one with the best validation figure after the family's short run, on a seed that no result is made with,
 is its recipe. Nothing here has seen a test split.
 """
@@ -41,8 +41,8 @@ TASKS = {
 _FADING = ("predictor.depth.eager_loss=true", "predictor.depth.staleness_decay=1")
 METHODS: dict[str, Overrides] = {
     "backprop": ("depth=backprop",),
-    "local": ("depth=local", "predictor=block_head"),
-    "corrected": ("depth=corrected", "predictor=block_head"),
+    "local": ("depth=local",),
+    "corrected": ("depth=corrected",),
     "critic": ("depth=synthetic", "predictor=critic", *_FADING),
     "cDNI": ("depth=synthetic", "predictor=mlp"),
     "delayed": ("depth=delayed",),
@@ -63,6 +63,8 @@ def settings(name: str, family: str) -> list[Overrides]:
     if name == "delayed":  # a lower rate, and one of two optimizers that are meant for late gradients
         lower = [f"{float(rate) / 4:g}" for rate in rates[:2]]
         return [(_rate(rate), *optimizer) for rate, optimizer in product(lower, _PATIENT)]
+    if name in ("local", "corrected"):
+        return [(_rate(rate), *usual, *head) for head, rate in _HEADS[family]]
     if name in _SECOND:
         return [(_rate(rate), *usual, other) for rate, other in product(rates[1:3], _SECOND[name])]
     return [(_rate(rate), *usual) for rate in rates]
@@ -72,6 +74,7 @@ def _rate(rate: str) -> str:
     return f"optimizer.learning_rate={rate}"
 
 
+_BLOCK, _PERCEPTRON = ("predictor=block_head",), ("predictor=norm_head", "predictor.depth.hidden=256")
 _PATIENT: tuple[Overrides, ...] = (("optimizer=nesterov",), ("optimizer=muon",))
 _SECOND = {
     "critic": ("predictor.depth.hidden=0", "predictor.depth.hidden=128"),
@@ -84,8 +87,13 @@ _RATES = {
     "cifar": ("1e-3", "2e-3", "4e-3", "8e-3"),
 }
 
+#: Heads of local losses and of corrections, with the rates to try.
+_HEADS = {
+    "gpt": [(_BLOCK, rate) for rate in _RATES["gpt"]],
+    **{family: list(product((_PERCEPTRON, _BLOCK), _RATES[family][1:3])) for family in ("text", "mnist", "cifar")},
+}
 #: What `benchmarks.harness.tuning` needs to choose recipes.
 COMPARED = Comparison(
     TASKS, method, settings, ("corrected", "critic", "cDNI", "delayed"),
-    Grid("late-tuning", "late_tuning", {"seed": TUNING_SEED}),
+    Grid("late-tuning", "late_tuning", {"seed": TUNING_SEED}, ("depth_tuning",)),
 )  # fmt: skip
