@@ -8,7 +8,7 @@ OLDEST := .venv-oldest/bin/python
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables docs test test-long test-oldest test-hosts check proto proof
+.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-late bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables docs test test-long test-oldest test-hosts check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench-char-gpt: install ## a GPT of characters by every method, beside the same 
 
 bench-lag: install ## measure what late targets cost, by method; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.depth.staleness
+
+bench-late: install ## late gradients: every method on every task at lags 1, 8 and 32; goes on where it stopped (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.depth.late
 
 bench-copy: install ## how long a sequence is learned, by method and window; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.time.copy_task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.depth import methods as depth
 from benchmarks.depth import staleness as lag
-from benchmarks.harness.cells import DEPTH, Trial, late
+from benchmarks.depth.late_tables import errors_ahead
+from benchmarks.harness import grid, late_methods
+from benchmarks.harness.cells import DEPTH, Cell, Trial, late
+from benchmarks.harness.grid import Grid
 from benchmarks.harness.methods import METHODS, TASKS, method, settings
 from benchmarks.harness.runs import composed
 from benchmarks.harness.tuning import best, beyond
@@ -30,6 +34,39 @@ def test_every_method_has_four_settings_that_can_be_run(task: str, name: str) ->
         config.model.input_shape = [3, 32, 32] if TASKS[task].family == "cifar" else None
         check(config)
         assert config.depth.lag == (2 if name in ("DNI", "cDNI", "critic", "delayed") else None)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("task", late_methods.TASKS)
+@pytest.mark.parametrize("name", late_methods.METHODS)
+def test_every_method_under_late_gradients_has_four_settings_that_can_be_run(
+    task: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(late_methods.GPT)
+    tried = late_methods.settings(name, late_methods.TASKS[task].family)
+    assert len(set(tried)) == 4
+    for setting in tried:
+        lag = late_methods.COMPARED.lag_of(name, 2)
+        config = composed(*Trial(task, name, setting, lag, late_methods.COMPARED).overrides)
+        config.model.input_shape = [3, 32, 32] if task == "cifar" else None
+        check(config)
+        assert config.depth.lag == (None if name in ("backprop", "local") else 2)
+
+
+def test_a_gap_is_counted_in_standard_errors_of_paired_seeds() -> None:
+    # gaps 0.1, 0.2, 0.3: mean 0.2, deviation 0.1, standard error 0.1 / sqrt(3)
+    assert errors_ahead([2.1, 2.3, 2.2], [2.0, 2.1, 1.9]) == pytest.approx(2 * math.sqrt(3))
+    assert errors_ahead([2.1], [2.0]) == 0.0
+
+
+def test_a_run_of_another_record_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    monkeypatch.setattr(grid, "QUICK", False)
+    cell = Cell("mnist, 3 cuts, backprop", "mnist, 3 cuts", "backprop", ("optimizer.learning_rate=1e-3",), 0)
+    Grid("first", "first").fill([cell], lambda cell: {"test": 2.5}, str)
+    other = replace(cell, label="the same run, another name")
+    rows = Grid("second", "second", others=("first",)).fill([other], lambda cell: pytest.fail("run again"), str)
+    assert rows[other.name]["test"] == 2.5
 
 
 def test_the_window_holds_late_gradients_on_all_edges() -> None:
