@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dni.interfaces.agreement import Agreement
 from dni.interfaces.base import Correction
 from dni.interfaces.synthetic import DecoupledInterface
 from dni.losses import count_rows, squared_distance
@@ -22,6 +23,7 @@ class UsedGradient:
     gradient: Tensor
     rows: int  #: number of labels of the step
     order: int = 0  #: number of targets that have arrived for this step
+    seen: Tensor | None = None  #: mean of the newest residual that was applied before this step (`Agreement`)
 
 
 class CorrectedInterface(DecoupledInterface):
@@ -43,6 +45,9 @@ class CorrectedInterface(DecoupledInterface):
     up to `orders`. With beta = lambda = 1 and as many orders as edges to the loss, the residuals of a step add up to
     the true gradient; if no target is late, that is backpropagation. With beta = 0 this is `DecoupledInterface`.
 
+    A residual is applied late, so a large beta overshoots: residuals then point against those that were applied before
+    their windows ran. With an `Agreement`, beta is multiplied by its share, which falls when they do.
+
     Args:
         predictor: the model of the gradient.
         optimizer: updates the predictor's parameters.
@@ -51,6 +56,7 @@ class CorrectedInterface(DecoupledInterface):
         lambda_: weight of a residual that is sent on; 0 at the first stage.
         orders: most residuals of a step.
         every: correct only steps that are multiples of this.
+        agreement: the law of beta; None: beta is constant.
         lag: wait at step t for the targets of step t - lag; None takes those that have arrived.
         history: steps, with the newest one, whose windows the stage keeps (`CorrectingStage`).
         settings: those of `DecoupledInterface`.
@@ -69,6 +75,7 @@ class CorrectedInterface(DecoupledInterface):
         lambda_: float = 0.0,
         orders: int = 1,
         every: int = 1,
+        agreement: Agreement | None = None,
         lag: int | None = None,
         history: int = 64,
         **settings: Any,
@@ -77,7 +84,7 @@ class CorrectedInterface(DecoupledInterface):
         refuse_below(1, orders=orders, every=every, history=history)
         refuse_below(0, lag=lag)
         self.beta, self.decay, self.lambda_, self.orders = beta, decay, lambda_, orders
-        self.every, self.lag, self.history = every, lag, history
+        self.every, self.agreement, self.lag, self.history = every, agreement, lag, history
         self._rows = 1  # labels of the newest step
         self._used: dict[int, UsedGradient] = {}
         self._arrived: list[tuple[int, Tensor]] = []  # targets, in order of arrival
@@ -95,13 +102,16 @@ class CorrectedInterface(DecoupledInterface):
         """Return the synthetic gradient as `DecoupledInterface` does, and learn from the targets that have arrived."""
         answer = super().gradient(step, value, labels, done)
         self._rows = 1 if labels is None else count_rows(labels)
-        self._used[step] = UsedGradient(answer, self._rows)  # before learning: its target is there if nothing is late
+        seen = None if self.agreement is None else self.agreement.newest
+        newest = UsedGradient(answer, self._rows, seen=seen)
+        self._used[step] = newest  # before learning: its target is there if nothing is late
         self._used = {s: used for s, used in self._used.items() if s > step - self.history and s % self.every == 0}
         arrived, self._arrived = self._arrived, []
         for earlier, target in arrived:
             self._learn_from(earlier, target.to(answer.device))
         if not self.ready:  # the stage does not move, so that there is nothing to correct
             self._used, self._residuals = {}, []
+            self.agreement = None if self.agreement is None else Agreement()
         return answer
 
     def corrections(self, step: int) -> list[Correction]:
@@ -110,13 +120,16 @@ class CorrectedInterface(DecoupledInterface):
 
     def state_dict(self) -> dict[str, Any]:
         used = {str(step): dict(vars(each)) for step, each in self._used.items()}
-        return {**super().state_dict(), "used": used, "arrived": list(self._arrived)}
+        own = {} if self.agreement is None else {"agreement": {**vars(self.agreement)}}
+        return {**super().state_dict(), "used": used, "arrived": list(self._arrived), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._used = {int(step): UsedGradient(**used) for step, used in state["used"].items()}
         for used in self._used.values():
             used.gradient = used.gradient.to(self.device)
+        if self.agreement is not None:
+            self.agreement = Agreement(**state["agreement"])
         self._arrived, self._residuals = [(step, target) for step, target in state["arrived"]], []
 
     def _learn_from(self, step: int, target: Tensor) -> None:
@@ -128,9 +141,12 @@ class CorrectedInterface(DecoupledInterface):
             residual = target - used.gradient if used.order == 1 else target
             if used.order == 1 and not self.predictor.fits:
                 self._measure(step, squared_distance(used.gradient, target).item(), used.gradient, target)
+            if used.order == 1 and self.agreement is not None:
+                self.agreement.compare(residual, used.seen)
             self._residuals.append((step, used.order, residual))
 
     def _correction(self, now: int, step: int, order: int, residual: Tensor) -> Correction:
-        weight = self.beta * (1 + now - step) ** -self.decay
+        share = 1.0 if self.agreement is None else self.agreement.share
+        weight = self.beta * share * (1 + now - step) ** -self.decay
         scale = weight * self._rows / self._used[step].rows  # the update divides by the labels of its own step
         return Correction(step, scale * residual, self.lambda_ / scale if order < self.orders else 0.0)

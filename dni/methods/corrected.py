@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from dni.errors import ConfigError
+from dni.interfaces.agreement import Agreement
 from dni.interfaces.base import Interface
 from dni.interfaces.corrected import CorrectedInterface
 from dni.methods.cut import CutContext
@@ -18,6 +20,8 @@ from dni.plugin import RunContext
 from dni.ranges import one_or_more, zero_or_more
 from dni.stages.base import Stage
 from dni.stages.correcting import CorrectingStage
+
+BetaLaw = enum.Enum("BetaLaw", ["constant", "agreement"])
 
 
 @dataclass
@@ -29,6 +33,8 @@ class Corrected(Synthetic):
 
     beta: float = zero_or_more(0.3)  # [weight] of errors of earlier predictions in an update; 0: as depth=synthetic
     beta_decay: float = zero_or_more(0.0)  # [exponent] a: multiply beta by (1 + s)^-a for an error that is s steps late
+    beta_law: BetaLaw = BetaLaw.constant  # factor on beta. constant: 1; agreement: it falls while errors point against
+    # corrections that were applied before their windows ran, and rises to 1 while they agree
     correct_every: int = one_or_more(1)  # [steps] correct only the predictions of every so many steps
     correction_lambda: float = zero_or_more(0.0)  # [weight] of an error that is also sent to the previous stage; 0:
     # nothing more is sent; 1 adds up to the true gradient
@@ -51,6 +57,7 @@ class Corrected(Synthetic):
             lambda_=self.correction_lambda if cut.index else 0.0,
             orders=self.orders,
             every=self.correct_every,
+            agreement=Agreement() if self.beta_law is BetaLaw.agreement else None,
             lag=self.lag,
             history=self.history,
         )
