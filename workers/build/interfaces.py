@@ -25,6 +25,7 @@ from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
 from workers.build.heads.blocks import blocks_like
 from workers.build.heads.copies import copied_layers
+from workers.build.heads.reconstruction import reconstruction, with_reconstruction
 from workers.build.model import build_chains, dtype_of
 from workers.build.shapes import activation_shape, activation_specs, example_at
 from workers.comm.contents import Rows, TensorSpec
@@ -47,7 +48,11 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
         return _counting(config, LossInterface(config.loss))
     contexts = depth_contexts(config, index, stage.device)
     torch.manual_seed(_seed(config, index))
-    inner = {name: _counting(config, config.depth.interface(context)) for name, context in contexts.items()}
+    made = {
+        name: with_reconstruction(config, context, config.depth.interface(context))
+        for name, context in contexts.items()
+    }
+    inner = {name: _counting(config, each) for name, each in made.items()}
     return inner[UNNAMED] if UNNAMED in inner else PerTensorInterface(inner)
 
 
@@ -175,7 +180,7 @@ def refuse_large(config: Config) -> None:
 
 def refuse_heads(config: Config) -> None:
     """Raise ConfigError if a head cannot be built, or is to learn from gradients and has no second derivative."""
-    if not isinstance(config.predictor.depth, HeadSettings) or config.pipelined:
+    if not isinstance(config.predictor.depth, HeadSettings) or not config.depth.predicts:
         return
     cpu = torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
@@ -184,6 +189,8 @@ def refuse_heads(config: Config) -> None:
             context for index in range(config.stages - 1) for context in depth_contexts(config, index, cpu).values()
         ]
         for cut in cuts:
+            if config.predictor.depth.reconstruction:
+                reconstruction(config, cut)
             for critic in config.depth.learners(cut).values():
                 if not (isinstance(critic, HeadCritic) and critic.gradient_weight):
                     continue
