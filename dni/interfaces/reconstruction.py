@@ -16,8 +16,8 @@ from dni.predictors.reconstruction import Reconstruction
 
 
 class ReconstructionInterface(InterfaceWrapper):
-    """Add weight dE/dv to the gradient of another interface (InfoPro, Wang et al. 2021, arXiv 2101.10832; of the stage's
-    input features, arXiv 2212.14215).
+    """Add weight dE/dv to the gradient of another interface (InfoPro, Wang et al. 2021, arXiv 2101.10832; of input
+    features, arXiv 2212.14215).
 
     E(v, x) is the error of a linear reconstruction of the stage's input x from its output v (`Reconstruction`). A stage
     that learns from a local loss or a critic so keeps what later stages may need. The reconstruction takes one
