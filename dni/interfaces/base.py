@@ -11,6 +11,7 @@ the target gradient when it arrives later.
     LocalInterface       the gradient of a local loss (`dni.interfaces.local`)
     DelayedInterface     the true gradient of an earlier window (`dni.interfaces.delayed`)
     CorrectedInterface   a predicted gradient, and what it lacked when its target arrives (`dni.interfaces.corrected`)
+    ReconstructionInterface  the same, and a reconstruction of the stage's input (`dni.interfaces.reconstruction`)
     InterfaceWrapper     wraps one of these and changes some of it (`dni.interfaces.wrapper`)
 """
 
@@ -25,6 +26,7 @@ from dni.loss_function import Judgement
 from dni.losses import count_rows
 from dni.metrics.fit import FitMeter
 from dni.misuse import require_target
+from dni.named_tensors import Value
 
 
 class ReadyStep(NamedTuple):
@@ -85,6 +87,9 @@ class Interface:
     def ready(self) -> bool:
         """False while the stage must not update yet, because its predictor warms up."""
         return True
+
+    def take_input(self, value: Value) -> None:
+        """Take the stage's input of the window whose output comes next. Ignored unless a subclass uses it."""
 
     def required_step(self, step: int) -> int | None:
         """Return the step whose target must arrive before `ready_steps(step, ...)`; None: do not wait."""

@@ -27,6 +27,8 @@ class HeadSettings(DepthPredictor):
     # waits for the target
     staleness_decay: float = zero_or_more(0.0)  # [exponent] a, with eager_loss: multiply the distance to a target that
     # is s steps late by (1 + s)^-a
+    reconstruction: float = zero_or_more(0.0)  # [weight] of the error of a linear reconstruction of the stage's input,
+    # which is added to the loss of its output; 0: none
 
     @abstractmethod
     def head(self, shape: tuple[int, ...], classes: int, context: PredictorContext) -> nn.Module: ...

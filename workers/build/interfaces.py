@@ -19,16 +19,14 @@ from dni.lr_schedule import rate_factor
 from dni.methods.cut import CutContext, InputContext, TimeCutContext
 from dni.named_tensors import UNNAMED
 from dni.predictors.base import Predictor
-from dni.predictors.head_critic import HeadCritic
-from dni.predictors.head_settings import HeadSettings
-from dni.predictors.window_block import has_second_derivative
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from dni.time_targets.base import Bootstrap
 from workers.build.heads.blocks import blocks_like
 from workers.build.heads.copies import copied_layers
+from workers.build.heads.reconstruction import with_reconstruction
 from workers.build.model import build_chains, dtype_of
-from workers.build.shapes import activation_shape, activation_specs, example_at
+from workers.build.shapes import activation_shape, activation_specs
 from workers.comm.contents import Rows, TensorSpec
 from workers.config.settings import Config
 
@@ -51,8 +49,11 @@ def depth_interface(config: Config, index: int, stage: Stage) -> Interface:
         return _counting(config, LossInterface(config.loss))
     contexts = depth_contexts(config, index, stage.device)
     torch.manual_seed(_seed(config, index))
-    made = {name: config.depth.interface(_beside(stage, context)) for name, context in contexts.items()}
-    inner = {name: _counting(config, interface) for name, interface in made.items()}
+    made = {
+        name: with_reconstruction(config, context, config.depth.interface(_beside(stage, context)))
+        for name, context in contexts.items()
+    }
+    inner = {name: _counting(config, each) for name, each in made.items()}
     return inner[UNNAMED] if UNNAMED in inner else PerTensorInterface(inner)
 
 
@@ -182,28 +183,6 @@ def refuse_large(config: Config) -> None:
             _refuse_large_predictor(config, index, largest)
     for index in range(1, config.stages if config.depth.predicts_inputs else 0):
         config.depth.check_input(input_context(config, index, _META))
-
-
-def refuse_heads(config: Config) -> None:
-    """Raise ConfigError if a head cannot be built, or is to learn from gradients and has no second derivative."""
-    if not isinstance(config.predictor.depth, HeadSettings) or config.pipelined:
-        return
-    cpu = torch.device("cpu")
-    with torch.random.fork_rng(devices=[]):
-        chains = build_chains(config)
-        cuts = [
-            context for index in range(config.stages - 1) for context in depth_contexts(config, index, cpu).values()
-        ]
-        for cut in cuts:
-            for critic in config.depth.learners(cut).values():
-                if not (isinstance(critic, HeadCritic) and critic.gradient_weight):
-                    continue
-                if not has_second_derivative(critic.head, example_at(config, chains, cut.shape)):
-                    raise ConfigError(
-                        f"predictor.depth.gradient_weight={critic.gradient_weight} needs second derivatives, which the "
-                        f"head of stage {cut.index} lacks: set predictor.depth.gradient_weight=0, or use "
-                        "predictor=norm_head"
-                    )
 
 
 def _depth_learners(config: Config, index: int) -> dict[str, nn.Module]:

@@ -98,6 +98,7 @@ class Worker:
         value, labels, context = split(frame, self.stage.device)
         output, state = self.stage.forward(value, reset, step)  # 2. forward
         self.pass_on(frame, output)  # 3. the next stage is no longer waiting
+        self.depth.take_input(value)
         if self.depth.targets_first:
             self.take_targets(self.depth.required_step(step))
         ask = self.depth.ready_steps if self.goes_back(step) else self.depth.on_skip
