@@ -11,7 +11,7 @@ from dni.data.base import Data
 from dni.errors import ConfigError
 from workers.build.data import resolve
 from workers.build.device import device_of, refuse_precision
-from workers.build.heads.refusals import refuse_heads
+from workers.build.head_refusals import refuse_heads
 from workers.build.interfaces import refuse_large
 from workers.build.metrics import try_metrics
 from workers.build.model import build_chains
