@@ -7,12 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from dni.data.base import Data
 from dni.errors import ConfigError
 from workers.build.data import resolve
 from workers.build.device import device_of, refuse_precision
-from workers.build.head_refusals import refuse_heads
-from workers.build.interfaces import refuse_large
+from workers.build.heads.refusals import refuse_heads
+from workers.build.interfaces import depth_contexts, refuse_large
 from workers.build.metrics import try_metrics
 from workers.build.model import build_chains
 from workers.build.optimizer import try_optimizers
@@ -121,7 +123,7 @@ def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
             config.time.check_module(chain)
     try_optimizers(config, chains)
     refuse_large(config)
-    refuse_heads(config)
+    refuse_heads(config, lambda index: depth_contexts(config, index, torch.device("cpu")).values())
     check_devices(config, devices)
     config.transport.check_machine(devices, first=0 if rank_info is None else rank_info.rank)
 
