@@ -33,17 +33,20 @@ GRID, COMPUTE = Grid("late", "late", {"tuned_at": TUNED_AT}, ("depth",)), Grid("
 #: Lags of methods that need not be run at all of them: cDNI collapses, today's critic has a page of its own.
 SOME_LAGS = {"cDNI": (1,), "critic": (8,)}
 TUNED_ON = {"gpt, 8 stages": "gpt, 4 stages", "mnist, 6 cuts": "mnist, 3 cuts"}
+#: The family of data of a family of tasks, if it is called otherwise.
+DATA = {"gpt": "text"}
 
 Recipes = dict[tuple[str, str], tuple[str, ...]]
 
 
 def main() -> None:
     """Choose the recipes, run the unfinished cells, print the tables and the bars."""
-    need_data({"mnist"} if QUICK else {"text", "mnist", "cifar"})
     sys.path.insert(0, str(GPT))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(GPT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     only = os.environ.get("TASK", "mnist, 3 cuts" if QUICK else "")
-    for task in [task for task in TASKS if task == (only or task)]:
+    tasks = [task for task in TASKS if task == (only or task)]
+    need_data({DATA.get(TASKS[task].family, TASKS[task].family) for task in tasks})
+    for task in tasks:
         run(task)
     rows, costs = GRID.finished(), COMPUTE.finished()
     for heads, body in ((HEADS, lines(rows, costs)), (EQUAL_HEADS, equal_lines(rows))):
@@ -56,12 +59,15 @@ def main() -> None:
 
 
 def run(task: str) -> None:
-    """Run the unfinished cells of a task."""
-    chosen = tune([(TUNED_ON.get(task, task), name) for name in NAMES], TUNED_AT, COMPARED)
-    cells = [cell for seed in SEEDS for cell in at_equal_steps(chosen, task, seed)]
-    fill(GRID, cells)
-    costs = COMPUTE.fill([c for c in cells if c.seed == 0 and c.lag in (None, TUNED_AT)], compute, shown, at_once=1)
-    COMPUTE.keep({**COMPUTE.finished(), **costs}, [])
+    """Run the unfinished cells of a task, one method after another, then those at equal compute."""
+    chosen: Recipes = {}
+    costs: dict[str, Row] = {}
+    for name in NAMES:
+        chosen |= tune([(TUNED_ON.get(task, task), name)], TUNED_AT, COMPARED)
+        cells = at_equal_steps(chosen, task, name)
+        fill(GRID, cells)
+        costs |= COMPUTE.fill([c for c in cells if c.seed == 0][:1], compute, shown, at_once=1)
+        COMPUTE.keep({**COMPUTE.finished(), **costs}, [])
     fill(GRID, [cell for seed in SEEDS for cell in at_equal_compute(chosen, costs, task, seed)])
 
 
@@ -71,17 +77,15 @@ def fill(grid: Grid, cells: list[Cell]) -> None:
     grid.keep({**grid.finished(), **rows}, [])
 
 
-def at_equal_steps(chosen: Recipes, task: str, seed: int) -> list[Cell]:
-    """Return the runs of all methods at all lags."""
-    found = []
-    for name in NAMES:
-        recipe = chosen[TUNED_ON.get(task, task), name]
-        if name not in COMPARED.late:
-            found.append(Cell(f"{task}, {name}", task, name, recipe, seed, of=COMPARED))
-            continue
-        for lag in (n for n in LAGS if n in SOME_LAGS.get(name, LAGS) or QUICK):
-            found.append(Cell(f"{task}, {name}, lag {lag}", task, name, recipe, seed, lag, of=COMPARED))
-    return found
+def at_equal_steps(chosen: Recipes, task: str, name: str) -> list[Cell]:
+    """Return the runs of a method at all lags, the lag of its recipe first."""
+    recipe = chosen[TUNED_ON.get(task, task), name]
+    if name not in COMPARED.late:
+        return [Cell(f"{task}, {name}", task, name, recipe, seed, of=COMPARED) for seed in SEEDS]
+    lags = sorted(LAGS if QUICK else SOME_LAGS.get(name, LAGS), key=lambda lag: lag != TUNED_AT)
+    return [
+        Cell(f"{task}, {name}, lag {lag}", task, name, recipe, seed, lag, of=COMPARED) for lag in lags for seed in SEEDS
+    ]
 
 
 def at_equal_compute(chosen: Recipes, costs: dict[str, Row], task: str, seed: int) -> list[Cell]:
@@ -89,8 +93,8 @@ def at_equal_compute(chosen: Recipes, costs: dict[str, Row], task: str, seed: in
     found, local = [], costs[f"{task}, local, seed 0"]["ms"]
     for name in EQUAL.get(task, ()):
         lag = COMPARED.lag_of(name, TUNED_AT)
-        cost = costs[f"{task}, {name}, seed 0" if lag is None else f"{task}, {name}, lag {lag}, seed 0"]["ms"]
-        steps = round(TASKS[task].steps * local / cost, -1)
+        place = f"{task}, {name}, seed 0" if lag is None else f"{task}, {name}, lag {lag}, seed 0"
+        steps = round(TASKS[task].steps * local / costs[place]["ms"], -1)
         label = f"{task}, {name}, equal compute"
         found.append(
             Cell(label, task, name, chosen[TUNED_ON.get(task, task), name], seed, lag, int(steps), of=COMPARED)

@@ -17,9 +17,8 @@ from benchmarks.harness.methods import Overrides, Task, folder
 
 #: A GPT of characters, in nanoGPT's configuration for a CPU.
 GPT = Path(__file__).parents[2] / "examples" / "char_gpt"
-_ADAMW = ("optimizer=adamw", "optimizer.weight_decay=0.1", "optimizer.beta2=0.99")
 #: The optimizer of a family, for methods that do not name one themselves.
-OPTIMIZERS: dict[str, Overrides] = {"gpt": _ADAMW}
+OPTIMIZERS: dict[str, Overrides] = {"gpt": ("optimizer=adamw", "optimizer.weight_decay=0.01")}
 
 
 def _gpt(layers: int, steps: int = 2000) -> Task:
@@ -75,13 +74,13 @@ def _rate(rate: str) -> str:
 
 
 _BLOCK, _PERCEPTRON = ("predictor=block_head",), ("predictor=norm_head", "predictor.depth.hidden=256")
-_PATIENT: tuple[Overrides, ...] = (("optimizer=nesterov",), ("optimizer=muon",))
+_PATIENT: tuple[Overrides, ...] = (("optimizer=nesterov",), ("optimizer=nesterov", "optimizer.beta1_last=0.9"))
 _SECOND = {
     "critic": ("predictor.depth.hidden=0", "predictor.depth.hidden=128"),
     "cDNI": ("predictor.depth.learning_rate=1e-3", "predictor.depth.learning_rate=3e-3"),
 }
 _RATES = {
-    "gpt": ("1e-3", "2e-3", "4e-3", "8e-3"),
+    "gpt": ("1.5e-3", "3e-3", "6e-3", "1.2e-2"),
     "text": ("2e-3", "4e-3", "8e-3", "1.6e-2"),
     "mnist": ("5e-4", "1e-3", "2e-3", "4e-3"),
     "cifar": ("1e-3", "2e-3", "4e-3", "8e-3"),
