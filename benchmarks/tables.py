@@ -13,9 +13,7 @@ from typing import Any
 
 from benchmarks import headline
 from benchmarks.delay.pages import delay_line, links_cells, links_rates, race, reach
-from benchmarks.depth import char_gpt as gpts
-from benchmarks.depth import methods as depths
-from benchmarks.depth import staleness as lags
+from benchmarks.depth.pages import char_gpt, depth, lag, late, late_equal, trials, variants
 from benchmarks.harness.environment import RESULTS
 from benchmarks.harness.grid import by_seed, spread
 from benchmarks.harness.markdown import markdown, source
@@ -75,43 +73,6 @@ def transport(results: dict[str, Any]) -> str:
     )
     tables = (markdown(heads, rows) for heads, rows in links.lines(results["rows"]))
     return "\n\n".join((*tables, note))
-
-
-def depth(results: dict[str, Any]) -> str:
-    """Return all methods in depth, three seeds."""
-    speed = json.loads((RESULTS / "depth_speed.json").read_text(encoding="utf-8"))["rows"]
-    note = (
-        f"Test split, mean ± standard deviation over seeds; `depth.lag={results['lag']}` where gradients can be late. "
-        f"A step is one of all stages, in threads of one process. {source(results)}"
-    )
-    return f"{markdown(depths.HEADS, depths.lines(results['rows'], speed))}\n\n{note}"
-
-
-def char_gpt(results: dict[str, Any]) -> str:
-    """Return the GPT of characters, by every method in depth."""
-    speed = json.loads((RESULTS / "char_gpt_speed.json").read_text(encoding="utf-8"))["rows"]
-    note = f"Mean ± standard deviation over seeds. {source(results)}"
-    return f"{markdown(gpts.HEADS, gpts.lines(results['rows'], speed))}\n\n{note}"
-
-
-def variants(results: dict[str, Any]) -> str:
-    """Return the variants, one seed each."""
-    note = f"Seed 0. {source(results)}"
-    return f"{markdown(depths.EXTRA_HEADS, depths.extra_lines(results['rows']))}\n\n{note}"
-
-
-def trials(results: dict[str, Any]) -> str:
-    """Return every tuning trial with its validation figure."""
-    rows = [[name, row.get("failed") or f"{row['score']:.3f}"] for name, row in results["rows"].items()]
-    note = f"After the short run, seed {results['seed']}: bits, or error in percent. {source(results)}"
-    return f"{markdown(['task, method, setting', 'validation'], rows)}\n\n{note}"
-
-
-def lag(results: dict[str, Any]) -> str:
-    """Return the cost of late targets, by method."""
-    chosen = f"recipes chosen at lag {results['tuned_at']}"
-    note = f"Test split, mean ± standard deviation over seeds; {chosen}. {source(results)}"
-    return f"{markdown(lags.HEADS, lags.lines(results['rows']))}\n\n{note}"
 
 
 def copying(results: dict[str, Any]) -> str:
@@ -206,7 +167,8 @@ def percents(shares: list[float]) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "headline": ("race", headline.headline), "demo": ("demo", demo),
     "depth": ("depth", depth), "char_gpt": ("char_gpt", char_gpt), "variants": ("depth", variants),
-    "trials": ("depth_tuning", trials), "lag": ("lag", lag), "machinery": ("machinery", machinery),
+    "trials": ("depth_tuning", trials), "lag": ("lag", lag), "late": ("late", late), "late_equal": ("late", late_equal),
+    "late_trials": ("late_tuning", trials), "machinery": ("machinery", machinery),
     "transport": ("transport", transport),
     "copying": ("copying", copying),
     "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),

@@ -32,7 +32,7 @@ TUNED_AT = 1 if QUICK else 8
 GRID, COMPUTE = Grid("late", "late", {"tuned_at": TUNED_AT}, ("depth",)), Grid("late-compute", "late_compute")
 #: Lags of methods that need not be run at all of them: cDNI collapses, today's critic has a page of its own.
 SOME_LAGS = {"cDNI": (1,), "critic": (8,)}
-TUNED_ON = {"gpt, 8 stages": "gpt, 4 stages", "mnist, 6 cuts": "mnist, 3 cuts"}
+TUNED_ON = {"gpt, 8 stages": "gpt, 4 stages", "gpt, small text": "gpt, 4 stages", "mnist, 6 cuts": "mnist, 3 cuts"}
 #: The family of data of a family of tasks, if it is called otherwise.
 DATA = {"gpt": "text"}
 

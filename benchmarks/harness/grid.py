@@ -93,7 +93,7 @@ class Grid:
                 for number, future in enumerate(as_completed(running), 1):
                     name = running[future].name
                     rows[name] = {"key": keys[name], **future.result()}
-                    self.keep(rows, [])
+                    self.keep({**self.finished(), name: rows[name]}, [])  # another process may fill other cells
                     print(f"{number}/{len(missing)} {name}: {show(rows[name])}", flush=True)
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # running cells end; no further one starts

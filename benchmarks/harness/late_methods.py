@@ -21,20 +21,21 @@ GPT = Path(__file__).parents[2] / "examples" / "char_gpt"
 OPTIMIZERS: dict[str, Overrides] = {"gpt": ("optimizer=adamw", "optimizer.weight_decay=0.01")}
 
 
-def _gpt(layers: int, steps: int = 2000) -> Task:
-    data = ("data=ptb", f"data.path={folder('text')}", "data.batch=12", "data.window=64", "data.sequence=null")
-    model = ("model._target_=gpt.parts", f"model.layers={layers}", "model.deviation=0.05", f"stages={layers}")
+def _gpt(layers: int, *more: str, data: Overrides, steps: int = 2000) -> Task:
+    shape = (f"model.layers={layers}", f"stages={layers}", "model.deviation=0.05", "data.window=64", *more)
     schedule = ("optimizer/schedule=cosine", "optimizer.schedule.final=0.1", "optimizer.schedule.warmup_steps=100")
-    return Task((*data, *model, *schedule), "gpt", "bits", steps, 500)
+    return Task(("model._target_=gpt.parts", *data, "data.sequence=null", *shape, *schedule), "gpt", "bits", steps, 500)
 
 
+_PTB = ("data=ptb", f"data.path={folder('text')}", "data.batch=12")
 TASKS = {
-    "gpt, 4 stages": _gpt(4),
+    "gpt, 4 stages": _gpt(4, data=_PTB),
     "text": EARLIER["text"],
     "mnist, 3 cuts": EARLIER["mnist, 3 cuts"],
     "mnist, 6 cuts": EARLIER["mnist, 6 cuts"],
     "cifar": EARLIER["cifar"],
-    "gpt, 8 stages": _gpt(8),
+    "gpt, 8 stages": _gpt(8, data=_PTB),
+    "gpt, small text": _gpt(4, "model.width=96", data=("data=text", "data.batch=16"), steps=2400),
 }
 
 _FADING = ("predictor.depth.eager_loss=true", "predictor.depth.staleness_decay=1")
@@ -62,6 +63,9 @@ def settings(name: str, family: str) -> list[Overrides]:
     if name == "delayed":  # a lower rate, and one of two optimizers that are meant for late gradients
         lower = [f"{float(rate) / 4:g}" for rate in rates[:2]]
         return [(_rate(rate), *optimizer) for rate, optimizer in product(lower, _PATIENT)]
+    if family == "gpt" and name in ("backprop", "local", "corrected"):
+        head = () if name == "backprop" else _BLOCK
+        return [(_rate(rate), *usual, *head, beta2) for rate, beta2 in product(rates[1:3], _BETA2)]
     if name in ("local", "corrected"):
         return [(_rate(rate), *usual, *head) for head, rate in _HEADS[family]]
     if name in _SECOND:
@@ -75,6 +79,7 @@ def _rate(rate: str) -> str:
 
 _BLOCK, _PERCEPTRON = ("predictor=block_head",), ("predictor=norm_head", "predictor.depth.hidden=256")
 _PATIENT: tuple[Overrides, ...] = (("optimizer=nesterov",), ("optimizer=nesterov", "optimizer.beta1_last=0.9"))
+_BETA2 = ("optimizer.beta2=0.99", "optimizer.beta2=0.999")
 _SECOND = {
     "critic": ("predictor.depth.hidden=0", "predictor.depth.hidden=128"),
     "cDNI": ("predictor.depth.learning_rate=1e-3", "predictor.depth.learning_rate=3e-3"),
@@ -87,10 +92,7 @@ _RATES = {
 }
 
 #: Heads of local losses and of corrections, with the rates to try.
-_HEADS = {
-    "gpt": [(_BLOCK, rate) for rate in _RATES["gpt"]],
-    **{family: list(product((_PERCEPTRON, _BLOCK), _RATES[family][1:3])) for family in ("text", "mnist", "cifar")},
-}
+_HEADS = {family: list(product((_PERCEPTRON, _BLOCK), _RATES[family][1:3])) for family in ("text", "mnist", "cifar")}
 #: What `benchmarks.harness.tuning` needs to choose recipes.
 COMPARED = Comparison(
     TASKS, method, settings, ("corrected", "critic", "cDNI", "delayed"),
