@@ -93,10 +93,14 @@ class DecoupledInterface(Interface):
         pending = PendingPrediction.of(value, labels, done)
         self._keep(step, pending)
         try:
-            answer = self._predicted(pending, value)
+            learned = self.predictor.learn(pending.value, pending.labels)
+            answer = self._predicted(pending, value) if learned is None else self._whole(learned, pending, value)
         except REFUSALS as error:
             explain(error, step, misfit(self.predictor, pending.value, pending.labels))
-        self._learn_immediate_loss(pending)
+        if learned is None:
+            self._learn_immediate_loss(pending)
+        elif self.optimizer is not None:
+            self._step()
         return answer
 
     def on_skip(self, step: int, value: Tensor, labels: Tensor) -> list[ReadyStep]:
@@ -178,7 +182,10 @@ class DecoupledInterface(Interface):
 
     @torch.no_grad()
     def _predicted(self, pending: PendingPrediction, value: Tensor) -> Tensor:
-        prediction: Tensor = self.predictor(pending.value, pending.labels)
+        return self._whole(self.predictor(pending.value, pending.labels), pending, value)
+
+    def _whole(self, prediction: Tensor, pending: PendingPrediction, value: Tensor) -> Tensor:
+        """Return the scaled prediction, with zeros for rows that have none."""
         if self.scale != 1:
             prediction = prediction * self.scale
         if pending.rows is None:
@@ -193,6 +200,10 @@ class DecoupledInterface(Interface):
             return
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self._step()
+
+    def _step(self) -> None:
+        assert self.optimizer is not None
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), self.clip)
         self.optimizer.step()

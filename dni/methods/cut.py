@@ -74,7 +74,7 @@ class CutContext:
 
     def cast(self, predictor: Predictor) -> Predictor:
         """Let a predictor compute in the precision of the run."""
-        autocast_calls(predictor, self.autocast, "forward", "fit", "known")
+        autocast_calls(predictor, self.autocast, "forward", "fit", "known", "learn")
         return predictor
 
     def predicted(self, memory: int, **settings: Any) -> DecoupledInterface:

@@ -48,6 +48,13 @@ class Predictor(nn.Module):
         """Return the immediate loss, a scalar to minimise when the value leaves, before any target; None: none."""
         return None
 
+    def learn(self, value: Tensor, labels: Tensor | None) -> Tensor | None:
+        """Return the result of `forward`, and set the parameters' gradients to those of `known`'s loss, in one pass.
+
+        None, without such gradients: the two take a pass each.
+        """
+        return None
+
 
 class LabelContext(nn.Module):
     """Labels as context: a linear map of one-hot codes, (..., L) -> (..., features). IGNORED labels add nothing."""

@@ -63,6 +63,18 @@ class HeadCritic(Predictor):
     def known(self, value: Tensor, labels: Tensor | None) -> Tensor | None:
         return self._summed(value, labels) / count_rows(_given(labels)) if self.eager_loss else None
 
+    def learn(self, value: Tensor, labels: Tensor | None) -> Tensor | None:
+        if not self.eager_loss:
+            return None
+        leaf = value.detach().requires_grad_()
+        trained = [each for each in self.parameters() if each.requires_grad]
+        with torch.enable_grad():
+            gradient, *own = torch.autograd.grad(self._summed(leaf, labels), [leaf, *trained])
+        rows = count_rows(_given(labels))
+        for parameter, summed in zip(trained, own, strict=True):
+            parameter.grad = summed / rows
+        return gradient
+
     def _summed(self, value: Tensor, labels: Tensor | None) -> Tensor:
         scores, labels = self.head(value), _given(labels)
         if scores.shape[:-1] != labels.shape[: scores.dim() - 1]:

@@ -88,6 +88,21 @@ def test_fit_is_the_loss_and_the_distance_to_the_target(eager: bool) -> None:
     assert attention.grad.abs().sum() > 0  # second derivatives reach the block
 
 
+def test_one_pass_gives_the_gradients_of_two() -> None:
+    critic = block_critic()
+    value, labels = values(2, 5, 4)
+    gradient = critic.learn(value, labels)
+    own = [each.grad for each in critic.parameters()]
+    critic.zero_grad()
+    loss = critic.known(value, labels)
+    assert gradient is not None and loss is not None
+    loss.backward()
+    torch.testing.assert_close(gradient, critic(value, labels), rtol=1e-12, atol=1e-14)
+    for mine, parameter in zip(own, critic.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, rtol=1e-10, atol=1e-14)
+    assert block_critic(eager_loss=False).learn(value, labels) is None
+
+
 def test_without_a_gradient_weight_a_target_teaches_nothing() -> None:
     critic, (value, labels) = block_critic(), values(2, 6, 4)
     cut = DecoupledInterface(critic)
