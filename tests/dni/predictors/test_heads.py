@@ -95,7 +95,8 @@ def test_one_pass_gives_the_gradients_of_two() -> None:
     own = [each.grad for each in critic.parameters()]
     critic.zero_grad()
     loss = critic.known(value, labels)
-    assert gradient is not None and loss is not None
+    assert gradient is not None
+    assert loss is not None
     loss.backward()
     torch.testing.assert_close(gradient, critic(value, labels), rtol=1e-12, atol=1e-14)
     for mine, parameter in zip(own, critic.parameters(), strict=True):
