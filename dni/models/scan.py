@@ -82,3 +82,16 @@ def doubling_scan(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
         decay = decay * decay
         span *= 2
     return states
+
+
+def gated_slopes(keep: Tensor, take: Tensor, candidate: Tensor, initial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiate the last state of h_t = keep_t h_{t-1} + take_t c_t, with candidates c_t and keep_t = 1 - take_t.
+
+    All are (B, T, D), `initial` is (B, D). Return the derivatives by the initial state, (B, D), by the logits of take_t
+    and by c_t, both (B, T, D).
+    """
+    states = run_scan(keep, take * candidate, initial)
+    before = torch.cat([initial.unsqueeze(1), states[:, :-1]], dim=1)
+    later = keep.flip(1).cumprod(1).flip(1)  # of steps t ... T
+    reached = torch.cat([later[:, 1:], torch.ones_like(later[:, :1])], dim=1) * take  # from step t to the end
+    return later[:, 0], reached * keep * (candidate - before), reached

@@ -13,7 +13,7 @@ from dni.named_tensors import Value
 from dni.recurrent import Recurrent
 from dni.stages.base import Stage
 from dni.stages.graph import Graph
-from dni.stages.traced_layer import TracedLayer
+from dni.stages.traces.traced_layer import TracedLayer
 from dni.types import State
 
 
@@ -35,9 +35,11 @@ class OnlineStage(Stage):
             raise UsageError("an OnlineStage keeps the activations of a window: use chunk=None")
         self.layers = traced_layers(self.module)
         self._entering: State | None = None  # of the window that the traces are not moved over yet
+        self._reset: Tensor | None = None  # of the newest window
 
     def forward(self, activation: Value, reset: Tensor | None = None, step: int = 0) -> tuple[Value, Tensor | None]:
         self._carry_over()
+        self._reset = None if reset is None else reset.to(self.device)
         return super().forward(activation, reset, step)
 
     def update(self, divisor: float = 1.0, *, move: bool = True, factor: float = 1.0) -> None:
@@ -52,7 +54,7 @@ class OnlineStage(Stage):
         super().load_state_dict(state)
         saved = state.get("traces", {})
         for layer in self.layers:
-            layer.traces = {name: saved[name].to(self.device) for name in layer.weights if name in saved}
+            layer.load(saved, self.device)
 
     @property
     def traces(self) -> dict[str, Tensor]:
@@ -63,7 +65,7 @@ class OnlineStage(Stage):
     def _call(self, x: Value, state: State) -> tuple[Value, State]:
         with ExitStack() as recordings:
             for layer in self.layers:
-                recordings.enter_context(layer.recording())
+                recordings.enter_context(layer.recording(self._reset))
             return super()._call(x, state)
 
     def _backward(self, graph: Graph, ends: list[Tensor], gradients: list[Tensor], future: State | None) -> None:
