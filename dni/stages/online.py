@@ -26,11 +26,17 @@ class OnlineStage(Stage):
     sequence. For layers below another one this takes the gradient of the leaving state, which `backward` is given; with
     None, it is zero.
 
-    Args: those of `Stage`, but no `chunk`. Raises UsageError for a recurrent layer without traces.
+    Args: those of `Stage`, but no `chunk`, and
+        trace_decay: factor on all traces after an optimizer step, from 0 to 1, as they belong to the weights before it.
+
+    Raises UsageError for a recurrent layer without traces.
     """
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, trace_decay: float = 1.0, **settings: Any
+    ) -> None:
         super().__init__(module, optimizer, **settings)
+        self.trace_decay = trace_decay
         if self.chunk is not None:
             raise UsageError("an OnlineStage keeps the activations of a window: use chunk=None")
         self.layers = traced_layers(self.module)
@@ -46,6 +52,13 @@ class OnlineStage(Stage):
         if self._graph is None:
             self._carry_over()  # here, as the previous stage waits for what `backward` returns
         super().update(divisor, move=move, factor=factor)
+
+    def finish_step(self, norm: float) -> None:
+        before = self.moved
+        super().finish_step(norm)
+        if self.moved > before and self.trace_decay != 1:
+            for layer in self.layers:
+                layer.fade(self.trace_decay)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "traces": self.traces}

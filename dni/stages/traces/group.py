@@ -12,6 +12,8 @@ from dni.recurrent import Recurrent, UnitParameter
 
 Part = nn.Linear | UnitParameter
 
+_AT_ONCE = 2**19  #: products that are held at once
+
 
 class Columns(NamedTuple):
     """The place of one part in the traces of its group."""
@@ -57,14 +59,18 @@ class TraceGroup:
         if self.traces is not None and len(self.traces) != batch:
             self.traces = None
 
+    def fade(self, factor: float) -> None:
+        """Multiply the traces by a factor."""
+        if self.traces is not None:
+            self.traces *= factor
+
     def credit(self, gradient: Tensor) -> None:
         """Add sum_b (dL/dh)_b e_b to the gradients of the weights. `gradient` is (B, number of tensors in h, H)."""
         if self.traces is None:
             return
         if self.dtype.is_complex:
             gradient = torch.complex(gradient[:, :1], -gradient[:, 1:])
-        # not einsum: it would loop over the columns
-        gained = (self.traces * self._tiled(gradient).unsqueeze(1)).sum((0, 2)).conj()
+        gained = _summed_products(self.traces, self._tiled(gradient).unsqueeze(1)).conj()
         for each in self.columns.values():
             own = gained[:, each.start : each.end]
             if own.is_complex():
@@ -166,6 +172,16 @@ def grouped(layer: Recurrent, parts: Mapping[str, Part]) -> tuple[list[TraceGrou
 def numbers_of(part: Part) -> int:
     """Return R, how many numbers a part returns at a step."""
     return part.out_features if isinstance(part, nn.Linear) else part.values.numel()
+
+
+def _summed_products(traces: Tensor, rows: Tensor) -> Tensor:
+    """Return sum_bm of traces (B, D, m, C) times rows (B, 1, m, C), as (D, C), with products that stay in the cache.
+
+    einsum would loop over the columns.
+    """
+    at_once = max(1, _AT_ONCE // traces[0].numel())
+    pairs = zip(torch.split(traces, at_once), torch.split(rows, at_once), strict=True)
+    return torch.stack([(trace * row).sum((0, 2)) for trace, row in pairs]).sum(0)
 
 
 def _real(tensor: Tensor) -> Tensor:

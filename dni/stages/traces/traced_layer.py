@@ -64,6 +64,11 @@ class TracedLayer:
         for group in self.groups:
             group.load(saved, device)
 
+    def fade(self, factor: float) -> None:
+        """Multiply all traces by a factor."""
+        for group in self.groups:
+            group.fade(factor)
+
     @contextmanager
     def recording(self, reset: Tensor | None) -> Iterator[None]:
         """Cut the graph in front of the layer while a window runs, and keep what `backward` and `carry` need.
