@@ -84,14 +84,19 @@ def doubling_scan(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
     return states
 
 
-def gated_slopes(keep: Tensor, take: Tensor, candidate: Tensor, initial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Differentiate the last state of h_t = keep_t h_{t-1} + take_t c_t, with candidates c_t and keep_t = 1 - take_t.
+def gated_slopes(take: Tensor, candidate: Tensor, initial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiate the last state of h_t = (1 - take_t) h_{t-1} + take_t candidate_t, with gates take_t.
 
-    All are (B, T, D), `initial` is (B, D). Return the derivatives by the initial state, (B, D), by the logits of take_t
-    and by c_t, both (B, T, D).
+    All are (B, T, D), `initial` is (B, D). Return the derivatives by the initial state, (B, D), by the logits of the
+    gates and by the candidates, both (B, T, D).
     """
-    states = run_scan(keep, take * candidate, initial)
-    before = torch.cat([initial.unsqueeze(1), states[:, :-1]], dim=1)
-    later = keep.flip(1).cumprod(1).flip(1)  # of steps t ... T
-    reached = torch.cat([later[:, 1:], torch.ones_like(later[:, :1])], dim=1) * take  # from step t to the end
-    return later[:, 0], reached * keep * (candidate - before), reached
+    keep = 1 - take
+    state, before, reached, reach = initial, list[Tensor](), list[Tensor](), torch.ones_like(initial)
+    for factor, added in zip(keep.unbind(1), (take * candidate).unbind(1), strict=True):
+        before.append(state)
+        state = torch.addcmul(added, factor, state)
+    for factor in reversed(keep.unbind(1)):
+        reached.append(reach)  # from step t to the end
+        reach = reach * factor
+    by_candidate = torch.stack(reached[::-1], dim=1) * take
+    return reach, (candidate - torch.stack(before, dim=1)) * by_candidate * keep, by_candidate
