@@ -35,7 +35,7 @@ class MinGRU(Recurrent):
 
     def slopes(self, outputs: Sequence[Tensor], state: State) -> Slopes:
         gate, candidate = outputs
-        decay, by_gate, by_candidate = gated_slopes(torch.sigmoid(gate), candidate, state[0][0])
+        decay, by_gate, by_candidate = gated_slopes(torch.sigmoid(-gate), torch.sigmoid(gate), candidate, state[0][0])
         return Slopes(decay, (by_gate, by_candidate))
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:

@@ -37,7 +37,8 @@ class MinLSTM(Recurrent):
     def slopes(self, outputs: Sequence[Tensor], state: State) -> Slopes:
         forget, taken, candidate = outputs
         share = softplus(-forget) - softplus(-taken)
-        decay, by_share, by_candidate = gated_slopes(torch.sigmoid(share), candidate, state[0][0])
+        keep, take = torch.sigmoid(-share), torch.sigmoid(share)
+        decay, by_share, by_candidate = gated_slopes(keep, take, candidate, state[0][0])
         return Slopes(decay, (-by_share * torch.sigmoid(-forget), by_share * torch.sigmoid(-taken), by_candidate))
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:

@@ -84,15 +84,15 @@ def doubling_scan(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
     return states
 
 
-def gated_slopes(take: Tensor, candidate: Tensor, initial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Differentiate the last state of h_t = (1 - take_t) h_{t-1} + take_t candidate_t, with gates take_t.
+def gated_slopes(keep: Tensor, take: Tensor, candidate: Tensor, initial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiate the last state of h_t = keep_t h_{t-1} + take_t candidate_t, with keep_t = 1 - take_t.
 
-    All are (B, T, D), `initial` is (B, D). Return the derivatives by the initial state, (B, D), by the logits of the
-    gates and by the candidates, both (B, T, D).
+    All are (B, T, D), `initial` is (B, D). Return the derivatives by the initial state, (B, D), by the logits of take_t
+    and by the candidates, both (B, T, D).
     """
-    keep = 1 - take
+    keep = keep.to(initial.dtype)
     state, before, reached, reach = initial, list[Tensor](), list[Tensor](), torch.ones_like(initial)
-    for factor, added in zip(keep.unbind(1), (take * candidate).unbind(1), strict=True):
+    for factor, added in zip(keep.unbind(1), (take * candidate).to(keep.dtype).unbind(1), strict=True):
         before.append(state)
         state = torch.addcmul(added, factor, state)
     for factor in reversed(keep.unbind(1)):

@@ -63,4 +63,6 @@ def refuse_wrong_slopes(name: str, layer: Recurrent, closed: WindowSlopes, found
 
 def _agree(one: WindowSlopes, other: WindowSlopes) -> bool:
     pairs = [(one.decay, other.decay), *((one.parts[key], each) for key, each in other.parts.items())]
-    return all((a - b).abs().max() <= torch.finfo(b.dtype).eps ** 0.5 * b.abs().max() for a, b in pairs)
+    return all(
+        (a - b).abs().max() <= max(torch.finfo(t.dtype).eps for t in (a, b)) ** 0.5 * b.abs().max() for a, b in pairs
+    )

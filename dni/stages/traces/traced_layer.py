@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,9 @@ class TracedLayer:
         self._entered: State = ()
         self._leaving: State = ()
         self._reset: Tensor | None = None
+        self._precision: AbstractContextManager[Any] = (
+            nullcontext()
+        )  # of the window: its rounding is that of the slopes
         self._calls: dict[str, list[Call]] = {}
         self._checked = False
 
@@ -118,7 +121,8 @@ class TracedLayer:
         self._below, self._entered, self._leaving, self._reset, self._calls = [], (), (), None, {}
 
     def _slopes(self, entering: State) -> WindowSlopes:
-        closed = in_closed_form(self.layer, self._entered, self._reset, self._calls) if self.closed else None
+        with self._precision:
+            closed = in_closed_form(self.layer, self._entered, self._reset, self._calls) if self.closed else None
         if self._checked and closed is not None:
             return closed
         found = by_autograd(entering, self._leaving, self._calls)
@@ -157,6 +161,8 @@ class TracedLayer:
 
     def _leave(self, layer: nn.Module, args: tuple[Any, ...], result: tuple[Value, State]) -> None:
         self._leaving = tuple(result[1])
+        kind = self._leaving[0].device.type
+        self._precision = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
     def _called(self, key: str, part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if output.shape[-1] % self.units:
