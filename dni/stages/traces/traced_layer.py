@@ -95,7 +95,7 @@ class TracedLayer:
         dL/d`entering` the past of the traced ones. `future`, the gradient of the leaving state, reaches the input, the
         entering state and the weights without traces: to the others the traces will bring it.
         """
-        again = not (self.closed and self._checked)  # `carry` goes back, too
+        again = bool(self.groups) and not (self.closed and self._checked)  # `carry` goes back, too
         if ends:
             torch.autograd.backward(ends, gradients, retain_graph=again or future is not None)
             credit = torch.stack([by_unit(gradient_of(s)) for s in entering], dim=1)  # (B, m, H)
@@ -115,9 +115,10 @@ class TracedLayer:
         """
         if missing := [key for key, calls in self._calls.items() if not calls]:
             raise UsageError(f"layer {self.name!r} has not called its traced part {min(missing)}: call it in forward")
-        slopes = self._slopes(entering)
-        for group in self.groups:
-            group.carry(slopes.decay, [slopes.parts[key] for key in group.columns], self._inputs([*group.columns]))
+        if self.groups:
+            slopes = self._slopes(entering)
+            for group in self.groups:
+                group.carry(slopes.decay, [slopes.parts[key] for key in group.columns], self._inputs([*group.columns]))
         self._below, self._entered, self._leaving, self._reset, self._calls = [], (), (), None, {}
 
     def _slopes(self, entering: State) -> WindowSlopes:

@@ -14,7 +14,7 @@ from dni.recurrent import Chain, Recurrent, Slopes
 from dni.stages.online import OnlineStage
 from dni.types import State
 from tests.support.stages.optimizer import sgd
-from tests.support.stages.windows_of_stages import FutureOf, of_windows
+from tests.support.stages.windows_of_stages import FutureOf, of_whole, of_windows
 
 B, T, D, H = 3, 4, 5, 6
 
@@ -110,6 +110,21 @@ def test_biases_alone_have_traces() -> None:
         stages.append((stage, of_windows([stage], windows(T), RESETS)))
     assert_equal(stages[0][1], stages[1][1])
     assert [*stages[0][0].traces] == ["1.gate.bias", "1.candidate.bias"]
+
+
+def test_a_layer_that_is_frozen_carries_nothing_and_the_one_above_is_exact() -> None:
+    lower, upper = chain(MinGRU), chain(LRU)
+    module = Chain(*lower, *upper)
+    for layer in lower:
+        layer.requires_grad_(False)
+    expected = of_whole([upper], [lower(x)[0] for x in windows(T * len(RESETS))[:1]], [None])
+    stage = OnlineStage(module, sgd(module), first=True)
+    of_windows([stage], windows(T * len(RESETS))[0].split(T, dim=1), [None] * len(RESETS))
+    assert {name.partition(".")[0] for name in stage.traces} == {"5"}
+    above = [*module[5].parameters(), *module[6].parameters()]
+    below = len([*module[4].parameters()])
+    assert_equal([p.grad for p in above if p.grad is not None], expected[below:])
+    assert all(p.grad is None for layer in lower for p in layer.parameters())
 
 
 class Halved(MinGRU):
