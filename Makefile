@@ -8,7 +8,7 @@ OLDEST := .venv-oldest/bin/python
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-late bench-copy bench-ptb bench-flagship bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables docs test test-long test-oldest test-hosts check proto proof
+.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-late bench-copy bench-ptb bench-flagship bench-online bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables docs test test-long test-oldest test-hosts check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench-ptb: install ## Penn Treebank and sequential MNIST, by method and window; 
 
 bench-flagship: install ## copy in two processes, both cuts synthetic, against backprop + truncated (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.time.both_cuts
+
+bench-online: install ## exact traces of the past against other methods in time, late labels; goes on where it stopped (QUICK=1: fast)
+	$(BIN)/python -m benchmarks.time.online
 
 bench-memory: install ## measure memory against the length of a sequence, by method in time (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.time.memory

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from dni.errors import UsageError
 from dni.named_tensors import Value, is_value
 from dni.types import State
+
+
+class Slopes(NamedTuple):
+    """Derivatives of the state after a window of an element-wise layer, unit by unit.
+
+    Real, for a state of one tensor. Complex, for a state of two that are the real and the imaginary part of one number
+    h, with dh / d number: of a part that returns the two parts of complex numbers, the derivatives are by these.
+    """
+
+    decay: Tensor  #: (B, H) or (1, H), by the state before the window
+    parts: tuple[Tensor, ...]  #: (B, T, R) or (1, T, R) for each traced part, by what it returned at step t; R is H,
+    #: 2 H, ... or H complex ones. For a `UnitParameter`, T is 1
 
 
 class Recurrent(nn.Module):
@@ -29,6 +44,15 @@ class Recurrent(nn.Module):
         not belong here.
         """
         return ()
+
+    def slopes(self, outputs: Sequence[Tensor], state: State) -> Slopes | None:
+        """Return the derivatives that `time=online` needs, in closed form; None, as here, leaves them to autograd.
+
+        `outputs` are what the parts in `traced` returned in the window, (B, T, R), and (B, H) of a `UnitParameter`;
+        `state` is that before the window. Each part is called once, and all linear ones with the same input. The first
+        window compares the result with autograd's.
+        """
+        return None
 
 
 class UnitParameter(nn.Module):

@@ -15,6 +15,7 @@ from dni.methods.base import DepthMethod
 from dni.methods.cut import TimeCutContext
 from dni.methods.synthetic_in_time import SyntheticInTime
 from dni.plugin import RunContext
+from dni.ranges import zero_or_more
 from dni.recurrent import Chain
 from dni.stages.base import Stage
 from dni.stages.online import OnlineStage, traced_layers
@@ -34,6 +35,8 @@ class Online(SyntheticInTime):
 
     future: Future = Future.spatial  # gradient of the states at a window's end, which layers below a recurrent one
     # learn from. spatial: zero; synthetic: predicted, as with time=synthetic
+    trace_decay: float = zero_or_more(1.0)  # [factor] on the carried traces after an optimizer step, at most 1: traces
+    # belong to the weights before it. 0: no past is left, as with time=truncated
 
     name: ClassVar[str] = "online"
 
@@ -55,7 +58,8 @@ class Online(SyntheticInTime):
         self, depth: DepthMethod, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any
     ) -> Stage:
         plain = depth.stage(module, optimizer, last=last, **settings)
-        return OnlineStage(module, optimizer, **{**settings, "first": plain.first})
+        own = {"first": plain.first, "trace_decay": self.trace_decay}
+        return OnlineStage(module, optimizer, **{**settings, **own})
 
     def check_module(self, module: Chain) -> None:
         """Raise UsageError if the past of a layer with a state cannot be carried."""
@@ -66,6 +70,10 @@ class Online(SyntheticInTime):
             super().check(run)
         else:
             super(SyntheticInTime, self).check(run)
+        if self.trace_decay > 1:
+            raise ConfigError(
+                f"time.trace_decay={self.trace_decay} would let traces grow: set 1, which keeps them, or less"
+            )
         if type(_stage_of(run.depth)) is not Stage:
             raise ConfigError(
                 f"depth={run.depth.name} has stages of its own, and so has time={self.name}: use depth=backprop, "

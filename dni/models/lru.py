@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dni.models.scan import scan
-from dni.recurrent import Recurrent, UnitParameter
+from dni.models.scan import run_scan, scan
+from dni.recurrent import Recurrent, Slopes, UnitParameter
 from dni.types import State
 
 
@@ -51,6 +52,22 @@ class LRU(Recurrent):
 
     def traced(self) -> tuple[nn.Module, ...]:
         return self.nu, self.theta, self.gamma, self.drive
+
+    def slopes(self, outputs: Sequence[Tensor], state: State) -> Slopes:
+        """With h_T = lambda^T h_0 + sum_t lambda^(T - t) exp(gamma) B x_t, and all parameters the same in every row."""
+        nu, theta, gamma, driven = *(each[:1] for each in outputs[:3]), outputs[3]
+        (real,), (imaginary,) = state
+        initial, decay = torch.complex(real, imaginary), torch.polar(torch.exp(-torch.exp(nu)), torch.exp(theta))
+        drive = torch.exp(gamma) * torch.complex(*driven.to(decay.real.dtype).chunk(2, dim=-1))
+        states = run_scan(decay.unsqueeze(1), drive, initial)
+        powers = decay.expand(drive.shape[1], -1).cumprod(0)  # of lambda, from the first one to the one of T
+        later = torch.cat([powers[:-1].flip(0), torch.ones_like(decay)])  # of lambda^(T - t)
+        # sum_t lambda^(T - t + 1) h_(t - 1), which is lambda dh_T/dlambda
+        past = decay * (later * torch.cat([initial.unsqueeze(1), states[:, :-1]], dim=1)).sum(1)
+        by_gamma = states[:, -1] - powers[-1] * initial
+        by_unit = (-torch.exp(nu) * past, 1j * torch.exp(theta) * past, by_gamma)
+        by_drive = (torch.exp(gamma) * later).unsqueeze(0)
+        return Slopes(powers[-1:], (*(each.unsqueeze(1) for each in by_unit), by_drive))
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
         """(B, T, inputs) -> (B, T, inputs) and the state after the window; an empty state is zeros."""

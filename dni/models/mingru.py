@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from dni.models.scan import linear_scan
-from dni.recurrent import Recurrent
+from dni.models.scan import gated_slopes, linear_scan
+from dni.recurrent import Recurrent, Slopes
 from dni.types import State
 
 
@@ -30,6 +32,11 @@ class MinGRU(Recurrent):
 
     def traced(self) -> tuple[nn.Module, ...]:
         return self.gate, self.candidate
+
+    def slopes(self, outputs: Sequence[Tensor], state: State) -> Slopes:
+        gate, candidate = outputs
+        decay, by_gate, by_candidate = gated_slopes(torch.sigmoid(-gate), torch.sigmoid(gate), candidate, state[0][0])
+        return Slopes(decay, (by_gate, by_candidate))
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
         """(B, T, inputs) -> (B, T, units) and the state after the window; an empty state is zeros."""

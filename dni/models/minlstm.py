@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dni.models.scan import scan
-from dni.recurrent import Recurrent
+from dni.models.scan import gated_slopes, scan
+from dni.recurrent import Recurrent, Slopes
 from dni.types import State
 
 
@@ -31,6 +33,13 @@ class MinLSTM(Recurrent):
 
     def traced(self) -> tuple[nn.Module, ...]:
         return self.forget, self.input, self.candidate
+
+    def slopes(self, outputs: Sequence[Tensor], state: State) -> Slopes:
+        forget, taken, candidate = outputs
+        share = softplus(-forget) - softplus(-taken)
+        keep, take = torch.sigmoid(-share), torch.sigmoid(share)
+        decay, by_share, by_candidate = gated_slopes(keep, take, candidate, state[0][0])
+        return Slopes(decay, (-by_share * torch.sigmoid(-forget), by_share * torch.sigmoid(-taken), by_candidate))
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
         """(B, T, inputs) -> (B, T, units) and the state after the window; an empty state is zeros."""

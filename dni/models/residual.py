@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from dni.models.lru import LRU
 from dni.models.mingru import MinGRU
 from dni.models.minlstm import MinLSTM
 from dni.ranges import above_zero, below_one
-from dni.recurrent import Recurrent
+from dni.recurrent import Recurrent, Slopes
 from dni.types import State
 
 Cell = enum.Enum("Cell", ["lru", "mingru", "minlstm"])
@@ -47,6 +48,9 @@ class ResidualBlock(Recurrent):
 
     def traced(self) -> tuple[nn.Module, ...]:
         return self.cell.traced()
+
+    def slopes(self, outputs: Sequence[Tensor], state: State) -> Slopes | None:
+        return self.cell.slopes(outputs, state)
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
         """(B, T, units) -> (B, T, units) and the state after the window; an empty state is zeros."""

@@ -82,3 +82,21 @@ def doubling_scan(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
         decay = decay * decay
         span *= 2
     return states
+
+
+def gated_slopes(keep: Tensor, take: Tensor, candidate: Tensor, initial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiate the last state of h_t = keep_t h_{t-1} + take_t candidate_t, with keep_t = 1 - take_t.
+
+    All are (B, T, D), `initial` is (B, D). Return the derivatives by the initial state, (B, D), by the logits of take_t
+    and by the candidates, both (B, T, D).
+    """
+    keep = keep.to(initial.dtype)
+    state, before, reached, reach = initial, list[Tensor](), list[Tensor](), torch.ones_like(initial)
+    for factor, added in zip(keep.unbind(1), (take * candidate).to(keep.dtype).unbind(1), strict=True):
+        before.append(state)
+        state = torch.addcmul(added, factor, state)
+    for factor in reversed(keep.unbind(1)):
+        reached.append(reach)  # from step t to the end
+        reach = reach * factor
+    by_candidate = torch.stack(reached[::-1], dim=1) * take
+    return reach, (candidate - torch.stack(before, dim=1)) * by_candidate * keep, by_candidate

@@ -99,3 +99,12 @@ def label_rows(value: Tensor, labels: Tensor | None) -> Tensor:
     if rows.shape[:-1] != value.shape[:-1]:
         raise ValueError(f"labels {tuple(labels.shape)} do not match a value of shape {tuple(value.shape)}")
     return rows
+
+
+def first_counted(rows: Tensor, number: int) -> Tensor:
+    """Return the first labels (..., N) of rows (..., L) that are not IGNORED; rows with fewer end in IGNORED."""
+    counts = rows != IGNORED
+    place = counts.cumsum(-1) - 1
+    place = torch.where(counts & (place < number), place, number)  # the others meet in one more column
+    found = rows.new_full((*rows.shape[:-1], number + 1), IGNORED)
+    return found.scatter_(-1, place, rows)[..., :number]

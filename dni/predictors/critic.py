@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dni.losses import _mean_loss, numbers, squared_distance
-from dni.predictors.base import Fit, Predictor, label_rows
+from dni.predictors.base import Fit, Predictor, first_counted, label_rows
 from dni.types import IGNORED
 
 
@@ -62,6 +62,8 @@ class SoftmaxCritic(Critic):
         features: D, the size of a row.
         classes: V.
         future_labels: L, labels per row: 1 in depth, the next L labels in time.
+        counted: N, model only the first N labels of a row that are not IGNORED, in their order, wherever they lie in
+            it: the sum goes over l = 1 ... N. A row with fewer has fewer terms. None: all L.
         hidden: units of the tanh layer; 0 for a linear classifier.
         gradient_weight: weight of the squared distance to the target gradient.
         eager_loss: learn C from every value at once, before its target.
@@ -73,27 +75,31 @@ class SoftmaxCritic(Critic):
         *,
         classes: int,
         future_labels: int = 1,
+        counted: int | None = None,
         hidden: int = 0,
         gradient_weight: float = 1.0,
         eager_loss: bool = False,
     ) -> None:
-        super().__init__(
-            features, future_labels * classes, hidden=hidden, gradient_weight=gradient_weight, eager_loss=eager_loss
-        )
-        self.classes = classes
+        outputs = (counted or future_labels) * classes
+        super().__init__(features, outputs, hidden=hidden, gradient_weight=gradient_weight, eager_loss=eager_loss)
+        self.classes, self.counted = classes, counted
 
     def forward(self, value: Tensor, labels: Tensor | None) -> Tensor:
         z = self._hidden(value)
-        return self._gradient(z, self._scores(z), label_rows(value, labels))
+        return self._gradient(z, self._scores(z), self._rows(value, labels))
 
     def fit(self, value: Tensor, labels: Tensor | None, target: Tensor) -> Fit:
-        z, rows = self._hidden(value), label_rows(value, labels)
+        z, rows = self._hidden(value), self._rows(value, labels)
         scores = self._scores(z)
         loss = None if self.eager_loss else _mean_loss(scores, rows)
         return self._scored(loss, self._gradient(z, scores, rows), target)
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        return _mean_loss(self._scores(z), label_rows(z, labels))
+        return _mean_loss(self._scores(z), self._rows(z, labels))
+
+    def _rows(self, value: Tensor, labels: Tensor | None) -> Tensor:
+        rows = label_rows(value, labels)
+        return rows if self.counted is None else first_counted(rows, self.counted)
 
     def _scores(self, z: Tensor) -> Tensor:
         return self.last(z).unflatten(-1, (-1, self.classes))  # type: ignore[no-any-return]

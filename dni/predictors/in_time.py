@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dni.errors import ConfigError
+from dni.plugin import RunContext
 from dni.predictors import soft_label_critic
 from dni.predictors.base import Predictor
 from dni.predictors.critic import SoftmaxCritic
@@ -23,6 +25,8 @@ class Critic(TimePredictor):
     hidden: int = zero_or_more(0)  # [units] of the hidden layer; critic: 0 for a linear classifier
     gradient_weight: float = zero_or_more(1.0)  # [weight] of the squared distance to the target gradient
     future_labels: int = one_or_more(1)  # [labels] L, number of labels after the window
+    counted_labels: int | None = one_or_more(None)  # [labels] modelled by a head each: the first so many of these L
+    # that count. A label at a sequence's end takes one head, and L at least its distance. null: a head for each of L
 
     name: ClassVar[str] = "critic"
 
@@ -35,9 +39,28 @@ class Critic(TimePredictor):
             shape[0],
             classes=classes,
             future_labels=self.future_labels,
+            counted=self.counted_labels,
             hidden=self.hidden,
             gradient_weight=self.gradient_weight,
         )
+
+    def check(self, run: RunContext) -> None:
+        super().check(run)
+        if self.counted_labels is not None:
+            self._check_counted(self.counted_labels, run)
+
+    def _check_counted(self, counted: int, run: RunContext) -> None:
+        if run.data.is_text:
+            raise ConfigError(
+                f"predictor.time.counted_labels={counted} leaves out labels that do not count, and all of "
+                f"data={run.data.name} count: set predictor.time.future_labels={counted} (and leave out "
+                "predictor.time.counted_labels)"
+            )
+        if counted > self.future_labels:
+            raise ConfigError(
+                f"predictor.time.counted_labels={counted} of the next predictor.time.future_labels="
+                f"{self.future_labels} are not there: set predictor.time.future_labels={counted} or more"
+            )
 
 
 @dataclass

@@ -13,7 +13,7 @@ from dni.named_tensors import Value
 from dni.recurrent import Recurrent
 from dni.stages.base import Stage
 from dni.stages.graph import Graph
-from dni.stages.traced_layer import TracedLayer
+from dni.stages.traces.traced_layer import TracedLayer
 from dni.types import State
 
 
@@ -26,24 +26,39 @@ class OnlineStage(Stage):
     sequence. For layers below another one this takes the gradient of the leaving state, which `backward` is given; with
     None, it is zero.
 
-    Args: those of `Stage`, but no `chunk`. Raises UsageError for a recurrent layer without traces.
+    Args: those of `Stage`, but no `chunk`, and
+        trace_decay: factor on all traces after an optimizer step, from 0 to 1, as they belong to the weights before it.
+
+    Raises UsageError for a recurrent layer without traces.
     """
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, trace_decay: float = 1.0, **settings: Any
+    ) -> None:
         super().__init__(module, optimizer, **settings)
+        self.trace_decay = trace_decay
         if self.chunk is not None:
             raise UsageError("an OnlineStage keeps the activations of a window: use chunk=None")
         self.layers = traced_layers(self.module)
         self._entering: State | None = None  # of the window that the traces are not moved over yet
+        self._reset: Tensor | None = None  # of the newest window
 
     def forward(self, activation: Value, reset: Tensor | None = None, step: int = 0) -> tuple[Value, Tensor | None]:
         self._carry_over()
+        self._reset = None if reset is None else reset.to(self.device)
         return super().forward(activation, reset, step)
 
     def update(self, divisor: float = 1.0, *, move: bool = True, factor: float = 1.0) -> None:
         if self._graph is None:
             self._carry_over()  # here, as the previous stage waits for what `backward` returns
         super().update(divisor, move=move, factor=factor)
+
+    def finish_step(self, norm: float) -> None:
+        before = self.moved
+        super().finish_step(norm)
+        if self.moved > before and self.trace_decay != 1:
+            for layer in self.layers:
+                layer.fade(self.trace_decay)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "traces": self.traces}
@@ -52,7 +67,7 @@ class OnlineStage(Stage):
         super().load_state_dict(state)
         saved = state.get("traces", {})
         for layer in self.layers:
-            layer.traces = {name: saved[name].to(self.device) for name in layer.weights if name in saved}
+            layer.load(saved, self.device)
 
     @property
     def traces(self) -> dict[str, Tensor]:
@@ -63,7 +78,7 @@ class OnlineStage(Stage):
     def _call(self, x: Value, state: State) -> tuple[Value, State]:
         with ExitStack() as recordings:
             for layer in self.layers:
-                recordings.enter_context(layer.recording())
+                recordings.enter_context(layer.recording(self._reset))
             return super()._call(x, state)
 
     def _backward(self, graph: Graph, ends: list[Tensor], gradients: list[Tensor], future: State | None) -> None:

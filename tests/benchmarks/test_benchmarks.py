@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.methods import folder
 from benchmarks.network.namespaces import why_not
 from benchmarks.overhead.compiled import Copy, bits_table, compared
 from benchmarks.overhead.plain_loop import plain_loop
 from benchmarks.overhead.split_vs_plain import rates
 from benchmarks.tables import step_cost, transport
+from benchmarks.time.online import ARMS
 from tests.support.runs import tiny
 from workers.launch.launcher import launch
 
@@ -77,6 +79,21 @@ def test_step_cost(tmp_path: Path) -> None:
     assert [bar["goal"] for bar in bars] == [None, None, None, 1.35, None, 1.15]
     assert [row["window"] for row in results["rows"]] == [4, 8, 32]
     assert "0.5 ms (1.50)" in step_cost({**results, "rows": [SYNTHETIC_ROW]})
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.long
+@pytest.mark.skipif(not all(folder(each).is_dir() for each in ("mnist", "text")), reason="no MNIST or Penn Treebank")
+def test_online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, each in (("DNI_MNIST", "mnist"), ("DNI_PTB", "text")):
+        monkeypatch.setenv(name, str(folder(each).resolve()))
+    bars, _ = quick("time.online", tmp_path)
+    results = json.loads((tmp_path / "outputs/bench-online/quick/online.json").read_text())
+    assert results["bars"] == bars
+    tasks = {name.partition(" | ")[0] for name in results["rows"]}
+    assert tasks == {"delayed label", "copy", "MNIST 98 x 8", "text"}
+    delayed = [name for name in results["rows"] if name.startswith("delayed label")]
+    assert len(delayed) == len(ARMS)
 
 
 @pytest.mark.timeout(300)

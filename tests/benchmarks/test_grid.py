@@ -14,7 +14,7 @@ import pytest
 from benchmarks.harness import grid
 from benchmarks.harness.grid import Grid, by_seed, spread
 from benchmarks.time import copy_task as copying
-from benchmarks.time import ptb
+from benchmarks.time import online, ptb
 
 
 @dataclass(frozen=True)
@@ -134,3 +134,26 @@ def test_a_record_names_all_machines_that_rows_were_made_on(tmp_path: Path, monk
 def test_a_run_lies_in_a_folder_that_hydra_takes() -> None:
     cell = Cell("mnist, 3 cuts, critic, true targets (mix 1), p=0.1, seed 0", ())
     assert Grid("some", "some").folder(cell).name == "mnist-3cuts-critic-truetargetsmix1-p0.1-seed0"
+
+
+def test_the_rate_of_online_is_that_of_the_best_run_that_ended() -> None:
+    trials = [online.Cell("copy", "truncated", rate, 100, tuning=True) for rate in ("1e-3", "3e-3", "1e-2")]
+    rows = {trials[0].name: {"bits": 0.9}, trials[1].name: {"bits": 0.4}, trials[2].name: {"failed": "DivergedError"}}
+    assert online.best(trials, rows) is trials[1]
+    assert len({trial.name for trial in trials}) == 3
+
+
+def test_bars_of_online_are_shares_of_the_gap() -> None:
+    bits = {"truncated": 1.0, "full": 0.2, "online": 0.6, "online + critic": 0.4, "critic": 1.2}
+    rows = {f"copy | {arm}, seed {seed}": {"bits": b + 0.01 * seed} for arm, b in bits.items() for seed in (0, 1)}
+    found = {bar["bar"].rpartition(" by ")[2]: bar["value"] for bar in online.bars(rows)}
+    assert found == {"online": 0.5, "online + critic": 0.75, "critic": -0.25}
+
+
+def test_every_method_of_online_reads_as_many_symbols() -> None:
+    """Only whole windows are read, so that some methods read a little less."""
+    for task, settings in online.TASKS.items():
+        steps = {arm: online.Cell(task, arm, "1e-3", 0) for arm in online.ARMS}
+        spans = {"immediate": 1, "full": settings.length, "checkpointed": settings.length}
+        read = [cell.steps * spans.get(arm, settings.window) for arm, cell in steps.items()]
+        assert max(read) - min(read) < settings.length

@@ -88,12 +88,13 @@ def test_traces_follow_their_layers_to_other_stages(tmp_path: Path) -> None:
     assert_close(parameters_of(tmp_path / "two", 2), parameters_of(tmp_path / "one", 1))
 
 
-def test_traces_stay_in_32_bits(tmp_path: Path) -> None:
-    launch(config_of(online("synthetic"), precision="bf16"), tmp_path / "run")
+@pytest.mark.parametrize(("cell", "tensors"), [("lru", 2), ("mingru", 1), ("minlstm", 1)])
+def test_traces_stay_in_32_bits(cell: str, tensors: int, tmp_path: Path) -> None:
+    launch(config_of(online("synthetic"), cell=cell, precision="bf16"), tmp_path / "run")
     traces = [trace for k in range(2) for trace in checkpoint.load(tmp_path / "run", 10, k)["stage"]["traces"].values()]
     assert {trace.dtype for trace in traces} == {torch.float32}
     assert all(trace.isfinite().all() and trace.count_nonzero() for trace in traces)
-    assert {trace.shape[:2] for trace in traces} == {(4, 2)}  # four streams, two tensors of the state
+    assert {trace.shape[:2] for trace in traces} == {(4, tensors)}  # four streams, the tensors of the state
 
 
 def test_other_recurrent_layers_are_refused_before_anything_is_written(tmp_path: Path) -> None:

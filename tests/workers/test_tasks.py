@@ -14,6 +14,7 @@ from tests.support.commands import run, settings, summary_of
 from tests.support.runs import assert_same, parameters_of, tiny
 from workers.config.settings import Config
 from workers.launch.launcher import launch
+from workers.storage import checkpoint
 
 CRITICS = {"depth": {"kind": "critic"}, "time": {"kind": "critic", "hidden": 16, "future_labels": 6}}
 
@@ -64,6 +65,17 @@ def test_max_timesteps_limits_a_run_for_any_window(tmp_path: Path) -> None:
         summary = launch(copying(data=data, max_timesteps=64, steps=10**6), tmp_path / name).summary
         assert summary["steps"] == 64 // window
         assert summary["valid"]["bits_per_label"] > 0  # sequences of a fixed length have validation
+
+
+def test_labels_that_do_not_count_take_no_heads(tmp_path: Path) -> None:
+    """Three heads of three classes on the state of an LSTM of 24 units, for the next 20 labels of a sequence of 15."""
+    data = {"kind": "copy", "batch": 4, "window": 4, "sequence": None, "length": 15}
+    critic = {"kind": "critic", "hidden": 0, "future_labels": 20, "counted_labels": 3}
+    predictor = {**CRITICS, "time": critic}
+    launch(copying(data=data, steps=9, predictor=predictor, checkpoint={"every": 9, "keep": 1}), tmp_path)
+    weights = checkpoint.load(tmp_path, 9, 0)["time"]["predictor"]
+    assert {name: tuple(each.shape) for name, each in weights.items()} == {"last.weight": (9, 48), "last.bias": (9,)}
+    assert weights["last.bias"].view(3, 3).abs().amin() > 0  # all have learned
 
 
 @pytest.mark.parametrize("time", ["full", "checkpointed"])

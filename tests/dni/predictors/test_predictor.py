@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dni.interfaces.oracle import Oracle
 from dni.losses import squared_distance
-from dni.predictors.base import LabelContext
+from dni.predictors.base import LabelContext, first_counted
 from dni.predictors.critic import SoftmaxCritic
 from dni.predictors.regressor import Regressor
 from dni.types import IGNORED
@@ -68,6 +68,33 @@ def test_critic_in_a_closed_form_case() -> None:
         critic.last.weight.copy_(torch.tensor([[1.0], [-1.0]]))
     gradient = critic(torch.tensor([[0.5]]), torch.tensor([0]))
     assert gradient.item() == pytest.approx(-2 * (1 - 1 / (1 + math.exp(-1.0))), abs=1e-6)
+
+
+def test_of_one_label_far_away_a_critic_has_one_head() -> None:
+    """dC/dv = W^T (softmax(W v + b) - onehot(y)), wherever y lies among 200 labels; zero if it lies beyond them."""
+    torch.manual_seed(2)
+    critic = SoftmaxCritic(6, classes=10, future_labels=200, counted=1, gradient_weight=0.5).double()
+    assert sum(p.numel() for p in critic.parameters()) == 6 * 10 + 10
+    torch.nn.init.normal_(critic.last.weight)
+    value, labels = torch.randn(4, 6, dtype=torch.float64), torch.full((4, 200), IGNORED)
+    labels[0, 0], labels[1, 57], labels[2, 199] = 3, 9, 0
+    weight, bias = critic.last.weight.detach(), critic.last.bias.detach()
+    expected, loss = torch.zeros(4, 6, dtype=torch.float64), 0.0
+    for row, label in ((0, 3), (1, 9), (2, 0)):
+        scores = (weight @ value[row] + bias).exp()
+        shares = scores / scores.sum()
+        expected[row] = weight.T @ (shares - F.one_hot(torch.tensor(label), 10))
+        loss -= math.log(shares[label])
+    fit = critic.fit(value, labels, torch.zeros(4, 6))
+    torch.testing.assert_close(critic(value, labels), expected)
+    torch.testing.assert_close(fit.prediction, expected)
+    assert fit.loss.item() == pytest.approx((loss + 0.5 * expected.pow(2).sum().item()) / 4, rel=1e-12)
+
+
+def test_counted_labels_keep_their_order() -> None:
+    rows = torch.tensor([[IGNORED, 4, IGNORED, 0, 2, 1], [IGNORED, IGNORED, 3, IGNORED, IGNORED, IGNORED]])
+    assert first_counted(rows, 3).tolist() == [[4, 0, 2], [3, IGNORED, IGNORED]]
+    assert torch.equal(first_counted(rows, 6)[0], torch.tensor([4, 0, 2, 1, IGNORED, IGNORED]))
 
 
 def test_critic_parameter_gradients_equal_finite_differences() -> None:
