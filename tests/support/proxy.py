@@ -22,8 +22,7 @@ class Proxy:
     """Forwards connections to `target` ("host:port"), with faults in the newest one."""
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+        self.lead_to(target)
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
         self._lock = threading.Lock()
@@ -32,6 +31,11 @@ class Proxy:
         self._flowing = threading.Event()
         self.opened = 0  #: number of connections
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def lead_to(self, target: str) -> None:
+        """Forward later connections to another target."""
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
 
     def cut_after(self, way: Way, count: int) -> None:
         """Reset the connection once `count` further bytes have gone one way."""

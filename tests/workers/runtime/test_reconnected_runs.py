@@ -36,6 +36,7 @@ CUTS = {
     "before the last reply": (Kind.END, 10, Way.UP, 0),
     "after the last reply": (Kind.DONE, 10, Way.DOWN, 0),
 }
+QUICK = ("inside a step", "before the last reply")
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def on_frame(monkeypatch: pytest.MonkeyPatch, kind: Kind, step: int, act: Any) -
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("cut", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in CUTS])
 def test_a_run_whose_connection_is_cut_equals_an_undisturbed_one(
     depth: str, cut: str, proxies: list[Proxy], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -94,3 +95,27 @@ def test_a_run_whose_connection_is_cut_equals_an_undisturbed_one(
     if "last" not in cut:
         assert summary["stage"][0]["reconnects"] == 1
     assert "reconnects" not in summary["stage"][1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_silent_connection_is_made_anew(
+    depth: str, proxies: list[Proxy], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    on_frame(monkeypatch, Kind.STEP, 3, lambda: proxies[0].stall())
+    summary = launch(run_of(depth, keepalive_s=0.5), tmp_path / "run").summary
+    assert_same(parameters_of(tmp_path / "run", 2), undisturbed(depth))
+    assert summary["stage"][0]["reconnects"] == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_stall_of_five_seconds_only_takes_time(
+    depth: str, proxies: list[Proxy], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    on_frame(monkeypatch, Kind.STEP, 3, lambda: threading.Timer(5, proxies[0].stall().set).start())
+    start = time.monotonic()
+    summary = launch(run_of(depth), tmp_path / "run").summary
+    assert time.monotonic() - start > 5
+    assert_same(parameters_of(tmp_path / "run", 2), undisturbed(depth))
+    assert "reconnects" not in summary["stage"][0]

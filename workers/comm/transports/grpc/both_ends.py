@@ -14,7 +14,8 @@ from workers.comm.transports.grpc.end import GrpcEnd
 from workers.comm.transports.process_link import LinkSettings
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0  # between two attempts to connect again
-_LAST_ATTEMPT_S = 1.0  # longest attempt of an end that only has to say that it is done
+_ATTEMPT_S = 5.0  # longest attempt
+_LAST_ATTEMPT_S = 1.0  # longest attempt of an end that is being closed; it makes one
 
 
 class ClientEnd(GrpcEnd):
@@ -37,9 +38,9 @@ class ClientEnd(GrpcEnd):
     def _next_call(self, deadline: float, lost: Exception) -> tuple[Call, Handshake]:
         pause = _FIRST_PAUSE_S
         while (left := deadline - time.monotonic()) > 0 and not self._over.is_set():
-            last = self._finishing and not self._kept
+            last = self._finishing
             try:
-                return self._connect_again(min(left, _LAST_ATTEMPT_S) if last else left)
+                return self._connect_again(min(left, _LAST_ATTEMPT_S if last else _ATTEMPT_S))
             except HandshakeRefused:
                 raise
             except (WorkerLost, WireError):
@@ -69,7 +70,7 @@ class ServerEnd(GrpcEnd):
 
     def __init__(self, peer: str, settings: LinkSettings, mine: Handshake, call: Call) -> None:
         super().__init__(peer, settings, mine, call)
-        self._offers: queue.SimpleQueue[tuple[Call, Handshake]] = queue.SimpleQueue()
+        self._offers: queue.SimpleQueue[tuple[Call, Handshake] | None] = queue.SimpleQueue()  # None: wait for none
 
     def begin(self, theirs: Handshake, release: Callable[[], object]) -> None:
         """Answer the handshake of the previous stage, and begin."""
@@ -92,15 +93,23 @@ class ServerEnd(GrpcEnd):
             self._call.cancel()
 
     def _next_call(self, deadline: float, lost: Exception) -> tuple[Call, Handshake]:
-        try:
-            call, theirs = self._offers.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            raise self._gave_up(lost) from None
-        while not self._offers.empty():  # the previous stage has given up the earlier ones
-            call.cancel()
-            call, theirs = self._offers.get()
+        newest = None
+        while newest is None or not self._offers.empty():
+            try:
+                offer = self._offers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                offer = None
+            if newest is not None:  # the previous stage has given it up
+                newest[0].cancel()
+            if offer is None:
+                raise self._gave_up(lost)
+            newest = offer
+        call, theirs = newest
         call.put(self._greeting_again(theirs.connection))
         return call, theirs
+
+    def _stop_waiting(self) -> None:
+        self._offers.put(None)
 
     def _continue_with(self, call: Call, theirs: Handshake) -> None:
         super()._continue_with(call, theirs)
@@ -112,4 +121,5 @@ class ServerEnd(GrpcEnd):
         super()._end(failure)
         with self._lock:
             while not self._offers.empty():
-                self._offers.get()[0].cancel()
+                if (offer := self._offers.get()) is not None:
+                    offer[0].cancel()

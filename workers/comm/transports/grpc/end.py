@@ -84,6 +84,7 @@ class GrpcEnd(LinkEnd):
         with self._lock:
             self._finishing = True
             self._call.finish()
+        self._stop_waiting()
         # The call ends when the peer has received everything and has ended its half, too.
         if not (self._over.wait(timeout_s) and self._call.over.wait(timeout_s)):
             self._end(WorkerLost(f"{self._inbox.peer} has not ended the link"))
@@ -138,6 +139,9 @@ class GrpcEnd(LinkEnd):
     @abstractmethod
     def _next_call(self, deadline: float, lost: Exception) -> tuple[Call, Handshake]:
         """Return a new call, and the peer's handshake. Raises WorkerLost after `deadline`, HandshakeRefused."""
+
+    def _stop_waiting(self) -> None:  # the previous stage makes one more attempt
+        """Wait for no further call: this end is being closed."""
 
     def _continue_with(self, call: Call, theirs: Handshake) -> None:
         """Send again what the peer lacks, and go on. Raises HandshakeRefused if that is not kept any more."""
