@@ -20,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -83,20 +84,26 @@ class SweepLauncher(Launcher):
         return [_returned(job) for job in job_overrides]
 
 
-class SweepSweeper(BasicSweeper):
-    """Hydra's basic sweeper, but settings that cannot be composed are left to the launcher, which goes on with the
-    others."""
+class SweepSweeper(Sweeper):
+    """Makes every combination, as Hydra's basic sweeper, but leaves settings that cannot be composed to the launcher,
+    which goes on with the others."""
 
     __module__ = NAMESPACE
 
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
+        self.max_batch_size, self.params = max_batch_size, params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the launcher."""
+        self.loader = hydra_context.config_loader
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
     def sweep(self, arguments: list[str]) -> Any:
         """Launch every combination, in batches."""
-        assert self.hydra_context is not None
-        assert self.launcher is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(words)
         returns, begun = [], 0
-        for batch in self.split_arguments(overrides, self.max_batch_size):
+        for batch in BasicSweeper.split_arguments(overrides, self.max_batch_size):
             returns.append(self.launcher.launch(batch, initial_job_idx=begun))
             begun += len(batch)
         return returns

@@ -1,7 +1,8 @@
 """The process of one run of a sweep.
 
 Processes are forked from a server that has imported this module, and with it torch, and has done nothing else: it has
-no threads of its own, no links and no CUDA context. Each run has a process of its own and need not import torch again.
+no links, no CUDA context and no threads, except those of OpenBLAS, which it stops before each fork. Each run has a
+process of its own and need not import torch again.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,6 @@ class Server:
     def __init__(self) -> None:
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__])
-        from multiprocessing.forkserver import ensure_running
-
         with _standard_library_first():
             ensure_running()
 
@@ -105,4 +104,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(0)
