@@ -98,7 +98,7 @@ def _resumed(config: Config, run_dir: Path) -> Config:
 def _clear(run_dir: Path) -> None:
     """Remove the traces of a run that has saved nothing."""
     with locked(run_dir):
-        for path in [*(run_dir / name for name in TRACES), *run_dir.glob("events.out.tfevents.*")]:
+        for path in (run_dir / name for name in (*TRACES, "tensorboard")):
             if path.is_dir():
                 shutil.rmtree(path)
             else:

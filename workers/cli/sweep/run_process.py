@@ -19,6 +19,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra.core.utils import configure_log
@@ -58,8 +59,20 @@ class Server:
     def start(self, task: Task) -> BaseProcess:
         """Start the process of a run."""
         process = self._context.Process(target=_main, args=(task,), name="run")
-        process.start()
+        with _without_main():
+            process.start()
         return process
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module, which a new process would run again: a script may start its sweep without a guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager
