@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.refusals import refusal_of
-from workers.cli.sweep import combinations
+from workers.cli.sweep.check import combinations
 from workers.config.compose import compose_settings
 from workers.config.validation.check import check
 

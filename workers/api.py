@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
 from workers.cli.arguments import begin_with
-from workers.cli.train import explain
+from workers.cli.ending import explain
 from workers.config.compose import compose_settings
 from workers.config.schema import LaunchMode
 from workers.config.settings import Config

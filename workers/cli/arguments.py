@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from dni.errors import ConfigError
+from workers.cli.sweep.index import INDEX
 from workers.config.convert import open_schema, to_plain
 from workers.config.own_options import RECORDED, offer, withdraw
 from workers.config.quoting import as_text
@@ -82,11 +83,11 @@ def single_run(arguments: Sequence[str]) -> list[str] | None:
 
 
 def refuse_second_sweep(arguments: Sequence[str]) -> None:
-    """Raise ConfigError for a sweep into a folder that holds one: Hydra would overwrite the first one's
-    multirun.yaml."""
+    """Raise ConfigError for a sweep into a folder that holds one which cannot be resumed: Hydra would overwrite the
+    first one's multirun.yaml."""
     named = [word for word in arguments if word.startswith("hydra.sweep.dir=")]
     if not named or not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*arguments}:
         return  # the default folder has the time in its name
     folder = Path(str(OverridesParser.create().parse_overrides(named)[-1].value()))
-    if (folder / "multirun.yaml").exists():
+    if (folder / "multirun.yaml").exists() and not (folder / INDEX).exists():
         raise ConfigError(f"{folder} already holds a sweep: name another hydra.sweep.dir")

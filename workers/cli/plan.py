@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dni import __version__
 from dni.errors import ConfigError, DniError
 from workers.cli.arguments import begin_with
-from workers.cli.train import explain
+from workers.cli.ending import explain
 from workers.config.compose import compose_settings
 from workers.config.convert import register
 from workers.config.settings import Config

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import LOCAL, SMALL, Command, wait_for
+from workers.cli import ending
 from workers.cli import train as command
 from workers.launch import accept
 from workers.launch.external import ignoring_signals
@@ -56,5 +57,5 @@ def test_a_closed_terminal_does_not_change_the_exit_code(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(sys, "stderr", Gone())
     with pytest.raises(SystemExit) as left:
-        command.leave(130, "stopped after step 5")
+        ending.leave(130, "stopped after step 5")
     assert left.value.code == 130

@@ -1,24 +1,26 @@
-"""A sweep is checked before it begins, and lists its remaining jobs if it ends early."""
+"""A sweep goes on when a run fails, ends with a table, and can be started again: nothing is run twice."""
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Callable
+import os
+import re
+import signal
+import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import workers.launch.launcher
-from tests.support.commands import LOCAL, SMALL
-from workers.cli.sweep import combinations
+from tests.support.commands import LOCAL, SMALL, settings, summary_of, trained_steps, wait_for
+from tests.support.runs import assert_same, parameters_of
+from workers.cli.sweep.check import combinations
+from workers.cli.sweep.index import Progress, progress_of
 from workers.cli.train import main
-from workers.launch.launcher import run_stages
+from workers.launch.launcher import launch
+from workers.storage import checkpoint
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 
-QUICK = (*SMALL, *LOCAL, "depth=backprop", "steps=2", "hydra.sweep.dir=sweep")
+QUICK = (*SMALL, *LOCAL, "depth=backprop", "hydra.sweep.dir=sweep")
 
 
 def ended(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -48,51 +50,119 @@ def test_jobs_are_in_hydras_order_without_its_own_settings() -> None:
     ]
 
 
-def test_one_bad_job_refuses_the_whole_sweep(
+def states(out: str) -> list[tuple[str, str]]:
+    """Return the folder and the state of every row of the table at the end of a command's output."""
+    state = "finished before|finished|failed|diverged|interrupted|not started"
+    return re.findall(rf"^ *(\S+) .*?  ({state})  ", out.rpartition("\u2500\n")[2], flags=re.MULTILINE)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_sweep_without_any_run_that_can_run_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = (*QUICK, "seed=0,1", "data.sequence=18,7", "data.path=null,nowhere.txt")
-    assert ended(monkeypatch, "-m", *words) == 2
+    assert ended(monkeypatch, "-m", *QUICK, "seed=0,1", "data.sequence=7") == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" (")[0] for line in lines[:-1]] == [f"dni-train: job {n}" for n in (1, 2, 3, 5, 6, 7)]
-    assert "nowhere.txt" in lines[0]
-    assert "data.sequence=7 is not a multiple of data.window=6" in lines[1]
-    assert lines[-1] == "dni-train: 6 of the 8 jobs of this sweep cannot run; none was started"
+    assert [line.split(": ")[1] for line in lines[:-1]] == ["run 0 (seed=0)", "run 1 (seed=1)"]
+    assert "data.sequence=7 is not a multiple of data.window=6" in lines[0]
+    assert lines[-1] == "dni-train: none of the 2 runs of this sweep can run; nothing was started"
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.long
-def test_an_interrupted_sweep_lists_commands_for_the_remaining_jobs(
+def test_the_number_of_runs_at_a_time_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(workers.launch.launcher, "run_stages", _stopped_in(2))
-    assert ended(monkeypatch, "-m", *QUICK, "seed=0,1,2") == 130
-    out = [line.partition("[WARNING] ")[2] or line for line in capsys.readouterr().out.splitlines()]
-    (place,) = [n for n, line in enumerate(out) if "run the rest with" in line]
-    assert out[place].startswith(
-        "of the 3 runs of this sweep, finished: 0; unfinished: 1; not started: 2; run the rest with:"
-    )
-    monkeypatch.setattr(workers.launch.launcher, "run_stages", run_stages)
-    for line in out[place + 1 : place + 3]:
-        program, *words = shlex.split(line)
-        assert (program, ended(monkeypatch, *words)) == ("dni-train", 0)
-    found = {path.parent.name: json.loads(path.read_text()) for path in Path("sweep").glob("*/summary.json")}
-    finished = {name: summary["seed"] for name, summary in found.items() if summary["steps"] == 2}
-    assert finished == {"0": 0, "1-again": 1, "2": 2}  # the second had saved nothing
+    assert ended(monkeypatch, "-m", *QUICK, "seed=0,1", "hydra.launcher.jobs=0") == 2
+    assert "hydra.launcher.jobs=0 must be a number of runs at a time, 1 or more" in capsys.readouterr().err
 
 
-def _stopped_in(job: int) -> Callable[..., Any]:
-    """Raise Ctrl-C before the first step of the job with this number, counted from 1."""
-    count = 0
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_failed_runs_are_reported_and_the_others_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Runs 0 and 2 can run; 2 diverges; the length of sequences of 1, and a file of 3, are wrong."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ("-m", *QUICK, "steps=20", "optimizer=sgd", "optimizer.clip=null")
+    sweep = (*words, "data.path=null,nowhere.txt", "optimizer.learning_rate=0.1,1e38", "data.sequence=18,7")
+    assert ended(monkeypatch, *sweep) == 1
+    out = capfd.readouterr().out
+    assert states(out) == [
+        ("0", "finished"), ("1", "failed"), ("2", "diverged"), ("3", "failed"),
+        ("4", "failed"), ("5", "failed"), ("6", "failed"), ("7", "failed"),
+    ]  # fmt: skip
+    assert "data.sequence=7 is not a multiple of data.window=6" in out
+    assert "nowhere.txt" in out
+    found = tmp_path / "sweep" / "0"
+    launch(settings(*SMALL, *LOCAL, "depth=backprop", *words[-3:], "optimizer.learning_rate=0.1"), tmp_path / "one")
+    assert_same(parameters_of(found, 2), parameters_of(tmp_path / "one", 2))
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.name.isdecimal()) == ["0", "2"]
 
-    def stages(each: Any, stop: Any, rank_info: Any = None) -> None:
-        nonlocal count
-        count += 1
-        if count == job:
-            stop.because("interrupted")
-        else:
-            run_stages(each, stop, rank_info)
+    kept = {name: content(tmp_path / "sweep" / name) for name in ("0", "2")}
+    assert ended(monkeypatch, *sweep) == 1
+    assert states(capfd.readouterr().out)[:3] == [("0", "finished before"), ("1", "failed"), ("2", "diverged")]
+    assert {name: content(tmp_path / "sweep" / name) for name in ("0", "2")} == kept
 
-    return stages
+    assert ended(monkeypatch, *words, "optimizer.learning_rate=0.1", "seed=1,0") == 0
+    assert states(capfd.readouterr().out) == [
+        ("0-2", "finished"),
+        ("0", "finished before"),
+    ]  # settings count, not order
+    assert summary_of(tmp_path / "sweep" / "0-2")["seed"] == 1
+    assert content(found) == kept["0"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_an_interrupted_sweep_is_resumed_and_equals_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C comes when both running runs have saved; the third is not started."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    method = ("steps=60", "checkpoint.every=5", "emulate.forward_ms=20")
+    sweep = ("-m", *QUICK, *method, "seed=0,1,2", "hydra.launcher.jobs=2")
+    folders = [tmp_path / "sweep" / str(seed) for seed in range(3)]
+
+    def interrupt() -> None:
+        wait_for(lambda: all(checkpoint.complete_steps(each) for each in folders[:2]), "two checkpoints", within=300)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    assert ended(monkeypatch, *sweep) == 130
+    watcher.join()
+    assert states(capfd.readouterr().out) == [("0", "interrupted"), ("1", "interrupted"), ("2", "not started")]
+    assert [progress_of(each, 60) for each in folders] == [Progress.saved, Progress.saved, Progress.absent]
+    stopped = [summary_of(each)["steps"] for each in folders[:2]]
+    assert all(5 <= step < 60 for step in stopped)
+
+    (tmp_path / "sweep" / "1" / "summary.json").unlink()  # as if it had been killed
+    assert ended(monkeypatch, *sweep) == 0
+    assert states(capfd.readouterr().out) == [("0", "finished"), ("1", "finished"), ("2", "finished")]
+    for seed, found in enumerate(folders):
+        launch(settings(*SMALL, *LOCAL, "depth=backprop", *method, f"seed={seed}"), tmp_path / f"one-{seed}")
+        assert_same(parameters_of(found, 2), parameters_of(tmp_path / f"one-{seed}", 2))
+        assert trained_steps(found, 0) == trained_steps(tmp_path / f"one-{seed}", 0)  # each step is recorded once
+
+
+def test_how_far_a_run_has_come(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert progress_of(folder, 10) is Progress.absent
+    folder.mkdir()
+    assert progress_of(folder, 10) is Progress.started
+    for ended_by, interrupted, steps, progress in (
+        ("steps", "false", 10, Progress.finished),
+        ("patience", "false", 4, Progress.finished),
+        ("interrupted", "true", 10, Progress.finished),  # the signal came after the last step
+        ("interrupted", "true", 0, Progress.started),
+        ("diverged", "false", 4, Progress.diverged),
+    ):
+        summary = f'{{"ended": "{ended_by}", "interrupted": {interrupted}, "steps": {steps}}}'
+        (folder / "summary.json").write_text(summary)
+        assert progress_of(folder, 10) is progress

@@ -222,8 +222,8 @@ def test_only_the_first_stage_of_an_engine_takes_the_lock(tmp_path: Path, monkey
 
 def test_the_record_has_the_launch_settings_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record has the launch settings as given, not the rank: the run may be resumed in another way."""
-    monkeypatch.setattr("workers.cli.train.run", lambda accepted: write_record(tmp_path, accepted.recorded))
-    monkeypatch.setattr("workers.cli.train.report", lambda *given: None)
+    monkeypatch.setattr("workers.cli.one_run.run", lambda accepted: write_record(tmp_path, accepted.recorded))
+    monkeypatch.setattr("workers.cli.one_run.report", lambda *given: None)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,1 @@
+"""Sweeps: several runs of one command, in processes of this machine, that survive failures and can be resumed."""
