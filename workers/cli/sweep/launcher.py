@@ -96,7 +96,7 @@ class SweepSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Make the launcher."""
         self.loader = hydra_context.config_loader
-        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+        self._launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch every combination, in batches."""
@@ -105,7 +105,7 @@ class SweepSweeper(Sweeper):
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(words)
         returns, begun = [], 0
         for batch in BasicSweeper.split_arguments(overrides, self.max_batch_size):
-            returns.append(self.launcher.launch(batch, initial_job_idx=begun))
+            returns.append(self._launcher.launch(batch, initial_job_idx=begun))
             begun += len(batch)
         return returns
 
