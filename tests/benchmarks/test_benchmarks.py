@@ -136,6 +136,7 @@ SYNTHETIC_ROW = {"window": 4, "ms": {"truncated": 0.33, "plain regressor": 0.5},
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+@pytest.mark.long
 def test_emulated_links(tmp_path: Path) -> None:
     bars, _ = quick("network.calibrate", tmp_path)
     results = json.loads((tmp_path / "outputs/bench-links/emulated_links.json").read_text())

@@ -59,6 +59,7 @@ def test_a_gap_is_counted_in_standard_errors_of_paired_seeds() -> None:
     assert errors_ahead([2.1], [2.0]) == 0.0
 
 
+@pytest.mark.long
 def test_a_run_of_another_record_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "RESULTS", tmp_path)
     monkeypatch.setattr(grid, "QUICK", False)

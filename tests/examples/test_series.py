@@ -12,6 +12,7 @@ from workers.launch.launcher import launch
 
 
 @pytest.mark.parametrize("time", ["truncated", pytest.param("synthetic", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_the_forecast_of_a_series_beats_the_naive_one(time: str, import_example: Import, tmp_path: Path) -> None:
     forecast = import_example("series", "forecast")
     naive = forecast.write(tmp_path / "series.csv", rows=3000)

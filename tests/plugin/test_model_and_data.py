@@ -53,6 +53,7 @@ def test_gradients_at_both_cuts_are_predicted(tmp_path: Path) -> None:
     assert summary["stage"][0]["time_cosine"] is not None
 
 
+@pytest.mark.long
 def test_training_beats_chance(tmp_path: Path) -> None:
     """Vectors of one bit: the label says whether the two newest bits differ."""
     more = {"optimizer": {"learning_rate": 0.05}, "evaluate": {"every": None, "windows": None}}

@@ -107,6 +107,7 @@ def measured_by_hand(config: Config, run_dir: Path) -> float:
         {**IN_TIME, "depth": {"method": "local"}, "evaluate": {"probe": 4, "every": None}},
     ],
 )  # fmt: skip
+@pytest.mark.long
 def test_every_kind_of_method_learns(path: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """A model that returns the mean has a loss of 1/2."""
     rates = {"optimizer": {"learning_rate": 0.02}, "steps": 300, "log_every": 50}

@@ -141,6 +141,7 @@ def test_steps_that_are_left_out_run_forward_and_count_for_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("method", ["irregular", "irregular_local"])
+@pytest.mark.long
 def test_a_resumed_run_draws_as_one_that_went_on(method: str, tmp_path: Path) -> None:
     def config(every: int | None, **more: Any) -> Config:
         return tiny(

@@ -181,6 +181,7 @@ def test_with_a_lag_lost_targets_are_answered_without_a_gradient(lag: int, tmp_p
 
 
 @pytest.mark.parametrize("time", ["truncated", "synthetic"])
+@pytest.mark.long
 def test_with_a_lag_a_run_does_not_depend_on_arrival_or_interruption(time: str, tmp_path: Path) -> None:
     saving = {"every": 4, "keep": 9}
     ways: dict[str, dict[str, Any]] = {

@@ -195,6 +195,7 @@ class LinearNetwork:
 
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize(("widths", "steps"), [([4, 4, 2], 350), ([4, 4, 4, 2], 650)])
+@pytest.mark.long
 def test_fully_unlocked_linear_network_learns_least_squares(widths: list[int], steps: int) -> None:
     """No stage sees the output of the previous stage at the same step.
 

@@ -182,6 +182,7 @@ def test_locked_networks_equal_one_loop_over_the_sum_of_their_losses(
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
+@pytest.mark.long
 def test_a_resumed_run_equals_one_that_went_on(folder: Path, tmp_path: Path) -> None:
     def config(every: int | None, **more: Any) -> Config:
         depth = {"method": "multi_rate", "update_periods": [1, 2], "max_in_flight": 4, "lag": 1}
@@ -193,6 +194,7 @@ def test_a_resumed_run_equals_one_that_went_on(folder: Path, tmp_path: Path) -> 
     assert_same(parameters_of(tmp_path / "whole", 2), parameters_of(tmp_path / "part", 2))
 
 
+@pytest.mark.long
 def test_both_networks_are_measured_and_the_second_is_the_headline(folder: Path, tmp_path: Path) -> None:
     """The experiment itself, made small; A's figures stand beside those of B."""
     asked = settings(

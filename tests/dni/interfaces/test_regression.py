@@ -166,6 +166,7 @@ def learned(cuts: list[Interface]) -> float:
     return sum(losses[-50:]) / 50
 
 
+@pytest.mark.long
 def test_a_split_regression_learns() -> None:
     """Without gradients across the cuts, the first two stages do not learn."""
     nothing = learned([ZeroInterface(), ZeroInterface()])

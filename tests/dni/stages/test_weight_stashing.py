@@ -140,6 +140,7 @@ def test_window_with_a_lost_gradient_is_dropped() -> None:
 
 
 @pytest.mark.parametrize(("accumulate", "copies"), [(1, 5), (2, 3), (4, 2)])
+@pytest.mark.long
 def test_copies_of_the_weights_in_memory(accumulate: int, copies: int) -> None:
     """With four kept windows and a new one, there is a copy per optimizer step. No other leaf is 11 by 13."""
 

@@ -67,6 +67,7 @@ def test_every_floating_tensor_has_a_predictor_of_its_own(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("model", ["skips.Skips", "side_values.SideValues", "side_values.pairs", "own_module.network"])
+@pytest.mark.long
 def test_pipelines_accept_them(model: str) -> None:
     piped = {"depth": {"method": "1f1b", "microbatches": 4}, "stages": 4, **PROCESSES}
     config, _ = settle(tiny(model={"_target_": f"tests.plugin.models.{model}"}, **piped), None)

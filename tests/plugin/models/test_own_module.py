@@ -57,6 +57,7 @@ def test_a_traced_module_trains_in_processes_as_it_does_whole(tmp_path: Path) ->
     assert evaluate(tmp_path)["labels"] > 0
 
 
+@pytest.mark.long
 def test_a_traced_module_is_predicted_for_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     settings = {"depth": {"method": "synthetic", "lag": 1}, "checkpoint": {"every": 4, "keep": 9}}
     launch(own(**settings), tmp_path / "whole")

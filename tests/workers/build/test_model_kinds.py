@@ -30,6 +30,7 @@ def config_of(kind: str, **changes: Any) -> Config:
 @pytest.mark.parametrize("time", ["truncated", "synthetic"])
 @pytest.mark.parametrize(("stages", "depth"), [(1, "backprop"), (2, "backprop"), (2, "synthetic")])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.long
 def test_it_learns_a_task_that_needs_memory(kind: str, stages: int, depth: str, time: str, tmp_path: Path) -> None:
     """In aabaab... an a follows every other a: a model of one character has a loss of 2/3 bit for each."""
     (tmp_path / "text").write_text("aab" * 300)

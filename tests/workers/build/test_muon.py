@@ -107,6 +107,7 @@ def test_split_training_equals_the_unsplit_model(stages: int, tmp_path: Path) ->
     assert_same(parameters_of(tmp_path / "split", stages), parameters_of(tmp_path / "whole", 1))
 
 
+@pytest.mark.long
 def test_a_run_goes_on_in_other_stages(tmp_path: Path) -> None:
     launch(run(4, steps=9), tmp_path / "whole")
     launch(run(4, steps=3), tmp_path / "four")

@@ -117,6 +117,7 @@ def test_the_formula_has_the_momentum_of_the_stage() -> None:
 
 
 @pytest.mark.parametrize("method", ["delayed", "local"])
+@pytest.mark.long
 def test_a_run_has_momentum_by_stage_and_resumes(method: str, tmp_path: Path) -> None:
     own = {"kind": "nadam", "beta1": 0.99, "beta1_last": 0.9}
     same: dict[str, Any] = {"stages": 3, "depth": {"method": method, "lag": 1}, "optimizer": own}

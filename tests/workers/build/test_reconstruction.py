@@ -23,6 +23,7 @@ def run(depth: dict[str, Any], weight: float = 0.5, **changes: Any) -> Config:
 
 
 @pytest.mark.parametrize("other", [{"method": "synthetic", "lag": 1}, {"method": "corrected", "beta": 0.0, "lag": 1}])
+@pytest.mark.long
 def test_stages_learn_as_with_a_local_loss(other: dict[str, Any], tmp_path: Path) -> None:
     for name, depth in (("local", {"method": "local"}), ("other", other)):
         launch(run(depth), tmp_path / name)

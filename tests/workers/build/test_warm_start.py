@@ -104,6 +104,7 @@ def test_a_run_starts_from_the_best_checkpoint(earlier: Path, tmp_path: Path) ->
     assert f"start_from: {earlier}" in settled
 
 
+@pytest.mark.long
 def test_a_warm_started_run_resumes_like_any_other(earlier: Path, tmp_path: Path) -> None:
     own: dict[str, Any] = {"start_from": str(earlier), "stages": 1, "depth": {"method": "backprop"}}
     launch(tiny(**own, steps=6), tmp_path / "whole")

@@ -47,6 +47,7 @@ def test_the_groups_are_those_of_the_documentation() -> None:
 
 
 @pytest.mark.parametrize("option", ["seed=0", *ALONE])
+@pytest.mark.long
 def test_every_option_composes_and_can_be_run(option: str) -> None:
     config = settings(option, *NEEDS.get(option, []))
     check(config)

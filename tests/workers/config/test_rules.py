@@ -110,6 +110,7 @@ def of_rules(path: Path) -> Iterable[ast.AST]:
     return [node for node in ast.walk(tree) if node not in excluded]
 
 
+@pytest.mark.long
 def test_every_rule_is_broken_once() -> None:
     ends = [refused(overrides).traceback[-1] for overrides in REFUSED]
     broken = {(Path(end.path), end.lineno + 1) for end in ends}

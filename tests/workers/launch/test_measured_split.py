@@ -45,6 +45,7 @@ def test_a_run_in_processes_is_cut_by_time_and_goes_on_cut_alike(tmp_path: Path)
     assert layers(tmp_path / "again", 8) == cut
 
 
+@pytest.mark.long
 def test_a_run_goes_on_cut_alike_if_its_model_is_named_anew(tmp_path: Path) -> None:
     first = [word for word in ASKED if word != "model.split=measured"]
     launch(settings(*first, *LOCAL, "model.split_points=[first,scores]"), tmp_path / "named")

@@ -134,6 +134,7 @@ def in_microbatches(config: Config) -> dict[str, Tensor]:
     return dict(zip(names, model.state_dict().values(), strict=True))
 
 
+@pytest.mark.long
 def test_an_emulated_accelerator_makes_the_bubbles_of_the_schedule(ranks: Ranks, tmp_path: Path) -> None:
     """A step takes M + K - 1 passes each way, of 1 / M of the batch's time; a stage is busy in M of them."""
     config = piped(
