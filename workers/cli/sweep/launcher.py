@@ -100,7 +100,6 @@ class SweepSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch every combination, in batches."""
-        assert self.launcher is not None, "setup makes it"
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(words)
         returns, begun = [], 0
