@@ -13,9 +13,7 @@ continues where it stopped. QUICK=1 takes a few steps; they stay in outputs.
 from __future__ import annotations
 
 import math
-import os
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +28,7 @@ from torch import nn
 from benchmarks.harness.environment import bar
 from benchmarks.harness.grid import QUICK, Grid, Row, by_seed, spread
 from benchmarks.harness.methods import Overrides, folder
-from benchmarks.harness.runs import Failed, composed, train
+from benchmarks.harness.runs import Failed, composed, import_from, train
 from benchmarks.harness.tuning import failed, need_data
 from benchmarks.overhead.plain_loop import clip
 from dni.data.base import Data
@@ -93,8 +91,7 @@ class Cell:
 def main() -> None:
     """Choose the rates, run the unfinished cells, print the table and the bars."""
     need_data({"text"})
-    sys.path.insert(0, str(MODEL))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(MODEL), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    import_from(MODEL)
     rates = tune()
     cells = [Cell(m, rates[TUNED_AS.get(m, m)], seed, STEPS, m) for seed in SEEDS for m in METHODS]
     rows = GRID.fill(cells, measure, lambda row: row.get("failed") or f"valid {row['valid']:.3f}")

@@ -13,7 +13,6 @@ they stay in outputs.
 from __future__ import annotations
 
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from benchmarks.depth.late_tables import EQUAL, EQUAL_HEADS, HEADS, LAGS, bars, 
 from benchmarks.harness.cells import Cell
 from benchmarks.harness.grid import QUICK, Grid, Row
 from benchmarks.harness.late_methods import COMPARED, GPT, METHODS, TASKS
+from benchmarks.harness.runs import import_from
 from benchmarks.harness.tuning import compute, measure, need_data, tune
 
 SEEDS = (0,) if QUICK else (0, 1, 2)
@@ -41,8 +41,7 @@ Recipes = dict[tuple[str, str], tuple[str, ...]]
 
 def main() -> None:
     """Choose the recipes, run the unfinished cells, print the tables and the bars."""
-    sys.path.insert(0, str(GPT))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(GPT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    import_from(GPT)
     only = os.environ.get("TASK", "mnist, 3 cuts" if QUICK else "")
     tasks = [task for task in TASKS if task == (only or task)]
     need_data({DATA.get(TASKS[task].family, TASKS[task].family) for task in tasks})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,12 @@ from typing import Any
 from workers.config.compose import compose_settings
 from workers.config.convert import to_plain
 from workers.config.settings import Config
+
+
+def import_from(folder: Path) -> None:
+    """Let this process, and the runs that it starts, import the modules of a folder."""
+    sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
 
 
 class Failed(Exception):

@@ -80,6 +80,7 @@ class SweepLauncher(Launcher):
             HydraConfig.instance().cfg = before
         _outcomes.extend(outcomes)
         if any(outcome.state is State.waiting or outcome.state is State.interrupted for outcome in outcomes):
+            print(f"dni-train: go on with the same command and hydra.sweep.dir={sweep_dir}", file=sys.stderr)
             raise SweepInterrupted
         return [_returned(job) for job in job_overrides]
 
