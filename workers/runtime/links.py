@@ -6,7 +6,7 @@ from workers.build.device import device_of
 from workers.comm.transports.base import ChannelEnd, Edge, LinkContext, Listener
 from workers.runtime.job import Job
 
-#: Frames that an inbox may hold beyond W: handshake, checkpoint, end and their replies.
+#: Frames that an inbox may hold beyond the replies to W frames: handshake, checkpoint, end and their replies.
 SLACK = 8
 
 
@@ -27,5 +27,6 @@ def connect(job: Job, index: int, address: str) -> ChannelEnd:
 
 
 def _context(job: Job, index: int) -> LinkContext:
-    limit = job.config.depth.max_in_flight + SLACK
+    depth = job.config.depth
+    limit = depth.max_in_flight * depth.most_replies + SLACK
     return LinkContext(job.handshake(index), limit, device_of(job.config, index), job.sockets)
