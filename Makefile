@@ -46,6 +46,7 @@ bench-lag: install ## measure what late targets cost, by method; goes on where i
 
 bench-late: install ## late gradients: every method on every task at lags 1, 8 and 32; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.depth.late
+	$(BIN)/python -m benchmarks.depth.late_ablations
 
 bench-copy: install ## how long a sequence is learned, by method and window; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.time.copy_task

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import headline
 from benchmarks.delay.pages import delay_line, links_cells, links_rates, race, reach
-from benchmarks.depth.pages import char_gpt, depth, lag, late, late_equal, trials, variants
+from benchmarks.depth.pages import char_gpt, depth, lag, late, late_ablations, late_equal, trials, variants
 from benchmarks.harness.environment import RESULTS
 from benchmarks.harness.grid import by_seed, spread
 from benchmarks.harness.markdown import markdown, source
@@ -168,8 +168,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "headline": ("race", headline.headline), "demo": ("demo", demo),
     "depth": ("depth", depth), "char_gpt": ("char_gpt", char_gpt), "variants": ("depth", variants),
     "trials": ("depth_tuning", trials), "lag": ("lag", lag), "late": ("late", late), "late_equal": ("late", late_equal),
-    "late_trials": ("late_tuning", trials), "machinery": ("machinery", machinery),
-    "transport": ("transport", transport),
+    "late_ablations": ("late_ablations", late_ablations), "late_trials": ("late_tuning", trials),
+    "machinery": ("machinery", machinery), "transport": ("transport", transport),
     "copying": ("copying", copying),
     "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),
     "links_rates": ("links", links_rates), "links_cells": ("links", links_cells), "race": ("race", race),

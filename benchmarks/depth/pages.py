@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from benchmarks.depth import char_gpt as gpts
+from benchmarks.depth import late_ablations as ablated
 from benchmarks.depth import late_tables as lates
 from benchmarks.depth import methods as depths
 from benchmarks.depth import staleness as lags
@@ -64,3 +65,10 @@ def late_equal(results: dict[str, Any]) -> str:
     """Return methods at equal compute."""
     note = f"Test split, mean ± standard deviation over seeds; lag {results['tuned_at']}. {source(results)}"
     return f"{markdown(lates.EQUAL_HEADS, lates.equal_lines(results['rows']))}\n\n{note}"
+
+
+def late_ablations(results: dict[str, Any]) -> str:
+    """Return the variants of corrected synthetic gradients."""
+    costs = json.loads((RESULTS / "late_ablations_compute.json").read_text(encoding="utf-8"))["rows"]
+    note = f"Test split, seed 0, lag 8; memory of the process with all stages. {source(results)}"
+    return f"{markdown(ablated.HEADS, ablated.lines(results['rows'], costs))}\n\n{note}"

@@ -1,0 +1,124 @@
+"""One setting at a time of `depth=corrected` under late gradients: a GPT of characters in four stages, a small text.
+
+The recipe is that of the GPT on the larger text (`benchmarks.depth.late`), the lag 8, one seed, 1,600 steps. Every run
+says what a step costs: processor time of all stages, bytes on an edge, and the memory of the process.
+
+DNI_PTB names the folder of the larger text, if the recipe is not on record. Finished runs are read from
+benchmarks/results. QUICK=1 takes a few steps; they stay in outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from functools import partial
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.depth.late import TUNED_AT, shown
+from benchmarks.harness.cells import Cell
+from benchmarks.harness.grid import QUICK, Grid, Row
+from benchmarks.harness.late_methods import COMPARED, GPT
+from benchmarks.harness.methods import Overrides
+from benchmarks.harness.runs import import_from
+from benchmarks.harness.tuning import compute, measure, tune
+
+#: Bytes of an output: 16 rows of 64 characters, 96 wide, in float32.
+OUTPUT_BYTES, EDGES = 16 * 64 * 96 * 4, 3
+TASK, STEPS = "gpt, small text", 1600
+GRID, COMPUTE = Grid("late-ablations", "late_ablations"), Grid("late-ablations-compute", "late_ablations_compute")
+
+_NORM = ("predictor=norm_head", "predictor.depth.hidden=256")
+#: By name: the method, and what differs from its recipe.
+VARIANTS: dict[str, tuple[str, Overrides]] = {
+    "backprop": ("backprop", ()),
+    "local": ("local", ()),
+    "corrected, beta 0.3": ("corrected", ()),
+    "beta 0.1": ("corrected", ("depth.beta=0.1",)),
+    "beta 0.6": ("corrected", ("depth.beta=0.6",)),
+    "beta 1": ("corrected", ("depth.beta=1",)),
+    "beta_decay 0.5": ("corrected", ("depth.beta_decay=0.5",)),
+    "beta_law agreement": ("corrected", ("depth.beta_law=agreement",)),
+    "lambda 0.7, 3 orders": ("corrected", ("depth.correction_lambda=0.7", "depth.orders=3")),
+    "run again, not stashed": ("corrected", ("depth.stash=false",)),
+    "every 4th step": ("corrected", ("depth.correct_every=4",)),
+    "local, head: norm, 256 units": ("local", _NORM),
+    "head: norm, 256 units": ("corrected", _NORM),
+    "head: norm, 256 units, match": ("corrected", (*_NORM, "predictor.depth.gradient_weight=1")),
+    "local, head: 2 blocks": ("local", ("predictor.depth.blocks=2",)),
+    "head: 2 blocks": ("corrected", ("predictor.depth.blocks=2",)),
+    "head: copies": ("corrected", ("predictor=copied_head", "predictor.depth.layers=1")),
+    "head: block, reconstruction": ("corrected", ("predictor.depth.reconstruction=0.1",)),
+}
+QUICK_ONES = ("local", "corrected, beta 0.3")
+HEADS = ["variant", "test (bits)", "over backprop", "compute of a step", "MB an edge and step", "memory, MB"]
+
+
+def main() -> None:
+    """Run the unfinished variants and print the table."""
+    import_from(GPT)
+    cells = [cell(name) for name in (QUICK_ONES if QUICK else VARIANTS)]
+    rows = GRID.fill(cells, partial(measured, GRID), shown)
+    GRID.keep(rows, [])
+    costs = COMPUTE.fill(cells, compute, shown, at_once=1)
+    COMPUTE.keep(costs, [])
+    table = Table(*HEADS)
+    for line in lines(rows, costs):
+        table.add_row(*line)
+    Console(width=140).print(table)
+
+
+def cell(name: str) -> Cell:
+    """Return the run of a variant."""
+    method, more = VARIANTS[name]
+    recipe = tune([("gpt, 4 stages", method)], TUNED_AT, COMPARED)["gpt, 4 stages", method]
+    if any(part.startswith("predictor=") for part in more):
+        recipe = tuple(part for part in recipe if not part.startswith("predictor="))
+    return Cell(name, TASK, method, recipe, 0, COMPARED.lag_of(method, TUNED_AT), STEPS, more, COMPARED)
+
+
+def measured(grid: Grid, run: Cell) -> Row:
+    """Train and test a variant; add its memory, and the bytes of weights that travel upstream."""
+    row = measure(grid, run)
+    stages = json.loads((grid.folder(run) / "summary.json").read_text(encoding="utf-8"))["stage"]
+    copied = sum(stage.get("copied_bytes", 0) for stage in stages)
+    return {**row, "peak_mb": max(stage["peak_rss_mb"] for stage in stages), "copied": copied / run.total_steps}
+
+
+def edge_bytes(row: Row, name: str) -> float:
+    """Return the bytes that an edge carries in a step, mean over edges: the output, its replies, and copied weights.
+
+    With as many orders as edges, the edge before stage k = 1, 2, 3 carries one reply for each of its later edges.
+    """
+    replies = {"local": 0.0, "backprop": 1.0}.get(VARIANTS[name][0], 1.0)
+    if any(part.startswith("depth.orders") for part in VARIANTS[name][1]):
+        replies = statistics.mean(range(1, EDGES + 1))
+    return OUTPUT_BYTES * (1 + replies) + float(row["copied"]) / EDGES
+
+
+def lines(rows: dict[str, Row], costs: dict[str, Row]) -> list[list[str]]:
+    """Return the table."""
+    found = []
+    tests = {name: rows.get(f"{name}, seed 0", {}).get("test") for name in VARIANTS}
+    times = {name: costs.get(f"{name}, seed 0", {}).get("ms") for name in VARIANTS}
+    for name in VARIANTS:
+        row = rows.get(f"{name}, seed 0")
+        if row is None:
+            continue
+        test = f"{row['test']:.3f}" if "test" in row else "diverged"
+        sent, memory = (f"{edge_bytes(row, name) / 1e6:.2f}", f"{row['peak_mb']:.0f}") if "test" in row else ("", "")
+        found.append([name, test, over(tests, name, percent=True), over(times, name), sent, memory])
+    return found
+
+
+def over(figures: dict[str, float | None], name: str, *, percent: bool = False) -> str:
+    """Return a figure over backprop's: a ratio, or what it is above 1 in percent; empty if one is missing."""
+    mine, whole = figures[name], figures["backprop"]
+    if mine is None or whole is None:
+        return ""
+    return f"{100 * (mine / whole - 1):+.1f} %" if percent else f"{mine / whole:.2f}"
+
+
+if __name__ == "__main__":
+    main()
