@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dni.data.augmentation import Augmentation
 from dni.data.base import Data, DataContext, FromFiles, in_passes
 from dni.data.digest import digest_of_parts
 from dni.data.idx import read_mnist
-from dni.data.sampler import EpochSampler
 from dni.data.sequential_mnist import VALID
-from dni.data.source import PassSource
+from dni.data.source import EpochSampler, PassSource
 from dni.data.utf8 import read_utf8
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
@@ -73,6 +73,7 @@ class ImageSource(PassSource):
         shuffle: whether to shuffle each pass.
         seed: seed of the order and the noise, not negative.
         noise: deviation of the Gaussian noise added to the normalised inputs, drawn from (seed, batch).
+        augment: changes pixels (B, C, H, W) of batch n, before they are normalised.
 
     Raise ConfigError for other settings, and DataError for too few images.
     """
@@ -80,7 +81,15 @@ class ImageSource(PassSource):
     symbols = 10  #: number of classes
 
     def __init__(
-        self, images: Images, batch: int, scale: Scale, *, shuffle: bool = False, seed: int = 0, noise: float = 0.0
+        self,
+        images: Images,
+        batch: int,
+        scale: Scale,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        noise: float = 0.0,
+        augment: Callable[[Tensor, int], Tensor] | None = None,
     ) -> None:
         if batch < 1 or seed < 0:
             raise ConfigError(f"need batch {batch} >= 1 and seed {seed} >= 0")
@@ -90,6 +99,7 @@ class ImageSource(PassSource):
         self.batch, self._images, self._scale = batch, images, scale
         self.windows_per_pass = count // batch if shuffle else -(-count // batch)
         self._order, self._seed, self._noise = EpochSampler(count, seed=seed, shuffle=shuffle), seed, noise
+        self._augment = augment
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,7 +110,9 @@ class ImageSource(PassSource):
         """Return batch n = 0, 1, ...; from `windows_per_pass` on, those of the next passes."""
         number, group = divmod(n, self.windows_per_pass)
         rows = self._order.of(number)[group * self.batch : (group + 1) * self.batch]
-        inputs = (self._images.pixels[rows].float() - self._scale.mean) / self._scale.deviation
+        pixels = self._images.pixels[rows]
+        pixels = pixels if self._augment is None else self._augment(pixels, n)
+        inputs = (pixels.float() - self._scale.mean) / self._scale.deviation
         if self._noise:
             inputs += self._noise * self._standard_normal(n, inputs.shape)
         each = torch.ones(len(rows), dtype=torch.bool)
@@ -124,6 +136,9 @@ class ImageSet(FromFiles):
     label: str | None = None  # name of the data in results; null: the first line of a label.txt in its folder, else
     # mnist or cifar10
     noise: float = zero_or_more(0.0)  # [deviations] Gaussian noise on the normalised images, in training only
+    flip: bool = False  # mirror every second training image, left to right, at random
+    crop_padding: int = zero_or_more(0)  # [pixels] of black around a training image, of which a random crop has the
+    # size of the image; 4 is usual for CIFAR-10 (He et al. 2016)
 
     gives: ClassVar[Inputs] = Inputs.images
     sequences: ClassVar[bool] = False
@@ -133,7 +148,10 @@ class ImageSet(FromFiles):
         kind, folder = self.kind, Path(self.path or self.kind).expanduser()
         for_training, for_validation = training_images(kind, folder)
         scale = Scale.of(for_training.pixels)
-        train = ImageSource(for_training, self.batch, scale, shuffle=True, seed=context.seed, noise=self.noise)
+        augment = Augmentation(context.seed, self.flip, self.crop_padding) if self.flip or self.crop_padding else None
+        train = ImageSource(
+            for_training, self.batch, scale, shuffle=True, seed=context.seed, noise=self.noise, augment=augment
+        )
         valid = ImageSource(for_validation, self.batch, scale)
         return in_passes(
             self.label or label_of(kind, folder),

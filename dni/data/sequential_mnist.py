@@ -14,8 +14,7 @@ from torch import Tensor
 from dni.data.base import Data, DataContext, FromFiles, Streamable, in_passes
 from dni.data.digest import digest_of_parts
 from dni.data.idx import read_mnist
-from dni.data.sampler import EpochSampler
-from dni.data.source import PassSource, refuse_future_labels
+from dni.data.source import EpochSampler, PassSource, refuse_future_labels
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
 from dni.types import IGNORED

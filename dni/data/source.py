@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from dni.data.window import Window
@@ -78,3 +80,22 @@ def refuse_future_labels(streaming: bool, future_labels: int) -> None:
             f"a streaming source does not know the {future_labels} labels after a window: "
             f"use future_labels 0, or a source that is not streaming"
         )
+
+
+class EpochSampler:
+    """An order of `count` examples for each pass: shuffled with (seed, pass), or ascending without `shuffle`."""
+
+    def __init__(self, count: int, *, seed: int = 0, shuffle: bool) -> None:
+        self.count, self.seed, self.shuffle = count, seed, shuffle
+        self._latest: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def of(self, number: int) -> Tensor:
+        """Return the order (count,) int64 of pass `number` = 0, 1, ... The latest one is cached."""
+        if self._latest[0] != number:
+            self._latest = number, self._order(number)
+        return self._latest[1]
+
+    def _order(self, number: int) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(self.count)
+        return torch.from_numpy(np.random.default_rng((self.seed, number)).permutation(self.count))

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from dni.data.base import Data, DataContext, FromFiles, in_passes
 from dni.data.digest import digest_of_parts
-from dni.data.sampler import EpochSampler
 from dni.data.sequential_mnist import Part, load_mnist, quantise
-from dni.data.source import PassSource
+from dni.data.source import EpochSampler, PassSource
 from dni.data.window import Window
 from dni.errors import ConfigError, DataError
 from dni.experimental.multi_rate import MultiRateStages

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dni.data.sampler import EpochSampler
-from dni.data.source import PassSource
+from dni.data.source import EpochSampler, PassSource
 from dni.data.torch_sets.collate import Collator
 from dni.data.torch_sets.layout import item_of
 from dni.data.torch_sets.reading import explained

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dni.data import ImageSource, Source, Window
+from dni.data.augmentation import Augmentation
 from dni.data.images import Images, Scale, held_out_images, label_of, training_images
 from dni.data.window import split_labels
 from dni.errors import ConfigError, DataError
@@ -141,9 +143,10 @@ def test_noise_is_that_of_the_seed_and_the_batch() -> None:
     assert (torch.corrcoef(drawn) - torch.eye(6)).abs().max() < 4 / 480**0.5
 
 
-def test_only_training_images_are_noisy(mnist: Path) -> None:
-    def parts(noise: float) -> list[Tensor]:
-        settings = {"kind": "mnist", "path": str(mnist), "batch": 8, "window": 1, "sequence": None, "noise": noise}
+def test_only_training_images_are_changed(mnist: Path) -> None:
+    def parts(noise: float, **more: Any) -> list[Tensor]:
+        changes = {"noise": noise, **more}
+        settings = {"kind": "mnist", "path": str(mnist), "batch": 8, "window": 1, "sequence": None, **changes}
         data = open_data(tiny(model={"kind": "mlp_bn"}, data=settings))
         assert data.test is not None
         return [source.next().inputs for source in (data.train, data.valid(), data.test())]
@@ -151,12 +154,18 @@ def test_only_training_images_are_noisy(mnist: Path) -> None:
     (train, *others), (noisy, *same) = parts(0.0), parts(0.3)
     assert (noisy - train).std().item() == pytest.approx(0.3, rel=0.05)
     assert all(torch.equal(a, b) for a, b in zip(others, same, strict=True))
+    mirrored, *unchanged = parts(0.0, flip=True)
+    images = list(zip(mirrored, train, strict=True))
+    assert {torch.equal(a, b.flip(2)) for a, b in images} == {True, False}
+    assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in images)
+    assert all(torch.equal(a, b) for a, b in zip(others, unchanged, strict=True))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_resumed_in_the_middle_of_a_pass(noise: float) -> None:
     def make() -> Source:
-        return ImageSource(numbered(20), 3, AS_IT_IS, shuffle=True, noise=noise)
+        augment = Augmentation(0, flip=True, crop_padding=2) if noise else None
+        return ImageSource(numbered(20), 3, AS_IT_IS, shuffle=True, noise=noise, augment=augment)
 
     source, resumed = make(), make()
     for n in range(8):
