@@ -71,6 +71,7 @@ bench-links: install ## updates per second by method, delay and window on four e
 
 bench-race: install ## loss against seconds by method and delay on four emulated hosts; needs root (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.delay.time_to_loss
+	$(BIN)/python -m benchmarks.delay.gpt_race
 
 bench-reach: install ## how long a sequence is learned by the clock on four emulated hosts; needs root (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.delay.copy_by_clock

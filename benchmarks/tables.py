@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import headline
-from benchmarks.delay.pages import delay_line, links_cells, links_rates, race, reach
+from benchmarks.delay.pages import delay_line, gpt, links_cells, links_rates, race, reach
 from benchmarks.depth.pages import char_gpt, depth, lag, late, late_ablations, late_equal, trials, variants
 from benchmarks.harness.environment import RESULTS
 from benchmarks.harness.grid import by_seed, spread
@@ -173,7 +173,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "copying": ("copying", copying),
     "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),
     "links_rates": ("links", links_rates), "links_cells": ("links", links_cells), "race": ("race", race),
-    "reach": ("reach", reach),
+    "reach": ("reach", reach), "gpt_race": ("gpt_race", gpt),
     "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
     "delay_line": ("emulated_links", delay_line),
     "compiled": ("compiled", compiled_table), "sixteen_bits": ("compiled", bits_table),

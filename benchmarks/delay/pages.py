@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.delay import copy_by_clock as reaches
+from benchmarks.delay import gpt_race
 from benchmarks.delay import throughput_tables as linked
 from benchmarks.delay import time_to_loss_curves as races
 from benchmarks.harness.grid import spread
@@ -47,6 +48,17 @@ def race(results: dict[str, Any]) -> str:
         f"{source(results)}"
     )
     return f"{markdown(races.heads(delays), races.lines(results['rows'], delays))}\n\n{note}"
+
+
+def gpt(results: dict[str, Any]) -> str:
+    """Return seconds to backprop's loss of a GPT."""
+    delays, ms = tuple(results["delays_ms"]), results["emulated_ms"]
+    note = (
+        f"Mean ± standard deviation over seeds, each against the loss of its own backprop after {results['steps']} "
+        f"steps. Emulated: forward {ms['forward']:g} ms, backward {ms['backward']:g} ms; heads and second backward "
+        f"passes what they cost beside these. {source(results)}"
+    )
+    return f"{markdown(gpt_race.heads(delays), gpt_race.lines(results['rows'], delays))}\n\n{note}"
 
 
 def reach(results: dict[str, Any]) -> str:
