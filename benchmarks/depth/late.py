@@ -1,7 +1,7 @@
 """Late gradients: every method in depth on every task when targets, or gradients per edge, are n steps late.
 
 A GPT of characters with 4 and with 8 stages, a character LSTM, perceptrons on MNIST with 3 and with 6 cuts, and a
-convolutional net on CIFAR-10, three seeds each (GPTs at lags 1 and 32: one). `depth.lag` is 1, 8 and 32, so every run
+convolutional net on CIFAR-10, three seeds each (GPTs: one at lags 1 and 32, and of some methods). `depth.lag` is 1, 8 and 32, so every run
 repeats bit for bit. Every method's recipe is chosen at lag 8 and kept for all lags. A second table compares methods at
 equal compute: there each run has as many steps as its stages compute in the time of the local losses' run.
 
@@ -32,8 +32,8 @@ TUNED_AT = 1 if QUICK else 8
 GRID, COMPUTE = Grid("late", "late", {"tuned_at": TUNED_AT}, ("depth",)), Grid("late-compute", "late_compute")
 #: Lags of methods that need not be run at all of them: cDNI collapses, today's critic has a page of its own.
 SOME_LAGS = {"cDNI": (1,), "critic": (8,)}
-#: Families whose runs take long: one seed at lags other than that of the recipes.
-LONG = ("gpt",)
+#: Families whose runs take long: one seed of other methods than these, and at lags other than that of the recipes.
+LONG, THREE_SEEDS = ("gpt",), ("backprop", "local", "corrected")
 #: Methods of a task; all if it is not here.
 SOME_METHODS = dict.fromkeys(("gpt, 8 stages", "gpt, small text"), ("backprop", "local", "corrected", "delayed"))
 TUNED_ON = {"gpt, 8 stages": "gpt, 4 stages", "gpt, small text": "gpt, 4 stages", "mnist, 6 cuts": "mnist, 3 cuts"}
@@ -89,8 +89,14 @@ def at_equal_steps(chosen: Recipes, task: str, name: str) -> list[Cell]:
     return [
         Cell(f"{task}, {name}, lag {lag}", task, name, recipe, seed, lag, of=COMPARED)
         for lag in lags
-        for seed in (SEEDS[:1] if TASKS[task].family in LONG and lag != TUNED_AT else SEEDS)
+        for seed in seeds_of(task, name, lag)
     ]
+
+
+def seeds_of(task: str, name: str, lag: int = TUNED_AT) -> tuple[int, ...]:
+    """Return the seeds of a method at a lag."""
+    short = TASKS[task].family in LONG and (lag != TUNED_AT or name not in THREE_SEEDS)
+    return SEEDS[:1] if short else SEEDS
 
 
 def at_equal_compute(chosen: Recipes, costs: dict[str, Row], task: str, seed: int) -> list[Cell]:

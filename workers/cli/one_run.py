@@ -17,10 +17,9 @@ from workers.config.convert import from_any
 from workers.config.quoting import resume_command
 from workers.config.settings import Config
 from workers.launch.accept import Accepted, accept
-from workers.launch.cluster_environment import settle_launch
+from workers.launch.cluster_environment import rendezvous_address, settle_launch
 from workers.launch.external import run_later_stage
 from workers.launch.launcher import Result, run
-from workers.launch.rendezvous import rendezvous_address
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dni.data.base import Data
-from dni.errors import DniError
+from dni.errors import DniError, WorkerLost
 from workers.build.provenance import origin_of
 from workers.comm.address import socket_folder
 from workers.config.convert import to_plain
@@ -22,6 +22,7 @@ from workers.launch.accept import Accepted, accept, devices_here
 from workers.launch.cluster_environment import SUBMITTED, RankInfo
 from workers.launch.diverged import refuse_diverged, stop_when_diverged
 from workers.launch.external import run_first_stage, run_later_stage
+from workers.launch.restarts import Restarts
 from workers.launch.resume_hint import refusals_with_resume_hint, with_resume_hint
 from workers.launch.supervisor import Supervisor
 from workers.launch.threads import run_threads
@@ -64,12 +65,27 @@ def launch(config: Config, run_dir: Path, rank_info: RankInfo | None = None) -> 
 
 
 def run(accepted: Accepted) -> Result:
-    """Run all stages of an accepted run, or its first stage. Raises as `launch`."""
-    stop = Stop()
+    """Run all stages of an accepted run, or its first stage; start again as often as allowed if a stage is lost.
+
+    Raises as `launch`.
+    """
+    restarts = Restarts(accepted.config.launch.restarts)
+    while True:
+        stop = Stop()
+        try:
+            return run_once(accepted, stop, restarts.count)
+        except WorkerLost as error:
+            if stop.is_set():
+                raise
+            accepted = restarts.after(accepted, error)
+
+
+def run_once(accepted: Accepted, stop: Stop, restarts: int) -> Result:
+    """Run all stages, or the first one, until the end or until a stage is lost. Raises as `launch`."""
     with refusals_at_the_door():
         known, begun = prepare(accepted)
     with refusals_with_resume_hint(accepted.run_dir):
-        summary = follow(accepted, known, begun, stop)
+        summary = follow(accepted, known, begun, stop, restarts)
     refuse_diverged(accepted.config, accepted.run_dir, stop)
     return Result(summary, summary["interrupted"])
 
@@ -91,7 +107,7 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
     return known, begun
 
 
-def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> dict[str, Any]:
+def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop, restarts: int = 0) -> dict[str, Any]:
     """Run the stages, record their reports, and return the summary."""
     config, run_dir = accepted.config, accepted.run_dir
     watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
@@ -102,7 +118,7 @@ def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> di
         ends = monitor.summary_stages()
         with about(run_dir / SUMMARY):
             summary = write_summary(
-                run_dir, known, stages=ends, valid=monitor.valid_history,
+                run_dir, known, stages=ends, valid=monitor.valid_history, restarts=restarts,
                 ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
                 sittings=totals(monitor.sittings),
             )  # fmt: skip

@@ -13,8 +13,8 @@ from submitit.core.utils import UncompletedJobError
 from tests.support.commands import LOCAL, SMALL, Command, children, settings, summary_of
 from tests.support.runs import assert_same, parameters_of
 from workers.cli.train import exit_codes
+from workers.launch.cluster_environment import first_node, rendezvous_address
 from workers.launch.launcher import launch
-from workers.launch.rendezvous import first_node, rendezvous_address
 from workers.storage import checkpoint
 
 SUBMITTED = ("-m", "hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.sweep.dir=sweep")

@@ -11,7 +11,13 @@ from workers.config.settings import Config
 
 
 def check_launch(config: Config) -> None:
-    """Refuse settings that need launch=external without it. Raises ConfigError."""
+    """Refuse settings that another way of launching needs. Raises ConfigError."""
+    if config.launch.restarts and (config.threads or config.launch.mode is LaunchMode.external):
+        why = "threads end together with their process" if config.threads else "the engine starts the stages"
+        raise ConfigError(
+            f"launch.restarts={config.launch.restarts}: {why}: set launch.restarts=0 (or launch=processes "
+            "transport=grpc)"
+        )
     if config.launch.mode is LaunchMode.external:
         _refuse_own_measurements(config)
         return
