@@ -1,9 +1,10 @@
 """Late gradients: every method in depth on every task when targets, or gradients per edge, are n steps late.
 
 A GPT of characters with 4 and with 8 stages, a character LSTM, perceptrons on MNIST with 3 and with 6 cuts, and a
-convolutional net on CIFAR-10, three seeds each (GPTs: one at lags 1 and 32, and of some methods). `depth.lag` is 1, 8 and 32, so every run
-repeats bit for bit. Every method's recipe is chosen at lag 8 and kept for all lags. A second table compares methods at
-equal compute: there each run has as many steps as its stages compute in the time of the local losses' run.
+convolutional net on CIFAR-10, three seeds each (GPTs: one at lags 1 and 32, and of some methods). `depth.lag` is 1, 8
+and 32, so every run repeats bit for bit. Every method's recipe is chosen at lag 8 and kept for all lags. A second table
+compares methods at equal compute: there each run has as many steps as its stages compute in the time of the local
+losses' run.
 
 DNI_PTB, DNI_MNIST and DNI_CIFAR10 name the folders of the data. Finished cells are read from benchmarks/results, so an
 interrupted benchmark continues where it stopped; TASK="gpt, 4 stages" runs this task alone. QUICK=1 takes a few steps;
