@@ -48,6 +48,11 @@ def simulate() -> NoReturn:
     _run("dni-simulate", "workers.simulation.cli")
 
 
+def new() -> NoReturn:
+    """`dni-new`."""
+    _run("dni-new", "workers.study.new")
+
+
 def _run(name: str, module: str) -> NoReturn:
     """Import a module and exit with the code of its `main()`; 130 after Ctrl-C."""
     try:

@@ -73,7 +73,8 @@ def test_a_run_that_is_lost_twice_at_the_same_step_gives_up(tmp_path: Path) -> N
     (tmp_path / "breaks.py").write_text(BREAKS)
     typed = (
         "model=breaks.model", "data=breaks.points", "data.batch=4", "data.classes=3", "stages=2", "time=truncated",
-        "depth=backprop", "transport=grpc", "launch=processes", "launch.torch_threads=1", "steps=40", "launch.restarts=5",
+        "depth=backprop", "transport=grpc", "launch=processes", "launch.torch_threads=1", "steps=40",
+        "launch.restarts=5",
     )  # fmt: skip
     with Command(tmp_path, typed, environment={"PYTHONPATH": str(tmp_path)}) as command:
         done = command.finish()

@@ -1,0 +1,1 @@
+"""`dni-new`: a folder to begin a study with."""
