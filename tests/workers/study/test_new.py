@@ -63,7 +63,8 @@ def test_the_first_comparison_runs_as_its_page_says(tmp_path: Path) -> None:
     (tmp_path / "my_text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 2000)
     shorter = commands.replace("seed=0,1,2", "seed=0,1 steps=10 evaluate.windows=2")
     assert shorter != commands
-    checks = f"python -m pytest -q .\nMYPYPATH={ROOT} python -m mypy --strict --follow-imports=silent network.py method.py test_study.py"
+    typed = "python -m mypy --strict --follow-imports=silent network.py method.py test_study.py"
+    checks = f"python -m pytest -q .\nMYPYPATH={ROOT} {typed}"
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-euc", f"{shorter}\n{checks}"], cwd=tmp_path, env=environment, capture_output=True, text=True
