@@ -18,6 +18,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_GRADIENT: _ClassVar[Kind]
     KIND_DONE: _ClassVar[Kind]
     KIND_PROBE: _ClassVar[Kind]
+    KIND_CLOSE: _ClassVar[Kind]
 
 class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -41,6 +42,7 @@ KIND_END: Kind
 KIND_GRADIENT: Kind
 KIND_DONE: Kind
 KIND_PROBE: Kind
+KIND_CLOSE: Kind
 DTYPE_UNSPECIFIED: DType
 DTYPE_FLOAT32: DType
 DTYPE_FLOAT64: DType

@@ -21,6 +21,7 @@ class Kind(enum.IntEnum):
     GRADIENT = 6  #: upstream: the target gradient of `step`, or of `step` minus the tensor "late"
     DONE = 7  #: upstream: finished without a gradient; may carry loss reports
     PROBE = 8  #: downstream: a whole sequence for measurements; its exact gradient comes back and is not a target
+    CLOSE = 9  #: downstream: the link ends in order (gRPC, which does not tell a server whether a call was cut)
 
 
 #: Version of the protocol; both ends of an edge must have the same.

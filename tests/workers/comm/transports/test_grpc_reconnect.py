@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +18,7 @@ from tests.support.proxy import Proxy, Way
 from tests.support.transports import CLIENT, SERVER, context
 from tests.workers.comm.transports.test_grpc import RawClient
 from tests.workers.comm.transports.test_transport_contract import StagedOnCpu
-from workers.comm.codec import encode
+from workers.comm.codec import decode, encode
 from workers.comm.frame import Frame, Handshake, Kind
 from workers.comm.transports.grpc import end as grpc_end
 from workers.comm.transports.grpc.end import GrpcEnd
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 SETTINGS = LinkSettings(timeout_s=10, reconnect_s=10)
 HELLO = replace(CLIENT, link=5)
 AGAIN = replace(HELLO, connection=1)
+CLOSE = 0  # in place of a sequence number: the frame that closes a link
 
 
 @pytest.fixture
@@ -48,10 +50,10 @@ def numbered(sequence: int) -> Frame:
     return Frame(Kind.STEP, sequence, sequence, tensors={"value": torch.full((6000,), float(sequence))})
 
 
-def raw(listener: GrpcListener, hello: Handshake, *sequences: int) -> RawClient:
-    frames = (encode(numbered(sequence)) for sequence in sequences)
+def raw(listener: GrpcListener, hello: Handshake, *sequences: int, half_close: bool = False) -> RawClient:
+    frames = (encode(Frame(Kind.CLOSE) if sequence == CLOSE else numbered(sequence)) for sequence in sequences)
     hello_frame = encode(Frame(Kind.HANDSHAKE, handshake=hello))
-    return RawClient(listener.address, hello_frame, *frames, half_close=False)
+    return RawClient(listener.address, hello_frame, *frames, half_close=half_close)
 
 
 def test_repeated_frames_are_dropped(listener: GrpcListener) -> None:
@@ -63,6 +65,53 @@ def test_repeated_frames_are_dropped(listener: GrpcListener) -> None:
     assert [end.receive(10).step for _ in range(2)] == [3, 4]
     assert end.poll() is None
     second.close()
+
+
+def test_a_call_that_ends_without_a_last_word_was_cut(listener: GrpcListener) -> None:
+    """gRPC ends the requests of a cut call as those of a finished one, if the end arrives before the reason."""
+    first = raw(listener, HELLO, 1, half_close=True)
+    end = listener.accept(10)
+    assert end.receive(10).step == 1
+    second = raw(listener, AGAIN, 2)
+    assert end.receive(10).step == 2
+    assert end.reconnects == 1
+    first.close()
+    second.close()
+
+
+def test_a_link_that_was_closed_in_order_is_over_and_is_not_made_anew(listener: GrpcListener) -> None:
+    first = raw(listener, HELLO, 1, CLOSE, half_close=True)
+    end = listener.accept(10)
+    assert end.receive(10).step == 1
+    with pytest.raises(WorkerLost, match=r"stage 0 at .* ended the link or is gone"):
+        end.receive(5)  # at once, not after reconnect_s
+    second = raw(listener, AGAIN)
+    greeting, *more = second.replies  # the call ends without an error
+    answer = decode(greeting).handshake
+    assert answer is not None
+    assert (answer.next_sequence, more) == (2, [])
+    assert end.reconnects == 0
+    first.close()
+    second.close()
+
+
+def test_a_previous_stage_without_a_connection_learns_that_the_next_one_has_closed() -> None:
+    with closing(GrpcListener(handshake=SERVER, settings=SETTINGS)) as listener:
+        proxy = Proxy(listener.address)
+        client, server = grpc_connect(proxy.address, CLIENT, SETTINGS), listener.accept(10)
+        flowing = proxy.stall()
+        closing_server = threading.Thread(target=server.close)
+        closing_server.start()
+        assert isinstance(server, GrpcEnd)
+        while not server._finishing:
+            time.sleep(0.01)
+        proxy.cut()
+        flowing.set()
+        with pytest.raises(WorkerLost, match=r"stage 1 at .* ended the link or is gone"):
+            client.receive(8)
+        closing_server.join(10)
+        client.close()
+        proxy.close()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dni.errors import HandshakeRefused, WireError, WorkerLost
-from workers.comm.frame import Handshake, agree
-from workers.comm.transports.grpc.call import Call
+from workers.comm.codec import encode
+from workers.comm.frame import Frame, Handshake, Kind, agree
+from workers.comm.transports.grpc.call import Call, Message
 from workers.comm.transports.grpc.end import GrpcEnd
 from workers.comm.transports.process_link import LinkSettings
 
@@ -34,6 +35,13 @@ class ClientEnd(GrpcEnd):
     def _open(self, call: Call) -> None:
         rpc = self._stub(call.outgoing(), wait_for_ready=True)
         call.start(rpc, rpc, self.decode)
+
+    def _ended_in_order(self) -> bool:
+        return True  # the server has sent a status
+
+    def _finish(self, call: Call) -> None:
+        call.put(Message(encode(Frame(Kind.CLOSE, stage=self._mine.stage))))
+        super()._finish(call)
 
     def _next_call(self, deadline: float, lost: Exception) -> tuple[Call, Handshake]:
         pause = _FIRST_PAUSE_S
@@ -72,7 +80,7 @@ class ServerEnd(GrpcEnd):
         super().__init__(peer, settings, mine, call)
         self._offers: queue.SimpleQueue[tuple[Call, Handshake] | None] = queue.SimpleQueue()  # None: wait for none
 
-    def begin(self, theirs: Handshake, release: Callable[[], object]) -> None:
+    def begin(self, theirs: Handshake, release: Callable[[], object] = lambda: None) -> None:
         """Answer the handshake of the previous stage, and begin."""
         self.greet()
         super().begin(theirs, release)
@@ -84,13 +92,19 @@ class ServerEnd(GrpcEnd):
     def offer(self, call: Call, theirs: Handshake) -> None:
         """Continue with a new call; the one before is over, whether this end has noticed or not.
 
-        Raises HandshakeRefused if the link has ended.
+        If the link has ended, end the call in order: so the previous stage learns of it.
         """
         with self._lock:
-            if self._over.is_set():
-                raise HandshakeRefused(f"handshake refused: stage {self._mine.stage} has ended the link")
-            self._offers.put((call, theirs))
-            self._call.cancel()
+            if not self._over.is_set():
+                self._offers.put((call, theirs))
+                self._call.cancel()
+                return
+        call.put(self._greeting_again(theirs.connection))
+        call.finish()
+        call.dismiss()
+
+    def _ended_in_order(self) -> bool:
+        return self._peer_closed  # gRPC may end the requests of a cut call as those of a finished one
 
     def _next_call(self, deadline: float, lost: Exception) -> tuple[Call, Handshake]:
         newest = None

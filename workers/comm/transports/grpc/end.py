@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import grpc
+
 from dni.errors import DniError, HandshakeRefused, WireError, WorkerLost
 from workers.comm.codec import decode, encode, max_encoded_bytes, new_tensor
 from workers.comm.frame import Frame, Handshake, Kind
@@ -47,7 +49,7 @@ class GrpcEnd(LinkEnd):
         self._checked = True  # no frame of this call can be a repeated one any more
         self._finishing = False
         self._over = threading.Event()  # nothing is received any more, and no new call is made
-        self._received_end = False  # only the next stage receives an END frame
+        self._received_end = self._peer_closed = False  # only the next stage receives END and CLOSE frames
 
     def begin(self, theirs: Handshake, release: Callable[[], object]) -> None:
         """Begin after the handshakes; `close` calls `release` to free the resources of the link."""
@@ -83,7 +85,7 @@ class GrpcEnd(LinkEnd):
             self._over.wait(timeout_s)  # first could fail there in a write, and lose that frame
         with self._lock:
             self._finishing = True
-            self._call.finish()
+            self._finish(self._call)
         self._stop_waiting()
         # The call ends when the peer has received everything and has ended its half, too.
         if not (self._over.wait(timeout_s) and self._call.over.wait(timeout_s)):
@@ -114,6 +116,9 @@ class GrpcEnd(LinkEnd):
             return
         self._checked = True
         frame = self.decode(data)
+        if isinstance(frame, Frame) and frame.kind is Kind.CLOSE:
+            self._peer_closed = True
+            return
         self._received += 1
         if isinstance(frame, Frame):
             self._received_end |= frame.kind is Kind.END
@@ -122,6 +127,8 @@ class GrpcEnd(LinkEnd):
 
     def call_ended(self, error: Exception | None) -> None:
         """End the link with its call, or continue with a new call if the connection is broken."""
+        if error is None and not self._ended_in_order():
+            error = grpc.RpcError()
         lost = explain(self._inbox.peer, error)
         if not self._settings.reconnect_s or error is None or not is_broken(error) or self._over.is_set():
             self._end(lost)
@@ -140,6 +147,14 @@ class GrpcEnd(LinkEnd):
     def _next_call(self, deadline: float, lost: Exception) -> tuple[Call, Handshake]:
         """Return a new call, and the peer's handshake. Raises WorkerLost after `deadline`, HandshakeRefused."""
 
+    @abstractmethod
+    def _ended_in_order(self) -> bool:
+        """Return whether a call was not cut that ended without an error."""
+
+    def _finish(self, call: Call) -> None:
+        """End this half of a call in order."""
+        call.finish()
+
     def _stop_waiting(self) -> None:  # the previous stage makes one more attempt
         """Wait for no further call: this end is being closed."""
 
@@ -156,7 +171,7 @@ class GrpcEnd(LinkEnd):
             for message in self._kept:
                 call.put(message)
             if self._finishing:
-                call.finish()
+                self._finish(call)
             self._call, self._checked = call, False
             self.reconnects += 1
             call.deliver_to(self)

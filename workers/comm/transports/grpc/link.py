@@ -150,7 +150,7 @@ class GrpcListener(Accepting):
             else:
                 end.rename(f"stage {theirs.stage} at {self._where(context)}")
                 self._accepted.put_nowait(end)
-                end.begin(theirs, lambda: self._ends.discard(end))
+                end.begin(theirs)
                 self._ends.add(end)
         except (WireError, WorkerLost, queue.Full) as error:
             call.dismiss()
