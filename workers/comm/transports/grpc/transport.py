@@ -41,7 +41,7 @@ class Grpc(ProcessTransport):
 
     keepalive_s: float = above_zero(10.0)  # [seconds] a connection on which the neighbour answers nothing for this
     # long is lost
-    reconnect_s: float = zero_or_more(0.0)  # [seconds] a lost connection is made anew, and what is missing sent again,
+    reconnect_s: float = zero_or_more(30.0)  # [seconds] a lost connection is made anew, and what is missing sent again,
     # for at most this long; 0: it ends the run
 
     name: ClassVar[str] = "grpc"
