@@ -18,6 +18,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_GRADIENT: _ClassVar[Kind]
     KIND_DONE: _ClassVar[Kind]
     KIND_PROBE: _ClassVar[Kind]
+    KIND_CLOSE: _ClassVar[Kind]
 
 class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -41,6 +42,7 @@ KIND_END: Kind
 KIND_GRADIENT: Kind
 KIND_DONE: Kind
 KIND_PROBE: Kind
+KIND_CLOSE: Kind
 DTYPE_UNSPECIFIED: DType
 DTYPE_FLOAT32: DType
 DTYPE_FLOAT64: DType
@@ -64,7 +66,7 @@ class TensorSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Handshake(_message.Message):
-    __slots__ = ("protocol_version", "run_id", "stage", "stages", "fingerprint", "incarnation", "next_step")
+    __slots__ = ("protocol_version", "run_id", "stage", "stages", "fingerprint", "incarnation", "next_step", "link", "connection", "next_sequence")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +74,9 @@ class Handshake(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     NEXT_STEP_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     run_id: str
     stage: int
@@ -79,7 +84,10 @@ class Handshake(_message.Message):
     fingerprint: str
     incarnation: int
     next_step: int
-    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., fingerprint: _Optional[str] = ..., incarnation: _Optional[int] = ..., next_step: _Optional[int] = ...) -> None: ...
+    link: int
+    connection: int
+    next_sequence: int
+    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., fingerprint: _Optional[str] = ..., incarnation: _Optional[int] = ..., next_step: _Optional[int] = ..., link: _Optional[int] = ..., connection: _Optional[int] = ..., next_sequence: _Optional[int] = ...) -> None: ...
 
 class Ring(_message.Message):
     __slots__ = ("process", "descriptor", "inode", "nbytes")

@@ -133,7 +133,8 @@ def test_python_m_workers_ignores_modules_in_the_current_folder(tmp_path: Path) 
 
 @pytest.mark.long
 def test_a_frozen_stage_is_named_at_the_end_of_the_run(tmp_path: Path) -> None:
-    with Command(tmp_path, (*SLOW, "steps=100000")) as command:
+    quick = ("transport.keepalive_s=2", "transport.reconnect_s=0")
+    with Command(tmp_path, (*SLOW, *quick, "steps=100000")) as command:
         command.until_trained(5)
         stages = command.stages()
         os.kill(stages[1], signal.SIGSTOP)

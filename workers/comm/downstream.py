@@ -47,6 +47,7 @@ class Downstream:
         self._most_targets = 2 * most_replies * window  # of frames in flight, and of those waited for with a lag
         self._sent = 0
         self._done = 0
+        self._replies = 0  # received
         self._unfinished: dict[int, int] = {}  # step -> sequence number of its STEP frame
         self._last_done = -1  # newest step whose STEP frame is finished
         self._targets: list[tuple[int, Target | WireError]] = []  # not yet yielded, in order of arrival
@@ -61,6 +62,11 @@ class Downstream:
         """Number of sent frames that the next stage has not finished, as far as is known."""
         return self._sent - self._done
 
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and made anew."""
+        return self._end.reconnects
+
     def pending(self) -> int:
         """Return the number of received frames not yet processed plus targets not yet yielded."""
         return self._end.pending() + len(self._targets)
@@ -72,7 +78,7 @@ class Downstream:
         """
         while self.in_flight >= self._window:
             self._receive(f"credit for {kind.name} of step {step}")
-        frame = Frame(kind, step, sequence=self._sent + 1, stage=self._stage, tensors=tensors)
+        frame = Frame(kind, step, self._sent + 1, self._replies, self._stage, tensors)
         with error_context(f"stage {self._stage}, sending {kind.name} of step {step} to stage {self._stage + 1}"):
             self._end.send(frame)
         self._sent += 1
@@ -181,6 +187,7 @@ class Downstream:
         except (OutOfOrder, *LINK_FAILED):
             raise
         except WireError as error:
+            self._replies += 1
             self._buffer(self._last_done + 1, error)
 
     def _handle(self, frame: Frame) -> None:
@@ -189,6 +196,7 @@ class Downstream:
             raise OutOfOrder(f"{where} does not belong to the upstream direction; are the two stages swapped?")
         if frame.done_through > self._sent:
             raise OutOfOrder(f"{where} is done through frame {frame.done_through}; only {self._sent} were sent")
+        self._replies = max(self._replies, frame.sequence)
         self._done = max(self._done, frame.done_through)
         if frame.kind is Kind.GRADIENT or frame.tensors:
             self._route(frame, self._reader.read(frame, where, exchange=self._of_exchange(frame)))

@@ -21,10 +21,11 @@ class Kind(enum.IntEnum):
     GRADIENT = 6  #: upstream: the target gradient of `step`, or of `step` minus the tensor "late"
     DONE = 7  #: upstream: finished without a gradient; may carry loss reports
     PROBE = 8  #: downstream: a whole sequence for measurements; its exact gradient comes back and is not a target
+    CLOSE = 9  #: downstream: the link ends in order (gRPC, which does not tell a server whether a call was cut)
 
 
 #: Version of the protocol; both ends of an edge must have the same.
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Handshake:
     fingerprint: str  #: digest of model, data, method and seed
     incarnation: int  #: number of earlier starts of this stage; may differ
     next_step: int  #: first training step that this stage will take
+    link: int = 0  #: drawn by the sender for each link: a process that was started again is not taken for the first
+    connection: int = 0  #: number of the connection among those of the link; 0: the link is new
+    next_sequence: int = 1  #: of the next frame that the sender expects; what comes before need not be sent again
 
 
 def agree(client: Handshake, server: Handshake) -> None:
@@ -60,7 +64,8 @@ class Frame:
     """One message; only the fields that its kind needs are set.
 
     `sequence` numbers the frames of one direction from 1 without gaps. `step` is the frame's training step.
-    `done_through` (upstream only) is the number of the last downstream frame that the sender has finished.
+    `done_through` is the number of the last frame of the other direction that the sender is done with. Upstream: it has
+    finished that frame, which returns credit. Downstream: it has read that reply.
     """
 
     kind: Kind

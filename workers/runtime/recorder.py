@@ -145,6 +145,7 @@ class Recorder:
             self._record_divergence(step, self.watch.verdict())
         depth, time_cut, tally = self.depth.means(), self.time_cut.means(), self.tally
         dropped = dict(self.downstream.dropped) if self.downstream else {}
+        reconnects = self.downstream.reconnects if self.downstream else 0
         self._send(
             "end", step, busy=self.busy, train_s=tally.train_s, characters=tally.characters,
             steps_per_s=tally.steps / tally.train_s if tally.train_s else 0.0,
@@ -152,7 +153,8 @@ class Recorder:
             time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(), **self._unit,
             **({"higher_is_better": self._metrics.directions} if self._metrics.metrics else {}),
             **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
-            **({"dropped_targets": dropped} if dropped else {}), **self.piggyback.figures(),
+            **({"dropped_targets": dropped} if dropped else {}), **({"reconnects": reconnects} if reconnects else {}),
+            **self.piggyback.figures(),
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

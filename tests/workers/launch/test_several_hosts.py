@@ -32,6 +32,9 @@ TLS = (
     "transport.tls.cert=tls/{host}/cert.pem", "transport.tls.key=tls/{host}/key.pem", "transport.tls.ca=tls/ca.pem",
 )  # fmt: skip
 
+#: A lost host ends the run within seconds.
+BRIEF = ("transport.timeout_s=5", "transport.keepalive_s=2", "transport.reconnect_s=0")
+
 #: The message of a stage that has lost another.
 NAMED = ("dni-train: WorkerLost: stage ", "dni-train: PeerTimeout: stage ")
 
@@ -171,7 +174,7 @@ def test_a_peer_without_a_certificate_is_refused_and_the_run_continues(hosts: Ho
 
 @pytest.mark.parametrize("fault", ["killed", "unplugged"])
 def test_a_lost_host_ends_the_run_everywhere_and_it_resumes(fault: str, hosts: Hosts, folder: Path) -> None:
-    run = ("depth.lag=1", "steps=100000", "checkpoint.every=5", "evaluate.every=null", "transport.timeout_s=5", *TLS)
+    run = ("depth.lag=1", "steps=100000", "checkpoint.every=5", "evaluate.every=null", *BRIEF, *TLS)
     night = folder / "outputs" / "night"
     with ExitStack() as stack:
         started = [stack.enter_context(start(hosts, folder, k, PEERS, *run)) for k in range(STAGES)]
@@ -198,7 +201,7 @@ def test_a_lost_host_ends_the_run_everywhere_and_it_resumes(fault: str, hosts: H
 
 
 def test_a_lost_stage_under_torchrun_ends_the_run_everywhere(hosts: Hosts, folder: Path) -> None:
-    run = ("steps=100000", "checkpoint.every=5", "evaluate.every=null", "transport.timeout_s=5", *TLS)
+    run = ("steps=100000", "checkpoint.every=5", "evaluate.every=null", *BRIEF, *TLS)
     with ExitStack() as stack:
         started = [stack.enter_context(start(hosts, folder, k, TORCHRUN, *run)) for k in range(STAGES)]
         started[0].until(lambda: bool(checkpoint.complete_steps(folder / "outputs" / "night")), "a checkpoint", 60)

@@ -19,6 +19,7 @@ from dni.errors import PeerTimeout, ThreadDied, WireError
 from tests.support.runs import tiny
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
 from workers.comm.transports.base import ChannelEnd
+from workers.comm.transports.grpc import call as grpc_call
 from workers.comm.transports.grpc import end as grpc_end
 from workers.comm.transports.grpc import link as grpc
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
@@ -109,7 +110,7 @@ def test_the_death_of_a_reader_thread_is_raised_by_receive(
 def test_an_error_while_sending_is_raised_at_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:
     end_0, _, listener = open_link("grpc")
     with closing(listener), closing(end_0):
-        monkeypatch.setattr(grpc_end.GrpcEnd, "_encoded", boom)
+        monkeypatch.setattr(grpc_call.Message, "data", boom)
         end_0.send(Frame(Kind.END, 1, sequence=1, stage=0))
         with pytest.raises(ThreadDied, match="its thread dni-sender ended with TypeError: boom"):
             end_0.receive(20)

@@ -26,6 +26,8 @@ class ChannelEnd(ABC):
     but in `workers.comm.edge`.
     """
 
+    reconnects: int = 0  #: how often the connection was lost and made anew
+
     @abstractmethod
     def send(self, frame: Frame) -> None:
         """Queue a frame and return at once. The caller may change its tensors afterwards.

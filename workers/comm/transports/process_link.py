@@ -30,6 +30,8 @@ class LinkSettings:
     checksum: bool = False  #: send a checksum of the payload; a received checksum is always verified
     timeout_s: float = 30.0  #: [seconds] longest wait for the peer, to connect and, at `close`, to receive sent frames
     insecure: bool = False  #: allow plaintext beyond the loopback interface
+    keepalive_s: float = 10.0  #: [seconds] a peer that answers nothing for this long is lost (gRPC)
+    reconnect_s: float = 0.0  #: [seconds] a lost connection is tried again for this long (gRPC); 0: it ends the link
     ring: int = RING_BYTES  #: [bytes] shared memory per direction for big payloads (gRPC, unix sockets); 0: none
     device: torch.device = CPU  #: device of the stage that holds this end
 

@@ -19,6 +19,7 @@ from tests.support.listening import listening
 from tests.support.transports import BETWEEN_PROCESSES, CLIENT, SERVER, address_of, child, context, free_address, linked
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.base import ChannelEnd, Listener
+from workers.comm.transports.grpc.transport import Grpc
 from workers.comm.transports.process_link import ProcessTransport
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
@@ -194,6 +195,8 @@ def test_the_interpreter_exits_with_open_links(name: str) -> None:
 
 
 def test_a_killed_peer_is_noticed_at_once_and_named(name: str, transport: ProcessTransport) -> None:
+    if isinstance(transport, Grpc):
+        transport.reconnect_s = 0
     with child(name, "listen") as process:
         end = transport.connect(address_of(process), context(CLIENT))
         process.send_signal(signal.SIGKILL)

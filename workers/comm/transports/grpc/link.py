@@ -1,9 +1,10 @@
-"""Links between processes over gRPC: one bidirectional call per edge, as long as the run.
+"""Links between processes over gRPC: one bidirectional call per edge, as long as the run and its connection.
 
     grpc_connect (stage k-1) ── HANDSHAKE, STEP ... END ──> GrpcListener.accept (stage k)
                             <── HANDSHAKE, GRADIENT | DONE ──
 
-The upstream stage is the client. All messages are frames of `workers.comm.codec`.
+The upstream stage is the client. All messages are frames of `workers.comm.codec`. When the connection is lost, the
+client opens a new call, and both ends continue with it (`workers.comm.transports.grpc.end`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import replace
+from secrets import randbits
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -22,7 +24,8 @@ from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, WireError, Wo
 from workers.comm.address import UNIX, check_address
 from workers.comm.frame import Handshake, agree
 from workers.comm.transports.base import ChannelEnd
-from workers.comm.transports.grpc.end import GrpcEnd
+from workers.comm.transports.grpc.both_ends import ClientEnd, ServerEnd
+from workers.comm.transports.grpc.call import Call
 from workers.comm.transports.grpc.refusal import own_certificate_error, receive_greeting
 from workers.comm.transports.grpc.tls import Tls
 from workers.comm.transports.process_link import DEFAULT_SETTINGS, Accepting, LinkSettings
@@ -33,14 +36,7 @@ log = logging.getLogger(__name__)
 _SERVICE, _METHOD = "dni.v1.Stage", "Link"
 _MOST_CLIENTS = 16  # calls that a listener serves at once, including those of strangers
 
-#: Treat a peer that does not answer a ping within 2 s as lost.
-_BOTH = [
-    ("grpc.keepalive_time_ms", 2000),
-    ("grpc.keepalive_timeout_ms", 2000),
-    ("grpc.http2.ping_timeout_ms", 2000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-]
+_PING_MS = 2000  # pause between two pings of an idle connection
 _SERVER = [
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.http2.max_ping_strikes", 0),
@@ -72,22 +68,23 @@ def grpc_connect(
     """
     check_address(address, settings.insecure or tls is not None)
     peer, timeout_s = f"stage {handshake.stage + 1} at {address}", settings.timeout_s
-    end = GrpcEnd(peer, _with_ring(settings, address))
-    end.greet(handshake)
-    options = [*_BOTH, *_CLIENT, *_sizes(settings.max_frame)]
-    channel = _channel(address, options, tls)
-    link = channel.stream_stream(f"/{_SERVICE}/{_METHOD}", None, None)
-    call: Any = link(end.outgoing(), wait_for_ready=True)
-    end.start(call, call, channel.close)
+    handshake = _of_new_link(handshake)
+    channel = _channel(address, [*_CLIENT, *_options(settings)], tls)
+    stub = channel.stream_stream(f"/{_SERVICE}/{_METHOD}", None, None)
+    end = ClientEnd(peer, _with_ring(settings, address), handshake, stub)
     try:
-        agree(client=handshake, server=receive_greeting(end.greeting, peer, address, tls, timeout_s))
+        theirs = receive_greeting(end.greeting, peer, address, tls, timeout_s)
+        agree(client=handshake, server=theirs)
+        end.begin(theirs, channel.close)
     except PeerTimeout:
         end.abandon()
+        channel.close()
         raise PeerTimeout(
             f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there?"
         ) from None
     except BaseException:
         end.abandon()
+        channel.close()
         raise
     return end
 
@@ -112,12 +109,12 @@ class GrpcListener(Accepting):
         Raises ConfigError if `bind` is taken, impossible or not allowed.
         """
         host = check_address(bind, settings.insecure or tls is not None)
-        super().__init__(handshake, _MOST_CLIENTS)
+        super().__init__(_of_new_link(handshake), _MOST_CLIENTS)
         self._settings = _with_ring(settings, bind)
-        self._ends: set[GrpcEnd] = set()
+        self._ends: set[ServerEnd] = set()
         self._server = grpc.server(
             cast(futures.ThreadPoolExecutor, _DaemonThreads()),
-            options=[*_BOTH, *_SERVER, *_sizes(settings.max_frame)],
+            options=[*_SERVER, *_options(settings)],
             maximum_concurrent_rpcs=_MOST_CLIENTS,
         )
         handler = grpc.stream_stream_rpc_method_handler(self._link)
@@ -141,22 +138,38 @@ class GrpcListener(Accepting):
             self._accepted.put_nowait(WorkerLost(f"the listener at {self.address} is closed"))
 
     def _link(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        where = self._where(context)
-        end = GrpcEnd(f"the client at {where}", self._settings)
-        end.start(context, requests, lambda: self._ends.discard(end))
+        peer = f"the client at {self._where(context)}"
+        call = Call(peer)
+        end = ServerEnd(peer, self._settings, self._handshake, call)
+        call.start(context, requests, end.decode)
         try:
-            peer_handshake = end.greeting(self._settings.timeout_s)
-            agree(client=peer_handshake, server=self._handshake)
-            end.rename(f"stage {peer_handshake.stage} at {where}")
-            end.greet(self._handshake)
-            self._accepted.put_nowait(end)
-            self._ends.add(end)
+            theirs = call.greeting(self._settings.timeout_s)
+            agree(client=theirs, server=self._handshake)
+            if theirs.connection:
+                self._end_of(theirs).offer(call, theirs)
+            else:
+                end.rename(f"stage {theirs.stage} at {self._where(context)}")
+                self._accepted.put_nowait(end)
+                end.begin(theirs)
+                self._ends.add(end)
         except (WireError, WorkerLost, queue.Full) as error:
+            call.dismiss()
             self._refuse(error, context)
         except Exception as error:  # a bug: gRPC would only log it, and `accept` would time out
+            call.dismiss()
             self.died(as_thread_error("dni-call", error))
             raise
-        yield from end.outgoing()
+        yield from call.outgoing()
+
+    def _end_of(self, theirs: Handshake) -> ServerEnd:
+        """Return the end of a link that the previous stage wants to continue. Raises HandshakeRefused without one."""
+        for end in list(self._ends):
+            if end.is_of(theirs):
+                return end
+        raise HandshakeRefused(
+            f"handshake refused: stage {theirs.stage} connects again, and stage {self._handshake.stage} has no link "
+            f"{theirs.link}: its process was started again, and can only continue from a checkpoint"
+        )
 
     def _add_port(self, bind: str, tls: Tls | None) -> int:
         if tls is None:
@@ -189,8 +202,23 @@ def _channel(address: str, options: list[tuple[str, int]], tls: Tls | None) -> g
     return grpc.secure_channel(address, tls.of_client(), options=options)
 
 
-def _sizes(max_frame: int) -> list[tuple[str, int]]:
-    return [("grpc.max_receive_message_length", max_frame), ("grpc.max_send_message_length", max_frame)]
+def _of_new_link(handshake: Handshake) -> Handshake:
+    """Return the handshake with a number that no other process has drawn."""
+    return replace(handshake, link=1 + randbits(63))
+
+
+def _options(settings: LinkSettings) -> list[tuple[str, int]]:
+    """Return the options of both ends. A peer that answers no ping for `keepalive_s` seconds is lost."""
+    silent_ms = max(1, round(1000 * settings.keepalive_s))
+    return [
+        ("grpc.keepalive_time_ms", _PING_MS),
+        ("grpc.keepalive_timeout_ms", silent_ms),
+        ("grpc.http2.ping_timeout_ms", silent_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", settings.max_frame),
+        ("grpc.max_send_message_length", settings.max_frame),
+    ]
 
 
 class _DaemonThreads(futures.Executor):

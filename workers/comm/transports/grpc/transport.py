@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dni.errors import ConfigError
 from dni.plugin import RunContext
-from dni.ranges import zero_or_more
+from dni.ranges import above_zero, zero_or_more
 from workers.comm.address import UNIX
 from workers.comm.transports.base import AUTO, ChannelEnd, LinkContext, Listener
 from workers.comm.transports.process_link import LinkSettings, ProcessTransport
@@ -39,6 +39,11 @@ class Grpc(ProcessTransport):
     ring_mb: int = zero_or_more(128)  # [megabytes] shared memory per direction for big tensors between two stages on
     # one machine, allocated on demand (Linux, with unix sockets); 0: none
 
+    keepalive_s: float = above_zero(10.0)  # [seconds] a connection on which the neighbour answers nothing for this
+    # long is lost
+    reconnect_s: float = zero_or_more(30.0)  # [seconds] a lost connection is made anew, and what is missing sent again,
+    # for at most this long; 0: it ends the run
+
     name: ClassVar[str] = "grpc"
     encrypts: ClassVar[bool] = True
 
@@ -55,8 +60,9 @@ class Grpc(ProcessTransport):
         return grpc_connect(address, context.handshake, self.link_settings(context), tls=self.credentials())
 
     def link_settings(self, context: LinkContext) -> LinkSettings:
-        """Return the settings of the end that a stage opens, with the size of its ring."""
-        return replace(super().link_settings(context), ring=self.ring_mb << 20)
+        """Return the settings of the end that a stage opens, with those of gRPC."""
+        settings = super().link_settings(context)
+        return replace(settings, ring=self.ring_mb << 20, keepalive_s=self.keepalive_s, reconnect_s=self.reconnect_s)
 
     def on_this_machine(self, context: LinkContext) -> str:
         """Return the address to listen at: with `bind=auto` and without TLS, a unix socket in the run's folder."""
