@@ -8,7 +8,7 @@ OLDEST := .venv-oldest/bin/python
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-late bench-copy bench-ptb bench-flagship bench-online bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line tables docs test test-long test-oldest test-hosts check proto proof
+.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-late bench-copy bench-ptb bench-flagship bench-online bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line reproduce tables docs test test-long test-oldest test-hosts check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench-reach: install ## how long a sequence is learned by the clock on four emul
 
 bench-delay-line: install ## measure the emulated links between hosts; needs root (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.network.calibrate
+
+reproduce: install ## every benchmark from nothing, in a copy of the tree; tells which figures moved; days, goes on where it stopped
+	$(BIN)/python -m benchmarks.reproduce
 
 tables: install ## write the tables and the plot of README.md and docs/results, and docs/settings.md
 	$(BIN)/python -m benchmarks.tables
