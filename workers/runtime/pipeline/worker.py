@@ -104,7 +104,8 @@ class PipelinedWorker:
         self.loss_reports.expect()
         if self.index == 0:
             self.orders.send(self.job.stop.is_set(), 0)
-        self._passes(frame)
+        with self.passing.waiting():  # a timeline shows as a wait what is no pass, as `blocked` counts it
+            self._passes(frame)
         with self.blocked.waiting():
             self.exchange.before_update()
         for stage in self.stages.values():
@@ -179,8 +180,7 @@ class PipelinedWorker:
         if self.pipeline is None or not self.pipeline.takes(value):
             self.pipeline = Pipeline(self.config, self.stages, value, self._loss, self.computing)
         self.losses = []
-        with self.passing.waiting():  # a timeline shows as a wait all that is not a pass
-            self.pipeline.step(value, frame.tensors["labels"], frame.tensors["reset"])
+        self.pipeline.step(value, frame.tensors["labels"], frame.tensors["reset"])
         computed = self.computing.seconds - before
         self.blocked.seconds += max(0.0, time.monotonic() - start - computed)
 
