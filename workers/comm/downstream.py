@@ -77,7 +77,7 @@ class Downstream:
         Raises WorkerLost if the next stage is gone, PeerTimeout if it sends nothing for `timeout_s` seconds.
         """
         while self.in_flight >= self._window:
-            self._receive(f"credit for {kind.name} of step {step}")
+            self._receive(f"credit for {kind.name} of step {step}", "wait for credit")
         frame = Frame(kind, step, self._sent + 1, self._replies, self._stage, tensors)
         with error_context(f"stage {self._stage}, sending {kind.name} of step {step} to stage {self._stage + 1}"):
             self._end.send(frame)
@@ -162,10 +162,10 @@ class Downstream:
     def _malformed(self) -> bool:
         return any(isinstance(item, WireError) for _, item in self._targets)
 
-    def _receive(self, awaited: str) -> None:
+    def _receive(self, awaited: str, doing: str = "wait for data") -> None:
         """Wait for one frame from the next stage."""
         with self._in_operation(f"waiting for {awaited}"):
-            with self._clock.waiting(self._stage + 1):
+            with self._clock.waiting(self._stage + 1, doing):
                 frame = self._end.receive(self._timeout_s)
             self._handle(frame)
 

@@ -10,14 +10,18 @@ step it waits for gets results that depend on the order of frames and calls only
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from dni.errors import FlowControlError, HandshakeRefused, WorkerLost
 from dni.named_tensors import Value
+
+#: The details of a block that has none.
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 #: Wire errors that end the link.
 LINK_FAILED = (FlowControlError, HandshakeRefused)
@@ -54,8 +58,10 @@ class WaitTime:
         self.waited_for: int | None = None  #: index of the stage waited for now
 
     @contextmanager
-    def waiting(self, stage: int | None = None) -> Iterator[None]:
-        """Count the time inside the block as waiting, for `stage` if given."""
+    def waiting(
+        self, stage: int | None = None, doing: str = "wait for data", details: Mapping[str, int] = NOTHING
+    ) -> Iterator[None]:
+        """Count the time inside the block as waiting, for `stage` if given. A timeline shows `doing` and `details`."""
         start, self.waited_for = time.monotonic(), stage
         try:
             yield

@@ -58,6 +58,9 @@ class Config:
     compile: bool = False  # each stage's module by torch.compile: the first step takes longer, later ones less
     log_every: int = one_or_more(10)  # [steps] between two training records of a stage
     tensorboard: bool = True  # write TensorBoard events into the run folder
+    profile: bool = False  # write trace.json, a timeline of all stages for Perfetto or Chrome, into the run folder
+    profile_after: int = zero_or_more(10)  # [steps] of this start of the run before the first one in the timeline
+    profile_steps: int = one_or_more(100)  # [steps] in the timeline, which is kept in memory until the stage ends
     run_id: str | None = None  # launch=external: name of the run folder of all stages; null: the engine's job id
     resume: str | None = None  # run folder to continue, in the same stages or others
     resume_step: int | None = None  # [steps] checkpoint of that run to resume from; null: the newest complete one

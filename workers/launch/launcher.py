@@ -29,6 +29,7 @@ from workers.launch.threads import run_threads
 from workers.resume.resume import best_saved, copy_earlier_records, warn_of_versions
 from workers.runtime.job import Job
 from workers.runtime.recorder import Record
+from workers.runtime.timeline.trace import write_trace
 from workers.storage import checkpoint, vocabulary
 from workers.storage.record import write_record
 from workers.storage.versions import keep_versions
@@ -115,6 +116,8 @@ def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop, resta
         monitor(begun)
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)
         run_until_end(job, stop, accepted.rank_info)
+        if config.profile:
+            write_trace(run_dir, config.stages)
         ends = monitor.summary_stages()
         with about(run_dir / SUMMARY):
             summary = write_summary(

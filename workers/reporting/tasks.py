@@ -13,7 +13,19 @@ from workers.tracking.sittings import KIND, id_of_folder
 #: facts of a summary that distinguish runs, the most telling first
 FACTS = ("window", "lag", "stages", "transport", "delay_ms", "experiment", "launch")
 #: settings that do not distinguish runs, by the last part of their name
-OF_ONE_RUN = {"seed", "run_id", "run_dir", "output_dir", "resume", "resume_step", "bind", "peers"}
+OF_ONE_RUN = {
+    "seed",
+    "run_id",
+    "run_dir",
+    "output_dir",
+    "resume",
+    "resume_step",
+    "bind",
+    "peers",
+    "profile",
+    "profile_after",
+    "profile_steps",
+}
 #: the settings that define a task: its data, its model, and the length of training
 TASK = (
     "data.name", "model.kind", "steps", "max_timesteps", "data.sha256", "data.kind", "data.length", "data.side",

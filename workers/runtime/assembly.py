@@ -30,6 +30,7 @@ from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.job import Job
 from workers.runtime.piggyback.build import downstream_specs, piggyback_of, upstream_specs
 from workers.runtime.recorder import Recorder
+from workers.runtime.timeline.tracer import tracer_of
 from workers.runtime.update_period import UpdatePeriod
 from workers.runtime.worker import Worker
 from workers.storage import checkpoint
@@ -41,11 +42,14 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     ties = ties_of(config)
     contents = contents_of(config, index, ties) if index else None  # first: it seeds torch, as building a stage does
     stage = build_stage(config, index)
-    clock, timeout = WaitTime(), config.transport.timeout_s
+    tracer = tracer_of(job, index)
+    clock, timeout = tracer.clock(), config.transport.timeout_s
+    upstream, downstream = tracer.end(upstream, index - 1), tracer.end(downstream, index + 1)
     before = _before(job, index, stage, upstream, clock, contents)
     source = before.data.train if isinstance(before, Feed) else None
     depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage, source)
     slow_down(config.emulate, stage, depth, time_cut)
+    tracer.stage(stage, depth, time_cut)
     after = None
     if downstream is not None:
         after = Downstream(
@@ -56,10 +60,11 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     Neighbours(index, clock, {stage: end for stage, end in ends.items() if end is not None})
     piggyback = piggyback_of(config, ties, index, stage, depth)
     recorder = Recorder(
-        job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
+        tracer.sink(job.sink), index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
         guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss,
         metrics=[] if downstream is not None else config.metrics, piggyback=piggyback,
     )  # fmt: skip
+    tracer.frames(recorder, before)
     worker = Worker(
         stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,
         lag=config.depth.lag,

@@ -132,6 +132,16 @@ def _stage(facts: RunFacts, end: Mapping[str, Any]) -> dict[str, Any]:
         entry["device"] = facts.devices[end["index"]]
     return entry | {
         key: end[key]
-        for key in ("probe", "input_r2", "own", "dropped_targets", "reconnects", "tied_delay_steps", "copied_bytes")
+        for key in (
+            "probe",
+            "input_r2",
+            "own",
+            "dropped_targets",
+            "reconnects",
+            "tied_delay_steps",
+            "copied_bytes",
+            "bubble",
+            "timeline",
+        )  # fmt: skip
         if key in end
     }

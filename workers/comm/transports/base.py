@@ -52,6 +52,11 @@ class ChannelEnd(ABC):
     def pending(self) -> int:
         """Return the number of received frames not yet taken, including those still delayed."""
 
+    @property
+    def arrived_at(self) -> float | None:
+        """Time of `time.monotonic` from which the frame taken last could be taken; None: this end does not know."""
+        return None
+
     def set_blame_source(self, source: Callable[[], Blame | None]) -> None:  # noqa: B027  # most transports do not
         """Report to the peer at intervals which stage this one waits for, as `source` returns it."""
 

@@ -41,6 +41,7 @@ class Inbox:
         self.peer = peer
         self._on_take = on_take
         self.failure: Exception | None = None
+        self.arrived_at: float | None = None  #: when the item taken last could be taken
         self._failing = threading.Lock()
         self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()  # wakes a waiting thread faster than a Condition
         self._first: _Item | None = None  # taken from the queue, delay not yet over
@@ -104,7 +105,7 @@ class Inbox:
 
     def _next(self) -> Frame:
         assert self._first is not None
-        item = self._first[1]
+        self.arrived_at, item = self._first
         if item is None:  # keep it: the link stays down
             assert self.failure is not None
             raise _without_traceback(self.failure)
@@ -132,6 +133,10 @@ class InboxEnd(ChannelEnd):
 
     def pending(self) -> int:
         return self._inbox.pending()
+
+    @property
+    def arrived_at(self) -> float | None:
+        return self._inbox.arrived_at
 
     def _check_open(self, frame: Frame) -> None:
         """Raise ValueError after `close`, or the failure of the link."""

@@ -13,9 +13,10 @@ from torch.distributed.pipelining.schedules import PipelineScheduleMulti, Pipeli
 from dni.named_tensors import Value, batch_of, map_tensors, named
 from dni.stages.base import Stage
 from workers.build.trace import is_traced
+from workers.comm.edge import WaitTime
 from workers.config.settings import Config
 from workers.runtime.pipeline.microbatches import Microbatches
-from workers.runtime.pipeline.stage import Computing, MicrobatchStage
+from workers.runtime.pipeline.stage import MicrobatchStage
 from workers.runtime.pipeline.values import fits, specs_of
 
 
@@ -36,7 +37,7 @@ class Pipeline:
         stages: Mapping[int, Stage],
         window: Value,
         loss: Callable[[Tensor, Tensor], Tensor],
-        computing: Computing,
+        computing: WaitTime,
     ) -> None:
         self.window = map_tensors(lambda each: torch.empty_like(each, device="meta"), window)
         self.first, self.last = 0 in stages, config.parts - 1 in stages

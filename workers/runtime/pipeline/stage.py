@@ -24,10 +24,6 @@ FIRST_TAG = 16
 FORWARD, BACKWARD = 0, 1
 
 
-class Computing(WaitTime):
-    """Adds up the seconds of passes, during which a stage waits for no other stage."""
-
-
 class MicrobatchStage(PipelineStage):
     """A `PipelineStage` that posts the receives of all microbatches at the start of a step.
 
@@ -39,7 +35,7 @@ class MicrobatchStage(PipelineStage):
         microbatched: the module, which knows what comes in and goes out. Floating-point tensors have gradients; integer
             and bool ones travel as bytes and have none.
         parts: number of parts.
-        computing: adds up the time of the passes.
+        computing: adds up the time of the passes, during which a stage waits for no other one.
         forward_ms, backward_ms: minimum time of the passes of one microbatch, in milliseconds.
     """
 
@@ -48,7 +44,7 @@ class MicrobatchStage(PipelineStage):
         microbatched: Microbatches,
         parts: int,
         *,
-        computing: Computing,
+        computing: WaitTime,
         forward_ms: float,
         backward_ms: float,
     ) -> None:
@@ -92,20 +88,22 @@ class MicrobatchStage(PipelineStage):
     ) -> Any:
         self.microbatched.microbatch = fwd_chunk_id
         self._await(FORWARD, fwd_chunk_id)
-        return self._pass(partial(self._forward, fwd_chunk_id, args, kwargs, save_forward_output))
+        call = partial(self._forward, fwd_chunk_id, args, kwargs, save_forward_output)
+        return self._pass("forward", fwd_chunk_id, call)
 
     def backward_one_chunk(
         self, bwd_chunk_id: int, loss: Tensor | None = None, full_backward: bool = True, last_backward: bool = False
     ) -> None:
         self._await(BACKWARD, bwd_chunk_id)
-        backward = self._backward if full_backward else self._half
-        self._pass(partial(backward, bwd_chunk_id, loss, full_backward, last_backward))
+        backward, name = (self._backward, "backward") if full_backward else (self._half, "backward input")
+        self._pass(name, bwd_chunk_id, partial(backward, bwd_chunk_id, loss, full_backward, last_backward))
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
-        self._pass(partial(self._weights, bwd_chunk_id, last_backward))
+        self._pass("backward weights", bwd_chunk_id, partial(self._weights, bwd_chunk_id, last_backward))
 
-    def _pass(self, call: Callable[[], Any]) -> Any:
-        with self.computing.waiting(), _own_errors():
+    def _pass(self, name: str, microbatch: int, call: Callable[[], Any]) -> Any:
+        details = {"part": self.microbatched.part, "microbatch": microbatch}
+        with self.computing.waiting(None, name, details), _own_errors():
             return call()
 
     def _post_receives(self) -> None:

@@ -23,7 +23,7 @@ from workers.build.model import ties_of
 from workers.build.stage import build_stage
 from workers.build.trace import is_traced
 from workers.build.warm_start import take_weights
-from workers.comm.edge import Loss, WaitTime, error_context
+from workers.comm.edge import Loss, error_context
 from workers.comm.frame import Frame, Kind
 from workers.comm.roles import VALUE, value_in
 from workers.repartition.state import load_part
@@ -33,9 +33,9 @@ from workers.runtime.pipeline.broadcast import Broadcast, barrier
 from workers.runtime.pipeline.exchange import Exchange
 from workers.runtime.pipeline.process_group import lost_neighbours
 from workers.runtime.pipeline.schedule import Pipeline
-from workers.runtime.pipeline.stage import Computing
 from workers.runtime.pipeline.values import Specs, fits, receive_value, send_value, specs_of, split_rows
 from workers.runtime.recorder import Recorder
+from workers.runtime.timeline.tracer import tracer_of
 from workers.storage import checkpoint
 
 #: Tags of messages outside of the pipeline schedule.
@@ -63,12 +63,16 @@ class PipelinedWorker:
         data = job.data or open_data(config)
         self.feed = Feed(config, data, start=job.start, stop=self.ending)
         self.depth = LossInterface(config.loss) if config.parts - 1 in self.stages else Interface()
-        self.blocked, self.computing = WaitTime(), Computing()
+        tracer = tracer_of(job, index)
+        self.blocked, self.computing, self.passing = tracer.clock(), tracer.clock(), tracer.clock()
         self.recorder = Recorder(
-            job.sink, index, self.depth, ZeroInterface(), self.feed, None, self.blocked, every=config.log_every,
-            guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss, metrics=config.metrics,
-            parts=list(self.stages.values()),
+            tracer.sink(job.sink), index, self.depth, ZeroInterface(), self.feed, None, self.blocked,
+            every=config.log_every, guessing=config.loss.of_guessing(config.model.symbols or 1),
+            function=config.loss, metrics=config.metrics, parts=list(self.stages.values()),
         )  # fmt: skip
+        for stage in self.stages.values():
+            tracer.stage(stage, self.depth, ZeroInterface())
+        tracer.frames(self.recorder, self.feed)
         self.orders = Broadcast(0, ENDING)  # (whether this step is the last one, 0)
         self.loss_reports = Broadcast(config.stages - 1, MEASURED)  # (summed nats, counted labels) of this step
         self.step, self.counted = job.start, 0
@@ -100,7 +104,8 @@ class PipelinedWorker:
         self.loss_reports.expect()
         if self.index == 0:
             self.orders.send(self.job.stop.is_set(), 0)
-        self._passes(frame)
+        with self.passing.waiting():  # a timeline shows as a wait what is no pass, as `blocked` counts it
+            self._passes(frame)
         with self.blocked.waiting():
             self.exchange.before_update()
         for stage in self.stages.values():
@@ -182,7 +187,7 @@ class PipelinedWorker:
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of one microbatch in the last stage; after the last one, report the loss of the step."""
         assert self.pipeline is not None
-        with self.computing.waiting():
+        with self.computing.waiting(None, "loss"):
             loss = self.config.loss.summed(scores, labels)
             self.losses.append(loss.detach())
             if len(self.losses) == self.pipeline.microbatches:

@@ -1,0 +1,1 @@
+"""`profile=true`: the time of every stage, slice by slice, as one trace for Perfetto or Chrome."""
