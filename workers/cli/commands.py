@@ -23,6 +23,11 @@ def report() -> NoReturn:
     _run("dni-report", "workers.reporting.report")
 
 
+def status() -> NoReturn:
+    """`dni-status`."""
+    _run("dni-status", "workers.reporting.status")
+
+
 def evaluate() -> NoReturn:
     """`dni-evaluate`."""
     _run("dni-evaluate", "workers.cli.evaluate")

@@ -23,6 +23,7 @@ else:
     AtCut = AtWindow = Any
 
 Precision = enum.Enum("Precision", ["fp32", "bf16", "fp16"])
+LogFormat = enum.Enum("LogFormat", ["text", "json"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
 
 
@@ -64,3 +65,9 @@ class EvaluateConfig:
 class CheckpointConfig:
     every: int | None = one_or_more(500)  # [steps] between checkpoints; null: one, at the end
     keep: int = one_or_more(2)  # [checkpoints] newest complete ones to keep; older ones are deleted
+
+
+@dataclass
+class TrackingConfig:
+    log_format: LogFormat = LogFormat.text  # of log lines; json: one object a line with time, level, run, stage, step
+    # and message

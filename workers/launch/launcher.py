@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from dni.data.base import Data
 from dni.errors import DniError
 from workers.build.provenance import origin_of
 from workers.comm.address import socket_folder
 from workers.config.convert import to_plain
+from workers.config.schema import LogFormat
 from workers.config.settings import Config
 from workers.launch.accept import Accepted, accept, devices_here
 from workers.launch.cluster_environment import SUBMITTED, RankInfo
@@ -32,6 +35,7 @@ from workers.storage import checkpoint, vocabulary
 from workers.storage.record import write_record
 from workers.storage.versions import keep_versions
 from workers.system.errors import about, refusals_at_the_door
+from workers.system.json_logs import LoggedLines
 from workers.system.signals import ENDING, INSISTENT
 from workers.tracking.early_stopping import Stop, stop_when_no_better
 from workers.tracking.monitor import Monitor
@@ -94,7 +98,8 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
 def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> dict[str, Any]:
     """Run the stages, record their reports, and return the summary."""
     config, run_dir = accepted.config, accepted.run_dir
-    watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
+    console = Console(file=LoggedLines()) if config.tracking.log_format is LogFormat.json else None
+    watched = Monitor(run_dir, config.stages, config.planned_steps, console=console, tensorboard=config.tensorboard)
     with watched as monitor, socket_folder() as sockets:
         monitor(begun)
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)

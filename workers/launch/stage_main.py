@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from dni.errors import DniError, PeerTimeout
+from workers.config.schema import LogFormat
 from workers.config.settings import Config
 from workers.runtime.assembly import assemble
 from workers.runtime.job import Job
@@ -36,6 +37,7 @@ from workers.system.background import background
 from workers.system.channel import Channel
 from workers.system.early_exit import no_early_exit
 from workers.system.errors import as_refusal
+from workers.system.json_logs import log_in_json
 from workers.system.malloc import keep_memory
 
 #: Longest error text in a message to the supervisor; the log has the full text.
@@ -63,6 +65,8 @@ def main() -> None:
 
 def run_stage(config: Config, run_dir: Path, index: int, control: Control, links: ExitStack) -> None:
     """Connect the links, build the stage, and train until the end. The caller closes `links`."""
+    if config.tracking.log_format is LogFormat.json:
+        log_in_json(run_dir.name, index)
     keep_memory()
     torch.set_num_threads(config.torch_threads)
     job = Job(

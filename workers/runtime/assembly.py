@@ -30,6 +30,7 @@ from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.job import Job
 from workers.runtime.piggyback.build import downstream_specs, piggyback_of, upstream_specs
 from workers.runtime.recorder import Recorder
+from workers.runtime.tally import NeighbourWaits
 from workers.runtime.update_period import UpdatePeriod
 from workers.runtime.worker import Worker
 from workers.storage import checkpoint
@@ -41,7 +42,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     ties = ties_of(config)
     contents = contents_of(config, index, ties) if index else None  # first: it seeds torch, as building a stage does
     stage = build_stage(config, index)
-    clock, timeout = WaitTime(), config.transport.timeout_s
+    clock, timeout = NeighbourWaits(), config.transport.timeout_s
     before = _before(job, index, stage, upstream, clock, contents)
     source = before.data.train if isinstance(before, Feed) else None
     depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage, source)

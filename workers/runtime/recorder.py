@@ -24,7 +24,8 @@ from workers.runtime.divergence import DivergenceWatch
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.piggyback.base import Piggyback
-from workers.runtime.tally import RunTotals, optimizer_figures
+from workers.runtime.tally import RunTotals, optimizer_figures, waited_shares
+from workers.system.json_logs import note_step
 
 Record = dict[str, Any]
 
@@ -89,6 +90,7 @@ class Recorder:
         The time since the last frame counts as `train_s` if this one is a training step. A DivergedError is recorded.
         """
         self._received(frame.kind)
+        note_step(self.index, frame.step)
         try:
             yield
         except DivergedError as error:
@@ -105,6 +107,7 @@ class Recorder:
             self._started = self._last_event = time.monotonic()
             self._last_record = self._started - self.tally.unrecorded_s
             self.clock.seconds = self.tally.blocked_s
+            waited_shares(self.clock, {}, 1.0)  # the wait for the start does not count
         if kind is not Kind.EVALUATE:
             self._close_validation()
 
@@ -185,7 +188,8 @@ class Recorder:
 
     def _record_training(self, step: int) -> None:
         now, tally = time.monotonic(), self.tally
-        rate = (tally.steps - tally.recorded_steps) / max(now - self._last_record, 1e-9)
+        seconds = max(now - self._last_record, 1e-9)
+        rate = (tally.steps - tally.recorded_steps) / seconds
         self._last_record, tally.recorded_steps = now, tally.steps
         loss = tally.nats / tally.labels if tally.labels else None
         tally.nats, tally.labels, tally.train_loss = 0.0, 0, loss
@@ -196,8 +200,15 @@ class Recorder:
             staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
             time_cosine=in_time.get("cosine"), loss=loss,
             bits_per_label=None if loss is None or self._unit else bits(loss), **self._unit,
+            dropped_targets=self.downstream.dropped.total() if self.downstream else 0,
+            **waited_shares(self.clock, self._neighbours(), seconds),
             **optimizer_figures(self.parts), **self.upstream.figures(),
         )  # fmt: skip
+
+    def _neighbours(self) -> dict[str, int]:
+        """Return the neighbours that this stage may wait for, by the name of the figure."""
+        before = {"waited_previous": self.index - 1} if self.index else {}
+        return before | ({"waited_next": self.index + 1} if self.downstream else {})
 
     def _watch_loss(self, step: int) -> None:
         measured, local = self.depth.measured, self.depth.local_loss

@@ -1,6 +1,6 @@
 """Totals of a stage since its first step. Checkpoints hold them, so that a resumed run continues the sums.
 
-Also the figures of its optimizers.
+Also the figures of its optimizers, and how long it waits for each neighbour.
 """
 
 from __future__ import annotations
@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dni.stages.base import Stage
+from workers.comm.edge import WaitTime
 
 
 @dataclass
@@ -62,3 +65,39 @@ def optimizer_figures(parts: Sequence[Stage]) -> dict[str, float | None]:
     rate = float(parts[0].optimizer.param_groups[0]["lr"]) if parts else None
     norms = [part.gradient_norm for part in parts if part.gradient_norm is not None]
     return {"learning_rate": rate, "gradient_norm": math.hypot(*norms) if norms else None}
+
+
+class NeighbourWaits(WaitTime):
+    """Also sums the seconds of waiting by the stage waited for, since the last `take`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_stage: dict[int, float] = {}
+
+    @contextmanager
+    def waiting(self, stage: int | None = None) -> Iterator[None]:
+        """As `WaitTime.waiting`; written out again, because it runs several times a step."""
+        start, self.waited_for = time.monotonic(), stage
+        try:
+            yield
+        finally:
+            waited = time.monotonic() - start
+            self.seconds, self.waited_for = self.seconds + waited, None
+            if stage is not None:
+                self._by_stage[stage] = self._by_stage.get(stage, 0.0) + waited
+
+    def take(self) -> dict[int, float]:
+        """Return the seconds by stage, and begin anew."""
+        taken, self._by_stage = self._by_stage, {}
+        return taken
+
+
+def waited_shares(clock: WaitTime, neighbours: dict[str, int], seconds: float) -> dict[str, float]:
+    """Return the share of the last `seconds` that a stage waited for each neighbour; {} if the clock does not know.
+
+    `neighbours`: name of the figure: index of the stage.
+    """
+    if not isinstance(clock, NeighbourWaits):
+        return {}
+    waited = clock.take()
+    return {name: min(1.0, waited.get(stage, 0.0) / seconds) for name, stage in neighbours.items()}

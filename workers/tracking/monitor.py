@@ -20,6 +20,7 @@ from rich.console import Console
 
 from workers.system.background import background
 from workers.system.errors import about
+from workers.system.json_logs import note_step
 from workers.tracking.run import METRICS, read_metrics
 from workers.tracking.sittings import last_stages
 from workers.tracking.summary import finite
@@ -111,6 +112,7 @@ class Monitor:
         if self._broken is not None:
             raise self._broken
         kept = finite(record)
+        note_step(record["stage"], record["step"])
         with self._lock:
             if self._file is None:
                 raise RuntimeError(f"monitor of {self.run_dir} is closed: call it inside its `with` block")
