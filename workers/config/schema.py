@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dni.predictors import in_depth, in_time
 from dni.predictors.settings import DepthPredictor, TimePredictor
-from dni.ranges import one_or_more, zero_or_more
+from dni.ranges import one_or_more, port, zero_or_more
 from workers.config.plugins import plugin
 
 # OmegaConf must not type-check the sections of plug-ins.
@@ -71,3 +71,6 @@ class CheckpointConfig:
 class TrackingConfig:
     log_format: LogFormat = LogFormat.text  # of log lines; json: one object a line with time, level, run, stage, step
     # and message
+    prometheus_port: int | None = port(None)  # [port] at which Prometheus reads the figures of all stages, over HTTP;
+    # null: none. It needs pip install 'dni[prometheus]'
+    prometheus_address: str = "127.0.0.1"  # address of that port; 0.0.0.0 lets every machine of the network read it

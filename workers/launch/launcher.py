@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,9 +37,10 @@ from workers.storage.record import write_record
 from workers.storage.versions import keep_versions
 from workers.system.errors import about, refusals_at_the_door
 from workers.system.json_logs import LoggedLines
-from workers.system.signals import ENDING, INSISTENT
+from workers.system.signals import ENDING, insists
 from workers.tracking.early_stopping import Stop, stop_when_no_better
 from workers.tracking.monitor import Monitor
+from workers.tracking.prometheus import Metrics, serving
 from workers.tracking.run import SUMMARY
 from workers.tracking.sittings import begin_sitting, totals
 from workers.tracking.summary import RunFacts, write_summary
@@ -69,11 +71,12 @@ def launch(config: Config, run_dir: Path, rank_info: RankInfo | None = None) -> 
 
 def run(accepted: Accepted) -> Result:
     """Run all stages of an accepted run, or its first stage. Raises as `launch`."""
-    stop = Stop()
-    with refusals_at_the_door():
-        known, begun = prepare(accepted)
-    with refusals_with_resume_hint(accepted.run_dir):
-        summary = follow(accepted, known, begun, stop)
+    stop, tracking = Stop(), accepted.config.tracking
+    with serving(accepted.run_dir.name, tracking.prometheus_port, tracking.prometheus_address) as metrics:
+        with refusals_at_the_door():
+            known, begun = prepare(accepted)
+        with refusals_with_resume_hint(accepted.run_dir):
+            summary = follow(accepted, known, begun, stop, monitor_of(accepted, metrics))
     refuse_diverged(accepted.config, accepted.run_dir, stop)
     return Result(summary, summary["interrupted"])
 
@@ -95,11 +98,18 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
     return known, begun
 
 
-def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> dict[str, Any]:
+def monitor_of(accepted: Accepted, metrics: Metrics | None) -> Monitor:
+    """Return the monitor of a run, as its settings say."""
+    config = accepted.config
+    return Monitor(
+        accepted.run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard, metrics=metrics,
+        console=Console(file=LoggedLines()) if config.tracking.log_format is LogFormat.json else None,
+    )  # fmt: skip
+
+
+def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop, watched: Monitor) -> dict[str, Any]:
     """Run the stages, record their reports, and return the summary."""
     config, run_dir = accepted.config, accepted.run_dir
-    console = Console(file=LoggedLines()) if config.tracking.log_format is LogFormat.json else None
-    watched = Monitor(run_dir, config.stages, config.planned_steps, console=console, tensorboard=config.tensorboard)
     with watched as monitor, socket_folder() as sockets:
         monitor(begun)
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)
@@ -212,15 +222,15 @@ def _ending() -> list[signal.Signals]:
 
 @contextmanager
 def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
-    """End the run in good order at the first signal; end it at once at a second Ctrl-C or SIGTERM."""
+    """End the run in good order at the first signal; end it at once if a further one insists."""
 
-    received = 0
+    first_at: float | None = None
 
     def interrupt(signum: int, frame: object) -> None:
-        nonlocal received
-        received += signum in INSISTENT  # preempted jobs get SIGUSR2 and SIGTERM together
-        if received > 1:
+        nonlocal first_at
+        if first_at is not None and insists(signum, time.monotonic() - first_at):
             raise KeyboardInterrupt
+        first_at = first_at or time.monotonic()
         stop.because("interrupted")
         log.warning("stopping after this step, then saving a checkpoint; Ctrl-C again to stop without saving")
         wake()

@@ -28,9 +28,10 @@ from workers.runtime.emulation import slow_down
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.job import Job
+from workers.runtime.links import CountedEnd
 from workers.runtime.piggyback.build import downstream_specs, piggyback_of, upstream_specs
 from workers.runtime.recorder import Recorder
-from workers.runtime.tally import NeighbourWaits
+from workers.runtime.tally import NeighbourWaits, Traffic
 from workers.runtime.update_period import UpdatePeriod
 from workers.runtime.worker import Worker
 from workers.storage import checkpoint
@@ -42,7 +43,8 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     ties = ties_of(config)
     contents = contents_of(config, index, ties) if index else None  # first: it seeds torch, as building a stage does
     stage = build_stage(config, index)
-    clock, timeout = NeighbourWaits(), config.transport.timeout_s
+    clock, timeout, traffic = NeighbourWaits(), config.transport.timeout_s, Traffic()
+    upstream, downstream = (None if end is None else CountedEnd(end, traffic) for end in (upstream, downstream))
     before = _before(job, index, stage, upstream, clock, contents)
     source = before.data.train if isinstance(before, Feed) else None
     depth, time_cut = depth_interface(config, index, stage), time_interface(config, index, stage, source)
@@ -60,6 +62,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         job.sink, index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
         guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss,
         metrics=[] if downstream is not None else config.metrics, piggyback=piggyback,
+        traffic=traffic,
     )  # fmt: skip
     worker = Worker(
         stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,

@@ -1,10 +1,15 @@
-"""Create the ends of the edges between stages from the settings."""
+"""Create the ends of the edges between stages from the settings, and count the bytes that pass through them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from workers.build.device import device_of
+from workers.comm.blame import Blame
+from workers.comm.frame import Frame
 from workers.comm.transports.base import ChannelEnd, Edge, LinkContext, Listener
 from workers.runtime.job import Job
+from workers.runtime.tally import Traffic
 
 #: Frames that an inbox may hold beyond the replies to W frames: handshake, checkpoint, end and their replies.
 SLACK = 8
@@ -30,3 +35,41 @@ def _context(job: Job, index: int) -> LinkContext:
     depth = job.config.depth
     limit = depth.max_in_flight * depth.most_replies + SLACK
     return LinkContext(job.handshake(index), limit, device_of(job.config, index), job.sockets)
+
+
+class CountedEnd(ChannelEnd):
+    """A channel end whose frames are counted in `traffic`."""
+
+    def __init__(self, end: ChannelEnd, traffic: Traffic) -> None:
+        self._end, self._traffic = end, traffic
+
+    def send(self, frame: Frame) -> None:
+        self._traffic.sent_bytes += _bytes_of(frame)
+        self._end.send(frame)
+
+    def receive(self, timeout: float | None) -> Frame:
+        frame = self._end.receive(timeout)
+        self._traffic.received_bytes += _bytes_of(frame)
+        return frame
+
+    def poll(self) -> Frame | None:
+        frame = self._end.poll()
+        if frame is not None:
+            self._traffic.received_bytes += _bytes_of(frame)
+        return frame
+
+    def pending(self) -> int:
+        return self._end.pending()
+
+    def set_blame_source(self, source: Callable[[], Blame | None]) -> None:
+        self._end.set_blame_source(source)
+
+    def blame(self) -> Blame | None:
+        return self._end.blame()
+
+    def close(self) -> None:
+        self._end.close()
+
+
+def _bytes_of(frame: Frame) -> int:
+    return sum(tensor.nbytes for tensor in frame.tensors.values())

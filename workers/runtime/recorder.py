@@ -24,7 +24,7 @@ from workers.runtime.divergence import DivergenceWatch
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.piggyback.base import Piggyback
-from workers.runtime.tally import RunTotals, optimizer_figures, waited_shares
+from workers.runtime.tally import NeighbourWaits, RunTotals, Traffic, optimizer_figures, waited_shares
 from workers.system.json_logs import note_step
 
 Record = dict[str, Any]
@@ -50,6 +50,7 @@ class Recorder:
         parts: the parts of the model on this stage.
         metrics: further figures of validation, for the last stage.
         piggyback: what rides along with the frames, with figures of its own.
+        traffic: counts the bytes on the edges; None: they are not counted.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class Recorder:
         parts: Sequence[Stage] = (),
         metrics: Sequence[Metric] = (),
         piggyback: Piggyback | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
         self.upstream, self.downstream, self.piggyback = upstream, downstream, piggyback or Piggyback()
+        self.traffic = vars(traffic) if traffic else {}
         self.tally, self.watch = RunTotals(), DivergenceWatch(guessing)
         self.function = function or CrossEntropy()
         self.watch.unit = self.function.unit
@@ -107,7 +110,8 @@ class Recorder:
             self._started = self._last_event = time.monotonic()
             self._last_record = self._started - self.tally.unrecorded_s
             self.clock.seconds = self.tally.blocked_s
-            waited_shares(self.clock, {}, 1.0)  # the wait for the start does not count
+            if isinstance(self.clock, NeighbourWaits):
+                self.clock.take()  # the wait for the first frame does not count
         if kind is not Kind.EVALUATE:
             self._close_validation()
 
@@ -164,6 +168,7 @@ class Recorder:
         return {
             "tally": self.tally.state_dict(self.wall_s, self.clock.seconds, unrecorded_s),
             "watch": self.watch.state_dict(),
+            "traffic": {**self.traffic},
             "probed": {name: {**vars(meter)} for name, meter in self._probed.items()},
         }
 
@@ -173,6 +178,7 @@ class Recorder:
             return
         self.tally.load_state_dict(state["tally"])
         self.watch.load_state_dict(state["watch"])
+        self.traffic.update(state.get("traffic", {}))
         self._probed = {name: FitMeter(**sums) for name, sums in state["probed"].items()}
 
     @property
@@ -201,14 +207,9 @@ class Recorder:
             time_cosine=in_time.get("cosine"), loss=loss,
             bits_per_label=None if loss is None or self._unit else bits(loss), **self._unit,
             dropped_targets=self.downstream.dropped.total() if self.downstream else 0,
-            **waited_shares(self.clock, self._neighbours(), seconds),
-            **optimizer_figures(self.parts), **self.upstream.figures(),
+            **waited_shares(self.clock, self.index, seconds, last=self.downstream is None),
+            **self.traffic, **optimizer_figures(self.parts), **self.upstream.figures(),
         )  # fmt: skip
-
-    def _neighbours(self) -> dict[str, int]:
-        """Return the neighbours that this stage may wait for, by the name of the figure."""
-        before = {"waited_previous": self.index - 1} if self.index else {}
-        return before | ({"waited_next": self.index + 1} if self.downstream else {})
 
     def _watch_loss(self, step: int) -> None:
         measured, local = self.depth.measured, self.depth.local_loss

@@ -92,12 +92,21 @@ class NeighbourWaits(WaitTime):
         return taken
 
 
-def waited_shares(clock: WaitTime, neighbours: dict[str, int], seconds: float) -> dict[str, float]:
-    """Return the share of the last `seconds` that a stage waited for each neighbour; {} if the clock does not know.
+@dataclass
+class Traffic:
+    """Bytes of tensors through the links of one stage, since its first step."""
 
-    `neighbours`: name of the figure: index of the stage.
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+def waited_shares(clock: WaitTime, index: int, seconds: float, *, last: bool) -> dict[str, float]:
+    """Return the share of the last `seconds` that stage `index` waited for the stage before it, and for the one after.
+
+    A neighbour that it does not have is left out; both are if the clock does not know whom the stage waited for.
     """
     if not isinstance(clock, NeighbourWaits):
         return {}
-    waited = clock.take()
-    return {name: min(1.0, waited.get(stage, 0.0) / seconds) for name, stage in neighbours.items()}
+    waited = {stage: min(1.0, waited_s / seconds) for stage, waited_s in clock.take().items()}
+    before = {"waited_previous": waited.get(index - 1, 0.0)} if index else {}
+    return before | ({} if last else {"waited_next": waited.get(index + 1, 0.0)})

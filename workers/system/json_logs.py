@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from contextlib import suppress
 from datetime import datetime, timezone
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,14 @@ def as_logged(message: str, level: int) -> str:
     return message
 
 
-class LoggedLines(io.TextIOBase):
+def logged_text(line: str) -> str:
+    """Return the message of a log line: of JSON its `message`, else the line itself."""
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(line)["message"])
+    return line.strip()
+
+
+class LoggedLines(io.StringIO):
     """A text file whose lines are logged."""
 
     def write(self, text: str) -> int:

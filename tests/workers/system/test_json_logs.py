@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tests.support.commands import LOCAL, SMALL, Command
 from workers.cli import train as command
-from workers.system.json_logs import JsonFormatter, LoggedLines, as_logged, log_in_json, note_step
+from workers.system.json_logs import JsonFormatter, LoggedLines, as_logged, log_in_json, logged_text, note_step
 
 KEYS = ["time", "level", "run", "stage", "step", "message"]
 
@@ -76,6 +76,8 @@ def test_what_a_console_prints_is_logged_line_by_line(written: io.StringIO) -> N
 def test_the_last_line_of_a_command_is_logged_alike(written: io.StringIO) -> None:
     (line,) = lines(as_logged("dni-train: lost", logging.ERROR))
     assert (line["level"], line["message"]) == ("ERROR", "dni-train: lost")
+    assert logged_text(json.dumps(line)) == "dni-train: lost"
+    assert [logged_text(text) for text in (" plain ", "7", "{}", '{"a')] == ["plain", "7", "{}", '{"a']
 
 
 def test_text_stays_text() -> None:
