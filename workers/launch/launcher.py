@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from workers.config.settings import Config
 from workers.launch.accept import Accepted, accept, devices_here
 from workers.launch.cluster_environment import SUBMITTED, RankInfo
 from workers.launch.diverged import refuse_diverged, stop_when_diverged
-from workers.launch.external import run_first_stage, run_later_stage
+from workers.launch.external import leave_before, run_first_stage, run_later_stage
 from workers.launch.resume_hint import refusals_with_resume_hint, with_resume_hint
 from workers.launch.supervisor import Supervisor
 from workers.launch.threads import run_threads
@@ -38,7 +39,7 @@ from workers.storage.versions import keep_versions
 from workers.system.errors import about, refusals_at_the_door
 from workers.system.json_logs import LoggedLines
 from workers.system.signals import ENDING, insists
-from workers.tracking.early_stopping import Stop, stop_when_no_better
+from workers.tracking.early_stopping import INTERRUPTED, Stop, stop_when_no_better, without_broken_off
 from workers.tracking.monitor import Monitor
 from workers.tracking.prometheus import Metrics, serving
 from workers.tracking.run import SUMMARY
@@ -144,8 +145,9 @@ def run_until_end(job: Job, stop: Stop, rank_info: RankInfo | None) -> None:
 def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
     """Run the stages in threads, in processes, or only the first one here, until all stages have ended."""
     if rank_info is not None:
-        with stop_on_signals(stop, lambda: None):
-            return run_first_stage(job, rank_info)
+        linked = threading.Event()
+        with stop_on_signals(stop, partial(leave_before, linked)):
+            return run_first_stage(job, rank_info, linked)
     if job.config.threads:
         with stop_on_signals(stop, lambda: None), with_resume_hint(job.run_dir):
             return run_threads(job)
@@ -164,7 +166,7 @@ def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callabl
     """Return the sink for the records of all stages: the monitor, and the rules that prune checkpoints or end the
     run."""
     pruned = prune_checkpoints(config, run_dir, monitor)
-    watched = stop_when_diverged(pruned, stop)
+    watched = stop_when_diverged(without_broken_off(pruned), stop)
     patience = config.evaluate.patience
     if patience is None:
         return watched
@@ -230,8 +232,9 @@ def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
         nonlocal first_at
         if first_at is not None and insists(signum, time.monotonic() - first_at):
             raise KeyboardInterrupt
-        first_at = first_at or time.monotonic()
-        stop.because("interrupted")
+        if signum in (signal.SIGINT, signal.SIGTERM):
+            first_at = first_at or time.monotonic()
+        stop.because(INTERRUPTED)
         log.warning("stopping after this step, then saving a checkpoint; Ctrl-C again to stop without saving")
         wake()
 

@@ -3,7 +3,7 @@
 It reads its settings from RUN_DIR, listens in the folder SOCKETS ("": at a port), and exchanges messages with the
 supervisor over the descriptor CHANNEL (`workers.system.channel`).
 
-    received   {"peer": address}, {"stop": true}
+    received   {"peer": address}, {"stop": reason}
     sent       {"event": "listening", "address": ...}, or "store" from the first stage of a pipelined run
                {"event": "stopping"}, the answer to a stop
                {"event": "record", "record": ...}
@@ -39,6 +39,7 @@ from workers.system.early_exit import no_early_exit
 from workers.system.errors import as_refusal
 from workers.system.json_logs import log_in_json
 from workers.system.malloc import keep_memory
+from workers.tracking.early_stopping import Stop
 
 #: Longest error text in a message to the supervisor; the log has the full text.
 MOST_CHARACTERS = 4000
@@ -107,7 +108,7 @@ class Control:
 
     def __init__(self, descriptor: int, sockets: Path | None = None) -> None:
         self.sockets = sockets
-        self.stop = threading.Event()
+        self.stop = Stop()
         self._peers: SimpleQueue[str] = SimpleQueue()
         self._channel = Channel.inherited(descriptor)
         background("control", self._listen, self._died).start()
@@ -134,7 +135,7 @@ class Control:
             if "peer" in message:
                 self._peers.put(message["peer"])
             if message.get("stop"):
-                self.stop.set()
+                self.stop.because(message["stop"])
                 self.send(event="stopping")
         if self.sockets is not None:  # the supervisor cannot remove it any more
             shutil.rmtree(self.sockets, ignore_errors=True)

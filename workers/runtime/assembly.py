@@ -35,6 +35,7 @@ from workers.runtime.tally import NeighbourWaits, Traffic
 from workers.runtime.update_period import UpdatePeriod
 from workers.runtime.worker import Worker
 from workers.storage import checkpoint
+from workers.tracking.early_stopping import BROKEN_OFF
 
 
 def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: ChannelEnd | None) -> Worker:
@@ -87,7 +88,10 @@ def _before(
     """Build what the stage reads from: an edge, a feed, or both."""
     config = job.config
     if upstream is None:
-        return Feed(config, job.data or open_data(config), start=job.start, stop=job.stop)
+        return Feed(
+            config, job.data or open_data(config), start=job.start, stop=job.stop,
+            broken_off=lambda step: job.sink({"kind": BROKEN_OFF, "stage": index, "step": step}),
+        )  # fmt: skip
     edge = Upstream(upstream, stage=index, clock=clock, timeout_s=config.transport.timeout_s, contents=contents)
     if not config.depth.predicts_inputs:
         return edge
