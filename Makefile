@@ -104,7 +104,7 @@ test-oldest: ## run the tests with the oldest versions that are allowed, in .ven
 	    { echo "$(OLDEST_PYTHON) is not Python 3.10, the oldest: say make test-oldest OLDEST_PYTHON=/path/to/python3.10"; exit 1; }
 	@$(OLDEST) -m pip --version >/dev/null 2>&1 || $(OLDEST_PYTHON) -m venv .venv-oldest
 	$(OLDEST) -m pip install --quiet -c constraints-oldest.txt -e . \
-	    pytest pytest-timeout pytest-xdist hypothesis hydra-submitit-launcher tokenizers torchdata
+	    pytest pytest-timeout pytest-xdist hypothesis hydra-submitit-launcher prometheus_client tokenizers torchdata
 	$(OLDEST) -m pytest -n auto -W default::DeprecationWarning \
 	    --ignore tests/test_packaging.py --ignore tests/test_proto_current.py --ignore tests/examples \
 	    --deselect tests/test_docs.py::test_the_examples_that_are_typed_pass_strict_mypy $(TESTS)

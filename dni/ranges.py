@@ -26,6 +26,7 @@ ONE_OR_MORE = Range("1 or more", lambda number: number >= 1)
 ZERO_OR_MORE = Range("0 or more, and finite", lambda number: 0 <= number < float("inf"))
 ABOVE_ZERO = Range("above 0, and finite", lambda number: 0 < number < float("inf"), largest=None)
 BELOW_ONE = Range("0 or more, and below 1", lambda number: 0 <= number < 1, largest=None)
+PORT = Range("1 to 65535", lambda number: 1 <= number <= 65535, largest=None)
 
 
 def one_or_more(default: T) -> T:
@@ -46,6 +47,11 @@ def above_zero(default: T) -> T:
 def below_one(default: T) -> T:
     """Return a dataclass field whose value must be at least 0 and below 1."""
     return _field(default, BELOW_ONE)
+
+
+def port(default: T) -> T:
+    """Return a dataclass field whose value must be a TCP port, or None if its type allows that."""
+    return _field(default, PORT)
 
 
 def _field(default: T, allowed: Range) -> T:

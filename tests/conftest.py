@@ -26,10 +26,13 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     root = logging.getLogger()
     handlers, level = [*root.handlers], root.level
+    formatters = [handler.formatter for handler in handlers]
     yield
     for handler in {*root.handlers} - {*handlers}:
         handler.close()
     root.handlers[:] = handlers
+    for handler, formatter in zip(handlers, formatters, strict=True):
+        handler.setFormatter(formatter)
     root.setLevel(level)
 
 

@@ -1,1 +1,1 @@
-"""The commands: dni-train, dni-report, dni-evaluate, dni-sample, dni-plan, dni-simulate."""
+"""The commands: dni-train, dni-report, dni-status, dni-evaluate, dni-sample, dni-plan, dni-simulate."""

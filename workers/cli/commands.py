@@ -1,4 +1,4 @@
-"""Entry points of the commands. Ctrl-C ends them with one line, also while they still import.
+"""Entry points of the commands. Ctrl-C and SIGTERM end them with one line, also while they still import.
 
 Only a few modules of the standard library are imported here; each command imports its own slow modules.
 """
@@ -21,6 +21,11 @@ def train() -> NoReturn:
 def report() -> NoReturn:
     """`dni-report`."""
     _run("dni-report", "workers.reporting.report")
+
+
+def status() -> NoReturn:
+    """`dni-status`."""
+    _run("dni-status", "workers.reporting.status")
 
 
 def evaluate() -> NoReturn:
@@ -54,7 +59,7 @@ def new() -> NoReturn:
 
 
 def _run(name: str, module: str) -> NoReturn:
-    """Import a module and exit with the code of its `main()`; 130 after Ctrl-C."""
+    """Import a module and exit with the code of its `main()`; 130 after Ctrl-C and SIGTERM."""
     try:
         main = _imported(name, module)
         code = main()
@@ -65,17 +70,18 @@ def _run(name: str, module: str) -> NoReturn:
 
 
 def _imported(name: str, module: str) -> Callable[[], int | None]:
-    previous = signal.getsignal(signal.SIGINT)
-    if previous is signal.default_int_handler:  # nohup and background jobs ignore SIGINT
+    def leave(signum: int, frame: object) -> None:
+        os.write(2, f"{name}: stopped before the run began; nothing was written\n".encode())
+        os._exit(130)  # an exception would surface inside some library's import
 
-        def leave(signum: int, frame: object) -> None:
-            os.write(2, f"{name}: stopped before the run began; nothing was written\n".encode())
-            os._exit(130)  # an exception would surface inside some library's import
-
-        signal.signal(signal.SIGINT, leave)
+    ends = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    handled = [number for number, usual in ends.items() if signal.getsignal(number) is usual]  # nohup ignores SIGINT
+    for number in handled:
+        signal.signal(number, leave)
     refuse_too_old(name)
     main: Callable[[], int | None] = importlib.import_module(module).main
-    signal.signal(signal.SIGINT, previous)
+    for number in handled:
+        signal.signal(number, signal.default_int_handler)
     return main
 
 

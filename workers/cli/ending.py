@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from workers.config.convert import one_line, options_by_setting
 from workers.config.quoting import how_to_type
 from workers.config.suggest import suggestion
 from workers.system.errors import as_refusal
+from workers.system.json_logs import as_logged
 
 
 class Interrupted(DniError):
@@ -71,6 +73,7 @@ def explain(error: BaseException) -> str:
 
 def leave(code: int, message: str) -> NoReturn:
     """Print one line and exit."""
+    line = as_logged(f"dni-train: {' '.join(message.splitlines())}", logging.WARNING if code == 130 else logging.ERROR)
     with suppress(OSError):  # the terminal may be gone
-        sys.stderr.write(f"dni-train: {' '.join(message.splitlines())}\n")
+        sys.stderr.write(f"{line}\n")
     sys.exit(code)

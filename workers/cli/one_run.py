@@ -15,11 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from workers.cli.ending import Interrupted
 from workers.config.convert import from_any
 from workers.config.quoting import resume_command
+from workers.config.schema import LogFormat
 from workers.config.settings import Config
 from workers.launch.accept import Accepted, accept
 from workers.launch.cluster_environment import rendezvous_address, settle_launch
 from workers.launch.external import run_later_stage
 from workers.launch.launcher import Result, run
+from workers.system.json_logs import log_in_json
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +49,17 @@ def begin_with_config(
 def run_accepted(accepted: Accepted) -> None:
     """Run all stages, or the stage of this process, and report the result."""
     rank_info = accepted.rank_info
+    set_log_format(accepted)
     if rank_info is not None and rank_info.rank:
         run_later_stage(accepted.config, accepted.run_dir, rank_info)
     else:
         report(run(accepted), accepted.run_dir)
+
+
+def set_log_format(accepted: Accepted) -> None:
+    """Log in JSON from here on, if the settings say so."""
+    if accepted.config.tracking.log_format is LogFormat.json:
+        log_in_json(accepted.run_dir.name, None if accepted.rank_info is None else accepted.rank_info.rank)
 
 
 def report(result: Result, run_dir: Path) -> None:

@@ -56,6 +56,7 @@ class WaitTime:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.waited_for: int | None = None  #: index of the stage waited for now
+        self._by_stage: dict[int, float] = {}
 
     @contextmanager
     def waiting(
@@ -66,8 +67,15 @@ class WaitTime:
         try:
             yield
         finally:
-            self.seconds += time.monotonic() - start
-            self.waited_for = None
+            waited = time.monotonic() - start
+            self.seconds, self.waited_for = self.seconds + waited, None
+            if stage is not None:
+                self._by_stage[stage] = self._by_stage.get(stage, 0.0) + waited
+
+    def take(self) -> dict[int, float]:
+        """Return the seconds since the last call, by the stage waited for."""
+        taken, self._by_stage = self._by_stage, {}
+        return taken
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dni.predictors import in_depth, in_time
 from dni.predictors.settings import DepthPredictor, TimePredictor
-from dni.ranges import one_or_more, zero_or_more
+from dni.ranges import one_or_more, port, zero_or_more
 from workers.config.plugins import plugin
 
 # OmegaConf must not type-check the sections of plug-ins.
@@ -23,6 +23,7 @@ else:
     AtCut = AtWindow = Any
 
 Precision = enum.Enum("Precision", ["fp32", "bf16", "fp16"])
+LogFormat = enum.Enum("LogFormat", ["text", "json"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
 
 
@@ -66,3 +67,12 @@ class EvaluateConfig:
 class CheckpointConfig:
     every: int | None = one_or_more(500)  # [steps] between checkpoints; null: one, at the end
     keep: int = one_or_more(2)  # [checkpoints] newest complete ones to keep; older ones are deleted
+
+
+@dataclass
+class TrackingConfig:
+    log_format: LogFormat = LogFormat.text  # of log lines; json: one object a line with time, level, run, stage, step
+    # and message
+    prometheus_port: int | None = port(None)  # [port] at which Prometheus reads the figures of all stages, over HTTP;
+    # null: none. It needs pip install 'dni[prometheus]'
+    prometheus_address: str = "127.0.0.1"  # address of that port; 0.0.0.0 lets every machine of the network read it

@@ -28,6 +28,7 @@ from workers.config.schema import (
     LaunchMode,
     Precision,
     PredictorConfig,
+    TrackingConfig,
 )
 
 # OmegaConf must not type-check the sections of plug-ins.
@@ -83,6 +84,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)  # validation, probes and early stopping
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # how often state is saved, and how many
     # checkpoints are kept
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)  # how the run is logged, and watched from outside
 
     @property
     def window(self) -> int:

@@ -31,6 +31,7 @@ from workers.resume.start import settle_start
 from workers.storage.lock import locked
 from workers.storage.record import CONFIG
 from workers.system.errors import refusals_at_the_door
+from workers.tracking.prometheus import refuse_missing
 from workers.tracking.run import METRICS, SUMMARY
 
 #: Files that show that a folder already holds a run.
@@ -94,6 +95,7 @@ def settle(config: Config, rank_info: RankInfo | None, *, measures: bool = True)
     `measures`: cut by measured times where the settings say so; else by parameters, for a check that is to be quick.
     """
     check(config)
+    refuse_missing(config.tracking.prometheus_port)
     decay_steps = config.optimizer.schedule.decay_steps
     config, data = resolve(config)
     config = settle_resume(config, decay_steps)

@@ -34,10 +34,10 @@ from workers.system.signals import ENDING
 EVERYWHERE = "0.0.0.0"
 
 
-def run_first_stage(job: Job, rank_info: RankInfo) -> None:
-    """Run stage 0 and collect the records of all other stages until they have ended."""
+def run_first_stage(job: Job, rank_info: RankInfo, linked: Event) -> None:
+    """Run stage 0 and collect the records of all other stages until they have ended. Set `linked` before training."""
     with RecordFollower(job) as others:
-        _run(job, rank_info)
+        _run(job, rank_info, linked)
         others.until_ended(job.config.transport.timeout_s)
 
 
@@ -46,15 +46,21 @@ def run_later_stage(config: Config, run_dir: Path, rank_info: RankInfo) -> None:
     it."""
     with socket_folder() as sockets:
         note = partial(append, run_dir, rank_info.rank)
-        _run(Job(config, run_dir, note, Event(), sockets=sockets), rank_info)
+        _run(Job(config, run_dir, note, Event(), sockets=sockets), rank_info, Event())
 
 
-def _run(job: Job, rank_info: RankInfo) -> None:
+def leave_before(linked: Event) -> None:
+    """Raise KeyboardInterrupt before the links are made: there is nothing to save, and the other stages may be gone."""
+    if not linked.is_set():
+        raise KeyboardInterrupt
+
+
+def _run(job: Job, rank_info: RankInfo, linked: Event) -> None:
     try:
         keep_memory()
         torch.set_num_threads(job.config.torch_threads)
         with refusals_named(), ExitStack() as links, no_early_exit():
-            (_run_in_group if job.config.pipelined else _run_linked)(job, rank_info, links)
+            (_run_in_group if job.config.pipelined else _run_linked)(job, rank_info, links, linked)
     except ConfigError as error:
         raise type(error)(_with_stage(rank_info.rank, error)) from error
     except DniError as error:
@@ -67,7 +73,7 @@ def _with_stage(rank: int, error: DniError) -> str:
     return text if text.startswith(f"stage {rank}:") else f"stage {rank}: {text}"
 
 
-def _run_linked(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
+def _run_linked(job: Job, rank_info: RankInfo, links: ExitStack, linked: Event) -> None:
     """Connect the links from the first stage to the last, then train. A connected stage implies that all before it
     are."""
     rank, timeout_s = rank_info.rank, job.config.transport.timeout_s
@@ -79,11 +85,12 @@ def _run_linked(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
         upstream = links.enter_context(closing(listener.accept(timeout_s)))
     if rank < job.config.stages - 1:
         downstream = links.enter_context(closing(connect_by_name(job, rank, addresses.of(rank + 1))))
+    linked.set()
     with ignoring_signals() if rank else ExitStack():
         assemble(job, rank, upstream, downstream).run()
 
 
-def _run_in_group(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
+def _run_in_group(job: Job, rank_info: RankInfo, links: ExitStack, linked: Event) -> None:
     """Join the process group of all ranks through the engine's store, then train."""
     # imported here: not every build of torch has torch.distributed
     from workers.launch.store import open_rendezvous
@@ -93,6 +100,7 @@ def _run_in_group(job: Job, rank_info: RankInfo, links: ExitStack) -> None:
     store = open_rendezvous(rank_info, job.config.transport.timeout_s)
     host = HERE if rank_info.one_machine else os.environ["MASTER_ADDR"]
     links.enter_context(process_group(job, rank_info.rank, store, host))
+    linked.set()
     with ignoring_signals() if rank_info.rank else ExitStack():
         PipelinedWorker(job, rank_info.rank).run()
 

@@ -6,27 +6,32 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from dni.data.base import Data
 from dni.errors import DniError, WorkerLost
 from workers.build.provenance import origin_of
 from workers.comm.address import socket_folder
 from workers.config.convert import to_plain
+from workers.config.schema import LogFormat
 from workers.config.settings import Config
 from workers.launch.accept import Accepted, accept, devices_here
 from workers.launch.cluster_environment import SUBMITTED, RankInfo
-from workers.launch.diverged import refuse_diverged, stop_when_diverged
-from workers.launch.external import run_first_stage, run_later_stage
+from workers.launch.external import leave_before, run_first_stage, run_later_stage
+from workers.launch.record_rules import refuse_diverged, sink
 from workers.launch.restarts import Restarts
 from workers.launch.resume_hint import refusals_with_resume_hint, with_resume_hint
 from workers.launch.supervisor import Supervisor
 from workers.launch.threads import run_threads
-from workers.resume.resume import best_saved, copy_earlier_records, warn_of_versions
+from workers.resume.resume import copy_earlier_records, warn_of_versions
 from workers.runtime.job import Job
 from workers.runtime.recorder import Record
 from workers.runtime.timeline.trace import write_trace
@@ -34,9 +39,11 @@ from workers.storage import checkpoint, vocabulary
 from workers.storage.record import write_record
 from workers.storage.versions import keep_versions
 from workers.system.errors import about, refusals_at_the_door
-from workers.system.signals import ENDING, INSISTENT
-from workers.tracking.early_stopping import Stop, stop_when_no_better
+from workers.system.json_logs import LoggedLines
+from workers.system.signals import ENDING, insists
+from workers.tracking.early_stopping import INTERRUPTED, Stop
 from workers.tracking.monitor import Monitor
+from workers.tracking.prometheus import Metrics, serving
 from workers.tracking.run import SUMMARY
 from workers.tracking.sittings import begin_sitting, totals
 from workers.tracking.summary import RunFacts, write_summary
@@ -70,23 +77,24 @@ def run(accepted: Accepted) -> Result:
 
     Raises as `launch`.
     """
-    restarts = Restarts(accepted.config.launch.restarts)
-    while True:
-        stop = Stop()
-        try:
-            return run_once(accepted, stop, restarts.count)
-        except WorkerLost as error:
-            if stop.is_set():
-                raise
-            accepted = restarts.after(accepted, error)
+    restarts, tracking = Restarts(accepted.config.launch.restarts), accepted.config.tracking
+    with serving(accepted.run_dir.name, tracking.prometheus_port, tracking.prometheus_address) as metrics:
+        while True:
+            stop = Stop()
+            try:
+                return run_once(accepted, stop, monitor_of(accepted, metrics), restarts.count)
+            except WorkerLost as error:
+                if stop.is_set():
+                    raise
+                accepted = restarts.after(accepted, error)
 
 
-def run_once(accepted: Accepted, stop: Stop, restarts: int) -> Result:
+def run_once(accepted: Accepted, stop: Stop, watched: Monitor, restarts: int) -> Result:
     """Run all stages, or the first one, until the end or until a stage is lost. Raises as `launch`."""
     with refusals_at_the_door():
         known, begun = prepare(accepted)
     with refusals_with_resume_hint(accepted.run_dir):
-        summary = follow(accepted, known, begun, stop, restarts)
+        summary = follow(accepted, known, begun, stop, watched, restarts)
     refuse_diverged(accepted.config, accepted.run_dir, stop)
     return Result(summary, summary["interrupted"])
 
@@ -108,10 +116,20 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
     return known, begun
 
 
-def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop, restarts: int = 0) -> dict[str, Any]:
+def monitor_of(accepted: Accepted, metrics: Metrics | None) -> Monitor:
+    """Return the monitor of a run, as its settings say."""
+    config = accepted.config
+    return Monitor(
+        accepted.run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard, metrics=metrics,
+        console=Console(file=LoggedLines()) if config.tracking.log_format is LogFormat.json else None,
+    )  # fmt: skip
+
+
+def follow(
+    accepted: Accepted, known: RunFacts, begun: Record, stop: Stop, watched: Monitor, restarts: int = 0
+) -> dict[str, Any]:
     """Run the stages, record their reports, and return the summary."""
     config, run_dir = accepted.config, accepted.run_dir
-    watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
     with watched as monitor, socket_folder() as sockets:
         monitor(begun)
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)
@@ -148,8 +166,9 @@ def run_until_end(job: Job, stop: Stop, rank_info: RankInfo | None) -> None:
 def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
     """Run the stages in threads, in processes, or only the first one here, until all stages have ended."""
     if rank_info is not None:
-        with stop_on_signals(stop, lambda: None):
-            return run_first_stage(job, rank_info)
+        linked = threading.Event()
+        with stop_on_signals(stop, partial(leave_before, linked)):
+            return run_first_stage(job, rank_info, linked)
     if job.config.threads:
         with stop_on_signals(stop, lambda: None), with_resume_hint(job.run_dir):
             return run_threads(job)
@@ -162,39 +181,6 @@ def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
 def why_ended(config: Config, stop: Stop, done: int) -> str:
     """Return the setting that ended the run, "interrupted" or "diverged"."""
     return "diverged" if stop.diverged else stop.reason or ("steps" if done >= config.steps else "max_timesteps")
-
-
-def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:
-    """Return the sink for the records of all stages: the monitor, and the rules that prune checkpoints or end the
-    run."""
-    pruned = prune_checkpoints(config, run_dir, monitor)
-    watched = stop_when_diverged(pruned, stop)
-    patience = config.evaluate.patience
-    if patience is None:
-        return watched
-    return stop_when_no_better(watched, monitor.valid_history, stop, patience, config.steps)
-
-
-def prune_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callable[[Record], None]:
-    """Return a sink that also removes old checkpoints once a newer one is complete; with patience it keeps the best
-    one.
-
-    It removes none while some stage's loss is absurd: the last good one may be needed.
-    """
-    marks: dict[int, list[bool]] = {}  # step: for each stage that has saved, whether its loss is absurd
-
-    def note(record: Record) -> None:
-        monitor(record)
-        if record["kind"] != "checkpoint":
-            return
-        flags = marks.setdefault(record["step"], [])
-        flags.append(record["absurd"])
-        if len(flags) == config.stages and not any(marks.pop(record["step"])):
-            waits = config.evaluate.patience is not None
-            spare = best_saved(run_dir, monitor.valid_history) if waits else None
-            checkpoint.prune(run_dir, config.checkpoint.keep, spare)
-
-    return note
 
 
 def facts(config: Config, data: Data, rank_info: RankInfo | None = None) -> RunFacts:
@@ -226,16 +212,17 @@ def _ending() -> list[signal.Signals]:
 
 @contextmanager
 def stop_on_signals(stop: Stop, wake: Callable[[], None]) -> Iterator[None]:
-    """End the run in good order at the first signal; end it at once at a second Ctrl-C or SIGTERM."""
+    """End the run in good order at the first signal; end it at once if a further one insists."""
 
-    received = 0
+    first_at: float | None = None
 
     def interrupt(signum: int, frame: object) -> None:
-        nonlocal received
-        received += signum in INSISTENT  # preempted jobs get SIGUSR2 and SIGTERM together
-        if received > 1:
+        nonlocal first_at
+        if first_at is not None and insists(signum, time.monotonic() - first_at):
             raise KeyboardInterrupt
-        stop.because("interrupted")
+        if signum in (signal.SIGINT, signal.SIGTERM):
+            first_at = first_at or time.monotonic()
+        stop.because(INTERRUPTED)
         log.warning("stopping after this step, then saving a checkpoint; Ctrl-C again to stop without saving")
         wake()
 

@@ -3,7 +3,7 @@
 It reads its settings from RUN_DIR, listens in the folder SOCKETS ("": at a port), and exchanges messages with the
 supervisor over the descriptor CHANNEL (`workers.system.channel`).
 
-    received   {"peer": address}, {"stop": true}
+    received   {"peer": address}, {"stop": reason}
     sent       {"event": "listening", "address": ...}, or "store" from the first stage of a pipelined run
                {"event": "stopping"}, the answer to a stop
                {"event": "record", "record": ...}
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from dni.errors import DniError, PeerTimeout
+from workers.config.schema import LogFormat
 from workers.config.settings import Config
 from workers.runtime.assembly import assemble
 from workers.runtime.job import Job
@@ -36,7 +37,9 @@ from workers.system.background import background
 from workers.system.channel import Channel
 from workers.system.early_exit import no_early_exit
 from workers.system.errors import as_refusal
+from workers.system.json_logs import log_in_json
 from workers.system.malloc import keep_memory
+from workers.tracking.early_stopping import Stop
 
 #: Longest error text in a message to the supervisor; the log has the full text.
 MOST_CHARACTERS = 4000
@@ -63,6 +66,8 @@ def main() -> None:
 
 def run_stage(config: Config, run_dir: Path, index: int, control: Control, links: ExitStack) -> None:
     """Connect the links, build the stage, and train until the end. The caller closes `links`."""
+    if config.tracking.log_format is LogFormat.json:
+        log_in_json(run_dir.name, index)
     keep_memory()
     torch.set_num_threads(config.torch_threads)
     job = Job(
@@ -103,7 +108,7 @@ class Control:
 
     def __init__(self, descriptor: int, sockets: Path | None = None) -> None:
         self.sockets = sockets
-        self.stop = threading.Event()
+        self.stop = Stop()
         self._peers: SimpleQueue[str] = SimpleQueue()
         self._channel = Channel.inherited(descriptor)
         background("control", self._listen, self._died).start()
@@ -130,7 +135,7 @@ class Control:
             if "peer" in message:
                 self._peers.put(message["peer"])
             if message.get("stop"):
-                self.stop.set()
+                self.stop.because(message["stop"])
                 self.send(event="stopping")
         if self.sockets is not None:  # the supervisor cannot remove it any more
             shutil.rmtree(self.sockets, ignore_errors=True)

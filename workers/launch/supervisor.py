@@ -19,6 +19,7 @@ from workers.runtime.job import Job
 from workers.storage.checkpoint import continue_with
 from workers.system.channel import Message
 from workers.system.errors import LESS, memory_kills
+from workers.tracking.early_stopping import INTERRUPTED, Stop
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,8 @@ class Supervisor:
     def _send_stop(self) -> None:
         if self.job.stop.is_set() and not self._stop_sent:
             self._stop_sent = True
-            self.send(0, stop=True)
+            reason = self.job.stop.reason if isinstance(self.job.stop, Stop) else None
+            self.send(0, stop=reason or INTERRUPTED)
             if self._deadline is None and 0 not in self._done:
                 self._deadline = time.monotonic() + self.job.config.transport.timeout_s
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Event
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from workers.comm.edge import Loss
 from workers.comm.frame import Frame, Kind
 from workers.comm.roles import VALUE, frame_tensors
 from workers.config.settings import Config
+from workers.tracking.early_stopping import INTERRUPTED, Stop
 
 
 class Feed:
@@ -29,11 +30,21 @@ class Feed:
         data: the sources.
         start: steps that a resumed run has already taken.
         stop: once set, the run ends after the current step. If later stages may be ahead of that step, it ends at the
-            last step that any of them can have reached. The next frame announces that step.
+            last step that any of them can have reached. The next frame announces that step. An interrupt also breaks
+            off a validation pass, unless later stages follow the schedule on their own.
+        broken_off: called with the step of a pass that was broken off, before the next frame.
     """
 
-    def __init__(self, config: Config, data: Data, *, start: int, stop: Event) -> None:
-        self.config, self.data, self.start, self.stop = config, data, start, stop
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        *,
+        start: int,
+        stop: Event,
+        broken_off: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        self.config, self.data, self.start, self.stop, self.broken_off = config, data, start, stop, broken_off
         self.timesteps = 0  # time steps given out, per stream
         self.last: int | None = None  # the step after which a stopped run ends; None: it is not stopped
         self._history = self._new_history()
@@ -120,10 +131,18 @@ class Feed:
     def _validation(self, step: int) -> Iterator[Frame]:
         whole, source = self.data.valid_windows, self.data.valid()
         for n in range(min(whole, self.config.evaluate.windows or whole)):
+            if n and self._interrupted():
+                return self.broken_off(step)
             frame = _frame(Kind.EVALUATE, step, source.next())
             if max(self.config.periods) > 1:
                 frame.tensors["index"] = torch.tensor(n + 1)
             yield frame
+        return None
+
+    def _interrupted(self) -> bool:
+        """Whether to break off a pass: not for a run out of patience, nor where later stages follow the schedule."""
+        interrupted = isinstance(self.stop, Stop) and self.stop.reason == INTERRUPTED
+        return interrupted and not self.config.depth.predicts_inputs
 
     def _probe(self, step: int) -> Frame:
         """Return a sequence, or its first windows, as one long window."""

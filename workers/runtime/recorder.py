@@ -24,7 +24,8 @@ from workers.runtime.divergence import DivergenceWatch
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.piggyback.base import Piggyback
-from workers.runtime.tally import RunTotals, optimizer_figures
+from workers.runtime.tally import RunTotals, Traffic, optimizer_figures, waited_shares
+from workers.system.json_logs import note_step
 
 Record = dict[str, Any]
 
@@ -49,6 +50,7 @@ class Recorder:
         parts: the parts of the model on this stage.
         metrics: further figures of validation, for the last stage.
         piggyback: what rides along with the frames, with figures of its own.
+        traffic: counts the bytes on the edges; None: they are not counted.
     """
 
     def __init__(
@@ -67,10 +69,12 @@ class Recorder:
         parts: Sequence[Stage] = (),
         metrics: Sequence[Metric] = (),
         piggyback: Piggyback | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
         self.upstream, self.downstream, self.piggyback = upstream, downstream, piggyback or Piggyback()
+        self.traffic = vars(traffic) if traffic else {}
         self.tally, self.watch = RunTotals(), DivergenceWatch(guessing)
         self.function = function or CrossEntropy()
         self.watch.unit = self.function.unit
@@ -89,6 +93,7 @@ class Recorder:
         The time since the last frame counts as `train_s` if this one is a training step. A DivergedError is recorded.
         """
         self._received(frame.kind)
+        note_step(self.index, frame.step)
         try:
             yield
         except DivergedError as error:
@@ -105,6 +110,8 @@ class Recorder:
             self._started = self._last_event = time.monotonic()
             self._last_record = self._started - self.tally.unrecorded_s
             self.clock.seconds = self.tally.blocked_s
+            if self.traffic:
+                self.clock.take()  # the wait for the first frame does not count
         if kind is not Kind.EVALUATE:
             self._close_validation()
 
@@ -163,6 +170,7 @@ class Recorder:
         return {
             "tally": self.tally.state_dict(self.wall_s, self.clock.seconds, unrecorded_s),
             "watch": self.watch.state_dict(),
+            "traffic": {**self.traffic},
             "probed": {name: {**vars(meter)} for name, meter in self._probed.items()},
         }
 
@@ -172,6 +180,7 @@ class Recorder:
             return
         self.tally.load_state_dict(state["tally"])
         self.watch.load_state_dict(state["watch"])
+        self.traffic.update(state.get("traffic", {}))
         self._probed = {name: FitMeter(**sums) for name, sums in state["probed"].items()}
 
     @property
@@ -187,7 +196,8 @@ class Recorder:
 
     def _record_training(self, step: int) -> None:
         now, tally = time.monotonic(), self.tally
-        rate = (tally.steps - tally.recorded_steps) / max(now - self._last_record, 1e-9)
+        seconds = max(now - self._last_record, 1e-9)
+        rate = (tally.steps - tally.recorded_steps) / seconds
         self._last_record, tally.recorded_steps = now, tally.steps
         loss = tally.nats / tally.labels if tally.labels else None
         tally.nats, tally.labels, tally.train_loss = 0.0, 0, loss
@@ -198,7 +208,9 @@ class Recorder:
             staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
             time_cosine=in_time.get("cosine"), loss=loss,
             bits_per_label=None if loss is None or self._unit else bits(loss), **self._unit,
-            **optimizer_figures(self.parts), **self.upstream.figures(),
+            dropped_targets=self.downstream.dropped.total() if self.downstream else 0,
+            **(waited_shares(self.clock, self.index, seconds, last=self.downstream is None) if self.traffic else {}),
+            **self.traffic, **optimizer_figures(self.parts), **self.upstream.figures(),
         )  # fmt: skip
 
     def _watch_loss(self, step: int) -> None:

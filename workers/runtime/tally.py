@@ -1,6 +1,6 @@
 """Totals of a stage since its first step. Checkpoints hold them, so that a resumed run continues the sums.
 
-Also the figures of its optimizers.
+Also the figures of its optimizers, and how long it waits for each neighbour.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dni.stages.base import Stage
+from workers.comm.edge import WaitTime
 
 
 @dataclass
@@ -62,3 +63,21 @@ def optimizer_figures(parts: Sequence[Stage]) -> dict[str, float | None]:
     rate = float(parts[0].optimizer.param_groups[0]["lr"]) if parts else None
     norms = [part.gradient_norm for part in parts if part.gradient_norm is not None]
     return {"learning_rate": rate, "gradient_norm": math.hypot(*norms) if norms else None}
+
+
+@dataclass
+class Traffic:
+    """Bytes of tensors through the links of one stage, since its first step."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+def waited_shares(clock: WaitTime, index: int, seconds: float, *, last: bool) -> dict[str, float]:
+    """Return the share of the last `seconds` that stage `index` waited for the stage before it, and for the one after.
+
+    A neighbour that it does not have is left out.
+    """
+    waited = {stage: min(1.0, waited_s / seconds) for stage, waited_s in clock.take().items()}
+    before = {"waited_previous": waited.get(index - 1, 0.0)} if index else {}
+    return before | ({} if last else {"waited_next": waited.get(index + 1, 0.0)})

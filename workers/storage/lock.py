@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,6 +15,9 @@ from dni.errors import ConfigError
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
+
+#: Seconds to wait for the lock: a reader of a run's state (`is_locked`) holds it for a moment.
+READERS_S = 0.2
 
 
 @contextmanager
@@ -34,8 +38,20 @@ def locked(run_dir: Path, resumed: Path | None = None) -> Iterator[None]:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     try:
-        lock = FileLock(folder / LOCK, timeout=0).acquire()
+        lock = FileLock(folder / LOCK, timeout=READERS_S).acquire()
     except Timeout as error:
         raise ConfigError(f"{folder}: another run is writing to this folder; wait until it has ended") from error
     with lock:
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds the lock of a run's folder. Writes nothing, and does not wait."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released with the file
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock, or none that this user may read
+        return False
+    return False

@@ -12,6 +12,13 @@ log = logging.getLogger(__name__)
 Record = Mapping[str, Any]
 
 
+#: Reason of a stop by a signal.
+INTERRUPTED = "interrupted"
+
+#: Kind of the record that the first stage has broken off a validation pass. It is sent before the pass ends.
+BROKEN_OFF = "broken_off"
+
+
 class Stop(Event):
     """An event that ends the run in good order after the current step; the first reason is kept."""
 
@@ -63,5 +70,18 @@ def stop_when_no_better(
         if chosen is not None:  # a non-finite pass does not end the run: training will report the divergence
             log.info("no validation since step %d was better: stopping after this step", chosen["step"])
             stop.because("patience")
+
+    return note
+
+
+def without_broken_off(sink: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """Return a sink that drops the figures of a validation pass that an interrupt has broken off."""
+    steps: set[int] = set()
+
+    def note(record: dict[str, Any]) -> None:
+        if record["kind"] == BROKEN_OFF:
+            steps.add(record["step"])
+        elif record["kind"] not in ("valid", "own") or record["step"] not in steps:
+            sink(record)
 
     return note

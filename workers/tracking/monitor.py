@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from rich.console import Console
 
 from workers.system.background import background
 from workers.system.errors import about
+from workers.system.json_logs import note_step
+from workers.tracking.prometheus import Metrics
 from workers.tracking.run import METRICS, read_metrics
 from workers.tracking.sittings import last_stages
 from workers.tracking.summary import finite
@@ -43,6 +45,7 @@ class Monitor:
         live: redraw a table in place instead of printing lines; default: on a terminal
         console: where to print; default: standard output
         tensorboard: write TensorBoard events
+        metrics: figures for Prometheus; they get every record, too
 
     The records of a resumed run in `metrics.jsonl` count as its own. Entering raises ConfigError if one is damaged.
     """
@@ -56,9 +59,10 @@ class Monitor:
         live: bool | None = None,
         console: Console | None = None,
         tensorboard: bool = True,
+        metrics: Metrics | None = None,
     ) -> None:
         self.run_dir = Path(run_dir)
-        self._stages, self._tensorboard = stages, tensorboard
+        self._stages, self._tensorboard, self._metrics = stages, tensorboard, metrics
         self._earlier: list[dict[str, Any]] = []
         self.valid_history: list[dict[str, Any]] = []
         self.sittings: list[dict[str, Any]] = []
@@ -111,6 +115,7 @@ class Monitor:
         if self._broken is not None:
             raise self._broken
         kept = finite(record)
+        note_step(record["stage"], record["step"])
         with self._lock:
             if self._file is None:
                 raise RuntimeError(f"monitor of {self.run_dir} is closed: call it inside its `with` block")
@@ -151,6 +156,8 @@ class Monitor:
     def _display(self) -> None:
         board = IsolatedSink("TensorBoard", lambda: TensorBoardWriter(self.run_dir, self._stages, self._earlier))
         parts = [IsolatedSink("terminal", lambda: self._screen), *([board] if self._tensorboard else [])]
+        metrics = self._metrics
+        parts += [] if metrics is None else [IsolatedSink("Prometheus", lambda: metrics)]
         while True:
             try:
                 record = self._queue.get(timeout=REFRESH_S)
@@ -162,12 +169,22 @@ class Monitor:
                 return
 
 
+class Display(Protocol):
+    """Shows records."""
+
+    def show(self, record: Record) -> None:
+        """Show one record."""
+
+    def close(self) -> None:
+        """Show no further ones."""
+
+
 class IsolatedSink:
     """A display that is built on first use; its first error is logged and ends the display, not the run."""
 
-    def __init__(self, name: str, make: Callable[[], Screen | TensorBoardWriter]) -> None:
+    def __init__(self, name: str, make: Callable[[], Display]) -> None:
         self.name, self._make, self._failed = name, make, False
-        self._part: Screen | TensorBoardWriter | None = None
+        self._part: Display | None = None
 
     def show(self, record: Record) -> None:
         def act() -> None:

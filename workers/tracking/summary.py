@@ -29,6 +29,13 @@ STAGE_KEYS = (
 )
 
 
+#: Figures of a stage that are in the summary where its last record has them.
+_IF_KNOWN = (
+    "probe", "input_r2", "own", "dropped_targets", "reconnects", "tied_delay_steps", "copied_bytes", "bubble",
+    "timeline",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """The facts of a run that are known before its first step."""
@@ -130,18 +137,4 @@ def _stage(facts: RunFacts, end: Mapping[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = {key: end.get(key) for key in ("index", *STAGE_KEYS)}
     if entry["device"] is None and end["index"] < len(facts.devices):
         entry["device"] = facts.devices[end["index"]]
-    return entry | {
-        key: end[key]
-        for key in (
-            "probe",
-            "input_r2",
-            "own",
-            "dropped_targets",
-            "reconnects",
-            "tied_delay_steps",
-            "copied_bytes",
-            "bubble",
-            "timeline",
-        )  # fmt: skip
-        if key in end
-    }
+    return entry | {key: end[key] for key in _IF_KNOWN if key in end}

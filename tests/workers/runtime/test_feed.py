@@ -18,6 +18,7 @@ from workers.build.data import context_of, open_data
 from workers.comm.frame import Frame, Kind
 from workers.config.settings import Config
 from workers.runtime.feed import Feed
+from workers.tracking.early_stopping import Stop
 
 #: 4 streams of 25 characters: 4 windows of 6 in training; 4 streams of 13: 2 windows in validation.
 CORPUS = Corpus("ab", ("a", "b"), "0" * 64, torch.arange(100) % 2, torch.arange(52) % 2)
@@ -167,6 +168,18 @@ def test_a_stopped_run_saves_and_ends_after_the_current_step() -> None:
     assert [source.receive().step for _ in range(3)] == [1, 2, 2]
     stop.set()
     assert schedule(source) == "V2 M2 E2"  # it completes the validation pass, or the mean would be wrong
+
+
+@pytest.mark.parametrize(("reason", "rest"), [("interrupted", "M2 E2"), ("patience", "V2 M2 E2")])
+def test_an_interrupt_breaks_off_a_validation_pass(reason: str, rest: str) -> None:
+    """A run out of patience completes it."""
+    stop, broken = Stop(), list[int]()
+    source = feed(stop=stop, evaluate={"every": 2, "windows": 2})
+    source.broken_off = broken.append
+    assert [source.receive().step for _ in range(3)] == [1, 2, 2]
+    stop.because(reason)
+    assert schedule(source) == rest
+    assert broken == ([2] if reason == "interrupted" else [])
 
 
 def test_with_patience_every_validation_is_saved() -> None:

@@ -18,6 +18,7 @@ from dni.errors import ConfigError, DivergedError
 from workers.cli.sweep.outcome import Outcome, State
 from workers.cli.sweep.progress import SweepProgress, newest_step
 from workers.cli.sweep.run_process import Server, Task
+from workers.system.json_logs import logged_text
 from workers.system.signals import ENDING
 
 POLL_S = 0.1  #: longest time between two looks at signals and records
@@ -117,7 +118,7 @@ def last_line(console: Path) -> str:
     try:
         with console.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            lines = [logged_text(line) for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
     said = [line.removeprefix(_PREFIX) for line in lines if line.startswith(_PREFIX)]

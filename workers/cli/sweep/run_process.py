@@ -26,7 +26,7 @@ from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 
 from workers.cli.ending import exit_codes
-from workers.cli.one_run import begin_with_config, report
+from workers.cli.one_run import begin_with_config, report, set_log_format
 from workers.config.convert import from_any
 from workers.config.quoting import as_text
 from workers.launch.launcher import run
@@ -97,6 +97,7 @@ def _main(task: Task) -> None:
         configure_log(OmegaConf.create(task.logging), OmegaConf.create({"v": task.verbose}).v)
         run_dir = Path(task.run_dir)
         with begin_with_config(from_any(as_text(task.settings)), run_dir, task.torch_threads) as accepted:
+            set_log_format(accepted)
             report(run(accepted), run_dir)
 
 

@@ -36,6 +36,8 @@ class GrpcEnd(LinkEnd):
     when its own breaks. Frames that come from a GPU are encoded by gRPC's thread, after their copy.
     """
 
+    reconnects = 0
+
     def __init__(self, peer: str, settings: LinkSettings, mine: Handshake, call: Call) -> None:
         self._staging = staging_for(settings.device)
         super().__init__(peer, settings, self._staging.on_take if self._staging else None)

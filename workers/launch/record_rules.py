@@ -1,4 +1,4 @@
-"""Stop a run that has diverged, keep its good checkpoints, and raise an error that names the last one."""
+"""What the records of a run set off: old checkpoints are removed, and the run may end."""
 
 from __future__ import annotations
 
@@ -8,10 +8,45 @@ from typing import Any
 
 from dni.errors import DivergedError
 from workers.config.settings import Config
+from workers.resume.resume import best_saved
 from workers.storage import checkpoint
-from workers.tracking.early_stopping import Stop
+from workers.tracking.early_stopping import Stop, stop_when_no_better, without_broken_off
+from workers.tracking.monitor import Monitor
 
 Record = dict[str, Any]
+
+
+def sink(config: Config, run_dir: Path, monitor: Monitor, stop: Stop) -> Callable[[Record], None]:
+    """Return the sink for the records of all stages: the monitor, and the rules that prune checkpoints or end the
+    run."""
+    pruned = prune_checkpoints(config, run_dir, monitor)
+    watched = stop_when_diverged(without_broken_off(pruned), stop)
+    patience = config.evaluate.patience
+    if patience is None:
+        return watched
+    return stop_when_no_better(watched, monitor.valid_history, stop, patience, config.steps)
+
+
+def prune_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callable[[Record], None]:
+    """Return a sink that also removes old checkpoints once a newer one is complete; with patience it keeps the best
+    one.
+
+    It removes none while some stage's loss is absurd: the last good one may be needed.
+    """
+    marks: dict[int, list[bool]] = {}  # step: for each stage that has saved, whether its loss is absurd
+
+    def note(record: Record) -> None:
+        monitor(record)
+        if record["kind"] != "checkpoint":
+            return
+        flags = marks.setdefault(record["step"], [])
+        flags.append(record["absurd"])
+        if len(flags) == config.stages and not any(marks.pop(record["step"])):
+            waits = config.evaluate.patience is not None
+            spare = best_saved(run_dir, monitor.valid_history) if waits else None
+            checkpoint.prune(run_dir, config.checkpoint.keep, spare)
+
+    return note
 
 
 def stop_when_diverged(sink: Callable[[Record], None], stop: Stop) -> Callable[[Record], None]:
