@@ -34,9 +34,9 @@ GRID, COMPUTE = Grid("late", "late", {"tuned_at": TUNED_AT}, ("depth",)), Grid("
 #: Lags of methods that need not be run at all of them: cDNI collapses, today's critic has a page of its own.
 SOME_LAGS = {"cDNI": (1,), "critic": (8,)}
 #: Families whose runs take long: one seed of other methods than these, and at lags other than that of the recipes.
-LONG, THREE_SEEDS = ("gpt",), ("backprop", "local", "corrected")
+LONG, THREE_SEEDS = ("gpt",), ("backprop", "local", "corrected", "corrected critic")
 #: Methods of a task; all if it is not here.
-SOME_METHODS = dict.fromkeys(("gpt, 8 stages", "gpt, small text"), ("backprop", "local", "corrected", "delayed"))
+SOME_METHODS = dict.fromkeys(("gpt, 8 stages", "gpt, small text"), ("backprop", "local", "corrected critic", "delayed"))
 TUNED_ON = {"gpt, 8 stages": "gpt, 4 stages", "gpt, small text": "gpt, 4 stages", "mnist, 6 cuts": "mnist, 3 cuts"}
 #: The family of data of a family of tasks, if it is called otherwise.
 DATA = {"gpt": "text"}

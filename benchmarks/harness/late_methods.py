@@ -1,8 +1,8 @@
 """The comparison under late gradients: tasks, methods, and the settings that each method tries.
 
-Corrections and local losses choose from the same heads. Every method tries four settings per family
-of tasks; the one with the best validation figure after the family's short run, on a seed that no result is made with,
-is its recipe. Nothing here has seen a test split.
+`corrected` and local losses choose from the same heads; `corrected critic` has the linear heads of `critic`. Every
+method tries four settings per family of tasks; the one with the best validation figure after the family's short run, on
+a seed that no result is made with, is its recipe. Nothing here has seen a test split.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ METHODS: dict[str, Overrides] = {
     "local": ("depth=local",),
     "corrected": ("depth=corrected",),
     "critic": ("depth=synthetic", "predictor=critic", *_FADING),
+    "corrected critic": ("depth=corrected", "predictor=critic", *_FADING),
     "cDNI": ("depth=synthetic", "predictor=mlp"),
     "delayed": ("depth=delayed",),
 }
-RECOMMENDED = "corrected"
+#: The methods that bars are about.
+CORRECTED = ("corrected", "corrected critic")
 
 
 def method(name: str, family: str) -> Overrides:
@@ -81,7 +83,7 @@ _BLOCK, _PERCEPTRON = ("predictor=block_head",), ("predictor=norm_head", "predic
 _PATIENT: tuple[Overrides, ...] = (("optimizer=nesterov",), ("optimizer=nesterov", "optimizer.beta1_last=0.9"))
 _BETA2 = ("optimizer.beta2=0.99", "optimizer.beta2=0.999")
 _SECOND = {
-    "critic": ("predictor.depth.hidden=0", "predictor.depth.hidden=128"),
+    **dict.fromkeys(("critic", "corrected critic"), ("predictor.depth.hidden=0", "predictor.depth.hidden=128")),
     "cDNI": ("predictor.depth.learning_rate=1e-3", "predictor.depth.learning_rate=3e-3"),
 }
 _RATES = {
@@ -95,6 +97,6 @@ _RATES = {
 _HEADS = {family: list(product((_PERCEPTRON, _BLOCK), _RATES[family][1:3])) for family in ("text", "mnist", "cifar")}
 #: What `benchmarks.harness.tuning` needs to choose recipes.
 COMPARED = Comparison(
-    TASKS, method, settings, ("corrected", "critic", "cDNI", "delayed"),
+    TASKS, method, settings, (*CORRECTED, "critic", "cDNI", "delayed"),
     Grid("late-tuning", "late_tuning", {"seed": TUNING_SEED}, ("depth_tuning",)),
 )  # fmt: skip
