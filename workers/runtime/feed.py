@@ -32,6 +32,8 @@ class Feed:
             last step that any of them can have reached. The next frame announces that step.
     """
 
+    sent_bytes = 0  #: the data is sent no tensors
+
     def __init__(self, config: Config, data: Data, *, start: int, stop: Event) -> None:
         self.config, self.data, self.start, self.stop = config, data, start, stop
         self.timesteps = 0  # time steps given out, per stream

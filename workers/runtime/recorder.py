@@ -149,7 +149,8 @@ class Recorder:
             "end", step, busy=self.busy, train_s=tally.train_s, characters=tally.characters,
             steps_per_s=tally.steps / tally.train_s if tally.train_s else 0.0,
             staleness_mean=depth.get("staleness"), predictor_cosine=depth.get("cosine"),
-            time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(), **self._unit,
+            time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(),
+            sent_mb=self.sent_bytes / 1e6, **self._unit,
             **({"higher_is_better": self._metrics.directions} if self._metrics.metrics else {}),
             **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
             **({"dropped_targets": dropped} if dropped else {}), **self.piggyback.figures(),
@@ -159,7 +160,9 @@ class Recorder:
         """Return the sums from which the figures of a resumed run continue."""
         unrecorded_s = 0.0 if self._started is None else time.monotonic() - self._last_record
         return {
-            "tally": self.tally.state_dict(self.wall_s, self.clock.seconds, unrecorded_s),
+            "tally": self.tally.state_dict(
+                wall_s=self.wall_s, blocked_s=self.clock.seconds, unrecorded_s=unrecorded_s, sent_bytes=self.sent_bytes
+            ),
             "watch": self.watch.state_dict(),
             "probed": {name: {**vars(meter)} for name, meter in self._probed.items()},
         }
@@ -183,6 +186,11 @@ class Recorder:
         wall = self.wall_s
         return max(0.0, 1 - self.clock.seconds / wall) if wall else 0.0
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of the tensors that this stage has sent to others, in the whole run."""
+        return self.tally.sent_bytes + sum(edge.sent_bytes for edge in (self.upstream, self.downstream) if edge)
+
     def _record_training(self, step: int) -> None:
         now, tally = time.monotonic(), self.tally
         rate = (tally.steps - tally.recorded_steps) / max(now - self._last_record, 1e-9)
@@ -194,7 +202,7 @@ class Recorder:
             "train", step, steps_per_s=rate, busy=self.busy, queue=self.upstream.pending(),
             in_flight=self.downstream.in_flight if self.downstream else 0,
             staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
-            time_cosine=in_time.get("cosine"), loss=loss,
+            time_cosine=in_time.get("cosine"), loss=loss, sent_mb=self.sent_bytes / 1e6,
             bits_per_label=None if loss is None or self._unit else bits(loss), **self._unit,
             **optimizer_figures(self.parts), **self.upstream.figures(),
         )  # fmt: skip

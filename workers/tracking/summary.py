@@ -25,6 +25,7 @@ STAGE_KEYS = (
     "predictor_cosine",
     "time_cosine",
     "peak_rss_mb",
+    "sent_mb",
     "device",
 )
 

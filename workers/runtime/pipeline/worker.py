@@ -179,8 +179,9 @@ class PipelinedWorker:
         value, before, start = value_in(VALUE, frame.tensors), self.computing.seconds, time.monotonic()
         if self.pipeline is None or not self.pipeline.takes(value):
             self.pipeline = Pipeline(self.config, self.stages, value, self._loss, self.computing)
-        self.losses = []
+        self.losses, sent = [], self.pipeline.sent_bytes
         self.pipeline.step(value, frame.tensors["labels"], frame.tensors["reset"])
+        self.recorder.tally.sent_bytes += self.pipeline.sent_bytes - sent
         computed = self.computing.seconds - before
         self.blocked.seconds += max(0.0, time.monotonic() - start - computed)
 
