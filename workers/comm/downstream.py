@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dni.errors import DniError, FlowControlError, OutOfOrder, WireError, WorkerLost
 from workers.comm.contents import TensorSpec
-from workers.comm.edge import LINK_FAILED, Target, WaitTime, error_context
+from workers.comm.edge import LINK_FAILED, Target, WaitTime, bytes_of, error_context
 from workers.comm.frame import Frame, Kind
 from workers.comm.roles import VALUE, value_in
 from workers.comm.target_reader import TargetReader
@@ -46,6 +46,7 @@ class Downstream:
         self._stage, self._window = stage, window
         self._most_targets = 2 * most_replies * window  # of frames in flight, and of those waited for with a lag
         self._sent = 0
+        self.sent_bytes = 0  #: of all tensors sent
         self._done = 0
         self._replies = 0  # received
         self._unfinished: dict[int, int] = {}  # step -> sequence number of its STEP frame
@@ -82,6 +83,7 @@ class Downstream:
         with error_context(f"stage {self._stage}, sending {kind.name} of step {step} to stage {self._stage + 1}"):
             self._end.send(frame)
         self._sent += 1
+        self.sent_bytes += bytes_of(tensors)
         value = value_in(VALUE, tensors)
         if value is not None:
             self._reader.remember(kind, step, value)

@@ -50,6 +50,11 @@ class Target(NamedTuple):
         return Target(step, gradient, tuple(Loss(*loss) for loss in losses), *more)
 
 
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """Return the number of bytes of a frame's tensors, without its header."""
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
 class WaitTime:
     """Sums the seconds that a stage spends waiting. Its busy fraction is 1 - seconds / wall time."""
 

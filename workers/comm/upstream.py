@@ -12,7 +12,7 @@ from torch import Tensor
 from dni.errors import OutOfOrder, WireError
 from dni.named_tensors import Value
 from workers.comm.contents import Contents
-from workers.comm.edge import LINK_FAILED, Loss, WaitTime, error_context
+from workers.comm.edge import LINK_FAILED, Loss, WaitTime, bytes_of, error_context
 from workers.comm.frame import Frame, Kind
 from workers.comm.roles import GRADIENT, frame_tensors
 from workers.comm.transports.base import ChannelEnd
@@ -40,6 +40,7 @@ class Upstream:
         self._received = 0
         self._finished = 0
         self._sent = 0
+        self.sent_bytes = 0  #: of all tensors sent
 
     def pending(self) -> int:
         """Return the number of frames received and not yet taken."""
@@ -103,6 +104,7 @@ class Upstream:
         with error_context(f"stage {self._stage}, sending {kind.name} of step {frame.step} to stage {self._stage - 1}"):
             self._end.send(reply)
         self._sent += 1
+        self.sent_bytes += bytes_of(tensors)
 
     def _next(self, get: Callable[[], Frame | None]) -> Frame | None:
         expected, source = self._received + 1, f"stage {self._stage - 1}"

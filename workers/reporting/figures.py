@@ -7,38 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workers.reporting.aggregate import Group, unit_of, value
+from workers.reporting.curves import AXES, curve, smoothed
 from workers.tracking.palette import COLOURS, DASHES
 from workers.tracking.run import Run
 
 HATCHES = ("", "//", "..", "xx")
-
-
-def curve(run: Run, kind: str, x: str, y: str) -> pd.DataFrame:
-    """Return columns x, y of the run's records of this kind that have both, by step; the last record of a repeated
-    step."""
-    records = [r for r in run.metrics if r.get("kind") == kind and None not in (r.get(x), r.get(y))]
-    frame = pd.DataFrame(records, columns=["step", "wall_s", y]).astype(float)
-    back = frame["wall_s"].diff().clip(upper=0).fillna(0).cumsum()
-    frame["wall_s"] -= back  # a resumed run's clock may start at 0: continue from the sitting before
-    chosen: pd.DataFrame = frame.drop_duplicates("step", keep="last").sort_values("step")[[x, y]]
-    return chosen
-
-
-def smoothed(values: Sequence[float], half: int) -> list[float]:
-    """Return the mean of each value and its `half` neighbours on either side.
-
-    Near the ends the window shrinks on both sides, so the first and the last value stay as recorded.
-    """
-    at, sums = np.arange(len(values)), np.concatenate([[0.0], np.cumsum(values)])
-    reach = np.minimum(half, np.minimum(at, at[::-1]))
-    means: list[float] = ((sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)).tolist()
-    return means
 
 
 def _axes(title: str, groups: Sequence[Group], x_label: str, y_label: str, width: float = 6.4) -> Axes:
@@ -139,11 +117,10 @@ def draw(groups: Sequence[Group], out: Path, prefix: str = "") -> dict[str, str]
             _validation(groups),
             "Validation: mean over the runs at steps that all runs have; band: one standard deviation.",
         ),
-        "train_step.png": (_training(groups, "step", "step"), f"Training loss by step. {thin}"),
-        "train_seconds.png": (
-            _training(groups, "wall_s", "time of all sittings (s)"),
-            f"Training loss by time. {thin}",
-        ),
+        **{
+            f"train_{axis.file}.png": (_training(groups, axis.key, axis.label), f"Training loss by {axis.file}. {thin}")
+            for axis in AXES
+        },
         "probe.png": (
             _probes(groups),
             "Cosine of the parameters' gradient at the time cut with the exact gradient.",

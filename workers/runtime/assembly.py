@@ -28,10 +28,8 @@ from workers.runtime.emulation import slow_down
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.job import Job
-from workers.runtime.links import CountedEnd
 from workers.runtime.piggyback.build import downstream_specs, piggyback_of, upstream_specs
 from workers.runtime.recorder import Recorder
-from workers.runtime.tally import Traffic
 from workers.runtime.timeline.tracer import tracer_of
 from workers.runtime.update_period import UpdatePeriod
 from workers.runtime.worker import Worker
@@ -45,9 +43,8 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     ties = ties_of(config)
     contents = contents_of(config, index, ties) if index else None  # first: it seeds torch, as building a stage does
     stage = build_stage(config, index)
-    tracer, traffic = tracer_of(job, index), Traffic()
+    tracer = tracer_of(job, index)
     clock, timeout = tracer.clock(), config.transport.timeout_s
-    upstream, downstream = (None if end is None else CountedEnd(end, traffic) for end in (upstream, downstream))
     upstream, downstream = tracer.end(upstream, index - 1), tracer.end(downstream, index + 1)
     before = _before(job, index, stage, upstream, clock, contents)
     source = before.data.train if isinstance(before, Feed) else None
@@ -67,7 +64,6 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         tracer.sink(job.sink), index, depth, time_cut, before, after, clock, every=config.log_every, parts=[stage],
         guessing=config.loss.of_guessing(config.model.symbols or 1), function=config.loss,
         metrics=[] if downstream is not None else config.metrics, piggyback=piggyback,
-        traffic=traffic,
     )  # fmt: skip
     tracer.frames(recorder, before)
     worker = Worker(

@@ -35,6 +35,8 @@ class Feed:
         broken_off: called with the step of a pass that was broken off, before the next frame.
     """
 
+    sent_bytes = 0  #: the data is sent no tensors
+
     def __init__(
         self,
         config: Config,

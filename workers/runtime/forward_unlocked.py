@@ -93,6 +93,11 @@ class ForwardUnlocked:
             self._figures = recent
         return self._figures
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of all tensors sent to the previous stage."""
+        return self.edge.sent_bytes
+
     def pending(self) -> int:
         """Return the number of frames received and not yet taken."""
         return self.edge.pending()

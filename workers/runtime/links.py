@@ -1,12 +1,10 @@
-"""Create the ends of the edges between stages from the settings, and count the bytes that pass through them."""
+"""Create the ends of the edges between stages from the settings."""
 
 from __future__ import annotations
 
 from workers.build.device import device_of
-from workers.comm.frame import Frame
-from workers.comm.transports.base import ChannelEnd, Edge, LinkContext, Listener, WrappedEnd
+from workers.comm.transports.base import ChannelEnd, Edge, LinkContext, Listener
 from workers.runtime.job import Job
-from workers.runtime.tally import Traffic
 
 #: Frames that an inbox may hold beyond the replies to W frames: handshake, checkpoint, end and their replies.
 SLACK = 8
@@ -32,22 +30,3 @@ def _context(job: Job, index: int) -> LinkContext:
     depth = job.config.depth
     limit = depth.max_in_flight * depth.most_replies + SLACK
     return LinkContext(job.handshake(index), limit, device_of(job.config, index), job.sockets)
-
-
-class CountedEnd(WrappedEnd):
-    """A channel end whose frames are counted in `traffic`."""
-
-    def __init__(self, inner: ChannelEnd, traffic: Traffic) -> None:
-        super().__init__(inner)
-        self._traffic = traffic
-
-    def send(self, frame: Frame) -> None:
-        self._traffic.sent_bytes += _bytes_of(frame)
-        super().send(frame)
-
-    def _taken(self, frame: Frame) -> None:
-        self._traffic.received_bytes += _bytes_of(frame)
-
-
-def _bytes_of(frame: Frame) -> int:
-    return sum(tensor.nbytes for tensor in frame.tensors.values())

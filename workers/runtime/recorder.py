@@ -24,7 +24,7 @@ from workers.runtime.divergence import DivergenceWatch
 from workers.runtime.feed import Feed
 from workers.runtime.forward_unlocked import ForwardUnlocked
 from workers.runtime.piggyback.base import Piggyback
-from workers.runtime.tally import RunTotals, Traffic, optimizer_figures, waited_shares
+from workers.runtime.tally import RunTotals, optimizer_figures, waited_shares
 from workers.system.json_logs import note_step
 
 Record = dict[str, Any]
@@ -50,7 +50,7 @@ class Recorder:
         parts: the parts of the model on this stage.
         metrics: further figures of validation, for the last stage.
         piggyback: what rides along with the frames, with figures of its own.
-        traffic: counts the bytes on the edges; None: they are not counted.
+        names_waits: whether `clock` knows which neighbour the stage waits for.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Recorder:
         parts: Sequence[Stage] = (),
         metrics: Sequence[Metric] = (),
         piggyback: Piggyback | None = None,
-        traffic: Traffic | None = None,
+        names_waits: bool = True,
     ) -> None:
         self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
         self.upstream, self.downstream, self.piggyback = upstream, downstream, piggyback or Piggyback()
-        self.traffic = vars(traffic) if traffic else {}
+        self.names_waits = names_waits
         self.tally, self.watch = RunTotals(), DivergenceWatch(guessing)
         self.function = function or CrossEntropy()
         self.watch.unit = self.function.unit
@@ -110,8 +110,7 @@ class Recorder:
             self._started = self._last_event = time.monotonic()
             self._last_record = self._started - self.tally.unrecorded_s
             self.clock.seconds = self.tally.blocked_s
-            if self.traffic:
-                self.clock.take()  # the wait for the first frame does not count
+            self.clock.take()  # the wait for the first frame does not count
         if kind is not Kind.EVALUATE:
             self._close_validation()
 
@@ -151,26 +150,30 @@ class Recorder:
         if self.watch.diverged(at_the_end=True):
             self._record_divergence(step, self.watch.verdict())
         depth, time_cut, tally = self.depth.means(), self.time_cut.means(), self.tally
-        dropped = dict(self.downstream.dropped) if self.downstream else {}
-        reconnects = self.downstream.reconnects if self.downstream else 0
+        counted = (
+            {}
+            if (after := self.downstream) is None
+            else {"dropped_targets": dict(after.dropped), "reconnects": after.reconnects}
+        )
         self._send(
             "end", step, busy=self.busy, train_s=tally.train_s, characters=tally.characters,
             steps_per_s=tally.steps / tally.train_s if tally.train_s else 0.0,
             staleness_mean=depth.get("staleness"), predictor_cosine=depth.get("cosine"),
-            time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(), **self._unit,
+            time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(),
+            sent_mb=self.sent_bytes / 1e6, **self._unit,
             **({"higher_is_better": self._metrics.directions} if self._metrics.metrics else {}),
             **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
-            **({"dropped_targets": dropped} if dropped else {}), **({"reconnects": reconnects} if reconnects else {}),
-            **self.piggyback.figures(),
+            **{name: count for name, count in counted.items() if count}, **self.piggyback.figures(),
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums from which the figures of a resumed run continue."""
         unrecorded_s = 0.0 if self._started is None else time.monotonic() - self._last_record
         return {
-            "tally": self.tally.state_dict(self.wall_s, self.clock.seconds, unrecorded_s),
+            "tally": self.tally.state_dict(
+                wall_s=self.wall_s, blocked_s=self.clock.seconds, unrecorded_s=unrecorded_s, sent_bytes=self.sent_bytes
+            ),
             "watch": self.watch.state_dict(),
-            "traffic": {**self.traffic},
             "probed": {name: {**vars(meter)} for name, meter in self._probed.items()},
         }
 
@@ -180,7 +183,6 @@ class Recorder:
             return
         self.tally.load_state_dict(state["tally"])
         self.watch.load_state_dict(state["watch"])
-        self.traffic.update(state.get("traffic", {}))
         self._probed = {name: FitMeter(**sums) for name, sums in state["probed"].items()}
 
     @property
@@ -191,8 +193,12 @@ class Recorder:
     @property
     def busy(self) -> float:
         """Share of the time that was not spent blocked."""
-        wall = self.wall_s
-        return max(0.0, 1 - self.clock.seconds / wall) if wall else 0.0
+        return max(0.0, 1 - self.clock.seconds / self.wall_s) if self.wall_s else 0.0
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of the tensors that this stage has sent to others, in the whole run."""
+        return self.tally.sent_bytes + sum(edge.sent_bytes for edge in (self.upstream, self.downstream) if edge)
 
     def _record_training(self, step: int) -> None:
         now, tally = time.monotonic(), self.tally
@@ -202,15 +208,15 @@ class Recorder:
         loss = tally.nats / tally.labels if tally.labels else None
         tally.nats, tally.labels, tally.train_loss = 0.0, 0, loss
         recent, in_time = self.depth.take_recent(), self.time_cut.take_recent()
+        waits = waited_shares(self.clock, self.index, seconds, last=self.downstream is None) if self.names_waits else {}
         self._send(
             "train", step, steps_per_s=rate, busy=self.busy, queue=self.upstream.pending(),
             in_flight=self.downstream.in_flight if self.downstream else 0,
             staleness=recent.get("staleness"), cosine=recent.get("cosine"), predictor_loss=recent.get("predictor_loss"),
-            time_cosine=in_time.get("cosine"), loss=loss,
+            time_cosine=in_time.get("cosine"), loss=loss, sent_bytes=self.sent_bytes,
             bits_per_label=None if loss is None or self._unit else bits(loss), **self._unit,
             dropped_targets=self.downstream.dropped.total() if self.downstream else 0,
-            **(waited_shares(self.clock, self.index, seconds, last=self.downstream is None) if self.traffic else {}),
-            **self.traffic, **optimizer_figures(self.parts), **self.upstream.figures(),
+            **waits, **optimizer_figures(self.parts), **self.upstream.figures(),
         )  # fmt: skip
 
     def _watch_loss(self, step: int) -> None:

@@ -32,15 +32,15 @@ class RunTotals:
     train_loss: float | None = None  #: nats per label, in the last training record
     own: dict[str, float] = field(default_factory=dict)  #: last validation figures of a task that this stage alone has
     peak_rss_mb: float = 0.0  #: of the processes before this one
+    sent_bytes: int = 0  #: of tensors, by the processes before this one, and by a pipeline
 
-    def state_dict(self, wall_s: float, blocked_s: float, unrecorded_s: float) -> dict[str, Any]:
-        """Return the totals with these current times."""
-        times = {"wall_s": wall_s, "blocked_s": blocked_s, "unrecorded_s": unrecorded_s}
-        return asdict(self) | times | {"peak_rss_mb": self.peak()}
+    def state_dict(self, **current: float) -> dict[str, Any]:
+        """Return the totals with these current times, and bytes sent."""
+        return asdict(self) | current | {"peak_rss_mb": self.peak()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the totals from `state_dict`."""
-        for name in (each.name for each in fields(self)):
+        for name in (each.name for each in fields(self) if each.name in state):  # older checkpoints have fewer
             setattr(self, name, state[name])
 
     def peak(self) -> float:
@@ -63,14 +63,6 @@ def optimizer_figures(parts: Sequence[Stage]) -> dict[str, float | None]:
     rate = float(parts[0].optimizer.param_groups[0]["lr"]) if parts else None
     norms = [part.gradient_norm for part in parts if part.gradient_norm is not None]
     return {"learning_rate": rate, "gradient_norm": math.hypot(*norms) if norms else None}
-
-
-@dataclass
-class Traffic:
-    """Bytes of tensors through the links of one stage, since its first step."""
-
-    sent_bytes: int = 0
-    received_bytes: int = 0
 
 
 def waited_shares(clock: WaitTime, index: int, seconds: float, *, last: bool) -> dict[str, float]:

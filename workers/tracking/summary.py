@@ -31,8 +31,8 @@ STAGE_KEYS = (
 
 #: Figures of a stage that are in the summary where its last record has them.
 _IF_KNOWN = (
-    "probe", "input_r2", "own", "dropped_targets", "reconnects", "tied_delay_steps", "copied_bytes", "bubble",
-    "timeline",
+    "probe", "input_r2", "own", "dropped_targets", "reconnects", "tied_delay_steps", "copied_bytes", "sent_mb",
+    "bubble", "timeline",
 )  # fmt: skip
 
 

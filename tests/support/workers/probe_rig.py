@@ -33,6 +33,8 @@ B, T, L, D, V, WINDOWS = 3, 4, 2, 5, 6, 3
 class Script:
     """Replaces the feed with given frames, in order."""
 
+    sent_bytes = 0
+
     def __init__(self, frames: Sequence[Frame]) -> None:
         self._frames = iter(frames)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tests.support.run_folders import metrics, write_run
 from workers.reporting.aggregate import group_runs
-from workers.reporting.figures import _probes, _training, curve, draw, smoothed
+from workers.reporting.curves import curve, smoothed
+from workers.reporting.figures import _probes, _training, draw
 from workers.tracking.run import Run, find_runs
 
 

@@ -14,7 +14,8 @@ from tests.support.runs import tiny
 from workers.launch.launcher import launch
 from workers.reporting.aggregate import group_runs, spread
 from workers.reporting.notes import left_out, notes
-from workers.reporting.report import main, table_rows
+from workers.reporting.report import main
+from workers.reporting.table import table_rows
 from workers.tracking.run import find_runs
 
 BITS = ("valid", "bits_per_label")

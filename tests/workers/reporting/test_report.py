@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.run_folders import metrics, write_run
+from workers.reporting import page as page_module
 from workers.reporting.aggregate import group_runs
-from workers.reporting.report import main, table_rows
+from workers.reporting.report import main
+from workers.reporting.table import table_rows
 from workers.tracking.run import find_runs
 
 
@@ -54,8 +56,9 @@ def test_a_run_is_read_once(tmp_path: Path) -> None:
 
 
 def test_all_files_are_written_and_the_page_is_self_contained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(page_module, "library", lambda: "/* the library */")
     write_run(tmp_path / "runs" / "a", 0, 2.0, experiment="<b>$x$ | y")
     write_run(tmp_path / "runs" / "b", 1, 4.0, depth="synthetic", experiment="other")
     unfinished = tmp_path / "runs" / "c"
@@ -64,14 +67,17 @@ def test_all_files_are_written_and_the_page_is_self_contained(
     out = tmp_path / "report"
     assert main([str(tmp_path / "runs"), "--out", str(out), "--by", "method", "experiment"]) == 0
     names = ["train_seconds", "train_step", "utilisation", "valid"]
+    tables = [f"table.{kind}" for kind in ("csv", "md", "tex")]
     pictures = [f"{name}.{kind}" for name in names for kind in ("png", "svg")]
-    assert sorted(p.name for p in out.iterdir()) == ["report.html", "table.csv", "table.md", *pictures]
+    assert sorted(p.name for p in out.iterdir()) == ["report.html", *tables, *pictures]
+    assert "\\toprule" in (out / "table.tex").read_text()
     assert all((out / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in names)
     assert all("<svg" in (out / f"{name}.svg").read_text() for name in names)
 
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count('src="data:image/png;base64,') == 4
-    assert not re.search(r"https?:|//[a-z]|<link|<script|@import|url\(", re.sub(r"base64,[^\"]+", "", page))
+    assert page.count('<div class="chart">') == 3  # validation, training, time not spent waiting
+    assert "<script>/* the library */</script>" in page
+    assert not re.search(r"https?:|//[a-z]|<link|<script src|@import|url\(", page)
     assert "&lt;b&gt;$x$ | y" in page
     assert "<b>" not in page
     assert f"{unfinished}: no summary.json, last record at step 7" in page

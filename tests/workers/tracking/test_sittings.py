@@ -24,7 +24,7 @@ STEPS, STOPPED = 23, 12  # neither is a multiple of log_every = 5: a record span
 SLOW = {"forward_ms": 2.0, "backward_ms": 2.0}
 TIMES = ("wall_s", "steps_per_s", "tokens_per_s", "busy", "waited_previous", "waited_next")
 #: Figures that depend on the arrival of frames, and the memory of the process that runs all tests.
-OF_THE_MOMENT = ("queue", "in_flight", "peak_rss_mb", "received_bytes")  # bytes of the replies that have arrived
+OF_THE_MOMENT = ("queue", "in_flight", "peak_rss_mb", "sent_bytes")
 
 METHODS: dict[str, dict[str, Any]] = {
     "locked": {"depth": {"method": "backprop"}},

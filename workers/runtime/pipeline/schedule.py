@@ -49,7 +49,7 @@ class Pipeline:
             Microbatches(stage, part, self.microbatches, specs[part], specs[part + 1]) for part, stage in stages.items()
         ]
         share = self.microbatches * len(stages)  # divides the emulated time of a batch
-        parts = [
+        self._parts = [
             MicrobatchStage(
                 module, config.parts,
                 computing=computing,
@@ -58,7 +58,12 @@ class Pipeline:
             )
             for module in self.modules
         ]  # fmt: skip
-        self.schedule = _schedule(config, self.microbatches, parts, loss)
+        self.schedule = _schedule(config, self.microbatches, self._parts, loss)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of the activations and gradients sent to other parts so far."""
+        return sum(part.sent_bytes for part in self._parts)
 
     def takes(self, value: Value) -> bool:
         """Return whether the pipeline is for windows of these names and shapes."""

@@ -56,6 +56,7 @@ class MicrobatchStage(PipelineStage):
         self._backward = lasting(super().backward_one_chunk, backward_ms)
         self._half = lasting(super().backward_one_chunk, backward_ms / 2)
         self._weights = lasting(super().backward_weight_one_chunk, backward_ms / 2)
+        self.sent_bytes = 0  #: of the tensors sent to other parts
         self._receives: dict[tuple[int, int], list[dist.Work]] | None = None
 
     def clear_runtime_states(self) -> None:
@@ -130,6 +131,7 @@ class MicrobatchStage(PipelineStage):
         place = receiver * self.microbatched.microbatches + microbatch
         places = self.num_stages * self.microbatched.microbatches
         for number, op in enumerate(ops):
+            self.sent_bytes += op.tensor.nbytes if op.op is dist.isend else 0
             op.tag = FIRST_TAG + 2 * (number * places + place) + direction
             op.tensor = as_bytes(op.tensor.contiguous() if op.op is dist.isend else op.tensor)
         return ops

@@ -69,6 +69,7 @@ class PipelinedWorker:
             tracer.sink(job.sink), index, self.depth, ZeroInterface(), self.feed, None, self.blocked,
             every=config.log_every, guessing=config.loss.of_guessing(config.model.symbols or 1),
             function=config.loss, metrics=config.metrics, parts=list(self.stages.values()),
+            names_waits=False,
         )  # fmt: skip
         for stage in self.stages.values():
             tracer.stage(stage, self.depth, ZeroInterface())
@@ -179,8 +180,9 @@ class PipelinedWorker:
         value, before, start = value_in(VALUE, frame.tensors), self.computing.seconds, time.monotonic()
         if self.pipeline is None or not self.pipeline.takes(value):
             self.pipeline = Pipeline(self.config, self.stages, value, self._loss, self.computing)
-        self.losses = []
+        self.losses, sent = [], self.pipeline.sent_bytes
         self.pipeline.step(value, frame.tensors["labels"], frame.tensors["reset"])
+        self.recorder.tally.sent_bytes += self.pipeline.sent_bytes - sent
         computed = self.computing.seconds - before
         self.blocked.seconds += max(0.0, time.monotonic() - start - computed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from workers.comm.edge import bytes_of
 from workers.comm.frame import Frame
 from workers.comm.transports.base import ChannelEnd, WrappedEnd
 from workers.runtime.timeline.slices import FrameNote, Timeline
@@ -30,5 +31,5 @@ class TracedEnd(WrappedEnd):
             self._timeline.received.append(self._note(frame, now if here is None else here, now))
 
     def _note(self, frame: Frame, start: float, end: float) -> FrameNote:
-        size = sum(tensor.nbytes for tensor in frame.tensors.values())
+        size = bytes_of(frame.tensors)
         return FrameNote(self._peer, frame.sequence, frame.kind.name, frame.step, start, end, size)
