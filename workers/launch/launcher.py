@@ -16,6 +16,7 @@ from dni.data.base import Data
 from dni.errors import DniError
 from workers.build.provenance import origin_of
 from workers.comm.address import socket_folder
+from workers.comm.transports.secret import secret_of_run
 from workers.config.convert import to_plain
 from workers.config.settings import Config
 from workers.launch.accept import Accepted, accept, devices_here
@@ -97,7 +98,8 @@ def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop) -> di
     watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
     with watched as monitor, socket_folder() as sockets:
         monitor(begun)
-        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)
+        secret = secret_of_run(starts_all=accepted.rank_info is None)
+        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets, secret)
         run_until_end(job, stop, accepted.rank_info)
         ends = monitor.summary_stages()
         with about(run_dir / SUMMARY):
