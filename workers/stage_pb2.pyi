@@ -66,7 +66,7 @@ class TensorSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Handshake(_message.Message):
-    __slots__ = ("protocol_version", "run_id", "stage", "stages", "fingerprint", "incarnation", "next_step", "link", "connection", "next_sequence")
+    __slots__ = ("protocol_version", "run_id", "stage", "stages", "fingerprint", "incarnation", "next_step", "link", "connection", "next_sequence", "proof")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +77,7 @@ class Handshake(_message.Message):
     LINK_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_FIELD_NUMBER: _ClassVar[int]
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     run_id: str
     stage: int
@@ -87,7 +88,8 @@ class Handshake(_message.Message):
     link: int
     connection: int
     next_sequence: int
-    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., fingerprint: _Optional[str] = ..., incarnation: _Optional[int] = ..., next_step: _Optional[int] = ..., link: _Optional[int] = ..., connection: _Optional[int] = ..., next_sequence: _Optional[int] = ...) -> None: ...
+    proof: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., fingerprint: _Optional[str] = ..., incarnation: _Optional[int] = ..., next_step: _Optional[int] = ..., link: _Optional[int] = ..., connection: _Optional[int] = ..., next_sequence: _Optional[int] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class Ring(_message.Message):
     __slots__ = ("process", "descriptor", "inode", "nbytes")

@@ -25,7 +25,7 @@ def report() -> NoReturn:
 
 def status() -> NoReturn:
     """`dni-status`."""
-    _run("dni-status", "workers.reporting.status")
+    _run("dni-status", "workers.status.command")
 
 
 def evaluate() -> NoReturn:

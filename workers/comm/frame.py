@@ -42,6 +42,7 @@ class Handshake:
     link: int = 0  #: drawn by the sender for each link: a process that was started again is not taken for the first
     connection: int = 0  #: number of the connection among those of the link; 0: the link is new
     next_sequence: int = 1  #: of the next frame that the sender expects; what comes before need not be sent again
+    proof: bytes = b""  #: of the run's secret (`workers.comm.transports.secret`); empty without one
 
 
 def agree(client: Handshake, server: Handshake) -> None:

@@ -20,6 +20,7 @@ from workers.build.model import build_chains
 from workers.build.optimizer import try_optimizers
 from workers.build.own_code import as_config_error
 from workers.build.shapes import forget_specs, refuse_misfit, refuse_named_tensors
+from workers.comm.transports.secret import secret_of_run
 from workers.config.schema import LaunchConfig
 from workers.config.settings import Config
 from workers.config.validation.check import check
@@ -113,6 +114,7 @@ def refuse_taken(run_dir: Path, resumed: Path | None = None) -> None:
 
 def refuse_early(config: Config, rank_info: RankInfo | None = None) -> None:
     """Build the parts of all stages once, to refuse bad split points, sizes or devices before anything starts."""
+    secret_of_run(starts_all=False)  # refuses a short one
     devices = devices_here(config, rank_info)
     refuse_precision(config, devices)  # before the model is run
     forget_specs()

@@ -18,6 +18,7 @@ import torch
 from dni.errors import ConfigError, DniError, PeerTimeout
 from workers.comm.address import UNIX, is_loopback, socket_folder
 from workers.comm.transports.base import AUTO, ChannelEnd
+from workers.comm.transports.secret import secret_of_run
 from workers.config.settings import Config
 from workers.launch.cluster_environment import RankInfo
 from workers.launch.record_files import RecordFollower, append
@@ -46,7 +47,8 @@ def run_later_stage(config: Config, run_dir: Path, rank_info: RankInfo) -> None:
     it."""
     with socket_folder() as sockets:
         note = partial(append, run_dir, rank_info.rank)
-        _run(Job(config, run_dir, note, Event(), sockets=sockets), rank_info, Event())
+        job = Job(config, run_dir, note, Event(), sockets=sockets, secret=secret_of_run(starts_all=False))
+        _run(job, rank_info, Event())
 
 
 def leave_before(linked: Event) -> None:

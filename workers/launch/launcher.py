@@ -20,6 +20,7 @@ from dni.data.base import Data
 from dni.errors import DniError, WorkerLost
 from workers.build.provenance import origin_of
 from workers.comm.address import socket_folder
+from workers.comm.transports.secret import secret_of_run
 from workers.config.convert import to_plain
 from workers.config.schema import LogFormat
 from workers.config.settings import Config
@@ -132,7 +133,8 @@ def follow(
     config, run_dir = accepted.config, accepted.run_dir
     with watched as monitor, socket_folder() as sockets:
         monitor(begun)
-        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)
+        secret = secret_of_run(starts_all=accepted.rank_info is None)
+        job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets, secret)
         run_until_end(job, stop, accepted.rank_info)
         if config.profile:
             write_trace(run_dir, config.stages)

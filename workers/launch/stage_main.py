@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from dni.errors import DniError, PeerTimeout
+from workers.comm.transports.secret import take_secret
 from workers.config.schema import LogFormat
 from workers.config.settings import Config
 from workers.runtime.assembly import assemble
@@ -72,7 +73,7 @@ def run_stage(config: Config, run_dir: Path, index: int, control: Control, links
     torch.set_num_threads(config.torch_threads)
     job = Job(
         config, run_dir, lambda record: control.send(event="record", record=record), control.stop,
-        sockets=control.sockets,
+        sockets=control.sockets, secret=take_secret(),
     )  # fmt: skip
     if config.pipelined:
         return _run_in_group(job, index, control, links)

@@ -13,6 +13,7 @@ from typing import Any
 
 from dni import errors
 from dni.errors import ConfigError, DniError, EndedEarly, OutOfMemory, ThreadDied, WorkerLost
+from workers.comm.transports.secret import VARIABLE
 from workers.config.settings import Config
 from workers.launch.stage_process import StageProcess
 from workers.runtime.job import Job
@@ -79,8 +80,9 @@ class Supervisor:
         logs = self.job.run_dir / "logs"
         logs.mkdir(exist_ok=True)
         arguments = str(self.job.run_dir), str(self.job.sockets or "")
+        secret = {VARIABLE: self.job.secret.decode()} if self.job.secret else {}
         for k in range(self.stages):
-            child = StageProcess(k, logs / f"stage-{k}.log", arguments, environment(self.job.config))
+            child = StageProcess(k, logs / f"stage-{k}.log", arguments, environment(self.job.config) | secret)
             self.children.append(child)
             child.follow(self._receive)
 

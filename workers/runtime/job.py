@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
@@ -24,6 +24,7 @@ class Job:
     stop: Event
     data: Data | None = None  # opened data; None: the worker opens it
     sockets: Path | None = None  # private folder for Unix sockets; None: stages listen at ports
+    secret: bytes = field(default=b"", repr=False)  # with which its stages know each other; b"": none
 
     @property
     def start(self) -> int:

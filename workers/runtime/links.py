@@ -29,4 +29,4 @@ def connect(job: Job, index: int, address: str) -> ChannelEnd:
 def _context(job: Job, index: int) -> LinkContext:
     depth = job.config.depth
     limit = depth.max_in_flight * depth.most_replies + SLACK
-    return LinkContext(job.handshake(index), limit, device_of(job.config, index), job.sockets)
+    return LinkContext(job.handshake(index), limit, device_of(job.config, index), job.sockets, job.secret)

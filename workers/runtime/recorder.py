@@ -73,14 +73,12 @@ class Recorder:
     ) -> None:
         self.sink, self.index, self.every, self.parts = sink, index, every, parts
         self.depth, self.time_cut, self.clock = depth, time_cut, clock
-        self.upstream, self.downstream, self.piggyback = upstream, downstream, piggyback or Piggyback()
-        self.names_waits = names_waits
-        self.tally, self.watch = RunTotals(), DivergenceWatch(guessing)
+        self.upstream, self.downstream, self.names_waits = upstream, downstream, names_waits
+        self.tally, self.watch, self.piggyback = RunTotals(), DivergenceWatch(guessing), piggyback or Piggyback()
         self.function = function or CrossEntropy()
-        self.watch.unit = self.function.unit
-        self._unit = {} if self.function.unit == "nats" else {"unit": self.function.unit}
-        self._metrics = MetricSums(metrics)
-        self._diverged = False
+        self.watch.unit = unit = self.function.unit
+        self._unit = {} if unit == "nats" else {"unit": unit}
+        self._metrics, self._diverged = MetricSums(metrics), False
         self._started: float | None = None
         self._last_record = self._last_event = 0.0
         self._valid_sum, self._valid_right, self._valid_count, self._valid_step = 0.0, 0, 0, 0
@@ -88,10 +86,7 @@ class Recorder:
 
     @contextmanager
     def handling(self, frame: Frame) -> Iterator[None]:
-        """Time the handling of a frame in the block; the first frame starts the clock.
-
-        The time since the last frame counts as `train_s` if this one is a training step. A DivergedError is recorded.
-        """
+        """Time the handling of a frame, since the last one if this is a training step; record a DivergedError."""
         self._received(frame.kind)
         note_step(self.index, frame.step)
         try:
@@ -222,11 +217,10 @@ class Recorder:
     def _watch_loss(self, step: int) -> None:
         measured, local = self.depth.measured, self.depth.local_loss
         loss = measured[0] / measured[1] if measured and measured[1] else local
-        if loss is None:
-            return
-        self.watch.add(step, loss)
-        if self.watch.diverged():
-            self._record_divergence(step, self.watch.verdict())
+        if loss is not None:
+            self.watch.add(step, loss)
+            if self.watch.diverged():
+                self._record_divergence(step, self.watch.verdict())
 
     def _record_divergence(self, step: int, why: str) -> None:
         """Record once that the stage has diverged, and up to which step its parameters were good."""

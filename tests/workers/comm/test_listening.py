@@ -13,8 +13,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from dni.errors import ConfigError
+from tests.support.comm.listening import listening
 from tests.support.commands import SMALL, Command
-from tests.support.listening import listening
 from tests.support.runs import tiny
 from tests.workers.launch.test_external import free_ports
 from workers.build.data import resolve

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from workers.launch import supervisor as processes
 from workers.launch.launcher import launch
 from workers.launch.supervisor import Supervisor, signal_name
 from workers.runtime.job import Job
+from workers.runtime.recorder import Record
 from workers.runtime.worker import Worker
 from workers.system import spawn
 from workers.system.early_exit import no_early_exit
@@ -98,6 +100,22 @@ say(DONE)
     log.unlink()
     assert text == b"one\ntwo\nthree\nfour\n\xff\xfe five" + b"w" * 10**8 + b'{"event": "done"}'
     assert log_of(supervisor, 1) == ""
+
+
+def test_stages_get_the_secret_in_the_environment_alone(play: Play) -> None:
+    reports = """
+import json
+line = open("/proc/self/cmdline").read() if os.path.exists("/proc/self/cmdline") else " ".join(sys.argv)
+record = {"kind": "train", "step": 1, "line": line, "secret": os.environ.get("DNI_RUN_SECRET")}
+say(json.dumps({"event": "record", "record": record}).encode())
+say(DONE)
+"""
+    supervisor, records = play(reports, reports), list[Record]()
+    supervisor.job = replace(supervisor.job, sink=records.append, secret=b"the secret of this run")
+    supervisor.run()
+    assert [record["secret"] for record in records] == ["the secret of this run"] * 2
+    assert not any("the secret" in record["line"] for record in records)
+    assert "the secret" not in repr(supervisor.job)
 
 
 def test_a_malformed_message_ends_the_run(play: Play) -> None:

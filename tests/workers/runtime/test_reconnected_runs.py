@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tests.support.proxy import Proxy, Way
+from tests.support.comm.proxy import Proxy, Way
 from tests.support.runs import assert_same, parameters_of, tiny
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.base import ChannelEnd, LinkContext

@@ -139,6 +139,7 @@ class LinkContext:
     limit: int  #: frames that may wait in each direction
     device: torch.device  #: device of the stage
     sockets: Path | None = None  #: folder for unix sockets that only this user may enter; None: no unix sockets
+    secret: bytes = field(default=b"", repr=False)  #: of the run (`workers.comm.transports.secret`); b"": none
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -34,6 +34,7 @@ class LinkSettings:
     reconnect_s: float = 0.0  #: [seconds] a lost connection is tried again for this long (gRPC); 0: it ends the link
     ring: int = RING_BYTES  #: [bytes] shared memory per direction for big payloads (gRPC, unix sockets); 0: none
     device: torch.device = CPU  #: device of the stage that holds this end
+    secret: bytes = field(default=b"", repr=False)  #: of the run; the peer must prove that it has the same (gRPC)
 
 
 #: The settings of a link whose caller passes none.
@@ -57,6 +58,7 @@ class ProcessTransport(Transport):
             timeout_s=self.timeout_s,
             insecure=self.insecure,
             device=context.device,
+            secret=context.secret,
         )
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from dni.errors import HandshakeRefused, WorkerLost
+from tests.support.comm.proxy import Proxy, Way
 from tests.support.edges import edge, step
-from tests.support.proxy import Proxy, Way
 from tests.support.transports import CLIENT, SERVER, context
 from tests.workers.comm.transports.test_grpc import RawClient
 from tests.workers.comm.transports.test_transport_contract import StagedOnCpu

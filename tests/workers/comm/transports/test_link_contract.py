@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout, SizeMismatch, WorkerLost
-from tests.support.listening import listening
+from tests.support.comm.listening import listening
 from tests.support.transports import BETWEEN_PROCESSES, CLIENT, SERVER, address_of, child, context, free_address, linked
 from workers.comm.frame import Frame, Kind
 from workers.comm.transports.base import ChannelEnd, Listener

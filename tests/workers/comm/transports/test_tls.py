@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import torch
 
 from dni.errors import ConfigError, HandshakeRefused, PeerTimeout
 from tests.support.certificates import authority
+from tests.support.comm.proxy import Proxy
 from tests.support.runs import assert_same, parameters_of, tiny
 from workers.comm.frame import PROTOCOL_VERSION, Frame, Handshake, Kind
+from workers.comm.transports.base import ChannelEnd
+from workers.comm.transports.grpc.channel import newest
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
 from workers.comm.transports.grpc.tls import Tls
 from workers.comm.transports.process_link import LinkSettings
@@ -46,6 +50,49 @@ def test_a_byte_order_mark_before_a_certificate_is_ignored(ours: dict[str, str],
     for name, path in ours.items():
         Path(marked[name]).write_bytes(b"\xef\xbb\xbf" + Path(path).read_bytes())
     assert Tls.read(**marked) == Tls.read(**ours)
+
+
+def exchange(client: ChannelEnd, server: ChannelEnd, step: int) -> None:
+    client.send(Frame(Kind.STEP, step, step))
+    assert server.receive(20).step == step
+    server.send(Frame(Kind.DONE, step, step, step))
+    assert client.receive(20).step == step
+
+
+def test_changed_certificates_are_read_for_the_next_connection(
+    ours: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.comm.transports.grpc.refusal._PROBE_AFTER_S", 0.1)
+    used = {name: str(shutil.copy(path, tmp_path)) for name, path in ours.items()}
+    settings = LinkSettings(timeout_s=20, reconnect_s=20)
+    with (
+        closing(GrpcListener(handshake=SERVER, settings=settings, tls=Tls.watched(**used))) as listener,
+        closing(Proxy(listener.address)) as proxy,
+    ):
+        client = grpc_connect(proxy.address, CLIENT, settings, tls=Tls.watched(**used))
+        server = listener.accept(20)
+        exchange(client, server, 1)
+        for name, path in authority(tmp_path / "newer").items():
+            shutil.copy(path, used[name])
+        exchange(client, server, 2)  # the connection goes on
+        proxy.cut()
+        exchange(client, server, 3)
+        assert client.reconnects == 1
+        with pytest.raises((HandshakeRefused, PeerTimeout)):  # the authority of before is not believed any more
+            grpc_connect(listener.address, CLIENT, replace(settings, timeout_s=3), tls=Tls.read(**ours))
+        client.close()
+
+
+@pytest.mark.parametrize("case", ["key only", "unreadable", "expired"])
+def test_changed_certificates_that_cannot_be_used_are_not(case: str, ours: dict[str, str], tmp_path: Path) -> None:
+    used = {name: str(shutil.copy(path, tmp_path)) for name, path in ours.items()}
+    tls = Tls.watched(**used)
+    theirs = authority(tmp_path / "theirs", days=-1 if case == "expired" else 2)
+    for name in ("key",) if case == "key only" else theirs:
+        shutil.copy(theirs[name], used[name])
+    if case == "unreadable":
+        Path(used["ca"]).write_text("half a fi")
+    assert newest(tls) is tls
 
 
 def two_ends(case: str, ours: Tls, folder: Path) -> tuple[Tls | None, Tls | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dni.errors import HandshakeRefused, WireError, WorkerLost
@@ -13,6 +13,7 @@ from workers.comm.frame import Frame, Handshake, Kind, agree
 from workers.comm.transports.grpc.call import Call, Message
 from workers.comm.transports.grpc.end import GrpcEnd
 from workers.comm.transports.process_link import LinkSettings
+from workers.comm.transports.secret import check_proof
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0  # between two attempts to connect again
 _ATTEMPT_S = 5.0  # longest attempt
@@ -22,18 +23,25 @@ _LAST_ATTEMPT_S = 1.0  # longest attempt of an end that is being closed; it make
 class ClientEnd(GrpcEnd):
     """The end of the previous stage. It opens the calls, on one channel, which connects anew for each if necessary."""
 
-    def __init__(self, peer: str, settings: LinkSettings, mine: Handshake, stub: Any) -> None:
+    def __init__(
+        self, peer: str, settings: LinkSettings, mine: Handshake, open_call: Callable[[Iterator[bytes]], Any]
+    ) -> None:
         super().__init__(peer, settings, mine, Call(peer))
-        self._stub, self._connection = stub, 0
-        self.greet()
+        self._open_call, self._connection = open_call, 0
+        self.greet(0)
         self._open(self._call)
 
     def greeting(self, timeout: float) -> Handshake:
         """Wait for the handshake of the next stage. Raises as `Call.greeting`."""
         return self._call.greeting(timeout)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the listener had no room for the first call."""
+        return self._call.is_busy
+
     def _open(self, call: Call) -> None:
-        rpc = self._stub(call.outgoing(), wait_for_ready=True)
+        rpc = self._open_call(call.outgoing())
         call.start(rpc, rpc, self.decode)
 
     def _ended_in_order(self) -> bool:
@@ -61,10 +69,11 @@ class ClientEnd(GrpcEnd):
     def _connect_again(self, timeout_s: float) -> tuple[Call, Handshake]:
         self._connection += 1
         call = Call(self._inbox.peer)
-        call.put(self._greeting_again(self._connection))
+        call.put(self._greeting_again(self._connection, 0))
         self._open(call)
         try:
             theirs = call.greeting(timeout_s)
+            check_proof(theirs, self._settings.secret, self._mine.link)
             agree(client=self._mine, server=theirs)
             self._same_peer(theirs)
         except BaseException:
@@ -79,10 +88,11 @@ class ServerEnd(GrpcEnd):
     def __init__(self, peer: str, settings: LinkSettings, mine: Handshake, call: Call) -> None:
         super().__init__(peer, settings, mine, call)
         self._offers: queue.SimpleQueue[tuple[Call, Handshake] | None] = queue.SimpleQueue()  # None: wait for none
+        self._newest = 0  # number of the newest connection
 
     def begin(self, theirs: Handshake, release: Callable[[], object] = lambda: None) -> None:
         """Answer the handshake of the previous stage, and begin."""
-        self.greet()
+        self.greet(theirs.link)
         super().begin(theirs, release)
 
     def is_of(self, theirs: Handshake) -> bool:
@@ -92,14 +102,18 @@ class ServerEnd(GrpcEnd):
     def offer(self, call: Call, theirs: Handshake) -> None:
         """Continue with a new call; the one before is over, whether this end has noticed or not.
 
-        If the link has ended, end the call in order: so the previous stage learns of it.
+        If the link has ended, end the call in order: so the previous stage learns of it. Raises HandshakeRefused for a
+        handshake that was used before.
         """
         with self._lock:
+            if theirs.connection <= self._newest:
+                raise HandshakeRefused(f"handshake refused: connection {theirs.connection} is not a new one")
+            self._newest = theirs.connection
             if not self._over.is_set():
                 self._offers.put((call, theirs))
                 self._call.cancel()
                 return
-        call.put(self._greeting_again(theirs.connection))
+        call.put(self._greeting_again(theirs.connection, theirs.link))
         call.finish()
         call.dismiss()
 
@@ -119,7 +133,7 @@ class ServerEnd(GrpcEnd):
                 raise self._gave_up(lost)
             newest = offer
         call, theirs = newest
-        call.put(self._greeting_again(theirs.connection))
+        call.put(self._greeting_again(theirs.connection, theirs.link))
         return call, theirs
 
     def _stop_waiting(self) -> None:

@@ -13,10 +13,14 @@ import grpc
 from dni.errors import DniError, HandshakeRefused, WireError, WorkerLost
 from workers.comm.frame import Frame, Handshake
 from workers.comm.transports.inbox import Inbox
+from workers.comm.transports.secret import VARIABLE
 from workers.system.background import as_thread_error, background
 
 #: Status codes of a call whose connection broke. Others, as RESOURCE_EXHAUSTED, would come again in the next call.
 _BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+
+#: Status codes with which a listener puts off a call.
+_BUSY = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 class Message:
@@ -51,6 +55,7 @@ class Call:
         self._greeting = Inbox(2, peer=peer)
         self._owner: queue.SimpleQueue[Owner | None] = queue.SimpleQueue()  # None: the call was dismissed
         self._failure: Exception | None = None  # an error of this end's threads
+        self.is_busy = False  #: the listener had no room or no patience for this call
         self.over = threading.Event()  #: gRPC has ended the call
 
     def start(self, rpc: Any, incoming: Iterator[bytes], decode: Callable[[bytes], Frame | WireError]) -> None:
@@ -126,6 +131,7 @@ class Call:
         except BaseException as bug:
             error = as_thread_error("dni-reader", bug)
             self._rpc.cancel()
+        self.is_busy = isinstance(error, grpc.Call) and error.code() in _BUSY
         self._greeting.fail(explain(self._peer, error))
         self.finish()
         if owner is not None:
@@ -157,4 +163,9 @@ def explain(peer: str, error: Exception | None) -> Exception:
         return WorkerLost(f"{peer} is gone (connection lost)")
     if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
         return HandshakeRefused(error.details())
+    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+        return HandshakeRefused(
+            f"handshake refused: {peer} does not take this for a stage of its run: set {VARIABLE} to the same at all "
+            "stages, or at none"
+        )
     return WorkerLost(f"{peer} is gone ({error.code().name}: {error.details()})")

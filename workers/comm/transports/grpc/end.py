@@ -24,6 +24,7 @@ from workers.comm.header import read_header
 from workers.comm.shared_memory import Rings
 from workers.comm.transports.grpc.call import Call, Message, explain, is_broken
 from workers.comm.transports.process_link import LinkEnd, LinkSettings
+from workers.comm.transports.secret import prove
 from workers.comm.transports.staging import PendingCopy, staging_for
 
 log = logging.getLogger(__name__)
@@ -58,9 +59,14 @@ class GrpcEnd(LinkEnd):
         self._theirs, self._release = theirs, release
         self._call.deliver_to(self)
 
-    def greet(self) -> None:
-        """Send the handshake of a new link."""
-        self._call.put(Message(self._encode(_greeting(self._mine))))
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is received, over this connection or another."""
+        return self._over.is_set()
+
+    def greet(self, answers: int) -> None:
+        """Send the handshake of a new link; `answers` as in `prove`."""
+        self._call.put(Message(self._encode(self._greeting(self._mine, answers))))
 
     def rename(self, peer: str) -> None:
         """Set the peer's name in error messages."""
@@ -178,10 +184,13 @@ class GrpcEnd(LinkEnd):
             self.reconnects += 1
             call.deliver_to(self)
 
-    def _greeting_again(self, connection: int) -> Message:
+    def _greeting_again(self, connection: int, answers: int) -> Message:
         """Return the handshake of a further call."""
         again = replace(self._mine, connection=connection, next_sequence=self._received + 1)
-        return Message(encode(_greeting(again)))  # without the rings, which both ends have
+        return Message(encode(self._greeting(again, answers)))  # without the rings, which both ends have
+
+    def _greeting(self, mine: Handshake, answers: int) -> Frame:
+        return Frame(Kind.HANDSHAKE, stage=mine.stage, handshake=prove(mine, self._settings.secret, answers))
 
     def _same_peer(self, theirs: Handshake) -> None:
         """Raise HandshakeRefused if a further call reached another process than the first one."""
@@ -231,7 +240,3 @@ class GrpcEnd(LinkEnd):
 
     def _encode(self, frame: Frame) -> bytes:
         return encode(frame, checksum=self._settings.checksum, rings=self._rings)
-
-
-def _greeting(mine: Handshake) -> Frame:
-    return Frame(Kind.HANDSHAKE, stage=mine.stage, handshake=mine)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Iterator
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import replace
 from secrets import randbits
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
 import grpc
 
@@ -26,29 +28,26 @@ from workers.comm.frame import Handshake, agree
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.grpc.both_ends import ClientEnd, ServerEnd
 from workers.comm.transports.grpc.call import Call
+from workers.comm.transports.grpc.channel import RenewedChannel, server_credentials
+from workers.comm.transports.grpc.options import (
+    METHOD,
+    MOST_CALLS,
+    SERVICE,
+    SILENT_S,
+    DaemonThreads,
+    of_client,
+    of_server,
+)
 from workers.comm.transports.grpc.refusal import own_certificate_error, receive_greeting
 from workers.comm.transports.grpc.tls import Tls
 from workers.comm.transports.process_link import DEFAULT_SETTINGS, Accepting, LinkSettings
-from workers.system.background import as_thread_error, background
+from workers.comm.transports.secret import check_proof
+from workers.system.background import as_thread_error
 
 log = logging.getLogger(__name__)
 
-_SERVICE, _METHOD = "dni.v1.Stage", "Link"
-_MOST_CLIENTS = 16  # calls that a listener serves at once, including those of strangers
-
-_PING_MS = 2000  # pause between two pings of an idle connection
-_SERVER = [
-    ("grpc.http2.min_ping_interval_without_data_ms", 500),
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.so_reuseport", 0),  # make a second listener on a port an error
-]
-_CLIENT = [
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-]
+_NEUTRAL = "not a stage of this run"  # what a stranger is told
+_BUSY_PAUSE_S = 0.2  # before a listener that is busy with others is called again
 
 
 def grpc_connect(
@@ -68,25 +67,27 @@ def grpc_connect(
     """
     check_address(address, settings.insecure or tls is not None)
     peer, timeout_s = f"stage {handshake.stage + 1} at {address}", settings.timeout_s
-    handshake = _of_new_link(handshake)
-    channel = _channel(address, [*_CLIENT, *_options(settings)], tls)
-    stub = channel.stream_stream(f"/{_SERVICE}/{_METHOD}", None, None)
-    end = ClientEnd(peer, _with_ring(settings, address), handshake, stub)
-    try:
-        theirs = receive_greeting(end.greeting, peer, address, tls, timeout_s)
-        agree(client=handshake, server=theirs)
-        end.begin(theirs, channel.close)
-    except PeerTimeout:
-        end.abandon()
-        channel.close()
-        raise PeerTimeout(
-            f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there?"
-        ) from None
-    except BaseException:
-        end.abandon()
-        channel.close()
-        raise
-    return end
+    handshake, deadline = _of_new_link(handshake), time.monotonic() + timeout_s
+    channel = RenewedChannel(address, of_client(settings), tls)
+    while True:
+        end = ClientEnd(peer, _with_ring(settings, address), handshake, channel.call)
+        try:
+            theirs = receive_greeting(end.greeting, peer, address, tls, max(0.0, deadline - time.monotonic()))
+            check_proof(theirs, settings.secret, handshake.link)
+            agree(client=handshake, server=theirs)
+            end.begin(theirs, channel.close)
+        except BaseException as error:
+            end.abandon()
+            if isinstance(error, WorkerLost) and end.is_busy and time.monotonic() < deadline - _BUSY_PAUSE_S:
+                time.sleep(_BUSY_PAUSE_S)
+                continue
+            channel.close()
+            if not isinstance(error, PeerTimeout):
+                raise
+            raise PeerTimeout(
+                f"stage {handshake.stage}: no answer from {peer} within {timeout_s:g} s; is it running there?"
+            ) from None
+        return end
 
 
 class GrpcListener(Accepting):
@@ -109,16 +110,17 @@ class GrpcListener(Accepting):
         Raises ConfigError if `bind` is taken, impossible or not allowed.
         """
         host = check_address(bind, settings.insecure or tls is not None)
-        super().__init__(_of_new_link(handshake), _MOST_CLIENTS)
+        super().__init__(_of_new_link(handshake), MOST_CALLS)
         self._settings = _with_ring(settings, bind)
         self._ends: set[ServerEnd] = set()
+        self._entering = threading.Lock()
         self._server = grpc.server(
-            cast(futures.ThreadPoolExecutor, _DaemonThreads()),
-            options=[*_SERVER, *_options(settings)],
-            maximum_concurrent_rpcs=_MOST_CLIENTS,
+            cast(futures.ThreadPoolExecutor, DaemonThreads()),
+            options=of_server(settings),
+            maximum_concurrent_rpcs=MOST_CALLS,
         )
         handler = grpc.stream_stream_rpc_method_handler(self._link)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
         try:
             port = self._add_port(bind, tls)
         except RuntimeError:
@@ -142,24 +144,34 @@ class GrpcListener(Accepting):
         call = Call(peer)
         end = ServerEnd(peer, self._settings, self._handshake, call)
         call.start(context, requests, end.decode)
+        known = False
         try:
-            theirs = call.greeting(self._settings.timeout_s)
+            theirs = call.greeting(min(self._settings.timeout_s, SILENT_S))
+            check_proof(theirs, self._settings.secret)
+            known = True
             agree(client=theirs, server=self._handshake)
             if theirs.connection:
                 self._end_of(theirs).offer(call, theirs)
             else:
-                end.rename(f"stage {theirs.stage} at {self._where(context)}")
-                self._accepted.put_nowait(end)
-                end.begin(theirs)
-                self._ends.add(end)
+                self._admit(end, theirs, f"stage {theirs.stage} at {self._where(context)}")
         except (WireError, WorkerLost, queue.Full) as error:
             call.dismiss()
-            self._refuse(error, context)
+            self._refuse(error, context, known or not self._settings.secret)
         except Exception as error:  # a bug: gRPC would only log it, and `accept` would time out
             call.dismiss()
             self.died(as_thread_error("dni-call", error))
             raise
         yield from call.outgoing()
+
+    def _admit(self, end: ServerEnd, theirs: Handshake, name: str) -> None:
+        """Begin a link. Raises HandshakeRefused while another one lasts."""
+        with self._entering:
+            if not all(each.is_over for each in self._ends):
+                raise HandshakeRefused(f"handshake refused: stage {self._handshake.stage} has its previous stage")
+            end.rename(name)
+            self._accepted.put_nowait(end)
+            end.begin(theirs)
+            self._ends.add(end)
 
     def _end_of(self, theirs: Handshake) -> ServerEnd:
         """Return the end of a link that the previous stage wants to continue. Raises HandshakeRefused without one."""
@@ -174,20 +186,26 @@ class GrpcListener(Accepting):
     def _add_port(self, bind: str, tls: Tls | None) -> int:
         if tls is None:
             return self._server.add_insecure_port(bind)
-        return self._server.add_secure_port(bind, tls.of_server())
+        return self._server.add_secure_port(bind, server_credentials(tls))
 
     def _where(self, context: grpc.ServicerContext) -> str:
         """Return a client's address; over a unix socket, that of the listener."""
         return self.address if self.address.startswith(UNIX) else str(context.peer())
 
-    def _refuse(self, error: Exception, context: grpc.ServicerContext) -> NoReturn:
+    def _refuse(self, error: Exception, context: grpc.ServicerContext, known: bool) -> NoReturn:
+        """End the call. A stage that is known to be of this run learns why, and so does `accept`."""
         log.warning("stage %d refused a client at %s: %s", self._handshake.stage, self._where(context), error)
         refused = isinstance(error, HandshakeRefused)
-        if refused:
+        if refused and known and not self._ends:
             with suppress(queue.Full):
                 self._accepted.put_nowait(error)
-        code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INVALID_ARGUMENT
-        context.abort(code, str(error)[:1000])
+        if isinstance(error, PeerTimeout):
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+        elif not known:
+            code = grpc.StatusCode.UNAUTHENTICATED
+        else:
+            code = grpc.StatusCode.FAILED_PRECONDITION if refused else grpc.StatusCode.INVALID_ARGUMENT
+        context.abort(code, str(error)[:1000] if known else _NEUTRAL)
         raise AssertionError("abort raises")
 
 
@@ -196,39 +214,6 @@ def _with_ring(settings: LinkSettings, address: str) -> LinkSettings:
     return settings if address.startswith(UNIX) else replace(settings, ring=0)
 
 
-def _channel(address: str, options: list[tuple[str, int]], tls: Tls | None) -> grpc.Channel:
-    if tls is None:
-        return grpc.insecure_channel(address, options=options)
-    return grpc.secure_channel(address, tls.of_client(), options=options)
-
-
 def _of_new_link(handshake: Handshake) -> Handshake:
     """Return the handshake with a number that no other process has drawn."""
     return replace(handshake, link=1 + randbits(63))
-
-
-def _options(settings: LinkSettings) -> list[tuple[str, int]]:
-    """Return the options of both ends. A peer that answers no ping for `keepalive_s` seconds is lost."""
-    silent_ms = max(1, round(1000 * settings.keepalive_s))
-    return [
-        ("grpc.keepalive_time_ms", _PING_MS),
-        ("grpc.keepalive_timeout_ms", silent_ms),
-        ("grpc.http2.ping_timeout_ms", silent_ms),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.max_receive_message_length", settings.max_frame),
-        ("grpc.max_send_message_length", settings.max_frame),
-    ]
-
-
-class _DaemonThreads(futures.Executor):
-    """Runs each call in a daemon thread; the interpreter would wait for the threads of a pool when it exits."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
-        future: futures.Future[Any] = futures.Future()
-
-        def run() -> None:
-            future.set_result(fn(*args, **kwargs))
-
-        background("dni-call", run, future.set_exception).start()
-        return future

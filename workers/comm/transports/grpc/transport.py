@@ -94,7 +94,7 @@ class Grpc(ProcessTransport):
         from workers.comm.transports.grpc.refusal import own_certificate_error
         from workers.comm.transports.grpc.tls import Tls
 
-        tls = Tls.read(files.cert, str(files.key), str(files.ca))
+        tls = Tls.watched(files.cert, str(files.key), str(files.ca))
         reason = own_certificate_error(tls)
         if reason is not None:
             raise ConfigError(f"{reason} (cert={files.cert}, key={files.key}, ca={files.ca})")

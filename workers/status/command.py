@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dni import __version__
 from dni.errors import ConfigError
-from workers.reporting.run_state import RunState, StageState, holding_up, state_of
+from workers.status.run_state import RunState, StageState, holding_up, state_of
 from workers.system.errors import as_refusal
 
 #: Longest silence that is not reported, in seconds and in intervals between two records.

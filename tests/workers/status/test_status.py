@@ -16,8 +16,8 @@ from tests.support.run_folders import write_run
 from tests.support.runs import tiny
 from workers.launch.launcher import launch
 from workers.reporting import run_state
-from workers.reporting.run_state import StageState, holding_up, state_of
-from workers.reporting.status import main
+from workers.status.command import main
+from workers.status.run_state import StageState, holding_up, state_of
 from workers.storage.lock import is_locked, locked
 
 SITTING = {"kind": "sitting", "stage": 0, "step": 0, "wall_s": 0.0, "id": "a", "stages": 3}

@@ -1,0 +1,1 @@
+"""`dni-status`: where a run is, and who waits for whom."""
