@@ -51,12 +51,10 @@ def _show(sections: Sequence[Section], others: Sequence[str], out: Path) -> None
 
 
 def _fitting(title: str, rows: list[list[str]], console: Console) -> Table:
-    """Return a table that fits the terminal: one whose rows would be folded is turned, with a line for each figure."""
-    table = _table(title, rows)
-    if console.measure(table).maximum <= console.width:
-        return table
-    turned = _table(title, [list(column) for column in zip(*rows, strict=True)])
-    return turned if console.measure(turned).maximum <= console.width else table
+    """Return a table that fits the terminal: one whose words would be cut is turned, with a line for each figure."""
+    room = console.options.update(width=10_000)
+    tables = [_table(title, each) for each in (rows, [list(column) for column in zip(*rows, strict=True)])]
+    return next((each for each in tables if console.measure(each, options=room).minimum <= console.width), tables[0])
 
 
 def _table(title: str, rows: list[list[str]]) -> Table:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.support.run_folders import metrics, write_run
 from workers.reporting import page as page_module
 from workers.reporting.aggregate import group_runs
-from workers.reporting.report import main
+from workers.reporting.report import _fitting, main
 from workers.reporting.table import table_rows
 from workers.tracking.run import find_runs
 
@@ -136,3 +138,13 @@ def test_an_unknown_key_and_an_unusable_folder_are_refused(tmp_path: Path, capsy
     assert "--by colour: no run has it; choose from: data.name" in refused([run, "--by", "colour"], capsys)
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in refused([run, "--out", tmp_path / "file"], capsys)
+
+
+def test_a_table_that_is_too_wide_for_the_terminal_is_turned() -> None:
+    rows = [["method", *(f"figure{n}" for n in range(20))], ["backprop", *map(str, range(20))]]
+    for width, turned in ((400, False), (60, True)):
+        console = Console(width=width, file=io.StringIO())
+        console.print(_fitting("title", rows, console))
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert max(map(len, lines)) <= width
+        assert any("figure19" in line and "19 " in line.split("figure19")[1] for line in lines) == turned
