@@ -59,7 +59,16 @@ def test_wheel_has_all_packages_and_config_files(installed: Path, tmp_path: Path
     assert {Path(p).relative_to(installed / "workers" / "conf") for p in configs} == expected
     for part in ("dni/py.typed", "workers/py.typed", "workers/stage_pb2.pyi", "workers/comm/transports/grpc/link.py"):
         assert (installed / part).is_file()
-    commands = {"dni-train", "dni-report", "dni-evaluate", "dni-export", "dni-sample", "dni-plan", "dni-simulate"}
+    commands = {
+        "dni-train",
+        "dni-report",
+        "dni-evaluate",
+        "dni-export",
+        "dni-sample",
+        "dni-plan",
+        "dni-check",
+        "dni-simulate",
+    }
     assert {p.name for p in (installed / "bin").glob("dni-*")} == commands
     assert not (installed / "tests").exists()
     (metadata,) = installed.glob("dni-*.dist-info/METADATA")
