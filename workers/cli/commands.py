@@ -48,6 +48,11 @@ def plan() -> NoReturn:
     _run("dni-plan", "workers.cli.plan")
 
 
+def check() -> NoReturn:
+    """`dni-check`."""
+    _run("dni-check", "workers.cli.check")
+
+
 def simulate() -> NoReturn:
     """`dni-simulate`."""
     _run("dni-simulate", "workers.simulation.cli")
