@@ -41,9 +41,8 @@ def prune_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callab
             return
         flags = marks.setdefault(record["step"], [])
         flags.append(record["absurd"])
-        if len(flags) == config.stages and not any(marks.pop(record["step"])):
-            waits = config.evaluate.patience is not None
-            spare = best_saved(run_dir, monitor.valid_history) if waits else None
+        if len(flags) == config.stages and not any(marks.pop(record["step"], [True])):  # one of the threads that save
+            spare = best_saved(run_dir, monitor.valid_history) if config.evaluate.patience is not None else None
             checkpoint.prune(run_dir, config.checkpoint.keep, spare)
 
     return note

@@ -34,6 +34,7 @@ from workers.runtime.timeline.tracer import tracer_of
 from workers.runtime.update_period import UpdatePeriod
 from workers.runtime.worker import Worker
 from workers.storage import checkpoint
+from workers.storage.checkpoint_writer import CheckpointWriter
 from workers.tracking.early_stopping import BROKEN_OFF
 
 
@@ -74,7 +75,7 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         period=UpdatePeriod.of(config.periods, index),
         recorder=recorder,
         piggyback=piggyback,
-        save=partial(checkpoint.save, job.run_dir, index, config.stages),
+        writer=CheckpointWriter(job.run_dir, config.stages),
     )  # fmt: skip
     if config.resume is not None:
         _resume(worker, job, Path(config.resume), index)

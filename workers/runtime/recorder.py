@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -136,9 +137,9 @@ class Recorder:
         losses = {f"{name}_loss": self._loss_since(name) for name in ("time", "depth")}
         self._send("probe", step, **figures, **losses)
 
-    def saved(self, step: int) -> None:
-        """Record that a checkpoint of this stage is on disk."""
-        self._send("checkpoint", step, absurd=self.watch.absurd)
+    def saving(self, step: int) -> Callable[[], None]:
+        """Return what to call once the checkpoint of this stage is on disk, from any thread: it records that."""
+        return partial(self._send, "checkpoint", step, absurd=self.watch.absurd)
 
     def end(self, step: int) -> None:
         """Record the end of the run for this stage."""

@@ -26,6 +26,7 @@ from workers.runtime.piggyback.base import Piggyback
 from workers.runtime.recorder import Recorder
 from workers.runtime.update_period import UpdatePeriod
 from workers.runtime.window import split
+from workers.storage.checkpoint_writer import CheckpointWriter
 
 
 class Worker:
@@ -39,7 +40,7 @@ class Worker:
         upstream: the edge to the previous stage; the first stage has a feed, one that predicts its input has both.
         downstream: the edge to the next stage; the last stage has none.
         recorder: keeps the figures.
-        save: called with (step, state) at a checkpoint barrier.
+        writer: writes the state at a checkpoint barrier.
         lag: wait for the target of step t - lag after step t; None takes the targets that have arrived.
         staleness: a; a step is taken at (1 + s)^-a of the learning rate. s is by how many steps its gradient is late,
             or the newest target of the predictor was.
@@ -58,7 +59,7 @@ class Worker:
         downstream: Downstream | None,
         *,
         recorder: Recorder,
-        save: Callable[[int, dict[str, Any]], None],
+        writer: CheckpointWriter,
         lag: int | None = None,
         staleness: float = 0.0,
         goes_back: Callable[[int], bool] = lambda step: True,
@@ -67,7 +68,13 @@ class Worker:
     ) -> None:
         self.stage, self.depth, self.time, self.bootstrap = stage, depth, time, bootstrap
         self.upstream, self.downstream = upstream, downstream
-        self.lag, self.staleness, self.recorder, self.save, self.goes_back = lag, staleness, recorder, save, goes_back
+        self.lag, self.staleness, self.recorder, self.writer, self.goes_back = (
+            lag,
+            staleness,
+            recorder,
+            writer,
+            goes_back,
+        )
         self.period, self.piggyback = period or UpdatePeriod(), piggyback or Piggyback()
         self.losses: list[Loss] = []  # on their way to the source of the data
         self.early_targets: list[Target] = []  # targets that a checkpoint barrier received before their step
@@ -83,13 +90,15 @@ class Worker:
             Kind.END: self.end,
         }
         kind = None
-        while kind is not Kind.END:
-            frame = self.upstream.receive()  # 1. the activation of this step (the first stage reads a batch)
-            kind, self.step = frame.kind, frame.step
-            with self.recorder.handling(frame):
-                self.piggyback.received(frame)
-                handle = handlers[kind] if self.period.works(frame) else self.rest
-                handle(frame)
+        with self.writer:
+            while kind is not Kind.END:
+                frame = self.upstream.receive()  # 1. the activation of this step (the first stage reads a batch)
+                kind, self.step = frame.kind, frame.step
+                with self.recorder.handling(frame):
+                    self.writer.check()
+                    self.piggyback.received(frame)
+                    handle = handlers[kind] if self.period.works(frame) else self.rest
+                    handle(frame)
 
     def train(self, frame: Frame) -> None:
         """One training step."""
@@ -204,14 +213,15 @@ class Worker:
         """Save a checkpoint when every target up to this step has arrived or is known to be lost."""
         self.pass_on(frame)
         self.drain()
-        self.save(frame.step, self.state_dict())
+        index, step = self.recorder.index, frame.step
+        self.writer.save(step, {index: self.state_dict()}, self.recorder.saving(step))
         self.upstream.finish(frame)
-        self.recorder.saved(frame.step)
 
     def end(self, frame: Frame) -> None:
         """Handle the last frame: wait until every later stage has finished."""
         self.pass_on(frame)
         self.drain()
+        self.writer.finish()
         self.upstream.finish(frame)
         self.recorder.end(frame.step)
 

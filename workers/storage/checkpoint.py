@@ -16,17 +16,27 @@ from typing import Any
 from dni.errors import CheckpointError, DamagedCheckpoint
 from workers.config.quoting import resume_command
 from workers.storage.sealed import put_in_place, sync
-from workers.storage.stage_files import UNCHECKED, read_stage, stages_in, with_tensors, write_stage
+from workers.storage.stage_files import (
+    UNCHECKED,
+    Snapshot,
+    read_stage,
+    snapshot,
+    stages_in,
+    with_tensors,
+    write_stage,
+)
 from workers.system.errors import as_refusal
 
 log = logging.getLogger(__name__)
 
 
 def save(run_dir: Path, stage: int, stages: int, step: int, state: dict[str, Any]) -> None:
-    """Write one stage's state (nested dicts and lists of tensors and plain values). Raises OSError.
+    """Write one stage's state (nested dicts and lists of tensors and plain values). Raises as `write`."""
+    write(run_dir, stage, stages, step, snapshot(state))
 
-    The files and their names are on the disk when this returns.
-    """
+
+def write(run_dir: Path, stage: int, stages: int, step: int, state: Snapshot) -> None:
+    """Write one stage's snapshot. The files and their names are on the disk when this returns. Raises OSError."""
     folder = folder_of(run_dir, step)
     folder.mkdir(parents=True, exist_ok=True)
     write_stage(_json(folder, stage), (step, stage), stages, state)

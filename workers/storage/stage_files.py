@@ -11,6 +11,7 @@ import json
 import os
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,30 @@ Place = tuple[int, int]
 Content = dict[str, Any]
 
 
-def write_stage(path: Path, place: Place, stages: int, state: Any) -> None:
-    """Write `path` (the JSON) and the tensors beside it, from nested dicts and lists of tensors and plain values.
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a state: its tensors on the CPU, by name, and all else as a tree that JSON can hold."""
+
+    tree: Any
+    tensors: dict[str, Tensor]
+
+
+def snapshot(state: Any) -> Snapshot:
+    """Copy a state of nested dicts and lists of tensors and plain values; the original may change afterwards."""
+    tensors: dict[str, Tensor] = {}
+    return Snapshot(_flatten(state, "", tensors), tensors)
+
+
+def write_stage(path: Path, place: Place, stages: int, state: Snapshot) -> None:
+    """Write `path` (the JSON) and the tensors beside it.
 
     The content of both files is on the disk when this returns. Raises OSError.
     """
-    tensors: dict[str, Tensor] = {}
-    tree = _flatten(state, "", tensors)
     try:
-        digest = _write_tensors(path.with_suffix(".safetensors"), tensors)
+        digest = _write_tensors(path.with_suffix(".safetensors"), state.tensors)
         step, stage = place
-        plain = {"format": FORMAT, "step": step, "stage": stage, "stages": stages, "tensors": digest, "state": tree}
+        named = {"format": FORMAT, "step": step, "stage": stage, "stages": stages}
+        plain = {**named, "tensors": digest, "state": state.tree}
         write_sealed(path, plain)
     except OSError:
         for left in (path.with_suffix(".tmp"), path.with_suffix(".json.tmp")):
@@ -140,7 +154,7 @@ def _unreadable(path: Path, place: Place, error: Exception) -> CheckpointError:
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Return a JSON tree with every tensor replaced by its key in `tensors`, and integer keys marked."""
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        tensors[path] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         return {"$tensor": path}
     if isinstance(value, dict):
         keyed = {f"#{key}" if isinstance(key, int) else key: item for key, item in value.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from workers.comm.transports.local import local_channel
 from workers.comm.upstream import Upstream
 from workers.runtime.recorder import Recorder
 from workers.runtime.worker import Worker
+from workers.storage.checkpoint_writer import CheckpointWriter
 
 B, T, L, D, V, WINDOWS = 3, 4, 2, 5, 6, 3
 
@@ -112,7 +114,7 @@ class Rig:
             upstream,
             downstream,
             recorder=recorder,
-            save=lambda step, state: None,
+            writer=CheckpointWriter(Path(), len(self.stages)),
             lag=lag,
         )
 

@@ -37,6 +37,7 @@ from workers.runtime.pipeline.values import Specs, fits, receive_value, send_val
 from workers.runtime.recorder import Recorder
 from workers.runtime.timeline.tracer import tracer_of
 from workers.storage import checkpoint
+from workers.storage.checkpoint_writer import CheckpointWriter
 
 #: Tags of messages outside of the pipeline schedule.
 ENDING, MEASURED, VALIDATING = 1, 2, 3
@@ -74,6 +75,7 @@ class PipelinedWorker:
         for stage in self.stages.values():
             tracer.stage(stage, self.depth, ZeroInterface())
         tracer.frames(self.recorder, self.feed)
+        self.writer = CheckpointWriter(job.run_dir, config.parts)
         self.orders = Broadcast(0, ENDING)  # (whether this step is the last one, 0)
         self.loss_reports = Broadcast(config.stages - 1, MEASURED)  # (summed nats, counted labels) of this step
         self.step, self.counted = job.start, 0
@@ -91,11 +93,13 @@ class PipelinedWorker:
         """Run all steps. Raises WorkerLost, DivergedError."""
         handlers = {Kind.STEP: self.train, Kind.EVALUATE: self.evaluate, Kind.CHECKPOINT: self.save, Kind.END: self.end}
         kind, neighbours = None, self._neighbours()
-        while kind is not Kind.END:
-            frame = self.feed.receive()
-            kind, self.step = frame.kind, frame.step
-            with self.recorder.handling(frame), error_context(f"step {frame.step}"), lost_neighbours(neighbours):
-                handlers[kind](frame)
+        with self.writer:
+            while kind is not Kind.END:
+                frame = self.feed.receive()
+                kind, self.step = frame.kind, frame.step
+                with self.recorder.handling(frame), error_context(f"step {frame.step}"), lost_neighbours(neighbours):
+                    self.writer.check()
+                    handlers[kind](frame)
 
     def train(self, frame: Frame) -> None:
         """Take one training step; messages of the other stages about it have arrived at its end."""
@@ -135,15 +139,15 @@ class PipelinedWorker:
             self.recorder.measure(output, labels)
 
     def save(self, frame: Frame) -> None:
-        """Save a checkpoint, which is complete once all stages have passed the barrier."""
-        for part in self.stages:
-            checkpoint.save(self.job.run_dir, part, self.config.parts, frame.step, self.state_dict(part))
+        """Save a checkpoint of every part, when all stages have come here."""
+        states = {part: self.state_dict(part) for part in self.stages}
+        self.writer.save(frame.step, states, self.recorder.saving(frame.step))
         with self.blocked.waiting():
             barrier()
-        self.recorder.saved(frame.step)
 
     def end(self, frame: Frame) -> None:
         """Wait until all stages have finished."""
+        self.writer.finish()
         with self.blocked.waiting():
             barrier()
         self.recorder.end(frame.step)
