@@ -68,13 +68,8 @@ class Worker:
     ) -> None:
         self.stage, self.depth, self.time, self.bootstrap = stage, depth, time, bootstrap
         self.upstream, self.downstream = upstream, downstream
-        self.lag, self.staleness, self.recorder, self.writer, self.goes_back = (
-            lag,
-            staleness,
-            recorder,
-            writer,
-            goes_back,
-        )
+        self.lag, self.staleness, self.goes_back = lag, staleness, goes_back
+        self.recorder, self.writer = recorder, writer
         self.period, self.piggyback = period or UpdatePeriod(), piggyback or Piggyback()
         self.losses: list[Loss] = []  # on their way to the source of the data
         self.early_targets: list[Target] = []  # targets that a checkpoint barrier received before their step
@@ -213,8 +208,7 @@ class Worker:
         """Save a checkpoint when every target up to this step has arrived or is known to be lost."""
         self.pass_on(frame)
         self.drain()
-        index, step = self.recorder.index, frame.step
-        self.writer.save(step, {index: self.state_dict()}, self.recorder.saving(step))
+        self.writer.save(frame.step, {self.recorder.index: self.state_dict()}, self.recorder.saving(frame.step))
         self.upstream.finish(frame)
 
     def end(self, frame: Frame) -> None:
