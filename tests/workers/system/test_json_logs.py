@@ -84,6 +84,7 @@ def test_text_stays_text() -> None:
     assert as_logged("dni-train: lost", logging.ERROR) == "dni-train: lost"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("own_logging")
 def test_every_line_of_a_run_in_threads_is_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
