@@ -33,7 +33,14 @@ def test_summary_has_the_agreed_layout(tmp_path: Path) -> None:
     assert versions.keys() == {
         "python", "torch", "numpy", "grpc", "protobuf", "hydra", "omegaconf", "safetensors", "dni",
     }  # fmt: skip
-    common = {"busy": 0.25, "steps_per_s": 10.0, "time_cosine": None, "peak_rss_mb": 100.0, "device": "cpu"}
+    common = {
+        "busy": 0.25,
+        "steps_per_s": 10.0,
+        "time_cosine": None,
+        "peak_rss_mb": 100.0,
+        "sent_mb": None,
+        "device": "cpu",
+    }
     assert summary == {
         "method": {"depth": "synthetic", "time": "truncated"},
         "experiment": "chars", "seed": 3, "stages": 2, "transport": "local", "launch": "threads",
