@@ -62,7 +62,8 @@ def exchange(client: ChannelEnd, server: ChannelEnd, step: int) -> None:
 def test_changed_certificates_are_read_for_the_next_connection(
     ours: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.comm.transports.grpc.refusal._PROBE_AFTER_S", 0.1)
+    probe_after = "workers.comm.transports.grpc.refusal._PROBE_AFTER_S"
+    monkeypatch.setattr(probe_after, 20)  # a probe would be the newest connection, the one that is cut
     used = {name: str(shutil.copy(path, tmp_path)) for name, path in ours.items()}
     settings = LinkSettings(timeout_s=20, reconnect_s=20)
     with (
@@ -78,6 +79,7 @@ def test_changed_certificates_are_read_for_the_next_connection(
         proxy.cut()
         exchange(client, server, 3)
         assert client.reconnects == 1
+        monkeypatch.setattr(probe_after, 0.1)
         with pytest.raises((HandshakeRefused, PeerTimeout)):  # the authority of before is not believed any more
             grpc_connect(listener.address, CLIENT, replace(settings, timeout_s=3), tls=Tls.read(**ours))
         client.close()
