@@ -15,7 +15,7 @@ from tests.support.records import train
 from tests.support.run_folders import write_run
 from tests.support.runs import tiny
 from workers.launch.launcher import launch
-from workers.reporting import run_state
+from workers.status import run_state
 from workers.status.command import main
 from workers.status.run_state import StageState, holding_up, state_of
 from workers.storage.lock import is_locked, locked
