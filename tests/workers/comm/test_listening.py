@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
@@ -100,14 +101,14 @@ def test_external_stages_on_one_machine_listen_on_loopback(
     second = threading.Thread(target=launch_later_stage, args=(config, tmp_path, ranks[1]))
     second.start()
     addresses: set[str] = set()
-    saved = Recorder.saved
+    saving = Recorder.saving
 
-    def look(recorder: Recorder, step: int) -> None:
+    def look(recorder: Recorder, step: int) -> Callable[[], None]:
         """Record the addresses while both stages are running."""
         addresses.update(listening())
-        saved(recorder, step)
+        return saving(recorder, step)
 
-    monkeypatch.setattr(Recorder, "saved", look)
+    monkeypatch.setattr(Recorder, "saving", look)
     launch(config, tmp_path, ranks[0])
     second.join()
     assert addresses == LOOPBACK

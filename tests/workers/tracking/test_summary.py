@@ -38,7 +38,6 @@ def test_summary_has_the_agreed_layout(tmp_path: Path) -> None:
         "steps_per_s": 10.0,
         "time_cosine": None,
         "peak_rss_mb": 100.0,
-        "sent_mb": None,
         "device": "cpu",
     }
     assert summary == {
