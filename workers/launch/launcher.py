@@ -73,14 +73,14 @@ def run(accepted: Accepted) -> Result:
     while True:
         stop = Stop()
         try:
-            return run_once(accepted, stop, restarts.count)
+            return run_once(accepted, stop, restarts)
         except WorkerLost as error:
             if stop.is_set():
                 raise
             accepted = restarts.after(accepted, error)
 
 
-def run_once(accepted: Accepted, stop: Stop, restarts: int) -> Result:
+def run_once(accepted: Accepted, stop: Stop, restarts: Restarts) -> Result:
     """Run all stages, or the first one, until the end or until a stage is lost. Raises as `launch`."""
     with refusals_at_the_door():
         known, begun = prepare(accepted)
@@ -107,18 +107,18 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
     return known, begun
 
 
-def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop, restarts: int = 0) -> dict[str, Any]:
+def follow(accepted: Accepted, known: RunFacts, begun: Record, stop: Stop, restarts: Restarts) -> dict[str, Any]:
     """Run the stages, record their reports, and return the summary."""
     config, run_dir = accepted.config, accepted.run_dir
     watched = Monitor(run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard)
     with watched as monitor, socket_folder() as sockets:
         monitor(begun)
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets)
-        run_until_end(job, stop, accepted.rank_info)
+        run_until_end(job, stop, accepted.rank_info, restarts)
         ends = monitor.summary_stages()
         with about(run_dir / SUMMARY):
             summary = write_summary(
-                run_dir, known, stages=ends, valid=monitor.valid_history, restarts=restarts,
+                run_dir, known, stages=ends, valid=monitor.valid_history, restarts=restarts.count,
                 ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
                 sittings=totals(monitor.sittings),
             )  # fmt: skip
@@ -133,16 +133,16 @@ def launch_later_stage(config: Config, run_dir: Path, rank_info: RankInfo) -> No
         run_later_stage(accepted.config, run_dir, rank_info)
 
 
-def run_until_end(job: Job, stop: Stop, rank_info: RankInfo | None) -> None:
+def run_until_end(job: Job, stop: Stop, rank_info: RankInfo | None, restarts: Restarts) -> None:
     """Run the stages; ignore the loss of stages after a divergence, which is reported with the summary."""
     try:
-        run_stages(job, stop, rank_info)
+        run_stages(job, stop, rank_info, restarts)
     except DniError:
         if stop.diverged is None:
             raise
 
 
-def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
+def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None, restarts: Restarts) -> None:
     """Run the stages in threads, in processes, or only the first one here, until all stages have ended."""
     if rank_info is not None:
         with stop_on_signals(stop, lambda: None):
@@ -150,7 +150,7 @@ def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
     if job.config.threads:
         with stop_on_signals(stop, lambda: None), with_resume_hint(job.run_dir):
             return run_threads(job)
-    supervisor = Supervisor(job)
+    supervisor = Supervisor(job, restarts)
     with stop_on_signals(stop, supervisor.wake):
         supervisor.run()
     return None

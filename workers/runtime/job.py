@@ -25,6 +25,8 @@ class Job:
     data: Data | None = None  # opened data; None: the worker opens it
     sockets: Path | None = None  # private folder for Unix sockets; None: stages listen at ports
 
+    incarnation: int = 0  # number of earlier processes of this stage, in the same run
+
     @property
     def start(self) -> int:
         """Steps taken before this process: training begins at the next one."""
@@ -38,6 +40,6 @@ class Job:
             stage=index,
             stages=self.config.stages,
             fingerprint=fingerprint(self.config),
-            incarnation=0,
+            incarnation=self.incarnation,
             next_step=self.start + 1,
         )

@@ -135,6 +135,11 @@ class Recorder:
         losses = {f"{name}_loss": self._loss_since(name) for name in ("time", "depth")}
         self._send("probe", step, **figures, **losses)
 
+    def skip(self) -> None:
+        """Forget a validation pass that was cut off."""
+        self._valid_sum, self._valid_right, self._valid_count = 0.0, 0, 0
+        self._metrics.take()
+
     def saved(self, step: int) -> None:
         """Record that a checkpoint of this stage is on disk."""
         self._send("checkpoint", step, absurd=self.watch.absurd)
@@ -144,8 +149,6 @@ class Recorder:
         if self.watch.diverged(at_the_end=True):
             self._record_divergence(step, self.watch.verdict())
         depth, time_cut, tally = self.depth.means(), self.time_cut.means(), self.tally
-        dropped = dict(self.downstream.dropped) if self.downstream else {}
-        reconnects = self.downstream.reconnects if self.downstream else 0
         self._send(
             "end", step, busy=self.busy, train_s=tally.train_s, characters=tally.characters,
             steps_per_s=tally.steps / tally.train_s if tally.train_s else 0.0,
@@ -153,8 +156,7 @@ class Recorder:
             time_cosine=time_cut.get("cosine"), train_loss=tally.train_loss, peak_rss_mb=tally.peak(), **self._unit,
             **({"higher_is_better": self._metrics.directions} if self._metrics.metrics else {}),
             **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
-            **({"dropped_targets": dropped} if dropped else {}), **({"reconnects": reconnects} if reconnects else {}),
-            **self.piggyback.figures(),
+            **(self.downstream.figures() if self.downstream else {}), **self.piggyback.figures(),
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -89,6 +89,21 @@ def newest_whole(run_dir: Path) -> int | None:
     return None
 
 
+def newest_part(run_dir: Path, stage: int, after: int) -> int | None:
+    """Return the step of the newest undamaged checkpoint of one stage after step `after`; None without one.
+
+    It may lack other stages. Warns of newer ones that cannot be read.
+    """
+    for step in reversed([step for step in _steps(run_dir) if step > after]):
+        path = _json(folder_of(run_dir, step), stage)
+        try:
+            if path.is_file() and read_stage(path, (step, stage)):
+                return step
+        except CheckpointError as error:
+            log.warning("%s; going back to an older one", error)
+    return None
+
+
 def complete_steps(run_dir: Path) -> list[int]:
     """Return the steps of the complete checkpoints in a run folder, ascending, without reading tensors."""
     folders = [(step, folder_of(run_dir, step)) for step in _steps(run_dir)]
