@@ -189,7 +189,7 @@ def prune_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callab
         if len(flags) == config.stages and not any(marks.pop(record["step"])):
             waits = config.evaluate.patience is not None
             spare = best_saved(run_dir, monitor.valid_history) if waits else None
-            checkpoint.prune(run_dir, config.checkpoint.keep, spare)
+            checkpoint.prune(run_dir, config.checkpoint.keep, spare, incomplete=config.replaces_stages)
 
     return note
 

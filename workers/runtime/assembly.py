@@ -142,6 +142,7 @@ def _restore(worker: Worker, job: Job, index: int) -> int | None:
     own = checkpoint.newest_part(job.run_dir, index, job.start) if job.incarnation else None
     if own is not None:
         _load(worker, config, job.run_dir, own, checkpoint.load(job.run_dir, own, index, config.parts), index)
+        worker.recorder.rejoin()
         return own
     if config.resume is None:
         return None

@@ -77,6 +77,7 @@ class Recorder:
         self._unit = {} if self.function.unit == "nats" else {"unit": self.function.unit}
         self._metrics = MetricSums(metrics)
         self._diverged = False
+        self._saved_at: float | None = None  # Unix time at which the loaded state was saved
         self._started: float | None = None
         self._last_record = self._last_event = 0.0
         self._valid_sum, self._valid_right, self._valid_count, self._valid_step = 0.0, 0, 0, 0
@@ -165,6 +166,7 @@ class Recorder:
         return {
             "tally": self.tally.state_dict(self.wall_s, self.clock.seconds, unrecorded_s),
             "watch": self.watch.state_dict(),
+            "saved_at": time.time(),
             "probed": {name: {**vars(meter)} for name, meter in self._probed.items()},
         }
 
@@ -174,7 +176,14 @@ class Recorder:
             return
         self.tally.load_state_dict(state["tally"])
         self.watch.load_state_dict(state["watch"])
+        self._saved_at = state.get("saved_at")
         self._probed = {name: FitMeter(**sums) for name, sums in state["probed"].items()}
+
+    def rejoin(self) -> None:
+        """Count the time since the loaded state was saved as time blocked: the run has gone on meanwhile."""
+        away_s = 0.0 if self._saved_at is None else max(0.0, time.time() - self._saved_at)
+        self.tally.wall_s += away_s
+        self.tally.blocked_s += away_s
 
     @property
     def wall_s(self) -> float:

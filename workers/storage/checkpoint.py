@@ -119,12 +119,16 @@ def stages_of(run_dir: Path, step: int) -> int:
     return stages
 
 
-def prune(run_dir: Path, keep: int, spare: int | None = None) -> None:
-    """Remove all complete checkpoints except the newest `keep` and that of step `spare`."""
-    for step in complete_steps(run_dir)[:-keep]:
-        if step == spare:
-            continue
-        shutil.rmtree(folder_of(run_dir, step), ignore_errors=True)
+def prune(run_dir: Path, keep: int, spare: int | None = None, *, incomplete: bool = False) -> None:
+    """Remove all complete checkpoints except the newest `keep` and that of step `spare`.
+
+    `incomplete`: also those older than the newest complete one that lack a stage.
+    """
+    complete = complete_steps(run_dir)
+    kept, newest = {spare, *complete[-keep:]}, max(complete, default=0)
+    for step in _steps(run_dir) if incomplete else complete:
+        if step not in kept and step < newest:
+            shutil.rmtree(folder_of(run_dir, step), ignore_errors=True)
 
 
 def set_aside(run_dir: Path, after: int) -> None:

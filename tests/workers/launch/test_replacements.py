@@ -42,6 +42,8 @@ def heard(name):
 
 #: Of three stages, the one in the middle is killed once it and the last one have begun.
 MIDDLE = """
+if stage == 2:
+    say(event="going", step=1)  # before its address reaches stage 1
 if stage:
     say(event="listening", address="%d.%d" % (stage, incarnation))
 if stage == 0:
@@ -54,7 +56,6 @@ elif stage == 1:
         say(event="record", record=dict(kind="train", stage=1, step=3))
         os.kill(os.getpid(), 9)
 else:
-    say(event="going", step=1)
     heard("lost")
 say(event="done")
 """
