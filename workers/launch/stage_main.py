@@ -7,7 +7,7 @@ supervisor over the descriptor CHANNEL (`workers.system.channel`).
     received   {"peer": address}, {"stop": true}, {"lost": stage} of a neighbour that will be started again
     sent       {"event": "listening", "address": ...}, or "store" from the first stage of a pipelined run
                {"event": "stopping"}, the answer to a stop
-               {"event": "going", "step": ...} at the first frame, if a lost stage may start again alone
+               {"event": "going", "step": ...} after the first frame, if a lost stage may start again alone
                {"event": "record", "record": ...}
                {"event": "done"} or {"event": "error", ...}, the last message
 

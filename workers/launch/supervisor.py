@@ -200,8 +200,8 @@ class Supervisor:
             return False
         if not self._replacements.spend(index, self.last_step[index], lost.ended_at):
             return False
-        ended = f"killed by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
-        log.warning("stage %d, after step %d: its process was %s; it starts again alone", index, self.last_step[index],
+        ended = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
+        log.warning("stage %d, after step %d: its process %s; it starts again alone", index, self.last_step[index],
                     ended)  # fmt: skip
         for neighbour in {index - 1, index + 1} & set(range(self.stages)):
             self.send(neighbour, lost=index)

@@ -19,7 +19,7 @@ class ReplaceableEnd(ChannelEnd):
 
     Args:
         peer: name of the neighbour, for messages.
-        on_first: called with the step of the first frame that is received.
+        on_first: called with the step of the first frame when it has been handled, as a second one is received.
     """
 
     def __init__(self, peer: str, on_first: Callable[[int], None] = lambda step: None) -> None:
@@ -27,6 +27,7 @@ class ReplaceableEnd(ChannelEnd):
         self._end: ChannelEnd | None = None
         self._offered: queue.SimpleQueue[ChannelEnd] = queue.SimpleQueue()
         self._on_first: Callable[[int], None] | None = on_first
+        self._first: int | None = None  # step of the first frame
 
     def offer(self, end: ChannelEnd) -> None:
         """Offer the end of a new link, in any thread; `renew` continues on it."""
@@ -78,8 +79,10 @@ class ReplaceableEnd(ChannelEnd):
         return self._end
 
     def _noted(self, frame: Frame) -> Frame:
-        if self._on_first is not None:
-            self._on_first(frame.step)
+        if self._first is None:
+            self._first = frame.step
+        elif self._on_first is not None:
+            self._on_first(self._first)
             self._on_first = None
         return frame
 

@@ -31,7 +31,7 @@ class Replacements:
 
     def __init__(self, config: Config, restarts: Restarts) -> None:
         self._config, self._restarts = config, restarts
-        self._going: set[int] = set()  # stages that have received a frame
+        self._going: set[int] = set()  # stages that have handled a frame
         self._away: dict[int, Loss] = {}
         self.incarnations = [0] * config.stages
 
@@ -53,7 +53,7 @@ class Replacements:
         return True
 
     def going(self, index: int, step: int) -> dict[str, Any] | None:
-        """Note that a stage has received its first frame; return the record of a stage that is back."""
+        """Note that a stage has handled its first frame, of that step; return the record of a stage that is back."""
         self._going.add(index)
         loss = self._away.pop(index, None)
         if loss is None:
