@@ -47,7 +47,8 @@ class TrainedRun:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """All records of the run, one per row: `kind` (sitting, train, valid, own, probe), `stage`, `step` and figures.
+        """All records of the run, one per row: `kind` (sitting, train, valid, own, probe, rejoined), `stage`, `step`
+        and figures.
 
         Losses are in nats per label, times in seconds.
         """

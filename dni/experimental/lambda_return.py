@@ -26,6 +26,7 @@ class LambdaReturn(Synthetic):
 
     name: ClassVar[str] = "lambda_return"
     named_tensors: ClassVar[bool] = False
+    takes_gaps: ClassVar[bool] = False
 
     def stage(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, last: bool, **settings: Any) -> Stage:
         if last or settings["first"]:

@@ -32,6 +32,7 @@ class LambdaReturnInTime(SyntheticInTime):
 
     name: ClassVar[str] = "lambda_return"
     several_windows: ClassVar[bool] = True
+    takes_gaps: ClassVar[bool] = False
 
     def waiting(self, cut: TimeCutContext) -> int:
         return self.horizon

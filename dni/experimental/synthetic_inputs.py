@@ -38,6 +38,7 @@ class SyntheticInputs(Synthetic):
     name: ClassVar[str] = "synthetic_inputs"
     named_tensors: ClassVar[bool] = False
     predicts_inputs: ClassVar[bool] = True
+    takes_gaps: ClassVar[bool] = False
 
     def steps_ahead(self, stages: int) -> int:
         return self.max_in_flight * (stages - 1)

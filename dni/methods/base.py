@@ -42,6 +42,8 @@ class DepthMethod(Named, ABC):
     named_tensors: ClassVar[bool] = True
     #: Every stage waits for the true gradient of every step before it updates.
     locked: ClassVar[bool] = False
+    #: Stages may miss steps, and targets may be missing: a lost stage can start again while the others go on.
+    takes_gaps: ClassVar[bool] = False
     #: Class of torch.distributed.pipelining.schedules that runs the stages; None: the training loop of a worker does.
     schedule: ClassVar[str | None] = None
     #: Stages predict their inputs (`input_interface`) and do not wait for the previous stage's forward pass.

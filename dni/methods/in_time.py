@@ -39,6 +39,9 @@ class TimeMethod(Named, ABC):
     #: It uses the predictor of `predictor.time`; False: the context of that predictor is not sent.
     predicts: ClassVar[bool] = False
 
+    #: Windows may be missing: the window after them begins a sequence, whatever the data says.
+    takes_gaps: ClassVar[bool] = False
+
     @abstractmethod
     def interface(self, cut: TimeCutContext) -> Interface:
         """Build the interface that returns dL/d state of a stage that carries state."""
@@ -78,6 +81,7 @@ class Truncated(TimeMethod):
 
     name: ClassVar[str] = "truncated"
     answers: ClassVar[bool] = False
+    takes_gaps: ClassVar[bool] = True
 
     def interface(self, cut: TimeCutContext) -> Interface:
         return ZeroInterface()
@@ -90,6 +94,7 @@ class Full(TimeMethod):
     name: ClassVar[str] = "full"
     whole_sequences: ClassVar[bool] = True
     answers: ClassVar[bool] = False
+    takes_gaps: ClassVar[bool] = True
 
     def interface(self, cut: TimeCutContext) -> Interface:
         return ZeroInterface()

@@ -34,6 +34,7 @@ class Local(DepthMethod):
 
     name: ClassVar[str] = "local"
     predicts: ClassVar[bool] = True
+    takes_gaps: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
         if not cut.rows:

@@ -22,6 +22,7 @@ class Synthetic(DepthMethod):
     name: ClassVar[str] = "synthetic"
     late: ClassVar[bool] = True
     predicts: ClassVar[bool] = True
+    takes_gaps: ClassVar[bool] = True
 
     def interface(self, cut: CutContext) -> Interface:
         return cut.predicted(self.memory)

@@ -26,6 +26,7 @@ class SyntheticInTime(TimeMethod):
 
     name: ClassVar[str] = "synthetic"
     predicts: ClassVar[bool] = True
+    takes_gaps: ClassVar[bool] = True
 
     #: A target needs several windows in a row.
     several_windows: ClassVar[bool] = False

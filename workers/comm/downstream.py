@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -63,10 +64,10 @@ class Downstream:
         """Number of sent frames that the next stage has not finished, as far as is known."""
         return self._sent - self._done
 
-    @property
-    def reconnects(self) -> int:
-        """How often the connection was lost and made anew."""
-        return self._end.reconnects
+    def figures(self) -> dict[str, Any]:
+        """Return what was lost on this edge in the whole run, if anything was."""
+        found = {"dropped_targets": dict(self.dropped), "reconnects": self._end.reconnects}
+        return {name: figure for name, figure in found.items() if figure}
 
     def pending(self) -> int:
         """Return the number of received frames not yet processed plus targets not yet yielded."""

@@ -38,8 +38,8 @@ class LaunchConfig:
     mode: LaunchMode = LaunchMode.auto  # stages run as threads, processes on this machine, or processes that an engine
     # such as torchrun or SLURM has started (external); auto: by the transport
     torch_threads: int | None = one_or_more(None)  # [threads] torch threads per stage; null: cores / stages
-    restarts: int = zero_or_more(0)  # [times] start the run again from its newest complete checkpoint when a stage's
-    # process is lost; with launch=processes. 0: the run ends
+    restarts: int = zero_or_more(0)  # [times] start a lost stage again from its own newest checkpoint, while the others
+    # go on, or else the run from its newest complete one; with launch=processes. 0: the run ends
 
 
 @dataclass

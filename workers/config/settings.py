@@ -13,9 +13,10 @@ from dni.methods.base import DepthMethod
 from dni.methods.in_time import TimeMethod, Truncated
 from dni.methods.synthetic import Synthetic
 from dni.metrics.validation import Metric
-from dni.models.base import Model
+from dni.models.base import Model, TiedKind
 from dni.models.language import Lstm
 from dni.optimizers import Adam, Optimizer
+from dni.predictors.head_settings import CopiedHead
 from dni.ranges import one_or_more, zero_or_more
 from workers.comm.transports.base import Transport
 from workers.comm.transports.grpc.transport import Grpc
@@ -158,6 +159,18 @@ class Config:
         if self.launch.mode is LaunchMode.auto:
             return self.transport.within_process
         return self.launch.mode is LaunchMode.threads
+
+    @property
+    def replaces_stages(self) -> bool:
+        """Whether a lost stage, other than the first, starts again alone (`launch.restarts`): no stage needs every step
+        of another, and nothing but targets and losses comes back over a link."""
+        apart = self.model.tied is not TiedKind.sum and not self.optimizer.over_all_stages
+        apart = apart and not isinstance(self.predictor.depth, CopiedHead)
+        takes_gaps = self.depth.takes_gaps and self.depth.lag is None and self.time.takes_gaps
+        own_processes = not self.threads and self.launch.mode is not LaunchMode.external
+        links = self.transport.replaces_links and self.transport.any_port
+        watched = self.profile or self.evaluate.probe is not None  # a probe needs all stages, a timeline the same links
+        return bool(self.launch.restarts) and own_processes and links and takes_gaps and apart and not watched
 
     @property
     def torch_threads(self) -> int:

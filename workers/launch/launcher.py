@@ -83,14 +83,14 @@ def run(accepted: Accepted) -> Result:
         while True:
             stop = Stop()
             try:
-                return run_once(accepted, stop, monitor_of(accepted, metrics), restarts.count)
+                return run_once(accepted, stop, monitor_of(accepted, metrics), restarts)
             except WorkerLost as error:
                 if stop.is_set():
                     raise
                 accepted = restarts.after(accepted, error)
 
 
-def run_once(accepted: Accepted, stop: Stop, watched: Monitor, restarts: int) -> Result:
+def run_once(accepted: Accepted, stop: Stop, watched: Monitor, restarts: Restarts) -> Result:
     """Run all stages, or the first one, until the end or until a stage is lost. Raises as `launch`."""
     with refusals_at_the_door():
         known, begun = prepare(accepted)
@@ -127,7 +127,7 @@ def monitor_of(accepted: Accepted, metrics: Metrics | None) -> Monitor:
 
 
 def follow(
-    accepted: Accepted, known: RunFacts, begun: Record, stop: Stop, watched: Monitor, restarts: int = 0
+    accepted: Accepted, known: RunFacts, begun: Record, stop: Stop, watched: Monitor, restarts: Restarts
 ) -> dict[str, Any]:
     """Run the stages, record their reports, and return the summary."""
     config, run_dir = accepted.config, accepted.run_dir
@@ -135,13 +135,13 @@ def follow(
         monitor(begun)
         secret = secret_of_run(starts_all=accepted.rank_info is None)
         job = Job(config, run_dir, sink(config, run_dir, monitor, stop), stop, accepted.data, sockets, secret)
-        run_until_end(job, stop, accepted.rank_info)
+        run_until_end(job, stop, accepted.rank_info, restarts)
         if config.profile:
             write_trace(run_dir, config.stages)
         ends = monitor.summary_stages()
         with about(run_dir / SUMMARY):
             summary = write_summary(
-                run_dir, known, stages=ends, valid=monitor.valid_history, restarts=restarts,
+                run_dir, known, stages=ends, valid=monitor.valid_history, restarts=restarts.count,
                 ended=why_ended(config, stop, min((end["step"] for end in ends), default=0)),
                 sittings=totals(monitor.sittings),
             )  # fmt: skip
@@ -156,16 +156,16 @@ def launch_later_stage(config: Config, run_dir: Path, rank_info: RankInfo) -> No
         run_later_stage(accepted.config, run_dir, rank_info)
 
 
-def run_until_end(job: Job, stop: Stop, rank_info: RankInfo | None) -> None:
+def run_until_end(job: Job, stop: Stop, rank_info: RankInfo | None, restarts: Restarts) -> None:
     """Run the stages; ignore the loss of stages after a divergence, which is reported with the summary."""
     try:
-        run_stages(job, stop, rank_info)
+        run_stages(job, stop, rank_info, restarts)
     except DniError:
         if stop.diverged is None:
             raise
 
 
-def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
+def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None, restarts: Restarts) -> None:
     """Run the stages in threads, in processes, or only the first one here, until all stages have ended."""
     if rank_info is not None:
         linked = threading.Event()
@@ -174,7 +174,7 @@ def run_stages(job: Job, stop: Stop, rank_info: RankInfo | None = None) -> None:
     if job.config.threads:
         with stop_on_signals(stop, lambda: None), with_resume_hint(job.run_dir):
             return run_threads(job)
-    supervisor = Supervisor(job)
+    supervisor = Supervisor(job, restarts)
     with stop_on_signals(stop, supervisor.wake):
         supervisor.run()
     return None

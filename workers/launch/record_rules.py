@@ -43,7 +43,7 @@ def prune_checkpoints(config: Config, run_dir: Path, monitor: Monitor) -> Callab
         flags.append(record["absurd"])
         if len(flags) == config.stages and not any(marks.pop(record["step"], [True])):  # one of the threads that save
             spare = best_saved(run_dir, monitor.valid_history) if config.evaluate.patience is not None else None
-            checkpoint.prune(run_dir, config.checkpoint.keep, spare)
+            checkpoint.prune(run_dir, config.checkpoint.keep, spare, incomplete=config.replaces_stages)
 
     return note
 

@@ -15,15 +15,29 @@ log = logging.getLogger(__name__)
 
 
 class Restarts:
-    """Counts how often a run was started again.
+    """Counts how often a run, or one of its stages alone, was started again.
 
     Args:
-        most: how often it may be.
+        most: how often in all they may be.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.count = most, 0
-        self._lost_at: int | None = None  # newest recorded step of any stage when a stage was lost
+        self._lost_at: dict[int | None, int] = {}  # newest step when a stage was lost; None: of a run started whole
+        self._refused: str | None = None  # why there is no further restart
+
+    def spend(self, step: int, stage: int | None = None) -> str | None:
+        """Count one restart, of a stage alone or of the whole run (None), that was lost after `step`.
+
+        Return why there is none, from then on: all are used up, or the last one was lost at the same step.
+        """
+        if self._refused is None and self._lost_at.get(stage) == step:
+            self._refused = f"it was lost at step {step} before"
+        elif self._refused is None and self.count == self.most:
+            self._refused = f"launch.restarts={self.most} are used up"
+        if self._refused is None:
+            self.count, self._lost_at[stage] = self.count + 1, step
+        return self._refused
 
     def after(self, accepted: Accepted, error: WorkerLost) -> Accepted:
         """Return the run as it goes on from its newest complete checkpoint, or from its beginning without one.
@@ -33,12 +47,9 @@ class Restarts:
         """
         if not self.most:
             raise error
-        reached = newest_step(accepted.run_dir)
-        if reached == self._lost_at:
-            raise type(error)(f"{error}; not started again: it was lost at step {reached} before") from error
-        if self.count == self.most:
-            raise type(error)(f"{error}; not started again: launch.restarts={self.most} are used up") from error
-        self.count, self._lost_at = self.count + 1, reached
+        refused = self.spend(newest_step(accepted.run_dir))
+        if refused is not None:
+            raise type(error)(f"{error}; not started again: {refused}") from error
         going_on = continued(accepted, error)
         start = going_on.config.resume_step or 0
         log.warning("%s; starting again after step %d (%d of %d times)", error, start, self.count, self.most)

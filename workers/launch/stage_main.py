@@ -1,11 +1,13 @@
-"""The program of one stage's process, with the arguments RUN_DIR SOCKETS CHANNEL INDEX; see `workers.system.spawn`.
+"""The program of one stage's process, with the arguments RUN_DIR SOCKETS INCARNATION CHANNEL
+INDEX; see `workers.system.spawn`.
 
 It reads its settings from RUN_DIR, listens in the folder SOCKETS ("": at a port), and exchanges messages with the
 supervisor over the descriptor CHANNEL (`workers.system.channel`).
 
-    received   {"peer": address}, {"stop": reason}
+    received   {"peer": address}, {"stop": reason}, {"lost": stage} of a neighbour that will be started again
     sent       {"event": "listening", "address": ...}, or "store" from the first stage of a pipelined run
                {"event": "stopping"}, the answer to a stop
+               {"event": "going", "step": ...} after the first frame, if a lost stage may start again alone
                {"event": "record", "record": ...}
                {"event": "done"} or {"event": "error", ...}, the last message
 
@@ -19,6 +21,7 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +33,7 @@ from dni.errors import DniError, PeerTimeout
 from workers.comm.transports.secret import take_secret
 from workers.config.schema import LogFormat
 from workers.config.settings import Config
+from workers.launch.rejoin.links import LastingLinks
 from workers.runtime.assembly import assemble
 from workers.runtime.job import Job
 from workers.runtime.links import connect, listen
@@ -49,14 +53,14 @@ MOST_CHARACTERS = 4000
 def main() -> None:
     """Run one stage and report how it ended; exit with status 0 or 1."""
     run_dir, sockets = Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None
-    descriptor, index = int(sys.argv[3]), int(sys.argv[4])
+    incarnation, descriptor, index = map(int, sys.argv[3:6])
     threading.current_thread().name = f"stage-{index}"
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(levelname)s][%(threadName)s] %(message)s")
     control, failed = Control(descriptor, sockets), False
     with ExitStack() as links:  # closed after the report, so that the cause arrives before the failures of other stages
         try:
             with no_early_exit():
-                run_stage(read_record(run_dir), run_dir, index, control, links)
+                run_stage(read_record(run_dir), run_dir, index, control, links, incarnation)
             control.send(event="done")
         except BaseException as error:
             failed = True
@@ -65,7 +69,9 @@ def main() -> None:
     sys.exit(failed)
 
 
-def run_stage(config: Config, run_dir: Path, index: int, control: Control, links: ExitStack) -> None:
+def run_stage(
+    config: Config, run_dir: Path, index: int, control: Control, links: ExitStack, incarnation: int = 0
+) -> None:
     """Connect the links, build the stage, and train until the end. The caller closes `links`."""
     if config.tracking.log_format is LogFormat.json:
         log_in_json(run_dir.name, index)
@@ -73,10 +79,12 @@ def run_stage(config: Config, run_dir: Path, index: int, control: Control, links
     torch.set_num_threads(config.torch_threads)
     job = Job(
         config, run_dir, lambda record: control.send(event="record", record=record), control.stop,
-        sockets=control.sockets, secret=take_secret(),
+        sockets=control.sockets, secret=take_secret(), incarnation=incarnation,
     )  # fmt: skip
     if config.pipelined:
         return _run_in_group(job, index, control, links)
+    if config.replaces_stages:
+        return _run_replaceable(job, index, control, links)
     timeout_s = config.transport.timeout_s
     upstream = downstream = None
     if index:
@@ -87,6 +95,15 @@ def run_stage(config: Config, run_dir: Path, index: int, control: Control, links
     if index:
         upstream = links.enter_context(closing(listener.accept(timeout_s)))
     return assemble(job, index, upstream, downstream).run()
+
+
+def _run_replaceable(job: Job, index: int, control: Control, opened: ExitStack) -> None:
+    """Run a stage whose neighbours may start again without it. It is built first: then no frame waits for it."""
+    links = LastingLinks(job, index, control.send, control.peer, opened)
+    control.on_lost = links.lost
+    worker = assemble(job, index, links.before, links.after)
+    links.open()
+    worker.run()
 
 
 def _run_in_group(job: Job, index: int, control: Control, links: ExitStack) -> None:
@@ -110,6 +127,7 @@ class Control:
     def __init__(self, descriptor: int, sockets: Path | None = None) -> None:
         self.sockets = sockets
         self.stop = Stop()
+        self.on_lost: Callable[[int], None] = lambda stage: None  #: called with a neighbour that will be started again
         self._peers: SimpleQueue[str] = SimpleQueue()
         self._channel = Channel.inherited(descriptor)
         background("control", self._listen, self._died).start()
@@ -124,8 +142,8 @@ class Control:
         text = str(named) if isinstance(named, DniError) else f"{type(named).__name__}: {named}"
         self.send(event="error", type=type(named).__name__, message=text[:MOST_CHARACTERS])
 
-    def peer(self, timeout_s: float) -> str:
-        """Wait for the address of the peer to connect to. Raises PeerTimeout."""
+    def peer(self, timeout_s: float | None) -> str:
+        """Wait for the address of the peer to connect to; None: as long as it takes. Raises PeerTimeout."""
         try:
             return self._peers.get(timeout=timeout_s)
         except Exception as error:
@@ -135,6 +153,8 @@ class Control:
         for message in self._channel.messages():
             if "peer" in message:
                 self._peers.put(message["peer"])
+            if "lost" in message:
+                self.on_lost(message["lost"])
             if message.get("stop"):
                 self.stop.because(message["stop"])
                 self.send(event="stopping")

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class StageProcess:
         mine, self._theirs = (_above_standard(end) for end in socket.socketpair())
         self._channel = Channel(mine)
         self._threads: list[threading.Thread] = []
+        self.ended_at = 0.0  #: when the process has ended, by the monotonic clock
         with log.open("ab") as file:
             self._log_start = file.tell()
             self.process = subprocess.Popen(
@@ -86,6 +88,7 @@ class StageProcess:
 
     def _wait(self) -> None:
         self.process.wait()
+        self.ended_at = time.monotonic()
         self._theirs.shutdown(socket.SHUT_RDWR)  # also closes inherited copies; unread messages stay readable
         self._theirs.close()
 

@@ -15,6 +15,8 @@ from dni import errors
 from dni.errors import ConfigError, DniError, EndedEarly, OutOfMemory, ThreadDied, WorkerLost
 from workers.comm.transports.secret import VARIABLE
 from workers.config.settings import Config
+from workers.launch.rejoin.replacements import Replacements
+from workers.launch.restarts import Restarts
 from workers.launch.stage_process import StageProcess
 from workers.runtime.job import Job
 from workers.storage.checkpoint import continue_with
@@ -52,9 +54,11 @@ class Supervisor:
     Call `run` in a thread that lives until it returns (see `StageProcess`).
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, restarts: Restarts | None = None) -> None:
         self.job, self.stages = job, job.config.stages
         self.children: list[StageProcess] = []
+        self._replacements = Replacements(job.config, restarts or Restarts(0))
+        self._addresses: dict[int, str] = {}  # at which the stages listen
         self.last_step = [job.start] * self.stages
         self.failures: list[Failure] = []
         self._messages: SimpleQueue[tuple[int, Message]] = SimpleQueue()
@@ -77,14 +81,10 @@ class Supervisor:
 
     def start(self) -> None:
         """Start one process and one log file per stage."""
-        logs = self.job.run_dir / "logs"
-        logs.mkdir(exist_ok=True)
-        arguments = str(self.job.run_dir), str(self.job.sockets or "")
-        secret = {VARIABLE: self.job.secret.decode()} if self.job.secret else {}
+        (self.job.run_dir / "logs").mkdir(exist_ok=True)
         for k in range(self.stages):
-            child = StageProcess(k, logs / f"stage-{k}.log", arguments, environment(self.job.config) | secret)
-            self.children.append(child)
-            child.follow(self._receive)
+            self.children.append(self._started(k))
+            self.children[k].follow(self._receive)
 
     def wake(self) -> None:
         """Forward the job's stop to the first stage. Safe in a signal handler."""
@@ -103,6 +103,13 @@ class Supervisor:
             child.process.kill()
         for child in self.children:
             child.end()
+
+    def _started(self, index: int) -> StageProcess:
+        run_dir, incarnation = self.job.run_dir, self._replacements.incarnations[index]
+        arguments = str(run_dir), str(self.job.sockets or ""), str(incarnation)
+        secret = {VARIABLE: self.job.secret.decode()} if self.job.secret else {}
+        log_file = run_dir / "logs" / f"stage-{index}.log"
+        return StageProcess(index, log_file, arguments, environment(self.job.config) | secret)
 
     def _receive(self, index: int, message: Message) -> None:
         self._messages.put((index, message))
@@ -139,7 +146,12 @@ class Supervisor:
             case "stopping":
                 self._note_answer()
             case "listening":
+                self._addresses[index] = message["address"]
                 self.send(index - 1, peer=message["address"])
+            case "going":
+                self.last_step[index] = max(self.last_step[index], message["step"] - 1)
+                if (record := self._replacements.going(index, message["step"])) is not None:
+                    self.job.sink(record)
             case "store":
                 for other in range(1, self.stages):
                     self.send(other, peer=message["address"])
@@ -171,6 +183,8 @@ class Supervisor:
             self._deadline = time.monotonic() + LEAVE_S
 
     def _note_exit(self, index: int, code: int) -> None:
+        if self._replaced(index, code):
+            return
         if code == -signal.SIGKILL and memory_kills() > self._memory_kills:
             reason = f"its process was killed, most likely by the system for lack of memory: {LESS}"
             self._fail(index, reason, OutOfMemory)
@@ -183,6 +197,26 @@ class Supervisor:
                 index, f"its process ended with status {code}{early}; {'the end of its' if output else 'see its'} log "
                 f"{self.children[index].log}{': ' if output else ''}{output}", EndedEarly,
             )  # fmt: skip
+
+    def _replaced(self, index: int, code: int) -> bool:
+        """Start a lost stage again while the others go on, if that may be; return whether it was."""
+        lost, memory = self.children[index], code == -signal.SIGKILL and memory_kills() > self._memory_kills
+        if self.failures or index in self._done or self.job.stop.is_set() or memory:
+            return False
+        if not self._replacements.spend(index, self.last_step[index], lost.ended_at):
+            return False
+        ended = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
+        log.warning("stage %d, after step %d: its process %s; it starts again alone", index, self.last_step[index],
+                    ended)  # fmt: skip
+        for neighbour in {index - 1, index + 1} & set(range(self.stages)):
+            self.send(neighbour, lost=index)
+        lost.end()
+        self.children[index] = self._started(index)
+        self.children[index].follow(self._receive)
+        self._running.add(index)
+        if index + 1 in self._addresses:
+            self.send(index, peer=self._addresses[index + 1])
+        return True
 
     def _fail(self, index: int, reason: str, kind: type[DniError] = WorkerLost, consequence: bool = False) -> None:
         self.failures.append(Failure(index, reason, kind, consequence))

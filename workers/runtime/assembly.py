@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from dni.lr_schedule import resume_schedule
 from dni.stages.base import Stage
@@ -19,6 +20,9 @@ from workers.build.warm_start import take_weights
 from workers.comm.contents import Contents
 from workers.comm.downstream import Downstream
 from workers.comm.edge import WaitTime
+from workers.comm.lasting.downstream import LastingDownstream
+from workers.comm.lasting.replaceable_end import ReplaceableEnd
+from workers.comm.lasting.upstream import LastingUpstream
 from workers.comm.neighbours import Neighbours
 from workers.comm.transports.base import ChannelEnd
 from workers.comm.upstream import Upstream
@@ -54,8 +58,11 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
     tracer.stage(stage, depth, time_cut)
     after = None
     if downstream is not None:
-        after = Downstream(
-            downstream, stage=index, window=config.depth.in_flight(config.stages), clock=clock, timeout_s=timeout,
+        make: Callable[..., Downstream] = partial(Downstream, downstream)
+        if isinstance(downstream, ReplaceableEnd):
+            make = partial(LastingDownstream, downstream)
+        after = make(
+            stage=index, window=config.depth.in_flight(config.stages), clock=clock, timeout_s=timeout,
             most_replies=config.depth.most_replies, piggybacked=upstream_specs(config, ties, index + 1),
         )  # fmt: skip
     ends = {index - 1: upstream, index + 1: downstream}
@@ -77,10 +84,11 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         piggyback=piggyback,
         writer=CheckpointWriter(job.run_dir, config.stages),
     )  # fmt: skip
-    if config.resume is not None:
-        _resume(worker, job, Path(config.resume), index)
-    elif config.start_from is not None:
+    newest = _restore(worker, job, index)
+    if newest is None and config.start_from is not None:
         take_weights(config, stage, depth, time_cut)
+    if isinstance(before, LastingUpstream):
+        before.newest, before.on_gap = newest or 0, partial(_skip, worker)
     return worker
 
 
@@ -94,7 +102,10 @@ def _before(
             config, job.data or open_data(config), start=job.start, stop=job.stop,
             broken_off=lambda step: job.sink({"kind": BROKEN_OFF, "stage": index, "step": step}),
         )  # fmt: skip
-    edge = Upstream(upstream, stage=index, clock=clock, timeout_s=config.transport.timeout_s, contents=contents)
+    make: Callable[..., Upstream] = partial(Upstream, upstream)
+    if isinstance(upstream, ReplaceableEnd):
+        make = partial(LastingUpstream, upstream)
+    edge = make(stage=index, clock=clock, timeout_s=config.transport.timeout_s, contents=contents)
     if not config.depth.predicts_inputs:
         return edge
     feed = Feed(
@@ -126,9 +137,33 @@ def contents_of(config: Config, index: int, ties: Sequence[Tied] = ()) -> Conten
     )
 
 
-def _resume(worker: Worker, job: Job, folder: Path, index: int) -> None:
-    state = load_part(job.config, folder, job.start, index, worker.stage, worker.state_dict)
-    with checkpoint.fitting(folder, job.start, index):
+def _skip(worker: Worker, steps: int) -> None:
+    """Go on after training steps that did not come: forget what was carried over; the schedule counts them."""
+    worker.stage.state = None
+    worker.recorder.skip()
+    if worker.stage.schedule is not None:
+        for _ in range(steps):
+            worker.stage.schedule.step()
+
+
+def _restore(worker: Worker, job: Job, index: int) -> int | None:
+    """Load the checkpoint from which a resumed run, or a stage that was started again, goes on; return its step."""
+    config = job.config
+    own = checkpoint.newest_part(job.run_dir, index, job.start) if job.incarnation else None
+    if own is not None:
+        _load(worker, config, job.run_dir, own, checkpoint.load(job.run_dir, own, index, config.parts), index)
+        worker.recorder.rejoin()
+        return own
+    if config.resume is None:
+        return None
+    folder, start = Path(config.resume), job.start
+    state = load_part(config, folder, start, index, worker.stage, worker.state_dict)
+    _load(worker, config, folder, start, state, index)
+    return start
+
+
+def _load(worker: Worker, config: Config, folder: Path, step: int, state: dict[str, Any], index: int) -> None:
+    with checkpoint.fitting(folder, step, index):
         worker.load_state_dict(state)
-        stage, config = worker.stage, job.config
-        stage.schedule = resume_schedule(config.optimizer.schedule, stage.optimizer, config.decay_steps, job.start)
+        stage = worker.stage
+        stage.schedule = resume_schedule(config.optimizer.schedule, stage.optimizer, config.decay_steps, step)

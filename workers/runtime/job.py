@@ -26,6 +26,8 @@ class Job:
     sockets: Path | None = None  # private folder for Unix sockets; None: stages listen at ports
     secret: bytes = field(default=b"", repr=False)  # with which its stages know each other; b"": none
 
+    incarnation: int = 0  # number of earlier processes of this stage, in the same run
+
     @property
     def start(self) -> int:
         """Steps taken before this process: training begins at the next one."""
@@ -39,6 +41,6 @@ class Job:
             stage=index,
             stages=self.config.stages,
             fingerprint=fingerprint(self.config),
-            incarnation=0,
+            incarnation=self.incarnation,
             next_step=self.start + 1,
         )

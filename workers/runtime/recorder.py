@@ -80,6 +80,7 @@ class Recorder:
         self.watch.unit = unit = self.function.unit
         self._unit = {} if unit == "nats" else {"unit": unit}
         self._metrics, self._diverged = MetricSums(metrics), False
+        self._saved_at: float | None = None  # Unix time at which the loaded state was saved
         self._started: float | None = None
         self._last_record = self._last_event = 0.0
         self._valid_sum, self._valid_right, self._valid_count, self._valid_step = 0.0, 0, 0, 0
@@ -137,6 +138,11 @@ class Recorder:
         losses = {f"{name}_loss": self._loss_since(name) for name in ("time", "depth")}
         self._send("probe", step, **figures, **losses)
 
+    def skip(self) -> None:
+        """Forget a validation pass that was cut off."""
+        self._valid_sum, self._valid_right, self._valid_count = 0.0, 0, 0
+        self._metrics.take()
+
     def saving(self, step: int) -> Callable[[], None]:
         """Return what to call once the checkpoint of this stage is on disk, from any thread: it records that."""
         return partial(self._send, "checkpoint", step, absurd=self.watch.absurd)
@@ -146,11 +152,6 @@ class Recorder:
         if self.watch.diverged(at_the_end=True):
             self._record_divergence(step, self.watch.verdict())
         depth, time_cut, tally = self.depth.means(), self.time_cut.means(), self.tally
-        counted = (
-            {}
-            if (after := self.downstream) is None
-            else {"dropped_targets": dict(after.dropped), "reconnects": after.reconnects}
-        )
         self._send(
             "end", step, busy=self.busy, train_s=tally.train_s, characters=tally.characters,
             steps_per_s=tally.steps / tally.train_s if tally.train_s else 0.0,
@@ -159,7 +160,7 @@ class Recorder:
             sent_mb=self.sent_bytes / 1e6, **self._unit,
             **({"higher_is_better": self._metrics.directions} if self._metrics.metrics else {}),
             **self.upstream.figures(), **({"own": tally.own} if tally.own else {}),
-            **{name: count for name, count in counted.items() if count}, **self.piggyback.figures(),
+            **(self.downstream.figures() if self.downstream else {}), **self.piggyback.figures(),
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,6 +171,7 @@ class Recorder:
                 wall_s=self.wall_s, blocked_s=self.clock.seconds, unrecorded_s=unrecorded_s, sent_bytes=self.sent_bytes
             ),
             "watch": self.watch.state_dict(),
+            "saved_at": time.time(),
             "probed": {name: {**vars(meter)} for name, meter in self._probed.items()},
         }
 
@@ -179,7 +181,14 @@ class Recorder:
             return
         self.tally.load_state_dict(state["tally"])
         self.watch.load_state_dict(state["watch"])
+        self._saved_at = state.get("saved_at")
         self._probed = {name: FitMeter(**sums) for name, sums in state["probed"].items()}
+
+    def rejoin(self) -> None:
+        """Count the time since the loaded state was saved as time blocked: the run has gone on meanwhile."""
+        away_s = 0.0 if self._saved_at is None else max(0.0, time.time() - self._saved_at)
+        self.tally.wall_s += away_s
+        self.tally.blocked_s += away_s
 
     @property
     def wall_s(self) -> float:

@@ -99,6 +99,21 @@ def newest_whole(run_dir: Path) -> int | None:
     return None
 
 
+def newest_part(run_dir: Path, stage: int, after: int) -> int | None:
+    """Return the step of the newest undamaged checkpoint of one stage after step `after`; None without one.
+
+    It may lack other stages. Warns of newer ones that cannot be read.
+    """
+    for step in reversed([step for step in _steps(run_dir) if step > after]):
+        path = _json(folder_of(run_dir, step), stage)
+        try:
+            if path.is_file() and read_stage(path, (step, stage)):
+                return step
+        except CheckpointError as error:
+            log.warning("%s; going back to an older one", error)
+    return None
+
+
 def complete_steps(run_dir: Path) -> list[int]:
     """Return the steps of the complete checkpoints in a run folder, ascending, without reading tensors."""
     folders = [(step, folder_of(run_dir, step)) for step in _steps(run_dir)]
@@ -114,12 +129,16 @@ def stages_of(run_dir: Path, step: int) -> int:
     return stages
 
 
-def prune(run_dir: Path, keep: int, spare: int | None = None) -> None:
-    """Remove all complete checkpoints except the newest `keep` and that of step `spare`."""
-    for step in complete_steps(run_dir)[:-keep]:
-        if step == spare:
-            continue
-        shutil.rmtree(folder_of(run_dir, step), ignore_errors=True)
+def prune(run_dir: Path, keep: int, spare: int | None = None, *, incomplete: bool = False) -> None:
+    """Remove all complete checkpoints except the newest `keep` and that of step `spare`.
+
+    `incomplete`: also those older than the newest complete one that lack a stage.
+    """
+    complete = complete_steps(run_dir)
+    kept, newest = {spare, *complete[-keep:]}, max(complete, default=0)
+    for step in _steps(run_dir) if incomplete else complete:
+        if step not in kept and step < newest:
+            shutil.rmtree(folder_of(run_dir, step), ignore_errors=True)
 
 
 def set_aside(run_dir: Path, after: int) -> None:

@@ -11,6 +11,7 @@ import json
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +32,7 @@ from workers.tracking.terminal import REFRESH_S, Record, Screen
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 4096  #: records waiting to be shown; further ones are written, but not shown
-WRITTEN = ("train", "valid", "own", "probe", "sitting", "diverged")  #: kinds of records in `metrics.jsonl`
+WRITTEN = ("train", "valid", "own", "probe", "sitting", "diverged", "rejoined")  #: kinds of records in `metrics.jsonl`
 CLOSE_S = 10.0  #: longest wait for the display at the end of a run
 
 
@@ -68,6 +69,7 @@ class Monitor:
         self.sittings: list[dict[str, Any]] = []
         self._ends: dict[int, dict[str, Any]] = {}
         self._probes: dict[int, dict[str, Any]] = {}
+        self._rejoined: Counter[int] = Counter()  # by stage
         self._lock = threading.Lock()
         self._file: IO[str] | None = None
         self._queue: queue.Queue[Record | None] = queue.Queue(QUEUE_LIMIT)
@@ -82,6 +84,7 @@ class Monitor:
             earlier = self._earlier = _earlier_records(self.run_dir / METRICS)
         self.valid_history = [record for record in earlier if record.get("kind") == "valid"]
         self.sittings = [record for record in earlier if record.get("kind") == "sitting"]
+        self._rejoined.update(record["stage"] for record in earlier if record.get("kind") == "rejoined")
         alike = [
             record
             for record, last in zip(earlier, last_stages(earlier), strict=True)
@@ -126,7 +129,11 @@ class Monitor:
         """Return the "end" record of each finished stage, in order, with its number as `index` and its last `probe`."""
         with self._lock:
             probes = {stage: {"probe": _figures(record)} for stage, record in self._probes.items()}
-            return [{"index": stage, **end, **probes.get(stage, {})} for stage, end in sorted(self._ends.items())]
+            restarts = {stage: {"restarts": count} for stage, count in self._rejoined.items()}
+            return [
+                {"index": stage, **end, **probes.get(stage, {}), **restarts.get(stage, {})}
+                for stage, end in sorted(self._ends.items())
+            ]
 
     def _keep(self, record: dict[str, Any], file: IO[str]) -> None:
         if record["kind"] in WRITTEN:
@@ -139,6 +146,8 @@ class Monitor:
             self.sittings.append(record)
         elif record["kind"] == "probe":
             self._probes[record["stage"]] = record
+        elif record["kind"] == "rejoined":
+            self._rejoined[record["stage"]] += 1
         elif record["kind"] == "end":
             self._ends[record["stage"]] = _figures(record)
 

@@ -28,12 +28,22 @@ STAGE_KEYS = (
     "device",
 )
 
-
-#: Figures of a stage that are in the summary where its last record has them.
-_IF_KNOWN = (
-    "probe", "input_r2", "own", "dropped_targets", "reconnects", "tied_delay_steps", "copied_bytes", "sent_mb",
-    "bubble", "timeline",
-)  # fmt: skip
+#: Figures that only some stages have.
+OPTIONAL_KEYS = (
+    "probe",
+    "input_r2",
+    "own",
+    "dropped_targets",
+    "reconnects",
+    "restarts",
+    "missed_steps",
+    "skipped_steps",
+    "tied_delay_steps",
+    "copied_bytes",
+    "sent_mb",
+    "bubble",
+    "timeline",
+)
 
 
 @dataclass(frozen=True)
@@ -137,4 +147,4 @@ def _stage(facts: RunFacts, end: Mapping[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = {key: end.get(key) for key in ("index", *STAGE_KEYS)}
     if entry["device"] is None and end["index"] < len(facts.devices):
         entry["device"] = facts.devices[end["index"]]
-    return entry | {key: end[key] for key in _IF_KNOWN if key in end}
+    return entry | {key: end[key] for key in OPTIONAL_KEYS if key in end}

@@ -67,6 +67,9 @@ class ChannelEnd(ABC):
         """Return the stage that holds up the peer, possibly the peer itself; None if unknown."""
         return None
 
+    def give_up(self) -> None:  # noqa: B027  # most transports replace no links
+        """End the link at once, as the peer is gone; call it in any thread. With `Transport.replaces_links`."""
+
     @abstractmethod
     def close(self) -> None:
         """Deliver the sent frames, then end the link: the peer's `receive` raises WorkerLost. Idempotent."""
@@ -178,6 +181,9 @@ class Transport(Named, ABC):
     #: Links can be encrypted, so error messages may recommend it.
     encrypts: ClassVar[bool] = False
 
+    #: A link can be given up (`ChannelEnd.give_up`) and replaced: its listener accepts another one.
+    replaces_links: ClassVar[bool] = False
+
     @abstractmethod
     def listen(self, bind: str, context: LinkContext) -> Listener:
         """Listen for the previous stage. Raises ConfigError if the address is taken or impossible."""
@@ -198,6 +204,11 @@ class Transport(Named, ABC):
     def on_this_machine(self, context: LinkContext) -> str:
         """Return the address to listen at if the neighbour is on the same machine."""
         return "127.0.0.1:0" if self.bind == AUTO else self.bind
+
+    @property
+    def any_port(self) -> bool:
+        """Whether a stage that is started again can listen at another address than before."""
+        return self.bind == AUTO or self.bind.endswith(":0")
 
     @property
     def private(self) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
-from dni.errors import FlowControlError, PeerTimeout
+from dni.errors import FlowControlError, PeerTimeout, WorkerLost
 from workers.comm.frame import Frame
 from workers.comm.transports.base import ChannelEnd
 
@@ -137,6 +137,9 @@ class InboxEnd(ChannelEnd):
     @property
     def arrived_at(self) -> float | None:
         return self._inbox.arrived_at
+
+    def give_up(self) -> None:
+        self._inbox.fail(WorkerLost(f"{self._inbox.peer} is gone"))
 
     def _check_open(self, frame: Frame) -> None:
         """Raise ValueError after `close`, or the failure of the link."""

@@ -104,6 +104,12 @@ class GrpcEnd(LinkEnd):
         self._release()
         self._inbox.fail(WorkerLost("this end of the link is closed"))
 
+    def give_up(self) -> None:
+        super().give_up()
+        self._end(WorkerLost("given up"))
+        self._stop_waiting()
+        self._call.cancel()
+
     def abandon(self) -> None:
         """End the link at once, without delivering queued frames."""
         self._end(WorkerLost("this end of the link is closed"))

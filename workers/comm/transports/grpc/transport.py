@@ -46,6 +46,7 @@ class Grpc(ProcessTransport):
 
     name: ClassVar[str] = "grpc"
     encrypts: ClassVar[bool] = True
+    replaces_links: ClassVar[bool] = True
 
     def listen(self, bind: str, context: LinkContext) -> Listener:
         from workers.comm.transports.grpc.link import GrpcListener
@@ -68,7 +69,9 @@ class Grpc(ProcessTransport):
         """Return the address to listen at: with `bind=auto` and without TLS, a unix socket in the run's folder."""
         if self.bind != AUTO or context.sockets is None or self.tls.cert is not None:
             return super().on_this_machine(context)
-        return f"{UNIX}{context.sockets / f'stage-{context.handshake.stage}'}"
+        mine = context.handshake  # of a stage that was started again: nobody connects to its old process by mistake
+        again = f".{mine.incarnation}" if mine.incarnation else ""
+        return f"{UNIX}{context.sockets / f'stage-{mine.stage}{again}'}"
 
     @property
     def private(self) -> bool:

@@ -1,0 +1,1 @@
+"""Edges that outlive their links, in runs whose lost stages start again alone."""

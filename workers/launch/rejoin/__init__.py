@@ -1,0 +1,1 @@
+"""One stage starts again while the others go on."""
