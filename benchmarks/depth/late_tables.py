@@ -61,9 +61,10 @@ def finished(rows: dict[str, Row], group: str) -> list[Row]:
 
 
 def cell_of(rows: dict[str, Row], group: str, places: int) -> str:
-    """Return mean and spread of a group, and how many of its runs diverged; empty without runs."""
+    """Return mean and spread of a group (one seed: its figure), and how many runs diverged; empty without runs."""
     good, lost = finished(rows, group), len([row for row in by_seed(rows).get(group, []) if "failed" in row])
-    parts = [spread([row["test"] for row in good], places)] if good else []
+    tests = [row["test"] for row in good]
+    parts = [spread(tests, places) if len(tests) > 1 else f"{tests[0]:.{places}f}"] if good else []
     return " ".join([*parts, *([f"({lost} diverged)"] if lost else [])])
 
 
