@@ -183,9 +183,10 @@ class Supervisor:
             self._deadline = time.monotonic() + LEAVE_S
 
     def _note_exit(self, index: int, code: int) -> None:
-        if self._replaced(index, code):
+        memory = code == -signal.SIGKILL and memory_kills() > self._memory_kills
+        if not memory and self._replaced(index, code):
             return
-        if code == -signal.SIGKILL and memory_kills() > self._memory_kills:
+        if memory:
             reason = f"its process was killed, most likely by the system for lack of memory: {LESS}"
             self._fail(index, reason, OutOfMemory)
         elif code < 0:
@@ -200,9 +201,9 @@ class Supervisor:
 
     def _replaced(self, index: int, code: int) -> bool:
         """Start a lost stage again while the others go on, if that may be; return whether it was."""
-        lost, memory = self.children[index], code == -signal.SIGKILL and memory_kills() > self._memory_kills
-        if self.failures or index in self._done or self.job.stop.is_set() or memory:
+        if self.failures or index in self._done or self.job.stop.is_set():
             return False
+        lost = self.children[index]
         if not self._replacements.spend(index, self.last_step[index], lost.ended_at):
             return False
         ended = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
