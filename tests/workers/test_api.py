@@ -117,7 +117,7 @@ def test_another_thread_may_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_interrupted_run_is_returned_as_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.launch.launcher.run_stages", lambda job, stop, rank_info: stop.because("interrupted"))
+    monkeypatch.setattr("workers.launch.launcher.run_stages", lambda job, stop, *_: stop.because("interrupted"))
     assert train([*QUICK, "steps=5"], folder=tmp_path / "a").interrupted
 
 

@@ -43,6 +43,11 @@ class LastStage:
         assert isinstance(self.worker.upstream, LastingUpstream)
         self.upstream: LastingUpstream = self.worker.upstream
 
+    def save(self, step: int) -> None:
+        """Write this stage's part of a checkpoint."""
+        self.worker.writer.save(step, {1: self.worker.state_dict()}, lambda: None)
+        self.worker.writer.finish()
+
     @property
     def rate(self) -> float:
         return float(self.worker.stage.optimizer.param_groups[0]["lr"])
@@ -88,7 +93,7 @@ def test_a_stage_that_is_started_again_loads_its_own_newest_checkpoint(
             for parameter in first.worker.stage.module.parameters():
                 parameter.add_(1.0)
         monkeypatch.setattr("workers.runtime.recorder.time.time", lambda: 1000.0)
-        first.worker.save(step, first.worker.state_dict())  # the checkpoint lacks stage 0
+        first.save(step)  # the checkpoint lacks stage 0
     monkeypatch.setattr("workers.runtime.recorder.time.time", lambda: 1007.0)
     again = LastStage(tmp_path, incarnation=1)
     assert_same(again.parameters, first.parameters)
@@ -101,7 +106,7 @@ def test_a_stage_that_is_started_again_loads_its_own_newest_checkpoint(
 def test_a_damaged_checkpoint_of_a_stage_is_passed_over(tmp_path: Path) -> None:
     stage = LastStage(tmp_path)
     for step in (10, 20):
-        stage.worker.save(step, stage.worker.state_dict())
+        stage.save(step)
     damaged = checkpoint.folder_of(tmp_path, 20) / "stage-1.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert LastStage(tmp_path, incarnation=1).upstream.newest == 10
