@@ -1,10 +1,9 @@
 """Seconds to backprop's loss of a GPT of characters over links of 0, 20 and 50 ms.
 
 The GPT of `benchmarks.depth.late` in four stages on four hosts (`benchmarks.network.hosts`; needs root on Linux). The
-goal is what backprop reaches in half of the steps that the other runs take. Curves come from that benchmark's record:
-`corrected` and `delayed` with targets, or gradients per edge, that are late by the steps of `LAG`, which is more than
-any link here makes them. Seconds of a step are measured over each link. Every pass takes the time of an emulated
-accelerator; heads and second backward passes take what they cost in processor time beside the passes
+goal is what backprop reaches in half of the steps that the other runs take. Curves come from that benchmark's record,
+at the lags of `LAG`; run it first. Seconds of a step are measured over each link. Every pass takes the time of an
+emulated accelerator; heads and second backward passes take what they cost in processor time beside the passes
 (late_compute.json). DNI_PTB names the folder of the data. Finished runs are read from benchmarks/results.
 """
 
@@ -34,9 +33,9 @@ DELAYS = (0, 20) if QUICK else (0, 20, 50)
 STEPS = 12 if QUICK else TASKS[TASK].steps // 2
 SEEDS = (0,) if QUICK else (0, 1, 2)
 #: The lag of a method's curves.
-LAG = {"corrected": 8, "delayed": 1}
+LAG = {"corrected critic": 8, "delayed": 1}
 LOCKED = ("backprop", "gpipe", "1f1b", "zero_bubble")
-TIMED = ("backprop", "gpipe", "corrected") if QUICK else (*LOCKED, "local", "delayed", "corrected")
+TIMED = ("backprop", "gpipe", "corrected critic") if QUICK else (*LOCKED, "local", "delayed", "corrected critic")
 GRID = Grid("gpt-race", "gpt_race", {
     "delays_ms": DELAYS, "steps": STEPS, "emulated_ms": {"forward": FORWARD_MS, "backward": BACKWARD_MS},
 })  # fmt: skip
@@ -72,7 +71,7 @@ class Run:
 def plan() -> list[Run]:
     """Return all runs."""
     costs = recorded("late_compute")
-    recipes = tune([(TASK, name) for name in ("backprop", "local", "corrected", "delayed")], TUNED_AT, COMPARED)
+    recipes = tune([(TASK, name) for name in ("backprop", "local", "corrected critic", "delayed")], TUNED_AT, COMPARED)
     whole = (*method("backprop", FAMILY), *recipes[TASK, "backprop"])
     found = [Run("learned", "backprop", whole, seed=seed) for seed in SEEDS]
     for name in TIMED:
@@ -94,6 +93,8 @@ def recorded(record: str) -> dict[str, Row]:
 def head_ms(costs: dict[str, Row], name: str) -> float:
     """Return what the head and the corrections of a stage cost, on the emulated accelerator."""
     label = f"{TASK}, {name}, lag {LAG[name]}, seed 0" if name in LAG else f"{TASK}, {name}, seed 0"
+    if label not in costs:
+        raise SystemExit(f"the record lacks the compute of {label!r}: first run TASK={TASK!r} make bench-late")
     ratio = costs[label]["ms"] / costs[f"{TASK}, backprop, seed 0"]["ms"]
     return float((ratio - 1) * (FORWARD_MS + BACKWARD_MS) * STAGES / (STAGES - 1))
 

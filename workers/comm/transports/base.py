@@ -75,50 +75,6 @@ class ChannelEnd(ABC):
         """Deliver the sent frames, then end the link: the peer's `receive` raises WorkerLost. Idempotent."""
 
 
-class WrappedEnd(ChannelEnd):
-    """A channel end that passes everything on to the end `inner`: the base of those that add something."""
-
-    def __init__(self, inner: ChannelEnd) -> None:
-        self._inner = inner
-
-    def send(self, frame: Frame) -> None:
-        self._inner.send(frame)
-
-    def receive(self, timeout: float | None) -> Frame:
-        frame = self._inner.receive(timeout)
-        self._taken(frame)
-        return frame
-
-    def poll(self) -> Frame | None:
-        frame = self._inner.poll()
-        if frame is not None:
-            self._taken(frame)
-        return frame
-
-    def pending(self) -> int:
-        return self._inner.pending()
-
-    @property
-    def reconnects(self) -> int:
-        return self._inner.reconnects
-
-    @property
-    def arrived_at(self) -> float | None:
-        return self._inner.arrived_at
-
-    def set_blame_source(self, source: Callable[[], Blame | None]) -> None:
-        self._inner.set_blame_source(source)
-
-    def blame(self) -> Blame | None:
-        return self._inner.blame()
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def _taken(self, frame: Frame) -> None:
-        """Note a frame that was received."""
-
-
 class Listener(Protocol):
     """Accepts the connection of the previous stage."""
 
