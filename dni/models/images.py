@@ -10,8 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from dni.errors import ConfigError
 from dni.models.base import Layered, ModelContext
 from dni.models.dropout import with_dropout
+from dni.models.init import zero
 from dni.recurrent import Chain
 from dni.types import Inputs
 
@@ -111,6 +113,15 @@ class ResidualBlock(nn.Module):
         self.second = _convolution(units, units, 3)
         same = inputs == units and stride == 1
         self.shortcut = nn.Identity() if same else _convolution(inputs, units, 1, stride)
+
+    def make_identity(self) -> None:
+        """Zero f through the weights of its last batch norm (Goyal et al. 2017). x must come from a relu.
+
+        Raises ConfigError for a block that changes the shape.
+        """
+        if not isinstance(self.shortcut, nn.Identity):
+            raise ConfigError("a residual block that changes the shape cannot begin as the identity: add it elsewhere")
+        zero(self.second[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, units, H / stride, W / stride), rounded up."""

@@ -42,3 +42,9 @@ def _of_maps(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         elif isinstance(layer, nn.RNNBase):
             for name, stacked in layer.named_parameters(recurse=False):
                 yield from ((name, gate) for gate in torch.split(stacked, layer.hidden_size))
+
+
+def zero(layer: nn.Module) -> None:
+    """Set all parameters of a layer to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

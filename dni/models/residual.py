@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, glu
 
@@ -51,6 +52,13 @@ class ResidualBlock(Recurrent):
 
     def slopes(self, outputs: Sequence[Tensor], state: State) -> Slopes | None:
         return self.cell.slopes(outputs, state)
+
+    def make_identity(self) -> None:
+        """Zero what is added to x: W and b of the gated map, all of the last layer of the plain one. Gates stay."""
+        last, rows = (self.mix, self.mix.out_features // 2) if self.out is None else (self.out, self.out.out_features)
+        with torch.no_grad():
+            last.weight[:rows] = 0.0
+            last.bias[:rows] = 0.0
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
         """(B, T, units) -> (B, T, units) and the state after the window; an empty state is zeros."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dni.errors import ConfigError
 from dni.models.dropout import with_dropout
+from dni.models.init import zero
 from dni.recurrent import Recurrent
 from dni.types import State
 
@@ -49,6 +50,11 @@ class SegmentTransformer(Recurrent):
         """Return an empty memory: zeros."""
         weight = self.output.weight
         return weight.new_zeros(self.memory, batch, self.units), weight.new_zeros(1, batch, 1)
+
+    def make_identity(self) -> None:
+        """Zero the last layers of both residual branches: the output is x."""
+        zero(self.output)
+        zero(self.feed_forward[-1])
 
     def forward(self, x: Tensor, state: State = ()) -> tuple[Tensor, State]:
         """(B, T, units) -> (B, T, units) and the state after the window; an empty state is an empty memory."""

@@ -53,6 +53,11 @@ def check() -> NoReturn:
     _run("dni-check", "workers.cli.check")
 
 
+def grow() -> NoReturn:
+    """`dni-grow`."""
+    _run("dni-grow", "workers.growth.command")
+
+
 def simulate() -> NoReturn:
     """`dni-simulate`."""
     _run("dni-simulate", "workers.simulation.cli")
