@@ -17,6 +17,7 @@ from dni.errors import ConfigError, DniError
 from workers.build.data import resolve
 from workers.checks.gradients import check_gradients
 from workers.checks.overfit import check_overfit
+from workers.checks.scales import check_scales
 from workers.checks.split import check_split
 from workers.checks.verdict import Verdict
 from workers.cli.arguments import begin_with
@@ -33,6 +34,7 @@ CHECKS = {
     "overfit": "one batch is learned by heart",
     "gradients": "backward passes are the derivatives of forward passes",
     "split": "the model in stages equals the model in one piece",
+    "scales": "neither values nor gradients explode from layer to layer",
 }
 
 
@@ -55,6 +57,7 @@ def run(name: str, config: Config, steps: int, below: float) -> bool:
         "overfit": partial(check_overfit, steps=steps, below=below),
         "gradients": check_gradients,
         "split": check_split,
+        "scales": check_scales,
     }
     verdict = checks[name](*resolve(config))
     print(f"{name}: {'passed' if verdict.passed else 'FAILED'}: {verdict.reason}", flush=True)
