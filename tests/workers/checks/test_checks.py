@@ -131,7 +131,7 @@ def test_the_command_says_what_passed_and_what_failed(capsys: pytest.CaptureFixt
     assert main(["all", *QUICK, "optimizer.learning_rate=0.03", "--steps", "400"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[:2] for line in lines] == [
-        ["overfit", "passed"], ["gradients", "passed"], ["split", "passed"],
+        ["overfit", "passed"], ["gradients", "passed"], ["split", "passed"], ["scales", "passed"],
     ]  # fmt: skip
     assert main(["overfit", *QUICK, "optimizer.learning_rate=1e-9", "--steps", "5"]) == 1
     assert capsys.readouterr().out.startswith("overfit: FAILED: after 5 steps on one batch the loss is still")

@@ -21,7 +21,7 @@ def of(**changes: Any) -> Verdict:
 
 
 def deep(**planted: Any) -> Verdict:
-    return of(data=BITS, model={"_target_": DEEP, **planted})
+    return of(data=BITS, model={"_target_": DEEP, "layers": 24, **planted})
 
 
 def test_deep_models_that_keep_their_scale_pass() -> None:
