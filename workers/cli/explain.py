@@ -53,7 +53,9 @@ class Setting:
         """The accepted values, as text."""
         inner, null = _without_null(self.kind), ", or null" if NoneType in get_args(self.kind) else ""
         if get_origin(inner) is list:
-            return f"list: [{PLAIN[get_args(inner)[0]]}, ...]{null}"
+            (each,) = get_args(inner)
+            one = " | ".join(each.__members__) if isinstance(each, enum.EnumMeta) else PLAIN[each]
+            return f"list: [{one}, ...]{null}"
         if get_origin(inner) is dict:
             return "{NAME: VALUE, ...}"
         if isinstance(inner, enum.EnumMeta):

@@ -7,7 +7,7 @@ The comment beside a setting, and the comment lines below it, are its explanatio
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dni.predictors import in_depth, in_time
@@ -24,6 +24,7 @@ else:
 
 Precision = enum.Enum("Precision", ["fp32", "bf16", "fp16"])
 LogFormat = enum.Enum("LogFormat", ["text", "json"])
+LoggerKind = enum.Enum("LoggerKind", ["wandb", "mlflow"])
 LaunchMode = enum.Enum("LaunchMode", ["auto", "threads", "processes", "external"])
 
 
@@ -75,4 +76,11 @@ class TrackingConfig:
     # and message
     prometheus_port: int | None = port(None)  # [port] at which Prometheus reads the figures of all stages, over HTTP;
     # null: none. It needs pip install 'dni[prometheus]'
+    loggers: list[LoggerKind] = field(default_factory=list)  # services that get the figures, too; each needs an extra:
+    # pip install 'dni[wandb]', 'dni[mlflow]'
+    project: str = "dni"  # of those services: the project of Weights & Biases, the experiment of MLflow
+    histograms: int | None = one_or_more(
+        None
+    )  # [steps] between histograms of activations and gradients of every layer,
+    # in TensorBoard; null: none
     prometheus_address: str = "127.0.0.1"  # address of that port; 0.0.0.0 lets every machine of the network read it

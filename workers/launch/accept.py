@@ -32,6 +32,7 @@ from workers.resume.start import settle_start
 from workers.storage.lock import locked
 from workers.storage.record import CONFIG
 from workers.system.errors import refusals_at_the_door
+from workers.tracking.loggers.build import refuse_missing_loggers
 from workers.tracking.prometheus import refuse_missing
 from workers.tracking.run import METRICS, SUMMARY
 
@@ -97,6 +98,7 @@ def settle(config: Config, rank_info: RankInfo | None, *, measures: bool = True)
     """
     check(config)
     refuse_missing(config.tracking.prometheus_port)
+    refuse_missing_loggers(config.tracking.loggers)
     decay_steps = config.optimizer.schedule.decay_steps
     config, data = resolve(config)
     config = settle_resume(config, decay_steps)

@@ -43,6 +43,8 @@ from workers.system.errors import about, refusals_at_the_door
 from workers.system.json_logs import LoggedLines
 from workers.system.signals import ENDING, insists
 from workers.tracking.early_stopping import INTERRUPTED, Stop
+from workers.tracking.loggers.base import LoggedRun
+from workers.tracking.loggers.build import loggers_of
 from workers.tracking.monitor import Monitor
 from workers.tracking.prometheus import Metrics, serving
 from workers.tracking.run import SUMMARY
@@ -119,10 +121,12 @@ def prepare(accepted: Accepted) -> tuple[RunFacts, Record]:
 
 def monitor_of(accepted: Accepted, metrics: Metrics | None) -> Monitor:
     """Return the monitor of a run, as its settings say."""
-    config = accepted.config
+    config, tracking = accepted.config, accepted.config.tracking
+    told = LoggedRun(accepted.run_dir, config.stages, tracking.project, to_plain(config))
     return Monitor(
         accepted.run_dir, config.stages, config.planned_steps, tensorboard=config.tensorboard, metrics=metrics,
-        console=Console(file=LoggedLines()) if config.tracking.log_format is LogFormat.json else None,
+        loggers=loggers_of(tracking.loggers, told),
+        console=Console(file=LoggedLines()) if tracking.log_format is LogFormat.json else None,
     )  # fmt: skip
 
 

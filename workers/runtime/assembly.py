@@ -40,6 +40,7 @@ from workers.runtime.worker import Worker
 from workers.storage import checkpoint
 from workers.storage.checkpoint_writer import CheckpointWriter
 from workers.tracking.early_stopping import BROKEN_OFF
+from workers.tracking.histograms import Histograms
 
 
 def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: ChannelEnd | None) -> Worker:
@@ -74,6 +75,8 @@ def assemble(job: Job, index: int, upstream: ChannelEnd | None, downstream: Chan
         metrics=[] if downstream is not None else config.metrics, piggyback=piggyback,
     )  # fmt: skip
     tracer.frames(recorder, before)
+    if config.tracking.histograms is not None:
+        Histograms(stage, index, config.tracking.histograms, job.sink)
     worker = Worker(
         stage, depth, time_cut, bootstrap(config, index, stage, depth, time_cut), before, after,
         lag=config.depth.lag,

@@ -12,16 +12,17 @@ import logging
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from rich.console import Console
 
 from workers.system.background import background
 from workers.system.errors import about
 from workers.system.json_logs import note_step
+from workers.tracking.display import IsolatedSink
 from workers.tracking.prometheus import Metrics
 from workers.tracking.run import METRICS, read_metrics
 from workers.tracking.sittings import last_stages
@@ -47,6 +48,7 @@ class Monitor:
         console: where to print; default: standard output
         tensorboard: write TensorBoard events
         metrics: figures for Prometheus; they get every record, too
+        loggers: further displays, which get every record
 
     The records of a resumed run in `metrics.jsonl` count as its own. Entering raises ConfigError if one is damaged.
     """
@@ -61,9 +63,10 @@ class Monitor:
         console: Console | None = None,
         tensorboard: bool = True,
         metrics: Metrics | None = None,
+        loggers: Sequence[IsolatedSink] = (),
     ) -> None:
         self.run_dir = Path(run_dir)
-        self._stages, self._tensorboard, self._metrics = stages, tensorboard, metrics
+        self._stages, self._tensorboard, self._metrics, self._loggers = stages, tensorboard, metrics, loggers
         self._earlier: list[dict[str, Any]] = []
         self.valid_history: list[dict[str, Any]] = []
         self.sittings: list[dict[str, Any]] = []
@@ -167,6 +170,7 @@ class Monitor:
         parts = [IsolatedSink("terminal", lambda: self._screen), *([board] if self._tensorboard else [])]
         metrics = self._metrics
         parts += [] if metrics is None else [IsolatedSink("Prometheus", lambda: metrics)]
+        parts += self._loggers
         while True:
             try:
                 record = self._queue.get(timeout=REFRESH_S)
@@ -176,47 +180,6 @@ class Monitor:
                 part.close() if record is None else part.show(record)
             if record is None:
                 return
-
-
-class Display(Protocol):
-    """Shows records."""
-
-    def show(self, record: Record) -> None:
-        """Show one record."""
-
-    def close(self) -> None:
-        """Show no further ones."""
-
-
-class IsolatedSink:
-    """A display that is built on first use; its first error is logged and ends the display, not the run."""
-
-    def __init__(self, name: str, make: Callable[[], Display]) -> None:
-        self.name, self._make, self._failed = name, make, False
-        self._part: Display | None = None
-
-    def show(self, record: Record) -> None:
-        def act() -> None:
-            self._part = self._part or self._make()
-            self._part.show(record)
-
-        self._try(act)
-
-    def close(self) -> None:
-        if self._part is not None:
-            self._try(self._part.close)
-
-    def _try(self, act: Callable[[], None]) -> None:
-        if self._failed:
-            return
-        try:
-            act()
-        except Exception as error:  # a display must not end a run
-            self._failed = True
-            log.warning("%s display is off for the rest of this run: %r", self.name, error)
-            with contextlib.suppress(Exception):
-                if self._part is not None:
-                    self._part.close()  # restores the terminal
 
 
 def _figures(record: Record) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 loss/train, loss/validation           of the whole model; also bits_per_label/..., accuracy/validation and each metric
                                       by its name, such as top5/validation
 rate/learning_rate, rate/steps_per_s  of the last stage
+activations/LAYER, gradients/LAYER    histograms, with tracking.histograms
+settings                              the run's `config.yaml`, as text
 stage_k/...                           all other figures of stage k: gradient_norm, staleness, busy, own_loss, ...
 final/...                             the figures of the summary, stored with the run's settings (HParams)
 """
@@ -15,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workers.storage.record import CONFIG
+from workers.tracking.histograms import KIND as HISTOGRAMS
 from workers.tracking.sittings import last_stages
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ class TensorBoardWriter:
         self._writer: Any = SummaryWriter(str(folder), flush_secs=10, purge_step=newest + 1 if goes_on else None)
         if not goes_on:
             self._repeat(earlier)
+            self._add_settings(run_dir / CONFIG)
 
     def show(self, record: Record) -> None:
         """Write one record. A checkpoint flushes all events to the disk, because a run may be resumed there."""
@@ -59,6 +64,12 @@ class TensorBoardWriter:
 
     def close(self) -> None:
         self._writer.close()
+
+    def _add_settings(self, path: Path) -> None:
+        """Write the settings as text. Four spaces mark a literal block."""
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            self._writer.add_text("settings", "\n".join(f"    {line}" for line in lines))
 
     def _repeat(self, earlier: Sequence[Record]) -> None:
         """Write the records of another folder, with the times they would have if that run had ended just now."""
@@ -71,6 +82,9 @@ class TensorBoardWriter:
         """`last`: the last stage, where there were others than now."""
         for tag, value in scalars(record, self._last if last is None else last):
             self._writer.add_scalar(tag, value, record["step"], walltime=at)
+        for what in ("activations", "gradients") if record.get("kind") == HISTOGRAMS else ():
+            for layer, found in record[what].items():
+                self._writer.add_histogram_raw(f"{what}/{layer}", **found, global_step=record["step"], walltime=at)
 
 
 def scalars(record: Record, last: int) -> Iterator[tuple[str, float]]:

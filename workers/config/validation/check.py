@@ -40,6 +40,7 @@ def check(config: Config) -> None:
             f"devices names {len(config.devices)} devices for {config.stages} stages: name one, or one each"
         )
     _check_split(config)
+    _check_histograms(config)
     if config.depth.predicts_inputs:
         _check_unlocked(config)
 
@@ -58,6 +59,22 @@ def _check_split(config: Config) -> None:
         raise ConfigError(
             f"model.split_points names {cuts} cuts, which makes {cuts + 1} stages, but "
             f"stages={config.stages}{several}: change one, or set model.split_points=[] to cut by balance"
+        )
+
+
+def _check_histograms(config: Config) -> None:
+    asked = f"tracking.histograms={config.tracking.histograms}"
+    without = "(or tracking.histograms=null)"
+    if config.tracking.histograms is None:
+        return
+    if not config.tensorboard:
+        raise ConfigError(f"{asked} are shown by TensorBoard alone: set tensorboard=true {without}")
+    if config.compile:
+        raise ConfigError(f"{asked} look at every layer, and compile=true joins them: set compile=false {without}")
+    if config.pipelined:
+        raise ConfigError(
+            f"{asked} look at the stages of dni, and depth={config.depth.name} runs those of torch: set depth=backprop "
+            f"{without}"
         )
 
 

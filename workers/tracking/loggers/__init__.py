@@ -1,0 +1,1 @@
+"""Services that get the records of a run: one file each, and `build` chooses them."""
