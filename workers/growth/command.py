@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the new run's folder; it must hold no run")
     parser.add_argument("words", nargs="*", metavar="model.NAME=VALUE", help="default: model.layers, as much larger")
     parser.add_argument("--after", required=True, metavar="LAYER[,LAYER]", help="the layers that new ones follow")
-    parser.add_argument("--step", metavar="N|best|last", help="default: the best by validation if saved, else the last")
+    parser.add_argument("--step", default="last", metavar="N|best|last", help="the checkpoint; default: the last")
     asked = parser.parse_intermixed_args(argv)
     try:
         with refusals_at_the_door():

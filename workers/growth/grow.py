@@ -39,7 +39,7 @@ class Grown:
 
 
 def grow(
-    run_dir: Path, folder: Path, after: Sequence[str], words: Sequence[str] = (), step: str | None = None
+    run_dir: Path, folder: Path, after: Sequence[str], words: Sequence[str] = (), step: str = "last"
 ) -> Grown:
     """Write a run folder with one checkpoint, that of `run_dir` with new layers which begin as the identity.
 
@@ -48,7 +48,7 @@ def grow(
         folder: the new run's folder
         after: the layers that new ones follow, equally many each
         words: settings of the larger model, `model.NAME=VALUE`; default: a larger `model.layers`
-        step: the checkpoint: a number, best or last; default: best if it is known and saved
+        step: the checkpoint: a number, best or last
 
     Weights, the optimizer's state, carried state and the place in the data of the old layers stay. Records begin with
     this step. Raises ConfigError for layers that cannot be new there, CheckpointError for what cannot be read.

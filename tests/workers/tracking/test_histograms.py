@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, EventAccumulator
 from torch import nn
 
 from dni.stages.base import Stage
@@ -38,7 +38,7 @@ def test_a_stage_is_looked_at_every_few_steps_and_not_in_evaluation() -> None:
     Histograms(stage, 3, 2, records.append)
     for step in range(1, 5):
         stage.forward(torch.tensor([[1.0], [float(step)]]), None, step)
-        stage.backward(torch.ones(2, 1))
+        stage.backward(torch.ones(2, 1), None, step)
         stage.evaluate(torch.tensor([[100.0], [200.0]]))
         stage.update()
     assert [(record["kind"], record["stage"], record["step"]) for record in records] == [
@@ -53,7 +53,7 @@ def test_a_stage_is_looked_at_every_few_steps_and_not_in_evaluation() -> None:
 def test_a_run_writes_histograms_of_every_layer_and_its_settings(depth: str, tmp_path: Path) -> None:
     method = {"method": depth} if depth == "backprop" else {"method": depth, "lag": 1}
     launch(tiny(depth=method, stages=2, steps=9, model={"layers": 2}, tracking={"histograms": 4}), tmp_path)
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {HISTOGRAMS: 0})  # all of them, not the newest
     events.Reload()
     layers = ["embedding", "lstm1", "lstm2", "softmax"]
     wanted = {f"{what}/{layer}" for what in ("activations", "gradients") for layer in layers}
