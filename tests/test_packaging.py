@@ -59,7 +59,7 @@ def test_wheel_has_all_packages_and_config_files(installed: Path, tmp_path: Path
     assert {Path(p).relative_to(installed / "workers" / "conf") for p in configs} == expected
     for part in ("dni/py.typed", "workers/py.typed", "workers/stage_pb2.pyi", "workers/comm/transports/grpc/link.py"):
         assert (installed / part).is_file()
-    commands = {"train", "report", "status", "evaluate", "export", "sample", "plan", "simulate", "new", "check"}
+    commands = {"train", "report", "status", "evaluate", "export", "sample", "plan", "simulate", "new", "check", "grow"}
     assert {p.name for p in (installed / "bin").glob("dni-*")} == {f"dni-{name}" for name in commands}
     assert not (installed / "tests").exists()
     (metadata,) = installed.glob("dni-*.dist-info/METADATA")
