@@ -132,9 +132,7 @@ def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
     """Return what traces with a critic close of the gap in accuracy to full backpropagation, and how far they are."""
     found = []
     for task in (task.replace(", ", " ") for task in TASKS):
-        right = {
-            arm: accuracies(rows, task, arm) for arm in ("truncated", "online", "online + critic", "critic", "full")
-        }
+        right = {arm: accuracies(rows, task, arm) for arm in (each.replace(", ", " + ") for each in MAIN)}
         if not all(right.values()):
             continue
         whole, ours = statistics.mean(right["full"]), statistics.mean(right["online + critic"])

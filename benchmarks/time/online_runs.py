@@ -74,7 +74,8 @@ TASKS = {
     "MNIST, 98 x 8": Task((*_DIGITS, "data.pixels=8"), 98, 14, 1000, tuple(ARMS), family="mnist"),
     "sequential MNIST": Task((*_DIGITS, "data.pixels=1"), 784, 28, 600, family="mnist", rates_of=_RATES_OF),
     "permuted MNIST": Task(
-        (*_DIGITS, "data.pixels=1", "data.permuted=true"), 784, 28, 600, seeds=SEEDS[:1], family="mnist", rates_of=_RATES_OF,
+        (*_DIGITS, "data.pixels=1", "data.permuted=true"), 784, 28, 600,
+        seeds=SEEDS[:1], family="mnist", rates_of=_RATES_OF,
     ),
 }  # fmt: skip
 
