@@ -1,10 +1,10 @@
 """Late gradients: every method in depth on every task when targets, or gradients per edge, are n steps late.
 
 A GPT of characters with 4 and with 8 stages, a character LSTM, perceptrons on MNIST with 3 and with 6 cuts, and a
-convolutional net on CIFAR-10, three seeds each (GPTs: one at lags 1 and 32, and of some methods). `depth.lag` is 1, 8
-and 32, so every run repeats bit for bit. Every method's recipe is chosen at lag 8 and kept for all lags. A second table
-compares methods at equal compute: there each run has as many steps as its stages compute in the time of the local
-losses' run.
+convolutional net on CIFAR-10. Three seeds of the main methods at lag 8; one elsewhere, except on MNIST with 3 cuts.
+`depth.lag` is 1, 8 and 32, so every run repeats bit for bit. Every method's recipe is chosen at lag 8 and kept for all
+lags. A second table compares methods at equal compute: there each run has as many steps as its stages compute in the
+time of the local losses' run.
 
 DNI_PTB, DNI_MNIST and DNI_CIFAR10 name the folders of the data. Finished cells are read from benchmarks/results, so an
 interrupted benchmark continues where it stopped; TASK="gpt, 4 stages" runs this task alone. QUICK=1 takes a few steps;
@@ -33,10 +33,14 @@ TUNED_AT = 1 if QUICK else 8
 GRID, COMPUTE = Grid("late", "late", {"tuned_at": TUNED_AT}, ("depth",)), Grid("late-compute", "late_compute")
 #: Lags of methods that need not be run at all of them: cDNI collapses, today's critic has a page of its own.
 SOME_LAGS = {"cDNI": (1,), "critic": (8,)}
-#: Families whose runs take long: one seed of other methods than these, and at lags other than that of the recipes.
-LONG, THREE_SEEDS = ("gpt",), ("backprop", "local", "corrected", "corrected critic")
+#: The task with three seeds everywhere. Others: of these methods, at the lag of the recipes.
+EVERY_SEED, THREE_SEEDS = "mnist, 3 cuts", ("backprop", "local", "critic", "corrected", "corrected critic")
 #: Methods of a task; all if it is not here.
-SOME_METHODS = dict.fromkeys(("gpt, 8 stages", "gpt, small text"), ("backprop", "local", "corrected critic", "delayed"))
+SOME_METHODS = {
+    **dict.fromkeys(("gpt, 8 stages", "gpt, small text"), ("backprop", "local", "corrected critic", "delayed")),
+    **dict.fromkeys(("text", "cifar"), tuple(name for name in METHODS if name != "corrected")),
+    "mnist, 6 cuts": ("backprop", "local", "critic", "corrected critic", "delayed"),
+}
 TUNED_ON = {"gpt, 8 stages": "gpt, 4 stages", "gpt, small text": "gpt, 4 stages", "mnist, 6 cuts": "mnist, 3 cuts"}
 #: The family of data of a family of tasks, if it is called otherwise.
 DATA = {"gpt": "text"}
@@ -72,7 +76,7 @@ def run(task: str) -> None:
         fill(GRID, cells)
         costs |= COMPUTE.fill([c for c in cells if c.seed == 0][:1], compute, shown, at_once=1)
         COMPUTE.keep({**COMPUTE.finished(), **costs}, [])
-    fill(GRID, [cell for seed in SEEDS for cell in at_equal_compute(chosen, costs, task, seed)])
+    fill(GRID, [cell for seed in seeds_of(task, "", 0) for cell in at_equal_compute(chosen, costs, task, seed)])
 
 
 def fill(grid: Grid, cells: list[Cell]) -> None:
@@ -96,7 +100,7 @@ def at_equal_steps(chosen: Recipes, task: str, name: str) -> list[Cell]:
 
 def seeds_of(task: str, name: str, lag: int = TUNED_AT) -> tuple[int, ...]:
     """Return the seeds of a method at a lag."""
-    short = TASKS[task].family in LONG and (lag != TUNED_AT or name not in THREE_SEEDS)
+    short = task != EVERY_SEED and (lag != TUNED_AT or name not in THREE_SEEDS)
     return SEEDS[:1] if short else SEEDS
 
 

@@ -1,8 +1,9 @@
 """The comparison under late gradients: tasks, methods, and the settings that each method tries.
 
-`corrected` and local losses choose from the same heads; `corrected critic` has the linear heads of `critic`. Every
-method tries four settings per family of tasks; the one with the best validation figure after the family's short run, on
-a seed that no result is made with, is its recipe. Nothing here has seen a test split.
+`corrected` and local losses choose from the same heads. `corrected critic` chooses between the linear head of `critic`
+and a perceptron after a norm that is matched to the late target likewise (GPT: between the two heads of `critic`).
+Every method tries four settings per family of tasks; the one with the best validation figure after the family's short
+run, on a seed that no result is made with, is its recipe. Nothing here has seen a test split.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def settings(name: str, family: str) -> list[Overrides]:
         return [(_rate(rate), *usual, *head, beta2) for rate, beta2 in product(rates[1:3], _BETA2)]
     if name in ("local", "corrected"):
         return [(_rate(rate), *usual, *head) for head, rate in _HEADS[family]]
+    if name == "corrected critic" and family != "gpt":
+        return [(_rate(rate), *head) for head, rate in product((_LINEAR, _MATCHED), rates[1:3])]
     if name in _SECOND:
         return [(_rate(rate), *usual, other) for rate, other in product(rates[1:3], _SECOND[name])]
     return [(_rate(rate), *usual) for rate in rates]
@@ -80,6 +83,7 @@ def _rate(rate: str) -> str:
 
 
 _BLOCK, _PERCEPTRON = ("predictor=block_head",), ("predictor=norm_head", "predictor.depth.hidden=256")
+_LINEAR, _MATCHED = ("predictor.depth.hidden=0",), (*_PERCEPTRON, "predictor.depth.gradient_weight=1")
 _PATIENT: tuple[Overrides, ...] = (("optimizer=nesterov",), ("optimizer=nesterov", "optimizer.beta1_last=0.9"))
 _BETA2 = ("optimizer.beta2=0.99", "optimizer.beta2=0.999")
 _SECOND = {
