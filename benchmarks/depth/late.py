@@ -3,8 +3,8 @@
 A GPT of characters with 4 and with 8 stages, a character LSTM, perceptrons on MNIST with 3 and with 6 cuts, and a
 convolutional net on CIFAR-10. Three seeds of the main methods at lag 8; one elsewhere, except on MNIST with 3 cuts.
 `depth.lag` is 1, 8 and 32, so every run repeats bit for bit. Every method's recipe is chosen at lag 8 and kept for all
-lags. A second table compares methods at equal compute: there each run has as many steps as its stages compute in the
-time of the local losses' run.
+lags; that of delayed gradients is also chosen at lag 1. A second table compares methods at equal compute: there each
+run has as many steps as its stages compute in the time of the local losses' run.
 
 DNI_PTB, DNI_MNIST and DNI_CIFAR10 name the folders of the data. Finished cells are read from benchmarks/results, so an
 interrupted benchmark continues where it stopped; TASK="gpt, 4 stages" runs this task alone. QUICK=1 takes a few steps;
@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.depth.late_tables import EQUAL, EQUAL_HEADS, HEADS, LAGS, bars, draw, equal_lines, lines
 from benchmarks.harness.cells import Cell
 from benchmarks.harness.grid import QUICK, Grid, Row
-from benchmarks.harness.late_methods import COMPARED, GPT, METHODS, TASKS
+from benchmarks.harness.late_methods import COMPARED, EARLY, GPT, METHODS, TASKS
 from benchmarks.harness.runs import import_from
 from benchmarks.harness.tuning import compute, measure, need_data, tune
 
@@ -32,7 +32,9 @@ NAMES = ("backprop", "local", "corrected") if QUICK else tuple(METHODS)
 TUNED_AT = 1 if QUICK else 8
 GRID, COMPUTE = Grid("late", "late", {"tuned_at": TUNED_AT}, ("depth",)), Grid("late-compute", "late_compute")
 #: Lags of methods that need not be run at all of them: cDNI collapses, today's critic has a page of its own.
-SOME_LAGS = {"cDNI": (1,), "critic": (8,)}
+SOME_LAGS = {"cDNI": (1,), "critic": (8,), EARLY: (1,)}
+#: The lag at which a method's recipe is chosen, if it is another one.
+OWN_TUNING = {EARLY: 1}
 #: The task with three seeds everywhere. Others: of these methods, at the lag of the recipes.
 EVERY_SEED, THREE_SEEDS = "mnist, 3 cuts", ("backprop", "local", "critic", "corrected", "corrected critic")
 #: Methods of a task; all if it is not here.
@@ -71,7 +73,7 @@ def run(task: str) -> None:
     chosen: Recipes = {}
     costs: dict[str, Row] = {}
     for name in [name for name in NAMES if name in SOME_METHODS.get(task, NAMES)]:
-        chosen |= tune([(TUNED_ON.get(task, task), name)], TUNED_AT, COMPARED)
+        chosen |= tune([(TUNED_ON.get(task, task), name)], OWN_TUNING.get(name, TUNED_AT), COMPARED)
         cells = at_equal_steps(chosen, task, name)
         fill(GRID, cells)
         costs |= COMPUTE.fill([c for c in cells if c.seed == 0][:1], compute, shown, at_once=1)

@@ -39,6 +39,8 @@ TASKS = {
     "gpt, small text": _gpt(4, "model.width=96", data=("data=text", "data.batch=16"), steps=2400),
 }
 
+#: Delayed gradients with the recipe that is best at lag 1, where they are strongest.
+EARLY = "delayed tuned at lag 1"
 _FADING = ("predictor.depth.eager_loss=true", "predictor.depth.staleness_decay=1")
 METHODS: dict[str, Overrides] = {
     "backprop": ("depth=backprop",),
@@ -48,6 +50,7 @@ METHODS: dict[str, Overrides] = {
     "corrected critic": ("depth=corrected", "predictor=critic", *_FADING),
     "cDNI": ("depth=synthetic", "predictor=mlp"),
     "delayed": ("depth=delayed",),
+    EARLY: ("depth=delayed",),
 }
 #: The methods that bars are about.
 CORRECTED = ("corrected", "corrected critic")
@@ -66,6 +69,8 @@ def settings(name: str, family: str) -> list[Overrides]:
     if name == "delayed":  # a lower rate, and one of two optimizers that are meant for late gradients
         lower = [f"{float(rate) / 4:g}" for rate in rates[:2]]
         return [(_rate(rate), *optimizer) for rate, optimizer in product(lower, _PATIENT)]
+    if name == EARLY:
+        return [(_rate(rate), *optimizer) for optimizer, rate in product((usual, _PATIENT[1]), rates[:2])]
     if family == "gpt" and name in ("backprop", "local", "corrected"):
         head = () if name == "backprop" else _BLOCK
         return [(_rate(rate), *usual, *head, beta2) for rate, beta2 in product(rates[1:3], _BETA2)]
@@ -101,6 +106,6 @@ _RATES = {
 _HEADS = {family: list(product((_PERCEPTRON, _BLOCK), _RATES[family][1:3])) for family in ("text", "mnist", "cifar")}
 #: What `benchmarks.harness.tuning` needs to choose recipes.
 COMPARED = Comparison(
-    TASKS, method, settings, (*CORRECTED, "critic", "cDNI", "delayed"),
+    TASKS, method, settings, (*CORRECTED, "critic", "cDNI", "delayed", EARLY),
     Grid("late-tuning", "late_tuning", {"seed": TUNING_SEED}, ("depth_tuning",)),
 )  # fmt: skip
