@@ -33,9 +33,9 @@ DELAYS = (0, 20) if QUICK else (0, 20, 50)
 STEPS = 12 if QUICK else TASKS[TASK].steps // 2
 SEEDS = (0,) if QUICK else (0, 1, 2)
 #: The lag of a method's curves.
-LAG = {"corrected critic": 8, EARLY: 1}
+LAG = {"corrected": 8, EARLY: 1}
 LOCKED = ("backprop", "gpipe", "1f1b", "zero_bubble")
-TIMED = ("backprop", "gpipe", "corrected critic") if QUICK else (*LOCKED, "local", EARLY, "corrected critic")
+TIMED = ("backprop", "gpipe", "corrected") if QUICK else (*LOCKED, "local", EARLY, "corrected")
 GRID = Grid("gpt-race", "gpt_race", {
     "delays_ms": DELAYS, "steps": STEPS, "emulated_ms": {"forward": FORWARD_MS, "backward": BACKWARD_MS},
 })  # fmt: skip
@@ -71,7 +71,7 @@ class Run:
 def plan() -> list[Run]:
     """Return all runs."""
     costs = recorded("late_compute")
-    recipes = tune([(TASK, name) for name in ("backprop", "local", "corrected critic")], TUNED_AT, COMPARED)
+    recipes = tune([(TASK, name) for name in ("backprop", "local", "corrected")], TUNED_AT, COMPARED)
     recipes |= tune([(TASK, EARLY)], LAG[EARLY], COMPARED)
     whole = (*method("backprop", FAMILY), *recipes[TASK, "backprop"])
     found = [Run("learned", "backprop", whole, seed=seed) for seed in SEEDS]

@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.depth.late_tables import EQUAL, EQUAL_HEADS, HEADS, LAGS, bars, draw, equal_lines, lines
 from benchmarks.harness.cells import Cell
 from benchmarks.harness.grid import QUICK, Grid, Row
-from benchmarks.harness.late_methods import COMPARED, EARLY, GPT, METHODS, TASKS
+from benchmarks.harness.late_methods import COMPARED, CORRECTED, EARLY, GPT, METHODS, TASKS
 from benchmarks.harness.runs import import_from
 from benchmarks.harness.tuning import compute, measure, need_data, tune
 
@@ -32,17 +32,22 @@ NAMES = ("backprop", "local", "corrected") if QUICK else tuple(METHODS)
 TUNED_AT = 1 if QUICK else 8
 GRID, COMPUTE = Grid("late", "late", {"tuned_at": TUNED_AT}, ("depth",)), Grid("late-compute", "late_compute")
 #: Lags of methods that need not be run at all of them: cDNI collapses, today's critic has a page of its own.
-SOME_LAGS = {"cDNI": (1,), "critic": (8,), EARLY: (1,)}
+SOME_LAGS = {
+    "cDNI": (1,),
+    **dict.fromkeys(("critic", "corrected + match", "corrected + large head"), (8,)),
+    EARLY: (1,),
+}
 #: The lag at which a method's recipe is chosen, if it is another one.
 OWN_TUNING = {EARLY: 1}
 #: The task with three seeds everywhere. Others: of these methods, at the lag of the recipes.
-EVERY_SEED, THREE_SEEDS = "mnist, 3 cuts", ("backprop", "local", "critic", "corrected", "corrected critic")
+EVERY_SEED, THREE_SEEDS = "mnist, 3 cuts", ("backprop", "local", "local + linear head", "critic", *CORRECTED)
 #: Methods of a task; all if it is not here.
 SOME_METHODS = {
-    **dict.fromkeys(("gpt, 8 stages", "gpt, small text"), ("backprop", "local", "corrected critic", "delayed")),
-    **dict.fromkeys(("text", "cifar"), tuple(name for name in METHODS if name != "corrected")),
-    "mnist, 6 cuts": ("backprop", "local", "critic", "corrected critic", "delayed"),
+    **dict.fromkeys(("gpt, 8 stages", "gpt, small text"), ("backprop", "local", "corrected", "delayed")),
+    "gpt, 4 stages": tuple(METHODS),
+    "mnist, 6 cuts": ("backprop", "local", "corrected", "critic", "delayed"),
 }
+FEWER = tuple(name for name in METHODS if name not in ("local + linear head", "corrected + large head"))
 TUNED_ON = {"gpt, 8 stages": "gpt, 4 stages", "gpt, small text": "gpt, 4 stages", "mnist, 6 cuts": "mnist, 3 cuts"}
 #: The family of data of a family of tasks, if it is called otherwise.
 DATA = {"gpt": "text"}
@@ -72,7 +77,7 @@ def run(task: str) -> None:
     """Run the unfinished cells of a task, one method after another, then those at equal compute."""
     chosen: Recipes = {}
     costs: dict[str, Row] = {}
-    for name in [name for name in NAMES if name in SOME_METHODS.get(task, NAMES)]:
+    for name in [name for name in NAMES if name in SOME_METHODS.get(task, FEWER)]:
         chosen |= tune([(TUNED_ON.get(task, task), name)], OWN_TUNING.get(name, TUNED_AT), COMPARED)
         cells = at_equal_steps(chosen, task, name)
         fill(GRID, cells)

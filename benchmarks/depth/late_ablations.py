@@ -1,4 +1,4 @@
-"""One setting at a time of the corrected critic under late gradients, on a GPT of characters in four stages.
+"""One setting at a time of corrected synthetic gradients that are late, on a GPT of characters in four stages.
 
 The task and the recipe are those of `benchmarks.depth.late`, the lag is 8, one seed, 1,000 steps. Every run says what a
 step costs: processor time of all stages, bytes on an edge, and the memory of the process.
@@ -29,17 +29,17 @@ OUTPUT_BYTES, EDGES = 12 * 64 * 128 * 4, 3
 TASK, STEPS = "gpt, 4 stages", 1000
 GRID, COMPUTE = Grid("late-ablations", "late_ablations"), Grid("late-ablations-compute", "late_ablations_compute")
 
-OURS = "corrected critic"
-_NORM, _HIDDEN = ("predictor=norm_head",), ("predictor.depth.hidden=256",)
+OURS = "corrected"
+_NORM = ("predictor=norm_head",)
+#: The optimizer of the linear head: a constant rate of its own.
+_AS_LINEAR = ("predictor.depth.learning_rate=1e-2", "predictor.depth.schedule=constant")
 _MATCH = ("predictor.depth.gradient_weight=1", "predictor.depth.staleness_decay=1")
+_NO_MATCH = ("predictor.depth.gradient_weight=0",)
 #: By name: the method, and what differs from its recipe.
 VARIANTS: dict[str, tuple[str, Overrides]] = {
     "backprop": ("backprop", ()),
-    "local, head: block": ("local", ()),
-    "local, head: norm, linear": ("local", _NORM),
-    "local, head: norm, 256 units": ("local", (*_NORM, *_HIDDEN)),
-    "corrected critic: linear head, match, beta 0.3": (OURS, ()),
-    "beta 0: the critic alone": ("critic", ()),
+    "corrected: linear head, beta 0.3": (OURS, ()),
+    "beta 0: local, linear head": ("local + linear head", ()),
     "beta 0.1": (OURS, ("depth.beta=0.1",)),
     "beta 0.6": (OURS, ("depth.beta=0.6",)),
     "beta 1": (OURS, ("depth.beta=1",)),
@@ -48,15 +48,17 @@ VARIANTS: dict[str, tuple[str, Overrides]] = {
     "lambda 0.7, 3 orders": (OURS, ("depth.correction_lambda=0.7", "depth.orders=3")),
     "run again, not stashed": (OURS, ("depth.stash=false",)),
     "every 4th step": (OURS, ("depth.correct_every=4",)),
-    "no match": (OURS, ("predictor.depth.gradient_weight=0",)),
-    "match that does not fade": (OURS, ("predictor.depth.staleness_decay=0",)),
-    "head: norm, linear": (OURS, (*_NORM, *_MATCH)),
-    "head: norm, 256 units": (OURS, (*_NORM, *_HIDDEN, *_MATCH)),
-    "head: block, no match": ("corrected", ()),
-    "head: copies, no match": ("corrected", ("predictor=copied_head", "predictor.depth.layers=1")),
-    "head: norm, linear, reconstruction": (OURS, (*_NORM, *_MATCH, "predictor.depth.reconstruction=0.1")),
+    "match": (OURS, _MATCH),
+    "match that does not fade": (OURS, _MATCH[:1]),
+    "head: norm, linear": (OURS, (*_NORM, *_AS_LINEAR)),
+    "head: norm, 256 units": (OURS, (*_NORM, *_AS_LINEAR, "predictor.depth.hidden=256")),
+    "head: norm, linear, reconstruction": (OURS, (*_NORM, *_AS_LINEAR, "predictor.depth.reconstruction=0.1")),
+    "head: block": (OURS, ("predictor=block_head", *_NO_MATCH)),
+    "head: copies": (OURS, ("predictor=copied_head", "predictor.depth.layers=1", *_NO_MATCH)),
+    "local, head: norm, linear": ("local", _NORM),
+    "local, head: block": ("local", ()),
 }
-QUICK_ONES = ("local, head: block", "corrected critic: linear head, match, beta 0.3")
+QUICK_ONES = ("local, head: block", "corrected: linear head, beta 0.3")
 HEADS = ["variant", "test (bits)", "over backprop", "compute of a step", "MB an edge and step", "memory, MB"]
 
 
