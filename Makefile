@@ -59,6 +59,7 @@ bench-flagship: install ## copy in two processes, both cuts synthetic, against b
 
 bench-online: install ## exact traces of the past against other methods in time, late labels; goes on where it stopped (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.time.online
+	$(BIN)/python -m benchmarks.time.window_curve
 
 bench-memory: install ## measure memory against the length of a sequence, by method in time (QUICK=1: fast)
 	$(BIN)/python -m benchmarks.time.memory

@@ -42,6 +42,7 @@ BENCHMARKS = (
     "benchmarks.time.both_cuts",
     "benchmarks.time.ptb",
     "benchmarks.time.online",
+    "benchmarks.time.window_curve",
     "benchmarks.depth.methods",
     "benchmarks.depth.char_gpt",
     "benchmarks.depth.staleness",

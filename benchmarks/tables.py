@@ -22,6 +22,7 @@ from benchmarks.overhead import transport as links
 from benchmarks.overhead.compiled import bits_table, compiled_table
 from benchmarks.time import copy_task as copies
 from benchmarks.time import ptb as reading
+from benchmarks.time.pages import online, online_trials, window_curve
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
@@ -174,6 +175,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "alignment": ("copying", alignment), "fixed": ("copying", fixed), "ptb": ("ptb", ptb),
     "links_rates": ("links", links_rates), "links_cells": ("links", links_cells), "race": ("race", race),
     "reach": ("reach", reach), "gpt_race": ("gpt_race", gpt),
+    "online": ("online", online), "online_trials": ("online_tuning", online_trials),
+    "window_curve": ("window_curve", window_curve),
     "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
     "delay_line": ("emulated_links", delay_line),
     "compiled": ("compiled", compiled_table), "sixteen_bits": ("compiled", bits_table),

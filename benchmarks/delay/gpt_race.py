@@ -21,7 +21,7 @@ from benchmarks.delay.time_to_loss_curves import reaches
 from benchmarks.depth.late import TUNED_AT
 from benchmarks.harness.cells import ALONE
 from benchmarks.harness.grid import QUICK, Grid, Row, by_seed, spread
-from benchmarks.harness.late_methods import COMPARED, GPT, TASKS, method
+from benchmarks.harness.late_methods import COMPARED, EARLY, GPT, TASKS, method
 from benchmarks.harness.methods import Overrides
 from benchmarks.harness.runs import import_from, train
 from benchmarks.harness.tuning import need_data, tune, validated
@@ -33,9 +33,9 @@ DELAYS = (0, 20) if QUICK else (0, 20, 50)
 STEPS = 12 if QUICK else TASKS[TASK].steps // 2
 SEEDS = (0,) if QUICK else (0, 1, 2)
 #: The lag of a method's curves.
-LAG = {"corrected critic": 8, "delayed": 1}
+LAG = {"corrected": 8, EARLY: 1}
 LOCKED = ("backprop", "gpipe", "1f1b", "zero_bubble")
-TIMED = ("backprop", "gpipe", "corrected critic") if QUICK else (*LOCKED, "local", "delayed", "corrected critic")
+TIMED = ("backprop", "gpipe", "corrected") if QUICK else (*LOCKED, "local", EARLY, "corrected")
 GRID = Grid("gpt-race", "gpt_race", {
     "delays_ms": DELAYS, "steps": STEPS, "emulated_ms": {"forward": FORWARD_MS, "backward": BACKWARD_MS},
 })  # fmt: skip
@@ -71,7 +71,8 @@ class Run:
 def plan() -> list[Run]:
     """Return all runs."""
     costs = recorded("late_compute")
-    recipes = tune([(TASK, name) for name in ("backprop", "local", "corrected critic", "delayed")], TUNED_AT, COMPARED)
+    recipes = tune([(TASK, name) for name in ("backprop", "local", "corrected")], TUNED_AT, COMPARED)
+    recipes |= tune([(TASK, EARLY)], LAG[EARLY], COMPARED)
     whole = (*method("backprop", FAMILY), *recipes[TASK, "backprop"])
     found = [Run("learned", "backprop", whole, seed=seed) for seed in SEEDS]
     for name in TIMED:
@@ -81,7 +82,7 @@ def plan() -> list[Run]:
             found.append(Run("timed", name, (f"depth={name}", *parts, *one_part, *recipes[TASK, "backprop"])))
         else:
             typed = (*method(name, FAMILY), *recipes[TASK, name], "depth.max_in_flight=9")
-            found.append(Run("timed", name, typed, 0.0 if name == "delayed" else head_ms(costs, name)))
+            found.append(Run("timed", name, typed, 0.0 if name == EARLY else head_ms(costs, name)))
     return found
 
 

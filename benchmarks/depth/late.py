@@ -1,10 +1,10 @@
 """Late gradients: every method in depth on every task when targets, or gradients per edge, are n steps late.
 
 A GPT of characters with 4 and with 8 stages, a character LSTM, perceptrons on MNIST with 3 and with 6 cuts, and a
-convolutional net on CIFAR-10, three seeds each (GPTs: one at lags 1 and 32, and of some methods). `depth.lag` is 1, 8
-and 32, so every run repeats bit for bit. Every method's recipe is chosen at lag 8 and kept for all lags. A second table
-compares methods at equal compute: there each run has as many steps as its stages compute in the time of the local
-losses' run.
+convolutional net on CIFAR-10. Three seeds of the main methods at lag 8; one elsewhere, except on MNIST with 3 cuts.
+`depth.lag` is 1, 8 and 32, so every run repeats bit for bit. Every method's recipe is chosen at lag 8 and kept for all
+lags; that of delayed gradients is also chosen at lag 1. A second table compares methods at equal compute: there each
+run has as many steps as its stages compute in the time of the local losses' run.
 
 DNI_PTB, DNI_MNIST and DNI_CIFAR10 name the folders of the data. Finished cells are read from benchmarks/results, so an
 interrupted benchmark continues where it stopped; TASK="gpt, 4 stages" runs this task alone. QUICK=1 takes a few steps;
@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.depth.late_tables import EQUAL, EQUAL_HEADS, HEADS, LAGS, bars, draw, equal_lines, lines
 from benchmarks.harness.cells import Cell
 from benchmarks.harness.grid import QUICK, Grid, Row
-from benchmarks.harness.late_methods import COMPARED, GPT, METHODS, TASKS
+from benchmarks.harness.late_methods import COMPARED, CORRECTED, EARLY, GPT, METHODS, TASKS
 from benchmarks.harness.runs import import_from
 from benchmarks.harness.tuning import compute, measure, need_data, tune
 
@@ -32,11 +32,22 @@ NAMES = ("backprop", "local", "corrected") if QUICK else tuple(METHODS)
 TUNED_AT = 1 if QUICK else 8
 GRID, COMPUTE = Grid("late", "late", {"tuned_at": TUNED_AT}, ("depth",)), Grid("late-compute", "late_compute")
 #: Lags of methods that need not be run at all of them: cDNI collapses, today's critic has a page of its own.
-SOME_LAGS = {"cDNI": (1,), "critic": (8,)}
-#: Families whose runs take long: one seed of other methods than these, and at lags other than that of the recipes.
-LONG, THREE_SEEDS = ("gpt",), ("backprop", "local", "corrected", "corrected critic")
+SOME_LAGS = {
+    "cDNI": (1,),
+    **dict.fromkeys(("critic", "corrected + match", "corrected + large head"), (8,)),
+    EARLY: (1,),
+}
+#: The lag at which a method's recipe is chosen, if it is another one.
+OWN_TUNING = {EARLY: 1}
+#: The task with three seeds everywhere. Others: of these methods, at the lag of the recipes.
+EVERY_SEED, THREE_SEEDS = "mnist, 3 cuts", ("backprop", "local", "local + linear head", "critic", *CORRECTED)
 #: Methods of a task; all if it is not here.
-SOME_METHODS = dict.fromkeys(("gpt, 8 stages", "gpt, small text"), ("backprop", "local", "corrected critic", "delayed"))
+SOME_METHODS = {
+    **dict.fromkeys(("gpt, 8 stages", "gpt, small text"), ("backprop", "local", "corrected", "delayed")),
+    "gpt, 4 stages": tuple(METHODS),
+    "mnist, 6 cuts": ("backprop", "local", "corrected", "critic", "delayed"),
+}
+FEWER = tuple(name for name in METHODS if name not in ("local + linear head", "corrected + large head"))
 TUNED_ON = {"gpt, 8 stages": "gpt, 4 stages", "gpt, small text": "gpt, 4 stages", "mnist, 6 cuts": "mnist, 3 cuts"}
 #: The family of data of a family of tasks, if it is called otherwise.
 DATA = {"gpt": "text"}
@@ -66,13 +77,13 @@ def run(task: str) -> None:
     """Run the unfinished cells of a task, one method after another, then those at equal compute."""
     chosen: Recipes = {}
     costs: dict[str, Row] = {}
-    for name in [name for name in NAMES if name in SOME_METHODS.get(task, NAMES)]:
-        chosen |= tune([(TUNED_ON.get(task, task), name)], TUNED_AT, COMPARED)
+    for name in [name for name in NAMES if name in SOME_METHODS.get(task, FEWER)]:
+        chosen |= tune([(TUNED_ON.get(task, task), name)], OWN_TUNING.get(name, TUNED_AT), COMPARED)
         cells = at_equal_steps(chosen, task, name)
         fill(GRID, cells)
         costs |= COMPUTE.fill([c for c in cells if c.seed == 0][:1], compute, shown, at_once=1)
         COMPUTE.keep({**COMPUTE.finished(), **costs}, [])
-    fill(GRID, [cell for seed in SEEDS for cell in at_equal_compute(chosen, costs, task, seed)])
+    fill(GRID, [cell for seed in seeds_of(task, "", 0) for cell in at_equal_compute(chosen, costs, task, seed)])
 
 
 def fill(grid: Grid, cells: list[Cell]) -> None:
@@ -96,7 +107,7 @@ def at_equal_steps(chosen: Recipes, task: str, name: str) -> list[Cell]:
 
 def seeds_of(task: str, name: str, lag: int = TUNED_AT) -> tuple[int, ...]:
     """Return the seeds of a method at a lag."""
-    short = TASKS[task].family in LONG and (lag != TUNED_AT or name not in THREE_SEEDS)
+    short = task != EVERY_SEED and (lag != TUNED_AT or name not in THREE_SEEDS)
     return SEEDS[:1] if short else SEEDS
 
 

@@ -1,8 +1,9 @@
 """The comparison under late gradients: tasks, methods, and the settings that each method tries.
 
-`corrected` and local losses choose from the same heads; `corrected critic` has the linear heads of `critic`. Every
-method tries four settings per family of tasks; the one with the best validation figure after the family's short run, on
-a seed that no result is made with, is its recipe. Nothing here has seen a test split.
+`corrected` has a linear classifier at every cut; with a match it is also fitted to the late target, as `critic` is.
+With a large head it chooses from the heads of local losses. Every method tries four settings per family of tasks; the
+one with the best validation figure after the family's short run, on a seed that no result is made with, is its recipe.
+Nothing here has seen a test split.
 """
 
 from __future__ import annotations
@@ -38,18 +39,24 @@ TASKS = {
     "gpt, small text": _gpt(4, "model.width=96", data=("data=text", "data.batch=16"), steps=2400),
 }
 
-_FADING = ("predictor.depth.eager_loss=true", "predictor.depth.staleness_decay=1")
+#: Delayed gradients with the recipe that is best at lag 1, where they are strongest.
+EARLY = "delayed tuned at lag 1"
+_LINEAR = ("predictor=critic", "predictor.depth.eager_loss=true")
+_FADING = (*_LINEAR, "predictor.depth.staleness_decay=1")
 METHODS: dict[str, Overrides] = {
     "backprop": ("depth=backprop",),
     "local": ("depth=local",),
-    "corrected": ("depth=corrected",),
-    "critic": ("depth=synthetic", "predictor=critic", *_FADING),
-    "corrected critic": ("depth=corrected", "predictor=critic", *_FADING),
+    "local + linear head": ("depth=local",),
+    "corrected": ("depth=corrected", *_LINEAR, "predictor.depth.gradient_weight=0"),
+    "corrected + match": ("depth=corrected", *_FADING),
+    "corrected + large head": ("depth=corrected",),
+    "critic": ("depth=synthetic", *_FADING),
     "cDNI": ("depth=synthetic", "predictor=mlp"),
     "delayed": ("depth=delayed",),
+    EARLY: ("depth=delayed",),
 }
-#: The methods that bars are about.
-CORRECTED = ("corrected", "corrected critic")
+#: Corrected gradients; bars are about the first one.
+CORRECTED = ("corrected", "corrected + match", "corrected + large head")
 
 
 def method(name: str, family: str) -> Overrides:
@@ -65,11 +72,15 @@ def settings(name: str, family: str) -> list[Overrides]:
     if name == "delayed":  # a lower rate, and one of two optimizers that are meant for late gradients
         lower = [f"{float(rate) / 4:g}" for rate in rates[:2]]
         return [(_rate(rate), *optimizer) for rate, optimizer in product(lower, _PATIENT)]
-    if family == "gpt" and name in ("backprop", "local", "corrected"):
-        head = () if name == "backprop" else _BLOCK
+    if name == EARLY:
+        return [(_rate(rate), *optimizer) for optimizer, rate in product((usual, _PATIENT[1]), rates[:2])]
+    if family == "gpt" and name in ("backprop", "local", "local + linear head", "corrected", "corrected + large head"):
+        head = _BLOCK if name in ("local", "corrected + large head") else ()
         return [(_rate(rate), *usual, *head, beta2) for rate, beta2 in product(rates[1:3], _BETA2)]
-    if name in ("local", "corrected"):
+    if name in ("local", "corrected + large head"):
         return [(_rate(rate), *usual, *head) for head, rate in _HEADS[family]]
+    if name == "corrected + match" and family != "gpt":
+        return [(_rate(rate), *head) for head, rate in product((("predictor.depth.hidden=0",), _MATCHED), rates[1:3])]
     if name in _SECOND:
         return [(_rate(rate), *usual, other) for rate, other in product(rates[1:3], _SECOND[name])]
     return [(_rate(rate), *usual) for rate in rates]
@@ -80,10 +91,11 @@ def _rate(rate: str) -> str:
 
 
 _BLOCK, _PERCEPTRON = ("predictor=block_head",), ("predictor=norm_head", "predictor.depth.hidden=256")
+_MATCHED = (*_PERCEPTRON, "predictor.depth.gradient_weight=1")
 _PATIENT: tuple[Overrides, ...] = (("optimizer=nesterov",), ("optimizer=nesterov", "optimizer.beta1_last=0.9"))
 _BETA2 = ("optimizer.beta2=0.99", "optimizer.beta2=0.999")
 _SECOND = {
-    **dict.fromkeys(("critic", "corrected critic"), ("predictor.depth.hidden=0", "predictor.depth.hidden=128")),
+    **dict.fromkeys(("critic", "corrected + match"), ("predictor.depth.hidden=0", "predictor.depth.hidden=128")),
     "cDNI": ("predictor.depth.learning_rate=1e-3", "predictor.depth.learning_rate=3e-3"),
 }
 _RATES = {
@@ -97,6 +109,6 @@ _RATES = {
 _HEADS = {family: list(product((_PERCEPTRON, _BLOCK), _RATES[family][1:3])) for family in ("text", "mnist", "cifar")}
 #: What `benchmarks.harness.tuning` needs to choose recipes.
 COMPARED = Comparison(
-    TASKS, method, settings, (*CORRECTED, "critic", "cDNI", "delayed"),
+    TASKS, method, settings, (*CORRECTED, "critic", "cDNI", "delayed", EARLY),
     Grid("late-tuning", "late_tuning", {"seed": TUNING_SEED}, ("depth_tuning",)),
 )  # fmt: skip

@@ -1,24 +1,24 @@
 """Exact traces of the past (time=online) against other methods in time, on tasks with labels long after their causes.
 
-A residual stack of three LRU blocks, one process. All methods read the same symbols: a method with longer windows takes
-fewer updates. Each method tries the same rates on seed 100, for a quarter of the symbols, and the best one by
-validation trains on other seeds; the last parameters are measured on the test split, or on fresh sequences of tasks
-that are drawn.
+All methods read the same symbols and, unless a task says otherwise, take one optimizer step for each batch of
+sequences, so that they differ in their gradients alone. Each method tries the same rates on seed 100, for a quarter of
+the symbols, and the best one by validation trains on other seeds. Tasks of 784 steps take the rates of the one of 98.
+The last parameters are measured on the test split, or on fresh sequences of tasks that are drawn.
 
-- immediate: every step is a window of its own, and the weights stand still for T of them, so that no gradient crosses
-  a step.
+- immediate: every step is a window of its own, so that no gradient crosses a step.
 - frozen below: truncated, but all layers below the top recurrent one keep their first weights.
 - full, checkpointed: one window is one sequence. They differ in memory and time alone.
 
-DNI_MNIST and DNI_PTB name the folders of the data. Finished cells are read from benchmarks/results/online.json and
-online_tuning.json, so an interrupted benchmark continues. QUICK=1 takes few steps of small models; they stay in
-outputs/bench-online/quick/.
+DNI_MNIST names the folder of the data. Finished cells are read from benchmarks/results/online.json and
+online_tuning.json, so an interrupted benchmark continues; TASK="delayed label" runs this task alone. QUICK=1 takes few
+steps of small models; they stay in outputs/bench-online/quick/.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import statistics
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -26,126 +26,24 @@ from rich.table import Table
 
 from benchmarks.harness.environment import bar
 from benchmarks.harness.grid import QUICK, Grid, Row, by_seed, spread
-from benchmarks.harness.methods import FOLDERS, Overrides, folder
+from benchmarks.harness.methods import FOLDERS, folder
 from benchmarks.harness.runs import Failed, train
 from benchmarks.harness.tuning import failed
+from benchmarks.time.online_runs import ARMS, BATCH, MAIN, TASKS, TUNING_SEED, UNITS, Cell
 from workers.cli.evaluate import evaluate
 
-SEEDS = (0,) if QUICK else (0, 1, 2)
-TUNING_SEED = 100
-RATES = ("3e-3",) if QUICK else ("1e-3", "3e-3", "1e-2")
-BATCH, UNITS = (8, 16) if QUICK else (50, 128)
+RATES = ("3e-3",) if QUICK else ("2e-3", "4e-3", "8e-3")
 GRID = Grid("online", "online", {"batch": BATCH, "units": UNITS})
 TUNING = Grid("online-tuning", "online_tuning", {"seed": TUNING_SEED})
-
-
-@dataclass(frozen=True)
-class Task:
-    """Data, with sequences of `length` steps in windows of `window`.
-
-    Args:
-        overrides: settings, as words of a command.
-        steps: time steps of a stream in a run.
-        heads: labels that a critic models: the next ones that count; None: the next 8, which all count.
-        family: of its files; None: it is drawn.
-        test: the split that is measured at the end.
-    """
-
-    overrides: Overrides
-    length: int
-    window: int
-    steps: int
-    heads: int | None = 1
-    family: str | None = None
-    test: str = "test"
-
-
-_LATE = "benchmarks.time.late_labels."
-_DIGITS = ("data=seqmnist", f"data._target_={_LATE}Digits", "data.sequence=null")
-TASKS = {
-    "copy": Task(("data=copy", "data.length=45"), 48, 8, 400_000, heads=8, test="valid"),
-    "delayed label": Task(("data=copy", f"data._target_={_LATE}DelayedLabel", "data.length=112", "data.sequence=null"),
-                          112, 14, 400_000),
-    "MNIST, 98 x 8": Task((*_DIGITS, "data.pixels=8"), 98, 14, 500_000, family="mnist"),
-    "sequential MNIST": Task((*_DIGITS, "data.pixels=1"), 784, 28, 2_000_000, family="mnist"),
-    "permuted MNIST": Task((*_DIGITS, "data.pixels=1", "data.permuted=true"), 784, 28, 2_000_000, family="mnist"),
-    "text": Task(("data=ptb", "data.sequence=256"), 256, 32, 100_000, heads=None, family="text"),
-}  # fmt: skip
-
-_FROZEN = ("time=truncated", "model._target_=benchmarks.time.frozen.FrozenBelow")
-ARMS: dict[str, Overrides] = {
-    "truncated": ("time=truncated",),
-    "immediate": ("time=truncated",),
-    "frozen below": _FROZEN,
-    "online": ("time=online",),
-    "online, critic": ("time=online", "time.future=synthetic"),
-    "critic": ("time=synthetic",),
-    "full": ("time=full",),
-    "checkpointed": ("time=checkpointed",),
-}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run; `tuning`: a short one, on the seed that chooses the rate."""
-
-    task: str
-    arm: str
-    rate: str
-    seed: int
-    tuning: bool = False
-
-    @property
-    def name(self) -> str:
-        """The run's name in the results."""
-        short = f"{self.task.replace(', ', ' ')} | {self.arm.replace(', ', ' + ')}"
-        return f"{short}, rate {self.rate}" if self.tuning else f"{short}, seed {self.seed}"
-
-    @property
-    def window(self) -> int:
-        """Time steps of an update's window."""
-        task = TASKS[self.task]
-        return {"immediate": 1, "full": task.length}.get(self.arm, task.window)
-
-    @property
-    def steps(self) -> int:
-        """Windows of the run."""
-        task = TASKS[self.task]
-        span = task.length if self.arm in ("full", "checkpointed") else self.window
-        return max(2, (2 * task.length if QUICK else task.steps // (4 if self.tuning else 1)) // span)
-
-    @property
-    def overrides(self) -> Overrides:
-        """The run's settings as typed."""
-        task = TASKS[self.task]
-        path = () if task.family is None else (f"data.path={folder(task.family)}",)
-        return (
-            *task.overrides, *path, "model=residual", f"model.units={UNITS}", "model.layers=3", "model.smallest=0.9",
-            *ARMS[self.arm], *self._critic(), f"data.window={self.window}", f"data.batch={BATCH}", "depth=backprop",
-            *((f"optimizer.accumulate={task.window}",) if self.arm == "immediate" else ()),
-            f"optimizer.learning_rate={self.rate}", "stages=1", "transport=local", "launch=threads",
-            "launch.torch_threads=1", f"steps={self.steps}", f"seed={self.seed}", "log_every=50",
-            f"evaluate.every={'null' if self.tuning or QUICK else max(1, self.steps // 8)}",
-            f"evaluate.windows={-(-task.length // self.window) * (1 if QUICK else 20)}", "checkpoint.every=null",
-        )  # fmt: skip
-
-    def _critic(self) -> Overrides:
-        task = TASKS[self.task]
-        if "critic" not in self.arm:
-            return ()
-        if task.heads is None:
-            return ("predictor/time=critic", "predictor.time.future_labels=8")
-        reach = (f"predictor.time.future_labels={task.length}", f"predictor.time.counted_labels={task.heads}")
-        return ("predictor/time=critic", *reach)
 
 
 def pairs() -> list[tuple[str, str]]:
     """Return the tasks and methods of the benchmark; QUICK=1: one method of most tasks, and all of one."""
     if QUICK:
-        return [("delayed label", arm) for arm in ARMS] + [
-            (t, "online, critic") for t in ("copy", "MNIST, 98 x 8", "text")
-        ]
-    return [(task, arm) for task in TASKS for arm in ARMS]
+        others = ("copy, one layer", "copy, one layer, each window", "sequential MNIST")
+        return [("MNIST, 98 x 8", arm) for arm in ARMS] + [(task, "online") for task in others]
+    only = os.environ.get("TASK", "")
+    return [(task, arm) for task, settings in TASKS.items() for arm in settings.arms if task == (only or task)]
 
 
 def main() -> None:
@@ -153,10 +51,15 @@ def main() -> None:
     for family in sorted({TASKS[task].family or "" for task, _ in pairs()} - {""}):
         if not folder(family).is_dir():
             raise SystemExit(f"no such folder: {folder(family)}; set {FOLDERS[family][0]} to the folder with the data")
-    rates = chosen(pairs())
-    cells = [Cell(*pair, rates[pair], seed) for pair in pairs() for seed in SEEDS]
-    rows = GRID.fill(cells, measure, lambda row: row.get("failed") or f"{row['bits']:.3f} bits, {row['wall_s']:.0f} s")
-    table = Table("task", "method", "bits per label", "accuracy", "updates", "seconds", "MB")
+    rates = chosen([(TASKS[task].rates_of or task, arm) for task, arm in pairs()])
+    cells = [
+        Cell(task, arm, rates[TASKS[task].rates_of or task, arm], seed)
+        for task, arm in pairs()
+        for seed in TASKS[task].seeds
+    ]
+    GRID.fill(cells, measure, lambda row: row.get("failed") or f"{row['bits']:.3f} bits, {row['wall_s']:.0f} s")
+    rows = GRID.finished()
+    table = Table(*HEADS)
     for line in lines(rows):
         table.add_row(*line)
     Console(width=140).print(table)
@@ -167,7 +70,7 @@ def chosen(wanted: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """Return the rate of each task and method with the lowest validation bits; all of them try the same ones."""
     if len(RATES) == 1:
         return dict.fromkeys(wanted, RATES[0])
-    trials = {pair: [Cell(*pair, rate, TUNING_SEED, tuning=True) for rate in RATES] for pair in wanted}
+    trials = {pair: [Cell(*pair, rate, TUNING_SEED, tuning=True) for rate in RATES] for pair in dict.fromkeys(wanted)}
     cells = [cell for mine in trials.values() for cell in mine]
     rows = TUNING.fill(cells, try_out, lambda row: row.get("failed") or f"{row['bits']:.3f} bits")
     return {pair: best(mine, rows).rate for pair, mine in trials.items()}
@@ -197,42 +100,69 @@ def _run(grid: Grid, cell: Cell, split: str) -> Row:
     found = summary["valid"] if QUICK or split == "valid" else evaluate(at, split, "last")
     return {
         "bits": found["bits_per_label"], "accuracy": found["accuracy"], "rate": cell.rate,
-        "updates": summary["steps"] // (TASKS[cell.task].window if cell.arm == "immediate" else 1),
+        "updates": summary["steps"] // cell.accumulate,
         "wall_s": summary["wall_s"], "mb": summary["stage"][0]["peak_rss_mb"],
     }  # fmt: skip
 
 
+HEADS = ["task", "method", "bits per label", "accuracy, %", "by seed", "updates", "seconds", "MB"]
+
+
 def lines(rows: dict[str, Row]) -> list[list[str]]:
-    """Return mean and spread over the seeds that did not diverge."""
-    found = []
-    for group, members in by_seed(rows).items():
-        task, _, arm = group.partition(" | ")
+    """Return mean and spread over the seeds that did not diverge, in the order of tasks and methods."""
+    found, groups = [], by_seed(rows)
+    for task, arm in ((task.replace(", ", " "), arm.replace(", ", " + ")) for task in TASKS for arm in ARMS):
+        members = groups.get(f"{task} | {arm}", [])
         ended = [row for row in members if "failed" not in row]
+        if members and not ended:
+            found.append([task, arm, "diverged", *[""] * 5])
         if not ended:
-            found.append([task, arm, "diverged", "", "", "", ""])
             continue
-        means = {key: statistics.mean(row[key] for row in ended) for key in ("accuracy", "updates", "wall_s", "mb")}
+        means = {key: statistics.mean(row[key] for row in ended) for key in ("updates", "wall_s", "mb")}
+        right = [100 * row["accuracy"] for row in ended]
         found.append([
-            task, arm, spread([row["bits"] for row in ended], 3), f"{means['accuracy']:.1%}",
-            f"{means['updates']:,.0f}", f"{means['wall_s']:.0f}", f"{means['mb']:.0f}",
+            task, arm, spread([row["bits"] for row in ended], 3), spread(right, 1),
+            " ".join(f"{each:.1f}" for each in right), f"{means['updates']:,.0f}", f"{means['wall_s']:.0f}",
+            f"{means['mb']:.0f}",
         ])  # fmt: skip
     return found
 
 
 def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
-    """Return the share of the gap from truncated to full backpropagation that other methods close, in bits."""
-    groups = {group: [row["bits"] for row in members if "bits" in row] for group, members in by_seed(rows).items()}
-    bits = {group: statistics.mean(values) for group, values in groups.items() if values}
+    """Return what traces with a critic close of the gap in accuracy to full backpropagation, and how far they are."""
     found = []
-    for task in dict.fromkeys(group.partition(" | ")[0] for group in bits):
-        short, long = bits.get(f"{task} | truncated"), bits.get(f"{task} | full")
-        if short is None or long is None:
+    for task in (task.replace(", ", " ") for task in TASKS):
+        right = {arm: accuracies(rows, task, arm) for arm in (each.replace(", ", " + ") for each in MAIN)}
+        if not all(right.values()):
             continue
-        for arm in ("online", "online + critic", "critic", "frozen below", "immediate"):
-            if short != long and (ours := bits.get(f"{task} | {arm}")) is not None:
-                name = f"{task}: share of the gap from truncated to full closed by {arm}"
-                found.append(bar(name, (short - ours) / (short - long), None, None))
-    return found
+        whole, ours = statistics.mean(right["full"]), statistics.mean(right["online + critic"])
+        for start, goal in (("online", 0.75), ("truncated", 0.85)):
+            share = closed(statistics.mean(right[start]), ours, whole)
+            found.append(bar(f"{task}: share of the gap from {start} to full that online + critic closes", share, goal,
+                             None if share is None else share >= goal))  # fmt: skip
+        ahead = errors_ahead(right["online + critic"], right["critic"])
+        found.append(bar(f"{task}: online + critic ahead of the critic, in standard errors", ahead, 2.0,
+                         None if ahead is None else ahead > 2.0))  # fmt: skip
+        found.append(bar(f"{task}: points of accuracy behind full", 100 * (whole - ours), 1.0, whole - ours <= 0.01))
+    return found or [bar("no task is finished", None, None, None)]
+
+
+def accuracies(rows: dict[str, Row], task: str, arm: str) -> list[float]:
+    """Return the accuracies of the seeds that did not diverge."""
+    return [row["accuracy"] for row in by_seed(rows).get(f"{task} | {arm}", []) if "accuracy" in row]
+
+
+def closed(start: float, ours: float, end: float) -> float | None:
+    """Return the share of the way from `start` to `end` that ours has gone; None if the two are level."""
+    return (ours - start) / (end - start) if end != start else None
+
+
+def errors_ahead(ours: list[float], theirs: list[float]) -> float | None:
+    """Return by how many standard errors the mean of the paired differences is above zero; None of one seed."""
+    gaps = [a - b for a, b in zip(ours, theirs, strict=False)]
+    if len(gaps) < 2 or statistics.stdev(gaps) == 0:
+        return None
+    return statistics.mean(gaps) / (statistics.stdev(gaps) / math.sqrt(len(gaps)))
 
 
 if __name__ == "__main__":

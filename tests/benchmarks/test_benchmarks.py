@@ -83,17 +83,15 @@ def test_step_cost(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.long
-@pytest.mark.skipif(not all(folder(each).is_dir() for each in ("mnist", "text")), reason="no MNIST or Penn Treebank")
+@pytest.mark.skipif(not folder("mnist").is_dir(), reason="no MNIST")
 def test_online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, each in (("DNI_MNIST", "mnist"), ("DNI_PTB", "text")):
-        monkeypatch.setenv(name, str(folder(each).resolve()))
+    monkeypatch.setenv("DNI_MNIST", str(folder("mnist").resolve()))
     bars, _ = quick("time.online", tmp_path)
     results = json.loads((tmp_path / "outputs/bench-online/quick/online.json").read_text())
     assert results["bars"] == bars
     tasks = {name.partition(" | ")[0] for name in results["rows"]}
-    assert tasks == {"delayed label", "copy", "MNIST 98 x 8", "text"}
-    delayed = [name for name in results["rows"] if name.startswith("delayed label")]
-    assert len(delayed) == len(ARMS)
+    assert tasks == {"copy one layer", "copy one layer each window", "MNIST 98 x 8", "sequential MNIST"}
+    assert len([name for name in results["rows"] if name.startswith("MNIST 98 x 8 |")]) == len(ARMS)
 
 
 @pytest.mark.timeout(300)

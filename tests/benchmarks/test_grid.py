@@ -144,16 +144,23 @@ def test_the_rate_of_online_is_that_of_the_best_run_that_ended() -> None:
 
 
 def test_bars_of_online_are_shares_of_the_gap() -> None:
-    bits = {"truncated": 1.0, "full": 0.2, "online": 0.6, "online + critic": 0.4, "critic": 1.2}
-    rows = {f"copy | {arm}, seed {seed}": {"bits": b + 0.01 * seed} for arm, b in bits.items() for seed in (0, 1)}
-    found = {bar["bar"].rpartition(" by ")[2]: bar["value"] for bar in online.bars(rows)}
-    assert found == {"online": 0.5, "online + critic": 0.75, "critic": -0.25}
+    right = {"truncated": 0.5, "full": 0.9, "online": 0.7, "online + critic": 0.85, "critic": 0.8}
+    ahead = {0: 0.01, 1: -0.01}  # by seed, of the critic: their mean is what counts
+    rows = {
+        f"delayed label | {arm}, seed {seed}": {"accuracy": each + (ahead[seed] if arm == "critic" else 0.0)}
+        for arm, each in right.items()
+        for seed in (0, 1)
+    }
+    shares = [bar["value"] for bar in online.bars(rows)]
+    assert shares == [0.75, 0.875, 5.0, 5.0]  # 0.15 of 0.2, 0.35 of 0.4; 0.05 over 0.02 / sqrt(2) / sqrt(2); points
 
 
 def test_every_method_of_online_reads_as_many_symbols() -> None:
-    """Only whole windows are read, so that some methods read a little less."""
+    """Methods of a task take as many optimizer steps, too, unless it steps after each window."""
     for task, settings in online.TASKS.items():
         steps = {arm: online.Cell(task, arm, "1e-3", 0) for arm in online.ARMS}
         spans = {"immediate": 1, "full": settings.length, "checkpointed": settings.length}
-        read = [cell.steps * spans.get(arm, settings.window) for arm, cell in steps.items()]
-        assert max(read) - min(read) < settings.length
+        read = {cell.steps * spans.get(arm, settings.window) for arm, cell in steps.items()}
+        assert read == {settings.sequences * settings.length}
+        if not settings.each_window:
+            assert {cell.steps // cell.accumulate for cell in steps.values()} == {settings.sequences}
