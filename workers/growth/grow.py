@@ -38,9 +38,7 @@ class Grown:
     difference: float  #: largest difference of the outputs, as a share of the largest output if that is above 1
 
 
-def grow(
-    run_dir: Path, folder: Path, after: Sequence[str], words: Sequence[str] = (), step: str = "last"
-) -> Grown:
+def grow(run_dir: Path, folder: Path, after: Sequence[str], words: Sequence[str] = (), step: str = "last") -> Grown:
     """Write a run folder with one checkpoint, that of `run_dir` with new layers which begin as the identity.
 
     Args:
@@ -60,14 +58,14 @@ def grow(
     larger, found = grown_settings(config, [part.layers for part in parts], after, words)
     check(larger)
     with _complete(folder) as partly:
-        _write(run_dir, partly, choice.step, replace(larger, resume=str(run_dir.absolute()), resume_step=choice.step))
+        _write(run_dir, partly, replace(larger, resume=str(run_dir.absolute()), resume_step=choice.step))
         _write_parts(larger, partly, choice.step, parts, found, data)
         before, grown = load_parts(config, run_dir, choice.step), load_parts(larger, partly, choice.step)
         difference = refuse_change(before, grown, found, data)
     return Grown(folder, choice.step, [layers_of(chain) for chain in build_chains(larger)], found.new, difference)
 
 
-def _write(run_dir: Path, folder: Path, step: int, config: Config) -> None:
+def _write(run_dir: Path, folder: Path, config: Config) -> None:
     """Write all but the checkpoint."""
     write_record(folder, config)
     for name in (VOCABULARY, VERSIONS):
