@@ -127,7 +127,7 @@ def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
 
 def bars_of(rows: dict[str, Row], task: str, name: str) -> list[dict[str, Any]]:
     """Return the bars of a method on a task; none before it has run at all lags."""
-    whole, local = means(rows, f"{task}, backprop"), finished(rows, f"{task}, local")
+    whole, local = means(rows, f"{task}, backprop"), best_local(rows, task)
     late = {n: finished(rows, f"{task}, {name}, lag {n}") for n in LAGS}
     if whole is None or not all(late.values()) or not local:
         return []
@@ -139,9 +139,15 @@ def bars_of(rows: dict[str, Row], task: str, name: str) -> list[dict[str, Any]]:
     worst = statistics.mean(r["test"] for r in late[LAGS[-1]]) / statistics.mean(r["test"] for r in late[LAGS[0]])
     return [
         bar(f"{task}: {name} at lag {at}, {what}", value, BARS[task], value <= BARS[task]),
-        bar(f"{task}: {name} ahead of local losses, in standard errors", ahead, 2.0, ahead > 2.0),
+        bar(f"{task}: {name} ahead of the better local losses, in standard errors", ahead, 2.0, ahead > 2.0),
         bar(f"{task}: {name} at lag {LAGS[-1]} over lag {LAGS[0]}", worst, 1.03, worst <= 1.03),
     ]
+
+
+def best_local(rows: dict[str, Row], task: str) -> list[Row]:
+    """Return the runs of the local losses whose mean is lower, of those with one head and with the other."""
+    every = [finished(rows, f"{task}, {name}") for name in ("local", "local + linear head")]
+    return min((good for good in every if good), key=lambda good: statistics.mean(r["test"] for r in good), default=[])
 
 
 def means(rows: dict[str, Row], group: str) -> float | None:
