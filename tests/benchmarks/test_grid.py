@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness import grid
+from benchmarks.harness import grid, runs
 from benchmarks.harness.grid import Grid, by_seed, spread
+from benchmarks.harness.runs import recipe
 from benchmarks.time import copy_task as copying
 from benchmarks.time import online, ptb
 
@@ -157,3 +158,12 @@ def test_every_method_of_online_reads_as_many_symbols() -> None:
         spans = {"immediate": 1, "full": settings.length, "checkpointed": settings.length}
         read = [cell.steps * spans.get(arm, settings.window) for arm, cell in steps.items()]
         assert max(read) - min(read) < settings.length
+
+
+def test_a_setting_that_was_added_later_counts_only_if_it_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, flipped = recipe("data=mnist"), recipe("data=mnist", "data.flip=true")
+    assert plain != flipped
+    assert recipe("data=mnist", "data.flip=false") == plain
+    monkeypatch.setattr(runs, "ADDED", {})
+    assert recipe("data=mnist") != plain
+    assert recipe("data=mnist", "data.flip=true") != flipped  # its crop_padding is off
