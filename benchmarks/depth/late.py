@@ -41,13 +41,14 @@ SOME_LAGS = {
 OWN_TUNING = {EARLY: 1}
 #: The task with three seeds everywhere. Others: of these methods, at the lag of the recipes.
 EVERY_SEED, THREE_SEEDS = "mnist, 3 cuts", ("backprop", "local", "local + linear head", "critic", *CORRECTED)
-#: Methods of a task; all if it is not here.
+LOCAL = ("backprop", "local", "local + linear head")
+#: Methods of a task; those of `FEWER` if it is not here.
 SOME_METHODS = {
-    **dict.fromkeys(("gpt, 8 stages", "gpt, small text"), ("backprop", "local", "corrected", "delayed")),
+    **dict.fromkeys(("gpt, 8 stages", "gpt, small text"), (*LOCAL, "corrected", "delayed")),
     "gpt, 4 stages": tuple(METHODS),
-    "mnist, 6 cuts": ("backprop", "local", "corrected", "critic", "delayed"),
+    "mnist, 6 cuts": (*LOCAL, "corrected", "critic", "delayed"),
 }
-FEWER = tuple(name for name in METHODS if name not in ("local + linear head", "corrected + large head"))
+FEWER = tuple(name for name in METHODS if name != "corrected + large head")
 TUNED_ON = {"gpt, 8 stages": "gpt, 4 stages", "gpt, small text": "gpt, 4 stages", "mnist, 6 cuts": "mnist, 3 cuts"}
 #: The family of data of a family of tasks, if it is called otherwise.
 DATA = {"gpt": "text"}
