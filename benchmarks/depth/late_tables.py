@@ -15,11 +15,16 @@ from benchmarks.harness.late_methods import COMPARED, CORRECTED, METHODS, TASKS
 
 LAGS = (1,) if QUICK else (1, 8, 32)
 #: The tasks and methods that are compared at equal compute with local losses.
-EQUAL = dict.fromkeys(("mnist, 3 cuts",) if QUICK else ("gpt, 4 stages", "text"), ("backprop", "corrected"))
+EQUAL: dict[str, tuple[str, ...]] = {
+    "gpt, 4 stages": ("backprop", "local + linear head", "corrected"),
+    "text": ("backprop", "corrected"),
+}
+if QUICK:
+    EQUAL = {"mnist, 3 cuts": ("backprop", "corrected")}
 #: How far the recommended setting at lag 8 may be from backprop: points of error, or a share of its bits.
 BARS = {
     "gpt, 4 stages": 0.01, "gpt, 8 stages": 0.01, "gpt, small text": 0.01, "text": 0.0,
-    "mnist, 3 cuts": 0.3, "mnist, 6 cuts": 0.3, "cifar": 1.0,
+    "mnist, 3 cuts": 0.3, "mnist, 6 cuts": 0.3, "cifar": 1.0, "residual net": 1.0,
 }  # fmt: skip
 HEADS = ["task", "method", "never late", *(f"lag {n}" for n in LAGS), "compute of a step"]
 
@@ -122,7 +127,7 @@ def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
 
 def bars_of(rows: dict[str, Row], task: str, name: str) -> list[dict[str, Any]]:
     """Return the bars of a method on a task; none before it has run at all lags."""
-    whole, local = means(rows, f"{task}, backprop"), finished(rows, f"{task}, local")
+    whole, local = means(rows, f"{task}, backprop"), best_local(rows, task)
     late = {n: finished(rows, f"{task}, {name}, lag {n}") for n in LAGS}
     if whole is None or not all(late.values()) or not local:
         return []
@@ -134,9 +139,15 @@ def bars_of(rows: dict[str, Row], task: str, name: str) -> list[dict[str, Any]]:
     worst = statistics.mean(r["test"] for r in late[LAGS[-1]]) / statistics.mean(r["test"] for r in late[LAGS[0]])
     return [
         bar(f"{task}: {name} at lag {at}, {what}", value, BARS[task], value <= BARS[task]),
-        bar(f"{task}: {name} ahead of local losses, in standard errors", ahead, 2.0, ahead > 2.0),
+        bar(f"{task}: {name} ahead of the better local losses, in standard errors", ahead, 2.0, ahead > 2.0),
         bar(f"{task}: {name} at lag {LAGS[-1]} over lag {LAGS[0]}", worst, 1.03, worst <= 1.03),
     ]
+
+
+def best_local(rows: dict[str, Row], task: str) -> list[Row]:
+    """Return the runs of the local losses whose mean is lower, of those with one head and with the other."""
+    every = [finished(rows, f"{task}, {name}") for name in ("local", "local + linear head")]
+    return min((good for good in every if good), key=lambda good: statistics.mean(r["test"] for r in good), default=[])
 
 
 def means(rows: dict[str, Row], group: str) -> float | None:

@@ -28,6 +28,10 @@ def _gpt(layers: int, *more: str, data: Overrides, steps: int = 2000) -> Task:
     return Task(("model._target_=gpt.parts", *data, "data.sequence=null", *shape, *schedule), "gpt", "bits", steps, 500)
 
 
+_RESNET = (
+    "model=resnet", "model.units=16", "model.layers=1", "stages=4", "model.split_points=[block2,block3,softmax]",
+    "data.flip=true", "data.crop_padding=4", "optimizer/schedule=cosine",
+)  # fmt: skip
 _PTB = ("data=ptb", f"data.path={folder('text')}", "data.batch=12")
 TASKS = {
     "gpt, 4 stages": _gpt(4, data=_PTB),
@@ -35,6 +39,7 @@ TASKS = {
     "mnist, 3 cuts": EARLIER["mnist, 3 cuts"],
     "mnist, 6 cuts": EARLIER["mnist, 6 cuts"],
     "cifar": EARLIER["cifar"],
+    "residual net": Task(("data=cifar10", f"data.path={folder('cifar')}", *_RESNET), "cifar", "error", 10_000, 1500),
     "gpt, 8 stages": _gpt(8, data=_PTB),
     "gpt, small text": _gpt(4, "model.width=96", data=("data=text", "data.batch=16"), steps=2400),
 }

@@ -15,6 +15,9 @@ from workers.config.compose import compose_settings
 from workers.config.convert import to_plain
 from workers.config.settings import Config
 
+#: Settings that a later version added to other classes than the default ones: off, they do not count in a recipe.
+ADDED = {"data": {"flip": False, "crop_padding": 0}}
+
 
 def import_from(folder: Path) -> None:
     """Let this process, and the runs that it starts, import the modules of a folder."""
@@ -40,6 +43,11 @@ def recipe(*overrides: str) -> str:
     watched = ("log_every", "checkpoint")
     asked = {key: value for key, value in settings.items() if key not in watched}
     asked.get("data", {}).pop("path", None)
+    for section, added in ADDED.items():
+        if section in asked:
+            asked[section] = {
+                name: value for name, value in asked[section].items() if (name, value) not in added.items()
+            }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 

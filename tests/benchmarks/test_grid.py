@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness import grid
+from benchmarks.harness import grid, runs
 from benchmarks.harness.grid import Grid, by_seed, spread
+from benchmarks.harness.runs import recipe
 from benchmarks.time import copy_task as copying
 from benchmarks.time import online, ptb
 
@@ -164,3 +165,12 @@ def test_every_method_of_online_reads_as_many_symbols() -> None:
         assert read == {settings.sequences * settings.length}
         if not settings.each_window:
             assert {cell.steps // cell.accumulate for cell in steps.values()} == {settings.sequences}
+
+
+def test_a_setting_that_was_added_later_counts_only_if_it_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, flipped = recipe("data=mnist"), recipe("data=mnist", "data.flip=true")
+    assert plain != flipped
+    assert recipe("data=mnist", "data.flip=false") == plain
+    monkeypatch.setattr(runs, "ADDED", {})
+    assert recipe("data=mnist") != plain
+    assert recipe("data=mnist", "data.flip=true") != flipped  # its crop_padding is off
