@@ -1,4 +1,4 @@
-"""Simulate seed after seed until one fails, or until the time is up: `make chaos-sim`."""
+"""Simulate a link and three stages, seed after seed, until one fails or the time is up: `make chaos-sim`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import sys
 import time
 from itertools import count, islice
 
-from tests.support.simulated import link, plan
+from tests.support.simulated.chain import check_chain
+from tests.support.simulated.chain_plan import draw_chain
+from tests.support.simulated.link import check
+from tests.support.simulated.plan import draw
 
 _PROGRESS_S = 10.0  # seconds between two lines
 
@@ -26,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _repeat(seed: int) -> int:
-    print(plan.draw(seed))
+    print(draw(seed), draw_chain(seed), sep="\n")
     failure = _failure(seed)
     print(failure or f"SEED={seed}: passes")
     return int(failure is not None)
@@ -52,7 +55,8 @@ def _run(first: int, seeds: int | None, until: float) -> int:
 
 def _failure(seed: int) -> str | None:
     try:
-        link.check(plan.draw(seed))
+        check(draw(seed))
+        check_chain(draw_chain(seed))
     except AssertionError as error:
         return str(error)
     return None

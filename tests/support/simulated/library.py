@@ -24,6 +24,7 @@ from workers.comm.lasting import downstream, replaceable_end, upstream
 from workers.comm.transports import inbox, process_link
 from workers.comm.transports.grpc import both_ends, call, channel, end, link, refusal
 from workers.comm.transports.grpc.options import METHOD, SERVICE
+from workers.launch.rejoin import links
 
 
 class _Channel:
@@ -106,7 +107,7 @@ def simulated(network: Network) -> Iterator[None]:
     modules = (both_ends, call, channel, downstream, edge, end, inbox, link, process_link, refusal, replaceable_end)
     disabled = logging.root.manager.disable
     with ExitStack() as replaced:
-        for module in (*modules, upstream):
+        for module in (*modules, links, upstream):
             for name in stand_ins.keys() & vars(module).keys():
                 replaced.enter_context(patch.object(module, name, stand_ins[name]))
         replaced.enter_context(patch.object(refusal, "refusal_reason", lambda address, tls: None))

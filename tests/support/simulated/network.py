@@ -24,6 +24,7 @@ class Weather:
     outage_s: float = 0.0  #: longest time after a cut in which no connection can be made
     silence_s: float = 0.0  #: longest time until an end learns of a cut
     dies_at: float | None = None  #: from then on there is no network at all
+    spares_handshakes: bool = False  #: a connection is not cut before its client has an answer
     replays: float = 0.0  #: probability that what began a connection is sent once more later, by a stranger
 
 
@@ -91,7 +92,7 @@ class Connection:
 
     def count(self) -> None:
         """Cut the connection if its time has come."""
-        if self._left is not None and self._network.cutting:
+        if self._left is not None and self._network.cuts_now(self):
             self._left -= 1
             if self._left == 0:
                 self.cut()
@@ -127,7 +128,7 @@ class Network:
         self._connections: list[Connection] = []
         self._up_at = 0.0
         self.sent: Counter[bytes] = Counter()  #: messages, by their bytes
-        self.cutting = False  #: connections are cut from now on
+        self.cutting = weather.spares_handshakes  #: connections are cut from now on
         self._cuts_left = weather.cuts
         self.cuts = self.stalls = self.replays = self.connections = 0  #: how often each happened
         if weather.dies_at is not None:
@@ -184,6 +185,10 @@ class Network:
             return None
         self._cuts_left -= 1
         return self.scheduler.random.randint(1, self.weather.cut_within)
+
+    def cuts_now(self, connection: Connection) -> bool:
+        """Return whether a connection may be cut now."""
+        return self.cutting and bool(connection.up.arrived or not self.weather.spares_handshakes)
 
     def has_cut(self) -> None:
         self.cuts += 1

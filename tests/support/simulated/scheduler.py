@@ -32,7 +32,6 @@ class Process:
 
     def __init__(self, name: str) -> None:
         self.name, self.alive = name, True
-        self.at_death: list[Callable[[], None]] = []  #: called when it is killed
 
 
 class Task:
@@ -130,8 +129,9 @@ class Scheduler:
         return task
 
     def started(self, task: Task) -> None:
-        """Let a task run when its turn comes."""
-        self._ready.append(task)
+        """Let a task run when its turn comes; those of dead processes have none."""
+        if task.process.alive:
+            self._ready.append(task)
 
     def running(self) -> Task:
         """Return the task that runs now."""
@@ -183,8 +183,6 @@ class Scheduler:
         """End a process: none of its tasks runs again."""
         process.alive = False
         self._ready = [task for task in self._ready if task.process.alive]
-        for act in process.at_death:
-            act()
 
     def close(self) -> None:
         """Unwind the tasks that are left."""
