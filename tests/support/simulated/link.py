@@ -22,7 +22,7 @@ from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
 from workers.comm.transports.process_link import LinkSettings
 from workers.comm.upstream import Upstream
 
-_ADDRESS = "127.0.0.1:7001"
+ADDRESS = "127.0.0.1:7001"
 _SLACK = 8  # frames in a queue beyond those of the credit, as in a run
 
 #: Step and gradient of a target, and how late it is.
@@ -86,7 +86,7 @@ class Run:
         return failed or all(task.over or not task.process.alive for task in tasks)
 
     def _previous(self) -> None:
-        end = grpc_connect(_ADDRESS, CLIENT, self.settings)
+        end = grpc_connect(ADDRESS, CLIENT, self.settings)
         self.network.cutting = True  # a cut while a link is opened ends it
         plan = self.plan
         down = Downstream(end, stage=0, window=plan.window, clock=WaitTime(), timeout_s=plan.timeout_s)
@@ -118,7 +118,7 @@ class Run:
         assert len(end._kept) <= most, f"an end keeps {len(end._kept)} frames to send them again, of {most} at most"
 
     def _next(self) -> None:
-        listener = GrpcListener(_ADDRESS, handshake=SERVER, settings=self.settings)
+        listener = GrpcListener(ADDRESS, handshake=SERVER, settings=self.settings)
         end = listener.accept(self.plan.timeout_s)
         up = Upstream(end, stage=1, clock=WaitTime(), timeout_s=self.plan.timeout_s)
         kind = None

@@ -109,7 +109,7 @@ class Connection:
 
 
 class _Stranger:
-    """Repeats what began a recorded connection; it understands no answer."""
+    """Somebody who is no stage, and understands no answer."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -196,12 +196,17 @@ class Network:
 
     def _replay(self, address: str, recorded: Connection) -> None:
         """Let a stranger repeat what began a connection, if the listener answered it."""
-        if self.reaches(address) and recorded.up.arrived:
+        if recorded.up.arrived:
             self.replays += 1
+            self.speak(address, recorded.down.arrived[: self.scheduler.random.randint(1, 4)])
+
+    def speak(self, address: str, items: list[Any]) -> None:
+        """Let a stranger connect, if somebody listens, and send items."""
+        if self.reaches(address):
             _, accept = self._listeners[address]
-            again = accept(_Stranger(Process("stranger")))
-            for item in recorded.down.arrived[: self.scheduler.random.randint(1, 4)]:
-                again.down.put(item)
+            said = accept(_Stranger(Process("stranger")))
+            for item in items:
+                said.down.put(item)
 
     def _die(self) -> None:
         self._up_at = float("inf")
