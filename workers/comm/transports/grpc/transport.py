@@ -66,8 +66,13 @@ class Grpc(ProcessTransport):
     def link_settings(self, context: LinkContext) -> LinkSettings:
         """Return the settings of the end that a stage opens, with those of gRPC."""
         settings = super().link_settings(context)
-        timing = {"keepalive_s": self.keepalive_s, "reconnect_s": self.reconnect_s}
-        return replace(settings, ring=self.ring_mb << 20, health=self.health, **timing)
+        return replace(
+            settings,
+            ring=self.ring_mb << 20,
+            keepalive_s=self.keepalive_s,
+            reconnect_s=self.reconnect_s,
+            health=self.health,
+        )
 
     def on_this_machine(self, context: LinkContext) -> str:
         """Return the address to listen at: with `bind=auto` and without TLS, a unix socket in the run's folder."""
