@@ -90,6 +90,11 @@ class Connection:
         self.down, self.up = Wire(network, self, server), Wire(network, self, client)
         self._left = network.draw_life()
 
+    @property
+    def answered(self) -> bool:
+        """Whether the client has the handshake of the listener."""
+        return any(kind == "message" for kind, *_ in self.up.arrived)
+
     def count(self) -> None:
         """Cut the connection if its time has come."""
         if self._left is not None and self._network.cuts_now(self):
@@ -188,7 +193,7 @@ class Network:
 
     def cuts_now(self, connection: Connection) -> bool:
         """Return whether a connection may be cut now."""
-        return self.cutting and bool(connection.up.arrived or not self.weather.spares_handshakes)
+        return self.cutting and (connection.answered or not self.weather.spares_handshakes)
 
     def has_cut(self) -> None:
         self.cuts += 1
@@ -196,7 +201,7 @@ class Network:
 
     def _replay(self, address: str, recorded: Connection) -> None:
         """Let a stranger repeat what began a connection, if the listener answered it."""
-        if recorded.up.arrived:
+        if recorded.answered:
             self.replays += 1
             self.speak(address, recorded.down.arrived[: self.scheduler.random.randint(1, 4)])
 

@@ -19,7 +19,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 _STEPS_ASIDE = 0.2
 
 
-class Killed(GreenletExit):  # type: ignore[misc]  # greenlet's types are not installed everywhere
+class Killed(GreenletExit):
     """Unwinds a task whose process is dead, or whose simulation is over."""
 
 

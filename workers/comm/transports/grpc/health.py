@@ -17,7 +17,7 @@ _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # field 1 of HealthCheckRespo
 _KNOWN = (b"", bytes((0x0A, len(SERVICE))) + SERVICE.encode())
 
 
-def health_handler(serves: Callable[[], bool]) -> grpc.GenericRpcHandler:
+def health_handler(serves: Callable[[], bool]) -> grpc.GenericRpcHandler[bytes, bytes]:
     """Return the handler that answers SERVING while `serves()`, else NOT_SERVING; NOT_FOUND for other services."""
 
     def check(request: bytes, context: grpc.ServicerContext) -> bytes:
