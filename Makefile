@@ -8,7 +8,7 @@ OLDEST := .venv-oldest/bin/python
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-late bench-copy bench-ptb bench-flagship bench-online bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line reproduce tables docs test test-long test-oldest test-hosts check proto proof
+.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-late bench-copy bench-ptb bench-flagship bench-online bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line reproduce tables docs test test-long test-oldest test-hosts chaos-sim fuzz check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -105,13 +105,20 @@ test-oldest: ## run the tests with the oldest versions that are allowed, in .ven
 	    { echo "$(OLDEST_PYTHON) is not Python 3.10, the oldest: say make test-oldest OLDEST_PYTHON=/path/to/python3.10"; exit 1; }
 	@$(OLDEST) -m pip --version >/dev/null 2>&1 || $(OLDEST_PYTHON) -m venv .venv-oldest
 	$(OLDEST) -m pip install --quiet -c constraints-oldest.txt -e . \
-	    pytest pytest-timeout pytest-xdist hypothesis hydra-submitit-launcher prometheus_client tokenizers torchdata
+	    pytest pytest-timeout pytest-xdist hypothesis greenlet hydra-submitit-launcher prometheus_client tokenizers torchdata
 	$(OLDEST) -m pytest -n auto -W default::DeprecationWarning \
 	    --ignore tests/test_packaging.py --ignore tests/test_proto_current.py --ignore tests/examples \
 	    --deselect tests/test_docs.py::test_the_examples_that_are_typed_pass_strict_mypy $(TESTS)
 
 test-hosts: install ## run the tests on four emulated machines; needs root on Linux
 	$(BIN)/python -m pytest -m hosts
+
+chaos-sim: install ## simulate gRPC links on networks with faults, seed after seed; MINUTES=5, SEEDS=n: at most n, SEED=n: that one again
+	$(BIN)/python -m tests.support.simulated $(foreach name,SEED SEEDS MINUTES,$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) $($(name))))
+
+fuzz: install ## fuzz the decoder, the handshake and the edges, guided by coverage where atheris can be installed; MINUTES=10, INPUTS=n: at most n, SEED=n
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]' || true
+	$(BIN)/python -m tests.support.fuzzing $(foreach name,SEED INPUTS MINUTES,$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) $($(name))))
 
 proof: install ## show that small runs of every method come out as at the commit BASE, bit for bit
 	rm -rf .proof && git worktree prune && git worktree add --quiet --detach .proof $(BASE)

@@ -32,6 +32,7 @@ class LinkSettings:
     insecure: bool = False  #: allow plaintext beyond the loopback interface
     keepalive_s: float = 10.0  #: [seconds] a peer that answers nothing for this long is lost (gRPC)
     reconnect_s: float = 0.0  #: [seconds] a lost connection is tried again for this long (gRPC); 0: it ends the link
+    health: bool = False  #: answer health checks (gRPC)
     ring: int = RING_BYTES  #: [bytes] shared memory per direction for big payloads (gRPC, unix sockets); 0: none
     device: torch.device = CPU  #: device of the stage that holds this end
     secret: bytes = field(default=b"", repr=False)  #: of the run; the peer must prove that it has the same (gRPC)

@@ -29,6 +29,7 @@ from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.grpc.both_ends import ClientEnd, ServerEnd
 from workers.comm.transports.grpc.call import Call
 from workers.comm.transports.grpc.channel import RenewedChannel, server_credentials
+from workers.comm.transports.grpc.health import health_handler
 from workers.comm.transports.grpc.options import (
     METHOD,
     MOST_CALLS,
@@ -121,6 +122,8 @@ class GrpcListener(Accepting):
         )
         handler = grpc.stream_stream_rpc_method_handler(self._link)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        if settings.health:
+            self._server.add_generic_rpc_handlers((health_handler(self._serves),))
         try:
             port = self._add_port(bind, tls)
         except RuntimeError:
@@ -163,10 +166,13 @@ class GrpcListener(Accepting):
             raise
         yield from call.outgoing()
 
+    def _serves(self) -> bool:
+        return not all(end.is_over for end in list(self._ends))
+
     def _admit(self, end: ServerEnd, theirs: Handshake, name: str) -> None:
         """Begin a link. Raises HandshakeRefused while another one lasts."""
         with self._entering:
-            if not all(each.is_over for each in self._ends):
+            if self._serves():
                 raise HandshakeRefused(f"handshake refused: stage {self._handshake.stage} has its previous stage")
             end.rename(name)
             self._accepted.put_nowait(end)

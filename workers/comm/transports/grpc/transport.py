@@ -44,6 +44,9 @@ class Grpc(ProcessTransport):
     reconnect_s: float = zero_or_more(30.0)  # [seconds] a lost connection is made anew, and what is missing sent again,
     # for at most this long; 0: it ends the run
 
+    health: bool = False  # answer the health checks of gRPC (grpc.health.v1): SERVING while the link from the previous
+    # stage lasts; everyone who can connect may ask
+
     name: ClassVar[str] = "grpc"
     encrypts: ClassVar[bool] = True
     replaces_links: ClassVar[bool] = True
@@ -63,7 +66,13 @@ class Grpc(ProcessTransport):
     def link_settings(self, context: LinkContext) -> LinkSettings:
         """Return the settings of the end that a stage opens, with those of gRPC."""
         settings = super().link_settings(context)
-        return replace(settings, ring=self.ring_mb << 20, keepalive_s=self.keepalive_s, reconnect_s=self.reconnect_s)
+        return replace(
+            settings,
+            ring=self.ring_mb << 20,
+            keepalive_s=self.keepalive_s,
+            reconnect_s=self.reconnect_s,
+            health=self.health,
+        )
 
     def on_this_machine(self, context: LinkContext) -> str:
         """Return the address to listen at: with `bind=auto` and without TLS, a unix socket in the run's folder."""
