@@ -143,8 +143,9 @@ def test_help_fits_one_screen_and_its_lists_are_complete(
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     for group in ("depth", "time", "data", "model"):
-        (line,) = [line for line in lines if line.startswith(f" {group} ")]
-        assert set(re.findall(r"\w+", line)) - {group, "images"} == {
+        (begin,) = [n for n, line in enumerate(lines) if line.startswith(f" {group} ")]
+        end = next(n for n in range(begin + 1, len(lines)) if not lines[n].startswith("   "))
+        assert set(re.findall(r"\w+", " ".join(lines[begin:end]))) - {group, "images"} == {
             p.stem for p in (CONF / group).glob("*.yaml") if not p.read_text().startswith("# Experimental")
         }
 
