@@ -26,6 +26,8 @@ BARS = {
     "gpt, 4 stages": 0.01, "gpt, 8 stages": 0.01, "gpt, small text": 0.01, "text": 0.0,
     "mnist, 3 cuts": 0.3, "mnist, 6 cuts": 0.3, "cifar": 1.0, "residual net": 1.0,
 }  # fmt: skip
+#: Largest figure that is drawn, as a multiple of backprop's, by unit.
+HIGHEST = {"bits": 1.06, "error %": 1.3}
 HEADS = ["task", "method", "never late", *(f"lag {n}" for n in LAGS), "compute of a step"]
 
 
@@ -54,7 +56,7 @@ def equal_lines(rows: dict[str, Row]) -> list[list[str]]:
                 tests = [row["test"] for row in good]
                 found.append([
                     f"{task} ({unit(task)})", group.removeprefix(f"{task}, ").removesuffix(", equal compute"),
-                    str(good[0]["curve"][-1][0]), spread(tests, digits(task)),
+                    str(good[0]["curve"][-1][0]), cell_of(rows, group, digits(task)),
                     " ".join(f"{value:.{digits(task)}f}" for value in tests),
                 ])  # fmt: skip
     return found
@@ -91,7 +93,7 @@ def digits(task: str) -> int:
 
 
 def draw(rows: dict[str, Row], path: Path) -> None:
-    """Draw test figures against the lag, mean over seeds; methods that are never late as lines."""
+    """Draw test figures against the lag, mean over seeds, up to a limit; methods that are never late as lines."""
     tasks = [task for task in TASKS if finished(rows, f"{task}, backprop")]
     figure = Figure(figsize=(10, 3.2 * ((len(tasks) + 1) // 2)), layout="constrained")
     axes = figure.subplots((len(tasks) + 1) // 2, 2, squeeze=False).flatten()
@@ -101,7 +103,7 @@ def draw(rows: dict[str, Row], path: Path) -> None:
         for name in METHODS:
             if name not in COMPARED.late:
                 level = finished(rows, f"{task}, {name}")
-                style = "--" if name == "backprop" else ":"
+                style = {"backprop": "--", "local": ":"}.get(name, "-.")
                 if level:
                     axis.axhline(statistics.mean(r["test"] for r in level), color="black", linestyle=style, label=name)
                 continue
@@ -111,10 +113,13 @@ def draw(rows: dict[str, Row], path: Path) -> None:
             axis.plot([n for n, _ in points], means, marker="o", label=name)
         axis.set(title=task, xlabel="lag (steps; delayed: per edge)", ylabel=f"test ({unit(task)})")
         axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
+        axis.set_xlim(min(LAGS) / 1.3, max(LAGS) * 1.3)
+        axis.set_xticks(LAGS, [str(n) for n in LAGS])
+        most = HIGHEST[unit(task)] * statistics.mean(r["test"] for r in finished(rows, f"{task}, backprop"))
+        axis.set_ylim(top=min(axis.get_ylim()[1], most))  # the others would be one line
         axis.grid(alpha=0.3)
     if tasks:
-        axes[0].legend(fontsize="small")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
