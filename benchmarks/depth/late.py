@@ -87,7 +87,14 @@ def run(task: str) -> None:
         fill(GRID, cells)
         costs |= COMPUTE.fill([c for c in cells if c.seed == 0][:1], compute, shown, at_once=1)
         COMPUTE.keep({**COMPUTE.finished(), **costs}, [])
-    fill(GRID, [cell for seed in seeds_of(task, "", 0) for cell in at_equal_compute(chosen, costs, task, seed)])
+    fill(
+        GRID,
+        [
+            cell
+            for seed in (SEEDS if task == EVERY_SEED else SEEDS[:1])
+            for cell in at_equal_compute(chosen, costs, task, seed)
+        ],
+    )
 
 
 def fill(grid: Grid, cells: list[Cell]) -> None:

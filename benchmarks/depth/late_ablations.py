@@ -98,7 +98,7 @@ def edge_bytes(row: Row, name: str) -> float:
 
     With as many orders as edges, the edge before stage k = 1, 2, 3 carries one reply for each of its later edges.
     """
-    replies = {"local": 0.0, "backprop": 1.0}.get(VARIANTS[name][0], 1.0)
+    replies = 0.0 if VARIANTS[name][0].startswith("local") else 1.0
     if any(part.startswith("depth.orders") for part in VARIANTS[name][1]):
         replies = statistics.mean(range(1, EDGES + 1))
     return OUTPUT_BYTES * (1 + replies) + float(row["copied"]) / EDGES

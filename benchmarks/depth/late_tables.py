@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.harness.environment import bar
-from benchmarks.harness.grid import QUICK, Row, by_seed, spread
+from benchmarks.harness.grid import QUICK, Row, by_seed, errors_ahead, spread
 from benchmarks.harness.late_methods import COMPARED, CORRECTED, METHODS, TASKS
 
 LAGS = (1,) if QUICK else (1, 8, 32)
@@ -159,11 +158,3 @@ def means(rows: dict[str, Row], group: str) -> float | None:
     """Return the mean of a group's test figures; None without runs."""
     good = finished(rows, group)
     return statistics.mean(row["test"] for row in good) if good else None
-
-
-def errors_ahead(theirs: list[float], ours: list[float]) -> float:
-    """Return by how many standard errors of the difference of the means ours are below theirs; seeds are pairs."""
-    gaps = [a - b for a, b in zip(theirs, ours, strict=False)]
-    if len(gaps) < 2:
-        return 0.0
-    return statistics.mean(gaps) / (statistics.stdev(gaps) / math.sqrt(len(gaps)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import statistics
@@ -127,3 +128,11 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
         return "-"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def errors_ahead(theirs: list[float], ours: list[float]) -> float:
+    """Return by how many standard errors of the difference of the means ours are below theirs; seeds are pairs."""
+    gaps = [a - b for a, b in zip(theirs, ours, strict=False)]
+    if len(gaps) < 2:
+        return 0.0
+    return statistics.mean(gaps) / (statistics.stdev(gaps) / math.sqrt(len(gaps)))

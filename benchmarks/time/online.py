@@ -16,7 +16,6 @@ steps of small models; they stay in outputs/bench-online/quick/.
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 from typing import Any
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness.environment import bar
-from benchmarks.harness.grid import QUICK, Grid, Row, by_seed, spread
+from benchmarks.harness.grid import QUICK, Grid, Row, by_seed, errors_ahead, spread
 from benchmarks.harness.methods import FOLDERS, folder
 from benchmarks.harness.runs import Failed, train
 from benchmarks.harness.tuning import failed
@@ -140,9 +139,9 @@ def bars(rows: dict[str, Row]) -> list[dict[str, Any]]:
             share = closed(statistics.mean(right[start]), ours, whole)
             found.append(bar(f"{task}: share of the gap from {start} to full that online + critic closes", share, goal,
                              None if share is None else share >= goal))  # fmt: skip
-        ahead = errors_ahead(right["online + critic"], right["critic"])
-        found.append(bar(f"{task}: online + critic ahead of the critic, in standard errors", ahead, 2.0,
-                         None if ahead is None else ahead > 2.0))  # fmt: skip
+        if len(right["critic"]) > 1:
+            ahead = errors_ahead(right["online + critic"], right["critic"])  # the critic's accuracies below ours
+            found.append(bar(f"{task}: online + critic ahead of the critic, in standard errors", ahead, 2.0, ahead > 2))
         found.append(bar(f"{task}: points of accuracy behind full", 100 * (whole - ours), 1.0, whole - ours <= 0.01))
     return found or [bar("no task is finished", None, None, None)]
 
@@ -155,14 +154,6 @@ def accuracies(rows: dict[str, Row], task: str, arm: str) -> list[float]:
 def closed(start: float, ours: float, end: float) -> float | None:
     """Return the share of the way from `start` to `end` that ours has gone; None if the two are level."""
     return (ours - start) / (end - start) if end != start else None
-
-
-def errors_ahead(ours: list[float], theirs: list[float]) -> float | None:
-    """Return by how many standard errors the mean of the paired differences is above zero; None of one seed."""
-    gaps = [a - b for a, b in zip(ours, theirs, strict=False)]
-    if len(gaps) < 2 or statistics.stdev(gaps) == 0:
-        return None
-    return statistics.mean(gaps) / (statistics.stdev(gaps) / math.sqrt(len(gaps)))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Task:
         seeds: of the runs that count.
         layers: blocks of the model.
         each_window: an optimizer step after every window, not after every sequence.
-        heads: labels that a critic models: the next ones that count; None: the next 8, which all count.
+        heads: labels that a critic models: the next ones that count.
         family: of its files; None: it is drawn.
         test: the split that is measured at the end.
         rates_of: the task whose learning rates it takes; None: its own.
@@ -54,7 +54,7 @@ class Task:
     seeds: tuple[int, ...] = SEEDS
     layers: int = 3
     each_window: bool = False
-    heads: int | None = 1
+    heads: int = 1
     family: str | None = None
     test: str = "test"
     rates_of: str | None = None
@@ -137,7 +137,5 @@ class Cell:
         task = TASKS[self.task]
         if "critic" not in self.arm:
             return ()
-        if task.heads is None:
-            return ("predictor/time=critic", "predictor.time.future_labels=8")
         reach = (f"predictor.time.future_labels={task.length}", f"predictor.time.counted_labels={task.heads}")
         return ("predictor/time=critic", *reach)

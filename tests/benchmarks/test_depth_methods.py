@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.depth import methods as depth
 from benchmarks.depth import staleness as lag
-from benchmarks.depth.late_tables import errors_ahead
 from benchmarks.harness import grid, late_methods
 from benchmarks.harness.cells import DEPTH, Cell, Trial, late
-from benchmarks.harness.grid import Grid
+from benchmarks.harness.grid import Grid, errors_ahead
 from benchmarks.harness.methods import METHODS, TASKS, method, settings
 from benchmarks.harness.runs import composed
 from benchmarks.harness.tuning import best, beyond

@@ -79,8 +79,6 @@ class TrackingConfig:
     loggers: list[LoggerKind] = field(default_factory=list)  # services that get the figures, too; each needs an extra:
     # pip install 'dni[wandb]', 'dni[mlflow]'
     project: str = "dni"  # of those services: the project of Weights & Biases, the experiment of MLflow
-    histograms: int | None = one_or_more(
-        None
-    )  # [steps] between histograms of activations and gradients of every layer,
-    # in TensorBoard; null: none
+    histograms: int | None = one_or_more(None)  # [steps] between histograms of activations and gradients of every
+    # layer, in TensorBoard; null: none
     prometheus_address: str = "127.0.0.1"  # address of that port; 0.0.0.0 lets every machine of the network read it
