@@ -114,6 +114,27 @@ def test_a_previous_stage_without_a_connection_learns_that_the_next_one_has_clos
         proxy.close()
 
 
+def test_a_connection_that_breaks_while_the_link_is_closed_is_no_news(
+    listener: GrpcListener, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next stage may exit before the previous one has read that its call ended; a lost CLOSE is sent again."""
+    client, server = grpc_connect(proxy.address, CLIENT, SETTINGS), listener.accept(10)
+    flowing = proxy.stall()
+    closing_client = threading.Thread(target=client.close)
+    closing_client.start()
+    assert isinstance(client, GrpcEnd)
+    while not client._finishing:
+        time.sleep(0.01)
+    proxy.cut()
+    flowing.set()
+    with pytest.raises(WorkerLost, match=r"stage 0 at .* ended the link or is gone"):
+        server.receive(8)
+    closing_client.join(10)
+    server.close()
+    assert client.reconnects == 1
+    assert not [record for record in caplog.messages if record.startswith("stage 0")]
+
+
 @pytest.mark.parametrize(
     ("hello", "message"),
     [

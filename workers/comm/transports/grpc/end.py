@@ -147,7 +147,9 @@ class GrpcEnd(LinkEnd):
         if not self._settings.reconnect_s or error is None or not is_broken(error) or self._over.is_set():
             self._end(lost)
             return
-        log.warning("stage %d: %s; connecting again", self._mine.stage, lost)
+        # A peer that has everything may exit before this end has read the status of the call: that is no news.
+        level = logging.DEBUG if self._finishing else logging.WARNING
+        log.log(level, "stage %d: %s; connecting again", self._mine.stage, lost)
         start = time.monotonic()
         try:
             self._continue_with(*self._next_call(start + self._settings.reconnect_s, lost))
@@ -155,7 +157,7 @@ class GrpcEnd(LinkEnd):
             self._end(failure)
             return
         took = time.monotonic() - start
-        log.warning("stage %d: connected to %s again after %.1f s", self._mine.stage, self._inbox.peer, took)
+        log.log(level, "stage %d: connected to %s again after %.1f s", self._mine.stage, self._inbox.peer, took)
 
     @abstractmethod
     def _next_call(self, deadline: float, lost: Exception) -> tuple[Call, Handshake]:
