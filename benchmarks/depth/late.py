@@ -35,7 +35,7 @@ GRID, COMPUTE = Grid("late", "late", {"tuned_at": TUNED_AT}, ("depth",)), Grid("
 #: Lags of methods that need not be run at all of them: cDNI collapses, today's critic has a page of its own.
 SOME_LAGS = {
     "cDNI": (1,),
-    **dict.fromkeys(("critic", "corrected + match", "corrected + large head"), (8,)),
+    **dict.fromkeys(("critic", *CORRECTED[1:]), (8,)),
     EARLY: (1,),
 }
 #: The lag at which a method's recipe is chosen, if it is another one.
@@ -48,7 +48,7 @@ THREE_SEEDS = (*LOCAL, "critic", *CORRECTED)
 SOME_METHODS = {
     **dict.fromkeys(("gpt, 8 stages", "gpt, small text"), (*LOCAL, "corrected", "delayed")),
     "gpt, 4 stages": tuple(METHODS),
-    "residual net": (*LOCAL, "corrected"),
+    "residual net": (*LOCAL, *CORRECTED[:2]),
     "mnist, 6 cuts": (*LOCAL, "corrected", "critic", "delayed"),
 }
 FEWER = tuple(name for name in METHODS if name != "corrected + large head")

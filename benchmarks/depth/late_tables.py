@@ -15,8 +15,8 @@ from benchmarks.harness.late_methods import COMPARED, CORRECTED, METHODS, TASKS
 LAGS = (1,) if QUICK else (1, 8, 32)
 #: The tasks and methods that are compared at equal compute with local losses.
 EQUAL: dict[str, tuple[str, ...]] = {
-    "gpt, 4 stages": ("backprop", "local + linear head", "corrected"),
-    "text": ("backprop", "corrected"),
+    "gpt, 4 stages": ("backprop", "local + linear head", *CORRECTED[:2]),
+    "text": ("backprop", "local + linear head", *CORRECTED[:2]),
 }
 if QUICK:
     EQUAL = {"mnist, 3 cuts": ("backprop", "corrected")}

@@ -1,6 +1,7 @@
 """The comparison under late gradients: tasks, methods, and the settings that each method tries.
 
-`corrected` has a linear classifier at every cut; with a match it is also fitted to the late target, as `critic` is.
+`corrected` has a linear classifier at every cut; "every 3rd step" corrects the predictions of these steps alone, with a
+larger beta; with a match it is also fitted to the late target, as `critic` is.
 With a large head it chooses from the heads of local losses. Every method tries four settings per family of tasks; the
 one with the best validation figure after the family's short run, on a seed that no result is made with, is its recipe.
 Nothing here has seen a test split.
@@ -47,12 +48,14 @@ TASKS = {
 #: Delayed gradients with the recipe that is best at lag 1, where they are strongest.
 EARLY = "delayed tuned at lag 1"
 _LINEAR = ("predictor=critic", "predictor.depth.eager_loss=true")
+_HEAD_ONLY = (*_LINEAR, "predictor.depth.gradient_weight=0")
 _FADING = (*_LINEAR, "predictor.depth.staleness_decay=1")
 METHODS: dict[str, Overrides] = {
     "backprop": ("depth=backprop",),
     "local": ("depth=local",),
     "local + linear head": ("depth=local",),
-    "corrected": ("depth=corrected", *_LINEAR, "predictor.depth.gradient_weight=0"),
+    "corrected": ("depth=corrected", *_HEAD_ONLY),
+    "corrected every 3rd step": ("depth=corrected", "depth.correct_every=3", "depth.beta=0.5", *_HEAD_ONLY),
     "corrected + match": ("depth=corrected", *_FADING),
     "corrected + large head": ("depth=corrected",),
     "critic": ("depth=synthetic", *_FADING),
@@ -61,7 +64,7 @@ METHODS: dict[str, Overrides] = {
     EARLY: ("depth=delayed",),
 }
 #: Corrected gradients; bars are about the first one.
-CORRECTED = ("corrected", "corrected + match", "corrected + large head")
+CORRECTED = ("corrected", "corrected every 3rd step", "corrected + match", "corrected + large head")
 
 
 def method(name: str, family: str) -> Overrides:
@@ -79,7 +82,7 @@ def settings(name: str, family: str) -> list[Overrides]:
         return [(_rate(rate), *optimizer) for rate, optimizer in product(lower, _PATIENT)]
     if name == EARLY:
         return [(_rate(rate), *optimizer) for optimizer, rate in product((usual, _PATIENT[1]), rates[:2])]
-    if family == "gpt" and name in ("backprop", "local", "local + linear head", "corrected", "corrected + large head"):
+    if family == "gpt" and name in ("backprop", "local", "local + linear head", *CORRECTED[:2], CORRECTED[-1]):
         head = _BLOCK if name in ("local", "corrected + large head") else ()
         return [(_rate(rate), *usual, *head, beta2) for rate, beta2 in product(rates[1:3], _BETA2)]
     if name in ("local", "corrected + large head"):
