@@ -15,6 +15,10 @@ from workers.config.compose import compose_settings
 from workers.config.convert import to_plain
 from workers.config.settings import Config
 
+#: The method in depth where a benchmark names none, which was the trainer's when most of them were recorded.
+UNNAMED = "depth=synthetic"
+#: Experiments that name their own.
+NAMING = ("experiment=demo", "experiment=mnist", "experiment=two_clocks")
 #: Settings that a later version added to other classes than the default ones: off, they do not count in a recipe.
 ADDED = {"data": {"flip": False, "crop_padding": 0}}
 
@@ -29,9 +33,15 @@ class Failed(Exception):
     """A run did not end well; the message is the line it ended with."""
 
 
+def named(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the settings, with the method in depth that is meant where they name none."""
+    does = any(given in NAMING or given.startswith("depth=") for given in overrides)
+    return overrides if does else (UNNAMED, *overrides)
+
+
 def composed(*overrides: str) -> Config:
-    """Return the settings of `dni-train OVERRIDES`."""
-    return compose_settings(overrides)
+    """Return the settings of `dni-train`, with `named` ones added."""
+    return compose_settings(named(overrides))
 
 
 def recipe(*overrides: str) -> str:
@@ -65,12 +75,12 @@ def _different(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, 
 
 
 def train(folder: Path, *overrides: str, quiet: bool = False) -> dict[str, Any]:
-    """Run `dni-train OVERRIDES` as a process in `folder`, which is emptied first, and return its summary.
+    """Run `dni-train` as a process in `folder`, which is emptied first, with `named` settings; return its summary.
 
     Raises Failed, or SystemExit if the run was interrupted.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "workers", *overrides, f"hydra.run.dir={folder}"]
+    command = [sys.executable, "-m", "workers", *named(overrides), f"hydra.run.dir={folder}"]
     code, errors = run_to_the_end(command, stdout=subprocess.DEVNULL if quiet else None, stderr=subprocess.PIPE)
     if code == 130:
         sys.exit(f"interrupted; finished runs are kept, this one is in {folder}")

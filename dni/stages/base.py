@@ -98,6 +98,10 @@ class Stage:
         self.state = tuple(s.detach() for s in leaving)
         return map_tensors(Tensor.detach, output), pack(self.state) if self.state else None
 
+    def keeps(self, step: int) -> bool:
+        """Return whether a backward pass can go through the window of `step`."""
+        return self._graph is not None and step == self._newest
+
     def backward(self, output: Value | None, state: Tensor | None = None, step: int = 0) -> Gradients:
         """Run one backward pass from dL/d output and dL/d state (B, F); None means zero.
 

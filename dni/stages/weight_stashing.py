@@ -87,6 +87,9 @@ class StashingStage(RecomputingStage):
             then.grad = None
         return gradients
 
+    def keeps(self, step: int) -> bool:
+        return step in self._windows
+
     @property
     def versions(self) -> int:
         """Number of copies of the weights that the windows hold."""

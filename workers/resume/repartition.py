@@ -22,8 +22,8 @@ from workers.repartition.stage import COMMON, even
 
 log = logging.getLogger(__name__)
 
-#: What a stage saves under this name are windows that wait to be gone back through (`depth=delayed`).
-HELD = "held"
+#: What a stage saves of windows that wait to be gone back through (`depth=delayed`) or corrected, and of their weights.
+HELD, VERSIONS = "held", "versions"
 
 
 def cut_as(config: Config, before: Config) -> Config:
@@ -73,7 +73,7 @@ def _refuse(config: Config, saved: Sequence[SavedPart], layers: Iterable[str], f
             f"have learned: {way}"
         )
     windows = sum(len(part.state["stage"].get(HELD) or {}) for part in saved)
-    if windows:
+    if windows and not config.depth.takes_gaps:  # one that takes gaps goes on without them
         raise ResumeError(
             f"resume={folder}: at step {step} the stages of depth={config.depth.name} keep {windows} windows until "
             f"their gradients come, each with its input at the cuts as they were: {way}"
@@ -126,8 +126,13 @@ def _left_behind(saved: Sequence[SavedPart], found: Sequence[Matches]) -> Iterat
             yield f"gradients of tied weights on their way at {_span(part.layers)}"
         if "inputs" in part.state["upstream"] and not any(one.entry is part for one in found):
             yield f"the model of inputs before {part.layers[0]}"
-        own = [key for key, value in part.state["stage"].items() if key not in COMMON and _holds(value)]
-        if own and not any(one.same is part for one in found):
+        if any(one.same is part for one in found):
+            continue
+        if windows := len(part.state["stage"].get(HELD) or {}):
+            yield f"corrections of {_some(windows, 'window')} of {_span(part.layers)}"
+        known = (*COMMON, HELD, VERSIONS)
+        own = [key for key, value in part.state["stage"].items() if key not in known and _holds(value)]
+        if own:
             yield f"what the stage of {_span(part.layers)} keeps besides ({', '.join(own)})"
 
 

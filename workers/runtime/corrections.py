@@ -22,9 +22,14 @@ def replying(corrections: list[Correction]) -> bool:
 def correct(
     stage: Stage, upstream: Upstream | Feed | ForwardUnlocked, frame: Frame, corrections: list[Correction]
 ) -> None:
-    """Go back again through the windows of the corrections, adding to the parameter gradients, and empty the list."""
+    """Go back again through the windows of the corrections, adding to the parameter gradients, and empty the list.
+
+    Drop a correction of a window that stayed behind when the model was cut elsewhere.
+    """
     while corrections:
         one = corrections.pop(0)
+        if not stage.keeps(one.step):
+            continue
         activation = stage.backward(one.gradient, None, one.step).activation
         if one.reply:
             share = map_tensors(partial(mul, one.reply), activation)

@@ -33,7 +33,10 @@ def refusal(capsys: pytest.CaptureFixture[str], run_dir: Path, *overrides: str) 
         ("nosuch=1", r"Could not override 'nosuch'.*dni-train --cfg job"),
         ("+nosuch=1", r"Key 'nosuch' not in 'Config'.*dni-train --cfg job"),
         ("depth.nosuch=1", r"Could not override 'depth\.nosuch'.*dni-train --cfg job"),
-        ("+depth.nosuch=1", r"depth\.nosuch: Synthetic has no such setting; it has: max_in_flight, lag$"),
+        (
+            "depth=synthetic +depth.nosuch=1",
+            r"depth\.nosuch: Synthetic has no such setting; it has: max_in_flight, lag$",
+        ),
         ("depth.method=local", r"Could not override 'depth\.method'.* \(it is written depth=NAME, or depth\._target_="),
         ("time.method=full", r"Could not override 'time\.method'.* \(it is written time=NAME, or time\._target_="),
         ("depth.inputs=synthetic", r"\(it is written depth=synthetic_inputs now\)"),

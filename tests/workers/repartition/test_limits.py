@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,23 @@ def test_windows_that_wait_for_their_gradients_cannot_be_cut_elsewhere(tmp_path:
         "with its input at the cuts as they were: leave stages=3 and the cuts as they were, or take the weights alone "
         f"into a new run: start_from={tmp_path}/run instead of resume"
     )
+
+
+@pytest.mark.parametrize("lag", [None, 2])
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_windows_that_wait_for_corrections_stay_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lag: int | None, stages: int
+) -> None:
+    """Some cuts of 3 stages are cuts of 2 and of 4, too: targets for them may come after their window is gone."""
+    settings = {"depth": {"method": "corrected", "lag": lag}, "log_every": 1}
+    launch(tiny(**settings, steps=6, stages=3), tmp_path / "run")
+    held = [len(checkpoint.load(tmp_path / "run", 6, part)["stage"]["held"]) for part in range(2)]
+    launch(tiny(**settings, steps=12, stages=stages, resume=str(tmp_path / "run")), tmp_path / "on")
+    summary = TrainedRun(tmp_path / "on").summary
+    assert summary["steps"] == 12
+    told = next(line for line in caplog.messages if "left behind" in line)
+    left = [int(count) for count in re.findall(r"corrections of (\d+) window", told)]
+    assert left == (held[:1] if stages == 4 else held)  # of 4 stages, the third is the second of 3
 
 
 def test_what_else_cannot_be_is_refused_by_name(tmp_path: Path) -> None:

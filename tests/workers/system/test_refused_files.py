@@ -51,7 +51,9 @@ def test_unwritable_metrics_end_the_run_and_its_last_checkpoint_is_named(
 ) -> None:
     """Checkpoints of this size still fit under the limit."""
     monkeypatch.setattr("workers.tracking.monitor.TensorBoardWriter", NoTensorBoard)
-    config = settings(*SMALL, *LOCAL, "steps=100000", "log_every=1", "checkpoint.every=5", "model.units=2")
+    config = settings(
+        *SMALL, *LOCAL, "steps=100000", "log_every=1", "checkpoint.every=5", "model.units=2", "depth=local"
+    )
     with files_of_at_most(20_000), pytest.raises(SystemRefused) as refused:
         launch(config, tmp_path / "run")
     last = checkpoint.complete_steps(tmp_path / "run")[-1]
