@@ -34,6 +34,8 @@ _NORM = ("predictor=norm_head",)
 #: The optimizer of the linear head: a constant rate of its own.
 _AS_LINEAR = ("predictor.depth.learning_rate=1e-2", "predictor.depth.schedule=constant")
 _MATCH = ("predictor.depth.gradient_weight=1", "predictor.depth.staleness_decay=1")
+#: Its steps are about as long as AdamW's, so it takes the same rate.
+_MUON = ("optimizer=muon",)
 _NO_MATCH = ("predictor.depth.gradient_weight=0",)
 #: By name: the method, and what differs from its recipe.
 VARIANTS: dict[str, tuple[str, Overrides]] = {
@@ -47,7 +49,11 @@ VARIANTS: dict[str, tuple[str, Overrides]] = {
     "beta_law agreement": (OURS, ("depth.beta_law=agreement",)),
     "lambda 0.7, 3 orders": (OURS, ("depth.correction_lambda=0.7", "depth.orders=3")),
     "run again, not stashed": (OURS, ("depth.stash=false",)),
-    "every 4th step": (OURS, ("depth.correct_every=4",)),
+    "every 2nd step, beta 0.6": (OURS, ("depth.correct_every=2", "depth.beta=0.6")),
+    "every 3rd step, beta 0.5": (OURS, ("depth.correct_every=3", "depth.beta=0.5")),
+    "every 4th step, beta 0.6": (OURS, ("depth.correct_every=4", "depth.beta=0.6")),
+    "Muon": (OURS, _MUON),
+    "backprop, Muon": ("backprop", _MUON),
     "match": (OURS, _MATCH),
     "match that does not fade": (OURS, _MATCH[:1]),
     "head: norm, linear": (OURS, (*_NORM, *_AS_LINEAR)),
@@ -77,11 +83,13 @@ def main() -> None:
 
 
 def cell(name: str) -> Cell:
-    """Return the run of a variant; settings of its recipe's head go with the head."""
+    """Return the run of a variant. Another head leaves out the settings of its recipe's head, and Muon "adamw"."""
     method, more = VARIANTS[name]
     recipe = tune([(TASK, method)], TUNED_AT, COMPARED)[TASK, method]
     if any(part.startswith("predictor=") for part in more):
         recipe = tuple(part for part in recipe if not part.startswith("predictor"))
+    if more == _MUON:
+        recipe = tuple(part for part in recipe if not part.startswith("optimizer="))
     return Cell(name, TASK, method, recipe, 0, COMPARED.lag_of(method, TUNED_AT), STEPS, more, COMPARED)
 
 
