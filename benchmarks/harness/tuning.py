@@ -99,14 +99,18 @@ def step_time(cell: Cell) -> Row:
     return {"ms": 1000 / min(stage["steps_per_s"] for stage in summary["stage"])}
 
 
+#: Steps of the two runs by which processor time is measured, of families whose steps are long.
+_COMPUTE_STEPS = {"gpt": (40, 160), "text": (50, 250)}
+
+
 def compute(cell: Cell) -> Row:
     """Return the milliseconds of processor time of a training step of all stages: what a longer run takes beyond a
     shorter one.
 
     Of three runs of each length the cheapest counts: other programs only make a run dearer.
     """
-    few, many = (40, 160) if cell.of.tasks[cell.task].family == "gpt" else (100, 900)
-    lengths, times = ((4, 8), 1) if QUICK else ((few, many), 3)
+    lengths = (4, 8) if QUICK else _COMPUTE_STEPS.get(cell.of.tasks[cell.task].family, (100, 900))
+    times = 1 if QUICK else 3
     taken = {steps: min(_processor_s(cell, steps) for _ in range(times)) for steps in lengths}
     return {"ms": 1000 * (taken[lengths[1]] - taken[lengths[0]]) / (lengths[1] - lengths[0])}
 
