@@ -132,4 +132,4 @@ def _run(program: Program) -> int:
 
 def _unbuffered(descriptor: int) -> io.TextIOWrapper:
     raw = io.FileIO(descriptor, "wb", closefd=False)
-    return io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)  # type: ignore[arg-type]
+    return io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
