@@ -18,6 +18,8 @@ MODULES = (
     "torch._dynamo",  # by the first `torch.manual_seed`
     "torch.utils.tensorboard",
     "tensorboard.compat.tensorflow_stub.io.gfile",
+    "tensorboard.plugins.hparams.error",
+    "tensorboard.plugins.hparams.metadata",
     "fsspec",
 )
 
