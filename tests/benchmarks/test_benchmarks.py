@@ -71,6 +71,16 @@ def test_transport(tmp_path: Path) -> None:
     assert "(1.00)" in transport(results)
 
 
+@pytest.mark.timeout(180)
+@pytest.mark.long
+def test_sweep(tmp_path: Path) -> None:
+    bars, out = quick("overhead.sweep", tmp_path)
+    names = [f"sweep of 2 runs in {way} over their training" for way in ("threads", "processes")]
+    assert [(bar["bar"], bar["goal"]) for bar in bars] == [(name, 1.3) for name in names]
+    assert all(bar["value"] > 1 for bar in bars)
+    assert out.count("1 single runs: ") == 2
+
+
 @pytest.mark.long
 def test_step_cost(tmp_path: Path) -> None:
     bars, _ = quick("time.step_cost", tmp_path)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
-from torch.distributed.pipelining import SplitPoint, pipeline
 from torch.fx import Graph, Node
 
 from dni.errors import PartitionError
@@ -76,6 +75,8 @@ def _refuse_modes(module: nn.Module) -> None:
 
 
 def _split(module: nn.Module, example: Tensor, names: list[str]) -> tuple[Graph, dict[str, nn.Module]]:
+    from torch.distributed.pipelining import SplitPoint, pipeline  # slow to import
+
     logging.getLogger("torch.distributed.pipelining").setLevel(logging.ERROR)
     try:
         pipe = pipeline(module, mb_args=(example,), split_spec=dict.fromkeys(names, SplitPoint.BEGINNING))

@@ -1,21 +1,22 @@
 """Entry points of the commands. Ctrl-C and SIGTERM end them with one line, also while they still import.
 
-Only a few modules of the standard library are imported here; each command imports its own slow modules.
+Only modules that take no time are imported here; each command imports its own slow modules.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from workers.system.imports import import_for_good
+
 
 def train() -> NoReturn:
-    """`dni-train`."""
-    _run("dni-train", "workers.cli.train")
+    """`dni-train`. The server of a sweep's runs imports while this process does."""
+    _run("dni-train", "workers.cli.train", _start_early)
 
 
 def report() -> NoReturn:
@@ -68,10 +69,16 @@ def new() -> NoReturn:
     _run("dni-new", "workers.study.new")
 
 
-def _run(name: str, module: str) -> NoReturn:
-    """Import a module and exit with the code of its `main()`; 130 after Ctrl-C and SIGTERM."""
+def _start_early() -> None:
+    from workers.cli.sweep.server import start_early
+
+    start_early(sys.argv[1:])
+
+
+def _run(name: str, module: str, first: Callable[[], None] = lambda: None) -> NoReturn:
+    """Call `first`, import a module and exit with the code of its `main()`; 130 after Ctrl-C and SIGTERM."""
     try:
-        main = _imported(name, module)
+        main = _imported(name, module, first)
         code = main()
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: stopped\n")
@@ -79,7 +86,7 @@ def _run(name: str, module: str) -> NoReturn:
     sys.exit(code)
 
 
-def _imported(name: str, module: str) -> Callable[[], int | None]:
+def _imported(name: str, module: str, first: Callable[[], None]) -> Callable[[], int | None]:
     def leave(signum: int, frame: object) -> None:
         os.write(2, f"{name}: stopped before the run began; nothing was written\n".encode())
         os._exit(130)  # an exception would surface inside some library's import
@@ -89,7 +96,8 @@ def _imported(name: str, module: str) -> Callable[[], int | None]:
     for number in handled:
         signal.signal(number, leave)
     refuse_too_old(name)
-    main: Callable[[], int | None] = importlib.import_module(module).main
+    first()
+    main: Callable[[], int | None] = import_for_good(module).main
     for number in handled:
         signal.signal(number, signal.default_int_handler)
     return main

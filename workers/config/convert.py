@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,17 @@ def open_schema() -> DictConfig:
     return schema
 
 
+@cache
+def _schema() -> DictConfig:
+    """Return `open_schema()`, which takes long to make. A merge copies it; nothing else may change it."""
+    return open_schema()
+
+
 def from_any(settings: Any) -> Config:
     """Build a Config from an OmegaConf node, a mapping or a YAML path. Raises ConfigError on unknown keys or types."""
     try:
         loaded = OmegaConf.load(settings) if isinstance(settings, str | Path) else OmegaConf.create(settings)
-        config = OmegaConf.to_object(OmegaConf.merge(open_schema(), loaded))
+        config = OmegaConf.to_object(OmegaConf.merge(_schema(), loaded))
     except OmegaConfBaseException as error:
         hint = suggestion(one_line(error), options_by_setting())
         raise ConfigError(f"{one_line(error)}{hint} (all settings: dni-train --cfg job)") from error

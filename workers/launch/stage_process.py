@@ -13,6 +13,7 @@ from pathlib import Path
 
 from workers.system.background import background
 from workers.system.channel import Channel, Message
+from workers.system.forked import Forked, take
 from workers.system.spawn import command
 
 #: Lines of a log's end in a message, and characters of each.
@@ -30,7 +31,7 @@ class StageProcess:
     """
 
     def __init__(self, index: int, log: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
-        """Start the process. Append its output to `log`.
+        """Start the process, or take one that was forked ahead. Append its output to `log`.
 
         Call this in a thread that lives until the process has ended: the system treats the end of that thread as the
         end of the parent.
@@ -42,12 +43,7 @@ class StageProcess:
         self.ended_at = 0.0  #: when the process has ended, by the monotonic clock
         with log.open("ab") as file:
             self._log_start = file.tell()
-            self.process = subprocess.Popen(
-                command(*arguments, str(self._theirs.fileno()), str(index)),
-                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment,
-                pass_fds=(self._theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C reaches the supervisor alone
-            )  # fmt: skip
+            self.process = _started(arguments, self._theirs.fileno(), index, file.fileno(), environment)
 
     def follow(self, receive: Callable[[int, Message], None]) -> None:
         """Pass every message of the process to `receive`."""
@@ -91,6 +87,20 @@ class StageProcess:
         self.ended_at = time.monotonic()
         self._theirs.shutdown(socket.SHUT_RDWR)  # also closes inherited copies; unread messages stay readable
         self._theirs.close()
+
+
+def _started(
+    arguments: tuple[str, ...], channel: int, index: int, output: int, environment: dict[str, str]
+) -> subprocess.Popen[bytes] | Forked:
+    ahead = take()
+    if ahead is not None:
+        ahead.start(arguments, channel, index, output, environment)
+        return ahead
+    return subprocess.Popen(
+        command(*arguments, str(channel), str(index)),
+        stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, pass_fds=(channel,),
+        start_new_session=True,  # Ctrl-C reaches the supervisor alone
+    )  # fmt: skip
 
 
 def _above_standard(end: socket.socket) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def _kept(run_dir: Path) -> dict[str, str]:
     return {}
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

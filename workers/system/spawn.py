@@ -19,8 +19,8 @@ import sys
 sys.path[:] = {path}
 from workers.system.spawn import begin
 begin({parent})
-from workers.launch.stage_main import main
-main()
+from workers.system.imports import import_for_good
+import_for_good("workers.launch.stage_main").main()
 """
 
 #: Switches that restrict imports, by their attribute of `sys.flags`.

@@ -8,6 +8,7 @@ import signal
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.commands import LOCAL, SMALL, settings, summary_of, trained_steps, wait_for
@@ -148,6 +149,38 @@ def test_an_interrupted_sweep_is_resumed_and_equals_one_that_was_not(
         launch(settings(*SMALL, *LOCAL, "depth=backprop", *method, f"seed={seed}"), tmp_path / f"one-{seed}")
         assert_same(parameters_of(found, 2), parameters_of(tmp_path / f"one-{seed}", 2))
         assert trained_steps(found, 0) == trained_steps(tmp_path / f"one-{seed}", 0)  # each step is recorded once
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_stages_that_are_processes_are_forked_and_equal_those_of_a_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A stage of the first run is killed; the second run comes after it, in new processes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    alone = (*SMALL, "depth=backprop", "launch=processes", "checkpoint.every=6", "seed=3")
+    folders = [tmp_path / "sweep" / name for name in ("0", "1")]
+
+    def kill_a_stage() -> None:
+        wait_for(lambda: bool(checkpoint.complete_steps(folders[0])), "a checkpoint", within=300)
+        server = [each for each in psutil.Process().children() if "forkserver" in " ".join(each.cmdline())]
+        (stages,) = (run.children() for each in server for run in each.children())
+        assert [stage.cmdline() for stage in stages] == [server[0].cmdline()] * 2  # forked, not started
+        stages[1].kill()
+
+    watcher = threading.Thread(target=kill_a_stage)
+    watcher.start()
+    assert ended(monkeypatch, "-m", *alone, "hydra.sweep.dir=sweep", "steps=20000,12") == 1
+    watcher.join()
+    out = capfd.readouterr().out
+    assert states(out) == [("0", "failed"), ("1", "finished")]
+    assert "stage 1, after step" in out
+    assert "its process was killed by SIGKILL" in out
+    launch(settings(*alone, "steps=12"), tmp_path / "alone")
+    assert_same(parameters_of(folders[1], 2), parameters_of(tmp_path / "alone", 2))
+    for name in ("loss", "bits_per_label"):
+        assert summary_of(folders[1])["train"][name] == summary_of(tmp_path / "alone")["train"][name]
 
 
 def test_how_far_a_run_has_come(tmp_path: Path) -> None:

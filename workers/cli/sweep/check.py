@@ -13,17 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dni.errors import ConfigError
 from workers.cli.ending import explain
+from workers.cli.sweep.flags import is_sweep
 from workers.config.compose import compose_settings
 from workers.config.validation.check import check
 from workers.launch.accept import settle
-
-#: Hydra's flags for several runs.
-SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
-
-
-def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether a command asks for several runs."""
-    return any(word in SWEEPS for word in arguments)
 
 
 def combinations(arguments: Sequence[str]) -> list[list[str]]:

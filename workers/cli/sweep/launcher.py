@@ -26,13 +26,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from dni.errors import ConfigError
-from workers.cli.sweep.check import is_sweep
+from workers.cli.sweep.flags import is_sweep
 from workers.cli.sweep.index import Index, Progress, digest_of, progress_of
 from workers.cli.sweep.outcome import Outcome, State, differing
 from workers.cli.sweep.point import Composed, Point, compose_point, task_of
 from workers.cli.sweep.pool import Job, run_jobs
 from workers.cli.sweep.progress import SweepProgress, newest_step
-from workers.cli.sweep.run_process import Server
+from workers.cli.sweep.server import Server
 from workers.storage.lock import locked
 
 #: Hydra takes plugins of its own namespace alone. These are registered by hand, so that no other application of Hydra

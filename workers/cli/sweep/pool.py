@@ -17,7 +17,8 @@ from pathlib import Path
 from dni.errors import ConfigError, DivergedError
 from workers.cli.sweep.outcome import Outcome, State
 from workers.cli.sweep.progress import SweepProgress, newest_step
-from workers.cli.sweep.run_process import Server, Task
+from workers.cli.sweep.run_process import Task
+from workers.cli.sweep.server import Server
 from workers.system.json_logs import logged_text
 from workers.system.signals import ENDING
 

@@ -1,9 +1,4 @@
-"""The process of one run of a sweep.
-
-Processes are forked from a server that has imported this module, and with it torch, and has done nothing else: it has
-no links, no CUDA context and no threads, except those of OpenBLAS, which it stops before each fork. Each run has a
-process of its own and need not import torch again.
-"""
+"""The process of one run of a sweep, which `workers.cli.sweep.server` forks, and those of its stages."""
 
 from __future__ import annotations
 
@@ -12,14 +7,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerContext
-from multiprocessing.forkserver import ensure_running
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hydra.core.utils import configure_log
@@ -27,18 +16,20 @@ from omegaconf import OmegaConf
 
 from workers.cli.ending import exit_codes
 from workers.cli.one_run import begin_with_config, report, set_log_format
-from workers.config.convert import from_any
-from workers.config.quoting import as_text
+from workers.config.schema import LaunchMode
+from workers.config.settings import Config
+from workers.launch import stage_main
 from workers.launch.launcher import run
 from workers.system.background import background
 from workers.system.errors import name_refusals_of_threads
+from workers.system.forked import fork_ahead
 
 
 @dataclass(frozen=True)
 class Task:
     """What the process of a run is told."""
 
-    settings: dict[str, Any]  #: all settings, as `to_plain` returns them
+    config: Config
     run_dir: str
     console: str  #: file that takes all output of the process
     logging: dict[str, Any]  #: Hydra's job_logging, resolved
@@ -47,48 +38,12 @@ class Task:
     torch_threads: int | None = None  #: per stage, if the settings name no number
 
 
-class Server:
-    """Forks the processes of runs. Starts when it is made."""
-
-    def __init__(self) -> None:
-        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__])
-        with _standard_library_first():
-            ensure_running()
-
-    def start(self, task: Task) -> BaseProcess:
-        """Start the process of a run."""
-        process = self._context.Process(target=_main, args=(task,), name="run")
-        with _without_main():
-            process.start()
-        return process
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the main module, which a new process would run again: a script may start its sweep without a guard."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextmanager
-def _standard_library_first() -> Iterator[None]:
-    """Start processes in Python's own folder: they import from the current one first, whose files may hide modules."""
-    before = Path.cwd()
-    os.chdir(Path(os.__file__).parent)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def _main(task: Task) -> None:
+def run_task(task: Task) -> None:
+    """Run a task in a process that was forked for it."""
     os.setsid()  # Ctrl-C reaches the sweep alone, which passes it on
     _write_to(task.console)
+    if not task.environment:  # libraries read it when they are imported
+        fork_ahead(stage_main.main, stages_ahead(task.config, task.torch_threads))
     background("parent", _end_with_parent, lambda error: None).start()
     os.environ.update(task.environment)
     logging.raiseExceptions = False
@@ -96,9 +51,22 @@ def _main(task: Task) -> None:
     with exit_codes():
         configure_log(OmegaConf.create(task.logging), OmegaConf.create({"v": task.verbose}).v)
         run_dir = Path(task.run_dir)
-        with begin_with_config(from_any(as_text(task.settings)), run_dir, task.torch_threads) as accepted:
+        with begin_with_config(task.config, run_dir, task.torch_threads) as accepted:
             set_log_format(accepted)
             report(run(accepted), run_dir)
+
+
+def stages_ahead(config: Config, torch_threads: int | None) -> int:
+    """Return how many stages of a run may be forked before it begins, that is, all or none.
+
+    OpenMP reads when it is loaded how its idle threads wait. Stages that crowd the cores with several torch threads
+    each therefore import torch themselves (see `workers.launch.supervisor`). `torch_threads` per stage apply if the
+    settings name no number.
+    """
+    if config.threads or config.launch.mode is LaunchMode.external:
+        return 0
+    threads = config.launch.torch_threads or torch_threads or config.torch_threads
+    return config.stages if threads == 1 or config.stages * threads <= (os.cpu_count() or 1) else 0
 
 
 def _write_to(console: str) -> None:
