@@ -12,7 +12,7 @@ import grpc
 import pytest
 import torch
 
-from dni.errors import HandshakeRefused, WorkerLost
+from dni.errors import CorruptPayload, HandshakeRefused, WorkerLost
 from tests.support.comm.proxy import Proxy, Way
 from tests.support.edges import edge, step
 from tests.support.transports import CLIENT, SERVER, context
@@ -64,6 +64,43 @@ def test_repeated_frames_are_dropped(listener: GrpcListener) -> None:
     second = raw(listener, AGAIN, 1, 2, 3, 4)
     assert [end.receive(10).step for _ in range(2)] == [3, 4]
     assert end.poll() is None
+    second.close()
+
+
+def damaged(sequence: int) -> bytes:
+    data = bytearray(encode(numbered(sequence), checksum=True))
+    data[-100] ^= 4
+    return bytes(data)
+
+
+def test_a_damaged_frame_is_sent_again(listener: GrpcListener) -> None:
+    hello, again = (encode(Frame(Kind.HANDSHAKE, handshake=each)) for each in (HELLO, AGAIN))
+    first = RawClient(listener.address, hello, encode(numbered(1)), damaged(2), encode(numbered(3)))
+    end = listener.accept(10)
+    assert end.receive(10).step == 1
+    with pytest.raises(grpc.RpcError) as error:
+        list(first.replies)  # the call is ended, for a new one
+    assert error.value.code() is grpc.StatusCode.CANCELLED
+    second = RawClient(listener.address, again, encode(numbered(2)), encode(numbered(3)))
+    greeting = decode(next(iter(second.replies))).handshake
+    assert greeting is not None
+    assert greeting.next_sequence == 2
+    assert [end.receive(10).step for _ in range(2)] == [2, 3]
+    first.close()
+    second.close()
+
+
+def test_a_frame_that_comes_damaged_again_was_sent_so(listener: GrpcListener) -> None:
+    hello, again = (encode(Frame(Kind.HANDSHAKE, handshake=each)) for each in (HELLO, AGAIN))
+    first = RawClient(listener.address, hello, damaged(1))
+    end = listener.accept(10)
+    with pytest.raises(grpc.RpcError):
+        list(first.replies)
+    second = RawClient(listener.address, again, damaged(1), encode(numbered(2)))
+    with pytest.raises(CorruptPayload, match=r"step 1 .*checksum"):
+        end.receive(10)
+    assert end.receive(10).step == 2
+    first.close()
     second.close()
 
 
