@@ -183,9 +183,10 @@ class GrpcEnd(LinkEnd):
 
     def _continue_with(self, call: Call, theirs: Handshake) -> None:
         """Send again what the peer lacks, and go on. Raises HandshakeRefused if that is not kept any more."""
+        expected = max(1, theirs.next_sequence)
         with self._lock:
-            self._drop_through(theirs.next_sequence - 1)
-            if theirs.next_sequence != self._sent - len(self._kept) + 1:
+            self._drop_through(expected - 1)
+            if expected != self._sent - len(self._kept) + 1:
                 call.cancel()
                 raise HandshakeRefused(
                     f"handshake refused: next_sequence is {theirs.next_sequence} at stage {theirs.stage}; stage "
