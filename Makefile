@@ -8,7 +8,7 @@ OLDEST := .venv-oldest/bin/python
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-late bench-copy bench-ptb bench-flagship bench-online bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line reproduce tables docs test test-long test-oldest test-hosts chaos-sim fuzz check proto proof
+.PHONY: help install demo bench-machinery bench-compile bench-transport bench-depth bench-char-gpt bench-lag bench-late bench-copy bench-ptb bench-flagship bench-online bench-memory bench-step-cost bench-links bench-race bench-reach bench-delay-line reproduce tables docs test test-long test-oldest test-hosts chaos chaos-sim fuzz check proto proof
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -112,6 +112,9 @@ test-oldest: ## run the tests with the oldest versions that are allowed, in .ven
 
 test-hosts: install ## run the tests on four emulated machines; needs root on Linux
 	$(BIN)/python -m pytest -m hosts
+
+chaos: install ## kill, pause, cut and corrupt runs of four stages, and report what that costs (MINUTES=15, SEED=0; QUICK=1: fast)
+	$(BIN)/python -m benchmarks.chaos
 
 chaos-sim: install ## simulate gRPC links on networks with faults, seed after seed; MINUTES=5, SEEDS=n: at most n, SEED=n: that one again
 	$(BIN)/python -m tests.support.simulated $(foreach name,SEED SEEDS MINUTES,$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) $($(name))))

@@ -52,6 +52,7 @@ BENCHMARKS = (
     "benchmarks.delay.time_to_loss",
     "benchmarks.delay.gpt_race",
     "benchmarks.delay.copy_by_clock",
+    "benchmarks.chaos",
 )
 #: Figures of a row that are compared.
 FIGURES = ("test", "bits", "score", "solved")

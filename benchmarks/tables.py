@@ -1,4 +1,5 @@
-"""Write the tables of README.md and docs/results, and README's figure, from benchmarks/results/*.json: `make tables`.
+"""Write the tables of README.md, docs/reliability.md and docs/results, and README's figure, from the records in
+benchmarks/results: `make tables`.
 
 `--check` writes nothing and exits with code 1 if something is not current.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import headline
+from benchmarks.chaos.pages import bars_table, faults_table, runs_table
 from benchmarks.delay.pages import delay_line, gpt, links_cells, links_rates, race, reach
 from benchmarks.depth.pages import char_gpt, depth, lag, late, late_ablations, late_equal, trials, variants
 from benchmarks.harness.environment import RESULTS
@@ -25,7 +27,7 @@ from benchmarks.time import ptb as reading
 from benchmarks.time.pages import online, online_trials, window_curve
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "reliability.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
 
 
 def demo(results: dict[str, Any]) -> str:
@@ -180,6 +182,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "flagship": ("flagship", flagship), "memory": ("memory", memory), "step_cost": ("step_cost", step_cost),
     "delay_line": ("emulated_links", delay_line),
     "compiled": ("compiled", compiled_table), "sixteen_bits": ("compiled", bits_table),
+    "chaos_bars": ("chaos", bars_table), "chaos_faults": ("chaos", faults_table), "chaos_runs": ("chaos", runs_table),
 }  # fmt: skip
 
 

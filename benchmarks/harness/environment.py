@@ -49,4 +49,4 @@ def _processor() -> str:
 def _module() -> str:
     """Return the dotted name of the program that runs."""
     spec = sys.modules["__main__"].__spec__
-    return spec.name if spec else Path(sys.argv[0]).stem
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem

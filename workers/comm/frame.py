@@ -41,7 +41,8 @@ class Handshake:
     next_step: int  #: first training step that this stage will take
     link: int = 0  #: drawn by the sender for each link: a process that was started again is not taken for the first
     connection: int = 0  #: number of the connection among those of the link; 0: the link is new
-    next_sequence: int = 1  #: of the next frame that the sender expects; what comes before need not be sent again
+    next_sequence: int = 1  #: of the next frame that the sender expects; what comes before need not be sent again.
+    #: 0, in a later connection: the sender had no answer to the ones before, and begins the link with this one
     proof: bytes = b""  #: of the run's secret (`workers.comm.transports.secret`); empty without one
 
 

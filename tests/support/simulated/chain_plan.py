@@ -57,7 +57,6 @@ def draw_chain(seed: int) -> ChainPlan:
             cuts=cuts,
             outage_s=draw.choice([0.0, 1.0]),
             silence_s=draw.choice([0.0, 5.0]),
-            spares_handshakes=True,
         ),
         reconnect_s=200.0 if cuts else draw.choice([0.0, 2.0, 200.0]),
         kills=tuple((draw.uniform(0, lasts_s), draw.randint(1, STAGES - 1)) for _ in range(draw.randint(1, 3))),

@@ -87,7 +87,6 @@ class Run:
 
     def _previous(self) -> None:
         end = grpc_connect(ADDRESS, CLIENT, self.settings)
-        self.network.cutting = True  # a cut while a link is opened ends it
         plan = self.plan
         down = Downstream(end, stage=0, window=plan.window, clock=WaitTime(), timeout_s=plan.timeout_s)
         for kind, step in plan.frames():

@@ -24,7 +24,6 @@ class Weather:
     outage_s: float = 0.0  #: longest time after a cut in which no connection can be made
     silence_s: float = 0.0  #: longest time until an end learns of a cut
     dies_at: float | None = None  #: from then on there is no network at all
-    spares_handshakes: bool = False  #: a connection is not cut before its client has an answer
     replays: float = 0.0  #: probability that what began a connection is sent once more later, by a stranger
 
 
@@ -97,7 +96,7 @@ class Connection:
 
     def count(self) -> None:
         """Cut the connection if its time has come."""
-        if self._left is not None and self._network.cuts_now(self):
+        if self._left is not None:
             self._left -= 1
             if self._left == 0:
                 self.cut()
@@ -133,7 +132,6 @@ class Network:
         self._connections: list[Connection] = []
         self._up_at = 0.0
         self.sent: Counter[bytes] = Counter()  #: messages, by their bytes
-        self.cutting = weather.spares_handshakes  #: connections are cut from now on
         self._cuts_left = weather.cuts
         self.cuts = self.stalls = self.replays = self.connections = 0  #: how often each happened
         if weather.dies_at is not None:
@@ -190,10 +188,6 @@ class Network:
             return None
         self._cuts_left -= 1
         return self.scheduler.random.randint(1, self.weather.cut_within)
-
-    def cuts_now(self, connection: Connection) -> bool:
-        """Return whether a connection may be cut now."""
-        return self.cutting and (connection.answered or not self.weather.spares_handshakes)
 
     def has_cut(self) -> None:
         self.cuts += 1

@@ -12,7 +12,7 @@ import grpc
 import pytest
 import torch
 
-from dni.errors import HandshakeRefused, WorkerLost
+from dni.errors import CorruptPayload, HandshakeRefused, WorkerLost
 from tests.support.comm.proxy import Proxy, Way
 from tests.support.edges import edge, step
 from tests.support.transports import CLIENT, SERVER, context
@@ -64,6 +64,86 @@ def test_repeated_frames_are_dropped(listener: GrpcListener) -> None:
     second = raw(listener, AGAIN, 1, 2, 3, 4)
     assert [end.receive(10).step for _ in range(2)] == [3, 4]
     assert end.poll() is None
+    second.close()
+
+
+@pytest.mark.parametrize("count", [0, 30, 60, 90, 120, 180, 240, 300])
+def test_a_cut_before_the_first_answer_has_arrived_changes_nothing(
+    count: int, listener: GrpcListener, proxy: Proxy
+) -> None:
+    """After so many bytes from the listener, which are part of its answer or come before it."""
+    proxy.cut_after(Way.UP, count)
+    client = grpc_connect(proxy.address, CLIENT, SETTINGS)
+    server = listener.accept(10)
+    client.send(numbered(1))
+    assert server.receive(10).step == 1
+    server.send(numbered(1))
+    assert client.receive(10).step == 1
+    client.close()
+    server.close()
+
+
+def test_a_link_begins_with_the_call_whose_answer_arrives(listener: GrpcListener) -> None:
+    first = raw(listener, HELLO)
+    end = listener.accept(10)
+    first.close()
+    again = replace(AGAIN, next_sequence=0)
+    second = raw(listener, again, 1)
+    greeting = decode(next(iter(second.replies))).handshake
+    assert greeting is not None
+    assert (greeting.next_sequence, end.receive(10).step) == (1, 1)
+    replayed = raw(listener, again, 2)
+    with pytest.raises(grpc.RpcError, match="connection 1 is not a new one"):
+        next(iter(replayed.replies))
+    for client in (second, replayed):
+        client.close()
+
+
+def test_a_link_begins_with_a_later_call_if_the_first_one_never_came(listener: GrpcListener) -> None:
+    second = raw(listener, replace(HELLO, connection=2, next_sequence=0), 1)
+    end = listener.accept(10)
+    assert end.receive(10).step == 1
+    replayed = raw(listener, AGAIN, 2)
+    with pytest.raises(grpc.RpcError, match="connection 1 is not a new one"):
+        next(iter(replayed.replies))
+    for client in (second, replayed):
+        client.close()
+
+
+def damaged(sequence: int) -> bytes:
+    data = bytearray(encode(numbered(sequence), checksum=True))
+    data[-100] ^= 4
+    return bytes(data)
+
+
+def test_a_damaged_frame_is_sent_again(listener: GrpcListener) -> None:
+    hello, again = (encode(Frame(Kind.HANDSHAKE, handshake=each)) for each in (HELLO, AGAIN))
+    first = RawClient(listener.address, hello, encode(numbered(1)), damaged(2), encode(numbered(3)))
+    end = listener.accept(10)
+    assert end.receive(10).step == 1
+    with pytest.raises(grpc.RpcError) as error:
+        list(first.replies)  # the call is ended, for a new one
+    assert error.value.code() is grpc.StatusCode.CANCELLED
+    second = RawClient(listener.address, again, encode(numbered(2)), encode(numbered(3)))
+    greeting = decode(next(iter(second.replies))).handshake
+    assert greeting is not None
+    assert greeting.next_sequence == 2
+    assert [end.receive(10).step for _ in range(2)] == [2, 3]
+    first.close()
+    second.close()
+
+
+def test_a_frame_that_comes_damaged_again_was_sent_so(listener: GrpcListener) -> None:
+    hello, again = (encode(Frame(Kind.HANDSHAKE, handshake=each)) for each in (HELLO, AGAIN))
+    first = RawClient(listener.address, hello, damaged(1))
+    end = listener.accept(10)
+    with pytest.raises(grpc.RpcError):
+        list(first.replies)
+    second = RawClient(listener.address, again, damaged(1), encode(numbered(2)))
+    with pytest.raises(CorruptPayload, match=r"step 1 .*checksum"):
+        end.receive(10)
+    assert end.receive(10).step == 2
+    first.close()
     second.close()
 
 

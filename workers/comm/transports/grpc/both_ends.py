@@ -27,7 +27,7 @@ class ClientEnd(GrpcEnd):
         self, peer: str, settings: LinkSettings, mine: Handshake, open_call: Callable[[Iterator[bytes]], Any]
     ) -> None:
         super().__init__(peer, settings, mine, Call(peer))
-        self._open_call, self._connection = open_call, 0
+        self._open_call, self._connection = open_call, mine.connection
         self.greet(0)
         self._open(self._call)
 
@@ -39,6 +39,11 @@ class ClientEnd(GrpcEnd):
     def is_busy(self) -> bool:
         """Whether the listener had no room for the first call."""
         return self._call.is_busy
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the connection of the first call broke."""
+        return self._call.is_cut
 
     def _open(self, call: Call) -> None:
         rpc = self._open_call(call.outgoing())
@@ -92,6 +97,7 @@ class ServerEnd(GrpcEnd):
 
     def begin(self, theirs: Handshake, release: Callable[[], object] = lambda: None) -> None:
         """Answer the handshake of the previous stage, and begin."""
+        self._newest = theirs.connection
         self.greet(theirs.link)
         super().begin(theirs, release)
 

@@ -56,6 +56,7 @@ class Call:
         self._owner: queue.SimpleQueue[Owner | None] = queue.SimpleQueue()  # None: the call was dismissed
         self._failure: Exception | None = None  # an error of this end's threads
         self.is_busy = False  #: the listener had no room or no patience for this call
+        self.is_cut = False  #: the connection of this call broke
         self.over = threading.Event()  #: gRPC has ended the call
 
     def start(self, rpc: Any, incoming: Iterator[bytes], decode: Callable[[bytes], Frame | WireError]) -> None:
@@ -132,6 +133,7 @@ class Call:
             error = as_thread_error("dni-reader", bug)
             self._rpc.cancel()
         self.is_busy = isinstance(error, grpc.Call) and error.code() in _BUSY
+        self.is_cut = error is not None and is_broken(error)
         self._greeting.fail(explain(self._peer, error))
         self.finish()
         if owner is not None:

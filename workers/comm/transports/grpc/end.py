@@ -1,5 +1,4 @@
 """One end of a gRPC link. It outlives the calls that carry its frames: a broken call is replaced by a new one.
-
 Sent frames are kept until the peer has acknowledged them (`Frame.done_through`); credit bounds their number. The
 handshake of a new call says which frame each end expects next, and the others are sent again.
 """
@@ -20,9 +19,9 @@ import grpc
 from dni.errors import DniError, HandshakeRefused, WireError, WorkerLost
 from workers.comm.codec import decode, encode, max_encoded_bytes, new_tensor
 from workers.comm.frame import Frame, Handshake, Kind
-from workers.comm.header import read_header
 from workers.comm.shared_memory import Rings
 from workers.comm.transports.grpc.call import Call, Message, explain, is_broken
+from workers.comm.transports.grpc.repeats import DAMAGED, DamageLog, is_repeated, is_unreadable
 from workers.comm.transports.process_link import LinkEnd, LinkSettings
 from workers.comm.transports.secret import prove
 from workers.comm.transports.staging import PendingCopy, staging_for
@@ -50,6 +49,7 @@ class GrpcEnd(LinkEnd):
         self._kept: deque[Message] = deque()  # the last of the sent messages, not acknowledged
         self._sent = self._received = 0  # frames, without handshakes
         self._checked = True  # no frame of this call can be a repeated one any more
+        self._damage = DamageLog()
         self._finishing = False
         self._over = threading.Event()  # nothing is received any more, and no new call is made
         self._received_end = self._peer_closed = False  # only the next stage receives END and CLOSE frames
@@ -125,14 +125,16 @@ class GrpcEnd(LinkEnd):
             return type(error)(f"malformed frame from {self._inbox.peer}: {error}")
 
     def received(self, data: bytes) -> None:
-        """Take a message of the call, unless it came before. Raises FlowControlError."""
-        if not self._checked and self._is_repeated(data):
+        """Take a message, unless it came before. Raises FlowControlError, and the error of one to be sent again."""
+        if not self._checked and is_repeated(data, self._received):
             return
         self._checked = True
         frame = self.decode(data)
         if isinstance(frame, Frame) and frame.kind is Kind.CLOSE:
             self._peer_closed = True
             return
+        if isinstance(frame, DAMAGED) and self._settings.reconnect_s and self._damage.is_new(self._received):
+            raise frame
         self._received += 1
         if isinstance(frame, Frame):
             self._received_end |= frame.kind is Kind.END
@@ -144,7 +146,7 @@ class GrpcEnd(LinkEnd):
         if error is None and not self._ended_in_order():
             error = grpc.RpcError()
         lost = explain(self._inbox.peer, error)
-        if not self._settings.reconnect_s or error is None or not is_broken(error) or self._over.is_set():
+        if not self._settings.reconnect_s or error is None or self._over.is_set() or not self._repairs(error):
             self._end(lost)
             return
         # A peer that has everything may exit before this end has read the status of the call: that is no news.
@@ -158,6 +160,11 @@ class GrpcEnd(LinkEnd):
             return
         took = time.monotonic() - start
         log.log(level, "stage %d: connected to %s again after %.1f s", self._mine.stage, self._inbox.peer, took)
+
+    def _repairs(self, error: Exception) -> bool:
+        """Return whether the link may go on with a new call after this error."""
+        unreadable = is_unreadable(error) and self._damage.is_new(self._received)
+        return unreadable or isinstance(error, DAMAGED) or is_broken(error)
 
     @abstractmethod
     def _next_call(self, deadline: float, lost: Exception) -> tuple[Call, Handshake]:
@@ -176,9 +183,10 @@ class GrpcEnd(LinkEnd):
 
     def _continue_with(self, call: Call, theirs: Handshake) -> None:
         """Send again what the peer lacks, and go on. Raises HandshakeRefused if that is not kept any more."""
+        expected = max(1, theirs.next_sequence)
         with self._lock:
-            self._drop_through(theirs.next_sequence - 1)
-            if theirs.next_sequence != self._sent - len(self._kept) + 1:
+            self._drop_through(expected - 1)
+            if expected != self._sent - len(self._kept) + 1:
                 call.cancel()
                 raise HandshakeRefused(
                     f"handshake refused: next_sequence is {theirs.next_sequence} at stage {theirs.stage}; stage "
@@ -217,13 +225,6 @@ class GrpcEnd(LinkEnd):
     def _end(self, failure: Exception) -> None:
         self._inbox.fail(failure)
         self._over.set()
-
-    def _is_repeated(self, data: bytes) -> bool:
-        try:
-            sequence = read_header(data)[0].sequence
-        except WireError:
-            return False
-        return 0 < sequence <= self._received
 
     def _acknowledge(self, through: int) -> None:
         if self._kept:

@@ -60,7 +60,8 @@ def grpc_connect(
 ) -> ChannelEnd:
     """Connect to the stage that listens at `address` ("host:port" or "unix:PATH"); return the upstream end.
 
-    The listener may start later, within `settings.timeout_s`. With `tls`, the link is encrypted and both ends
+    The listener may start later, within `settings.timeout_s`, and a connection that is cut before its answer is made
+    anew, unless `settings.reconnect_s` is 0. With `tls`, the link is encrypted and both ends
     authenticate; without, it is plaintext.
 
     Raises PeerTimeout if the listener does not answer in time, HandshakeRefused if the two disagree, ConfigError for
@@ -69,17 +70,21 @@ def grpc_connect(
     check_address(address, settings.insecure or tls is not None)
     peer, timeout_s = f"stage {handshake.stage + 1} at {address}", settings.timeout_s
     handshake, deadline = _of_new_link(handshake), time.monotonic() + timeout_s
+    settings = _with_ring(settings, address)
     channel = RenewedChannel(address, of_client(settings), tls)
     while True:
-        end = ClientEnd(peer, _with_ring(settings, address), handshake, channel.call)
+        end = ClientEnd(peer, settings, handshake, channel.call)
         try:
             theirs = receive_greeting(end.greeting, peer, address, tls, max(0.0, deadline - time.monotonic()))
             check_proof(theirs, settings.secret, handshake.link)
             agree(client=handshake, server=theirs)
             end.begin(theirs, channel.close)
         except BaseException as error:
+            cut = end.is_cut and settings.reconnect_s > 0 and not settings.ring  # a ring is that of the first call
+            again = isinstance(error, WorkerLost) and (cut or end.is_busy)
             end.abandon()
-            if isinstance(error, WorkerLost) and end.is_busy and time.monotonic() < deadline - _BUSY_PAUSE_S:
+            if again and time.monotonic() < deadline - _BUSY_PAUSE_S:
+                handshake = _of_next_call(handshake) if cut else handshake
                 time.sleep(_BUSY_PAUSE_S)
                 continue
             channel.close()
@@ -153,10 +158,7 @@ class GrpcListener(Accepting):
             check_proof(theirs, self._settings.secret)
             known = True
             agree(client=theirs, server=self._handshake)
-            if theirs.connection:
-                self._end_of(theirs).offer(call, theirs)
-            else:
-                self._admit(end, theirs, f"stage {theirs.stage} at {self._where(context)}")
+            self._enter(end, call, theirs, f"stage {theirs.stage} at {self._where(context)}")
         except (WireError, WorkerLost, queue.Full) as error:
             call.dismiss()
             self._refuse(error, context, known or not self._settings.secret)
@@ -169,25 +171,24 @@ class GrpcListener(Accepting):
     def _serves(self) -> bool:
         return not all(end.is_over for end in list(self._ends))
 
-    def _admit(self, end: ServerEnd, theirs: Handshake, name: str) -> None:
-        """Begin a link. Raises HandshakeRefused while another one lasts."""
+    def _enter(self, end: ServerEnd, call: Call, theirs: Handshake, name: str) -> None:
+        """Continue a link with a new call, or begin one. Raises HandshakeRefused while another one lasts."""
         with self._entering:
+            mine = next((each for each in self._ends if each.is_of(theirs)), None)
+            if mine is not None and theirs.connection:
+                mine.offer(call, theirs)
+                return
+            if theirs.connection and theirs.next_sequence:
+                raise HandshakeRefused(
+                    f"handshake refused: stage {theirs.stage} connects again, and stage {self._handshake.stage} has no "
+                    f"link {theirs.link}: its process was started again, and can only continue from a checkpoint"
+                )
             if self._serves():
                 raise HandshakeRefused(f"handshake refused: stage {self._handshake.stage} has its previous stage")
             end.rename(name)
             self._accepted.put_nowait(end)
             end.begin(theirs)
             self._ends.add(end)
-
-    def _end_of(self, theirs: Handshake) -> ServerEnd:
-        """Return the end of a link that the previous stage wants to continue. Raises HandshakeRefused without one."""
-        for end in list(self._ends):
-            if end.is_of(theirs):
-                return end
-        raise HandshakeRefused(
-            f"handshake refused: stage {theirs.stage} connects again, and stage {self._handshake.stage} has no link "
-            f"{theirs.link}: its process was started again, and can only continue from a checkpoint"
-        )
 
     def _add_port(self, bind: str, tls: Tls | None) -> int:
         if tls is None:
@@ -218,6 +219,11 @@ class GrpcListener(Accepting):
 def _with_ring(settings: LinkSettings, address: str) -> LinkSettings:
     """Drop the ring unless both ends are on one machine, which only a unix socket guarantees."""
     return settings if address.startswith(UNIX) else replace(settings, ring=0)
+
+
+def _of_next_call(handshake: Handshake) -> Handshake:
+    """Return the handshake of a further call that begins the link, as the ones before had no answer."""
+    return replace(handshake, connection=handshake.connection + 1, next_sequence=0)
 
 
 def _of_new_link(handshake: Handshake) -> Handshake:

@@ -1,0 +1,1 @@
+"""Faults in real runs: what they cost, and what they leave alone."""
