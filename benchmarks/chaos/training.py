@@ -95,8 +95,9 @@ class Training:
         found = {}
         with suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children():
-                with suppress(psutil.Error, ValueError, IndexError):  # a process that has just ended
-                    found[int(child.cmdline()[-1])] = child
+                with suppress(psutil.Error, ValueError, StopIteration):  # it has just ended, or is no stage yet
+                    log = next(file.path for file in child.open_files() if file.fd == 1)
+                    found[int(Path(log).stem.removeprefix("stage-"))] = child
         self.families |= {process.pid: process for process in found.values()}
         return found
 

@@ -91,7 +91,8 @@ class Command:
 
     def stages(self) -> dict[int, int]:
         """Return the process of each stage: index -> pid."""
-        return {int(command_line(pid)[-1]): pid for pid in children(self.process.pid)}
+        found = {stage_of(pid): pid for pid in children(self.process.pid)}
+        return {stage: pid for stage, pid in found.items() if stage is not None}
 
     def until_trained(self, step: int) -> None:
         """Wait for a training record of `step` or later."""
@@ -151,6 +152,15 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
         return False
+
+
+def stage_of(pid: int) -> int | None:
+    """Return the index of the stage that a process runs, by the log that takes its output; None: of none."""
+    try:
+        output = next((Path(file.path) for file in psutil.Process(pid).open_files() if file.fd == 1), None)
+    except psutil.Error:
+        return None
+    return int(output.stem.removeprefix("stage-")) if output and output.stem.startswith("stage-") else None
 
 
 def command_line(pid: int) -> list[str]:

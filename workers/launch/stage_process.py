@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from workers.launch.rejoin.spare import Spare
 from workers.system.background import background
 from workers.system.channel import Channel, Message
 from workers.system.forked import Forked, take
@@ -30,8 +31,15 @@ class StageProcess:
     channel open. Both threads call `receive` with every message; the last one is `exit`.
     """
 
-    def __init__(self, index: int, log: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
-        """Start the process, or take one that was forked ahead. Append its output to `log`.
+    def __init__(
+        self,
+        index: int,
+        log: Path,
+        arguments: tuple[str, ...],
+        environment: dict[str, str],
+        spare: Spare | None = None,
+    ) -> None:
+        """Take the spare process, or one that was forked ahead, or start one. Append its output to `log`.
 
         Call this in a thread that lives until the process has ended: the system treats the end of that thread as the
         end of the parent.
@@ -43,7 +51,7 @@ class StageProcess:
         self.ended_at = 0.0  #: when the process has ended, by the monotonic clock
         with log.open("ab") as file:
             self._log_start = file.tell()
-            self.process = _started(arguments, self._theirs.fileno(), index, file.fileno(), environment)
+            self.process = _started(arguments, self._theirs.fileno(), index, file.fileno(), environment, spare)
 
     def follow(self, receive: Callable[[int, Message], None]) -> None:
         """Pass every message of the process to `receive`."""
@@ -90,9 +98,9 @@ class StageProcess:
 
 
 def _started(
-    arguments: tuple[str, ...], channel: int, index: int, output: int, environment: dict[str, str]
-) -> subprocess.Popen[bytes] | Forked:
-    ahead = take()
+    arguments: tuple[str, ...], channel: int, index: int, output: int, environment: dict[str, str], spare: Spare | None
+) -> subprocess.Popen[bytes] | Forked | Spare:
+    ahead = spare or take()
     if ahead is not None:
         ahead.start(arguments, channel, index, output, environment)
         return ahead

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -16,6 +17,7 @@ from dni.errors import ConfigError, DniError, EndedEarly, OutOfMemory, ThreadDie
 from workers.comm.transports.secret import VARIABLE
 from workers.config.settings import Config
 from workers.launch.rejoin.replacements import Replacements
+from workers.launch.rejoin.spare import Spare
 from workers.launch.restarts import Restarts
 from workers.launch.stage_process import StageProcess
 from workers.runtime.job import Job
@@ -57,7 +59,9 @@ class Supervisor:
     def __init__(self, job: Job, restarts: Restarts | None = None) -> None:
         self.job, self.stages = job, job.config.stages
         self.children: list[StageProcess] = []
-        self._replacements = Replacements(job.config, restarts or Restarts(0))
+        secret = {VARIABLE: job.secret.decode()} if job.secret else {}
+        self._environment = environment(job.config) | secret
+        self._replacements = Replacements(job.config, restarts or Restarts(0), partial(Spare, self._environment))
         self._addresses: dict[int, str] = {}  # at which the stages listen
         self.last_step = [job.start] * self.stages
         self.failures: list[Failure] = []
@@ -99,17 +103,17 @@ class Supervisor:
 
     def kill(self) -> None:
         """Kill the processes that still run, and wait until they have exited."""
+        self._replacements.close()
         for child in self.children:
             child.process.kill()
         for child in self.children:
             child.end()
 
-    def _started(self, index: int) -> StageProcess:
+    def _started(self, index: int, spare: Spare | None = None) -> StageProcess:
         run_dir, incarnation = self.job.run_dir, self._replacements.incarnations[index]
         arguments = str(run_dir), str(self.job.sockets or ""), str(incarnation)
-        secret = {VARIABLE: self.job.secret.decode()} if self.job.secret else {}
         log_file = run_dir / "logs" / f"stage-{index}.log"
-        return StageProcess(index, log_file, arguments, environment(self.job.config) | secret)
+        return StageProcess(index, log_file, arguments, self._environment, spare)
 
     def _receive(self, index: int, message: Message) -> None:
         self._messages.put((index, message))
@@ -212,7 +216,7 @@ class Supervisor:
         for neighbour in {index - 1, index + 1} & set(range(self.stages)):
             self.send(neighbour, lost=index)
         lost.end()
-        self.children[index] = self._started(index)
+        self.children[index] = self._started(index, self._replacements.take_spare())
         self.children[index].follow(self._receive)
         self._running.add(index)
         if index + 1 in self._addresses:

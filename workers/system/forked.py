@@ -50,10 +50,7 @@ class Forked:
 
         All it prints goes to the descriptor `output`. Raises OSError if the process is gone.
         """
-        told = {"arguments": list(arguments), "index": index, "environment": dict(environment)}
-        with self._mine:
-            socket.send_fds(self._mine, [b"\n"], [channel, output])
-            self._mine.sendall(json.dumps(told).encode())
+        tell(self._mine, arguments, channel, index, output, environment)
 
     def wait(self) -> int:
         """Wait until the process has ended; return its exit status, -N after signal N."""
@@ -69,6 +66,26 @@ class Forked:
                 os.kill(self.pid, signal.SIGKILL)
 
 
+def tell(
+    end: socket.socket,
+    arguments: Sequence[str],
+    channel: int,
+    index: int,
+    output: int,
+    environment: Mapping[str, str],
+) -> None:
+    """Give a waiting process its work over `end`, which is closed: as `Forked.start`. Raises OSError if it is gone."""
+    told = {"arguments": list(arguments), "index": index, "environment": dict(environment)}
+    with end:
+        socket.send_fds(end, [b"\n"], [channel, output])
+        end.sendall(json.dumps(told).encode())
+
+
+def work_when_told(program: Program, channel: int) -> NoReturn:
+    """Wait on the socket with the descriptor `channel` for the arguments of `tell`, and run the program."""
+    _work(program, socket.socket(fileno=channel))
+
+
 def fork_ahead(program: Program, count: int) -> None:
     """Fork processes that `take` will hand out."""
     for _ in range(count):
@@ -82,12 +99,16 @@ def take() -> Forked | None:
 
 def _become(program: Program, parent: int, theirs: socket.socket, others: list[socket.socket]) -> NoReturn:
     """Wait for the arguments, and run the program. The parent's exit handlers do not run in this process."""
+    for end in others:
+        end.close()
+    os.setsid()  # Ctrl-C reaches the parent alone
+    begin(parent)
+    _work(program, theirs)
+
+
+def _work(program: Program, theirs: socket.socket) -> NoReturn:
     status = 1
     try:
-        for end in others:
-            end.close()
-        os.setsid()  # Ctrl-C reaches the parent alone
-        begin(parent)
         if _told(theirs):
             status = _run(program)
     except BaseException:

@@ -23,6 +23,15 @@ from workers.system.imports import import_for_good
 import_for_good("workers.launch.stage_main").main()
 """
 
+#: As `PROGRAM`, but waits for its arguments once it has imported what it needs, also what a stage imports late.
+WAITING = PROGRAM.replace(
+    'import_for_good("workers.launch.stage_main").main()',
+    """\
+main = import_for_good("torch._dynamo", "workers.launch.stage_main").main
+from workers.system.forked import work_when_told
+work_when_told(main, {channel})""",
+)
+
 #: Switches that restrict imports, by their attribute of `sys.flags`.
 SWITCHES = {"isolated": "-I", "ignore_environment": "-E", "no_user_site": "-s", "no_site": "-S"}
 
@@ -31,10 +40,18 @@ _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
 def command(*arguments: str) -> list[str]:
     """Return the command line that runs `workers.launch.stage_main` with `arguments` and unbuffered output (`-u`)."""
+    return [*_python(PROGRAM), *arguments]
+
+
+def waiting_command(channel: int) -> list[str]:
+    """Return the command line of a process that waits on a socket, its descriptor `channel`, for such arguments."""
+    return _python(WAITING, channel=channel)
+
+
+def _python(program: str, **values: int) -> list[str]:
     path = [entry for entry in sys.path if isinstance(entry, str)]
     switches = [switch for name, switch in SWITCHES.items() if getattr(sys.flags, name)]
-    program = PROGRAM.format(path=ascii(path), parent=os.getpid())
-    return [sys.executable, "-u", *switches, "-c", program, *arguments]
+    return [sys.executable, "-u", *switches, "-c", program.format(path=ascii(path), parent=os.getpid(), **values)]
 
 
 def begin(parent: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import SMALL, Command, last_step, summary_of, trained_steps
+from tests.support.commands import SMALL, Command, alive, children, last_step, summary_of, trained_steps
 from tests.support.runs import assert_same
 from workers.storage import checkpoint
 from workers.tracking.run import METRICS
@@ -66,6 +66,7 @@ def test_a_stage_that_is_killed_comes_back_while_the_others_go_on(depth: str, tm
     with Command(tmp_path, (*FOUR, f"depth={depth}", "steps=1000000")) as command:
         command.until(lambda: last_step(tmp_path) >= 25, "step 25", LONG_S)
         run_dir, before = command.run_dir(), command.stages()
+        (spare,) = {*children(command.process.pid)} - {*before.values()}
         os.kill(before[1], signal.SIGKILL)
 
         def back() -> dict[str, Any] | None:
@@ -80,7 +81,8 @@ def test_a_stage_that_is_killed_comes_back_while_the_others_go_on(depth: str, tm
         command.process.send_signal(signal.SIGINT)
         done = command.finish(LONG_S)
     assert done.code == 130, done.err
-    assert {k for k in before if before[k] != after[k]} == {1}
+    assert after == before | {1: spare}
+    assert not alive(spare)
     records, summary = records_of(run_dir), summary_of(run_dir)
     last, first = summary["steps"], rejoined["step"]
     trained = [trained_steps(run_dir, k) for k in range(4)]

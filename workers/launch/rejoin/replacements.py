@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from workers.config.settings import Config
+from workers.launch.rejoin.spare import Spare
 from workers.launch.restarts import Restarts
 
 log = logging.getLogger(__name__)
@@ -27,10 +29,12 @@ class Replacements:
     Args:
         config: settings of the run.
         restarts: how often the run, or one of its stages, may still start again.
+        make_spare: starts a process that takes the place of the next stage that is lost.
     """
 
-    def __init__(self, config: Config, restarts: Restarts) -> None:
-        self._config, self._restarts = config, restarts
+    def __init__(self, config: Config, restarts: Restarts, make_spare: Callable[[], Spare | None]) -> None:
+        self._config, self._restarts, self._make_spare = config, restarts, make_spare
+        self._spare: Spare | None = None
         self._going: set[int] = set()  # stages that have handled a frame
         self._away: dict[int, Loss] = {}
         self.incarnations = [0] * config.stages
@@ -55,6 +59,11 @@ class Replacements:
     def going(self, index: int, step: int) -> dict[str, Any] | None:
         """Note that a stage has handled its first frame, of that step; return the record of a stage that is back."""
         self._going.add(index)
+        if self._spare is None and self._config.replaces_stages and {*range(1, self._config.stages)} <= self._going:
+            try:
+                self._spare = self._make_spare()  # now: before, its imports would delay those of the stages
+            except OSError as error:
+                log.warning("no process waits for a stage to be lost, so that its start takes longer: %s", error)
         loss = self._away.pop(index, None)
         if loss is None:
             return None
@@ -65,3 +74,17 @@ class Replacements:
             "kind": "rejoined", "stage": index, "step": step, "restarts": restarts, "away_s": away_s,
             "noticed_s": noticed_s,
         }  # fmt: skip
+
+    def take_spare(self) -> Spare | None:
+        """Return the waiting process, if there is one and it still runs."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.returncode is not None:
+            spare.close()
+            return None
+        return spare
+
+    def close(self) -> None:
+        """End the waiting process."""
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None

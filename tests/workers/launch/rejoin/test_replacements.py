@@ -85,6 +85,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: list[dict[str
     def make(program: str, restarts: int, stages: int, **changes: Any) -> Supervisor:
         monkeypatch.setattr(spawn, "PROGRAM", PROGRAM + program.replace("{", "{{").replace("}", "}}"))
         monkeypatch.setattr(processes, "GRACE_S", 0.3)
+        monkeypatch.setattr(processes, "Spare", lambda environment: None)  # it would run the real program
         made = {"transport": {"kind": "grpc"}, "launch": {"mode": "processes", "restarts": restarts}, **changes}
         job = Job(tiny(stages=stages, **made), tmp_path, records.append, Stop())
         return Supervisor(job, Restarts(restarts))
