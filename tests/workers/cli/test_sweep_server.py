@@ -13,6 +13,7 @@ import pytest
 from tests.support.commands import SMALL, settings
 from workers.cli.sweep import server
 from workers.cli.sweep.run_process import Task, stages_ahead
+from workers.config.convert import to_plain
 
 ROOT = Path(__file__).parents[3]
 
@@ -75,7 +76,7 @@ out.write(" ".join(new))
 @pytest.mark.long
 def test_a_run_imports_nothing_slow_that_the_server_has_not_imported(tmp_path: Path) -> None:
     config = settings(*SMALL, "launch=threads", "transport=local", "steps=4")
-    task = Task(config, str(tmp_path / "run"), str(tmp_path / "console"), {"version": 1, "root": None})
+    task = Task(to_plain(config), str(tmp_path / "run"), str(tmp_path / "console"), {"version": 1, "root": None})
     (tmp_path / "task").write_bytes(pickle.dumps(task))
     command = [sys.executable, "-c", PROGRAM, str(ROOT)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)

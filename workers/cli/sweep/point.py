@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from dni.errors import ConfigError
 from workers.cli.ending import explain
 from workers.cli.sweep.index import Progress, before_end
-from workers.cli.sweep.run_process import Task
-from workers.config.convert import from_any
+from workers.cli.sweep.run_process import Task, stages_ahead
+from workers.config.convert import from_any, to_plain
 from workers.config.settings import Config
 from workers.config.validation.check import check
 from workers.launch.accept import TRACES
@@ -80,11 +80,12 @@ def task_of(composed: Composed, run_dir: Path, console: Path, progress: Progress
     with read_write(hydra), open_dict(hydra):
         hydra.runtime.output_dir = str(run_dir).replace("${", "\\${")
     HydraConfig.instance().set_config(composed.hydra)
+    torch_threads = None if jobs == 1 else max(1, (os.cpu_count() or 1) // (config.stages * jobs))
     return Task(
-        config=config, run_dir=str(run_dir), console=str(console), logging=_plain(hydra.job_logging),
+        settings=to_plain(config), run_dir=str(run_dir), console=str(console), logging=_plain(hydra.job_logging),
         verbose=hydra.verbose if isinstance(hydra.verbose, bool | str) else _plain(hydra.verbose),
         environment={str(key): str(value) for key, value in _plain(hydra.job.env_set).items()},
-        torch_threads=None if jobs == 1 else max(1, (os.cpu_count() or 1) // (config.stages * jobs)),
+        torch_threads=torch_threads, ahead=stages_ahead(config, torch_threads),
     )  # fmt: skip
 
 

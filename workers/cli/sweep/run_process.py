@@ -16,6 +16,8 @@ from omegaconf import OmegaConf
 
 from workers.cli.ending import exit_codes
 from workers.cli.one_run import begin_with_config, report, set_log_format
+from workers.config.convert import from_any
+from workers.config.quoting import as_text
 from workers.config.schema import LaunchMode
 from workers.config.settings import Config
 from workers.launch import stage_main
@@ -29,13 +31,14 @@ from workers.system.forked import fork_ahead
 class Task:
     """What the process of a run is told."""
 
-    config: Config
+    settings: dict[str, Any]  #: all settings, as `to_plain` returns them: classes of the user's own are not pickled
     run_dir: str
     console: str  #: file that takes all output of the process
     logging: dict[str, Any]  #: Hydra's job_logging, resolved
     verbose: bool | str | list[str] = False  #: hydra.verbose
     environment: dict[str, str] = field(default_factory=dict)  #: hydra.job.env_set
     torch_threads: int | None = None  #: per stage, if the settings name no number
+    ahead: int = 0  #: stages to fork before the run begins (`stages_ahead`)
 
 
 def run_task(task: Task) -> None:
@@ -43,7 +46,7 @@ def run_task(task: Task) -> None:
     os.setsid()  # Ctrl-C reaches the sweep alone, which passes it on
     _write_to(task.console)
     if not task.environment:  # libraries read it when they are imported
-        fork_ahead(stage_main.main, stages_ahead(task.config, task.torch_threads))
+        fork_ahead(stage_main.main, task.ahead)
     background("parent", _end_with_parent, lambda error: None).start()
     os.environ.update(task.environment)
     logging.raiseExceptions = False
@@ -51,7 +54,7 @@ def run_task(task: Task) -> None:
     with exit_codes():
         configure_log(OmegaConf.create(task.logging), OmegaConf.create({"v": task.verbose}).v)
         run_dir = Path(task.run_dir)
-        with begin_with_config(task.config, run_dir, task.torch_threads) as accepted:
+        with begin_with_config(from_any(as_text(task.settings)), run_dir, task.torch_threads) as accepted:
             set_log_format(accepted)
             report(run(accepted), run_dir)
 
