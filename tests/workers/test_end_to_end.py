@@ -53,7 +53,7 @@ def test_the_smoke_experiment_writes_a_complete_run(tmp_path: Path) -> None:
     summary = summary_of(folder)
     assert summary.keys() >= SUMMARY_KEYS
     assert [stage.keys() >= STAGE_KEYS for stage in summary["stage"]] == [True, True]
-    assert summary["method"] == {"depth": "synthetic", "time": "truncated"}
+    assert summary["method"] == {"depth": "corrected", "time": "truncated"}
     assert (summary["steps"], summary["transport"], summary["interrupted"]) == (60, "grpc", False)
     assert 0 < summary["valid"]["bits_per_label"] < 6.6  # log2 of 96 characters
 

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -59,9 +58,7 @@ class Supervisor:
     def __init__(self, job: Job, restarts: Restarts | None = None) -> None:
         self.job, self.stages = job, job.config.stages
         self.children: list[StageProcess] = []
-        secret = {VARIABLE: job.secret.decode()} if job.secret else {}
-        self._environment = environment(job.config) | secret
-        self._replacements = Replacements(job.config, restarts or Restarts(0), partial(Spare, self._environment))
+        self._replacements = Replacements(job.config, restarts or Restarts(0), lambda: Spare(self._environment()))
         self._addresses: dict[int, str] = {}  # at which the stages listen
         self.last_step = [job.start] * self.stages
         self.failures: list[Failure] = []
@@ -113,7 +110,11 @@ class Supervisor:
         run_dir, incarnation = self.job.run_dir, self._replacements.incarnations[index]
         arguments = str(run_dir), str(self.job.sockets or ""), str(incarnation)
         log_file = run_dir / "logs" / f"stage-{index}.log"
-        return StageProcess(index, log_file, arguments, self._environment, spare)
+        return StageProcess(index, log_file, arguments, self._environment(), spare)
+
+    def _environment(self) -> dict[str, str]:
+        secret = {VARIABLE: self.job.secret.decode()} if self.job.secret else {}
+        return environment(self.job.config) | secret
 
     def _receive(self, index: int, message: Message) -> None:
         self._messages.put((index, message))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -13,11 +14,12 @@ from dni.errors import WorkerLost
 from workers.comm.frame import Handshake
 from workers.comm.lasting.downstream import LastingDownstream
 from workers.comm.lasting.upstream import LastingUpstream
+from workers.comm.transports.grpc import end as grpc_end
 from workers.comm.transports.grpc.both_ends import ServerEnd
 from workers.comm.transports.grpc.call import Call
 from workers.comm.transports.grpc.end import GrpcEnd
 
-Fault = tuple[type, str, Callable[..., Any]]
+Fault = tuple[type | ModuleType, str, Callable[..., Any]]
 
 _drop_through, _continue_with, _offer = GrpcEnd._drop_through, GrpcEnd._continue_with, ServerEnd.offer
 _wait_for_link, _go_without = LastingUpstream._wait_for_link, LastingDownstream._go_without
@@ -49,9 +51,9 @@ def _forgets_what_was_in_flight(edge: LastingDownstream, lost: WorkerLost) -> No
     edge.skipped = skipped
 
 
-#: Class, attribute and wrong behaviour of each.
+#: Class or module, attribute and wrong behaviour of each.
 UNACKNOWLEDGED: Fault = (GrpcEnd, "_acknowledge", lambda end, through: None)
-TAKEN_TWICE: Fault = (GrpcEnd, "_is_repeated", lambda end, data: False)
+TAKEN_TWICE: Fault = (grpc_end, "is_repeated", lambda data, received: False)
 SENT_TOO_LITTLE: Fault = (GrpcEnd, "_drop_through", _drops_one_too_many)
 OLD_CONNECTION: Fault = (ServerEnd, "offer", _takes_any_connection)
 NUMBERS_GO_ON: Fault = (LastingUpstream, "_wait_for_link", _counts_on)
