@@ -84,8 +84,8 @@ class Cell:
         return (
             *task.overrides, *self.of.method(self.method, task.family), *self.recipe, *ALONE, *late(task, self.lag),
             f"steps={self.total_steps}", f"seed={self.seed}", "log_every=50",
-            f"evaluate.every={max(1, self.total_steps // 8)}", f"evaluate.windows={4 if QUICK else 50}", *warmed(task),
-            *self.more,
+            f"evaluate.every={max(1, self.total_steps // 8)}", f"evaluate.windows={4 if QUICK else 50}",
+            *short_warmup(task), *self.more,
         )  # fmt: skip
 
 
@@ -119,14 +119,14 @@ class Trial:
         return (
             *task.overrides, *self.of.method(self.method, task.family), *self.setting, *ALONE, *late(task, self.lag),
             f"steps={steps}", f"seed={TUNING_SEED}", "log_every=50", "evaluate.every=null",
-            f"evaluate.windows={4 if QUICK else 100}", *warmed(task),
+            f"evaluate.windows={4 if QUICK else 100}", *short_warmup(task),
         )  # fmt: skip
 
 
-def warmed(task: Task) -> Overrides:
-    """Return a warm-up that fits into the few steps of QUICK=1; nothing for tasks without one."""
-    warmup = "optimizer.schedule.warmup_steps="
-    return (f"{warmup}2",) if QUICK and any(part.startswith(warmup) for part in task.overrides) else ()
+def short_warmup(task: Task, *, short: bool = QUICK) -> Overrides:
+    """Return a warm-up that fits into a few steps, as those of QUICK=1; nothing otherwise, or for tasks without one."""
+    setting = "optimizer.schedule.warmup_steps="
+    return (f"{setting}2",) if short and any(part.startswith(setting) for part in task.overrides) else ()
 
 
 def late(task: Task, lag: int | None) -> Overrides:

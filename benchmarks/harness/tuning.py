@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.cells import DEPTH, Cell, Comparison, Trial
+from benchmarks.harness.cells import DEPTH, Cell, Comparison, Trial, short_warmup
 from benchmarks.harness.grid import QUICK, Grid, Row
 from benchmarks.harness.methods import FOLDERS, Overrides, Task, folder
 from benchmarks.harness.runs import Failed, train
@@ -117,9 +117,8 @@ def compute(cell: Cell) -> Row:
 
 def _processor_s(cell: Cell, steps: int) -> float:
     """Return the seconds of processor time of a run of so many steps, with all its processes."""
-    warmup = "optimizer.schedule.warmup_steps="
-    warmed = (f"{warmup}2",) if any(part.startswith(warmup) for part in cell.overrides) else ()  # these runs are short
-    quiet = (f"steps={steps}", "evaluate.every=null", "evaluate.windows=1", *warmed)
+    warmup = short_warmup(cell.of.tasks[cell.task], short=True)
+    quiet = (f"steps={steps}", "evaluate.every=null", "evaluate.windows=1", *warmup)
     before = os.times()
     train(SPEEDS / cell.name.replace(", ", "-").replace(" ", ""), *cell.overrides, *quiet, quiet=True)
     after = os.times()

@@ -10,13 +10,15 @@ by commands of their own, which is what they cost without a sweep; turns alterna
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.harness.environment import bar
+from benchmarks.harness.grid import QUICK
 
 GOAL = 1.3
 STEPS = 60
@@ -70,17 +72,13 @@ def measure(way: tuple[str, ...], runs: int, commands: int) -> tuple[Cost, Cost]
 
 
 def main() -> None:
-    """Measure stages in threads and in processes; print a line each, then a bar each."""
-    runs, commands = (2, 1) if os.environ.get("QUICK") else (20, 4)
-    bars = []
+    """Measure stages in threads and in processes; print their lines and a bar."""
+    runs, commands = (2, 1) if QUICK else (20, 4)
     for name, way in WAYS.items():
         swept, alone = measure(way, runs, commands)
         for what, cost in ((f"a sweep of {runs} runs", swept), (f"{commands} single runs", alone)):
             print(f"{name}, {what}: {cost.all_s:.1f} s, training {cost.training_s:.1f} s of it: {cost.ratio:.2f} times")
-        bars.append({"bar": f"sweep of {runs} runs in {name} over their training", "value": swept.ratio, "goal": GOAL,
-                     "holds": swept.ratio <= GOAL})  # fmt: skip
-    for bar in bars:
-        print(json.dumps(bar))
+        bar(f"sweep of {runs} runs in {name} over their training", swept.ratio, GOAL, swept.ratio <= GOAL)
 
 
 if __name__ == "__main__":

@@ -20,15 +20,12 @@ from workers.config.settings import Config
 from workers.repartition.matches import layers_by_name
 from workers.repartition.optimizer import optimizer_state
 from workers.repartition.saved import SavedPart
-from workers.repartition.stage import COMMON
+from workers.repartition.stage import COMMON, VERSIONS, WINDOWS
 from workers.storage import checkpoint
 
 log = logging.getLogger(__name__)
 
 Content = dict[str, Any]
-
-#: What a stage that waits for gradients keeps: its windows, and the weights they were run with.
-WINDOWS, VERSIONS = "held", "versions"
 
 
 def renamed(part: SavedPart, names: Mapping[str, str]) -> SavedPart:

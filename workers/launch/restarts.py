@@ -26,6 +26,11 @@ class Restarts:
         self._lost_at: dict[int | None, int] = {}  # newest step when a stage was lost; None: of a run started whole
         self._refused: str | None = None  # why there is no further restart
 
+    @property
+    def left(self) -> int:
+        """How often the run, or a stage, may still be started again."""
+        return self.most - self.count
+
     def spend(self, step: int, stage: int | None = None) -> str | None:
         """Count one restart, of a stage alone or of the whole run (None), that was lost after `step`.
 

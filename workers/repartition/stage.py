@@ -23,6 +23,9 @@ Content = dict[str, Any]
 #: What stages of every kind save, and the traces of `OnlineStage`, by the names of weights.
 COMMON = ("layers", "module", "optimizer", "state", "random", "gathered", "schedule", "gradient_norm", "traces")
 
+#: What a stage that waits for gradients or corrections saves: its windows, and the weights they were run with.
+WINDOWS, VERSIONS = "held", "versions"
+
 
 def stage_state(config: Config, step: int, index: int, stage: Stage, found: Matches, layers: Layers) -> Content:
     """What `stage.load_state_dict` takes, for part `index` after `step` training steps.

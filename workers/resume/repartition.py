@@ -18,12 +18,9 @@ from workers.build.warm_start import chains_without_content, layers_of
 from workers.config.settings import Config
 from workers.repartition.matches import Matches, drawing_numbers, layers_by_name, match_all
 from workers.repartition.saved import SavedPart, read_parts, saved_layers
-from workers.repartition.stage import COMMON, even
+from workers.repartition.stage import COMMON, VERSIONS, WINDOWS, even
 
 log = logging.getLogger(__name__)
-
-#: What a stage saves of windows that wait to be gone back through (`depth=delayed`) or corrected, and of their weights.
-HELD, VERSIONS = "held", "versions"
 
 
 def cut_as(config: Config, before: Config) -> Config:
@@ -72,7 +69,7 @@ def _refuse(config: Config, saved: Sequence[SavedPart], layers: Iterable[str], f
             f"resume={folder}: depth={config.depth.name} has an update period for every stage, by which its layers "
             f"have learned: {way}"
         )
-    windows = sum(len(part.state["stage"].get(HELD) or {}) for part in saved)
+    windows = sum(len(part.state["stage"].get(WINDOWS) or {}) for part in saved)
     if windows and not config.depth.takes_gaps:  # one that takes gaps goes on without them
         raise ResumeError(
             f"resume={folder}: at step {step} the stages of depth={config.depth.name} keep {windows} windows until "
@@ -128,9 +125,9 @@ def _left_behind(saved: Sequence[SavedPart], found: Sequence[Matches]) -> Iterat
             yield f"the model of inputs before {part.layers[0]}"
         if any(one.same is part for one in found):
             continue
-        if windows := len(part.state["stage"].get(HELD) or {}):
+        if windows := len(part.state["stage"].get(WINDOWS) or {}):
             yield f"corrections of {_some(windows, 'window')} of {_span(part.layers)}"
-        known = (*COMMON, HELD, VERSIONS)
+        known = (*COMMON, WINDOWS, VERSIONS)
         own = [key for key, value in part.state["stage"].items() if key not in known and _holds(value)]
         if own:
             yield f"what the stage of {_span(part.layers)} keeps besides ({', '.join(own)})"

@@ -25,7 +25,25 @@ Program = Callable[[], object]
 _ahead: list[Forked] = []
 
 
-class Forked:
+class Waiting:
+    """A process that waits for its arguments at the other end of the socket `_mine`."""
+
+    _mine: socket.socket
+
+    def start(
+        self, arguments: Sequence[str], channel: int, index: int, output: int, environment: Mapping[str, str]
+    ) -> None:
+        """Give the program its arguments: `arguments`, the number of its copy of the descriptor `channel`, and `index`.
+
+        All it prints goes to the descriptor `output`. Raises OSError if the process is gone.
+        """
+        told = {"arguments": list(arguments), "index": index, "environment": dict(environment)}
+        with self._mine:
+            socket.send_fds(self._mine, [b"\n"], [channel, output])
+            self._mine.sendall(json.dumps(told).encode())
+
+
+class Forked(Waiting):
     """A process that waits for its arguments, and ends if its parent ends before.
 
     `pid`, `returncode`, `wait` and `kill` are those of `subprocess.Popen`. Any thread may call them.
@@ -43,15 +61,6 @@ class Forked:
             _become(program, parent, theirs, [self._mine, *(other._mine for other in _ahead)])
         theirs.close()
 
-    def start(
-        self, arguments: Sequence[str], channel: int, index: int, output: int, environment: Mapping[str, str]
-    ) -> None:
-        """Give the program its arguments: `arguments`, the number of its copy of the descriptor `channel`, and `index`.
-
-        All it prints goes to the descriptor `output`. Raises OSError if the process is gone.
-        """
-        tell(self._mine, arguments, channel, index, output, environment)
-
     def wait(self) -> int:
         """Wait until the process has ended; return its exit status, -N after signal N."""
         with self._reaping:
@@ -66,23 +75,8 @@ class Forked:
                 os.kill(self.pid, signal.SIGKILL)
 
 
-def tell(
-    end: socket.socket,
-    arguments: Sequence[str],
-    channel: int,
-    index: int,
-    output: int,
-    environment: Mapping[str, str],
-) -> None:
-    """Give a waiting process its work over `end`, which is closed: as `Forked.start`. Raises OSError if it is gone."""
-    told = {"arguments": list(arguments), "index": index, "environment": dict(environment)}
-    with end:
-        socket.send_fds(end, [b"\n"], [channel, output])
-        end.sendall(json.dumps(told).encode())
-
-
 def work_when_told(program: Program, channel: int) -> NoReturn:
-    """Wait on the socket with the descriptor `channel` for the arguments of `tell`, and run the program."""
+    """Wait on the socket with the descriptor `channel` for the arguments of `Waiting.start`, and run the program."""
     _work(program, socket.socket(fileno=channel))
 
 

@@ -13,23 +13,30 @@ import sys
 
 from workers.system.signals import ENDING
 
-#: Calls `begin` before it imports `workers.launch.stage_main`, which takes seconds: the parent may die meanwhile.
-PROGRAM = """\
+_BEGIN = """\
 import sys
 sys.path[:] = {path}
 from workers.system.spawn import begin
 begin({parent})
 from workers.system.imports import import_for_good
-import_for_good("workers.launch.stage_main").main()
 """
 
+#: Calls `begin` before it imports `workers.launch.stage_main`, which takes seconds: the parent may die meanwhile.
+PROGRAM = (
+    _BEGIN
+    + """\
+import_for_good("workers.launch.stage_main").main()
+"""
+)
+
 #: As `PROGRAM`, but waits for its arguments once it has imported what it needs, also what a stage imports late.
-WAITING = PROGRAM.replace(
-    'import_for_good("workers.launch.stage_main").main()',
-    """\
+WAITING = (
+    _BEGIN
+    + """\
 main = import_for_good("torch._dynamo", "workers.launch.stage_main").main
 from workers.system.forked import work_when_told
-work_when_told(main, {channel})""",
+work_when_told(main, {channel})
+"""
 )
 
 #: Switches that restrict imports, by their attribute of `sys.flags`.

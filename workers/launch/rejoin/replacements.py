@@ -59,7 +59,8 @@ class Replacements:
     def going(self, index: int, step: int) -> dict[str, Any] | None:
         """Note that a stage has handled its first frame, of that step; return the record of a stage that is back."""
         self._going.add(index)
-        if self._spare is None and self._config.replaces_stages and {*range(1, self._config.stages)} <= self._going:
+        others = {*range(1, self._config.stages)}
+        if self._spare is None and self._config.replaces_stages and self._restarts.left and others <= self._going:
             try:
                 self._spare = self._make_spare()  # now: before, its imports would delay those of the stages
             except OSError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from workers.system.forked import tell
+from workers.system.forked import Waiting
 from workers.system.spawn import waiting_command
 
 
-class Spare:
+class Spare(Waiting):
     """A waiting process. It ends if its parent ends before it has work.
 
     `pid`, `returncode`, `wait` and `kill` are those of `subprocess.Popen`. Make it in a thread that lives until the
@@ -31,12 +31,6 @@ class Spare:
     def returncode(self) -> int | None:
         """The exit status; None while the process runs."""
         return self._process.poll()
-
-    def start(
-        self, arguments: Sequence[str], channel: int, index: int, output: int, environment: Mapping[str, str]
-    ) -> None:
-        """Give the process its work, as `Forked.start`. Raises OSError if it is gone."""
-        tell(self._mine, arguments, channel, index, output, environment)
 
     def wait(self) -> int:
         """Wait until the process has ended; return its exit status, -N after signal N."""

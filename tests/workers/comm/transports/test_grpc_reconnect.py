@@ -20,6 +20,7 @@ from tests.workers.comm.transports.test_grpc import RawClient
 from tests.workers.comm.transports.test_transport_contract import StagedOnCpu
 from workers.comm.codec import decode, encode
 from workers.comm.frame import Frame, Handshake, Kind
+from workers.comm.transports.base import ChannelEnd
 from workers.comm.transports.grpc import end as grpc_end
 from workers.comm.transports.grpc.end import GrpcEnd
 from workers.comm.transports.grpc.link import GrpcListener, grpc_connect
@@ -175,18 +176,24 @@ def test_a_link_that_was_closed_in_order_is_over_and_is_not_made_anew(listener: 
     second.close()
 
 
+def cut_while_closing(proxy: Proxy, end: ChannelEnd) -> threading.Thread:
+    """Close an end in a thread, which is returned, and cut its connection before anything of that has arrived."""
+    flowing = proxy.stall()
+    closing_end = threading.Thread(target=end.close)
+    closing_end.start()
+    assert isinstance(end, GrpcEnd)
+    while not end._finishing:
+        time.sleep(0.01)
+    proxy.cut()
+    flowing.set()
+    return closing_end
+
+
 def test_a_previous_stage_without_a_connection_learns_that_the_next_one_has_closed() -> None:
     with closing(GrpcListener(handshake=SERVER, settings=SETTINGS)) as listener:
         proxy = Proxy(listener.address)
         client, server = grpc_connect(proxy.address, CLIENT, SETTINGS), listener.accept(10)
-        flowing = proxy.stall()
-        closing_server = threading.Thread(target=server.close)
-        closing_server.start()
-        assert isinstance(server, GrpcEnd)
-        while not server._finishing:
-            time.sleep(0.01)
-        proxy.cut()
-        flowing.set()
+        closing_server = cut_while_closing(proxy, server)
         with pytest.raises(WorkerLost, match=r"stage 1 at .* ended the link or is gone"):
             client.receive(8)
         closing_server.join(10)
@@ -199,18 +206,12 @@ def test_a_connection_that_breaks_while_the_link_is_closed_is_no_news(
 ) -> None:
     """The next stage may exit before the previous one has read that its call ended; a lost CLOSE is sent again."""
     client, server = grpc_connect(proxy.address, CLIENT, SETTINGS), listener.accept(10)
-    flowing = proxy.stall()
-    closing_client = threading.Thread(target=client.close)
-    closing_client.start()
-    assert isinstance(client, GrpcEnd)
-    while not client._finishing:
-        time.sleep(0.01)
-    proxy.cut()
-    flowing.set()
+    closing_client = cut_while_closing(proxy, client)
     with pytest.raises(WorkerLost, match=r"stage 0 at .* ended the link or is gone"):
         server.receive(8)
     closing_client.join(10)
     server.close()
+    assert isinstance(client, GrpcEnd)
     assert client.reconnects == 1
     assert not [record for record in caplog.messages if record.startswith("stage 0")]
 

@@ -1,4 +1,5 @@
 """One end of a gRPC link. It outlives the calls that carry its frames: a broken call is replaced by a new one.
+
 Sent frames are kept until the peer has acknowledged them (`Frame.done_through`); credit bounds their number. The
 handshake of a new call says which frame each end expects next, and the others are sent again.
 """
